@@ -1,0 +1,182 @@
+"""The global fit of a batch of photos: one jitted program, photos sharded over devices (Eq. 11, global model only)."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from fitting.config import MIN_LANDMARKS, NOT_FINITE, OK, POOR_LANDMARKS, TOO_FEW_LANDMARKS, Fit, FitConfig
+from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_weights
+from fitting.observation import Observation
+from fitting.photometric_fit import Best, Evidence, Unknowns, refine
+from flamejax.geometry import triangle_normals
+from flamejax.head import HeadModel, landmarks_from_vertices, vertices
+from flamejax.render import ambient_light, rasterize
+
+OUTER_EYES = (36, 45)
+POOR_NME = 0.25
+"""Landmark error, in outer-eye distances, at which a fit no longer shows the face."""
+DEPTH_TOLERANCE = 4e-3
+"""Metres a vertex may lie behind the z-buffer and still be seen: pixels are larger than the surface's curvature."""
+
+
+def fit(
+    head: HeadModel,
+    observation: Observation,
+    config: FitConfig | None = None,
+    *,
+    devices: tuple[jax.Device, ...] | None = None,
+) -> Fit:
+    """Fit the head to photos: rigid stage, landmarks by Levenberg-Marquardt, then landmarks and colours by Adam.
+
+    Args:
+      head: the model.
+      observation: batch axes (*b,); one compilation per batch shape and config.
+      config: `FitConfig()` when left out.
+      devices: the photos are shared out over these; all devices when left out.
+
+    Returns:
+      A `Fit` with batch axes (*b,). A photo that cannot be fitted has `code` != 0 and finite values; the others of
+      its batch are not touched.
+
+    Raises:
+      ValueError: if the landmarks are not (*b, 68, 2).
+    """
+    config = config or FitConfig()
+    if observation.landmarks.shape[-2:] != (68, 2):
+        raise ValueError(f"fit wants 68 landmarks, (*b, 68, 2), got {observation.landmarks.shape}.")
+    batch = observation.confidence.shape[:-1]
+    flat = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[len(batch) :])), observation)
+    devices = tuple(jax.devices()) if devices is None else devices
+    count = flat.confidence.shape[0]
+    shares = min(len(devices), count)
+    padding = -count % shares
+    if padding:  # every device gets the same number of photos; the last photo fills up
+        flat = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), flat)
+    result = fit_program(config, devices[:shares])(head, flat)
+    return jax.tree.map(lambda leaf: leaf[:count].reshape(*batch, *leaf.shape[1:]), result)
+
+
+@functools.lru_cache(maxsize=16)
+def fit_program(config: FitConfig, devices: tuple[jax.Device, ...]):  # noqa: ANN201
+    """The jitted (head, observation) -> Fit for photos along one leading axis, shared out over `devices`."""
+    if len(devices) == 1:
+        return jax.jit(lambda head, observation: fit_batch(head, observation, config))
+    mesh = Mesh(np.asarray(devices), ("photos",))
+    photos, everywhere = PartitionSpec("photos"), PartitionSpec()
+    # shard_map, not automatic partitioning: the photos are independent, and the rasterizer's sort must stay local.
+    sharded = jax.shard_map(
+        lambda head, observation: fit_batch(head, observation, config),
+        mesh=mesh,
+        in_specs=(everywhere, photos),
+        out_specs=photos,
+        check_vma=False,
+    )
+    return jax.jit(sharded)
+
+
+def fit_batch(head: HeadModel, observation: Observation, config: FitConfig) -> Fit:
+    """The fit of photos along one leading axis (B,): pure, traceable, no host callbacks."""
+    observation, sound = _replace_unsound(observation)
+    weights = jax.vmap(lambda one: landmark_weights(one, config))(observation)
+    geometry = jax.vmap(lambda one, weight: fit_landmarks(head, one, weight, config))(observation, weights)
+    evidence = jax.vmap(lambda one, weight: _evidence(one, weight, config))(observation, weights)
+    best = refine(head, geometry, evidence, config)
+    enough = jnp.sum(weights > 0, axis=-1) >= MIN_LANDMARKS
+    return jax.vmap(lambda b, w, o, s, e: _result(head, b, w, o, s, e))(best, weights, observation, sound, enough)
+
+
+def _replace_unsound(observation: Observation) -> tuple[Observation, Array]:
+    """Photos with numbers that are not finite become black, so that they cannot spoil anything; (B,) bool: sound."""
+    sound = jnp.all(jnp.isfinite(observation.image), axis=(1, 2, 3))
+    sound &= jnp.all(jnp.isfinite(observation.face_mask + observation.occlusion_mask), axis=(1, 2))
+    cleaned = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), observation)
+    finite = jnp.all(jnp.isfinite(observation.landmarks), axis=-1)
+    confidence = jnp.where(finite, cleaned.confidence, 0.0)
+    return Observation(
+        cleaned.image,
+        cleaned.landmarks,
+        confidence,
+        cleaned.face_mask,
+        cleaned.occlusion_mask,
+        cleaned.crop,
+    ), sound
+
+
+def _evidence(observation: Observation, weights: Array, config: FitConfig) -> Evidence:
+    """One photo at the resolution of the photometric term."""
+    side, size = observation.image.shape[-2], config.render_size
+    image = jax.image.resize(observation.image, (size, size, 3), "linear", antialias=True)
+    allowed = observation.face_mask * (1.0 - observation.occlusion_mask)
+    allowed = jax.image.resize(allowed, (size, size), "linear", antialias=True)
+    # A pixel that is partly hidden shows a mixture: it is not compared.
+    return Evidence(image, (allowed > 0.99).astype(jnp.float32), observation.landmarks / side, weights)
+
+
+def _result(
+    head: HeadModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array
+) -> Fit:
+    """One photo's `Fit`; where anything is not finite, the mean head and a code instead."""
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(best)]))
+    side = observation.image.shape[-2]
+    # The mean head in the middle of the crop: finite, and visibly not a fit.
+    centred = dataclasses.replace(Geometry.start(head), log_scale=jnp.log(2.0), translation=jnp.asarray([0.5, 0.6]))
+    fallback = Unknowns(centred, jnp.zeros_like(best.unknowns.texture), ambient_light())
+    unknowns = jax.tree.map(lambda good, bad: jnp.where(finite & enough, good, bad), best.unknowns, fallback)
+    params, camera = unknowns.geometry.params(), unknowns.geometry.camera(side)
+    verts = vertices(head, params)
+    points = landmarks_from_vertices(head, verts, params)
+    nme = _normalised_error(camera.project(points)[:, :2], observation.landmarks, weights)
+    losses = {"total": sum(best.terms.values(), start=jnp.zeros(())), **best.terms, "nme": nme}
+    code = jnp.where(nme > POOR_NME, POOR_LANDMARKS, OK)
+    code = jnp.where(enough, code, TOO_FEW_LANDMARKS)
+    code = jnp.where(sound & finite, code, NOT_FINITE)
+    return Fit(
+        params=params,
+        local=None,
+        vertices=verts,
+        landmarks=points,
+        camera=camera,
+        texture=unknowns.texture,
+        light=unknowns.light,
+        vertex_visibility=vertex_visibility(head, camera.project(verts), verts, observation.occlusion_mask),
+        losses={name: jnp.nan_to_num(value, posinf=0.0) for name, value in losses.items()},
+        code=code.astype(jnp.int32),
+    )
+
+
+def _normalised_error(points: Array, target: Array, weights: Array) -> Array:
+    """NME: mean distance of the visible inner landmarks over the photo's outer-eye distance (the fit's, if an eye is
+    hidden). points, target (68, 2), weights (68,) -> ()"""
+    left, right = OUTER_EYES
+    both_seen = (weights[left] > 0) & (weights[right] > 0)
+    span = jnp.where(both_seen, target[left] - target[right], points[left] - points[right])
+    distance = jnp.sqrt(jnp.sum((points - target) ** 2, axis=-1) + 1e-12)
+    visible = (weights > 0)[INNER]
+    mean = jnp.sum(distance[INNER] * visible) / jnp.maximum(jnp.sum(visible), 1)
+    return mean / jnp.sqrt(jnp.sum(span**2) + 1e-12)
+
+
+def vertex_visibility(head: HeadModel, screen: Array, verts: Array, occlusion_mask: Array) -> Array:
+    """Which vertices the photo shows: facing the camera, first in the z-buffer, inside the image, not masked.
+
+    Args:
+      screen: (V, 3) projected vertices; verts: (V, 3) world; occlusion_mask: (S, S), 1 = hidden.
+
+    Returns:
+      (V,) bool.
+    """
+    side = occlusion_mask.shape[-1]
+    buffer = rasterize(screen, head.faces, (side, side), perspective=False, cull=True).depth
+    column, row = (jnp.floor(screen[:, i]).astype(jnp.int32) for i in range(2))
+    inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
+    column, row = jnp.clip(column, 0, side - 1), jnp.clip(row, 0, side - 1)
+    first = screen[:, 2] <= buffer[row, column] + DEPTH_TOLERANCE  # an empty pixel holds infinity
+    towards = jnp.zeros(verts.shape[0]).at[head.faces.reshape(-1)].max(
+        jnp.repeat(triangle_normals(verts, head.faces)[:, 2], 3)
+    )
+    return inside & first & (towards > 0) & (occlusion_mask[row, column] < 0.5)

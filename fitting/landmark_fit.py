@@ -1,0 +1,188 @@
+"""Pose, camera, identity, expression and jaw from landmarks, by Levenberg-Marquardt. One photo; `vmap` for more."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from fitting.config import FitConfig
+from fitting.observation import Observation
+from flamejax.camera import OrthographicCamera
+from flamejax.head import HeadModel, HeadParams, landmarks, rotation_matrix
+
+INNER = slice(17, 68)
+JAW_SIGMA = (0.2, 0.03, 0.03)
+"""Prior of the jaw's rotation (opening, sideways, rolling), radians."""
+JAW_CLOSED_SIGMA = 0.02
+"""How far the jaw may bite through the closed position, radians."""
+EYE_SIGMA = 0.2
+START_YAWS = (0.0, -0.7, 0.7)
+ROBUST_SCALE = 3.0
+"""Landmark residual, in noise levels, beyond which it counts linearly (Huber)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The unknowns of a fit's geometry, for one photo."""
+
+    orient: Array
+    """(3,) axis-angle."""
+    log_scale: Array
+    """() log of pixels per metre."""
+    translation: Array
+    """(2,) in units of the crop's side, so that steps are of the size of the others'."""
+    jaw: Array
+    """(3,) axis-angle."""
+    betas: Array
+    """(S,)"""
+    expression: Array
+    """(E,)"""
+    eyes: Array
+    """(2,) up-down and left-right rotation of both eyes, radians."""
+
+    @classmethod
+    def start(cls, head: HeadModel) -> "Geometry":
+        """The mean head, frontal, of no particular place."""
+        return cls(
+            jnp.zeros(3),
+            jnp.zeros(()),
+            jnp.zeros(2),
+            jnp.zeros(3),
+            jnp.zeros(head.num_betas),
+            jnp.zeros(head.num_expression),
+            jnp.zeros(2),
+        )
+
+    def params(self) -> HeadParams:
+        """As head parameters."""
+        zero = jnp.zeros(3)
+        gaze = jnp.concatenate([self.eyes, jnp.zeros(1)])
+        return HeadParams(self.betas, self.expression, self.orient, zero, self.jaw, gaze, gaze, zero)
+
+    def camera(self, side: float) -> OrthographicCamera:
+        """The camera onto an image of `side` pixels."""
+        return OrthographicCamera(jnp.exp(self.log_scale) * side, self.translation * side)
+
+
+def landmark_weights(observation: Observation, config: FitConfig) -> Array:
+    """(L,) confidence of the visible landmarks, 0 for hidden ones: unsure, missing, outside the photo or masked."""
+    side = observation.image.shape[-2]
+    finite = jnp.all(jnp.isfinite(observation.landmarks), axis=-1)
+    points = jnp.where(finite[:, None], observation.landmarks, 0.0)
+    column, row = (jnp.clip(jnp.floor(points[:, i]).astype(jnp.int32), 0, side - 1) for i in range(2))
+    uncovered = observation.occlusion_mask[row, column] < 0.5
+    confidence = jnp.nan_to_num(observation.confidence)
+    visible = finite & uncovered & (confidence > config.visible_threshold)
+    return jnp.where(visible, confidence, 0.0)
+
+
+def landmark_residuals(
+    head: HeadModel, geometry: Geometry, target: Array, weights: Array, config: FitConfig
+) -> Array:
+    """(68, 2) residuals in noise levels, weighted by the square root of confidence.
+
+    target: (68, 2) in units of the crop's side; weights (68,).
+    """
+    points = geometry.camera(1.0).project(landmarks(head, geometry.params()))[..., :2]
+    sigma = jnp.full((68,), config.landmark_sigma).at[:17].set(config.contour_sigma)
+    return (points - target) * (jnp.sqrt(weights) / sigma)[:, None]
+
+
+def prior_residuals(geometry: Geometry) -> Array:
+    """Residuals of the priors, in standard deviations (L_reg of Eq. 11, with joints beside the coefficients)."""
+    jaw = geometry.jaw / jnp.asarray(JAW_SIGMA)
+    biting = jnp.minimum(geometry.jaw[:1], 0.0) / JAW_CLOSED_SIGMA
+    return jnp.concatenate([geometry.betas, geometry.expression, jaw, biting, geometry.eyes / EYE_SIGMA])
+
+
+def huber_energy(residuals: Array) -> Array:
+    """Sum over landmarks of the Huber loss of the residuals' lengths. residuals: (L, 2) -> ()."""
+    squared = jnp.sum(residuals**2, axis=-1)
+    beyond = squared > ROBUST_SCALE**2
+    length = jnp.sqrt(jnp.where(beyond, squared, 1.0))
+    return jnp.sum(jnp.where(beyond, ROBUST_SCALE * length - 0.5 * ROBUST_SCALE**2, 0.5 * squared))
+
+
+def fit_landmarks(head: HeadModel, observation: Observation, weights: Array, config: FitConfig) -> Geometry:
+    """Fit one photo's landmarks: a rigid stage from several yaws, then all geometry.
+
+    Args:
+      observation: one photo.
+      weights: (68,) from `landmark_weights`.
+
+    Returns:
+      The geometry of least energy met.
+    """
+    side = observation.image.shape[-2]
+    target = jnp.where(weights[:, None] > 0, observation.landmarks, 0.0) / side
+    start = _fit_rigid(head, target, weights.at[:17].set(0.0), config)
+    flat, unravel = ravel_pytree(start)
+
+    def residuals(x: Array) -> tuple[Array, Array]:
+        return landmark_residuals(head, unravel(x), target, weights, config), prior_residuals(unravel(x))
+
+    return unravel(_levenberg_marquardt(residuals, flat, config.landmark_steps)[0])
+
+
+def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig) -> Geometry:
+    """Rotation, scale and translation of the mean head, from several yaws; the best one."""
+    rest = Geometry.start(head)
+    points, root = landmarks(head, rest.params()), head.joint_template[0]
+
+    def residuals(rigid: Array) -> tuple[Array, Array]:
+        turned = jnp.matmul(points - root[None], rotation_matrix(rigid[:3]).T) + root[None]
+        projected = OrthographicCamera(jnp.exp(rigid[3]), rigid[4:]).project(turned)[:, :2]
+        return (projected - target) * (jnp.sqrt(weights) / config.landmark_sigma)[:, None], jnp.zeros(1)
+
+    share = weights / jnp.maximum(jnp.sum(weights), 1e-6)
+    spread, centre = _spread(target, share), share @ target
+    log_scale = 0.5 * jnp.log((spread + 1e-12) / (_spread(points[:, :2], share) + 1e-12))
+    flipped = (share @ points)[:2] * jnp.asarray([1.0, -1.0])
+    translation = centre - jnp.exp(log_scale) * flipped
+
+    def from_yaw(yaw: Array) -> tuple[Array, Array]:
+        rigid = jnp.concatenate([jnp.stack([0.0, yaw, 0.0]), log_scale[None], translation])
+        return _levenberg_marquardt(residuals, rigid, config.rigid_steps)
+
+    candidates, energy = jax.vmap(from_yaw)(jnp.asarray(START_YAWS))
+    best = candidates[jnp.argmin(jnp.nan_to_num(energy, nan=jnp.inf))]
+    return dataclasses.replace(rest, orient=best[:3], log_scale=best[3], translation=best[4:])
+
+
+def _spread(points: Array, share: Array) -> Array:
+    """Weighted variance. points (N, 2), share (N,) -> ()"""
+    return jnp.sum(share[:, None] * (points - (share @ points)[None]) ** 2)
+
+
+def _levenberg_marquardt(residuals_of, start: Array, steps: int) -> tuple[Array, Array]:  # noqa: ANN001
+    """Minimise Huber(landmarks) + priors / 2 with reweighted, damped Gauss-Newton steps; never worse than the start.
+
+    residuals_of: x (n,) -> (landmark residuals (L, 2), prior residuals (m,)). Returns x and its energy before the
+    last step was taken.
+    """
+
+    def energy_of(landmark: Array, prior: Array) -> Array:
+        return huber_energy(landmark) + 0.5 * jnp.sum(prior**2)
+
+    def weighted(x: Array) -> tuple[Array, Array]:
+        landmark, prior = residuals_of(x)
+        length = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(landmark) ** 2, axis=-1, keepdims=True) + 1e-12)
+        robust = jnp.sqrt(jnp.minimum(1.0, ROBUST_SCALE / length))
+        residual = jnp.concatenate([(landmark * robust).reshape(-1), prior])
+        return residual, (residual, energy_of(landmark, prior))
+
+    def step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+        x, damping = state
+        jacobian, (residual, energy) = jax.jacfwd(weighted, has_aux=True)(x)
+        normal = jacobian.T @ jacobian
+        damped = normal + jnp.diag(damping * (jnp.diagonal(normal) + 1e-3))
+        move = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), jacobian.T @ residual)
+        better = energy_of(*residuals_of(x - move)) < energy  # False for NaN
+        damping = jnp.clip(jnp.where(better, damping / 4, damping * 5), 1e-7, 1e7)
+        return (jnp.where(better, x - move, x), damping), energy
+
+    (best, _), energy = jax.lax.scan(step, (start, jnp.asarray(1e-2)), length=steps)
+    return best, energy[-1]

@@ -1,0 +1,250 @@
+"""From a photo to `Observation`s: find the faces (or take the caller's word), crop, and carry everything along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from fitting.detector import FaceDetector, FaceLandmarks, LiteRTDetector
+from fitting.observation import Observation, stack
+from flamejax.camera import CropTransform
+from flamejax.io.images import check_image
+
+CROP_SCALE = 1.6
+NUM_LANDMARKS = 68
+MIN_PRESENCE = 0.1  # full profiles score about 0.5, walls and fabrics that fooled the detector below 0.05
+MIN_FACE = 4.0  # photo pixels
+HELP = "Give --landmarks (68 points) or --boxes for this photo, or a larger, more frontal view."
+
+
+class NoFaceError(ValueError):
+    """No usable face in a photo; the message says why and what to do."""
+
+
+def observe_photo(
+    image: np.ndarray,
+    *,
+    landmarks: np.ndarray | None = None,
+    occlusion_mask: np.ndarray | None = None,
+    face_mask: np.ndarray | None = None,
+    box: Sequence[float] | None = None,
+    detector: FaceDetector | None = None,
+    size: int = 256,
+    all_faces: bool = False,
+) -> list[Observation]:
+    """The faces of one photo as crops ready to fit, largest first.
+
+    The crop is a square of 1.6 times the longer side of the face's box. Landmarks beyond the photo, and detected ones
+    under `occlusion_mask`, get confidence 0.
+
+    Args:
+        image: (H, W, 3) float32 RGB in [0, 1] (`load_image`), or uint8.
+        landmarks: (68, 2) iBUG points in photo pixels, or (68, 3) with a confidence in [0, 1]; a row with NaN is
+            missing. No detector is run then.
+        occlusion_mask: (H, W) 1 = hidden.
+        face_mask: (H, W) 1 = face.
+        box: x0, y0, x1, y1 photo pixels of the face to take; also sets the crop.
+        detector: `LiteRTDetector()` unless given. Pass one when there are many photos: loading it takes time.
+        size: side of the crop, pixels.
+        all_faces: all faces rather than the largest. Landmarks or a box mean one face.
+
+    Returns:
+        One or more observations without leading axes.
+
+    Raises:
+        NoFaceError: no face was found, or what was given holds none.
+        ValueError: arguments of the wrong shape or range.
+    """
+    image = check_image(image)
+    extent = image.shape[:2]
+    occlusion_mask = _check_mask(occlusion_mask, "occlusion_mask", extent)
+    face_mask = _check_mask(face_mask, "face_mask", extent)
+    box = None if box is None else _check_box(box, extent)
+    if landmarks is not None:
+        faces = [_check_landmarks(landmarks)]
+    else:
+        found = _find(image, box, LiteRTDetector() if detector is None else detector, all_faces)
+        faces = [(f.points, _unless_hidden(f.points, f.confidence, occlusion_mask)) for f in found]
+    return [_observation(image, *face, box, occlusion_mask, face_mask, size) for face in faces]
+
+
+def observe(
+    images: Sequence[np.ndarray],
+    *,
+    landmarks: Sequence[np.ndarray | None] | None = None,
+    occlusion_masks: Sequence[np.ndarray | None] | None = None,
+    face_masks: Sequence[np.ndarray | None] | None = None,
+    boxes: Sequence[Sequence[float] | None] | None = None,
+    detector: FaceDetector | None = None,
+    size: int = 256,
+) -> Observation:
+    """The largest face of each photo, stacked along a leading axis; the arguments are those of `observe_photo`.
+
+    Raises:
+        NoFaceError: a photo has no face; the message gives its place in the batch.
+        ValueError: as `observe_photo`, or sequences of different lengths.
+    """
+    number = len(images)
+    extras = {"landmarks": landmarks, "occlusion_mask": occlusion_masks, "face_mask": face_masks, "box": boxes}
+    for name, values in extras.items():
+        if values is not None and len(values) != number:
+            raise ValueError(f"{len(values)} values of {name} were given for {number} photos.")
+    detector = LiteRTDetector() if detector is None else detector
+    observations = []
+    for i, image in enumerate(images):
+        own = {name: None if values is None else values[i] for name, values in extras.items()}
+        try:
+            observations += observe_photo(image, **own, detector=detector, size=size)
+        except NoFaceError as error:
+            raise NoFaceError(f"photo {i}: {error}") from error
+    return stack(observations)
+
+
+def crop_transform(box: np.ndarray, size: int) -> CropTransform:
+    """The square crop of `size` pixels round a face box (4,) of the photo, with its margin."""
+    scale = size / (CROP_SCALE * float(max(box[2:] - box[:2])))
+    offset = size / 2 - scale * (box[:2] + box[2:]) / 2
+    return CropTransform(jnp.asarray(scale, jnp.float32), jnp.asarray(offset, jnp.float32))
+
+
+def crop_image(image: np.ndarray, crop: CropTransform, size: int) -> np.ndarray:
+    """Resample a photo to a crop; shrinking is antialiased, magnifying linear, and the photo's edge is repeated.
+
+    Args:
+        image: (H, W) or (H, W, C) float32.
+
+    Returns:
+        (size, size) or (size, size, C) float32.
+    """
+    scale, offset = float(crop.scale), np.asarray(crop.offset, np.float64)
+    low, high = -offset / scale, (size - offset) / scale
+    # The filter reaches one crop pixel beyond the crop, or one photo pixel where it magnifies.
+    reach = int(np.ceil(max(1.0 / scale, 1.0))) + 1
+    first, last = np.floor(low).astype(int) - reach, np.ceil(high).astype(int) + reach
+    rows = np.clip(np.arange(first[1], last[1]), 0, image.shape[0] - 1)
+    columns = np.clip(np.arange(first[0], last[0]), 0, image.shape[1] - 1)
+    window = image[rows[:, None], columns[None, :]].astype(np.float32)
+    box = tuple(np.concatenate([low - first, high - first]).tolist())
+    channels = [window] if window.ndim == 2 else list(np.moveaxis(window, -1, 0))
+    resized = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(c)).resize((size, size), Image.Resampling.BILINEAR, box=box))
+        for c in channels
+    ]
+    return resized[0] if window.ndim == 2 else np.stack(resized, axis=-1)
+
+
+def _find(image: np.ndarray, box: np.ndarray | None, detector: FaceDetector, all_faces: bool) -> list[FaceLandmarks]:
+    """The detector's faces: the one in the box, or those of the photo, as many as are asked for."""
+    candidates = [box] if box is not None else detector.detect(image, all_faces=all_faces)
+    if not candidates:
+        raise NoFaceError(f"no face was found. {HELP}")
+    found = []
+    for candidate in candidates:
+        face = detector.landmarks(image, candidate)
+        if face.presence >= MIN_PRESENCE:
+            found.append(face)
+            if not all_faces:
+                break
+    if not found:
+        where = "in the photo" if box is None else "in the given box"
+        raise NoFaceError(f"something like a face was seen {where}, but a closer look found none. {HELP}")
+    return found
+
+
+def _observation(
+    image: np.ndarray,
+    points: np.ndarray,
+    confidence: np.ndarray,
+    box: np.ndarray | None,
+    occlusion_mask: np.ndarray | None,
+    face_mask: np.ndarray | None,
+    size: int,
+) -> Observation:
+    """One face, cropped."""
+    height, width = image.shape[:2]
+    present = np.isfinite(points).all(axis=-1)
+    if box is None:
+        box = np.concatenate([points[present].min(axis=0), points[present].max(axis=0)]).astype(np.float64)
+        if max(box[2:] - box[:2]) < MIN_FACE:
+            raise NoFaceError(
+                f"the landmarks span less than {MIN_FACE:g} px. Are they in pixels of the full photo? {HELP}"
+            )
+    inside = present & (points >= 0).all(axis=-1) & (points <= (width, height)).all(axis=-1)
+    if not inside.any():
+        raise NoFaceError(f"all landmarks lie outside the photo. Are they in pixels of the full photo? {HELP}")
+    crop = crop_transform(box, size)
+    within = _inside_photo(crop, size, (height, width))
+    hidden = np.zeros((size, size), np.float32) if occlusion_mask is None else crop_image(occlusion_mask, crop, size)
+    face = np.ones((size, size), np.float32) if face_mask is None else crop_image(face_mask, crop, size)
+    in_crop = float(crop.scale) * points + np.asarray(crop.offset)
+    return Observation(
+        image=jnp.asarray(crop_image(image, crop, size)),
+        landmarks=jnp.asarray(np.where(present[:, None], in_crop, 0.0), jnp.float32),
+        confidence=jnp.asarray(np.where(inside, confidence, 0.0), jnp.float32),
+        face_mask=jnp.asarray(face * within),
+        occlusion_mask=jnp.asarray(np.maximum(hidden, 1.0 - within)),
+        crop=crop,
+    )
+
+
+def _inside_photo(crop: CropTransform, size: int, extent: tuple[int, int]) -> np.ndarray:
+    """(size, size) float32: 1 where a crop pixel's centre lies in the photo."""
+    centres = ((np.arange(size) + 0.5)[:, None] - np.asarray(crop.offset, np.float64)) / float(crop.scale)
+    x, y = (centres >= 0).T & (centres <= (extent[1], extent[0])).T
+    return (y[:, None] & x[None, :]).astype(np.float32)
+
+
+def _unless_hidden(points: np.ndarray, confidence: np.ndarray, occlusion_mask: np.ndarray | None) -> np.ndarray:
+    """Confidence (68,), 0 under the mask: a detector invents landmarks there, however stable."""
+    if occlusion_mask is None:
+        return confidence
+    height, width = occlusion_mask.shape
+    x, y = np.clip(np.floor(points).astype(int), 0, (width - 1, height - 1)).T
+    return confidence * (1.0 - occlusion_mask[y, x])
+
+
+def _check_landmarks(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A caller's landmarks as points (68, 2) with NaN rows where missing, and confidence (68,)."""
+    landmarks = np.asarray(landmarks, np.float64)
+    if landmarks.shape not in ((NUM_LANDMARKS, 2), (NUM_LANDMARKS, 3)):
+        raise ValueError(f"landmarks of shape (68, 2) or (68, 3) are needed, not {landmarks.shape}.")
+    if np.isinf(landmarks).any():
+        raise ValueError("landmarks hold infinite values; use NaN for missing points.")
+    missing = np.isnan(landmarks).any(axis=-1)
+    if (~missing).sum() < 3:
+        raise NoFaceError("fewer than 3 landmarks are present. " + HELP)
+    points = np.where(missing[:, None], np.nan, landmarks[:, :2])
+    confidence = np.ones(NUM_LANDMARKS) if landmarks.shape[1] == 2 else landmarks[:, 2]
+    confidence = np.where(missing, 0.0, confidence)
+    if confidence.min() < 0 or confidence.max() > 1:
+        raise ValueError(
+            f"landmark confidences are in [0, 1]; these run from {confidence.min():g} to {confidence.max():g}."
+        )
+    return points, confidence
+
+
+def _check_box(box: Sequence[float], extent: tuple[int, int]) -> np.ndarray:
+    box = np.asarray(box, np.float64)
+    if box.shape != (4,) or not np.isfinite(box).all():
+        raise ValueError(f"a box is four numbers x0, y0, x1, y1, not {box.tolist()}.")
+    if min(box[2:] - box[:2]) < MIN_FACE:
+        raise ValueError(
+            f"box {box.tolist()}: x1, y1 must exceed x0, y0 by {MIN_FACE:g} px; it is x0, y0, x1, y1 in pixels."
+        )
+    if (box[2:] <= 0).any() or (box[:2] >= extent[::-1]).any() or max(box[2:] - box[:2]) > 4 * max(extent):
+        raise ValueError(f"box {box.tolist()} does not fit the photo of {extent[1]}x{extent[0]} px.")
+    return box
+
+
+def _check_mask(mask: np.ndarray | None, name: str, extent: tuple[int, int]) -> np.ndarray | None:
+    if mask is None:
+        return None
+    mask = np.asarray(mask, np.float32)
+    if mask.shape != extent:
+        raise ValueError(f"{name} has shape {mask.shape}, the photo {extent}; they must be equal.")
+    if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
+        raise ValueError(f"{name} must hold values in [0, 1].")
+    return mask

@@ -1,0 +1,186 @@
+"""Everything at once from landmarks and colours, by Adam at periodically refreshed visibility (Eqs. 11-12)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from fitting.appearance import estimate_light, skin_triangles, surface
+from fitting.config import FitConfig
+from fitting.landmark_fit import Geometry, huber_energy, landmark_residuals, prior_residuals
+from flamejax.head import HeadModel, vertices
+from flamejax.render import ambient_light, rasterize, shade
+
+STEP_SIZES = {
+    "orient": 2e-3,
+    "log_scale": 1e-3,
+    "translation": 5e-4,
+    "jaw": 4e-3,
+    "betas": 2e-2,
+    "expression": 2e-2,
+    "eyes": 1e-2,
+    "texture": 5e-2,
+    "light": 2e-2,
+}
+"""Adam's step sizes, in the unknowns' own units."""
+TERMS = ("landmark", "photometric", "regularisation")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unknowns:
+    """All unknowns of one photo."""
+
+    geometry: Geometry
+    texture: Array
+    """(C,)"""
+    light: Array
+    """(9, 3)"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What one photo shows, at the resolution the photometric term compares."""
+
+    image: Array
+    """(R, R, 3)"""
+    allowed: Array
+    """(R, R) 1 = face and not hidden: M_f (1 - M_o) of Eq. 12."""
+    target: Array
+    """(68, 2) landmarks in units of the crop's side."""
+    weights: Array
+    """(68,)"""
+
+
+def visible_faces(head: HeadModel, geometry: Geometry, size: int) -> Array:
+    """(size, size) int32: the triangle each pixel sees, -1 where empty."""
+    screen = geometry.camera(size).project(vertices(head, geometry.params()))
+    return rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
+
+
+def photometric_energy(difference: Array, weights: Array, scale: float) -> Array:
+    """Mean robust colour difference. difference (R, R, 3), weights (R, R) -> ().
+
+    The paper's l1 norm (Eq. 12) near zero; beyond `scale` it levels off (Geman & McClure 1987), since what hides the
+    face is not masked perfectly.
+    """
+    length = jnp.sqrt(jnp.sum(difference**2, axis=-1) + 1e-6)
+    return jnp.sum(weights * length / (1.0 + length / scale)) / (jnp.sum(weights) + 1.0)
+
+
+def energies(
+    head: HeadModel, unknowns: Unknowns, face_index: Array, skin: Array, evidence: Evidence, config: FitConfig
+) -> dict[str, Array]:
+    """The terms of Eq. 11 for one photo at fixed visibility; their sum is what is minimised."""
+    geometry = unknowns.geometry
+    verts = vertices(head, geometry.params())
+    screen = geometry.camera(config.render_size).project(verts)
+    albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
+    difference = evidence.image - albedo * shade(normals, unknowns.light)
+    weights = _pixel_weights(face_index, skin, evidence)
+    residuals = landmark_residuals(head, geometry, evidence.target, evidence.weights, config)
+    prior = jnp.sum(prior_residuals(geometry) ** 2) + jnp.sum(unknowns.texture**2)
+    return {
+        "landmark": huber_energy(residuals),
+        "photometric": config.photometric_weight * photometric_energy(difference, weights, config.photometric_scale),
+        "regularisation": 0.5 * prior,
+    }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best iterate so far of each photo, and its energy's terms at its own visibility."""
+
+    unknowns: Unknowns
+    terms: dict[str, Array]
+    """(B,) each."""
+
+
+def refine(head: HeadModel, geometry: Geometry, evidence: Evidence, config: FitConfig) -> Best:
+    """Light by least squares, then Eq. 11 by Adam for a batch of photos; every photo keeps its own best iterate.
+
+    Args:
+      geometry, evidence: leading axis (B,).
+
+    Returns:
+      The best iterates, leading axis (B,).
+    """
+    skin = skin_triangles(head)
+    count = evidence.weights.shape[0]
+    optimiser = _optimiser(config)
+
+    def terms_of(unknowns: Unknowns, face_index: Array) -> dict[str, Array]:
+        return jax.vmap(lambda u, f, e: energies(head, u, f, skin, e, config))(unknowns, face_index, evidence)
+
+    def step(state, face_index: Array):  # noqa: ANN001, ANN202
+        unknowns, moments = state
+        gradient = jax.grad(lambda u: jnp.sum(_total(terms_of(u, face_index))))(unknowns)
+        updates, moments = optimiser.update(gradient, moments)
+        return optax.apply_updates(unknowns, updates), moments
+
+    def steps_at_one_visibility(state, round_index: Array):  # noqa: ANN001, ANN202
+        unknowns, moments, best = state
+        face_index = jax.vmap(lambda g: visible_faces(head, g, config.render_size))(unknowns.geometry)
+        light = jax.lax.cond(
+            round_index == 0,
+            lambda: jax.vmap(lambda u, f, e: _light(head, u, f, skin, e, config))(unknowns, face_index, evidence),
+            lambda: unknowns.light,
+        )
+        unknowns = dataclasses.replace(unknowns, light=light)
+        best = _keep_better(best, Best(unknowns, terms_of(unknowns, face_index)))
+        steps = jnp.where(round_index < rounds, config.visibility_interval, 0)
+        unknowns, moments = jax.lax.fori_loop(
+            0, steps, lambda _, inner: step(inner, face_index), (unknowns, moments)
+        )
+        return (unknowns, moments, best), None
+
+    rounds = config.photometric_steps // config.visibility_interval
+    start = Unknowns(geometry, jnp.zeros((count, head.albedo_basis.shape[0])), ambient_light((count,)))
+    worst = Best(start, {name: jnp.full((count,), jnp.inf) for name in TERMS})
+    # One round more than there are steps for: it measures the last iterate.
+    (_, _, best), _ = jax.lax.scan(
+        steps_at_one_visibility, (start, optimiser.init(start), worst), jnp.arange(rounds + 1)
+    )
+    return best
+
+
+def _optimiser(config: FitConfig) -> optax.GradientTransformation:
+    """Adam with a step size for each kind of unknown and cosine decay."""
+    geometry = Geometry(*(STEP_SIZES[field.name] for field in dataclasses.fields(Geometry)))
+    rates = Unknowns(geometry, STEP_SIZES["texture"], STEP_SIZES["light"])
+    per_kind = optax.stateless(lambda updates, _: jax.tree.map(lambda rate, update: rate * update, rates, updates))
+    schedule = optax.cosine_decay_schedule(config.learning_rate, max(config.photometric_steps, 1), alpha=0.05)
+    return optax.chain(optax.scale_by_adam(b2=0.99), per_kind, optax.scale_by_learning_rate(schedule))
+
+
+def _light(
+    head: HeadModel, unknowns: Unknowns, face_index: Array, skin: Array, evidence: Evidence, config: FitConfig
+) -> Array:
+    """One photo's light for the mean albedo: (9, 3)."""
+    verts = vertices(head, unknowns.geometry.params())
+    screen = unknowns.geometry.camera(config.render_size).project(verts)
+    albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
+    weights = _pixel_weights(face_index, skin, evidence)
+    return estimate_light(evidence.image, albedo, normals, weights, config.photometric_scale)
+
+
+def _pixel_weights(face_index: Array, skin: Array, evidence: Evidence) -> Array:
+    """(R, R): 1 where visible skin is compared."""
+    return evidence.allowed * skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
+
+
+def _total(terms: dict[str, Array]) -> Array:
+    return sum(terms.values(), start=jnp.zeros(()))
+
+
+def _keep_better(best: Best, new: Best) -> Best:
+    better = _total(new.terms) < _total(best.terms)  # False for NaN
+
+    def choose(old: Array, candidate: Array) -> Array:
+        return jnp.where(better.reshape(-1, *(1,) * (candidate.ndim - 1)), candidate, old)
+
+    return jax.tree.map(choose, best, new)

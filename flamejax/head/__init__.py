@@ -1,0 +1,27 @@
+"""Head models: FLAME's function, its landmarks and regions, and the embedded open head."""
+
+from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
+from flamejax.head.landmarks import contour_bin, landmark_triangles, landmarks, landmarks_from_vertices
+from flamejax.head.load import HeadFileError, load_head, open_head_path
+from flamejax.head.model import JOINT_NAMES, HeadModel, HeadParams, LandmarkEmbedding
+from flamejax.head.rotation import rotation_matrix
+
+__all__ = [
+    "JOINT_NAMES",
+    "HeadFileError",
+    "HeadModel",
+    "HeadParams",
+    "LandmarkEmbedding",
+    "ShapedHead",
+    "contour_bin",
+    "head_at",
+    "landmark_triangles",
+    "landmarks",
+    "landmarks_from_vertices",
+    "load_head",
+    "open_head_path",
+    "pose_shaped",
+    "rotation_matrix",
+    "shape_identity",
+    "vertices",
+]

@@ -1,0 +1,66 @@
+"""The 68 iBUG landmarks of a posed head; the jaw contour follows the head's yaw."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flamejax.head.blend_skin import head_at, vertices
+from flamejax.head.model import HeadModel, HeadParams
+from flamejax.head.rotation import rotation_matrix
+
+MAX_YAW_DEGREES = 39
+
+
+def contour_bin(params: HeadParams) -> Array:
+    """Row of the contour table for a head's yaw: (*b,) int32 in 0..78. Not differentiable.
+
+    FLAME's order: bins 0..39 are rotations of -0..-39 degrees about +y, bins 40..78 are +1..+39. The yaw is that of
+    the head, so the neck's rotation counts as well as the global one.
+    """
+    rotation = rotation_matrix(jax.lax.stop_gradient(params.global_orient)) @ rotation_matrix(
+        jax.lax.stop_gradient(params.neck_pose)
+    )
+    sine = -rotation[..., 2, 0]
+    cosine = jnp.hypot(rotation[..., 0, 0], rotation[..., 1, 0])
+    degrees = jnp.rint(jnp.rad2deg(jnp.arctan2(sine, cosine)))
+    # A non-finite pose must not index outside the table.
+    degrees = jnp.clip(jnp.nan_to_num(degrees), -MAX_YAW_DEGREES, MAX_YAW_DEGREES).astype(jnp.int32)
+    return jnp.where(degrees > 0, MAX_YAW_DEGREES + degrees, -degrees)
+
+
+def landmark_triangles(head: HeadModel, params: HeadParams) -> tuple[Array, Array]:
+    """Triangles' vertices (*b, 68, 3) int32 and barycentrics (*b, 68, 3) of the landmarks at this pose."""
+    embedding = head.landmark_embedding
+    row = contour_bin(params)
+    contour_face, contour_barycentric = embedding.contour_face[row], embedding.contour_barycentric[row]
+    face = jnp.concatenate([contour_face, jnp.broadcast_to(embedding.face, (*row.shape, 51))], axis=-1)
+    barycentric = jnp.concatenate(
+        [contour_barycentric, jnp.broadcast_to(embedding.barycentric, (*row.shape, 51, 3))], axis=-2
+    )
+    return head.faces[face], barycentric
+
+
+def landmarks_from_vertices(head: HeadModel, verts: Array, params: HeadParams) -> Array:
+    """Landmarks of vertices that are already computed. verts: (*b, V, 3) -> (*b, 68, 3)."""
+    triangles, barycentric = landmark_triangles(head, params)
+    flat = triangles.reshape(*triangles.shape[:-2], -1)
+    corners = jnp.take_along_axis(verts, flat[..., None], axis=-2)
+    corners = corners.reshape(*triangles.shape, 3)
+    return jnp.sum(corners * barycentric[..., None], axis=-2)
+
+
+def landmarks(head: HeadModel, params: HeadParams) -> Array:
+    """The 68 iBUG landmarks of a posed head, without computing the other vertices' positions.
+
+    Args:
+      params: batch axes (*b,).
+
+    Returns:
+      (*b, 68, 3) metres, world frame. 0..16 are the jaw contour as seen at the head's yaw: its table look-up is
+      piecewise constant and carries no gradient (the positions do).
+    """
+    if params.batch:
+        return jax.vmap(lambda one: landmarks(head, one))(params)
+    triangles, barycentric = landmark_triangles(head, params)
+    corners = vertices(head_at(head, triangles.reshape(-1)), params).reshape(*triangles.shape, 3)
+    return jnp.sum(corners * barycentric[..., None], axis=-2)

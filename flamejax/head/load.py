@@ -1,0 +1,199 @@
+"""Loading head models from files."""
+
+import importlib.resources
+import os
+import zipfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from flamejax.head.model import HeadModel, LandmarkEmbedding
+
+FORMAT_VERSION = 1
+ALBEDO_STEP = 127.0
+"""The albedo basis is stored as int8: 127 stands for one `albedo_scale`."""
+
+REGION_NAMES = (
+    "boundary",
+    "eye_region",
+    "face",
+    "forehead",
+    "left_ear",
+    "left_eye_region",
+    "left_eyeball",
+    "lips",
+    "neck",
+    "nose",
+    "right_ear",
+    "right_eye_region",
+    "right_eyeball",
+    "scalp",
+)
+
+_ARRAYS = {  # name -> (dtype kind, number of axes)
+    "v_template": ("f", 2),
+    "faces": ("i", 2),
+    "shapedirs": ("f", 3),
+    "posedirs": ("f", 2),
+    "J_regressor": ("f", 2),
+    "lbs_weights": ("f", 2),
+    "parents": ("i", 1),
+    "landmark_face": ("i", 1),
+    "landmark_barycentric": ("f", 2),
+    "contour_face": ("i", 2),
+    "contour_barycentric": ("f", 3),
+    "region_names": ("U", 1),
+    "region_masks": ("b", 2),
+    "uv": ("f", 2),
+    "uv_faces": ("i", 2),
+    "albedo_mean": ("u", 3),
+    "albedo_basis": ("i", 4),
+    "albedo_scale": ("f", 1),
+    "num_betas": ("i", 0),
+    "name": ("U", 0),
+    "version": ("U", 0),
+    "licence": ("U", 0),
+}
+
+
+class HeadFileError(ValueError):
+    """A head model's file is missing, damaged or not a head model."""
+
+
+def open_head_path() -> Path:
+    """Where the embedded open head lies."""
+    return Path(str(importlib.resources.files("flamejax.head") / "assets" / "open_head.npz"))
+
+
+def load_head(path: str | os.PathLike[str] | None = None) -> HeadModel:
+    """Load a head model.
+
+    Args:
+      path: a flamejax `.npz`; None for the embedded open head (CC0).
+
+    Returns:
+      The model, on the default device.
+
+    Raises:
+      HeadFileError: the file is missing, damaged, of another version, or not a flamejax head.
+    """
+    return _load_npz(Path(path) if path is not None else open_head_path())
+
+
+def _load_npz(path: Path) -> HeadModel:
+    if not path.is_file():
+        raise HeadFileError(f"{path}: no such head model file.")
+    if path.suffix != ".npz":
+        raise HeadFileError(f"{path}: only flamejax .npz head models can be read so far, not '{path.suffix}' files.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise HeadFileError(f"{path}: not a readable .npz file ({error}). Fetch or convert it again.") from error
+    _check(path, found)
+    return _assemble(found)
+
+
+def _check(path: Path, found: dict[str, np.ndarray]) -> None:
+    if "format_version" not in found:
+        raise HeadFileError(f"{path}: this .npz is not a flamejax head model (it has no format_version).")
+    if int(found["format_version"]) != FORMAT_VERSION:
+        raise HeadFileError(
+            f"{path}: head format {int(found['format_version'])}, but this flamejax reads format {FORMAT_VERSION}."
+        )
+    for name, (kind, axes) in _ARRAYS.items():
+        if name not in found:
+            raise HeadFileError(f"{path}: the array '{name}' is missing.")
+        array = found[name]
+        if array.dtype.kind not in ("iu" if kind in "iu" else kind) or array.ndim != axes:
+            raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, which is not its form.")
+        if kind == "f" and not np.isfinite(array).all():
+            raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite.")
+    _check_shapes(path, found)
+    _check_indices(path, found)
+
+
+def _check_shapes(path: Path, found: dict[str, np.ndarray]) -> None:
+    count, joints = found["v_template"].shape[0], found["parents"].shape[0]
+    triangles = found["faces"].shape[0]
+    components = found["shapedirs"].shape[-1]
+    expected = {
+        "v_template": (count, 3),
+        "faces": (triangles, 3),
+        "shapedirs": (count, 3, components),
+        "posedirs": (9 * (joints - 1), 3 * count),
+        "J_regressor": (joints, count),
+        "lbs_weights": (count, joints),
+        "landmark_face": (51,),
+        "landmark_barycentric": (51, 3),
+        "contour_face": (79, 17),
+        "contour_barycentric": (79, 17, 3),
+        "region_masks": (len(found["region_names"]), count),
+        "uv_faces": (triangles, 3),
+        "uv": (found["uv"].shape[0], 2),
+        "albedo_basis": (found["albedo_scale"].shape[0], *found["albedo_mean"].shape),
+    }
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise HeadFileError(f"{path}: '{name}' has shape {found[name].shape}, expected {shape}.")
+    if joints != 5:
+        raise HeadFileError(f"{path}: {joints} joints, but a head has 5 (root, neck, jaw, left eye, right eye).")
+    if not 0 < int(found["num_betas"]) <= components:
+        raise HeadFileError(f"{path}: num_betas is {int(found['num_betas'])} of {components} components.")
+
+
+def _check_indices(path: Path, found: dict[str, np.ndarray]) -> None:
+    limits = {
+        "faces": len(found["v_template"]),
+        "uv_faces": len(found["uv"]),
+        "landmark_face": len(found["faces"]),
+        "contour_face": len(found["faces"]),
+    }
+    for name, limit in limits.items():
+        if found[name].size and not (0 <= found[name].min() and found[name].max() < limit):
+            raise HeadFileError(f"{path}: '{name}' points outside its {limit} elements.")
+    parents = found["parents"]
+    if parents[0] != -1 or any(not 0 <= parent < joint for joint, parent in enumerate(parents[1:], start=1)):
+        raise HeadFileError(f"{path}: 'parents' {parents.tolist()} is not a tree with parents before children.")
+    missing = set(REGION_NAMES) - {str(name) for name in found["region_names"]}
+    if missing:
+        raise HeadFileError(f"{path}: regions missing: {', '.join(sorted(missing))}.")
+
+
+def _assemble(found: dict[str, np.ndarray]) -> HeadModel:
+    def floats(name: str) -> np.ndarray:
+        return found[name].astype(np.float32)
+
+    def integers(name: str) -> jnp.ndarray:
+        return jnp.asarray(found[name].astype(np.int32))
+
+    template, shapedirs, regressor = floats("v_template"), floats("shapedirs"), floats("J_regressor")
+    masks = {str(n): jnp.asarray(m) for n, m in zip(found["region_names"], found["region_masks"], strict=True)}
+    basis = floats("albedo_basis") * (floats("albedo_scale") / ALBEDO_STEP)[:, None, None, None]
+    return HeadModel(
+        v_template=jnp.asarray(template),
+        faces=integers("faces"),
+        shapedirs=jnp.asarray(shapedirs),
+        posedirs=jnp.asarray(floats("posedirs")),
+        J_regressor=jnp.asarray(regressor),
+        lbs_weights=jnp.asarray(floats("lbs_weights")),
+        joint_template=jnp.asarray(regressor @ template),
+        joint_dirs=jnp.asarray(np.tensordot(regressor, shapedirs, axes=1)),
+        landmark_embedding=LandmarkEmbedding(
+            integers("landmark_face"),
+            jnp.asarray(floats("landmark_barycentric")),
+            integers("contour_face"),
+            jnp.asarray(floats("contour_barycentric")),
+        ),
+        regions=masks,
+        uv=jnp.asarray(floats("uv")),
+        uv_faces=integers("uv_faces"),
+        albedo_mean=jnp.asarray(floats("albedo_mean") / 255.0),
+        albedo_basis=jnp.asarray(basis),
+        name=str(found["name"]),
+        version=str(found["version"]),
+        licence=str(found["licence"]),
+        num_betas=int(found["num_betas"]),
+        parents=tuple(int(parent) for parent in found["parents"]),
+    )

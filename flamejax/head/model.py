@@ -1,0 +1,124 @@
+"""The head model and its parameters: plain frozen pytrees (FLAME, Li et al. 2017; Diverse3DFace Eqs. 1-2)."""
+
+import dataclasses
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LandmarkEmbedding:
+    """Where the 68 iBUG landmarks lie on the mesh: triangle and barycentric coordinates."""
+
+    face: Array
+    """(51,) int32: triangles of the inner landmarks 17..67."""
+    barycentric: Array
+    """(51, 3)"""
+    contour_face: Array
+    """(79, 17) int32: triangles of the jaw contour 0..16, one row per yaw bin in FLAME's order (see `contour_bin`)."""
+    contour_barycentric: Array
+    """(79, 17, 3)"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HeadModel:
+    """A head model in FLAME's form: linear shape and expression, pose correctives, linear blend skinning.
+
+    V vertices, F triangles, S identity and E expression components, K joints. Metres; +y up, the face looks to +z,
+    the subject's left is at +x. Coefficients are in standard deviations.
+    """
+
+    v_template: Array
+    """(V, 3) mean shape, metres."""
+    faces: Array
+    """(F, 3) int32, counter-clockwise seen from outside."""
+    shapedirs: Array
+    """(V, 3, S + E) displacement in metres per standard deviation, identity first."""
+    posedirs: Array
+    """(9 (K - 1), 3 V) displacement per entry of R_k - I of the joints after the root."""
+    J_regressor: Array
+    """(K, V) joints from vertices."""
+    lbs_weights: Array
+    """(V, K) skinning weights; rows sum to 1."""
+    joint_template: Array
+    """(K, 3) = J_regressor @ v_template: with `joint_dirs`, joints need no full mesh."""
+    joint_dirs: Array
+    """(K, 3, S + E) = J_regressor @ shapedirs."""
+    landmark_embedding: LandmarkEmbedding
+    regions: dict[str, Array]
+    """Name -> (V,) bool; the 14 names of FLAME's vertex masks. Regions overlap."""
+    uv: Array
+    """(Vt, 2) texture coordinates, v up: image row = (1 - v) Ht."""
+    uv_faces: Array
+    """(F, 3) int32 into `uv`, aligned with `faces`."""
+    albedo_mean: Array
+    """(Ht, Wt, 3) display-encoded colours in [0, 1]."""
+    albedo_basis: Array
+    """(C, Ht, Wt, 3) change of colour per standard deviation."""
+    name: str = dataclasses.field(metadata={"static": True})
+    version: str = dataclasses.field(metadata={"static": True})
+    licence: str = dataclasses.field(metadata={"static": True})
+    num_betas: int = dataclasses.field(metadata={"static": True})
+    """S"""
+    parents: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    """(K,) parent joint of each joint; -1 for the root. A parent comes before its children."""
+
+    @property
+    def num_expression(self) -> int:
+        """E"""
+        return self.shapedirs.shape[-1] - self.num_betas
+
+    @property
+    def num_vertices(self) -> int:
+        """V"""
+        return self.v_template.shape[0]
+
+    def albedo(self, coefficients: Array) -> Array:
+        """Albedo textures. coefficients: (*b, C) standard deviations -> (*b, Ht, Wt, 3), not clipped."""
+        return self.albedo_mean + jnp.tensordot(coefficients, self.albedo_basis, axes=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HeadParams:
+    """What poses and shapes a head (names as in smplx). Rotations are axis-angle in radians."""
+
+    betas: Array
+    """(*b, S) identity, standard deviations."""
+    expression: Array
+    """(*b, E) expression, standard deviations."""
+    global_orient: Array
+    """(*b, 3) rotation about the root joint."""
+    neck_pose: Array
+    """(*b, 3)"""
+    jaw_pose: Array
+    """(*b, 3) +x opens the mouth."""
+    leye_pose: Array
+    """(*b, 3) subject's left eye."""
+    reye_pose: Array
+    """(*b, 3) subject's right eye."""
+    transl: Array
+    """(*b, 3) metres, applied last."""
+
+    @classmethod
+    def zeros(cls, head: HeadModel, batch: tuple[int, ...] = ()) -> Self:
+        """The mean head in its rest pose, `batch` times. Raises: TypeError if `batch` is not a tuple of ints."""
+        rotation = jnp.zeros((*batch, 3))
+        betas, expression = jnp.zeros((*batch, head.num_betas)), jnp.zeros((*batch, head.num_expression))
+        return cls(betas, expression, rotation, rotation, rotation, rotation, rotation, rotation)
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """Leading axes shared by all fields."""
+        return self.betas.shape[:-1]
+
+    def joint_rotations(self) -> Array:
+        """(*b, 5, 3) axis-angle in joint order: root, neck, jaw, left eye, right eye."""
+        poses = (self.global_orient, self.neck_pose, self.jaw_pose, self.leye_pose, self.reye_pose)
+        return jnp.stack(poses, axis=-2)

@@ -1,0 +1,20 @@
+"""Rendering: rasterize -> interpolate -> texture and light -> image."""
+
+from flamejax.render.interpolate import interpolate
+from flamejax.render.light import ambient_light, sh_basis, shade
+from flamejax.render.rasterize import Fragments, fragment_geometry, rasterize
+from flamejax.render.render import render, render_fragments
+from flamejax.render.texture import sample_texture
+
+__all__ = [
+    "Fragments",
+    "ambient_light",
+    "fragment_geometry",
+    "interpolate",
+    "rasterize",
+    "render",
+    "render_fragments",
+    "sample_texture",
+    "sh_basis",
+    "shade",
+]

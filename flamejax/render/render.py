@@ -1,0 +1,62 @@
+"""The whole pipeline: rasterize -> interpolate -> shade -> RGBA."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flamejax.camera import Camera
+from flamejax.geometry import normalize, vertex_normals
+from flamejax.head.model import HeadModel
+from flamejax.render.interpolate import interpolate
+from flamejax.render.light import ambient_light, shade
+from flamejax.render.rasterize import Fragments, rasterize
+from flamejax.render.texture import sample_texture
+
+
+def render(
+    head: HeadModel,
+    verts: Array,
+    camera: Camera,
+    *,
+    texture: Array | None = None,
+    light: Array | None = None,
+    size: tuple[int, int],
+) -> Array:
+    """Render a posed head with its texture under spherical-harmonics light.
+
+    Args:
+      verts: (*b, V, 3) world metres.
+      camera: batch axes (*b,).
+      texture: (*b, Ht, Wt, 3) albedo in the head's UV layout, or (Ht, Wt, 3) for all; the mean albedo when left out.
+      light: (*b, 9, 3), or (9, 3) for all; white ambient light when left out.
+      size: (H, W) pixels.
+
+    Returns:
+      (*b, H, W, 4): RGB, not clipped, and alpha (1 where the head is). Differentiable in all arrays but for
+      visibility.
+    """
+    batch = verts.shape[:-2]
+    texture = head.albedo_mean if texture is None else texture
+    light = ambient_light() if light is None else light
+    if not batch:
+        return render_fragments(head, verts, _draw(head, verts, camera, size), texture, light)
+    fragments = _draw(head, verts, camera, size)
+    texture = jnp.broadcast_to(texture, (*batch, *texture.shape[-3:]))
+    light = jnp.broadcast_to(light, (*batch, *light.shape[-2:]))
+    one = lambda v, f, t, s: render_fragments(head, v, f, t, s)  # noqa: E731
+    for _ in batch:
+        one = jax.vmap(one)
+    return one(verts, fragments, texture, light)
+
+
+def _draw(head: HeadModel, verts: Array, camera: Camera, size: tuple[int, int]) -> Fragments:
+    return rasterize(camera.project(verts), head.faces, size, perspective=camera.perspective, cull=True)
+
+
+def render_fragments(head: HeadModel, verts: Array, fragments: Fragments, texture: Array, light: Array) -> Array:
+    """Shade one head's fragments. verts (V, 3), fragments (H, W), texture (Ht, Wt, 3), light (9, 3) -> (H, W, 4)."""
+    normals = normalize(interpolate(vertex_normals(verts, head.faces), head.faces, fragments))
+    uv = interpolate(head.uv, head.uv_faces, fragments)
+    alpha = (fragments.face_index >= 0).astype(verts.dtype)[..., None]
+    colour = sample_texture(texture, uv) * shade(normals, light)
+    return jnp.concatenate([colour * alpha, alpha], axis=-1)
