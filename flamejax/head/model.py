@@ -81,7 +81,8 @@ class HeadModel:
 
     def albedo(self, coefficients: Array) -> Array:
         """Albedo textures. coefficients: (*b, C) standard deviations -> (*b, Ht, Wt, 3), not clipped."""
-        return self.albedo_mean + jnp.tensordot(coefficients, self.albedo_basis, axes=1)
+        change = jnp.tensordot(coefficients, self.albedo_basis, axes=1)
+        return jnp.broadcast_to(self.albedo_mean, change.shape) + change
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,197 @@
+"""From a photo to crops: geometry, masks, the caller's own landmarks and boxes, and refusals that say what to do."""
+
+import builtins
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from fitting.detections import Detection
+from fitting.detector import FaceLandmarks
+from fitting.observation import stack
+from fitting.observe import NoFaceError, crop_image, crop_transform, observe, observe_photo
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.uniform(size=(200, 300, 3)).astype(np.float32)
+POINTS = np.stack([RNG.uniform(100, 180, 68), RNG.uniform(60, 150, 68)], axis=1)
+
+
+class OneFace:
+    """A detector that sees faces where it is told."""
+
+    def __init__(self, *points, presence=1.0):
+        self.faces, self.presence = points, presence
+
+    def detect(self, image, *, all_faces=False):
+        return [Detection(np.array([i, 0, i + 1, 1.0]), 1.0) for i in range(len(self.faces))]
+
+    def landmarks(self, image, face):
+        points = self.faces[int(face.box[0]) if isinstance(face, Detection) else 0].astype(np.float32)
+        box = np.concatenate([points.min(0), points.max(0)])
+        return FaceLandmarks(points, np.full(68, 0.7, np.float32), self.presence, box)
+
+
+def test_shapes_types_and_round_trip():
+    (observation,) = observe_photo(IMAGE, landmarks=POINTS, size=64)
+    assert {x.dtype for x in jax.tree.leaves(observation)} == {np.dtype(np.float32)}
+    assert observation.image.shape == (64, 64, 3) and observation.landmarks.shape == (68, 2)
+    assert observation.face_mask.shape == observation.occlusion_mask.shape == (64, 64)
+    np.testing.assert_array_equal(observation.confidence, 1)
+    np.testing.assert_allclose(observation.crop.to_full(observation.landmarks), POINTS, atol=1e-3)
+    low, high = np.asarray(observation.landmarks).min(0), np.asarray(observation.landmarks).max(0)
+    assert (high - low).max() == pytest.approx(64 / 1.6, rel=1e-4)
+    np.testing.assert_allclose((low + high) / 2, 32, atol=1e-3)
+
+
+def test_crop_is_exact_at_unit_scale_and_antialiased_when_shrinking():
+    crop = crop_transform(np.array([110.0, 70.0, 150.0, 90.0]), 64)  # side 64: one crop pixel per photo pixel
+    assert float(crop.scale) == pytest.approx(1.0)
+    np.testing.assert_allclose(crop_image(IMAGE, crop, 64), IMAGE[48:112, 98:162], atol=1e-5)
+    checkers = np.indices((200, 300)).sum(0).astype(np.float32) % 2
+    small = crop_image(checkers, crop_transform(np.array([50.0, 50.0, 150.0, 150.0]), 20), 20)
+    np.testing.assert_allclose(small, 0.5, atol=0.02)
+
+
+def test_crop_of_a_ramp_keeps_coordinates():
+    x = (np.arange(300, dtype=np.float32) + 0.5)[None].repeat(200, 0)
+    for size in (32, 256):
+        crop = crop_transform(np.array([100.3, 60.7, 170.1, 120.2]), size)
+        found = crop_image(x, crop, size)[size // 2]
+        expected = (np.arange(size) + 0.5 - float(crop.offset[0])) / float(crop.scale)
+        np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_beyond_the_photo():
+    points = POINTS - [120, 80]
+    (observation,) = observe_photo(IMAGE, landmarks=points, size=64)
+    beyond = np.asarray(observation.face_mask) == 0
+    assert 0.1 < beyond.mean() < 0.9
+    np.testing.assert_array_equal(np.asarray(observation.occlusion_mask) == 1, beyond)
+    outside = (points < 0).any(axis=1)
+    np.testing.assert_array_equal(np.asarray(observation.confidence) == 0, outside)
+    top_left = np.asarray(observation.image)[0, 0]
+    np.testing.assert_allclose(top_left, IMAGE[0, 0], atol=1e-5)
+
+
+def test_masks_follow_the_crop():
+    hidden = np.zeros((200, 300), np.float32)
+    hidden[:, 150:] = 1
+    (observation,) = observe_photo(IMAGE, landmarks=POINTS, occlusion_mask=hidden, face_mask=1 - hidden, size=64)
+    x = (np.arange(64) + 0.5 - float(observation.crop.offset[0])) / float(observation.crop.scale)
+    middle = np.asarray(observation.occlusion_mask)[32]
+    np.testing.assert_array_equal(middle[np.abs(x - 150) > 5], (x > 150)[np.abs(x - 150) > 5])
+    np.testing.assert_allclose(observation.face_mask, 1 - observation.occlusion_mask, atol=1e-5)
+
+
+def test_a_mask_overrules_detected_landmarks_but_not_given_ones():
+    hidden = np.zeros((200, 300), np.float32)
+    hidden[:, 140:] = 1
+    detected = observe_photo(IMAGE, occlusion_mask=hidden, detector=OneFace(POINTS))[0].confidence
+    np.testing.assert_allclose(detected, np.where(np.floor(POINTS[:, 0]) >= 140, 0, 0.7), rtol=1e-6)
+    np.testing.assert_array_equal(observe_photo(IMAGE, landmarks=POINTS, occlusion_mask=hidden)[0].confidence, 1)
+
+
+def test_given_confidence_and_missing_points():
+    given = np.concatenate([POINTS, np.full((68, 1), 0.25)], axis=1)
+    given[3] = np.nan
+    given[4, 2] = np.nan
+    (observation,) = observe_photo(IMAGE, landmarks=given)
+    confidence = np.asarray(observation.confidence)
+    assert (confidence[[3, 4]] == 0).all() and confidence[5] == 0.25
+    assert np.isfinite(np.asarray(observation.landmarks)).all()
+
+
+def test_given_landmarks_need_no_detector(monkeypatch):
+    real = builtins.__import__
+
+    def blocked(name, *args, **kwargs):
+        assert not name.startswith("ai_edge_litert")
+        return real(name, *args, **kwargs)
+
+    for name in [n for n in sys.modules if n.startswith("ai_edge_litert")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", blocked)
+    assert observe([IMAGE], landmarks=[POINTS]).landmarks.shape == (1, 68, 2)
+
+
+def test_the_given_box_sets_the_crop():
+    (observation,) = observe_photo(IMAGE, box=(100, 50, 180, 150), detector=OneFace(POINTS), size=80)
+    assert float(observation.crop.scale) == pytest.approx(0.5)
+    np.testing.assert_allclose(observation.crop.to_crop(np.array([[140.0, 100.0]])), [[40, 40]], atol=1e-4)
+
+
+def test_all_faces_or_the_first():
+    detector = OneFace(POINTS, POINTS + 15)
+    assert len(observe_photo(IMAGE, detector=detector)) == 1
+    first, second = observe_photo(IMAGE, detector=detector, all_faces=True)
+    np.testing.assert_allclose(second.crop.to_full(second.landmarks), POINTS + 15, atol=1e-3)
+    np.testing.assert_allclose(first.crop.to_full(first.landmarks), POINTS, atol=1e-3)
+
+
+def test_batch():
+    batch = observe([IMAGE, IMAGE[:150]], landmarks=[POINTS, None], detector=OneFace(POINTS - 5), size=64)
+    assert batch.image.shape == (2, 64, 64, 3) and batch.crop.scale.shape == (2,)
+    full = batch.crop.to_full(batch.landmarks)
+    np.testing.assert_allclose(full, np.stack([POINTS, POINTS - 5]), atol=1e-3)
+    with pytest.raises(NoFaceError, match="photo 1"):
+        observe([IMAGE, IMAGE], landmarks=[POINTS, None], detector=OneFace())
+    with pytest.raises(ValueError, match="2 photos"):
+        observe([IMAGE, IMAGE], landmarks=[POINTS])
+
+
+def test_stack_refuses_different_sizes():
+    small, large = (observe_photo(IMAGE, landmarks=POINTS, size=s)[0] for s in (32, 64))
+    for bad in ([], [small, large]):
+        with pytest.raises(ValueError):
+            stack(bad)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"detector": OneFace()},
+        {"detector": OneFace(POINTS, presence=0.01)},
+        {"detector": OneFace(POINTS, presence=0.01), "box": (0, 0, 50, 50)},
+        {"landmarks": np.full((68, 2), np.nan)},
+        {"landmarks": POINTS + 1000},
+        {"landmarks": POINTS / 1000},
+    ],
+)
+def test_no_face_says_what_to_do(given):
+    with pytest.raises(NoFaceError, match="--landmarks"):
+        observe_photo(IMAGE, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"landmarks": POINTS[:5]}, "shape"),
+        ({"landmarks": POINTS * np.inf}, "infinite"),
+        ({"landmarks": np.concatenate([POINTS, POINTS[:, :1]], 1)}, "confidences"),
+        ({"box": (1, 2, 3)}, "four numbers"),
+        ({"box": (50, 50, 20, 20)}, "exceed"),
+        ({"box": (500, 500, 600, 600)}, "does not fit"),
+        ({"box": (0, 0, 1e9, 1e9)}, "does not fit"),
+        ({"landmarks": POINTS, "occlusion_mask": np.zeros((5, 5))}, "occlusion_mask"),
+        ({"landmarks": POINTS, "face_mask": np.full((200, 300), 255)}, "face_mask"),
+    ],
+)
+def test_bad_arguments_are_refused(given, reason):
+    with pytest.raises(ValueError, match=reason):
+        observe_photo(IMAGE, detector=OneFace(POINTS), **given)
+    with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
+        observe_photo(IMAGE[..., 0], landmarks=POINTS)
+
+
+def test_a_real_portrait():
+    data = pytest.importorskip("skimage.data")
+    pytest.importorskip("ai_edge_litert")
+    image = data.astronaut()
+    (observation,) = observe_photo(image)
+    full = np.asarray(observation.crop.to_full(observation.landmarks))
+    np.testing.assert_allclose(full[36:48].mean(0), [225, 102], atol=4)
+    assert np.median(observation.confidence) > 0.8
+    both = observe_photo(np.concatenate([image, image], axis=1), all_faces=True)
+    centres = sorted(float(np.asarray(o.crop.to_full(o.landmarks))[:, 0].mean()) for o in both)
+    np.testing.assert_allclose(centres, [225, 737], atol=8)

@@ -1,0 +1,201 @@
+"""Image files: every kind that works, every kind that must be refused, and whole files or none."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from flamejax.io.images import ImageError, check_image, load_image, load_mask, save_image
+
+
+@pytest.fixture
+def picture():
+    """(48, 64, 3) uint8, different at every corner."""
+    y, x = np.mgrid[:48, :64]
+    return np.stack([x * 4, y * 5, 255 - x * 2 - y], axis=-1).astype(np.uint8)
+
+
+def expected(picture):
+    return picture.astype(np.float32) / 255
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
+def test_lossless_kinds_load_exactly(tmp_path, picture, suffix):
+    Image.fromarray(picture).save(tmp_path / f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    image = load_image(tmp_path / f"a{suffix}")
+    assert image.dtype == np.float32 and image.shape == (48, 64, 3)
+    np.testing.assert_allclose(image, expected(picture), atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_gives_the_upright_photo(tmp_path, picture, orientation):
+    # How the stored pixels follow from the upright ones, from the EXIF standard's definition of each value.
+    stored = {
+        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](picture)  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_allclose(load_image(tmp_path / "a.png"), expected(picture), atol=1e-6)
+
+
+def test_grey_and_one_bit_become_rgb(tmp_path, picture):
+    Image.fromarray(picture[..., 0]).save(tmp_path / "grey.png")
+    np.testing.assert_allclose(load_image(tmp_path / "grey.png"), expected(picture)[..., :1].repeat(3, -1), atol=1e-6)
+    Image.fromarray(picture[..., 0] > 99).save(tmp_path / "bit.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "bit.png")[..., 0], (picture[..., 0] > 99).astype(np.float32))
+
+
+def test_16_bit_keeps_its_range(tmp_path):
+    values = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        np.testing.assert_allclose(load_image(tmp_path / name)[..., 1], values / 65535, atol=1e-6)
+
+
+def test_transparency_is_composited_over_mid_grey(tmp_path, picture):
+    alpha = np.zeros((48, 64, 1), np.uint8)
+    alpha[:, 32:] = 255
+    Image.fromarray(np.concatenate([picture, alpha], -1)).save(tmp_path / "rgba.png")
+    image = load_image(tmp_path / "rgba.png")
+    np.testing.assert_allclose(image[:, :32], 0.5, atol=1e-6)
+    np.testing.assert_allclose(image[:, 32:], expected(picture)[:, 32:], atol=1e-6)
+
+
+def test_palette_with_and_without_transparency(tmp_path, picture):
+    palette = Image.fromarray(picture).quantize(16)
+    palette.save(tmp_path / "p.png")
+    np.testing.assert_allclose(load_image(tmp_path / "p.png"), expected(np.asarray(palette.convert("RGB"))), atol=1e-6)
+    palette.save(tmp_path / "t.png", transparency=int(np.asarray(palette)[0, 0]))
+    np.testing.assert_allclose(load_image(tmp_path / "t.png")[0, 0], 0.5, atol=1e-6)
+
+
+def test_cmyk_jpeg_has_the_right_colours(tmp_path):
+    red = Image.new("RGB", (64, 64), (255, 0, 0)).convert("CMYK")
+    red.save(tmp_path / "a.jpg", quality=95)
+    np.testing.assert_allclose(load_image(tmp_path / "a.jpg")[32, 32], [1, 0, 0], atol=0.03)
+
+
+def test_embedded_profile_is_converted_to_srgb(tmp_path, picture):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(picture).save(tmp_path / "a.png", icc_profile=profile)
+    np.testing.assert_allclose(load_image(tmp_path / "a.png"), expected(picture), atol=2 / 255)
+    Image.fromarray(picture).save(tmp_path / "broken.png", icc_profile=b"not a profile")
+    np.testing.assert_allclose(load_image(tmp_path / "broken.png"), expected(picture), atol=1e-6)
+
+
+def png_header(width, height):
+    """The start of a valid PNG that claims a size and holds no pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    )
+
+
+def jpeg_bytes(picture):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).resize((400, 300)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("missing.png", None, "no such file"),
+        ("empty.png", b"", "empty"),
+        ("text.png", b"hello, I am text", "not an image"),
+        ("photo.heic", b"\0\0\0\x18ftypheic" + b"\0" * 40, "Convert it to JPEG or PNG"),
+        ("bomb.png", png_header(30_000, 30_000), "megapixels"),
+        ("large.png", png_header(11_000, 10_000), "megapixels"),
+        ("broken.png", png_header(64, 64), "broken or truncated"),
+    ],
+)
+def test_bad_files_are_refused_with_the_reason(tmp_path, name, content, reason):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    for load in (load_image, load_mask):
+        with pytest.raises(ImageError, match=reason) as error:
+            load(tmp_path / name)
+        assert name in str(error.value)
+
+
+def test_truncated_small_folder_and_non_finite_are_refused(tmp_path, picture):
+    data = jpeg_bytes(picture)
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    Image.fromarray(picture[:20]).save(tmp_path / "small.png")
+    Image.fromarray(np.full((40, 40), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    for name, reason in (("cut.jpg", "truncated"), ("small.png", "64x20"), ("nan.tif", "NaN"), ("", "folder")):
+        with pytest.raises(ImageError, match=reason):
+            load_image(tmp_path / name)
+
+
+def test_mask_is_binary_and_keeps_to_the_size(tmp_path):
+    mask = np.zeros((30, 60), np.uint8)
+    mask[:, 40:] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    loaded = load_mask(tmp_path / "m.png")
+    np.testing.assert_array_equal(loaded, mask / 255)
+    twice = load_mask(tmp_path / "m.png", (60, 120))
+    np.testing.assert_array_equal(twice, np.kron(loaded, np.ones((2, 2))))
+    assert load_mask(tmp_path / "m.png", (45, 91)).shape == (45, 91)  # rounding of the aspect ratio
+    with pytest.raises(ImageError, match="aspect ratio"):
+        load_mask(tmp_path / "m.png", (60, 60))
+
+
+@pytest.mark.parametrize("mode", ["ones", "bit", "palette", "alpha", "rgb"])
+def test_masks_of_all_habits(tmp_path, mode):
+    truth = np.zeros((40, 40), np.float32)
+    truth[5:20, 10:30] = 1
+    mask = truth.astype(np.uint8)
+    if mode == "palette":
+        picture = Image.fromarray(mask)
+        picture.putpalette([0, 0, 0, 128, 0, 0])
+    else:
+        picture = Image.fromarray(
+            {
+                "ones": mask,
+                "bit": mask > 0,
+                "alpha": np.stack([np.full_like(mask, 255), mask * 255], -1),
+                "rgb": np.repeat(mask[..., None] * 255, 3, -1),
+            }[mode]
+        )
+    picture.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(load_mask(tmp_path / "m.png"), truth)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3), (8, 9, 4)])
+def test_save_and_read_back(tmp_path, shape):
+    image = np.random.default_rng(0).uniform(-0.1, 1.1, shape).astype(np.float32)
+    save_image(tmp_path / "a.png", image)
+    stored = np.asarray(Image.open(tmp_path / "a.png"), np.float32).reshape(shape) / 255
+    np.testing.assert_allclose(stored, np.clip(image, 0, 1), atol=0.5 / 255 + 1e-6)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, picture):
+    save_image(tmp_path / "a.png", picture)
+    before = (tmp_path / "a.png").read_bytes()
+    for bad, name in ((np.full((8, 8), np.nan), "a.png"), (picture[..., :2], "a.png"), (picture, "a.xyz")):
+        with pytest.raises(ImageError):
+            save_image(tmp_path / name, bad)
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_check_image(picture):
+    np.testing.assert_allclose(check_image(picture), expected(picture), atol=1e-6)
+    for bad, reason in (
+        (picture[..., 0], "shape"), (picture[:8], "at least 32"), (picture.astype(np.float32), "Divide by 255"),
+        (np.full((40, 40, 3), np.nan), "NaN"),
+    ):  # fmt: skip
+        with pytest.raises(ImageError, match=reason):
+            check_image(bad)
