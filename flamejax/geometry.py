@@ -1,5 +1,7 @@
 """Small geometry on meshes and point sets."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -19,6 +21,7 @@ def triangle_normals(verts: Array, faces: Array) -> Array:
     return jnp.cross(first, second)
 
 
+@jax.jit
 def vertex_normals(verts: Array, faces: Array) -> Array:
     """Unit vertex normals, weighted by triangle area. verts (*b, V, 3), faces (F, 3) -> (*b, V, 3)."""
     per_triangle = triangle_normals(verts, faces)
@@ -27,6 +30,7 @@ def vertex_normals(verts: Array, faces: Array) -> Array:
     return normalize(total)
 
 
+@functools.partial(jax.jit, static_argnames="with_scale")
 def similarity_transform(
     source: Array, target: Array, weights: Array | None = None, *, with_scale: bool = True
 ) -> tuple[Array, Array, Array]:
@@ -59,6 +63,7 @@ def similarity_transform(
     return scale, rotation, translation[..., 0, :]
 
 
+@jax.jit
 def apply_similarity(points: Array, scale: Array, rotation: Array, translation: Array) -> Array:
     """scale * points @ rotation.T + translation: points (*b, N, 3) -> (*b, N, 3)."""
     moved = jnp.einsum("...ij,...nj->...ni", rotation, points, precision=HIGHEST)

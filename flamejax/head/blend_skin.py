@@ -68,6 +68,7 @@ def pose_shaped(head: HeadModel, shaped: ShapedHead, params: HeadParams) -> Arra
     return _skin(head.lbs_weights, rotation, offset, rest) + params.transl[..., None, :]
 
 
+@jax.jit
 def vertices(head: HeadModel, params: HeadParams) -> Array:
     """The head model (FLAME; Diverse3DFace Eqs. 1-2).
 

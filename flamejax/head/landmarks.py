@@ -49,6 +49,7 @@ def landmarks_from_vertices(head: HeadModel, verts: Array, params: HeadParams) -
     return jnp.sum(corners * barycentric[..., None], axis=-2)
 
 
+@jax.jit
 def landmarks(head: HeadModel, params: HeadParams) -> Array:
     """The 68 iBUG landmarks of a posed head, without computing the other vertices' positions.
 

@@ -87,7 +87,8 @@ def _load_npz(path: Path) -> HeadModel:
     if path.suffix != ".npz":
         raise HeadFileError(f"{path}: only flamejax .npz head models can be read so far, not '{path.suffix}' files.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # np.load leaves the file open when it is no archive, so the file is ours to close.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise HeadFileError(f"{path}: not a readable .npz file ({error}). Fetch or convert it again.") from error

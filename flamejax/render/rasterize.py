@@ -34,6 +34,7 @@ class Fragments:
     """(*b, H, W) depth z of the surface; infinity where empty."""
 
 
+@functools.partial(jax.jit, static_argnames=("size", "perspective", "cull", "near"))
 def rasterize(
     screen: Array,
     faces: Array,
@@ -62,7 +63,6 @@ def rasterize(
     Raises:
       ValueError: if `screen` is not (*b, V, 3), `faces` not (F, 3), or the size is not positive.
     """
-    screen, faces = jnp.asarray(screen), jnp.asarray(faces)
     if screen.ndim < 2 or screen.shape[-1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(f"rasterize wants screen (*b, V, 3) and faces (F, 3), got {screen.shape} and {faces.shape}.")
     height, width = size

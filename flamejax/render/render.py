@@ -1,5 +1,7 @@
 """The whole pipeline: rasterize -> interpolate -> shade -> RGBA."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -13,6 +15,7 @@ from flamejax.render.rasterize import Fragments, rasterize
 from flamejax.render.texture import sample_texture
 
 
+@functools.partial(jax.jit, static_argnames="size")
 def render(
     head: HeadModel,
     verts: Array,
@@ -38,19 +41,13 @@ def render(
     batch = verts.shape[:-2]
     texture = head.albedo_mean if texture is None else texture
     light = ambient_light() if light is None else light
-    if not batch:
-        return render_fragments(head, verts, _draw(head, verts, camera, size), texture, light)
-    fragments = _draw(head, verts, camera, size)
+    fragments = rasterize(camera.project(verts), head.faces, size, perspective=camera.perspective, cull=True)
     texture = jnp.broadcast_to(texture, (*batch, *texture.shape[-3:]))
     light = jnp.broadcast_to(light, (*batch, *light.shape[-2:]))
-    one = lambda v, f, t, s: render_fragments(head, v, f, t, s)  # noqa: E731
+    shaded = functools.partial(render_fragments, head)
     for _ in batch:
-        one = jax.vmap(one)
-    return one(verts, fragments, texture, light)
-
-
-def _draw(head: HeadModel, verts: Array, camera: Camera, size: tuple[int, int]) -> Fragments:
-    return rasterize(camera.project(verts), head.faces, size, perspective=camera.perspective, cull=True)
+        shaded = jax.vmap(shaded)
+    return shaded(verts, fragments, texture, light)
 
 
 def render_fragments(head: HeadModel, verts: Array, fragments: Fragments, texture: Array, light: Array) -> Array:

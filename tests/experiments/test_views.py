@@ -1,0 +1,66 @@
+"""Overlays land where the crop transform says; turned heads are shown whole."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.reconstruct.views import MARGIN, OPACITY, RENDER_SIDE, View, overlay, render_view, tile
+
+
+def square_view(low: int, high: int) -> View:
+    """A white square from low to high pixels of the render."""
+    image = np.zeros((RENDER_SIDE, RENDER_SIDE, 4), np.uint8)
+    image[low:high, low:high] = 255
+    return View(image, image)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(0.5, (10.0, -20.0)), (3.0, (-500.0, -300.0)), (1.7, (-120.3, -40.8))])
+def test_overlay_follows_the_crop_transform(scale, offset):
+    side = 256
+    photo = np.zeros((400, 500, 3), np.uint8)
+    zoom = RENDER_SIDE / (side * (1 + 2 * MARGIN))
+    drawn = overlay(photo, square_view(180, 330), scale, np.array(offset), side)[..., 0] / (255 * OPACITY)
+    # The square's edges in photo pixels, and the share of the photo that it covers.
+    low = ((180 / zoom - MARGIN * side) - np.array(offset)) / scale
+    high = ((330 / zoom - MARGIN * side) - np.array(offset)) / scale
+    seen = np.clip(np.stack([low, high]), 0, (500, 400))
+    assert drawn.sum() == pytest.approx(np.prod(seen[1] - seen[0]), rel=0.02)
+    ys, xs = np.indices(drawn.shape) + 0.5
+    centre = np.array([(xs * drawn).sum(), (ys * drawn).sum()]) / drawn.sum()
+    np.testing.assert_allclose(centre, seen.mean(axis=0), atol=0.3)
+
+
+def test_overlay_outside_the_photo_changes_nothing():
+    photo = np.full((40, 50, 3), 9, np.uint8)
+    np.testing.assert_array_equal(overlay(photo, square_view(0, 512), 1.0, np.array([5000.0, 0.0]), 256), photo)
+
+
+def test_overlay_keeps_what_the_head_does_not_cover():
+    photo = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    drawn = overlay(photo, square_view(240, 270), 1.0, np.zeros(2), 64)
+    changed = (drawn != photo).any(axis=-1)
+    assert 0 < changed.sum() < 60
+
+
+def test_the_turned_head_is_whole_and_centred():
+    cloud = np.random.default_rng(0).normal(size=(500, 3)) * 0.05 + (0.3, 0.2, 0.0)
+    cameras = []
+
+    def render(verts, camera, *, texture, light, size):
+        cameras.append((np.asarray(camera.project(verts)), size))
+        return np.zeros((2, *size, 4), np.float32)
+
+    render_view(render, cloud, 4000.0, np.array([1.0, 2.0]), np.zeros((4, 4, 3)), np.zeros((9, 3)), 256)
+    (points, size), turned = cameras[0], cameras[0][0][1, :, :2]
+    assert size == (RENDER_SIDE, RENDER_SIDE) and (turned >= 0).all() and (turned <= RENDER_SIDE).all()
+    np.testing.assert_allclose((turned.min(axis=0) + turned.max(axis=0)) / 2, RENDER_SIDE / 2, atol=0.1)
+    # The front is the crop's camera, zoomed about the margin.
+    zoom = RENDER_SIDE / (256 * (1 + 2 * MARGIN))
+    x = zoom * (4000.0 * cloud[:, 0] + 1.0 + MARGIN * 256)
+    np.testing.assert_allclose(points[0, :, 0], x, rtol=1e-4)
+
+
+def test_tile_is_four_pictures_in_a_row():
+    row = tile(np.zeros((64, 64, 3)), np.full((68, 2), 32.0), np.ones(68), square_view(0, 512), side=50)
+    assert isinstance(row, Image.Image) and row.size == (200, 50)
+    assert row.getpixel((25, 25))[1] > 200  # the landmarks, green for sure

@@ -1,0 +1,150 @@
+"""FLAME's function on a random head: against a plain loop, its gradients, batching and compilation."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import flamejax
+from flamejax.head import HeadParams, contour_bin, head_at, pose_shaped, rotation_matrix, shape_identity
+from tests.heads import random_head, random_params
+
+BATCHES = [(), (1,), (3,)]
+
+
+@pytest.fixture(scope="module")
+def head():
+    return random_head()
+
+
+def reference_vertices(head, params):
+    """FLAME's equations one vertex and one joint at a time, in float64."""
+    rodrigues = lambda w: np.asarray(rotation_matrix(jnp.asarray(w)), np.float64)  # noqa: E731
+    as64 = lambda a: np.asarray(a, np.float64)  # noqa: E731
+    coefficients = np.concatenate([as64(params.betas), as64(params.expression)])
+    shaped = as64(head.v_template) + as64(head.shapedirs) @ coefficients
+    joints = as64(head.J_regressor) @ shaped
+    rotations = [rodrigues(w) for w in np.asarray(params.joint_rotations())]
+    feature = np.concatenate([(r - np.eye(3)).ravel() for r in rotations[1:]])
+    posed = shaped + (feature @ as64(head.posedirs)).reshape(-1, 3)
+    world = []
+    for k, parent in enumerate(head.parents):
+        local = np.eye(4)
+        local[:3, :3] = rotations[k]
+        local[:3, 3] = joints[k] - (joints[parent] if parent >= 0 else 0)
+        world.append(local if parent < 0 else world[parent] @ local)
+    out = np.zeros_like(posed)
+    for v in range(len(posed)):
+        for k in range(len(joints)):
+            moved = world[k][:3, :3] @ (posed[v] - joints[k]) + world[k][:3, 3]
+            out[v] += float(head.lbs_weights[v, k]) * moved
+    return out + as64(params.transl)
+
+
+def test_vertices_equal_a_plain_loop(head):
+    params = random_params(head, scale=1.0)
+    np.testing.assert_allclose(flamejax.vertices(head, params), reference_vertices(head, params), atol=2e-6)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("function", [flamejax.vertices, flamejax.landmarks])
+def test_batches_equal_singles_under_jit_and_vmap(head, function, batch):
+    params = random_params(head, seed=1, batch=batch)
+    eager = function(head, params)
+    assert eager.shape[:-2] == batch
+    chex.assert_trees_all_close(jax.jit(function)(head, params), eager, atol=1e-6)
+    for index in np.ndindex(*batch):
+        single = function(head, jax.tree.map(lambda leaf, index=index: leaf[index], params))
+        chex.assert_trees_all_close(eager[index], single, atol=1e-6)
+    if batch:
+        mapped = jax.vmap(lambda one: function(head, one))(params)
+        chex.assert_trees_all_close(mapped, eager, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("function", [flamejax.vertices, flamejax.landmarks])
+def test_gradients_agree_forward_reverse_and_finite_differences(head, function, batch):
+    # The contour's table is made constant: its look-up jumps between bins, on purpose without a gradient.
+    embedding = head.landmark_embedding
+    constant = dataclasses.replace(
+        embedding,
+        contour_face=jnp.tile(embedding.contour_face[:1], (79, 1)),
+        contour_barycentric=jnp.tile(embedding.contour_barycentric[:1], (79, 1, 1)),
+    )
+    smooth = dataclasses.replace(head, landmark_embedding=constant)
+    params = random_params(head, seed=2, batch=batch)
+    # Metres are small: scaled to millimetres, rounding stays below the differences that are measured.
+    scaled = jax.jit(lambda p: 1e3 * function(smooth, p))
+    check_grads(scaled, (params,), order=1, modes=("fwd", "rev"), eps=1e-2, rtol=0.03)
+
+
+def test_gradient_at_the_rest_pose_is_finite_and_right(head):
+    params = HeadParams.zeros(head)
+    scaled = jax.jit(lambda p: 1e3 * flamejax.vertices(head, p))
+    check_grads(scaled, (params,), order=1, modes=("fwd", "rev"), eps=1e-2, rtol=0.03)
+    hessian = jax.hessian(lambda w: flamejax.vertices(head, dataclasses.replace(params, jaw_pose=w)).sum())(jnp.zeros(3))
+    assert np.isfinite(hessian).all()
+
+
+@pytest.mark.parametrize("axis_angle", [(0.0, 0.0, 0.0), (1e-5, 0.0, 0.0), (1e-3, -1e-3, 0.0), (0.3, -2.0, 1.0), (3.1, 0, 0)])
+def test_rotation_matrices_are_rotations(axis_angle):
+    from scipy.spatial.transform import Rotation
+
+    expected = Rotation.from_rotvec(axis_angle).as_matrix()
+    np.testing.assert_allclose(rotation_matrix(jnp.asarray(axis_angle)), expected, atol=2e-6)
+
+
+def test_identity_work_can_be_shared_over_poses(head):
+    params = random_params(head, seed=3, batch=(3,))
+    one_identity = dataclasses.replace(params, betas=jnp.broadcast_to(params.betas[0], params.betas.shape))
+    shaped = shape_identity(head, params.betas[0])
+    chex.assert_trees_all_close(
+        pose_shaped(head, shaped, one_identity), flamejax.vertices(head, one_identity), atol=1e-6
+    )
+
+
+def test_head_at_some_vertices_equals_those_of_the_whole(head):
+    params, index = random_params(head, seed=4, batch=(2,)), jnp.asarray([5, 0, 77, 5])
+    few = flamejax.vertices(head_at(head, index), params)
+    chex.assert_trees_all_close(few, flamejax.vertices(head, params)[:, index], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "row"), [(0, 0), (-1, 1), (-39, 39), (-80, 39), (1, 40), (20, 59), (39, 78), (75, 78)]
+)
+def test_contour_bins_follow_the_table_of_flame(head, degrees, row):
+    yaw = jnp.zeros(3).at[1].set(jnp.deg2rad(degrees))
+    base = HeadParams.zeros(head)
+    assert int(contour_bin(dataclasses.replace(base, global_orient=yaw))) == row
+    assert int(contour_bin(dataclasses.replace(base, neck_pose=yaw))) == row
+    halves = dataclasses.replace(base, neck_pose=yaw / 2, global_orient=yaw / 2)
+    assert int(contour_bin(halves)) == row
+
+
+def test_a_pose_that_is_not_finite_stays_inside_the_table(head):
+    broken = dataclasses.replace(HeadParams.zeros(head), global_orient=jnp.full(3, jnp.nan))
+    assert 0 <= int(contour_bin(broken)) < 79
+
+
+def test_too_many_coefficients_are_refused(head):
+    params = dataclasses.replace(HeadParams.zeros(head), betas=jnp.zeros(7))
+    with pytest.raises(ValueError, match="betas has 7 coefficients"):
+        flamejax.vertices(head, params)
+
+
+def test_fewer_coefficients_are_the_leading_ones(head):
+    full = random_params(head, seed=5)
+    short = dataclasses.replace(full, betas=full.betas[:2], expression=full.expression[:1])
+    padded = dataclasses.replace(full, betas=full.betas.at[2:].set(0), expression=full.expression.at[1:].set(0))
+    chex.assert_trees_all_close(flamejax.vertices(head, short), flamejax.vertices(head, padded), atol=1e-7)
+
+
+def test_a_second_batch_of_the_same_shape_compiles_nothing(head):
+    traced = jax.jit(chex.assert_max_traces(lambda head, params: flamejax.vertices(head, params), n=1))
+    chex.clear_trace_counter()
+    for seed in range(3):
+        traced(head, random_params(head, seed, (3,)))

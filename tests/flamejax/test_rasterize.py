@@ -1,0 +1,166 @@
+"""Visibility is exact for any mesh; barycentrics have right gradients; batches share one program."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import trimesh
+from jax.test_util import check_grads
+
+from flamejax import rasterize
+from flamejax.render import interpolate
+
+
+def brute_force(screen, faces, size, perspective):
+    """Every triangle against every pixel in float64: face index, depth, distance to the nearest edge line."""
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    depth, index = np.full(size, np.inf), np.full(size, -1)
+    near_edge = np.zeros(size, bool)
+    for number, triangle in enumerate(np.asarray(faces)):
+        p = np.asarray(screen, np.float64)[triangle]
+        if (p[:, 2] <= 1e-3).any():
+            continue
+        edges = [(p[(k + 1) % 3], p[(k + 2) % 3]) for k in range(3)]
+        area = [(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]) for a, b in edges]
+        total = sum(area)
+        if np.abs(total).max() == 0:
+            continue
+        lengths = [max(np.hypot(*(b - a)[:2]), 1e-12) for a, b in edges]
+        weights = np.stack([w / total for w in area], -1)
+        inside = (weights >= 0).all(-1)
+        near_edge |= np.min([np.abs(w) / s for w, s in zip(area, lengths, strict=True)], axis=0) < 1e-4
+        z = 1 / (weights @ (1 / p[:, 2])) if perspective else weights @ p[:, 2]
+        won = inside & (z < depth)
+        depth[won], index[won] = z[won], number
+    return index, depth, near_edge
+
+
+def soup(count, spread, seed=0, size=(60, 75)):
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform(-15, max(size) + 15, (count, 1, 2))
+    xy = centre + rng.normal(size=(count, 3, 2)) * spread
+    z = rng.uniform(0.5, 3, (count, 3, 1))
+    return np.concatenate([xy, z], -1).reshape(-1, 3).astype(np.float32), np.arange(3 * count).reshape(count, 3)
+
+
+@pytest.mark.parametrize("perspective", [True, False])
+@pytest.mark.parametrize(("count", "spread"), [(1, 500.0), (40, 60.0), (300, 8.0), (300, 0.7), (1500, 15.0)])
+def test_random_triangles_equal_brute_force(count, spread, perspective):
+    size = (60, 75)
+    screen, faces = soup(count, spread)
+    found = rasterize(screen, faces, size, perspective=perspective)
+    index, depth, near_edge = brute_force(screen, faces, size, perspective)
+    assert (index >= 0).any() or spread == 500.0
+    same = np.asarray(found.face_index) == index
+    assert (same | near_edge).all()
+    compared = same & (index >= 0)
+    np.testing.assert_allclose(np.asarray(found.depth)[compared], depth[compared], rtol=2e-4)
+    np.testing.assert_allclose(np.asarray(found.barycentric)[compared].sum(-1), 1, atol=1e-4)
+
+
+def test_shared_edges_leave_no_holes():
+    """A regular grid whose edges pass exactly through pixel centres covers every pixel."""
+    grid = np.mgrid[0:9, 0:9].reshape(2, -1).T * 4.0 + 0.5
+    screen = np.concatenate([grid[:, ::-1], np.ones((81, 1))], 1).astype(np.float32)
+    corner = np.arange(81).reshape(9, 9)
+    a, b, c, d = (part.ravel() for part in (corner[:-1, :-1], corner[:-1, 1:], corner[1:, :-1], corner[1:, 1:]))
+    faces = np.concatenate([np.stack([a, b, d], 1), np.stack([a, d, c], 1)])
+    assert (rasterize(screen, faces, (32, 32)).face_index >= 0).all()
+    warped = screen + np.random.default_rng(0).normal(size=screen.shape).astype(np.float32) * [[0.3, 0.3, 0]]
+    inner = rasterize(warped.astype(np.float32), faces, (32, 32)).face_index[3:29, 3:29]
+    assert (inner >= 0).all()
+
+
+def test_awkward_triangles():
+    size = (16, 16)
+    screen = np.array(
+        [[2, 2, 1], [2, 2, 1], [2, 2, 1]]  # a point
+        + [[1, 1, 1], [14, 14, 1], [7.5, 7.5, 1]]  # a line
+        + [[-1e30, -1e30, 1], [1e30, -1e30, 1], [0, 1e30, 1]]  # too large for float32 areas
+        + [[np.nan, 0, 1], [5, 0, 1], [0, 5, 1]]
+        + [[0, 0, -1], [16, 0, 1], [0, 16, 1]]  # crosses the near plane
+        + [[50, 50, 1], [60, 50, 1], [50, 60, 1]],  # off the screen
+        np.float32,
+    )
+    found = rasterize(screen, np.arange(18).reshape(6, 3), size)
+    assert set(np.unique(found.face_index)) <= {-1, 2}
+    assert np.isfinite(found.barycentric).all()
+    empty = rasterize(screen[:3], np.array([[0, 1, 2]]), size)
+    assert (empty.face_index == -1).all() and (empty.depth == np.inf).all() and (empty.barycentric == 0).all()
+
+
+def test_culling_keeps_what_faces_the_camera():
+    front = np.array([[2, 2, 1], [2, 14, 1], [14, 2, 1]], np.float32)  # counter-clockwise with y up
+    for triangle, covered in (([0, 1, 2], True), ([0, 2, 1], False)):
+        found = rasterize(front, np.array([triangle]), (16, 16), cull=True)
+        assert bool((found.face_index >= 0).any()) is covered
+        assert (rasterize(front, np.array([triangle]), (16, 16)).face_index >= 0).any()
+
+
+def sphere_screen(batch, size=40):
+    sphere = trimesh.creation.icosphere(2)
+    verts = np.asarray(sphere.vertices, np.float32)
+    offsets = np.linspace(-3, 3, int(np.prod(batch))).reshape(*batch, 1)
+    x, y = size / 2 + offsets + 15 * verts[:, 0], size / 2 - 15 * verts[:, 1] + 0 * offsets
+    return jnp.asarray(np.stack([x, y, 5 - verts[:, 2] + 0 * offsets], -1), jnp.float32), jnp.asarray(sphere.faces)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2)])
+def test_batches_equal_singles_under_jit_and_vmap(batch):
+    screen, faces = sphere_screen(batch)
+    draw = lambda s: rasterize(s, faces, (40, 40), cull=True)  # noqa: E731
+    whole = draw(screen)
+    assert whole.face_index.shape == (*batch, 40, 40)
+    chex.assert_trees_all_close(jax.jit(draw)(screen), whole, atol=1e-4)
+    for index in np.ndindex(*batch):
+        chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], whole), draw(screen[index]), atol=1e-4)
+    mapped = draw
+    for _ in batch:
+        mapped = jax.vmap(mapped)
+    chex.assert_trees_all_close(mapped(screen), whole, atol=1e-4)
+
+
+def test_different_topologies_under_vmap():
+    screen, faces = sphere_screen((2,))
+    both = jnp.stack([faces, faces[:, ::-1]])
+    mapped = jax.vmap(lambda s, f: rasterize(s, f, (40, 40), cull=True).face_index)(screen, both)
+    for i in range(2):
+        np.testing.assert_array_equal(mapped[i], rasterize(screen[i], both[i], (40, 40), cull=True).face_index)
+
+
+@pytest.mark.parametrize("perspective", [True, False])
+def test_interpolated_attributes_have_right_gradients(perspective):
+    screen = jnp.asarray([[3.1, 2.2, 1.0], [28.3, 5.1, 2.0], [10.2, 27.4, 1.5]])
+    attributes = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
+    faces = jnp.asarray([[0, 1, 2]])
+    inside = rasterize(screen, faces, (32, 32)).face_index == 0
+    # Pixels near the silhouette appear and vanish: only the inside is differentiable.
+    inside &= rasterize(screen + jnp.asarray([[0.6, 0.6, 0], [-0.6, 0.2, 0], [0, -0.6, 0]]), faces, (32, 32)).face_index == 0
+
+    def image(screen, attributes):
+        fragments = rasterize(screen, faces, (32, 32), perspective=perspective)
+        pixels = interpolate(attributes, faces, fragments)
+        return jnp.sum(jnp.where(inside[..., None], pixels, 0) ** 2, axis=(0, 1)) / 50
+
+    check_grads(jax.jit(image), (screen, attributes), 1, ("fwd", "rev"), eps=1e-2, rtol=0.03, atol=0.03)
+
+
+def test_visibility_itself_carries_no_gradient():
+    """A flat white triangle that moves: without antialiasing the image's sum has no derivative."""
+    screen = jnp.asarray([[3.1, 2.2, 1.0], [28.3, 5.1, 1.0], [10.2, 27.4, 1.0]])
+
+    def total(shift):
+        moved = screen.at[:, 0].add(shift)
+        fragments = rasterize(moved, jnp.asarray([[0, 1, 2]]), (32, 32))
+        return jnp.sum(interpolate(jnp.ones((3, 1)), jnp.asarray([[0, 1, 2]]), fragments))
+
+    assert abs(jax.grad(total)(0.0)) < 1e-3
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="rasterize wants"):
+        rasterize(jnp.zeros((5, 2)), jnp.zeros((1, 3), jnp.int32), (8, 8))
+    with pytest.raises(ValueError, match="positive"):
+        rasterize(jnp.zeros((5, 3)), jnp.zeros((1, 3), jnp.int32), (0, 8))
