@@ -8,9 +8,14 @@ from flamejax.head import HeadModel
 from flamejax.render import ambient_light, fragment_geometry, interpolate, sample_texture, sh_basis, shade
 from flamejax.render.rasterize import Fragments
 
-LIGHT_RIDGE = 0.02
-"""Strength of the pull towards ambient light, per pixel: bands that the visible skin does not show stay small."""
-ROBUST_ROUNDS = 4
+BAND_SIGMA = (1.0, 0.8, 0.8, 0.8, 0.25, 0.25, 0.25, 0.25, 0.25)
+"""Prior of the light's bands around ambient light: where little skin is seen, high bands must not run away."""
+TINT_SIGMA = 0.15
+"""Prior of a channel's deviation from the mean over channels, in units of `BAND_SIGMA`: light is near white."""
+LIGHT_RIDGE = 0.001
+"""Weight of that prior beside one pixel's colour in the least-squares start."""
+ROBUST_ROUNDS = (8.0, 4.0, 2.0, 1.0, 1.0)
+"""Factors on the robust scale, coarse to fine: a far start would take every pixel for an outlier."""
 SKIN_REGIONS = ("face", "forehead", "nose", "lips", "eye_region")
 """Regions whose colours are compared; hair, neck and ears are too often something else than skin."""
 
@@ -36,6 +41,14 @@ def surface(head: HeadModel, verts: Array, screen: Array, face_index: Array, tex
     return sample_texture(head.albedo(texture), uv), normals
 
 
+def light_prior_residuals(light: Array) -> Array:
+    """Residuals of the light's prior in standard deviations: near ambient, near white. light (9, 3) -> (54,)."""
+    sigma = jnp.asarray(BAND_SIGMA)[:, None]
+    grey = jnp.mean(light, axis=-1, keepdims=True)
+    level = (grey - ambient_light()[:, :1]) / sigma
+    return jnp.concatenate([level.reshape(-1), ((light - grey) / (TINT_SIGMA * sigma)).reshape(-1)])
+
+
 def estimate_light(image: Array, albedo: Array, normals: Array, weights: Array, scale: float) -> Array:
     """Spherical-harmonics light by robust least squares (rendering is linear in it).
 
@@ -50,14 +63,14 @@ def estimate_light(image: Array, albedo: Array, normals: Array, weights: Array, 
     colours, albedo = image.reshape(-1, 3), albedo.reshape(-1, 3)
     weights = weights.reshape(-1)
     light, say = ambient, weights
-    for _ in range(ROBUST_ROUNDS):
+    for factor in ROBUST_ROUNDS:
         # One 9 x 9 system per colour channel.
         scaled = basis[:, None, :] * albedo[:, :, None]
         normal = jnp.einsum("pci,pcj,p->cij", scaled, scaled, say)
         right = jnp.einsum("pci,pc,p->ci", scaled, colours, say)
-        ridge = LIGHT_RIDGE * (jnp.sum(say) + 1.0)
-        solved = jnp.linalg.solve(normal + (ridge * jnp.eye(9))[None], (right + ridge * ambient.T)[..., None])
+        ridge = LIGHT_RIDGE * (jnp.sum(say) + 1.0) / jnp.asarray(BAND_SIGMA) ** 2
+        solved = jnp.linalg.solve(normal + jnp.diag(ridge)[None], (right + ridge[None] * ambient.T)[..., None])
         light = solved[..., 0].T
         error = jnp.sum((colours - albedo * shade(normals.reshape(-1, 3), light)) ** 2, axis=-1)
-        say = weights / (1.0 + error / scale**2) ** 2
+        say = weights / (1.0 + error / (factor * scale) ** 2) ** 2
     return light

@@ -31,7 +31,7 @@ class FitConfig:
     landmark_sigma: float = 0.008
     """Noise of the inner 51 landmarks, as a share of the crop's side (about 3 % of the outer-eye distance)."""
     contour_sigma: float = 0.03
-    """Noise of the 17 contour points, as a share of the crop's side: detectors and annotators place them differently."""
+    """Noise of the 17 contour points, as a share of the crop's side: detectors place them differently."""
     rigid_steps: int = 12
     """Levenberg-Marquardt steps of the rigid stage: rotation, scale, translation, from three yaws; inner landmarks."""
     landmark_steps: int = 20

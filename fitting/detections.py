@@ -32,6 +32,13 @@ class Detection:
     """the landmark network's opinion, in [0, 1]"""
 
     @property
+    def known_keypoints(self) -> np.ndarray:
+        """(6, 2) the keypoints. Raises: ValueError where they are unknown."""
+        if self.keypoints is None:
+            raise ValueError("This detection has no keypoints.")
+        return self.keypoints
+
+    @property
     def area(self) -> float:
         return float(np.prod(self.box[2:] - self.box[:2]))
 
@@ -86,7 +93,7 @@ def weighted_nms(detections: list[Detection]) -> list[Detection]:
             Detection(
                 box=np.einsum("n,ni->i", weights, np.stack([d.box for d in group])),
                 score=best.score,
-                keypoints=np.einsum("n,nij->ij", weights, np.stack([d.keypoints for d in group])),
+                keypoints=np.einsum("n,nij->ij", weights, np.stack([d.known_keypoints for d in group])),
                 presence=best.presence,
             )
         )
@@ -148,7 +155,7 @@ def _look(
 
 def _eye_line(detection: Detection) -> np.ndarray:
     """(2,) unit vector from the right eye to the left."""
-    line = detection.keypoints[1] - detection.keypoints[0]
+    line = detection.known_keypoints[1] - detection.known_keypoints[0]
     return line / max(float(np.linalg.norm(line)), 1e-9)
 
 

@@ -99,8 +99,8 @@ class _Look:
     points: np.ndarray
     """(68, 3)"""
     presence: float
-    mesh: np.ndarray | None
-    """(468, 3); None for a mirrored crop"""
+    mesh: np.ndarray
+    """(468, 3); NaN for a mirrored crop"""
 
 
 class LiteRTDetector:
@@ -138,7 +138,7 @@ class LiteRTDetector:
         image, origin = _window(image, box)
         pyramid = PhotoPyramid(image)
         if isinstance(face, Detection) and face.keypoints is not None:
-            start = region_from_eyes(face.box - np.tile(origin, 2), *(face.keypoints[:2] - origin), REGION_SCALE)
+            start = region_from_eyes(face.box - np.tile(origin, 2), face.keypoints[:2] - origin, REGION_SCALE)
         else:
             start = self._region_in_box(pyramid, box - np.tile(origin, 2))
         region = self._settle(pyramid, start)
@@ -148,7 +148,7 @@ class LiteRTDetector:
         weights = np.array([jitter.weight for jitter in self.jitters])
         mean = np.average(points, axis=0, weights=weights)[:, :2]
         plain = [not jitter.mirrored for jitter in self.jitters]
-        meshes = [look.mesh for look in looks if look.mesh is not None]
+        meshes = [look.mesh for look, kept in zip(looks, plain, strict=True) if kept]
         mesh = np.average(meshes, axis=0, weights=weights[plain]) + np.append(origin, 0.0)
         return FaceLandmarks(
             points=mean.astype(np.float32),
@@ -161,7 +161,7 @@ class LiteRTDetector:
 
     def _find(self, pyramid: PhotoPyramid, **options: bool) -> list[Detection]:
         def presence(detection: Detection) -> float:
-            region = region_from_eyes(detection.box, *detection.keypoints[:2], REGION_SCALE)
+            region = region_from_eyes(detection.box, detection.known_keypoints[:2], REGION_SCALE)
             look = self._look(pyramid, region, Jitter())
             if look.presence < PRESENCE:
                 return look.presence
@@ -182,7 +182,8 @@ class LiteRTDetector:
         mesh = np.concatenate([region.to_photo(mesh[:, :2]), mesh[:, 2:] * region.side], axis=1)
         points = mediapipe_to_ibug(mesh)
         if jitter.mirrored:
-            return _Look(points[list(IBUG_MIRROR)], presence, None)
+            # The 468 points are not renamed left for right, so a mirrored look has no mesh.
+            return _Look(points[list(IBUG_MIRROR)], presence, np.full_like(mesh, np.nan))
         return _Look(points, presence, mesh)
 
     def _settle(self, pyramid: PhotoPyramid, start: Region) -> Region:
@@ -204,7 +205,7 @@ class LiteRTDetector:
         faces = self._find(pyramid, tiles=False)
         best = max(faces, key=lambda f: box_overlap(f.box, box), default=None)
         if best is not None and box_overlap(best.box, box) > 0.2:
-            return region_from_eyes(best.box, *best.keypoints[:2], REGION_SCALE)
+            return region_from_eyes(best.box, best.known_keypoints[:2], REGION_SCALE)
         return Region((box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2]) * REGION_SCALE), 0.0)
 
 

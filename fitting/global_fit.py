@@ -117,9 +117,7 @@ def _evidence(observation: Observation, weights: Array, config: FitConfig) -> Ev
     return Evidence(image, (allowed > 0.99).astype(jnp.float32), observation.landmarks / side, weights)
 
 
-def _result(
-    head: HeadModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array
-) -> Fit:
+def _result(head: HeadModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array) -> Fit:
     """One photo's `Fit`; where anything is not finite, the mean head and a code instead."""
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(best)]))
     side = observation.image.shape[-2]
@@ -176,7 +174,9 @@ def vertex_visibility(head: HeadModel, screen: Array, verts: Array, occlusion_ma
     inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
     column, row = jnp.clip(column, 0, side - 1), jnp.clip(row, 0, side - 1)
     first = screen[:, 2] <= buffer[row, column] + DEPTH_TOLERANCE  # an empty pixel holds infinity
-    towards = jnp.zeros(verts.shape[0]).at[head.faces.reshape(-1)].max(
-        jnp.repeat(triangle_normals(verts, head.faces)[:, 2], 3)
+    towards = (
+        jnp.zeros(verts.shape[0])
+        .at[head.faces.reshape(-1)]
+        .max(jnp.repeat(triangle_normals(verts, head.faces)[:, 2], 3))
     )
     return inside & first & (towards > 0) & (occlusion_mask[row, column] < 0.5)

@@ -79,9 +79,7 @@ def landmark_weights(observation: Observation, config: FitConfig) -> Array:
     return jnp.where(visible, confidence, 0.0)
 
 
-def landmark_residuals(
-    head: HeadModel, geometry: Geometry, target: Array, weights: Array, config: FitConfig
-) -> Array:
+def landmark_residuals(head: HeadModel, geometry: Geometry, target: Array, weights: Array, config: FitConfig) -> Array:
     """(68, 2) residuals in noise levels, weighted by the square root of confidence.
 
     target: (68, 2) in units of the crop's side; weights (68,).
@@ -167,7 +165,7 @@ def _levenberg_marquardt(residuals_of, start: Array, steps: int) -> tuple[Array,
     def energy_of(landmark: Array, prior: Array) -> Array:
         return huber_energy(landmark) + 0.5 * jnp.sum(prior**2)
 
-    def weighted(x: Array) -> tuple[Array, Array]:
+    def weighted(x: Array) -> tuple[Array, tuple[Array, Array]]:
         landmark, prior = residuals_of(x)
         length = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(landmark) ** 2, axis=-1, keepdims=True) + 1e-12)
         robust = jnp.sqrt(jnp.minimum(1.0, ROBUST_SCALE / length))

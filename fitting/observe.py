@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ def observe(
     detector = LiteRTDetector() if detector is None else detector
     observations = []
     for i, image in enumerate(images):
-        own = {name: None if values is None else values[i] for name, values in extras.items()}
+        own: dict[str, Any] = {name: None if values is None else values[i] for name, values in extras.items()}
         try:
             observations += observe_photo(image, **own, detector=detector, size=size)
         except NoFaceError as error:
@@ -138,7 +139,7 @@ def crop_image(image: np.ndarray, crop: CropTransform, size: int) -> np.ndarray:
 
 def _find(image: np.ndarray, box: np.ndarray | None, detector: FaceDetector, all_faces: bool) -> list[FaceLandmarks]:
     """The detector's faces: the one in the box, or those of the photo, as many as are asked for."""
-    candidates = [box] if box is not None else detector.detect(image, all_faces=all_faces)
+    candidates: Sequence[Any] = [box] if box is not None else detector.detect(image, all_faces=all_faces)
     if not candidates:
         raise NoFaceError(f"no face was found. {HELP}")
     found = []

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from fitting.appearance import estimate_light, skin_triangles, surface
+from fitting.appearance import estimate_light, light_prior_residuals, skin_triangles, surface
 from fitting.config import FitConfig
 from fitting.landmark_fit import Geometry, huber_energy, landmark_residuals, prior_residuals
 from flamejax.head import HeadModel, vertices
@@ -83,6 +83,7 @@ def energies(
     weights = _pixel_weights(face_index, skin, evidence)
     residuals = landmark_residuals(head, geometry, evidence.target, evidence.weights, config)
     prior = jnp.sum(prior_residuals(geometry) ** 2) + jnp.sum(unknowns.texture**2)
+    prior += jnp.sum(light_prior_residuals(unknowns.light) ** 2)
     return {
         "landmark": huber_energy(residuals),
         "photometric": config.photometric_weight * photometric_energy(difference, weights, config.photometric_scale),
@@ -133,9 +134,7 @@ def refine(head: HeadModel, geometry: Geometry, evidence: Evidence, config: FitC
         unknowns = dataclasses.replace(unknowns, light=light)
         best = _keep_better(best, Best(unknowns, terms_of(unknowns, face_index)))
         steps = jnp.where(round_index < rounds, config.visibility_interval, 0)
-        unknowns, moments = jax.lax.fori_loop(
-            0, steps, lambda _, inner: step(inner, face_index), (unknowns, moments)
-        )
+        unknowns, moments = jax.lax.fori_loop(0, steps, lambda _, inner: step(inner, face_index), (unknowns, moments))
         return (unknowns, moments, best), None
 
     rounds = config.photometric_steps // config.visibility_interval
@@ -150,11 +149,14 @@ def refine(head: HeadModel, geometry: Geometry, evidence: Evidence, config: FitC
 
 def _optimiser(config: FitConfig) -> optax.GradientTransformation:
     """Adam with a step size for each kind of unknown and cosine decay."""
-    geometry = Geometry(*(STEP_SIZES[field.name] for field in dataclasses.fields(Geometry)))
-    rates = Unknowns(geometry, STEP_SIZES["texture"], STEP_SIZES["light"])
-    per_kind = optax.stateless(lambda updates, _: jax.tree.map(lambda rate, update: rate * update, rates, updates))
+
+    def scale_each(updates: optax.Updates, _: optax.Params) -> optax.Updates:
+        return jax.tree_util.tree_map_with_path(lambda path, update: STEP_SIZES[path[-1].name] * update, updates)
+
     schedule = optax.cosine_decay_schedule(config.learning_rate, max(config.photometric_steps, 1), alpha=0.05)
-    return optax.chain(optax.scale_by_adam(b2=0.99), per_kind, optax.scale_by_learning_rate(schedule))
+    return optax.chain(
+        optax.scale_by_adam(b2=0.99), optax.stateless(scale_each), optax.scale_by_learning_rate(schedule)
+    )
 
 
 def _light(

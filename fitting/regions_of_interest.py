@@ -68,15 +68,16 @@ class PhotoPyramid:
         return np.asarray(crop, np.float32) / 255.0
 
 
-def region_from_eyes(box: np.ndarray, right_eye: np.ndarray, left_eye: np.ndarray, scale: float) -> Region:
+def region_from_eyes(box: np.ndarray, eyes: np.ndarray, scale: float) -> Region:
     """The square round a face box, turned so that the eyes are level.
 
     Args:
         box: (4,) x0, y0, x1, y1.
-        right_eye, left_eye: (2,) the subject's; the right one is on the photo's left when the face is upright.
+        eyes: (2, 2) the subject's right eye, then the left; right is on the photo's left when the face is upright.
         scale: side over the box's longer side.
     """
-    angle = float(np.arctan2(left_eye[1] - right_eye[1], left_eye[0] - right_eye[0]))
+    along = eyes[1] - eyes[0]
+    angle = float(np.arctan2(along[1], along[0]))
     return Region((box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2]) * scale), angle)
 
 

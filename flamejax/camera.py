@@ -57,15 +57,11 @@ class OrthographicCamera:
 
     def to_full(self, crop: CropTransform) -> "OrthographicCamera":
         """The camera of the full photo, given this camera of its crop."""
-        return OrthographicCamera(
-            self.scale / crop.scale, (self.translation - crop.offset) / crop.scale[..., None]
-        )
+        return OrthographicCamera(self.scale / crop.scale, (self.translation - crop.offset) / crop.scale[..., None])
 
     def to_crop(self, crop: CropTransform) -> "OrthographicCamera":
         """The camera of the crop, given this camera of the full photo."""
-        return OrthographicCamera(
-            self.scale * crop.scale, self.translation * crop.scale[..., None] + crop.offset
-        )
+        return OrthographicCamera(self.scale * crop.scale, self.translation * crop.scale[..., None] + crop.offset)
 
 
 @jax.tree_util.register_dataclass

@@ -66,7 +66,6 @@ def random_params(head: HeadModel, seed: int = 0, batch: tuple[int, ...] = (), s
     rng = np.random.default_rng(seed)
     zero = HeadParams.zeros(head, batch)
     leaves = {
-        name: jnp.asarray(rng.normal(size=np.shape(value)) * scale, jnp.float32)
-        for name, value in vars(zero).items()
+        name: jnp.asarray(rng.normal(size=np.shape(value)) * scale, jnp.float32) for name, value in vars(zero).items()
     }
     return HeadParams(**leaves)

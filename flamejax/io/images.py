@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
+
+from flamejax.io.files import write_bytes
 
 MIN_SIDE = 32
 MAX_PIXELS = 100_000_000
@@ -105,7 +106,7 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
         raise ImageError(f"{path}: JPEG has no transparency; use .png.")
     buffer = io.BytesIO()
     picture.save(buffer, format=kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {}))
-    _write_atomically(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def check_image(image: np.ndarray) -> np.ndarray:
@@ -231,13 +232,3 @@ def _resize_mask(mask: np.ndarray, size: tuple[int, int], path: str | os.PathLik
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(int)
     return mask[rows[:, None], columns[None, :]]
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write the bytes beside the target and rename: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -106,9 +106,7 @@ def gather_vertices(attributes: Array, triangles: Array) -> Array:
     if attributes.ndim == 2:
         picked = attributes[flat]
     else:
-        picked = jax.vmap(gather_rows)(
-            attributes.reshape(-1, *attributes.shape[-2:]), flat.reshape(-1, flat.shape[-1])
-        )
+        picked = jax.vmap(gather_rows)(attributes.reshape(-1, *attributes.shape[-2:]), flat.reshape(-1, flat.shape[-1]))
     return picked.reshape(*triangles.shape, attributes.shape[-1])
 
 

@@ -55,7 +55,8 @@ def test_crop_and_full_photo_agree(make):
 @pytest.mark.parametrize("make", [orthographic, perspective])
 def test_gradients_and_batches(make, batch):
     project = lambda camera, p: camera.project(p)  # noqa: E731
-    check_grads(jax.jit(project), (make(batch), points(batch)), order=1, modes=("fwd", "rev"), eps=1e-3, rtol=0.03, atol=0.3)
+    arguments = (make(batch), points(batch))
+    check_grads(jax.jit(project), arguments, 1, ("fwd", "rev"), eps=1e-3, rtol=0.03, atol=0.3)
     whole = project(make(batch), points(batch))
     chex.assert_trees_all_close(jax.jit(project)(make(batch), points(batch)), whole, rtol=1e-5)
     if batch:

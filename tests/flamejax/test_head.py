@@ -86,11 +86,14 @@ def test_gradient_at_the_rest_pose_is_finite_and_right(head):
     params = HeadParams.zeros(head)
     scaled = jax.jit(lambda p: 1e3 * flamejax.vertices(head, p))
     check_grads(scaled, (params,), order=1, modes=("fwd", "rev"), eps=1e-2, rtol=0.03)
-    hessian = jax.hessian(lambda w: flamejax.vertices(head, dataclasses.replace(params, jaw_pose=w)).sum())(jnp.zeros(3))
+    total = lambda jaw: flamejax.vertices(head, dataclasses.replace(params, jaw_pose=jaw)).sum()  # noqa: E731
+    hessian = jax.hessian(total)(jnp.zeros(3))
     assert np.isfinite(hessian).all()
 
 
-@pytest.mark.parametrize("axis_angle", [(0.0, 0.0, 0.0), (1e-5, 0.0, 0.0), (1e-3, -1e-3, 0.0), (0.3, -2.0, 1.0), (3.1, 0, 0)])
+@pytest.mark.parametrize(
+    "axis_angle", [(0.0, 0.0, 0.0), (1e-5, 0.0, 0.0), (1e-3, -1e-3, 0.0), (0.3, -2.0, 1.0), (3.1, 0.0, 0.0)]
+)
 def test_rotation_matrices_are_rotations(axis_angle):
     from scipy.spatial.transform import Rotation
 

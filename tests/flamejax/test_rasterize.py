@@ -76,14 +76,16 @@ def test_shared_edges_leave_no_holes():
 def test_awkward_triangles():
     size = (16, 16)
     screen = np.array(
-        [[2, 2, 1], [2, 2, 1], [2, 2, 1]]  # a point
-        + [[1, 1, 1], [14, 14, 1], [7.5, 7.5, 1]]  # a line
-        + [[-1e30, -1e30, 1], [1e30, -1e30, 1], [0, 1e30, 1]]  # too large for float32 areas
-        + [[np.nan, 0, 1], [5, 0, 1], [0, 5, 1]]
-        + [[0, 0, -1], [16, 0, 1], [0, 16, 1]]  # crosses the near plane
-        + [[50, 50, 1], [60, 50, 1], [50, 60, 1]],  # off the screen
+        [
+            [[2, 2, 1], [2, 2, 1], [2, 2, 1]],  # a point
+            [[1, 1, 1], [14, 14, 1], [7.5, 7.5, 1]],  # a line
+            [[-1e30, -1e30, 1], [1e30, -1e30, 1], [0, 1e30, 1]],  # too large for float32 areas
+            [[np.nan, 0, 1], [5, 0, 1], [0, 5, 1]],
+            [[0, 0, -1], [16, 0, 1], [0, 16, 1]],  # crosses the near plane
+            [[50, 50, 1], [60, 50, 1], [50, 60, 1]],  # off the screen
+        ],
         np.float32,
-    )
+    ).reshape(18, 3)
     found = rasterize(screen, np.arange(18).reshape(6, 3), size)
     assert set(np.unique(found.face_index)) <= {-1, 2}
     assert np.isfinite(found.barycentric).all()
@@ -137,7 +139,8 @@ def test_interpolated_attributes_have_right_gradients(perspective):
     faces = jnp.asarray([[0, 1, 2]])
     inside = rasterize(screen, faces, (32, 32)).face_index == 0
     # Pixels near the silhouette appear and vanish: only the inside is differentiable.
-    inside &= rasterize(screen + jnp.asarray([[0.6, 0.6, 0], [-0.6, 0.2, 0], [0, -0.6, 0]]), faces, (32, 32)).face_index == 0
+    shrunk = screen + jnp.asarray([[0.6, 0.6, 0], [-0.6, 0.2, 0], [0, -0.6, 0]])
+    inside &= rasterize(shrunk, faces, (32, 32)).face_index == 0
 
     def image(screen, attributes):
         fragments = rasterize(screen, faces, (32, 32), perspective=perspective)

@@ -1,0 +1,1 @@
+"""What people run: the command line, training, evaluation and benchmarks. Nothing else imports from here."""

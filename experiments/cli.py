@@ -1,0 +1,42 @@
+"""The `flamejax` command: one word picks what to run. Each is also `python -m experiments.NAME`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "reconstruct": "turn photos of faces into 3D heads",
+    "demo": "reconstruct a public-domain portrait, clean and with a face mask",
+    "doctor": "say what is installed, what is missing and where to get it",
+    "benchmark": "time the head model, the renderer and the fit",
+}
+"""Name -> one line of help. `experiments.NAME` has `main(args, prog) -> exit status`, and is imported only to run."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `flamejax COMMAND ...`. Returns the exit status; 2 for an unknown command."""
+    args = sys.argv[1:] if args is None else list(args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if args[0] == "--version":
+        print(importlib.metadata.version("flamejax"))
+        return 0
+    name, *rest = args
+    if name not in COMMANDS:
+        print(f"flamejax: no command {name!r}.\n\n{_help()}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"experiments.{name}").main(rest, prog=f"flamejax {name}")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())
+    return f"usage: flamejax COMMAND ...\n\n{lines}\n\n'flamejax COMMAND --help' says more; 'flamejax --version'."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""What is installed, what is missing, and where to get it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments import runtime
+
+CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh", "pillow", "tyro", "rich")
+EXTRAS = {
+    "photos": ("ai-edge-litert", "scikit-image"),
+    "data": ("tensorflow-datasets", "grain", "array-record"),
+    "view": ("viser",),
+    "bench": ("body-models", "smplx", "torch"),
+    "dev": ("pytest", "ruff", "mypy"),
+}
+DETECTOR_MODELS = ("face_landmark.tflite", "face_detection_back.tflite", "face_detection_short_range.tflite")
+LICENSED = (
+    ("FLAME head model", ("generic_model.pkl", "flame2020.pkl", "flame2023.pkl"), "flame.is.tue.mpg.de, registered"),
+    ("FLAME landmark embedding", ("landmark_embedding.npy",), "DECA's data folder; the licence of FLAME"),
+    ("FLAME vertex masks", ("FLAME_masks.pkl",), "flame.is.tue.mpg.de, 'FLAME Vertex Masks'"),
+    ("FLAME texture space", ("FLAME_texture.npz",), "flame.is.tue.mpg.de, 'FLAME texture space'"),
+)
+"""What, under which file names, from where. All of them are for research only."""
+LEVELS = ("", "*/", "*/*/")
+"""How deep licensed files are looked for: not through whole data sets."""
+
+State = Literal["ok", "absent", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    group: str
+    item: str
+    state: State
+    detail: str
+    needed: bool = False
+    """Whether flamejax is broken without it."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Say what is installed, what is missing and where to get it. Exit status 1 when something needed is broken."""
+
+    head: Path | None = None
+    """Head model file to check; the embedded open head unless given."""
+
+
+def main(args: Sequence[str] | None = None, prog: str = "flamejax doctor") -> int:
+    """Print the report. Returns 0, or 1 when something needed is missing or broken."""
+    config = tyro.cli(DoctorConfig, args=None if args is None else list(args), prog=prog)
+    findings = examine(config)
+    # Outside a terminal (a log, an issue report) lines need not fold at 80 columns.
+    _print(findings, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    broken = [finding for finding in findings if finding.needed and finding.state != "ok"]
+    print("\nAll that is needed is there." if not broken else f"\nBroken: {', '.join(f.item for f in broken)}.")
+    return 1 if broken else 0
+
+
+def examine(config: DoctorConfig) -> list[Finding]:
+    """Everything the report says."""
+    return [
+        *check_core(),
+        *check_devices(),
+        check_head(config.head),
+        *check_detector(),
+        *check_extras(),
+        *check_licensed(runtime.data_folder()),
+        *check_folders(),
+    ]
+
+
+def check_core() -> list[Finding]:
+    """Python and the packages that flamejax always needs."""
+    found = [Finding("core", "python", "ok", f"{platform.python_version()} on {platform.platform()}", True)]
+    for package in ("flamejax", *CORE):
+        version = _version(package)
+        # From a checkout flamejax runs without being installed.
+        state: State = "ok" if version else "absent"
+        found.append(Finding("core", package, state, version or "not installed", package != "flamejax"))
+    return found
+
+
+def check_devices() -> list[Finding]:
+    """What JAX computes on."""
+    try:
+        import jax
+
+        devices = jax.devices()
+    except Exception as error:  # a broken driver raises what it likes
+        return [Finding("devices", "jax devices", "broken", " ".join(str(error).split()), True)]
+    detail = f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})"
+    return [Finding("devices", "jax devices", "ok", detail, True)]
+
+
+def check_head(path: Path | None) -> Finding:
+    """The head model's file: whether it loads, and what it is."""
+    import flamejax
+    from flamejax.head.load import open_head_path
+
+    file = Path(path or open_head_path())
+    try:
+        head = flamejax.load_head(path)
+    except (OSError, ValueError) as error:
+        return Finding("head", "head model", "broken", str(error), True)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    detail = (
+        f"{head.name} {head.version}, {head.licence}; {head.num_vertices} vertices, {head.num_betas} identity and "
+        f"{head.num_expression} expression components; sha256 {digest[:16]}; {file}"
+    )
+    return Finding("head", "head model", "ok", detail, True)
+
+
+def check_detector() -> list[Finding]:
+    """The face detector's weights, shipped with the package."""
+    import fitting
+
+    assets = Path(str(fitting.__file__)).parent / "assets"
+    found = []
+    for name in DETECTOR_MODELS:
+        file = assets / name
+        if file.is_file():
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            found.append(Finding("detector", name, "ok", f"{file.stat().st_size} bytes; sha256 {digest[:16]}", True))
+        else:
+            found.append(Finding("detector", name, "absent", "install flamejax again", True))
+    return found
+
+
+def check_extras() -> list[Finding]:
+    """Optional packages, by the extra that brings them."""
+    found = []
+    for extra, packages in EXTRAS.items():
+        versions = {package: _version(package) for package in packages}
+        missing = [package for package, version in versions.items() if version is None]
+        have = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
+        lack = f"no {', '.join(missing)}: pip install 'flamejax[{extra}]'" if missing else ""
+        state: State = "absent" if missing else "ok"
+        found.append(Finding("extras", extra, state, "; ".join(part for part in (have, lack) if part)))
+    return found
+
+
+def check_licensed(folder: Path) -> list[Finding]:
+    """Files under licences that forbid passing them on: looked for in the data folder, never needed."""
+    found = []
+    for item, names, source in LICENSED:
+        files = [file for name in names for level in LEVELS for file in sorted(folder.glob(level + name))]
+        if files:
+            found.append(Finding("licensed", item, "ok", f"{files[0]} (this version does not read it yet)"))
+        else:
+            detail = f"optional, this version does not read it yet. From {source}; place {names[0]} in {folder}"
+            found.append(Finding("licensed", item, "absent", detail))
+    return found
+
+
+def check_folders() -> list[Finding]:
+    """Where flamejax keeps data, and whether it may."""
+    folder = runtime.data_folder()
+    source = "$FLAMEJAX_DATA" if os.environ.get("FLAMEJAX_DATA") else "default; set $FLAMEJAX_DATA to change it"
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    writable = os.access(existing, os.W_OK)
+    state: State = "ok" if writable else "broken"
+    detail = f"{folder} ({source})" + ("" if writable else "; it cannot be written")
+    return [Finding("folders", "data folder", state, detail)]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _print(findings: Sequence[Finding], console: Console) -> None:
+    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "item", "state", "detail"):
+        table.add_column(column, overflow="fold")
+    last = ""
+    for finding in findings:
+        state = f"[{colours[finding.state]}]{finding.state}[/]"
+        detail = finding.detail.replace("[", r"\[")
+        table.add_row(finding.group if finding.group != last else "", finding.item, state, detail)
+        last = finding.group
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""`python -m experiments.reconstruct`."""
+
+import sys
+
+from experiments.reconstruct.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The command's options."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fitting.config import FitConfig
+
+
+class UsageError(Exception):
+    """The command cannot start as it was called; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Reconstruct 3D heads from photos of faces.
+
+    Writes one folder per photo (mesh.obj, mesh.glb, params.npz, camera.json, landmarks.json, overlay.png,
+    metrics.json) and, over all photos, index.html, contact_sheet.png, summary.jsonl, failures.jsonl and run.json.
+    A photo that fails is listed in failures.jsonl with the reason, and the others go on.
+
+    Exit status: 0 when the output holds at least one head, 1 when it holds none, 2 when the command could not start.
+    """
+
+    photos: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, folders (searched through) and quoted globs such as 'trip/**/*.jpg'."""
+    output: Path
+    """Folder to write; made if missing."""
+    head: Path | None = None
+    """Head model file; the embedded open head unless given."""
+    method: Literal["fit"] = "fit"
+    """fit: one head per face, from the global fit."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Faces fitted together."""
+    landmarks: Path | None = None
+    """Folder of <photo>.npy, .json or .pts: 68 iBUG points in pixels of the photo, instead of a detector."""
+    masks: str = "none"
+    """Folder of <photo>.png occlusion masks (white = hidden), or 'none'."""
+    face_masks: Path | None = None
+    """Folder of <photo>.png face masks (white = face)."""
+    boxes: Path | None = None
+    """JSON file {"<photo>": [x0, y0, x1, y1]}: the face to take, in pixels of the photo."""
+    all_faces: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """All faces of each photo rather than the largest."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Do only what is missing in OUTPUT."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Delete earlier results in OUTPUT first (nothing else that lies there)."""
+    size: int = 256
+    """Side of the square crop that is fitted, pixels."""
+    iterations: int | None = None
+    """Steps of the fit's photometric stage (rounded up to a whole number of its intervals)."""
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            raise UsageError("no photos were given: name image files, folders or globs.")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume keeps earlier results and --overwrite deletes them: give one of the two.")
+        if self.batch_size != "auto" and self.batch_size < 1:
+            raise UsageError(f"--batch-size is at least 1, not {self.batch_size}.")
+        if not 64 <= self.size <= 1024:
+            raise UsageError(f"--size is between 64 and 1024 pixels, not {self.size}.")
+        if self.iterations is not None and self.iterations < 0:
+            raise UsageError(f"--iterations is at least 0, not {self.iterations}.")
+
+    @property
+    def mask_folder(self) -> Path | None:
+        """Where occlusion masks lie, if anywhere."""
+        return None if self.masks == "none" else Path(self.masks)
+
+    def fit_config(self) -> FitConfig:
+        """The settings of the fit."""
+        if self.iterations is None:
+            return FitConfig()
+        interval = FitConfig().visibility_interval
+        return FitConfig(photometric_steps=-(-self.iterations // interval) * interval)
+
+    def settings(self) -> dict[str, object]:
+        """The options that change a photo's result; earlier results made with others are done again by --resume."""
+        paths = {
+            "landmarks": self.landmarks,
+            "masks": self.mask_folder,
+            "face_masks": self.face_masks,
+            "boxes": self.boxes,
+        }
+        return {
+            "method": self.method,
+            "size": self.size,
+            "fit": dataclasses.asdict(self.fit_config()),
+            "all_faces": self.all_faces,
+            **{name: None if path is None else str(path) for name, path in paths.items()},
+        }
+
+    def check_inputs(self) -> None:
+        """Refuse a missing folder or file at once rather than once per photo. Raises: UsageError."""
+        if self.masks == "auto":
+            raise UsageError("--masks auto: this version finds no occlusion masks by itself; give a folder, or 'none'.")
+        for flag, folder in (
+            ("--landmarks", self.landmarks),
+            ("--masks", self.mask_folder),
+            ("--face-masks", self.face_masks),
+        ):
+            if folder is not None and not folder.is_dir():
+                raise UsageError(f"{flag} {folder}: no such folder.")
+        for flag, file in (("--head", self.head), ("--boxes", self.boxes)):
+            if file is not None and not file.exists():
+                raise UsageError(f"{flag} {file}: no such file.")

@@ -1,0 +1,160 @@
+"""From a photo's file to faces ready to fit; runs in threads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+from PIL import Image
+
+from experiments.reconstruct.config import Config, UsageError
+from experiments.reconstruct.photos import Failure, Photo, face_name
+from fitting.inputs import InputError, find_landmarks, find_mask, load_boxes
+from fitting.observation import Observation
+from flamejax.io.images import load_image
+
+MAX_OVERLAY_SIDE = 2048
+"""Pixels. Larger photos are overlaid on a smaller copy; `camera.json` states the factor."""
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of one photo."""
+
+    photo: Photo
+    name: str
+    """Folder of its results."""
+    index: int
+    """0 for the largest of the photo."""
+    count: int
+    """Faces of the photo that are reconstructed."""
+    observation: Observation
+    photo_size: tuple[int, int]
+    """(width, height) of the upright photo, pixels."""
+    photo_sha256: str
+    preview: np.ndarray
+    """(h, w, 3) uint8: the photo, scaled down where its longer side exceeds MAX_OVERLAY_SIDE."""
+
+    @property
+    def preview_scale(self) -> float:
+        """Preview pixels per photo pixel."""
+        return self.preview.shape[1] / self.photo_size[0]
+
+
+class PhotoReader:
+    """Loads a photo with what the user gave beside it, and observes its faces."""
+
+    def __init__(self, config: Config, observe: Callable[..., list[Observation]], names: Collection[str]):
+        """names: folder names of all photos, which a further face must not take. Raises: UsageError."""
+        self.config = config
+        self.observe = observe
+        self.names = {name.casefold() for name in names}
+        try:
+            self.boxes = {} if config.boxes is None else load_boxes(config.boxes)
+        except InputError as error:
+            raise UsageError(f"--boxes: {error}") from error
+
+    def __call__(self, photo: Photo) -> list[Face] | Failure:
+        """The faces of a photo, largest first, or why there are none. Raises nothing but KeyboardInterrupt and such."""
+        stage = "load"
+        try:
+            image = load_image(photo.path)
+            beside = self._given(photo, image.shape[:2])
+            stage = "observe"
+            config = self.config
+            observations = self.observe(image, size=config.size, all_faces=config.all_faces, **beside)
+            # Waiting faces stay out of the accelerator's memory; a batch is sent there at once.
+            observations = jax.device_get(observations)
+            height, width = image.shape[:2]
+            preview, digest = make_preview(image), photo_digest(photo.path)
+        except Exception as error:
+            return Failure(str(photo.path), stage, reason_of(error))
+        return [
+            Face(photo, face_name(photo, i, self.names), i, len(observations), o, (width, height), digest, preview)
+            for i, o in enumerate(observations)
+        ]
+
+    def _given(self, photo: Photo, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """The keyword arguments of `observe_photo` that the user's files give for a photo of (height, width)."""
+        config = self.config
+        given: dict[str, np.ndarray | None] = {"box": _first(self.boxes.get, photo, "--boxes")}
+        if (folder := config.landmarks) is not None:
+            given["landmarks"] = _first(lambda stem: find_landmarks(folder, stem), photo, "--landmarks")
+        for key, masks in (("occlusion_mask", config.mask_folder), ("face_mask", config.face_masks)):
+            if masks is not None:
+                flag = "--masks" if key == "occlusion_mask" else "--face-masks"
+                given[key] = _first(partial(_mask_of, masks, size), photo, flag)
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def _mask_of(folder: Path, size: tuple[int, int], stem: str) -> np.ndarray | None:
+    return find_mask(folder, stem, size)
+
+
+def _first(find: Callable[[str], Found | None], photo: Photo, flag: str) -> Found | None:
+    """What is found under the photo's first name that has something.
+
+    Raises:
+        InputError: only the bare stem has something, and several photos share that stem.
+    """
+    for stem in photo.input_stems():
+        if (found := find(stem)) is not None:
+            return found
+    if photo.shares_stem and find(photo.path.stem) is not None:
+        stem = photo.path.stem
+        raise InputError(f"{flag}: several photos are called {stem!r}; name what belongs to this one {photo.name!r}.")
+    return None
+
+
+def make_preview(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) float in [0, 1] -> (h, w, 3) uint8 with no side over MAX_OVERLAY_SIDE."""
+    pixels = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    height, width = pixels.shape[:2]
+    scale = min(1.0, MAX_OVERLAY_SIDE / max(height, width))
+    if scale == 1.0:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def photo_digest(path: Path) -> str:
+    """SHA-256 of a photo's file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception as one line for a person."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, (ValueError, ImportError)) and text
+    return text if known else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_ahead(
+    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """`map` in the executor's threads, in order, with at most `ahead` results waiting (so memory stays bounded)."""
+    waiting: list[Future[Result]] = []
+    try:
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()
+    finally:
+        for future in waiting:
+            future.cancel()

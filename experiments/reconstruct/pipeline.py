@@ -1,0 +1,243 @@
+"""Photos through observe -> fit -> write, in batches of one fixed shape, with threads round the fit."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+import flamejax
+from experiments.reconstruct.config import Config
+from experiments.reconstruct.observing import Face, PhotoReader, map_ahead, reason_of
+from experiments.reconstruct.photos import Failure, Photo
+from experiments.reconstruct.results import FittedFace, HeadIdentity, write_result
+from experiments.reconstruct.sheet import write_thumbnail
+from experiments.reconstruct.store import Store
+from experiments.reconstruct.views import View, render_view, tile
+from experiments.runtime import CompileClock
+from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo
+from fitting.detector import LiteRTDetector
+from flamejax.io.files import new_folder
+
+CPU_BATCH, ACCELERATOR_BATCH = 4, 32
+WRITERS = 2
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The heavy steps; tests put fakes in their places."""
+
+    observe: Callable[..., list[Observation]]
+    """`fitting.observe_photo` with a detector."""
+    fit: Callable[[Any, Observation], Fit]
+    """(head, observation) -> Fit, batched."""
+    vertices: Callable[[Any, Any], jax.Array]
+    """(head, params) -> (B, V, 3)."""
+    render: Callable[..., jax.Array]
+    """`flamejax.render`, compiled once per size."""
+
+
+def default_tools(config: Config) -> Tools:
+    """The real steps."""
+    return Tools(
+        observe=functools.partial(observe_photo, detector=LiteRTDetector()),
+        fit=functools.partial(fit, config=config.fit_config()),
+        vertices=jax.jit(flamejax.vertices),
+        render=jax.jit(flamejax.render, static_argnames="size"),
+    )
+
+
+def choose_batch_size(config: Config, photos: int) -> int:
+    """Faces per batch: what the user asked for, or a power of two suited to the device and not over the photos.
+
+    It is a multiple of the number of devices, over which the fit shares a batch out.
+    """
+    devices = jax.device_count()
+    if config.batch_size != "auto":
+        return -(-config.batch_size // devices) * devices
+    limit = (CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH) * devices
+    # Powers of two: few shapes to compile, whatever number of photos comes.
+    size = devices
+    while size < min(limit, photos):
+        size *= 2
+    return min(size, limit)
+
+
+@dataclass
+class Outcome:
+    """What came of a run, filled while it goes on."""
+
+    failures: list[Failure] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    """Names of new results."""
+    fit_seconds: float = 0.0
+    """Of all batches, compiling left out."""
+    first_batch_seconds: float | None = None
+    """With compiling."""
+
+
+class Pipeline:
+    """One run over the photos that are to do.
+
+    Args:
+        clock: counts what JAX compiles meanwhile.
+        report: called with ("photo", n) when n photos have ended, well or badly, and ("compiling", batch size) and
+            ("compiled", seconds) round the first batch.
+    """
+
+    def __init__(
+        self,
+        head: Any,
+        identity: HeadIdentity,
+        config: Config,
+        store: Store,
+        tools: Tools,
+        batch_size: int,
+        clock: CompileClock,
+        report: Callable[[str, float], None] = lambda kind, value: None,
+    ):
+        self.head, self.identity, self.config, self.store, self.tools = head, identity, config, store, tools
+        self.batch_size, self.clock, self.report = batch_size, clock, report
+        self.settings = config.settings()
+        self.outcome = Outcome()
+        self._writing: dict[Future[None], Face] = {}
+
+    def run(self, photos: Sequence[Photo], reader: PhotoReader, stale: dict[str, list[str]]) -> Outcome:
+        """Reconstruct the photos. An exception in any step of a photo becomes a `Failure`; only interrupts get out."""
+        readers = min(4, max(1, len(photos)))
+        waiting: list[Face] = []
+        with ThreadPoolExecutor(readers) as reading, ThreadPoolExecutor(WRITERS) as writing:
+            try:
+                for faces in map_ahead(reading, reader, photos, ahead=self.batch_size + readers):
+                    if isinstance(faces, Failure):
+                        self._fail([faces])
+                        continue
+                    self._drop_stale(faces, stale)
+                    waiting += faces
+                    while len(waiting) >= self.batch_size:
+                        self._process(waiting[: self.batch_size], writing)
+                        waiting = waiting[self.batch_size :]
+                if waiting:
+                    self._process(waiting, writing)
+            finally:
+                self._collect(at_most=0)
+        return self.outcome
+
+    def _process(self, faces: list[Face], writing: ThreadPoolExecutor) -> None:
+        """Fit one batch and hand its faces to the writers."""
+        try:
+            result, textures, error, seconds = self._fit(faces)
+        except Exception as exception:  # e.g. out of memory: the next batch may still fit
+            self._fail([Failure(str(f.photo.path), "fit", reason_of(exception)) for f in faces], faces)
+            return
+        for i, face in enumerate(faces):
+            code = int(result.code[i])
+            if code:
+                self._fail([Failure(str(face.photo.path), "fit", FIT_REASONS.get(code, f"code {code}"))], [face])
+                continue
+            fitted = _one_face(face, result, i, textures[i], float(error[i]), seconds / len(faces))
+            self._writing[writing.submit(self._write, fitted)] = face
+        self._collect(at_most=2 * self.batch_size)
+
+    def _fit(self, faces: list[Face]) -> tuple[Fit, np.ndarray, np.ndarray, float]:
+        """Fit faces as a batch of the fixed size. Returns the fit, textures, parameter errors (NumPy) and seconds."""
+        first = self.outcome.first_batch_seconds is None
+        if first:
+            self.report("compiling", self.batch_size)
+        start, compiled = time.perf_counter(), self.clock.seconds
+        # The last batch is filled up with copies, so that no other shape is ever compiled.
+        padded = faces + [faces[-1]] * (self.batch_size - len(faces))
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(face.observation for face in padded))
+        found = self.tools.fit(self.head, batch)
+        result: Fit = jax.device_get(found)
+        elapsed = time.perf_counter() - start
+        seconds = max(0.0, elapsed - (self.clock.seconds - compiled))
+        # Outside the clock of the fit: what the files need besides.
+        textures = np.clip(np.asarray(jax.vmap(self.head.albedo)(found.texture)), 0.0, 1.0)
+        implied = np.asarray(self.tools.vertices(self.head, found.params))
+        error = np.linalg.norm(implied - result.vertices, axis=-1).max(axis=-1)
+        if first:
+            self.outcome.first_batch_seconds = elapsed
+            self.report("compiled", elapsed)
+        self.outcome.fit_seconds += seconds
+        return result, textures, error, seconds
+
+    def _write(self, fitted: FittedFace) -> None:
+        face = fitted.face
+        view: View = render_view(
+            functools.partial(self.tools.render, self.head),
+            fitted.vertices,
+            float(fitted.camera.scale),
+            np.asarray(fitted.camera.translation),
+            fitted.texture,
+            fitted.light,
+            face.observation.image.shape[0],
+        )
+        observation = face.observation
+        picture = tile(
+            np.asarray(observation.image), np.asarray(observation.landmarks), np.asarray(observation.confidence), view
+        )
+        # The thumbnail first: a result without one could never be told from a whole one when a run is resumed.
+        write_thumbnail(self.store.folder, face.name, picture)
+        with new_folder(self.store.folder / face.name) as folder:
+            write_result(folder, fitted, self.head, self.identity, view, self.settings)
+
+    def _collect(self, at_most: int) -> None:
+        """Wait until no more than `at_most` results are being written, and note how those that ended went."""
+        while self._writing:
+            ended = {future for future in self._writing if future.done()}
+            for future in ended:
+                face, error = self._writing.pop(future), future.exception()
+                if error is not None:
+                    self._fail([Failure(str(face.photo.path), "write", reason_of(error))], [face])
+                else:
+                    self.outcome.written.append(face.name)
+                    self._count(face)
+            if len(self._writing) <= at_most:
+                return
+            wait(self._writing, return_when="FIRST_COMPLETED")
+
+    def _drop_stale(self, faces: list[Face], stale: dict[str, list[str]]) -> None:
+        """Delete results that this photo no longer has, such as a third face once only two are found."""
+        for name in set(stale.get(faces[0].photo.name, [])) - {face.name for face in faces}:
+            shutil.rmtree(self.store.folder / name, ignore_errors=True)
+
+    def _fail(self, failures: list[Failure], faces: Sequence[Face] = ()) -> None:
+        self.outcome.failures += failures
+        if faces:
+            for face in faces:
+                self._count(face)
+        else:
+            self.report("photo", len(failures))
+
+    def _count(self, face: Face) -> None:
+        """A photo counts as ended with its largest face."""
+        if face.index == 0:
+            self.report("photo", 1)
+
+
+def _one_face(face: Face, batch: Fit, i: int, texture: np.ndarray, error: float, seconds: float) -> FittedFace:
+    """Face i of a fitted batch."""
+    one: Fit = jax.tree.map(lambda leaf: np.asarray(leaf[i]), batch)
+    return FittedFace(
+        face=face,
+        params=one.params,
+        local=None if one.local is None else np.asarray(one.local),
+        vertices=np.asarray(one.vertices),
+        landmarks=np.asarray(one.landmarks),
+        camera=one.camera,
+        texture=texture,
+        texture_coefficients=np.asarray(one.texture),
+        light=np.asarray(one.light),
+        vertex_visibility=np.asarray(one.vertex_visibility),
+        losses={name: float(value) for name, value in one.losses.items()},
+        parameter_error=error,
+        seconds=seconds,
+    )

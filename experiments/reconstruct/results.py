@@ -1,0 +1,216 @@
+"""The files of one reconstructed face."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.reconstruct.observing import Face
+from experiments.reconstruct.views import View, overlay
+from fitting.observation import VISIBLE_CONFIDENCE
+from flamejax.camera import OrthographicCamera
+from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
+
+FORMAT_VERSION = 1
+RESULT_FILES = (
+    "params.npz",
+    "camera.json",
+    "landmarks.json",
+    "overlay.png",
+    "mesh.obj",
+    "mesh.mtl",
+    "mesh.png",
+    "mesh.glb",
+    "metrics.json",
+)
+EXACT_METRES = 1e-5
+"""Parameters count as exact when the vertices they give differ by less."""
+
+
+@dataclass(frozen=True)
+class HeadIdentity:
+    """Which head model a result belongs to."""
+
+    name: str
+    version: str
+    licence: str
+    sha256: str
+    """Of its file."""
+
+
+@dataclass(frozen=True)
+class FittedFace:
+    """One face with its fit, as NumPy arrays without batch axes."""
+
+    face: Face
+    params: Any
+    """HeadParams."""
+    local: np.ndarray | None
+    """Coefficients of local models, where the fit has them."""
+    vertices: np.ndarray
+    """(V, 3) world metres."""
+    landmarks: np.ndarray
+    """(68, 3) world metres."""
+    camera: OrthographicCamera
+    """World to crop pixels."""
+    texture: np.ndarray
+    """(Ht, Wt, 3) in [0, 1]."""
+    texture_coefficients: np.ndarray
+    """(C,) standard deviations."""
+    light: np.ndarray
+    """(9, 3)."""
+    vertex_visibility: np.ndarray
+    """(V,)."""
+    losses: dict[str, float]
+    parameter_error: float
+    """Largest distance, metres, between `vertices` and those of `params` alone."""
+    seconds: float
+    """Of the fit, per face of its batch, compiling left out."""
+
+
+def write_result(
+    folder: Path, fitted: FittedFace, head: Any, identity: HeadIdentity, view: View, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Write all of RESULT_FILES into an existing folder. Returns what metrics.json says.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    face = fitted.face
+    (folder / "params.npz").write_bytes(_params_bytes(fitted, identity))
+    _write_json(folder / "camera.json", camera_record(fitted))
+    _write_json(folder / "landmarks.json", landmarks_record(fitted))
+    crop = face.observation.crop
+    drawn = overlay(
+        face.preview,
+        view,
+        float(crop.scale) / face.preview_scale,
+        np.asarray(crop.offset),
+        face.observation.image.shape[0],
+    )
+    Image.fromarray(drawn).save(folder / "overlay.png", compress_level=4)
+    mesh = TexturedMesh(
+        np.asarray(fitted.vertices, np.float64),
+        np.asarray(head.faces),
+        np.asarray(head.uv, np.float64),
+        np.asarray(head.uv_faces),
+        fitted.texture,
+    )
+    write_obj(folder / "mesh.obj", mesh)
+    write_glb(folder / "mesh.glb", mesh)
+    metrics = metrics_record(fitted, identity, settings)
+    _write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def camera_record(fitted: FittedFace) -> dict[str, Any]:
+    """What camera.json says: the camera of the crop and of the full photo, and how they hang together."""
+    face, crop = fitted.face, fitted.face.observation.crop
+    a, offset = float(crop.scale), np.asarray(crop.offset, np.float64)
+    scale, translation = float(fitted.camera.scale), np.asarray(fitted.camera.translation, np.float64)
+    side = face.observation.image.shape[0]
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": "orthographic",
+        "projection": "pixels = scale * (x, -y) + translation, of world metres (+y up, the face looks to +z)",
+        "pixels": "x right, y down, (0, 0) is the top-left corner of the image, pixel centres at +0.5",
+        "crop": {"size": [side, side], "scale": scale, "translation": translation.tolist()},
+        "full_image": {
+            "size": list(face.photo_size),
+            "scale": scale / a,
+            "translation": ((translation - offset) / a).tolist(),
+        },
+        "crop_transform": {"scale": a, "offset": offset.tolist(), "meaning": "crop = scale * full_image + offset"},
+        "overlay": {
+            "size": [face.preview.shape[1], face.preview.shape[0]],
+            "scale": face.preview_scale,
+            "meaning": "pixels of overlay.png per pixel of the full image",
+        },
+    }
+
+
+def landmarks_record(fitted: FittedFace) -> dict[str, Any]:
+    """What landmarks.json says. `points` and `confidence` are in the form that --landmarks reads."""
+    crop = fitted.face.observation.crop
+    in_crop, confidence = np.asarray(fitted.face.observation.landmarks), np.asarray(fitted.face.observation.confidence)
+    observed = (in_crop.astype(np.float64) - np.asarray(crop.offset)) / float(crop.scale)
+    missing = (confidence == 0) & (in_crop == 0).all(axis=-1)
+    points = [None if gone else p for gone, p in zip(missing, _rounded(observed), strict=True)]
+    return {
+        "format_version": FORMAT_VERSION,
+        "scheme": "iBUG 68",
+        "frame": "pixels of the full image",
+        "points": points,
+        "confidence": _rounded(confidence),
+        "fitted": _rounded(_projected(fitted)),
+        "fitted_3d": _rounded(fitted.landmarks, 6),
+    }
+
+
+def metrics_record(fitted: FittedFace, identity: HeadIdentity, settings: dict[str, Any]) -> dict[str, Any]:
+    """What metrics.json says. A loss that is not a number (nothing to measure) is null."""
+    face = fitted.face
+    confidence = np.asarray(face.observation.confidence)
+    losses = {name: value if np.isfinite(value) else None for name, value in fitted.losses.items()}
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": face.name,
+        "photo": str(face.photo.path),
+        "photo_path": str(face.photo.path.resolve()),
+        "photo_sha256": face.photo_sha256,
+        "photo_size": list(face.photo_size),
+        "face": face.index,
+        "num_faces": face.count,
+        "method": settings["method"],
+        "landmark_nme": losses.pop("nme", None),
+        "visible_landmarks": int((confidence > VISIBLE_CONFIDENCE).sum()),
+        "visible_vertices": round(float(np.mean(fitted.vertex_visibility)), 4),
+        "losses": losses,
+        "exact": fitted.parameter_error < EXACT_METRES,
+        "fit_seconds": round(fitted.seconds, 3),
+        "head": dataclasses.asdict(identity),
+        "settings": settings,
+    }
+
+
+def _projected(fitted: FittedFace) -> np.ndarray:
+    """Fitted landmarks (68, 2) in pixels of the full photo."""
+    full = camera_record(fitted)["full_image"]
+    return full["scale"] * fitted.landmarks[:, :2] * (1.0, -1.0) + np.asarray(full["translation"])
+
+
+def _params_bytes(fitted: FittedFace, identity: HeadIdentity) -> bytes:
+    """An .npz without objects, so that it loads with allow_pickle=False."""
+    arrays: dict[str, Any] = {f.name: getattr(fitted.params, f.name) for f in dataclasses.fields(fitted.params)}
+    arrays |= {
+        "format_version": np.int32(FORMAT_VERSION),
+        "head_name": np.str_(identity.name),
+        "head_version": np.str_(identity.version),
+        "head_sha256": np.str_(identity.sha256),
+        "exact": np.bool_(fitted.parameter_error < EXACT_METRES),
+        "vertices": np.asarray(fitted.vertices, np.float32),
+        "landmarks_3d": np.asarray(fitted.landmarks, np.float32),
+        "texture": np.asarray(fitted.texture_coefficients, np.float32),
+        "light": np.asarray(fitted.light, np.float32),
+        "vertex_visibility": fitted.vertex_visibility,
+    }
+    if fitted.local is not None:
+        arrays["local"] = np.asarray(fitted.local, np.float32)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _rounded(values: np.ndarray, digits: int = 3) -> list:
+    return np.round(np.asarray(values, np.float64), digits).tolist()
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,127 @@
+"""The contact sheet over all photos: one picture, and one page to open in a browser."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image, ImageDraw, ImageFont
+
+from experiments.reconstruct.photos import Failure
+from experiments.reconstruct.store import THUMBNAILS
+from flamejax.io.files import write_bytes, write_text
+
+MAX_TILES = 200
+COLUMNS = 2
+CAPTION = 22
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1320px; padding: 0 1rem; }
+h1 { font-size: 1.4rem; margin-bottom: .2rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); gap: 1.2rem; }
+figure { margin: 0; border: 1px solid #8884; border-radius: 8px; overflow: hidden; }
+figure img { display: block; width: 100%; }
+figcaption { padding: .5rem .8rem; overflow-wrap: anywhere; }
+figcaption a { display: inline-block; margin-right: .7rem; }
+.quiet { opacity: .7; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: .25rem .8rem .25rem 0; vertical-align: top; }
+"""
+LINKS = ("overlay.png", "mesh.glb", "mesh.obj", "params.npz", "camera.json", "landmarks.json", "metrics.json")
+
+
+def write_index(folder: Path, results: dict[str, dict[str, Any]], failures: Sequence[Failure], note: str) -> None:
+    """Write index.html. It needs nothing from elsewhere: its pictures are the thumbnails beside it.
+
+    Args:
+        results: name -> metrics.
+        note: one line about the run.
+    """
+    cards = "\n".join(_card(name, metrics) for name, metrics in results.items())
+    page = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{len(results)} heads</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{_count(len(results), "head")}{f", {_count(len(failures), 'failure')}" if failures else ""}</h1>
+<p class="quiet">{html.escape(note)}<br>
+From left to right: the photo with the landmarks that were found (green = sure, red = hidden or unsure), the head over
+the photo, the head alone, the head turned.</p>
+<div class="grid">
+{cards}
+</div>
+{_failure_table(failures)}
+</body>
+</html>
+"""
+    write_text(folder / "index.html", page)
+
+
+def write_contact_sheet(folder: Path, names: Sequence[str]) -> None:
+    """Write contact_sheet.png from the thumbnails of (at most MAX_TILES) results; without any, delete an old one."""
+    target = folder / "contact_sheet.png"
+    shown = [name for name in names if (folder / THUMBNAILS / f"{name}.jpg").is_file()][:MAX_TILES]
+    if not shown:
+        target.unlink(missing_ok=True)
+        return
+    tiles = [Image.open(folder / THUMBNAILS / f"{name}.jpg") for name in shown]
+    width, height = max(t.width for t in tiles), max(t.height for t in tiles) + CAPTION
+    rows = -(-len(tiles) // COLUMNS)
+    columns = min(COLUMNS, len(tiles))
+    left_out = f"the first {len(shown)} of {len(names)}" if len(shown) < len(names) else ""
+    sheet = Image.new("RGB", (columns * width, rows * height + (CAPTION if left_out else 0)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for i, (name, picture) in enumerate(zip(shown, tiles, strict=True)):
+        x, y = i % COLUMNS * width, i // COLUMNS * height
+        draw.text((x + 4, y + 3), name, fill="black", font=font)
+        with picture:
+            sheet.paste(picture, (x, y + CAPTION))
+    draw.text((4, rows * height + 3), left_out, fill="black", font=font)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    write_bytes(target, buffer.getvalue())
+
+
+def write_thumbnail(folder: Path, name: str, picture: Image.Image) -> None:
+    """Write a result's row of pictures where the sheets look for it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=90)
+    write_bytes(folder / THUMBNAILS / f"{name}.jpg", buffer.getvalue())
+
+
+def _card(name: str, metrics: dict[str, Any]) -> str:
+    at = quote(name)
+    error = metrics.get("landmark_nme")
+    facts = [
+        f"{metrics['visible_landmarks']} of 68 landmarks visible",
+        *([] if error is None else [f"landmark error {100 * error:.1f} % of the outer-eye distance"]),
+    ]
+    links = "".join(f'<a href="{at}/{file}">{file}</a>' for file in LINKS)
+    return f"""<figure>
+<a href="{at}/overlay.png"><img loading="lazy" src="{THUMBNAILS}/{at}.jpg" alt="{html.escape(name)}"></a>
+<figcaption><b>{html.escape(name)}</b>
+<span class="quiet" title="{html.escape(metrics["photo"])}">{html.escape(Path(metrics["photo"]).name)}</span><br>
+{"; ".join(facts)}<br>{links}</figcaption>
+</figure>"""
+
+
+def _failure_table(failures: Sequence[Failure]) -> str:
+    if not failures:
+        return ""
+    rows = "\n".join(
+        f"<tr><td>{html.escape(f.photo)}</td><td>{html.escape(f.stage)}</td><td>{html.escape(f.reason)}</td></tr>"
+        for f in failures
+    )
+    return f"<h2>Failures</h2>\n<table>\n<tr><th>photo</th><th>stage</th><th>reason</th></tr>\n{rows}\n</table>"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

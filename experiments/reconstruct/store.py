@@ -1,0 +1,137 @@
+"""The output folder as a whole: what is there already, what may be written, and the lists over all photos."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.reconstruct.config import Config, UsageError
+from experiments.reconstruct.photos import Failure, Photo
+from experiments.reconstruct.results import FORMAT_VERSION, RESULT_FILES, HeadIdentity
+from flamejax.io.files import remove_unfinished, write_text
+
+THUMBNAILS = "thumbnails"
+LISTS = ("index.html", "contact_sheet.png", "summary.jsonl", "failures.jsonl", "run.json")
+
+
+class Store:
+    """An output folder opened for this run.
+
+    Results are what lies there: each folder with a readable metrics.json and every other file of a result. The lists
+    are made anew from them, so they agree with the folders after any number of killed and resumed runs.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def open(self, config: Config, head: HeadIdentity) -> None:
+        """Make the folder ready, or refuse.
+
+        Raises:
+            UsageError: it holds something and neither --resume nor --overwrite was given, its results are of another
+                head, or it is no folder or cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if any(self.folder.iterdir()) and not (config.resume or config.overwrite):
+                raise UsageError(
+                    f"{self.folder} is not empty. Give --resume to do only what is missing there, "
+                    "--overwrite to delete earlier results first, or another --output."
+                )
+            remove_unfinished(self.folder)
+            remove_unfinished(self.folder / THUMBNAILS)
+            if config.overwrite:
+                self._delete_results()
+            (self.folder / THUMBNAILS).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--output {self.folder}: {error.strerror or error}.") from error
+        self._check_head(head)
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """name -> metrics of every complete result, sorted by name."""
+        return {name: m for name, m in self.records().items() if self._is_complete(name)}
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """name -> metrics of every result, also of those from which files were deleted since."""
+        found = {}
+        for path in sorted(self.folder.glob("*/metrics.json")):
+            metrics = _read_metrics(path)
+            if metrics is not None:
+                found[path.parent.name] = metrics
+        return found
+
+    def foreign_names(self) -> set[str]:
+        """Names below the folder that are no result's: the lists, and whatever else someone keeps there."""
+        names = {THUMBNAILS, *LISTS}
+        records = self.records()
+        for entry in self.folder.iterdir():
+            # What holds nothing but files of a result is a result whose metrics.json was deleted.
+            remains = entry.is_dir() and {inner.name for inner in entry.iterdir()} <= set(RESULT_FILES)
+            if entry.name not in records and not remains:
+                names.add(entry.name)
+        return names
+
+    def _is_complete(self, name: str) -> bool:
+        return all((self.folder / name / file).is_file() for file in RESULT_FILES)
+
+    def old_failures(self, photos: Sequence[Photo]) -> list[Failure]:
+        """Failures of earlier runs about photos that this run was not asked for."""
+        asked = {str(photo.path) for photo in photos}
+        path = self.folder / "failures.jsonl"
+        if not path.is_file():
+            return []
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [Failure(**row) for row in rows if row["photo"] not in asked and row["stage"] != "find"]
+
+    def write_lists(self, results: dict[str, dict[str, Any]], failures: Sequence[Failure]) -> None:
+        """Rewrite summary.jsonl and failures.jsonl. Raises: OSError."""
+        rows = [{key: value for key, value in m.items() if key != "settings"} for m in results.values()]
+        write_text(self.folder / "summary.jsonl", _lines(rows))
+        write_text(self.folder / "failures.jsonl", _lines([dataclasses.asdict(f) for f in failures]))
+
+    def write_run(self, record: dict[str, Any]) -> None:
+        """Rewrite run.json. Raises: OSError."""
+        write_text(self.folder / "run.json", json.dumps(record, indent=1) + "\n")
+
+    def _check_head(self, head: HeadIdentity) -> None:
+        for name, metrics in self.records().items():
+            other = metrics["head"]
+            if other["sha256"] != head.sha256:
+                raise UsageError(
+                    f"{self.folder / name} was made with the head {other['name']!r} version {other['version']}, "
+                    f"this run uses {head.name!r} version {head.version} ({_difference(other, head)}). "
+                    "Heads are not mixed in one folder: give the same --head, another --output, or --overwrite."
+                )
+
+    def _delete_results(self) -> None:
+        """Delete what runs have written here, and nothing else."""
+        for path in list(self.folder.glob("*/metrics.json")):
+            if _read_metrics(path) is not None:
+                shutil.rmtree(path.parent)
+        shutil.rmtree(self.folder / THUMBNAILS, ignore_errors=True)
+        for name in LISTS:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def _read_metrics(path: Path) -> dict[str, Any] | None:
+    """A result's metrics, or None when the file is not one of ours (of this format)."""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    needed = {"name", "photo", "photo_sha256", "face", "num_faces", "head", "settings"}
+    known = isinstance(metrics, dict) and metrics.get("format_version") == FORMAT_VERSION
+    return metrics if known and needed <= metrics.keys() else None
+
+
+def _difference(other: dict[str, Any], head: HeadIdentity) -> str:
+    same_label = (other["name"], other["version"]) == (head.name, head.version)
+    return f"same name, but another file: {other['sha256'][:8]}, {head.sha256[:8]}" if same_label else "another model"
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,141 @@
+"""Pictures of a fitted head: over the photo, alone, and turned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw
+
+from flamejax.camera import OrthographicCamera
+
+RENDER_SIDE = 512
+"""Pixels. One fixed size for all photos, so that rendering compiles once."""
+MARGIN = 0.3
+"""Rendered beyond each side of the crop, in crop sides: hair and neck reach out of the face's crop."""
+OPACITY = 0.7
+TURN = np.deg2rad(50.0)
+BACKDROP = np.array([0.93, 0.93, 0.94], np.float32)
+
+
+@dataclass(frozen=True)
+class View:
+    """A head rendered over its crop and a margin round it, and once more turned about the vertical."""
+
+    front: np.ndarray
+    """(RENDER_SIDE, RENDER_SIDE, 4) uint8 RGBA, straight alpha."""
+    turned: np.ndarray
+    """(RENDER_SIDE, RENDER_SIDE, 4) uint8 RGBA."""
+
+
+def render_view(
+    render: Callable[..., jax.Array],
+    vertices: np.ndarray,
+    scale: float,
+    translation: np.ndarray,
+    texture: np.ndarray,
+    light: np.ndarray,
+    crop_side: int,
+) -> View:
+    """Render a head in its crop's camera.
+
+    Args:
+        render: (verts (2, V, 3), camera, texture=, light=, size=) -> (2, H, W, 4) RGBA in [0, 1].
+        vertices: (V, 3) world metres.
+        scale, translation: the crop's camera; translation (2,).
+        texture: (Ht, Wt, 3). light: (9, 3).
+        crop_side: pixels.
+    """
+    zoom = RENDER_SIDE / (crop_side * (1.0 + 2.0 * MARGIN))
+    shifted = zoom * (np.asarray(translation, np.float32) + MARGIN * crop_side)
+    both = np.stack([vertices, turn(vertices)]).astype(np.float32)
+    turned_scale, turned_translation = _framing(both[1], zoom * scale)
+    camera = OrthographicCamera(
+        jnp.asarray([zoom * scale, turned_scale], jnp.float32),
+        jnp.asarray(np.stack([shifted, turned_translation]), jnp.float32),
+    )
+    size = (RENDER_SIDE, RENDER_SIDE)
+    images = np.asarray(
+        render(jnp.asarray(both), camera, texture=jnp.asarray(texture), light=jnp.asarray(light), size=size)
+    )
+    front, turned = np.round(np.clip(np.nan_to_num(images), 0.0, 1.0) * 255.0).astype(np.uint8)
+    return View(front, turned)
+
+
+def _framing(vertices: np.ndarray, largest_scale: float) -> tuple[float, np.ndarray]:
+    """A camera's scale and translation (2,) that show a whole head in the middle, no larger than the photo's does."""
+    flat = np.asarray(vertices)[:, :2] * (1.0, -1.0)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    scale = min(largest_scale, 0.94 * RENDER_SIDE / max(float((high - low).max()), 1e-6))
+    return scale, RENDER_SIDE / 2 - scale * (low + high) / 2
+
+
+def turn(vertices: np.ndarray) -> np.ndarray:
+    """(V, 3) turned about the vertical through its middle, towards the right of the picture."""
+    middle = vertices.mean(axis=0)
+    cosine, sine = np.cos(TURN), np.sin(TURN)
+    about_y = np.array([[cosine, 0.0, sine], [0.0, 1.0, 0.0], [-sine, 0.0, cosine]])
+    return (vertices - middle) @ about_y.T + middle
+
+
+def overlay(photo: np.ndarray, view: View, crop_scale: float, crop_offset: np.ndarray, crop_side: int) -> np.ndarray:
+    """The head over the photo: the crop's render warped back.
+
+    Args:
+        photo: (h, w, 3) uint8.
+        crop_scale, crop_offset: crop pixels = scale * pixels of `photo` + offset; offset (2,).
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    height, width = photo.shape[:2]
+    zoom = RENDER_SIDE / (crop_side * (1.0 + 2.0 * MARGIN))
+    # Render pixels = factor * photo pixels + shift. Only whole photo pixels under the render are drawn.
+    factor = zoom * crop_scale
+    shift = zoom * (np.asarray(crop_offset, np.float64) + MARGIN * crop_side)
+    low = np.maximum(np.ceil(-shift / factor), 0).astype(int)
+    high = np.minimum(np.floor((RENDER_SIDE - shift) / factor), (width, height)).astype(int)
+    result = Image.fromarray(photo)
+    if (high <= low).any():
+        return photo
+    box = np.clip(np.concatenate([factor * low + shift, factor * high + shift]), 0, RENDER_SIDE)
+    warped = Image.fromarray(view.front).resize(tuple(high - low), Image.Resampling.BICUBIC, box=tuple(box.tolist()))
+    alpha = warped.getchannel("A").point(lambda a: round(a * OPACITY))
+    result.paste(warped.convert("RGB"), (int(low[0]), int(low[1])), alpha)
+    return np.asarray(result)
+
+
+def tile(crop: np.ndarray, points: np.ndarray, confidence: np.ndarray, view: View, side: int = 200) -> Image.Image:
+    """One row of four pictures: the crop with its landmarks, the head over it, the head alone, the head turned.
+
+    Args:
+        crop: (S, S, 3) in [0, 1]. points: (68, 2) crop pixels. confidence: (68,), drawn from red (0) to green (1).
+        side: of each picture, pixels.
+    """
+    crop_side = crop.shape[0]
+    photo = np.round(np.clip(crop, 0.0, 1.0) * 255.0).astype(np.uint8)
+    fitted = overlay(photo, view, 1.0, np.zeros(2), crop_side)
+    seen = Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(seen)
+    for (x, y), sure in zip(points * (side / crop_side), confidence, strict=True):
+        colour = (round(255 * (1 - sure)), round(220 * sure), 40)
+        draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
+    pictures = [seen, *(_small(image, side) for image in (fitted, _on_backdrop(view.front), _on_backdrop(view.turned)))]
+    row = Image.new("RGB", (4 * side, side))
+    for i, picture in enumerate(pictures):
+        row.paste(picture, (i * side, 0))
+    return row
+
+
+def _small(image: np.ndarray, side: int) -> Image.Image:
+    return Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _on_backdrop(rgba: np.ndarray) -> np.ndarray:
+    """RGBA uint8 -> RGB uint8 on a plain light grey."""
+    values = rgba.astype(np.float32) / 255.0
+    mixed = values[..., :3] * values[..., 3:] + BACKDROP * (1.0 - values[..., 3:])
+    return np.round(mixed * 255.0).astype(np.uint8)

@@ -1,0 +1,78 @@
+"""What every command needs from the machine: the data folder, the compilation cache, the clock of the compiler."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+
+def data_folder() -> Path:
+    """Where data made or fetched lies: $FLAMEJAX_DATA, by default ~/.cache/flamejax. It may not exist yet."""
+    return Path(os.environ.get("FLAMEJAX_DATA") or "~/.cache/flamejax").expanduser()
+
+
+def use_compilation_cache() -> Path | None:
+    """Keep compiled programs in the data folder between runs, unless JAX_COMPILATION_CACHE_DIR chose a place already.
+
+    Returns:
+        The folder in use, or None when it cannot be written (a read-only home is no reason to fail).
+    """
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    if chosen:
+        return Path(chosen)
+    # Programs compiled for one processor may not run on another that shares the home folder.
+    folder = data_folder() / "xla" / f"jax-{jax.__version__}-{_processor()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return folder
+
+
+@dataclass
+class CompileClock:
+    """Seconds spent compiling so far, and how many programs came from the cache instead."""
+
+    seconds: float = 0.0
+    cache_hits: int = 0
+
+
+@contextlib.contextmanager
+def compile_clock() -> Iterator[CompileClock]:
+    """Count what JAX compiles while the block runs (tracing, lowering and XLA)."""
+    clock = CompileClock()
+
+    def on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.startswith("/jax/core/compile/"):
+            clock.seconds += duration_secs
+
+    def on_event(event: str, **kwargs: str | int) -> None:
+        clock.cache_hits += event == "/jax/compilation_cache/cache_hits"
+
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    jax.monitoring.register_event_listener(on_event)
+    try:
+        yield clock
+    finally:
+        jax.monitoring.unregister_event_duration_listener(on_duration)
+        jax.monitoring.unregister_event_listener(on_event)
+
+
+def _processor() -> str:
+    """A short name of the instruction set that XLA compiles for."""
+    flags = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256(flags.encode()).hexdigest()[:8]}"

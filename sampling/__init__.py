@@ -1,0 +1,1 @@
+"""Sets of plausible heads for one photo: determinantal point processes, diffusion samplers, ranking."""
