@@ -57,21 +57,19 @@ class FaceDetector(Protocol):
 
 @dataclass(frozen=True)
 class Calibration:
-    """confidence = exp(-(spread / scale)^exponent)."""
+    """confidence = exp(-(spread / scale)^2), made by `python -m experiments.calibrate_confidence`."""
 
     scale: np.ndarray
     """(68,) outer-eye distances"""
-    exponent: float
-    """2 falls off too gently: hidden landmarks jitter only 2 to 3 times as much as those of a clean face"""
 
     @classmethod
     def load(cls, path: Path = ASSETS / "landmark_spread.json") -> Calibration:
         record = json.loads(Path(path).read_text())
-        return cls(np.asarray(record["spread_scale"], np.float64), float(record["exponent"]))
+        return cls(np.asarray(record["spread_scale"], np.float64))
 
     def confidence(self, spread: np.ndarray) -> np.ndarray:
         """(*b, 68) spreads -> (*b, 68) float32 in [0, 1]."""
-        return np.exp(-((spread / self.scale) ** self.exponent)).astype(np.float32)
+        return np.exp(-((spread / self.scale) ** 2)).astype(np.float32)
 
 
 @dataclass(frozen=True)
