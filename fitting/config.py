@@ -32,6 +32,9 @@ class FitConfig:
     """Noise of the inner 51 landmarks, as a share of the crop's side (about 3 % of the outer-eye distance)."""
     contour_sigma: float = 0.03
     """Noise of the 17 contour points, as a share of the crop's side: detectors place them differently."""
+    dense_weight: float = 0.15
+    """Weight of each of the 468 dense landmarks, if the head has them (`flamejax calibrate-landmarks`): their errors
+    are correlated, so each brings less than a whole observation. 0 leaves them out."""
     rigid_steps: int = 12
     """Levenberg-Marquardt steps of the rigid stage: rotation, scale, translation, from three yaws; inner landmarks."""
     landmark_steps: int = 20

@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from fitting.config import MIN_LANDMARKS, NOT_FINITE, OK, POOR_LANDMARKS, TOO_FEW_LANDMARKS, Fit, FitConfig
-from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_weights
+from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_targets
 from fitting.observation import Observation
 from fitting.photometric_fit import Best, Evidence, Unknowns, refine
 from flamejax.geometry import triangle_normals
@@ -82,10 +82,10 @@ def fit_program(config: FitConfig, devices: tuple[jax.Device, ...]):  # noqa: AN
 def fit_batch(head: HeadModel, observation: Observation, config: FitConfig) -> Fit:
     """The fit of photos along one leading axis (B,): pure, traceable, no host callbacks."""
     observation, sound = _replace_unsound(observation)
-    weights = jax.vmap(lambda one: landmark_weights(one, config))(observation)
-    geometry = jax.vmap(lambda one, weight: fit_landmarks(head, one, weight, config))(observation, weights)
-    evidence = jax.vmap(lambda one, weight: _evidence(one, weight, config))(observation, weights)
+    evidence = jax.vmap(lambda one: _evidence(one, config))(observation)
+    geometry = jax.vmap(lambda targets: fit_landmarks(head, targets, config))(evidence.targets)
     best = refine(head, geometry, evidence, config)
+    weights = evidence.targets.weights
     enough = jnp.sum(weights > 0, axis=-1) >= MIN_LANDMARKS
     return jax.vmap(lambda b, w, o, s, e: _result(head, b, w, o, s, e))(best, weights, observation, sound, enough)
 
@@ -95,26 +95,25 @@ def _replace_unsound(observation: Observation) -> tuple[Observation, Array]:
     sound = jnp.all(jnp.isfinite(observation.image), axis=(1, 2, 3))
     sound &= jnp.all(jnp.isfinite(observation.face_mask + observation.occlusion_mask), axis=(1, 2))
     cleaned = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), observation)
-    finite = jnp.all(jnp.isfinite(observation.landmarks), axis=-1)
-    confidence = jnp.where(finite, cleaned.confidence, 0.0)
-    return Observation(
-        cleaned.image,
-        cleaned.landmarks,
-        confidence,
-        cleaned.face_mask,
-        cleaned.occlusion_mask,
-        cleaned.crop,
+
+    def surely(points: Array, confidence: Array) -> Array:
+        return jnp.where(jnp.all(jnp.isfinite(points), axis=-1), confidence, 0.0)
+
+    return dataclasses.replace(
+        cleaned,
+        confidence=surely(observation.landmarks, cleaned.confidence),
+        dense_confidence=surely(observation.dense_landmarks, cleaned.dense_confidence),
     ), sound
 
 
-def _evidence(observation: Observation, weights: Array, config: FitConfig) -> Evidence:
+def _evidence(observation: Observation, config: FitConfig) -> Evidence:
     """One photo at the resolution of the photometric term."""
-    side, size = observation.image.shape[-2], config.render_size
+    size = config.render_size
     image = jax.image.resize(observation.image, (size, size, 3), "linear", antialias=True)
     allowed = observation.face_mask * (1.0 - observation.occlusion_mask)
     allowed = jax.image.resize(allowed, (size, size), "linear", antialias=True)
     # A pixel that is partly hidden shows a mixture: it is not compared.
-    return Evidence(image, (allowed > 0.99).astype(jnp.float32), observation.landmarks / side, weights)
+    return Evidence(image, (allowed > 0.99).astype(jnp.float32), landmark_targets(observation, config))
 
 
 def _result(head: HeadModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array) -> Fit:

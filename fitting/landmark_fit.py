@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from fitting.config import FitConfig
 from fitting.observation import Observation
 from flamejax.camera import OrthographicCamera
-from flamejax.head import HeadModel, HeadParams, landmarks, rotation_matrix
+from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, rotation_matrix
 
 INNER = slice(17, 68)
 JAW_SIGMA = (0.2, 0.03, 0.03)
@@ -18,6 +18,8 @@ JAW_SIGMA = (0.2, 0.03, 0.03)
 JAW_CLOSED_SIGMA = 0.02
 """How far the jaw may bite through the closed position, radians."""
 EYE_SIGMA = 0.2
+OUTER_EYE_DISTANCE = 0.088
+"""Metres: the unit of the spreads of dense landmarks."""
 START_YAWS = (0.0, -0.7, 0.7)
 ROBUST_SCALE = 3.0
 """Landmark residual, in noise levels, beyond which it counts linearly (Huber)."""
@@ -67,26 +69,50 @@ class Geometry:
         return OrthographicCamera(jnp.exp(self.log_scale) * side, self.translation * side)
 
 
-def landmark_weights(observation: Observation, config: FitConfig) -> Array:
-    """(L,) confidence of the visible landmarks, 0 for hidden ones: unsure, missing, outside the photo or masked."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Where one photo shows the landmarks, in units of the crop's side, and how sure that is (0 = hidden)."""
+
+    points: Array
+    """(68, 2)"""
+    weights: Array
+    """(68,)"""
+    dense_points: Array
+    """(468, 2)"""
+    dense_weights: Array
+    """(468,)"""
+
+
+def landmark_targets(observation: Observation, config: FitConfig) -> Targets:
+    """One photo's landmarks; what is unsure, missing, outside the photo or masked weighs nothing."""
     side = observation.image.shape[-2]
-    finite = jnp.all(jnp.isfinite(observation.landmarks), axis=-1)
-    points = jnp.where(finite[:, None], observation.landmarks, 0.0)
-    column, row = (jnp.clip(jnp.floor(points[:, i]).astype(jnp.int32), 0, side - 1) for i in range(2))
-    uncovered = observation.occlusion_mask[row, column] < 0.5
-    confidence = jnp.nan_to_num(observation.confidence)
-    visible = finite & uncovered & (confidence > config.visible_threshold)
-    return jnp.where(visible, confidence, 0.0)
+
+    def visible(points: Array, confidence: Array) -> tuple[Array, Array]:
+        finite = jnp.all(jnp.isfinite(points), axis=-1)
+        points = jnp.where(finite[:, None], points, 0.0)
+        column, row = (jnp.clip(jnp.floor(points[:, i]).astype(jnp.int32), 0, side - 1) for i in range(2))
+        confidence = jnp.where(observation.occlusion_mask[row, column] < 0.5, jnp.nan_to_num(confidence), 0.0)
+        weights = jnp.where(finite & (confidence > config.visible_threshold), confidence, 0.0)
+        return jnp.where(weights[:, None] > 0, points, 0.0) / side, weights
+
+    sparse = visible(observation.landmarks, observation.confidence)
+    return Targets(*sparse, *visible(observation.dense_landmarks, observation.dense_confidence))
 
 
-def landmark_residuals(head: HeadModel, geometry: Geometry, target: Array, weights: Array, config: FitConfig) -> Array:
-    """(68, 2) residuals in noise levels, weighted by the square root of confidence.
-
-    target: (68, 2) in units of the crop's side; weights (68,).
-    """
-    points = geometry.camera(1.0).project(landmarks(head, geometry.params()))[..., :2]
+def landmark_residuals(head: HeadModel, geometry: Geometry, targets: Targets, config: FitConfig) -> Array:
+    """(L, 2) residuals in noise levels, weighted by the square root of confidence: the 68 landmarks, and the dense ones
+    if the head has them and the config wants them."""
+    camera, params = geometry.camera(1.0), geometry.params()
     sigma = jnp.full((68,), config.landmark_sigma).at[:17].set(config.contour_sigma)
-    return (points - target) * (jnp.sqrt(weights) / sigma)[:, None]
+    error = camera.project(landmarks(head, params))[..., :2] - targets.points
+    residuals = error * (jnp.sqrt(targets.weights) / sigma)[:, None]
+    if head.dense is None or not config.dense_weight:
+        return residuals
+    outer_eyes = jnp.exp(jax.lax.stop_gradient(geometry.log_scale)) * OUTER_EYE_DISTANCE
+    dense_error = camera.project(dense_landmarks(head, head.dense, params))[..., :2] - targets.dense_points
+    precision = jnp.sqrt(config.dense_weight * targets.dense_weights) / (head.dense.dense_spread * outer_eyes)
+    return jnp.concatenate([residuals, dense_error * precision[:, None]])
 
 
 def prior_residuals(geometry: Geometry) -> Array:
@@ -104,23 +130,17 @@ def huber_energy(residuals: Array) -> Array:
     return jnp.sum(jnp.where(beyond, ROBUST_SCALE * length - 0.5 * ROBUST_SCALE**2, 0.5 * squared))
 
 
-def fit_landmarks(head: HeadModel, observation: Observation, weights: Array, config: FitConfig) -> Geometry:
+def fit_landmarks(head: HeadModel, targets: Targets, config: FitConfig) -> Geometry:
     """Fit one photo's landmarks: a rigid stage from several yaws, then all geometry.
-
-    Args:
-      observation: one photo.
-      weights: (68,) from `landmark_weights`.
 
     Returns:
       The geometry of least energy met.
     """
-    side = observation.image.shape[-2]
-    target = jnp.where(weights[:, None] > 0, observation.landmarks, 0.0) / side
-    start = _fit_rigid(head, target, weights.at[:17].set(0.0), config)
+    start = _fit_rigid(head, targets.points, targets.weights.at[:17].set(0.0), config)
     flat, unravel = ravel_pytree(start)
 
     def residuals(x: Array) -> tuple[Array, Array]:
-        return landmark_residuals(head, unravel(x), target, weights, config), prior_residuals(unravel(x))
+        return landmark_residuals(head, unravel(x), targets, config), prior_residuals(unravel(x))
 
     return unravel(_levenberg_marquardt(residuals, flat, config.landmark_steps)[0])
 

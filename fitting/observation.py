@@ -26,6 +26,10 @@ class Observation:
     """(*b, L, 2) crop pixels, x right, y down, pixel centres at +0.5; 0 where missing (confidence 0)"""
     confidence: Array
     """(*b, L) in [0, 1]"""
+    dense_landmarks: Array
+    """(*b, 468, 2) crop pixels of MediaPipe's face points; 0 where missing (confidence 0)"""
+    dense_confidence: Array
+    """(*b, 468) in [0, 1]; all 0 where the landmarks are the user's own"""
     face_mask: Array
     """(*b, S, S) in [0, 1]: 1 = face (also inside the photo where unknown), 0 = not, or beyond the photo"""
     occlusion_mask: Array

@@ -9,7 +9,7 @@ from jax import Array
 
 from fitting.appearance import estimate_light, light_prior_residuals, skin_triangles, surface
 from fitting.config import FitConfig
-from fitting.landmark_fit import Geometry, huber_energy, landmark_residuals, prior_residuals
+from fitting.landmark_fit import Geometry, Targets, huber_energy, landmark_residuals, prior_residuals
 from flamejax.head import HeadModel, vertices
 from flamejax.render import ambient_light, rasterize, shade
 
@@ -49,10 +49,7 @@ class Evidence:
     """(R, R, 3)"""
     allowed: Array
     """(R, R) 1 = face and not hidden: M_f (1 - M_o) of Eq. 12."""
-    target: Array
-    """(68, 2) landmarks in units of the crop's side."""
-    weights: Array
-    """(68,)"""
+    targets: Targets
 
 
 def visible_faces(head: HeadModel, geometry: Geometry, size: int) -> Array:
@@ -81,7 +78,7 @@ def energies(
     albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
     difference = evidence.image - albedo * shade(normals, unknowns.light)
     weights = _pixel_weights(face_index, skin, evidence)
-    residuals = landmark_residuals(head, geometry, evidence.target, evidence.weights, config)
+    residuals = landmark_residuals(head, geometry, evidence.targets, config)
     prior = jnp.sum(prior_residuals(geometry) ** 2) + jnp.sum(unknowns.texture**2)
     prior += jnp.sum(light_prior_residuals(unknowns.light) ** 2)
     return {
@@ -111,7 +108,7 @@ def refine(head: HeadModel, geometry: Geometry, evidence: Evidence, config: FitC
       The best iterates, leading axis (B,).
     """
     skin = skin_triangles(head)
-    count = evidence.weights.shape[0]
+    count = evidence.image.shape[0]
     optimiser = _optimiser(config)
 
     def terms_of(unknowns: Unknowns, face_index: Array) -> dict[str, Array]:

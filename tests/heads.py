@@ -5,7 +5,7 @@ import numpy as np
 import trimesh
 
 from flamejax.head.load import REGION_NAMES
-from flamejax.head.model import HeadModel, LandmarkEmbedding
+from flamejax.head.model import DenseLandmarks, HeadModel, LandmarkEmbedding
 
 PARENTS = (-1, 0, 1, 1, 1)
 
@@ -26,6 +26,14 @@ def random_head(seed: int = 0, subdivisions: int = 2, num_betas: int = 6, num_ex
     front = np.flatnonzero(template[faces].mean(1)[:, 2] > 0.06)
     inner = rng.choice(front, 51).astype(np.int32)
     contour = rng.integers(0, len(faces), (79, 17)).astype(np.int32)
+    dense = DenseLandmarks(
+        jnp.asarray(rng.choice(front, 468).astype(np.int32)),
+        jnp.asarray(rng.dirichlet(np.ones(3), 468), jnp.float32),
+        jnp.full(468, 0.03),
+        jnp.asarray(inner),
+        jnp.asarray(rng.dirichlet(np.ones(3), 51), jnp.float32),
+        jnp.full(51, 0.03),
+    )
     regions = {name: rng.random(count) < 0.3 for name in REGION_NAMES}
     regions["face"] |= template[:, 2] > 0.03
     for name in ("scalp", "neck", "boundary"):
@@ -56,6 +64,7 @@ def random_head(seed: int = 0, subdivisions: int = 2, num_betas: int = 6, num_ex
         licence="none",
         num_betas=num_betas,
         parents=PARENTS,
+        dense=dense,
     )
 
 

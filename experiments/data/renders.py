@@ -114,6 +114,8 @@ def exact_observation(images: Array, points: Array) -> Observation:
         image=images,
         landmarks=points,
         confidence=jnp.ones(points.shape[:-1]),
+        dense_landmarks=jnp.zeros((count, 468, 2)),
+        dense_confidence=jnp.zeros((count, 468)),
         face_mask=jnp.ones((count, side, side)),
         occlusion_mask=jnp.zeros((count, side, side)),
         crop=CropTransform(jnp.ones(count), jnp.zeros((count, 2))),

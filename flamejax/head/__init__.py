@@ -2,22 +2,27 @@
 
 from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
 from flamejax.head.landmarks import contour_bin, landmark_triangles, landmarks, landmarks_from_vertices
-from flamejax.head.load import HeadFileError, load_head, open_head_path
-from flamejax.head.model import JOINT_NAMES, HeadModel, HeadParams, LandmarkEmbedding
+from flamejax.head.dense_landmarks import dense_landmarks, load_dense_landmarks
+from flamejax.head.files import HeadFileError, open_head_path
+from flamejax.head.load import load_head
+from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
 from flamejax.head.rotation import rotation_matrix
 
 __all__ = [
     "JOINT_NAMES",
+    "DenseLandmarks",
     "HeadFileError",
     "HeadModel",
     "HeadParams",
     "LandmarkEmbedding",
     "ShapedHead",
     "contour_bin",
+    "dense_landmarks",
     "head_at",
     "landmark_triangles",
     "landmarks",
     "landmarks_from_vertices",
+    "load_dense_landmarks",
     "load_head",
     "open_head_path",
     "pose_shaped",

@@ -1,6 +1,5 @@
 """Loading head models from files."""
 
-import importlib.resources
 import os
 import zipfile
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from flamejax.head.dense_landmarks import with_dense_landmarks
+from flamejax.head.files import HeadFileError, open_head_path
 from flamejax.head.model import HeadModel, LandmarkEmbedding
 
 FORMAT_VERSION = 1
@@ -57,15 +58,6 @@ _ARRAYS = {  # name -> (dtype kind, number of axes)
 }
 
 
-class HeadFileError(ValueError):
-    """A head model's file is missing, damaged or not a head model."""
-
-
-def open_head_path() -> Path:
-    """Where the embedded open head lies."""
-    return Path(str(importlib.resources.files("flamejax.head") / "assets" / "open_head.npz"))
-
-
 def load_head(path: str | os.PathLike[str] | None = None) -> HeadModel:
     """Load a head model.
 
@@ -78,7 +70,7 @@ def load_head(path: str | os.PathLike[str] | None = None) -> HeadModel:
     Raises:
       HeadFileError: the file is missing, damaged, of another version, or not a flamejax head.
     """
-    return _load_npz(Path(path) if path is not None else open_head_path())
+    return with_dense_landmarks(_load_npz(Path(path) if path is not None else open_head_path()))
 
 
 def _load_npz(path: Path) -> HeadModel:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+SLIDING_SPREAD = 0.06
+"""Spread beyond which a point is taken to slide on the surface, as points of the face's contour do when it turns."""
 JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
 
 
@@ -23,6 +25,39 @@ class LandmarkEmbedding:
     """(79, 17) int32: triangles of the jaw contour 0..16, one row per yaw bin in FLAME's order (see `contour_bin`)."""
     contour_barycentric: Array
     """(79, 17, 3)"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DenseLandmarks:
+    """Where a detector's points lie on a head: triangle and barycentric coordinates, and how well they agree.
+
+    A spread is the robust standard deviation, per image axis and in outer-eye distances, of detector minus model on
+    renders of known heads: what a fit should expect of each point even when identity, expression and pose are right.
+    """
+
+    dense_face: Array
+    """(468,) int32 triangles of MediaPipe's points."""
+    dense_barycentric: Array
+    """(468, 3)"""
+    dense_spread: Array
+    """(468,) outer-eye distances."""
+    landmark_face: Array
+    """(51,) int32 triangles of the inner iBUG landmarks 17..67."""
+    landmark_barycentric: Array
+    """(51, 3)"""
+    landmark_spread: Array
+    """(51,) outer-eye distances."""
+
+    @property
+    def dense_weight(self) -> Array:
+        """(468,) in (0, 1]: inverse variance relative to the median point's, cut off at 1."""
+        return jnp.minimum(1.0, (jnp.median(self.dense_spread) / self.dense_spread) ** 2)
+
+    @property
+    def sliding(self) -> Array:
+        """(468,) bool: points of the face's contour, which move over the surface as the head turns."""
+        return self.dense_spread > SLIDING_SPREAD
 
 
 @jax.tree_util.register_dataclass
@@ -68,6 +103,8 @@ class HeadModel:
     """S"""
     parents: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     """(K,) parent joint of each joint; -1 for the root. A parent comes before its children."""
+    dense: DenseLandmarks | None = None
+    """A detector's 468 points on this head, where they were measured; see `flamejax.head.dense_landmarks`."""
 
     @property
     def num_expression(self) -> int:

@@ -21,7 +21,7 @@ from experiments.data.renders import exact_observation
 from fitting.appearance import estimate_light, skin_triangles
 from fitting.config import NOT_FINITE, OK, POOR_LANDMARKS, TOO_FEW_LANDMARKS
 from fitting.global_fit import fit_batch, fit_program, vertex_visibility
-from fitting.landmark_fit import Geometry, huber_energy, landmark_residuals, landmark_weights, prior_residuals
+from fitting.landmark_fit import Geometry, Targets, huber_energy, landmark_residuals, landmark_targets, prior_residuals
 from fitting.photometric_fit import TERMS, Evidence, Unknowns, energies, photometric_energy, visible_faces
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize
@@ -47,6 +47,12 @@ def photos(batch, seed=0):
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), flat)
 
 
+def random_targets(seed, weight):
+    rng = np.random.default_rng(seed)
+    points = (jnp.asarray(rng.uniform(0.2, 0.8, (count, 2)), jnp.float32) for count in (68, 468))
+    return Targets(next(points), jnp.full(68, weight), next(points), jnp.full(468, weight))
+
+
 def random_geometry(seed=0):
     rng = np.random.default_rng(seed)
     start = Geometry.start(HEAD)
@@ -55,11 +61,11 @@ def random_geometry(seed=0):
 
 
 def test_landmark_and_prior_terms_have_right_gradients():
-    target = jnp.asarray(np.random.default_rng(1).uniform(0.2, 0.8, (68, 2)), jnp.float32)
+    targets = random_targets(1, 0.7)
 
     @jax.jit
     def terms(geometry):
-        residuals = landmark_residuals(HEAD, geometry, target, jnp.full(68, 0.7), SMALL)
+        residuals = landmark_residuals(HEAD, geometry, targets, SMALL)
         return residuals[17:] / 100, prior_residuals(geometry) / 10, huber_energy(residuals[17:]) / 1e4
 
     check_grads(terms, (random_geometry(),), 1, ("fwd", "rev"), eps=3e-3, rtol=0.04, atol=0.02)
@@ -76,8 +82,7 @@ def test_all_energies_have_right_gradients_at_fixed_visibility():
     evidence = Evidence(
         jnp.asarray(rng.uniform(size=(32, 32, 3)), jnp.float32),
         jnp.ones((32, 32)),
-        jnp.asarray(rng.uniform(0.2, 0.8, (68, 2)), jnp.float32),
-        jnp.ones(68),
+        random_targets(3, 1.0),
     )
     face_index = visible_faces(HEAD, geometry, 32)
     assert (face_index >= 0).mean() > 0.2
@@ -123,9 +128,9 @@ def test_weights_drop_hidden_unsure_and_missing_landmarks():
     mask = jnp.zeros((SIDE, SIDE)).at[:, SIDE // 2 :].set(1.0)
     confidence = jnp.ones(68).at[3].set(0.2).at[4].set(0.21).at[5].set(jnp.nan)
     points = one.landmarks.at[7].set(jnp.nan)
-    weights = landmark_weights(
+    weights = landmark_targets(
         dataclasses.replace(one, occlusion_mask=mask, confidence=confidence, landmarks=points), SMALL
-    )
+    ).weights
     under_mask = np.asarray(one.landmarks)[:, 0] >= SIDE // 2
     assert (np.asarray(weights)[under_mask] == 0).all()
     assert weights[3] == 0 and weights[5] == 0 and weights[7] == 0
