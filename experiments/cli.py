@@ -14,7 +14,7 @@ COMMANDS = {
     "benchmark": "time the head model, the renderer and the fit",
     "fetch-sources": "fetch the CC0 files that the open head is built from",
 }
-"""Name -> one line of help. `experiments.NAME` (- as _) has `main(args, prog) -> exit status`, and is imported only to run."""
+"""Name -> one line of help. `experiments.NAME` (- as _) has `main(args, prog) -> exit status`; imported only to run."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
