@@ -12,8 +12,9 @@ COMMANDS = {
     "demo": "reconstruct a public-domain portrait, clean and with a face mask",
     "doctor": "say what is installed, what is missing and where to get it",
     "benchmark": "time the head model, the renderer and the fit",
+    "fetch-sources": "fetch the CC0 files that the open head is built from",
 }
-"""Name -> one line of help. `experiments.NAME` has `main(args, prog) -> exit status`, and is imported only to run."""
+"""Name -> one line of help. `experiments.NAME` (- as _) has `main(args, prog) -> exit status`; imported only to run."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"flamejax: no command {name!r}.\n\n{_help()}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"experiments.{name}").main(rest, prog=f"flamejax {name}")
+    return importlib.import_module(f"experiments.{name.replace('-', '_')}").main(rest, prog=f"flamejax {name}")
 
 
 def _help() -> str:

@@ -119,6 +119,7 @@ def jpeg_bytes(picture):
         ("broken.png", png_header(64, 64), "broken or truncated"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bad_files_are_refused_with_the_reason(tmp_path, name, content, reason):
     if content is not None:
         (tmp_path / name).write_bytes(content)
