@@ -10,6 +10,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "reconstruct": "turn photos of faces into 3D heads",
     "demo": "reconstruct a public-domain portrait, clean and with a face mask",
+    "calibrate-landmarks": "measure where on a head the detector puts its landmarks",
     "doctor": "say what is installed, what is missing and where to get it",
     "benchmark": "time the head model, the renderer and the fit",
 }
@@ -29,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"flamejax: no command {name!r}.\n\n{_help()}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"experiments.{name}").main(rest, prog=f"flamejax {name}")
+    return importlib.import_module(f"experiments.{name.replace('-', '_')}").main(rest, prog=f"flamejax {name}")
 
 
 def _help() -> str:

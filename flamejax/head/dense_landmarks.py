@@ -1,0 +1,176 @@
+"""MediaPipe's 468 face points on a head's surface, and the 51 inner iBUG landmarks as the detector places them.
+
+Every landmark set has its own definition of, say, a mouth corner. A head's own landmarks follow the annotators of iBUG;
+a detector follows what it was trained on. `experiments.calibrate_landmarks` measures on renders of known heads where on
+the surface the detector puts each of its points, and writes that to a file, which is read here.
+"""
+
+import dataclasses
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from flamejax.head.blend_skin import head_at, vertices
+from flamejax.head.load import HeadFileError, open_head_path
+from flamejax.head.model import HeadModel, HeadParams
+
+FORMAT_VERSION = 1
+NUM_DENSE, NUM_INNER = 468, 51
+SLIDING_SPREAD = 0.06
+"""Spread beyond which a point is taken to slide on the surface, as points of the face's contour do when it turns."""
+_SHAPES = {
+    "dense_face": ("i", (NUM_DENSE,)),
+    "dense_barycentric": ("f", (NUM_DENSE, 3)),
+    "dense_spread": ("f", (NUM_DENSE,)),
+    "landmark_face": ("i", (NUM_INNER,)),
+    "landmark_barycentric": ("f", (NUM_INNER, 3)),
+    "landmark_spread": ("f", (NUM_INNER,)),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DenseLandmarks:
+    """Where a detector's points lie on a head: triangle and barycentric coordinates, and how well they agree.
+
+    A spread is the robust standard deviation, per image axis and in outer-eye distances, of detector minus model on
+    renders of known heads: what a fit should expect of each point even when identity, expression and pose are right.
+    """
+
+    dense_face: Array
+    """(468,) int32 triangles of MediaPipe's points."""
+    dense_barycentric: Array
+    """(468, 3)"""
+    dense_spread: Array
+    """(468,) outer-eye distances."""
+    landmark_face: Array
+    """(51,) int32 triangles of the inner iBUG landmarks 17..67."""
+    landmark_barycentric: Array
+    """(51, 3)"""
+    landmark_spread: Array
+    """(51,) outer-eye distances."""
+
+    @property
+    def dense_weight(self) -> Array:
+        """(468,) in (0, 1]: inverse variance relative to the median point's, cut off at 1."""
+        return jnp.minimum(1.0, (jnp.median(self.dense_spread) / self.dense_spread) ** 2)
+
+    @property
+    def sliding(self) -> Array:
+        """(468,) bool: points of the face's contour, which move over the surface as the head turns."""
+        return self.dense_spread > SLIDING_SPREAD
+
+
+def geometry_hash(head: HeadModel) -> str:
+    """sha256 (hex) of what places a head's surface points: template, triangles, blend shapes, correctives, skinning."""
+    digest = hashlib.sha256()
+    for name in ("v_template", "faces", "shapedirs", "posedirs", "J_regressor", "lbs_weights"):
+        array = np.asarray(getattr(head, name))
+        kind = "<i4" if array.dtype.kind == "i" else "<f4"
+        digest.update(f"{name} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array, kind).tobytes())
+    digest.update(f"parents {head.parents} num_betas {head.num_betas}".encode())
+    return digest.hexdigest()
+
+
+def dense_landmarks_path() -> Path:
+    """Where the embedded open head's dense landmarks lie."""
+    return open_head_path().with_name("open_head_landmarks.npz")
+
+
+def load_dense_landmarks(head: HeadModel, path: str | os.PathLike[str] | None = None) -> DenseLandmarks | None:
+    """Load what `flamejax calibrate-landmarks` has measured for a head.
+
+    Args:
+      head: the head that the landmarks are for.
+      path: the file; None for the embedded one.
+
+    Returns:
+      The landmarks; None if no path was given and the embedded file is missing or belongs to another head.
+
+    Raises:
+      HeadFileError: the file is missing, damaged or of another version, or (with a path) measured on another head.
+    """
+    chosen = dense_landmarks_path() if path is None else Path(path)
+    if path is None and not chosen.is_file():
+        return None
+    found = _read(chosen)
+    measured = f"{found['head_name']} {found['head_version']}"
+    # The name is compared first: it spares the hash of a large foreign head.
+    if measured != f"{head.name} {head.version}" or str(found["head_hash"]) != geometry_hash(head):
+        if path is None:
+            return None
+        raise HeadFileError(
+            f"{chosen}: measured on the head '{measured}' (geometry {str(found['head_hash'])[:12]}), "
+            f"not on this '{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). "
+            "Make them with: flamejax calibrate-landmarks --head FILE --output FILE"
+        )
+    _check(chosen, found, len(head.faces))
+    return DenseLandmarks(
+        **{
+            name: jnp.asarray(found[name].astype(np.int32 if kind == "i" else np.float32))
+            for name, (kind, _) in _SHAPES.items()
+        }
+    )
+
+
+@jax.jit
+def dense_landmarks(head: HeadModel, dense: DenseLandmarks, params: HeadParams) -> Array:
+    """MediaPipe's 468 points of a posed head, without computing the other vertices' positions.
+
+    Args:
+      params: batch axes (*b,).
+
+    Returns:
+      (*b, 468, 3) metres, world frame.
+    """
+    if params.batch:
+        return jax.vmap(lambda one: dense_landmarks(head, dense, one))(params)
+    triangles = head.faces[dense.dense_face]
+    corners = vertices(head_at(head, triangles.reshape(-1)), params).reshape(*triangles.shape, 3)
+    return jnp.sum(corners * dense.dense_barycentric[..., None], axis=-2)
+
+
+def calibrated(head: HeadModel, dense: DenseLandmarks) -> HeadModel:
+    """The head with its 51 inner landmarks where the detector puts them; the jaw contour stays as it is."""
+    embedding = dataclasses.replace(
+        head.landmark_embedding, face=dense.landmark_face, barycentric=dense.landmark_barycentric
+    )
+    return dataclasses.replace(head, landmark_embedding=embedding)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise HeadFileError(f"{path}: no such landmark file.")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise HeadFileError(f"{path}: not a readable .npz file ({error}). Make it again.") from error
+    missing = [n for n in ("format_version", "head_name", "head_version", "head_hash", *_SHAPES) if n not in found]
+    if missing:
+        raise HeadFileError(f"{path}: not a file of dense landmarks ('{missing[0]}' is missing).")
+    if int(found["format_version"]) != FORMAT_VERSION:
+        raise HeadFileError(
+            f"{path}: landmark format {int(found['format_version'])}, but this flamejax reads format {FORMAT_VERSION}."
+        )
+    return found
+
+
+def _check(path: Path, found: dict[str, np.ndarray], triangles: int) -> None:
+    for name, (kind, shape) in _SHAPES.items():
+        array = found[name]
+        if array.dtype.kind != kind or array.shape != shape:
+            raise HeadFileError(f"{path}: '{name}' is {array.dtype} {array.shape}, which is not its form.")
+        if kind == "f" and not np.isfinite(array).all():
+            raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite.")
+        if kind == "i" and not (array.min() >= 0 and array.max() < triangles):
+            raise HeadFileError(f"{path}: '{name}' points outside the head's {triangles} triangles.")
+        if name.endswith("_spread") and array.min() <= 0:
+            raise HeadFileError(f"{path}: '{name}' must be positive.")
