@@ -71,7 +71,8 @@ class Config:
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.calibrate_landmarks") -> int:
     """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
-    console = Console(highlight=False, soft_wrap=True)
+    # A log file has no width of its own, and rich would cut the tables to 80 columns.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
     config = tyro.cli(Config, args=None if args is None else list(args), prog=prog)
     runtime.use_compilation_cache()
     try:
@@ -191,7 +192,7 @@ def print_rows(console: Console, title: str, rows: list[Row]) -> None:
     """Rows of equal columns as a table."""
     table = Table(title=title, box=None, title_justify="left")
     for i, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         cells = (f"{v:.4f}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values())
         table.add_row(*cells)

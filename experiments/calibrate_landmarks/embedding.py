@@ -18,6 +18,7 @@ ROBUST_SCALE = 0.05
 """Distance, in outer-eye distances, at which a disagreement has half its greatest weight."""
 LEVELS = ((0.012, 2), (0.005, 6), (0.002, 16))
 """Of the search: radius in metres round the best place so far, and into how many parts a triangle's edges are cut."""
+MIN_SPREAD = 1e-3
 RAYLEIGH_MEDIAN = float(np.sqrt(2.0 * np.log(2.0)))
 """Median length of a 2D normal vector of unit standard deviation per axis."""
 
@@ -38,13 +39,13 @@ def calibrate(head: HeadModel, views: Views, advance: Callable[[], None] = lambd
     face, barycentric = np.zeros(count, np.int64), np.zeros((count, 3))
     for point in range(count):
         hit = np.flatnonzero((views.hit_face[:, point] >= 0) & usable[views.hit_face[:, point]])[:MAX_CANDIDATES]
-        if not len(hit):
-            raise ValueError(f"point {point} of the detector is never on the head: do its renders show a face?")
-        start = most_central_hit(views.hit_face[hit, point], views.hit_barycentric[hit, point], views, point, faces)
+        candidates = views.hit_face[hit, point], views.hit_barycentric[hit, point]
+        if not len(hit):  # always beside the head, or on an eyeball: begin anywhere
+            candidates = allowed, np.full((len(allowed), 3), 1 / 3)
+        start = most_central(candidates, views, point, faces)
         face[point], barycentric[point] = search_surface(start, views, point, template, faces, allowed)
         advance()
-    spread = np.median(np.linalg.norm(offset(views, faces, face, barycentric), axis=-1), axis=0) / RAYLEIGH_MEDIAN
-    spread = np.maximum(spread, 1e-4)
+    spread = np.maximum(robust_spread(views, offset(views, faces, face, barycentric)), MIN_SPREAD)
     dense, inner = slice(0, NUM_DENSE), slice(NUM_DENSE, None)
     as_index, as_float = (lambda a: jnp.asarray(a, jnp.int32)), (lambda a: jnp.asarray(a, jnp.float32))
     return DenseLandmarks(
@@ -68,26 +69,45 @@ def offset(views: Views, faces: np.ndarray, face: np.ndarray, barycentric: np.nd
     return (detected - projected) / views.eye_distance[:, None, None]
 
 
+def robust_spread(views: Views, offsets: np.ndarray) -> np.ndarray:
+    """Standard deviation per image axis, from medians: root mean square over the views turned left, frontal and right.
+
+    The thirds are taken apart so that a point of the face's contour, which is right in one of them and slides in the
+    others, does not pass for a good one.
+
+    Args:
+        offsets: (N, L, 2), from `offset`.
+
+    Returns:
+        (L,) in the unit of the offsets.
+    """
+    length = np.linalg.norm(offsets, axis=-1)
+    thirds = np.array_split(np.argsort(views.yaw, kind="stable"), 3)
+    medians = np.stack([np.median(length[third], axis=0) for third in thirds]) / RAYLEIGH_MEDIAN
+    return np.sqrt((medians**2).mean(axis=0))
+
+
 def usable_triangles(head: HeadModel, views: Views) -> np.ndarray:
     """(F,) bool: triangles that are seen now and then, and do not turn with the eyeballs."""
     eyeballs = np.asarray(head.regions["left_eyeball"] | head.regions["right_eyeball"])
     return (views.seen >= MIN_SEEN) & ~eyeballs[np.asarray(head.faces)].all(axis=1)
 
 
-def most_central_hit(
-    hit_face: np.ndarray, hit_barycentric: np.ndarray, views: Views, point: int, faces: np.ndarray
+def most_central(
+    candidates: tuple[np.ndarray, np.ndarray], views: Views, point: int, faces: np.ndarray
 ) -> tuple[int, np.ndarray]:
     """Of some surface points the one that agrees best with all detections: a robust mean that never leaves the surface.
 
     Args:
-        hit_face (C,), hit_barycentric (C, 3): the candidates. point: index into `views.detected`.
+        candidates: triangles (C,) and barycentrics (C, 3). point: index into `views.detected`.
 
     Returns:
         Triangle and barycentric (3,).
     """
-    projected = np.einsum("ck,nckd->ncd", hit_barycentric.astype(np.float32), views.screen[:, faces[hit_face]])
+    face, barycentric = candidates
+    projected = np.einsum("ck,nckd->ncd", barycentric.astype(np.float32), views.screen[:, faces[face]])
     best = int(np.argmin(disagreement(projected, views, point)))
-    return int(hit_face[best]), hit_barycentric[best]
+    return int(face[best]), barycentric[best]
 
 
 def disagreement(projected: np.ndarray, views: Views, point: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax import Array
 
 import fitting
 from experiments.calibrate_landmarks.embedding import offset
@@ -27,45 +28,36 @@ def render_table(head: HeadModel, dense: DenseLandmarks, views: Views) -> list[R
     """Deviation of detected from model landmarks on renders, in outer-eye distances.
 
     Returns:
-        One row per group of landmarks: `group`, `points`, `renders`, means `before` (the head's own landmarks; None
-        for the dense points, of which it has none) and `after` calibration, their share of pure offset `bias_before`
-        and `bias_after` (length of a landmark's mean deviation, mean over landmarks), and the model's `spread`.
+        One row per group of landmarks: `group`, `points`, `renders`, the means over points and renders `before` (the
+        head's own landmarks; None for dense points, of which it has none) and `after` calibration, and what of them is
+        a constant offset, `bias_before` and `bias_after` (length of a point's mean deviation, mean over points).
     """
     faces, own = np.asarray(head.faces), head.landmark_embedding
-    embeddings = {
-        "before": (own.face, own.barycentric),
-        "after": (dense.landmark_face, dense.landmark_barycentric),
-        "dense": (dense.dense_face, dense.dense_barycentric),
-    }
-    offsets = {
-        name: offset(views, faces, np.asarray(face), np.asarray(weights))
-        for name, (face, weights) in embeddings.items()
-    }
-    rows: list[Row] = []
-    for group, (first, last) in GROUPS.items():
-        row: Row = {"group": group, "points": last - first, "renders": len(views)}
-        for name in ("before", "after"):
-            part = offsets[name][:, first - 17 : last - 17]
-            row[name] = float(np.linalg.norm(part, axis=-1).mean())
-            row[f"bias_{name}"] = float(np.linalg.norm(part.mean(axis=0), axis=-1).mean())
-        row["spread"] = float(np.asarray(dense.landmark_spread)[first - 17 : last - 17].mean())
-        rows.append(row)
-    sliding = np.asarray(dense.sliding)
-    for group, chosen in {"dense 468": np.ones_like(sliding), "dense, not sliding": ~sliding}.items():
-        part = offsets["dense"][:, chosen]
-        rows.append(
-            {
-                "group": group,
-                "points": int(chosen.sum()),
-                "renders": len(views),
-                "before": None,
-                "bias_before": None,
-                "after": float(np.linalg.norm(part, axis=-1).mean()),
-                "bias_after": float(np.linalg.norm(part.mean(axis=0), axis=-1).mean()),
-                "spread": float(np.asarray(dense.dense_spread)[chosen].mean()),
-            }
-        )
+
+    def offsets(face: Array, barycentric: Array) -> np.ndarray:
+        return offset(views, faces, np.asarray(face), np.asarray(barycentric))
+
+    before, after = offsets(own.face, own.barycentric), offsets(dense.landmark_face, dense.landmark_barycentric)
+    rows = [
+        _row(group, before[:, first - 17 : last - 17], after[:, first - 17 : last - 17])
+        for group, (first, last) in GROUPS.items()
+    ]
+    for kind, chosen in {"inner 51, calm faces": ~views.lively, "inner 51, lively faces": views.lively}.items():
+        if chosen.any():
+            rows.append(_row(kind, before[chosen], after[chosen]))
+    all_dense = offsets(dense.dense_face, dense.dense_barycentric)
+    rows.append(_row("dense 468", None, all_dense))
+    rows.append(_row("dense, not sliding", None, all_dense[:, ~np.asarray(dense.sliding)]))
     return rows
+
+
+def _row(group: str, before: np.ndarray | None, after: np.ndarray) -> Row:
+    """One row from offsets (N, L, 2)."""
+    row: Row = {"group": group, "points": after.shape[1], "renders": len(after)}
+    for name, offsets in (("before", before), ("after", after)):
+        row[name] = None if offsets is None else float(np.linalg.norm(offsets, axis=-1).mean())
+        row[f"bias_{name}"] = None if offsets is None else float(np.linalg.norm(offsets.mean(axis=0), axis=-1).mean())
+    return row
 
 
 def photo_table(
@@ -78,8 +70,11 @@ def photo_table(
     """Reprojection error of fits to photos (`Fit.losses["nme"]`: inner landmarks, outer-eye distances).
 
     Returns:
-        One row per photo, then "mean" and "median": `photo`, `before`, `after` for the default fit, and
-        `landmarks_before`, `landmarks_after` for a fit to landmarks alone. Photos without a face are said and left out.
+        One row per photo, then "mean" and "median": `photo`, and `before` and `after` calibration of the landmarks.
+        Photos without a face are said and left out.
+
+    Raises:
+        ValueError: no photo has a face.
     """
     photos, failures = find_photos([str(folder)], exclude=Path("/dev/null"))
     for failure in failures:
@@ -94,10 +89,10 @@ def photo_table(
     if not observations:
         raise ValueError(f"{folder}: no photo with a face.")
     batch = fitting.stack(observations)
-    found = {}
-    for prefix, config in (("", fitting.FitConfig()), ("landmarks_", fitting.FitConfig(photometric_steps=0))):
-        for name, model in (("before", head), ("after", calibrated(head, dense))):
-            found[prefix + name] = np.asarray(fitting.fit(model, batch, config).losses["nme"], np.float64)
+    found = {
+        name: np.asarray(fitting.fit(model, batch).losses["nme"], np.float64)
+        for name, model in (("before", head), ("after", calibrated(head, dense)))
+    }
     rows: list[Row] = [
         {"photo": name, **{column: float(values[i]) for column, values in found.items()}}
         for i, name in enumerate(names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -13,12 +13,12 @@ from scipy import ndimage
 from experiments.data.renders import SceneSpread, render_scenes, sample_scenes
 from fitting.detections import Detection
 from fitting.detector import FaceDetector
-from fitting.landmark_maps import LEFT_OUTER_EYE, RIGHT_OUTER_EYE, mediapipe_to_ibug
+from fitting.landmark_maps import LEFT_OUTER_EYE, RIGHT_OUTER_EYE
 from flamejax.head import HeadModel, vertices
 from flamejax.head.dense_landmarks import NUM_DENSE
 from flamejax.render import rasterize
 
-SIZE = 320
+SIZE = 256
 BATCH = 8
 _POSES = {"yaw": float(np.deg2rad(35.0)), "pitch": 0.3, "roll": 0.25}
 SPREADS = (
@@ -45,6 +45,10 @@ class RenderedView:
     """(S, S) int32 triangle that each pixel sees, -1 = background"""
     landmarks: np.ndarray
     """(68, 2) the model's own landmarks, pixels"""
+    yaw: float
+    """radians about +y"""
+    lively: bool
+    """whether expression and jaw are drawn from the wider of `SPREADS`"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class Views:
     """(N, L) int32 triangle seen where the point was detected, -1 = none"""
     hit_barycentric: np.ndarray
     """(N, L, 3)"""
+    yaw: np.ndarray
+    """(N,) radians"""
+    lively: np.ndarray
+    """(N,) bool"""
     seen: np.ndarray
     """(F,) share of the views in which the triangle fills a pixel"""
     dropped: int = 0
@@ -75,9 +83,8 @@ class Views:
 
     def take(self, index: np.ndarray) -> Views:
         """Some of the views; `seen` stays that of all."""
-        return Views(
-            self.screen[index], self.detected[index], self.hit_face[index], self.hit_barycentric[index], self.seen
-        )
+        per_view = ("screen", "detected", "hit_face", "hit_barycentric", "yaw", "lively")
+        return replace(self, **{name: getattr(self, name)[index] for name in per_view})
 
 
 def render_views(
@@ -93,15 +100,18 @@ def render_views(
         key = jax.random.key(seed)
         for part in (purpose, batch):
             key = jax.random.fold_in(key, part)
-        scenes = sample_scenes(head, key, BATCH, size, SPREADS[batch % len(SPREADS)])
+        kind = batch % len(SPREADS)
+        scenes = sample_scenes(head, key, BATCH, size, SPREADS[kind])
         screen = scenes.camera.project(vertices(head, scenes.params))
         face_index = rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
         images, points, alpha = render_scenes(head, scenes, key, size)
         arrays = [np.asarray(a) for a in (images, alpha, screen[..., :2], face_index, points)]
+        yaw = np.asarray(scenes.params.global_orient[:, 1])
         for i in range(min(BATCH, count - batch * BATCH)):
-            image, covered, *rest = (array[i] for array in arrays)
+            image, covered, pixels, triangles, known = (array[i] for array in arrays)
             generator = np.random.default_rng([seed, purpose, batch, i])
-            yield RenderedView(np.where(covered[..., None] > 0.5, image, background(generator, size)), *rest)
+            composed = np.where(covered[..., None] > 0.5, image, background(generator, size))
+            yield RenderedView(composed, pixels, triangles, known, float(yaw[i]), kind > 0)
 
 
 def background(generator: np.random.Generator, size: int) -> np.ndarray:
@@ -124,19 +134,19 @@ def observe_views(
         advance: called after each render.
     """
     faces = np.asarray(head.faces)
-    kept: list[tuple[np.ndarray, ...]] = []
+    kept: list[tuple] = []
     seen, total = np.zeros(len(faces)), 0
     for view in rendered:
         points = detect(view, detector)
         total += 1
         seen[np.unique(view.face_index[view.face_index >= 0])] += 1
         if points is not None:
-            kept.append((view.screen, points, *back_project(points, view, faces)))
+            kept.append((view.screen, points, *back_project(points, view, faces), view.yaw, view.lively))
         advance()
     if not kept:
         raise ValueError(f"the detector saw no face in any of {total} renders.")
-    screen, detected, hit_face, hit_barycentric = (np.stack(arrays) for arrays in zip(*kept, strict=True))
-    return Views(screen, detected, hit_face, hit_barycentric, seen / total, total - len(kept))
+    screen, detected, hit_face, hit_barycentric, yaw, lively = (np.stack(c) for c in zip(*kept, strict=True))
+    return Views(screen, detected, hit_face, hit_barycentric, yaw, lively, seen=seen / total, dropped=total - len(kept))
 
 
 def detect(view: RenderedView, detector: FaceDetector) -> np.ndarray | None:
@@ -155,7 +165,7 @@ def detect(view: RenderedView, detector: FaceDetector) -> np.ndarray | None:
     mesh = np.asarray(found.mesh[:, :2], np.float64)
     points = np.concatenate([mesh, np.asarray(found.points[17:], np.float64)])
     eyes = np.linalg.norm(known[RIGHT_OUTER_EYE] - known[LEFT_OUTER_EYE])
-    off = np.linalg.norm(mediapipe_to_ibug(mesh)[17:] - known[17:], axis=-1).mean()
+    off = np.linalg.norm(points[NUM_DENSE:] - known[17:], axis=-1).mean()
     return points if np.isfinite(points).all() and off < FAILED * eyes else None
 
 

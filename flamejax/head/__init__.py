@@ -1,6 +1,7 @@
 """Head models: FLAME's function, its landmarks and regions, and the embedded open head."""
 
 from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
+from flamejax.head.dense_landmarks import DenseLandmarks, calibrated, dense_landmarks, load_dense_landmarks
 from flamejax.head.landmarks import contour_bin, landmark_triangles, landmarks, landmarks_from_vertices
 from flamejax.head.load import HeadFileError, load_head, open_head_path
 from flamejax.head.model import JOINT_NAMES, HeadModel, HeadParams, LandmarkEmbedding
@@ -8,16 +9,20 @@ from flamejax.head.rotation import rotation_matrix
 
 __all__ = [
     "JOINT_NAMES",
+    "DenseLandmarks",
     "HeadFileError",
     "HeadModel",
     "HeadParams",
     "LandmarkEmbedding",
     "ShapedHead",
+    "calibrated",
     "contour_bin",
+    "dense_landmarks",
     "head_at",
     "landmark_triangles",
     "landmarks",
     "landmarks_from_vertices",
+    "load_dense_landmarks",
     "load_head",
     "open_head_path",
     "pose_shaped",

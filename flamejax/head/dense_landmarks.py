@@ -22,7 +22,7 @@ from flamejax.head.model import HeadModel, HeadParams
 
 FORMAT_VERSION = 1
 NUM_DENSE, NUM_INNER = 468, 51
-SLIDING_SPREAD = 0.06
+SLIDING_SPREAD = 0.05
 """Spread beyond which a point is taken to slide on the surface, as points of the face's contour do when it turns."""
 _SHAPES = {
     "dense_face": ("i", (NUM_DENSE,)),
