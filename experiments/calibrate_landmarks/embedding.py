@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,30 @@ RAYLEIGH_MEDIAN = float(np.sqrt(2.0 * np.log(2.0)))
 """Median length of a 2D normal vector of unit standard deviation per axis."""
 
 
+@dataclass(frozen=True)
+class Surface:
+    """The triangles that landmarks may lie on, A of the template's."""
+
+    faces: np.ndarray
+    """(F, 3) all triangles"""
+    allowed: np.ndarray
+    """(A,) indices of triangles"""
+    corners: np.ndarray
+    """(A, 3, 3) metres"""
+    middle: np.ndarray
+    """(A, 3) metres"""
+    reach: np.ndarray
+    """(A,) metres from the middle to the farthest corner"""
+
+    @classmethod
+    def of(cls, head: HeadModel, usable: np.ndarray) -> Surface:
+        """usable: (F,) bool."""
+        faces, allowed = np.asarray(head.faces), np.flatnonzero(usable)
+        corners = np.asarray(head.v_template, np.float64)[faces[allowed]]
+        middle = corners.mean(axis=1)
+        return cls(faces, allowed, corners, middle, np.linalg.norm(corners - middle[:, None], axis=-1).max(axis=1))
+
+
 def calibrate(head: HeadModel, views: Views, advance: Callable[[], None] = lambda: None) -> DenseLandmarks:
     """Where on the head the detector's points lie.
 
@@ -33,17 +58,18 @@ def calibrate(head: HeadModel, views: Views, advance: Callable[[], None] = lambd
     Args:
         advance: called after each of the 519 points.
     """
-    template, faces = np.asarray(head.v_template, np.float64), np.asarray(head.faces)
     usable = usable_triangles(head, views)
-    allowed, count = np.flatnonzero(usable), views.detected.shape[1]
+    surface = Surface.of(head, usable)
+    faces, count = surface.faces, views.detected.shape[1]
     face, barycentric = np.zeros(count, np.int64), np.zeros((count, 3))
     for point in range(count):
         hit = np.flatnonzero((views.hit_face[:, point] >= 0) & usable[views.hit_face[:, point]])[:MAX_CANDIDATES]
         candidates = views.hit_face[hit, point], views.hit_barycentric[hit, point]
         if not len(hit):  # always beside the head, or on an eyeball: begin anywhere
-            candidates = allowed, np.full((len(allowed), 3), 1 / 3)
+            candidates = surface.allowed, np.full((len(surface.allowed), 3), 1 / 3)
         start = most_central(candidates, views, point, faces)
-        face[point], barycentric[point] = search_surface(start, views, point, template, faces, allowed)
+        origin = start[1] @ np.asarray(head.v_template, np.float64)[faces[start[0]]]
+        face[point], barycentric[point] = search_surface(origin, views, point, surface)
         advance()
     spread = np.maximum(robust_spread(views, offset(views, faces, face, barycentric)), MIN_SPREAD)
     dense, inner = slice(0, NUM_DENSE), slice(NUM_DENSE, None)
@@ -121,36 +147,26 @@ def disagreement(projected: np.ndarray, views: Views, point: int) -> np.ndarray:
     return (distance / (distance + ROBUST_SCALE)).mean(axis=0)
 
 
-def search_surface(
-    start: tuple[int, np.ndarray],
-    views: Views,
-    point: int,
-    template: np.ndarray,
-    faces: np.ndarray,
-    allowed: np.ndarray,
-) -> tuple[int, np.ndarray]:
-    """The surface point near `start` (triangle, barycentric) in best agreement, by grids of growing fineness.
+def search_surface(place: np.ndarray, views: Views, point: int, surface: Surface) -> tuple[int, np.ndarray]:
+    """The surface point near `place` (3,) in best agreement, by grids of growing fineness.
 
     Args:
-        point: index into `views.detected`. template (V, 3), faces (F, 3). allowed: (A,) triangles to choose from.
+        place: on the template, metres. point: index into `views.detected`.
 
     Returns:
         Triangle and barycentric (3,).
     """
-    corners = template[faces[allowed]]
-    middle = corners.mean(axis=1)
-    reach = np.linalg.norm(corners - middle[:, None], axis=-1).max(axis=1)
-    best, place = start, start[1] @ template[faces[start[0]]]
+    best = -1, np.zeros(3)
     for radius, parts in LEVELS:
         grid = barycentric_grid(parts)
-        near = np.flatnonzero(np.linalg.norm(middle - place, axis=-1) < radius + reach)
-        places = np.einsum("gk,tkd->tgd", grid, corners[near])
+        near = np.flatnonzero(np.linalg.norm(surface.middle - place, axis=-1) < radius + surface.reach)
+        places = np.einsum("gk,tkd->tgd", grid, surface.corners[near])
         distance = np.linalg.norm(places - place, axis=-1)
         triangle, cell = np.nonzero(distance <= max(radius, distance.min()))  # a grid may be coarser than the radius
-        corner_pixels = views.screen[:, faces[allowed[near[triangle]]]]
+        corner_pixels = views.screen[:, surface.faces[surface.allowed[near[triangle]]]]
         projected = np.einsum("ck,nckd->ncd", grid[cell].astype(np.float32), corner_pixels)
         winner = int(np.argmin(disagreement(projected, views, point)))
-        best = int(allowed[near[triangle[winner]]]), grid[cell[winner]]
+        best = int(surface.allowed[near[triangle[winner]]]), grid[cell[winner]]
         place = places[triangle[winner], cell[winner]]
     return best
 

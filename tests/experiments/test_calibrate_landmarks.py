@@ -56,10 +56,10 @@ def head():
 
 
 def test_known_surface_points_are_recovered(head):
-    rendered = list(views.render_views(head, 0, 24))
+    rendered = list(views.render_views(head, 0, 16))
     detector = KnownDetector(head, rendered, blind=5)
     seen = views.observe_views(head, iter(rendered), detector)
-    assert len(seen) == 23 and seen.dropped == 1
+    assert len(seen) == 15 and seen.dropped == 1
     dense = embedding.calibrate(head, seen)
     template = np.asarray(head.v_template)
     face = np.concatenate([dense.dense_face, dense.landmark_face])
@@ -74,7 +74,7 @@ def test_known_surface_points_are_recovered(head):
     assert error[NUM_DENSE:].mean() < 1.0
     expected = NOISE / seen.eye_distance.mean()
     np.testing.assert_allclose(np.median(dense.dense_spread), expected, rtol=0.25)
-    assert to_bytes(head, dense, {"a": "b"}) == to_bytes(head, dense, {"a": "b"})
+    assert to_bytes(head, dense, {"a": "b"}) == to_bytes(head, dense, {"a": "b"})  # no clock in the file
 
 
 def test_renders_depend_on_seed_and_purpose_alone(head):
@@ -116,7 +116,8 @@ def test_the_command_writes_what_it_then_evaluates(head, tmp_path, capsys):
     assert cli.main([*calibrating, "--json", str(table), "--picture", str(picture)]) == 0
     assert load_dense_landmarks(head, output) is not None
     assert {row["group"] for row in json.loads(table.read_text())} >= {"inner 51", "lips", "dense 468"}
-    assert Image.open(picture).size == (3 * 720, 2 * 720)
+    with Image.open(picture) as drawn:
+        assert drawn.size == (3 * 720, 2 * 720)
     assert cli.main([*calibrating, "--evaluate"]) == 0
     out = capsys.readouterr().out
     assert "held-out renders" in out and "not used in the calibration" in out
