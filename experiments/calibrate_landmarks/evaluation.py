@@ -76,7 +76,7 @@ def photo_table(
     Raises:
         ValueError: no photo has a face.
     """
-    photos, failures = find_photos([str(folder)], exclude=Path("/dev/null"))
+    photos, failures = find_photos([str(folder)], exclude=folder / "output")
     for failure in failures:
         say(f"skipped: {failure.photo}: {failure.reason}")
     names, observations = [], []
