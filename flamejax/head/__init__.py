@@ -1,9 +1,9 @@
 """Head models: FLAME's function, its landmarks and regions, and the embedded open head."""
 
 from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
-from flamejax.head.landmarks import contour_bin, landmark_triangles, landmarks, landmarks_from_vertices
-from flamejax.head.dense_landmarks import dense_landmarks, load_dense_landmarks
+from flamejax.head.dense_landmarks import calibrated, dense_landmarks, load_dense_landmarks
 from flamejax.head.files import HeadFileError, open_head_path
+from flamejax.head.landmarks import contour_bin, landmark_triangles, landmarks, landmarks_from_vertices
 from flamejax.head.load import load_head
 from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
 from flamejax.head.rotation import rotation_matrix
@@ -16,6 +16,7 @@ __all__ = [
     "HeadParams",
     "LandmarkEmbedding",
     "ShapedHead",
+    "calibrated",
     "contour_bin",
     "dense_landmarks",
     "head_at",

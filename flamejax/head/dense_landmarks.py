@@ -111,7 +111,7 @@ def calibrated(head: HeadModel, dense: DenseLandmarks) -> HeadModel:
 
 
 def with_dense_landmarks(head: HeadModel) -> HeadModel:
-    """The head with the embedded calibration attached and its inner landmarks calibrated, if that was measured on it."""
+    """The head with the embedded calibration attached and its inner landmarks moved, if measured on this head."""
     dense = load_dense_landmarks(head)
     return head if dense is None else dataclasses.replace(calibrated(head, dense), dense=dense)
 

@@ -58,11 +58,13 @@ _ARRAYS = {  # name -> (dtype kind, number of axes)
 }
 
 
-def load_head(path: str | os.PathLike[str] | None = None) -> HeadModel:
+def load_head(path: str | os.PathLike[str] | None = None, *, calibrate: bool = True) -> HeadModel:
     """Load a head model.
 
     Args:
       path: a flamejax `.npz`; None for the embedded open head (CC0).
+      calibrate: attach the detector's dense landmarks and move the inner landmarks to where the detector puts them, if
+        the embedded calibration was measured on this very head; False leaves the landmarks as the file has them.
 
     Returns:
       The model, on the default device.
@@ -70,7 +72,8 @@ def load_head(path: str | os.PathLike[str] | None = None) -> HeadModel:
     Raises:
       HeadFileError: the file is missing, damaged, of another version, or not a flamejax head.
     """
-    return with_dense_landmarks(_load_npz(Path(path) if path is not None else open_head_path()))
+    head = _load_npz(Path(path) if path is not None else open_head_path())
+    return with_dense_landmarks(head) if calibrate else head
 
 
 def _load_npz(path: Path) -> HeadModel:

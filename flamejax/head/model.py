@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-SLIDING_SPREAD = 0.06
+SLIDING_SPREAD = 0.05
 """Spread beyond which a point is taken to slide on the surface, as points of the face's contour do when it turns."""
 JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
 

@@ -58,6 +58,8 @@ class FakeTools:
             image=np.full((size, size, 3), image.mean(), np.float32),
             landmarks=np.linspace(1.0, size - 1.0, 136, dtype=np.float32).reshape(68, 2),
             confidence=np.linspace(0.0, 1.0, 68, dtype=np.float32),
+            dense_landmarks=np.zeros((468, 2), np.float32),
+            dense_confidence=np.zeros(468, np.float32),
             face_mask=np.ones((size, size), np.float32),
             occlusion_mask=np.zeros((size, size), np.float32),
             crop=crop,

@@ -25,6 +25,7 @@ from fitting.landmark_fit import Geometry, Targets, huber_energy, landmark_resid
 from fitting.photometric_fit import TERMS, Evidence, Unknowns, energies, photometric_energy, visible_faces
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize
+from flamejax.head import dense_landmarks
 from flamejax.render import ambient_light, shade
 from tests.heads import random_head, random_params
 
@@ -66,7 +67,10 @@ def test_landmark_and_prior_terms_have_right_gradients():
     @jax.jit
     def terms(geometry):
         residuals = landmark_residuals(HEAD, geometry, targets, SMALL)
-        return residuals[17:] / 100, prior_residuals(geometry) / 10, huber_energy(residuals[17:]) / 1e4
+        # Contour points jump between bins; the dense ones are weighted by the face's size, which is held fixed.
+        inner = residuals[17:68]
+        assert residuals.shape == (68 + 468, 2)
+        return inner / 100, prior_residuals(geometry) / 10, huber_energy(inner) / 1e4
 
     check_grads(terms, (random_geometry(),), 1, ("fwd", "rev"), eps=3e-3, rtol=0.04, atol=0.02)
 
@@ -136,6 +140,25 @@ def test_weights_drop_hidden_unsure_and_missing_landmarks():
     assert weights[3] == 0 and weights[5] == 0 and weights[7] == 0
     if not under_mask[4]:
         np.testing.assert_allclose(weights[4], 0.21, rtol=1e-5)
+
+
+def test_dense_landmarks_bring_shape_that_the_68_do_not_hold():
+    params = dataclasses.replace(
+        random_params(HEAD, 5, (2,), scale=0.0), betas=random_params(HEAD, 5, (2,), scale=1.0).betas
+    )
+    camera = OrthographicCamera(jnp.full(2, 3.4 * SIDE), jnp.tile(jnp.asarray([[0.5 * SIDE, 0.8 * SIDE]]), (2, 1)))
+    sparse = camera.project(flamejax.landmarks(HEAD, params))[..., :2]
+    dense = camera.project(dense_landmarks(HEAD, HEAD.dense, params))[..., :2]
+    seen = exact_observation(jnp.full((2, SIDE, SIDE, 3), 0.5), sparse)
+    # A few landmarks only: the others are hidden.
+    seen = dataclasses.replace(seen, confidence=jnp.zeros((2, 68)).at[:, 17::5].set(1.0))
+    with_dense = dataclasses.replace(seen, dense_landmarks=dense, dense_confidence=jnp.ones((2, 468)))
+    config = dataclasses.replace(SMALL, photometric_steps=0, landmark_steps=20, dense_weight=1.0)
+    errors = [
+        float(jnp.linalg.norm(fitting.fit(HEAD, observation, config).params.betas - params.betas))
+        for observation in (seen, with_dense)
+    ]
+    assert errors[1] < 0.7 * errors[0]
 
 
 @pytest.mark.parametrize("batch", [(1,), (3,)])

@@ -1,0 +1,199 @@
+"""The command: calibrate, report on held-out renders, write; or evaluate what was written."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import flamejax
+from experiments import runtime
+from experiments.calibrate_landmarks.embedding import calibrate
+from experiments.calibrate_landmarks.evaluation import Row, photo_table, render_table
+from experiments.calibrate_landmarks.views import Views, observe_views, render_views
+from fitting.detector import FaceDetector, LiteRTDetector
+from fitting.mediapipe_models import MissingDependencyError
+from flamejax.head import HeadModel
+from flamejax.head.dense_landmarks import (
+    FORMAT_VERSION,
+    NUM_DENSE,
+    NUM_INNER,
+    DenseLandmarks,
+    dense_landmarks_path,
+    geometry_hash,
+    load_dense_landmarks,
+)
+from flamejax.head.load import HeadFileError
+from flamejax.io.files import write_bytes, write_text
+
+CALIBRATION, EVALUATION = 0, 1
+HELD_OUT_SHARE = 0.2
+EVALUATION_COUNT = 100
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure where on a head the detector puts its landmarks, from renders of known heads.
+
+    Writes MediaPipe's 468 points and the 51 inner iBUG landmarks as triangle, barycentric coordinates and spread. One
+    render in five is held out, and the agreement on those is reported.
+    """
+
+    head: Path | None = None
+    """Head model file; the embedded open head unless given."""
+    count: int | None = None
+    """Renders: 400 for a calibration, 100 for --evaluate, unless given."""
+    seed: int = 0
+    """Of the renders. The same seed gives the same file."""
+    output: Path | None = None
+    """File to write; HEAD_landmarks.npz beside the head unless given."""
+    evaluate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Calibrate nothing: judge what --output holds, on renders that no calibration has used."""
+    photos: Path | None = None
+    """With --evaluate: a folder of photos; their reprojection error with and without the calibration."""
+    json: Path | None = None
+    """Write the tables' rows here too."""
+    picture: Path | None = None
+    """Draw the landmarks on the mean head at three yaws into this PNG."""
+
+
+def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.calibrate_landmarks") -> int:
+    """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
+    # A log file has no width of its own, and rich would cut the tables to 80 columns.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
+    config = tyro.cli(Config, args=None if args is None else list(args), prog=prog)
+    runtime.use_compilation_cache()
+    try:
+        run(config, console)
+    except (HeadFileError, MissingDependencyError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: Config, console: Console, detector: FaceDetector | None = None) -> list[Row]:
+    """Do what `config` asks. Returns the tables' rows."""
+    started = time.perf_counter()
+    head = flamejax.load_head(config.head, calibrate=False)
+    detector = LiteRTDetector() if detector is None else detector
+    if config.photos and not config.evaluate:
+        raise ValueError("--photos goes with --evaluate.")
+    if config.evaluate:
+        dense = load_dense_landmarks(head, config.output or (config.head and output_path(config)))
+        if dense is None:
+            raise ValueError(f"no landmarks were measured for '{head.name}' yet: run without --evaluate.")
+        views = look(head, config.seed, config.count or EVALUATION_COUNT, EVALUATION, detector, console)
+        rows = render_table(head, dense, views)
+        print_rows(console, f"{len(views)} renders not used in the calibration; outer-eye distances", rows)
+        if config.photos:
+            found = photo_table(head, dense, config.photos, detector, console.print)
+            print_rows(console, "Fits to photos: reprojection error of the inner 51, outer-eye distances", found)
+            rows += found
+    else:
+        views = look(head, config.seed, config.count or 400, CALIBRATION, detector, console)
+        dense, rows = calibrate_and_write(head, views, config, console)
+    if config.json:
+        write_text(config.json, json.dumps(rows, indent=1) + "\n")
+    if config.picture:
+        from experiments.calibrate_landmarks.picture import draw
+
+        draw(head, dense, config.picture)
+    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    return rows
+
+
+def look(head: HeadModel, seed: int, count: int, purpose: int, detector: FaceDetector, console: Console) -> Views:
+    """Render and detect, with a progress bar and the time it took."""
+    if count < 10:
+        raise ValueError(f"--count {count}: at least 10 renders are needed.")
+    started = time.perf_counter()
+    with progress_bar(console) as progress:
+        task = progress.add_task("renders", total=count)
+        views = observe_views(
+            head, render_views(head, seed, count, purpose=purpose), detector, lambda: progress.advance(task)
+        )
+    failed = f"; the detector failed in {views.dropped}" if views.dropped else ""
+    console.print(f"{count} renders in {time.perf_counter() - started:.0f} s{failed}")
+    return views
+
+
+def calibrate_and_write(
+    head: HeadModel, views: Views, config: Config, console: Console
+) -> tuple[DenseLandmarks, list[Row]]:
+    """Calibrate on four renders in five, report on the fifth, write the file."""
+    started = time.perf_counter()
+    order = np.random.default_rng(config.seed).permutation(len(views))
+    held_out, used = np.split(order, [round(HELD_OUT_SHARE * len(views))])
+    with progress_bar(console) as progress:
+        task = progress.add_task("landmarks", total=NUM_DENSE + NUM_INNER)
+        dense = calibrate(head, views.take(used), lambda: progress.advance(task))
+    console.print(f"{len(used)} renders used in {time.perf_counter() - started:.0f} s")
+    rows = render_table(head, dense, views.take(held_out))
+    print_rows(console, f"{len(held_out)} held-out renders; outer-eye distances", rows)
+    path = output_path(config)
+    write_bytes(path, to_bytes(head, dense, provenance(config, views, len(used))))
+    sliding = int(np.asarray(dense.sliding).sum())
+    console.print(f"{path}: {path.stat().st_size / 1024:.0f} kB; {sliding} of 468 points slide on the surface")
+    return dense, rows
+
+
+def output_path(config: Config) -> Path:
+    """The file to write."""
+    if config.output:
+        return config.output
+    return dense_landmarks_path() if config.head is None else config.head.with_name(f"{config.head.stem}_landmarks.npz")
+
+
+def provenance(config: Config, views: Views, used: int) -> dict[str, str]:
+    """Strings for the file: how it was made."""
+    return {
+        "source": "MediaPipe face mesh (468 points) on renders of known heads; experiments.calibrate_landmarks",
+        "renders": f"{used} used, {len(views) - used} held out, {views.dropped} without a face",
+        "seed": str(config.seed),
+        "made_with": f"flamejax {flamejax.__version__}, jax {jax.__version__}",
+        "units": "spreads: standard deviation per image axis in outer-eye distances",
+    }
+
+
+def to_bytes(head: HeadModel, dense: DenseLandmarks, notes: dict[str, str]) -> bytes:
+    """The file's content; the same input gives the same bytes."""
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(dense).items()}
+    arrays |= {f"provenance_{name}": np.asarray(text) for name, text in notes.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        format_version=np.int32(FORMAT_VERSION),
+        head_name=np.asarray(head.name),
+        head_version=np.asarray(head.version),
+        head_hash=np.asarray(geometry_hash(head)),
+        **arrays,
+    )
+    return buffer.getvalue()
+
+
+def progress_bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+
+
+def print_rows(console: Console, title: str, rows: list[Row]) -> None:
+    """Rows of equal columns as a table."""
+    table = Table(title=title, box=None, title_justify="left")
+    for i, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        cells = (f"{v:.4f}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values())
+        table.add_row(*cells)
+    console.print(table)

@@ -1,0 +1,206 @@
+"""Renders of known heads, and what the detector sees in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from experiments.data.renders import SceneSpread, render_scenes, sample_scenes
+from fitting.detections import Detection
+from fitting.detector import FaceDetector
+from fitting.landmark_maps import LEFT_OUTER_EYE, RIGHT_OUTER_EYE
+from flamejax.head import HeadModel, vertices
+from flamejax.head.dense_landmarks import NUM_DENSE
+from flamejax.render import rasterize
+
+SIZE = 256
+BATCH = 8
+_POSES = {"yaw": float(np.deg2rad(35.0)), "pitch": 0.3, "roll": 0.25}
+SPREADS = (
+    SceneSpread(**_POSES, expression=0.35, jaw=0.03),
+    SceneSpread(**_POSES, expression=0.7, jaw=0.25),
+)
+"""Calm and lively faces by turns: detectors follow a wide-open mouth badly, above all one without teeth."""
+MIN_PRESENCE = 0.5
+FAILED = 0.3
+"""Mean distance of the inner landmarks, in outer-eye distances, at which the detector has seen something else."""
+SNAP = 0.1
+"""How far off the silhouette, in outer-eye distances, a point is still taken to mean the silhouette."""
+
+
+@dataclass(frozen=True)
+class RenderedView:
+    """One render of a known head, S x S pixels."""
+
+    image: np.ndarray
+    """(S, S, 3) float32 RGB in [0, 1]"""
+    screen: np.ndarray
+    """(V, 2) float32 pixels of the head's vertices"""
+    face_index: np.ndarray
+    """(S, S) int32 triangle that each pixel sees, -1 = background"""
+    landmarks: np.ndarray
+    """(68, 2) the model's own landmarks, pixels"""
+    yaw: float
+    """radians about +y"""
+    lively: bool
+    """whether expression and jaw are drawn from the wider of `SPREADS`"""
+
+
+@dataclass(frozen=True)
+class Views:
+    """N renders with what was detected in them; L = 468 points of the detector's mesh, then 51 inner iBUG landmarks."""
+
+    screen: np.ndarray
+    """(N, V, 2) pixels of the vertices"""
+    detected: np.ndarray
+    """(N, L, 2) pixels"""
+    hit_face: np.ndarray
+    """(N, L) int32 triangle seen where the point was detected, -1 = none"""
+    hit_barycentric: np.ndarray
+    """(N, L, 3)"""
+    yaw: np.ndarray
+    """(N,) radians"""
+    lively: np.ndarray
+    """(N,) bool"""
+    seen: np.ndarray
+    """(F,) share of the views in which the triangle fills a pixel"""
+    dropped: int = 0
+    """renders in which the detector failed"""
+
+    def __len__(self) -> int:
+        return len(self.screen)
+
+    @property
+    def eye_distance(self) -> np.ndarray:
+        """(N,) distance of the detected outer eye corners, pixels: the unit of every deviation."""
+        corners = self.detected[:, NUM_DENSE - 17 + np.array([RIGHT_OUTER_EYE, LEFT_OUTER_EYE])]
+        return np.linalg.norm(corners[:, 0] - corners[:, 1], axis=-1)
+
+    def take(self, index: np.ndarray) -> Views:
+        """Some of the views; `seen` stays that of all."""
+        per_view = ("screen", "detected", "hit_face", "hit_barycentric", "yaw", "lively")
+        return replace(self, **{name: getattr(self, name)[index] for name in per_view})
+
+
+def render_views(
+    head: HeadModel, seed: int, count: int, *, purpose: int = 0, size: int = SIZE
+) -> Iterator[RenderedView]:
+    """Random known heads before random backgrounds, one after the other; the same for the same arguments.
+
+    Args:
+        purpose: renders of different purposes have nothing in common, whatever their seeds.
+        size: S.
+    """
+    for batch in range(-(-count // BATCH)):
+        key = jax.random.key(seed)
+        for part in (purpose, batch):
+            key = jax.random.fold_in(key, part)
+        kind = batch % len(SPREADS)
+        scenes = sample_scenes(head, key, BATCH, size, SPREADS[kind])
+        screen = scenes.camera.project(vertices(head, scenes.params))
+        face_index = rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
+        images, points, alpha = render_scenes(head, scenes, key, size)
+        arrays = [np.asarray(a) for a in (images, alpha, screen[..., :2], face_index, points)]
+        yaw = np.asarray(scenes.params.global_orient[:, 1])
+        for i in range(min(BATCH, count - batch * BATCH)):
+            image, covered, pixels, triangles, known = (array[i] for array in arrays)
+            generator = np.random.default_rng([seed, purpose, batch, i])
+            composed = np.where(covered[..., None] > 0.5, image, background(generator, size))
+            yield RenderedView(composed, pixels, triangles, known, float(yaw[i]), kind > 0)
+
+
+def background(generator: np.random.Generator, size: int) -> np.ndarray:
+    """A plain, shaded, blurred or grainy background: (size, size, 3) float32 in [0, 1]."""
+    cells = int(generator.choice([1, 2, 5, 24]))
+    coarse = np.clip(generator.uniform(0, 1, 3) + generator.uniform(-0.4, 0.4, (cells, cells, 3)), 0, 1)
+    pixels = Image.fromarray(np.uint8(np.round(255 * coarse)))
+    return np.asarray(pixels.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255.0
+
+
+def observe_views(
+    head: HeadModel,
+    rendered: Iterator[RenderedView],
+    detector: FaceDetector,
+    advance: Callable[[], None] = lambda: None,
+) -> Views:
+    """Run the detector on renders and look up what the head's surface shows at each of its points.
+
+    Args:
+        advance: called after each render.
+    """
+    faces = np.asarray(head.faces)
+    kept: list[tuple] = []
+    seen, total = np.zeros(len(faces)), 0
+    for view in rendered:
+        points = detect(view, detector)
+        total += 1
+        seen[np.unique(view.face_index[view.face_index >= 0])] += 1
+        if points is not None:
+            kept.append((view.screen, points, *back_project(points, view, faces), view.yaw, view.lively))
+        advance()
+    if not kept:
+        raise ValueError(f"the detector saw no face in any of {total} renders.")
+    screen, detected, hit_face, hit_barycentric, yaw, lively = (np.stack(c) for c in zip(*kept, strict=True))
+    return Views(screen, detected, hit_face, hit_barycentric, yaw, lively, seen=seen / total, dropped=total - len(kept))
+
+
+def detect(view: RenderedView, detector: FaceDetector) -> np.ndarray | None:
+    """The detector's 468 points and its 51 inner landmarks, (519, 2) pixels; None where it fails.
+
+    The face's whereabouts are told, so that only landmarks are judged; the detector still settles on its own region.
+    """
+    known = view.landmarks
+    keypoints = np.stack(
+        [known[a:b].mean(axis=0) for a, b in ((36, 42), (42, 48), (30, 31), (48, 68), (0, 1), (16, 17))]
+    )
+    box = np.concatenate([known.min(axis=0), known.max(axis=0)])
+    found = detector.landmarks(view.image, Detection(box, 1.0, keypoints))
+    if found.mesh is None or found.presence < MIN_PRESENCE:
+        return None
+    mesh = np.asarray(found.mesh[:, :2], np.float64)
+    points = np.concatenate([mesh, np.asarray(found.points[17:], np.float64)])
+    eyes = np.linalg.norm(known[RIGHT_OUTER_EYE] - known[LEFT_OUTER_EYE])
+    off = np.linalg.norm(points[NUM_DENSE:] - known[17:], axis=-1).mean()
+    return points if np.isfinite(points).all() and off < FAILED * eyes else None
+
+
+def back_project(points: np.ndarray, view: RenderedView, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The visible surface at pixels.
+
+    Args:
+        points: (L, 2) pixels; one off the silhouette takes the nearest covered pixel, unless it is `SNAP` away.
+        faces: (F, 3).
+
+    Returns:
+        Triangles (L,) int32, -1 = none, and barycentrics (L, 3).
+    """
+    size = view.face_index.shape[0]
+    distance, nearest = ndimage.distance_transform_edt(view.face_index < 0, return_indices=True)
+    column, row = np.clip(np.floor(points).astype(int), 0, size - 1).T
+    off = view.face_index[row, column] < 0
+    eyes = np.linalg.norm(view.landmarks[RIGHT_OUTER_EYE] - view.landmarks[LEFT_OUTER_EYE])
+    lost = distance[row, column] > SNAP * eyes
+    row, column = nearest[0][row, column], nearest[1][row, column]
+    triangle = view.face_index[row, column]
+    point = np.where(off[:, None], np.stack([column, row], axis=-1) + 0.5, points)
+    weights = np.maximum(barycentric_2d(point, view.screen[faces[triangle]].astype(np.float64)), 0.0)
+    weights /= np.maximum(weights.sum(axis=-1, keepdims=True), 1e-12)
+    return np.where(lost | (triangle < 0), -1, triangle).astype(np.int32), weights
+
+
+def barycentric_2d(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Barycentric coordinates of points (L, 2) in triangles (L, 3, 2): (L, 3); may be negative outside."""
+    a, b, c = np.moveaxis(corners, -2, 0)
+
+    def cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+
+    area = cross(b - a, c - a)
+    area = np.where(np.abs(area) < 1e-12, 1e-12, area)
+    second, third = cross(points - a, c - a) / area, cross(b - a, points - a) / area
+    return np.stack([1.0 - second - third, second, third], axis=-1)
