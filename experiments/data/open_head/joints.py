@@ -66,7 +66,7 @@ def joint_regressor(source: Source, head: Head, config: identity.Config) -> tupl
         rows[k, ids] = 1.0 / len(ids)
     count = len(head.part)
     wider = replace(head, operator=sparse.vstack([head.operator, rows]).tocsr())
-    people = identity.population(source, wider, replace(config, people=JAW_SAMPLES)).astype(np.float64)
+    people = identity.population(source, wider, replace(config, people=JAW_SAMPLES))[0].astype(np.float64)
     points, joints = people[:, :count], people[:, count:]
     template = head.carry(head.base["vertices"])
     out, errors = np.zeros((5, count)), {}

@@ -1,4 +1,4 @@
-"""Keeps the lips shut: blended MakeHuman targets leave a gap of a millimetre or so, or let the lips cross."""
+"""Keeps the lips shut, and parts them: blended MakeHuman targets leave a gap or let the lips cross."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
 
+from .gaps import Opening, openings
 from .geometry import Head, adjacency
-from .landmarks import split_ring
 from .surface import Surface
 
 REACH = 0.006  # metres over the skin within which the correction fades
@@ -15,15 +15,18 @@ SHARE = 0.85  # of the gap that is closed: the lips touch without crossing
 
 
 def lip_gap(head: Head, surface: Surface) -> sparse.csr_matrix:
-    """(V, V) operator G on the y coordinates: `y - G y` closes the lip seam.
+    """(V, V) operator G on the y coordinates: `y - G y` closes the lip seam (see `gap_operator`)."""
+    lips = openings(surface)["lips"]
+    return gap_operator(head, surface, (lips.upper, lips.lower), REACH)
 
-    Each seam vertex is paired with the point of the other half at the same x and moves half the gap towards it; the
-    surroundings follow, fading with geodesic distance.
+
+def gap_operator(head: Head, surface: Surface, halves: tuple[np.ndarray, np.ndarray], reach: float):
+    """(V, V) operator G on the y coordinates: `y - G y` closes `SHARE` of the gap between two borders.
+
+    Each border vertex is paired with the point of the other border at the same x and moves half the gap towards it; the
+    surroundings follow, fading with geodesic distance over `reach` metres.
     """
     v = surface.vertices
-    ring = surface.seam_loop(surface.mouth_island)
-    ends = int(np.argmin(v[ring, 0])), int(np.argmax(v[ring, 0]))
-    halves = split_ring(ring, *ends, surface.outer_height())
     twins = _facing(v, *halves) | _facing(v, *halves[::-1])
     upper, lower = (half[1:-1] for half in halves)  # the corners stay
     near = adjacency(head.faces, len(v)).tocoo()
@@ -32,7 +35,7 @@ def lip_gap(head: Head, surface: Surface) -> sparse.csr_matrix:
     )
     distance, source = [], []
     for half in (upper, lower):
-        d, _, s = dijkstra(graph, indices=half, limit=3 * REACH, min_only=True, return_predecessors=True)
+        d, _, s = dijkstra(graph, indices=half, limit=3 * reach, min_only=True, return_predecessors=True)
         distance.append(d)
         source.append(s)
     rows, columns, values = [], [], []
@@ -40,12 +43,33 @@ def lip_gap(head: Head, surface: Surface) -> sparse.csr_matrix:
         own = np.where(np.isfinite(distance[side]) & (distance[side] < distance[1 - side]))[0]
         for i in own:
             a = int(source[side][i])
-            w = 0.5 * SHARE * np.exp(-((distance[side][i] / REACH) ** 2))
+            w = 0.5 * SHARE * np.exp(-((distance[side][i] / reach) ** 2))
             for column, share in ((a, 1.0), *twins[a]):
                 rows.append(i)
                 columns.append(column)
                 values.append(w * share)
     return sparse.csr_matrix((values, (rows, columns)), shape=(len(v), len(v)))
+
+
+def shut(operator: sparse.csr_matrix, field: np.ndarray, times: int = 3) -> np.ndarray:
+    """The part of a displacement field (V, 3) that leaves the gap as it is."""
+    out = field.copy()
+    for _ in range(times):
+        out[:, 1] -= operator @ out[:, 1]
+    return out
+
+
+def parting(operator: sparse.csr_matrix, template: np.ndarray, lips: Opening) -> np.ndarray:
+    """(3, V, 3) displacements that part the lips by a metre: in the middle, on the subject's right, on the left."""
+    half = np.abs(template[lips.upper, 0]).max()
+    out = np.zeros((3, *template.shape))
+    for k, centre in enumerate((0.0, -0.55, 0.55)):
+        tent = np.zeros(len(template))
+        for ring, sign in ((lips.upper, 0.5), (lips.lower, -0.5)):
+            s = template[ring, 0] / half
+            tent[ring] = sign * np.cos(np.pi / 2 * np.clip((s - centre) / 0.55, -1, 1)) ** 2
+        out[k, :, 1] = operator @ tent / SHARE
+    return out
 
 
 def _facing(v: np.ndarray, half: np.ndarray, other: np.ndarray) -> dict[int, tuple]:
