@@ -29,7 +29,7 @@ class FitConfig:
     """Landmarks with a confidence at or below this are hidden (tau: 0.2 in the paper's text and in its released code,
     0.1 in its Algorithm 1)."""
     landmark_sigma: float = 0.008
-    """Noise of the inner 51 landmarks, as a share of the crop's side (about 3 % of the outer-eye distance)."""
+    """Noise of the inner 51 landmarks, as a share of the crop's side (about 2 % of the outer-eye distance)."""
     contour_sigma: float = 0.03
     """Noise of the 17 contour points, as a share of the crop's side: detectors place them differently."""
     dense_weight: float = 0.15
