@@ -42,7 +42,7 @@ def surface(head: HeadModel, verts: Array, screen: Array, face_index: Array, tex
 
 
 def light_prior_residuals(light: Array) -> Array:
-    """Residuals of the light's prior in standard deviations: near ambient, near white. light (9, 3) -> (54,)."""
+    """Residuals of the light's prior in standard deviations: near ambient, near white. light (9, 3) -> (36,)."""
     sigma = jnp.asarray(BAND_SIGMA)[:, None]
     grey = jnp.mean(light, axis=-1, keepdims=True)
     level = (grey - ambient_light()[:, :1]) / sigma

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 from jax import Array
 
+from fitting.observation import VISIBLE_CONFIDENCE
 from flamejax.camera import OrthographicCamera
 from flamejax.head.model import HeadParams
 
@@ -25,7 +26,7 @@ class FitConfig:
     """The global fit (the paper's "FLAME fitting" baseline). Energies are negative log densities, so that weights
     are noise levels: landmarks in crop pixels, colours in [0, 1], coefficients in standard deviations."""
 
-    visible_threshold: float = 0.2
+    visible_threshold: float = VISIBLE_CONFIDENCE
     """Landmarks with a confidence at or below this are hidden (tau: 0.2 in the paper's text and in its released code,
     0.1 in its Algorithm 1)."""
     landmark_sigma: float = 0.008

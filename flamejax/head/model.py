@@ -50,11 +50,6 @@ class DenseLandmarks:
     """(51,) outer-eye distances."""
 
     @property
-    def dense_weight(self) -> Array:
-        """(468,) in (0, 1]: inverse variance relative to the median point's, cut off at 1."""
-        return jnp.minimum(1.0, (jnp.median(self.dense_spread) / self.dense_spread) ** 2)
-
-    @property
     def sliding(self) -> Array:
         """(468,) bool: points of the face's contour, which move over the surface as the head turns."""
         return self.dense_spread > SLIDING_SPREAD

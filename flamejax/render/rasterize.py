@@ -18,7 +18,7 @@ from jax import Array
 WINDOW_BITS = (2, 3, 4, 5, 6)
 """log2 of the side of each size class's square window, pixels."""
 SAMPLES_PER_STEP = 1 << 16
-"""Pixel tests per loop step: large enough to amortise a step, small enough to stay in cache."""
+"""Pixel tests per loop step."""
 
 
 @jax.tree_util.register_dataclass

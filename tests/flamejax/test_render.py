@@ -14,7 +14,7 @@ from flamejax.render import ambient_light, sample_texture, sh_basis, shade
 from tests.heads import random_head, random_params
 
 GOLDEN = "tests/golden/open_head.png"
-GOLDEN_TOLERANCE = 0.02
+GOLDEN_TOLERANCE = 0.004
 """Mean absolute colour difference of the golden image: other platforms round silhouettes' pixels differently."""
 
 
@@ -102,12 +102,12 @@ def test_render_gradients_in_texture_and_light(head):
     check_grads(jax.jit(image), (jnp.ones(3) * 0.3, ambient_light()), 1, ("fwd", "rev"), eps=1e-2, rtol=0.03, atol=0.03)
 
 
-def test_golden_image_of_the_open_head():
+def test_golden_image_of_the_open_head(tmp_path):
     """The mean open head, turned by 25 degrees. Made by tests/golden/make_open_head.py; looked at when committed."""
     from tests.golden.make_open_head import golden_render
 
     found, golden = golden_render(), np.asarray(Image.open(GOLDEN), np.float32) / 255
     difference = np.abs(found - golden).mean()
     if difference > GOLDEN_TOLERANCE:
-        Image.fromarray((255 * np.abs(found - golden)).astype(np.uint8)).save("/tmp/open_head_difference.png")
-    assert difference <= GOLDEN_TOLERANCE
+        Image.fromarray((255 * np.abs(found - golden)).astype(np.uint8)).save(tmp_path / "difference.png")
+    assert difference <= GOLDEN_TOLERANCE, f"see {tmp_path / 'difference.png'}"
