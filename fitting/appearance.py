@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flamejax.geometry import normalize, vertex_normals
-from flamejax.head import HeadModel
+from flamejax.head import HeadModel, HeadParams, landmarks
 from flamejax.render import ambient_light, fragment_geometry, interpolate, sample_texture, sh_basis, shade
 from flamejax.render.rasterize import Fragments
 
@@ -19,6 +19,11 @@ ROBUST_ROUNDS = (8.0, 4.0, 2.0, 1.0, 1.0)
 SKIN_REGIONS = ("face", "forehead", "nose", "lips", "eye_region")
 """Regions whose colours are compared; hair, neck and ears are too often something else than skin."""
 
+BROWS = slice(17, 27)
+BROW_REACH = 0.009
+"""Metres. Brows differ in form and place from person to person more than the albedo basis can: their colours would pull
+the geometry."""
+
 
 def skin_triangles(head: HeadModel) -> Array:
     """(F,) float: 1 for triangles whose colour the photometric term compares."""
@@ -26,7 +31,16 @@ def skin_triangles(head: HeadModel) -> Array:
     for name in SKIN_REGIONS:
         skin |= head.regions[name]
     skin &= ~(head.regions["scalp"] | head.regions["neck"] | head.regions["boundary"])
+    skin &= ~_near_brows(head)
     return jnp.all(skin[head.faces], axis=-1).astype(jnp.float32)
+
+
+def _near_brows(head: HeadModel) -> Array:
+    """(V,) bool: vertices of the mean head near a brow landmark, or between two."""
+    brows = landmarks(head, HeadParams.zeros(head))[BROWS]
+    points = jnp.concatenate([brows, 0.5 * (brows[:-1] + brows[1:])[jnp.asarray([0, 1, 2, 3, 5, 6, 7, 8])]])
+    squared = jnp.sum((head.v_template[:, None] - points[None]) ** 2, axis=-1)
+    return jnp.min(squared, axis=-1) < BROW_REACH**2
 
 
 def surface(head: HeadModel, verts: Array, screen: Array, face_index: Array, texture: Array) -> tuple[Array, Array]:

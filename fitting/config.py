@@ -46,7 +46,7 @@ class FitConfig:
     """Adam steps between two renderings of visibility; must divide `photometric_steps`."""
     render_size: int = 128
     """Side of the image the photometric term compares, pixels."""
-    photometric_weight: float = 150.0
+    photometric_weight: float = 600.0
     """Weight of the mean robust colour difference over visible skin."""
     photometric_scale: float = 0.15
     """Colour difference at which the robust loss levels off: what hides the face does not pull it."""

@@ -92,14 +92,19 @@ def _lights(key: Array, count: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def render_scenes(head: HeadModel, scenes: Scenes, key: Array, size: int = 256) -> tuple[Array, Array, Array]:
+def render_scenes(
+    head: HeadModel, scenes: Scenes, key: Array, size: int = 256, albedo: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Images before plain random backgrounds.
+
+    Args:
+      albedo: (B, Ht, Wt, 3) textures in place of the scenes' own.
 
     Returns:
       images (B, size, size, 3) in [0, 1]; landmarks (B, 68, 2) pixels; alpha (B, size, size), 1 = head.
     """
     verts = vertices(head, scenes.params)
-    texture = jnp.clip(head.albedo(scenes.texture), 0.0, 1.0)
+    texture = jnp.clip(head.albedo(scenes.texture), 0.0, 1.0) if albedo is None else albedo
     image = render(head, verts, scenes.camera, texture=texture, light=scenes.light, size=(size, size))
     background = jax.random.uniform(key, (verts.shape[0], 1, 1, 3))
     alpha = image[..., 3:]

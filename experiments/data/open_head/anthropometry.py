@@ -7,9 +7,11 @@ within half a survey standard deviation, standard deviations within 30 %. "Ours"
 alone (`draw_people`).
 
 Survey: Z. Zhuang, B. Bradtmiller, "Head-and-face anthropometric survey of U.S. respirator users", J Occup Environ Hyg
-2(11):567-576, 2005 (NIOSH 2003: 3,997 adults of 18-66 years, 2,542 men and 1,455 women). The survey, its size and its
-18 facial dimensions were confirmed on NIOSH's own pages (nioshtic-2 20028932 and 20027338); its table was not at hand
-when this was written, so the figures below are from memory and need checking against the paper.
+2(11):567-576, 2005 (NIOSH 2003: 3,997 adults of 18-66 years), weighted to the U.S. population. The article itself could
+not be opened here, so `SURVEY`, noted down from memory, was checked against two public sources (`CHECKS`): summaries of
+the survey's own public-domain records (CDC RD-10130-2020-0; not weighted, with more minorities than the population
+has), and of ANSUR II (U.S. Army 2012, 4,082 men and 1,986 women). Nose protrusion's mean for men is also quoted by
+others from the article; the rest of nose protrusion and of minimum frontal breadth is without a second source.
 """
 
 from __future__ import annotations
@@ -34,6 +36,18 @@ SURVEY = {  # millimetres: (mean, standard deviation) of men, of women
     "subnasale-sellion length": ((52.0, 4.1), (48.2, 3.8)),
     "bigonial breadth": ((120.4, 10.4), (110.1, 8.9)),
     "minimum frontal breadth": ((105.5, 5.7), (102.9, 5.4)),
+}
+NIOSH, ANSUR = "NIOSH records, not weighted", "ANSUR II"
+CHECKS = {  # measurement -> source, then as in `SURVEY`
+    "bizygomatic breadth": (NIOSH, (143.9, 6.9), (136.2, 6.5)),
+    "menton-sellion length": (NIOSH, (123.2, 7.2), (114.2, 6.5)),
+    "head breadth": (ANSUR, (154.3, 5.5), (147.8, 5.2)),
+    "head length": (ANSUR, (199.5, 7.0), (189.8, 7.4)),
+    "interpupillary distance": (NIOSH, (65.1, 3.8), (63.1, 4.0)),
+    "nose breadth": (NIOSH, (37.8, 4.8), (35.8, 4.9)),
+    "lip length": (NIOSH, (51.7, 4.3), (49.2, 4.5)),
+    "subnasale-sellion length": (NIOSH, (51.9, 4.1), (47.7, 3.8)),
+    "bigonial breadth": (NIOSH, (120.7, 10.7), (111.6, 9.3)),
 }
 NAMES = tuple(SURVEY)
 MEAN_LIMIT, STD_LIMIT = 0.5, 0.3  # in survey standard deviations; as a share of them
@@ -91,6 +105,15 @@ def survey(sex: str) -> tuple[np.ndarray, np.ndarray]:
     return mean, std
 
 
+def second_source(name: str, sex: str) -> str:
+    """ "mean (standard deviation), source" of `CHECKS`, or "" where there is none."""
+    if name not in CHECKS:
+        return ""
+    source, *found = CHECKS[name]
+    mean, std = found[SEXES.index(sex)]
+    return f"{mean} ({std}), {source}"
+
+
 def draw_betas(asset: dict, rng: np.random.Generator, n: int, sex: str) -> np.ndarray:
     """Identity coefficients (n, K) of random men or women.
 
@@ -139,7 +162,7 @@ def compare(asset: dict, people: int = 2000, seed: int = 7) -> dict:
             rows.append({
                 "measurement": name, "sex": sex, "published_mean": mean[k], "published_std": std[k],
                 "mean": round(float(ours), 1), "std": round(float(spread), 1), "shift": round(float(shift), 2),
-                "ratio": round(float(ratio), 2),
+                "ratio": round(float(ratio), 2), "second_source": second_source(name, sex),
                 "within_limits": bool(abs(shift) <= MEAN_LIMIT and abs(ratio - 1) <= STD_LIMIT),
             })  # fmt: skip
     links = []
@@ -168,13 +191,13 @@ def main() -> None:
     if args.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"{'mm':26s} {'':5s} {'published':>15s} {'ours':>15s} {'shift/sd':>9s} {'sd ratio':>9s}")
+    print(f"{'mm':26s} {'':5s} {'published':>15s} {'ours':>15s} {'shift/sd':>9s} {'sd ratio':>9s}   second source")
     for r in result["table"]:
         published = f"{r['published_mean']:.1f} ({r['published_std']:.1f})"
         ours = f"{r['mean']:.1f} ({r['std']:.1f})"
         flag = "" if r["within_limits"] else "  outside"
         print(f"{r['measurement']:26s} {r['sex']:5s} {published:>15s} {ours:>15s} "
-              f"{r['shift']:+9.2f} {r['ratio']:9.2f}{flag}")  # fmt: skip
+              f"{r['shift']:+9.2f} {r['ratio']:9.2f}{flag}   {r['second_source']}")  # fmt: skip
     inside = sum(r["within_limits"] for r in result["table"])
     print(f"within limits: {inside} of {len(result['table'])}\n")
     print("correlations within a sex (mean of both)")
