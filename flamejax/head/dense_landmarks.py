@@ -39,7 +39,7 @@ def geometry_hash(head: HeadModel) -> str:
         array = np.asarray(getattr(head, name))
         kind = "<i4" if array.dtype.kind == "i" else "<f4"
         digest.update(f"{name} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array, kind).tobytes())
+        digest.update(np.ascontiguousarray(array, kind).data)
     digest.update(f"parents {head.parents} num_betas {head.num_betas}".encode())
     return digest.hexdigest()
 

@@ -10,19 +10,19 @@ import numpy as np
 
 # expression -> (share of faces that show it, units at its full strength); `*` stands for both sides
 WHOLE: dict[str, tuple[float, dict[str, float]]] = {
-    "closed smile": (0.42, {"mouthSmile*": 0.75, "cheekSquint*": 0.35, "eyeSquint*": 0.25, "mouthDimple*": 0.25}),
-    "big smile": (0.42, {"mouthSmile*": 0.85, "cheekSquint*": 0.6, "eyeSquint*": 0.4, "mouthUpperUp*": 0.4,
+    "closed smile": (0.48, {"mouthSmile*": 0.75, "cheekSquint*": 0.35, "eyeSquint*": 0.25, "mouthDimple*": 0.25}),
+    "big smile": (0.48, {"mouthSmile*": 0.85, "cheekSquint*": 0.6, "eyeSquint*": 0.4, "mouthUpperUp*": 0.4,
                          "mouthStretch*": 0.15}),
-    "laugh": (0.12, {"unit-mouth-corner-puller": 0.7, "cheekSquint*": 0.5, "mouthLowerDown*": 0.5,
+    "laugh": (0.20, {"unit-mouth-corner-puller": 0.7, "cheekSquint*": 0.5, "mouthLowerDown*": 0.5,
                      "mouthUpperUp*": 0.5, "noseSneer*": 0.2}),
-    "brows up": (0.45, {"browInnerUp": 0.8, "browOuterUp*": 0.8, "eyeWide*": 0.4, "unit-eyebrows-*-up": 0.4}),
+    "brows up": (0.50, {"browInnerUp": 0.8, "browOuterUp*": 0.8, "eyeWide*": 0.4, "unit-eyebrows-*-up": 0.4}),
     "worry": (0.20, {"browInnerUp": 0.9, "browDown*": 0.25, "mouthFrown*": 0.35, "unit-eyebrows-*-inner-up": 0.5}),
     "brows down": (0.38, {"browDown*": 0.8, "eyeSquint*": 0.35, "noseSneer*": 0.15, "unit-eyebrows-*-down": 0.3}),
     "mouth down": (0.34, {"mouthFrown*": 0.8, "mouthShrugLower": 0.35, "unit-mouth-depression": 0.2}),
     "pucker": (0.30, {"mouthPucker": 0.8, "unit-mouth-pursing": 0.15}),
     "funnel": (0.22, {"mouthFunnel": 0.7, "mouthPucker": 0.15}),
     "pressed lips": (0.22, {"mouthPress*": 0.6, "mouthRollLower": 0.3, "mouthRollUpper": 0.25}),
-    "sneer": (0.16, {"noseSneer*": 0.8, "mouthUpperUp*": 0.5, "browDown*": 0.4, "cheekSquint*": 0.3}),
+    "sneer": (0.20, {"noseSneer*": 0.8, "mouthUpperUp*": 0.5, "browDown*": 0.4, "cheekSquint*": 0.3}),
     "stretch": (0.18, {"mouthStretch*": 0.7, "mouthLowerDown*": 0.3, "unit-neck-platysma": 0.4}),
     "squint": (0.30, {"eyeSquint*": 0.8, "cheekSquint*": 0.6}),
     "cheeks out": (0.08, {"cheekPuff": 0.7, "mouthPress*": 0.2}),
@@ -77,11 +77,11 @@ def draw(rng: np.random.Generator, names: list[str], peaks: np.ndarray, count: i
     left = np.array([1.0 if "Left" in n or "-left-" in n else -1.0 if twin(n) != n else 0.0 for n in names])
     out = np.zeros((count, len(names)))
     for name, (share, _) in WHOLE.items():
-        strength = (rng.uniform(size=count) < share) * rng.beta(2.0, 1.6, count)
+        strength = (rng.uniform(size=count) < share) * rng.beta(2.0, 1.3, count)
         uneven = 1 + LOPSIDED * rng.standard_normal(count)[:, None] * left
         out += strength[:, None] * np.maximum(uneven, 0) * full(name, names)
     for share, units in SIDED.values():
-        strength = (rng.uniform(size=count) < share) * rng.beta(2.0, 1.6, count)
+        strength = (rng.uniform(size=count) < share) * rng.beta(2.0, 1.3, count)
         one = np.zeros(len(names))
         for name, amount in units.items():
             one[place[name]] = amount
@@ -91,4 +91,4 @@ def draw(rng: np.random.Generator, names: list[str], peaks: np.ndarray, count: i
     alone = rng.standard_normal((count, len(names)))
     both = (alone + alone[:, mirrored]) / np.sqrt(np.where(mirrored == np.arange(len(names)), 4.0, 2.0))
     mixed = np.sqrt(ALONE_SIDES) * both + np.sqrt(1 - ALONE_SIDES) * rng.standard_normal((count, len(names)))
-    return out + spread * np.abs(mixed)
+    return np.minimum(out + spread * np.abs(mixed), 1.0)  # a unit that several expressions share is active once

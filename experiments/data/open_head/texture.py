@@ -21,9 +21,9 @@ SIZE = 256
 MELANIN = np.array([0.62, 0.80, 0.98])
 BLOOD = np.array([0.12, 0.62, 0.50])
 BARE = np.array([0.80, 0.66, 0.54])
-# CIE lightness of cheeks: two standard deviations reach from very dark to very fair skin (about 32 to 76). It is drawn
+# CIE lightness of cheeks: two standard deviations reach from very dark to very fair skin (about 28 to 78). It is drawn
 # instead of melanin because the basis is linear in display values, which follow lightness nearly straight.
-LIGHTNESS, LIGHTNESS_STD = 54.5, 11.5
+LIGHTNESS, LIGHTNESS_STD = 54.0, 13.0
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ IRIS_RADIUS = 0.0057  # metres on the ball
 def paint(rng: np.random.Generator, m: Maps, bank: list[np.ndarray], ball_radius: float) -> np.ndarray:
     """One random person's display colours (m,3) float32."""
     male = rng.uniform() < 0.5
-    lightness = LIGHTNESS + LIGHTNESS_STD * float(np.clip(rng.standard_normal(), -2.3, 2.3))
+    lightness = LIGHTNESS + LIGHTNESS_STD * float(np.clip(rng.standard_normal(), -2.1, 2.1))
     blood = float(np.clip(0.37 + 0.10 * rng.standard_normal(), 0.15, 0.8))
     tone = melanin_of(lightness)
     dark = float(np.clip((tone - 0.35) / 0.9, 0, 1))
