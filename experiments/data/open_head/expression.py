@@ -35,6 +35,7 @@ class Config:
     part: tuple[float, float, float] = (0.0030, 0.0018, 0.0018)  # metres per standard deviation: middle, right, left
     close: float = 0.52  # share of a blink of both eyes per standard deviation
     wink: float = 0.22  # of one eye, the other opening as much
+    peak: float = 0.0098  # metres: no component moves a vertex further, or a smile of +2 would fold the cheeks
     tail: float = 0.4  # per cent of the drawn faces left outside the range on either side
 
 
@@ -83,10 +84,12 @@ def build_expression(source: Source, head: Head, keep: np.ndarray, surface: Surf
     basis = vectors[:, :number].T @ mixed
     # each face's coefficients: its field is activations @ fields, orthogonal to the left-out directions
     found = drawn @ np.linalg.solve(basis @ basis.T, basis @ fields.T).T
-    sign = np.where(found.mean(0) < 0, -1.0, 1.0)  # positive is what people do, not its opposite
-    basis, found = basis * sign[:, None], found * sign
+    scale = np.where(found.mean(0) < 0, -1.0, 1.0)  # positive is what people do, not its opposite
+    furthest = np.linalg.norm(basis.reshape(number, -1, 3), axis=2).max(1)
+    scale *= np.minimum(1.0, config.peak / furthest)
+    basis, found = basis * scale[:, None], found / scale
     low, high = np.percentile(found, [config.tail, 100 - config.tail], axis=0)
-    limits = np.stack([np.minimum(low, 0), np.maximum(high, 0)])
+    limits = np.stack([np.clip(low, -2.5, 0), np.clip(high, 0, 2.5)])
     part = parting(operator, surface.vertices, lips).reshape(3, -1) * np.array(config.part)[:, None]
     left, right = blinks(whole, head, surface).reshape(2, -1)
     basis = np.concatenate([basis, part, [config.close * (left + right)], [config.wink * (left - right)]])
