@@ -78,10 +78,9 @@ def load_dense_landmarks(head: HeadModel, path: str | os.PathLike[str] | None = 
         )
     _check(chosen, found, len(head.faces))
     return DenseLandmarks(
-        **{
-            name: jnp.asarray(found[name].astype(np.int32 if kind == "i" else np.float32))
-            for name, (kind, _) in _SHAPES.items()
-        }
+        **jax.device_put(
+            {name: found[name].astype(np.int32 if kind == "i" else np.float32) for name, (kind, _) in _SHAPES.items()}
+        )
     )
 
 
