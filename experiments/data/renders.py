@@ -60,12 +60,21 @@ def sample_scenes(
     params = dataclasses.replace(
         HeadParams.zeros(head, (count,)),
         betas=spread.identity * jax.random.normal(keys[2], (count, head.num_betas)),
-        expression=spread.expression * jax.random.normal(keys[3], (count, head.num_expression)),
+        expression=within_range(head, spread.expression * jax.random.normal(keys[3], (count, head.num_expression))),
         global_orient=orient,
         jaw_pose=jaw,
     )
     texture = spread.albedo * jax.random.normal(keys[4], (count, head.albedo_basis.shape[0]))
     return Scenes(params, _framing(head, params, size), texture, _lights(keys[5], count))
+
+
+def within_range(head: HeadModel, expression: Array) -> Array:
+    """Random expressions (*b, E) that people can make: reflected at the head's lowest coefficients, which keeps lips
+    and lids from crossing, and cut at the highest. As they are for a head that states no range."""
+    if head.expression_range is None:
+        return expression
+    low, high = (jnp.broadcast_to(limit, expression.shape) for limit in head.expression_range)
+    return jnp.clip(jnp.where(expression < low, 2 * low - expression, expression), low, high)
 
 
 def _framing(head: HeadModel, params: HeadParams, size: int) -> OrthographicCamera:

@@ -39,7 +39,7 @@ def geometry_hash(head: HeadModel) -> str:
         array = np.asarray(getattr(head, name))
         kind = "<i4" if array.dtype.kind == "i" else "<f4"
         digest.update(f"{name} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array, kind).tobytes())
+        digest.update(np.ascontiguousarray(array, kind).data)
     digest.update(f"parents {head.parents} num_betas {head.num_betas}".encode())
     return digest.hexdigest()
 
@@ -78,10 +78,9 @@ def load_dense_landmarks(head: HeadModel, path: str | os.PathLike[str] | None = 
         )
     _check(chosen, found, len(head.faces))
     return DenseLandmarks(
-        **{
-            name: jnp.asarray(found[name].astype(np.int32 if kind == "i" else np.float32))
-            for name, (kind, _) in _SHAPES.items()
-        }
+        **jax.device_put(
+            {name: found[name].astype(np.int32 if kind == "i" else np.float32) for name, (kind, _) in _SHAPES.items()}
+        )
     )
 
 

@@ -2,9 +2,11 @@
 
 import os
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from flamejax.head.dense_landmarks import with_dense_landmarks
@@ -82,13 +84,24 @@ def _load_npz(path: Path) -> HeadModel:
     if path.suffix != ".npz":
         raise HeadFileError(f"{path}: only flamejax .npz head models can be read so far, not '{path.suffix}' files.")
     try:
-        # np.load leaves the file open when it is no archive, so the file is ours to close.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
+        found = _read(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise HeadFileError(f"{path}: not a readable .npz file ({error}). Fetch or convert it again.") from error
     _check(path, found)
     return _assemble(found)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    # The blend shapes take as long to unpack as all the rest together, and unpacking runs outside Python's lock.
+    with ThreadPoolExecutor(1) as pool:
+        blend_shapes = pool.submit(_unpack, path, lambda name: name == "shapedirs")
+        return _unpack(path, lambda name: name != "shapedirs") | blend_shapes.result()
+
+
+def _unpack(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    # np.load leaves the file open when it is no archive, so the file is ours to close.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files if wanted(name)}
 
 
 def _check(path: Path, found: dict[str, np.ndarray]) -> None:
@@ -137,6 +150,12 @@ def _check_shapes(path: Path, found: dict[str, np.ndarray]) -> None:
         raise HeadFileError(f"{path}: {joints} joints, but a head has 5 (root, neck, jaw, left eye, right eye).")
     if not 0 < int(found["num_betas"]) <= components:
         raise HeadFileError(f"{path}: num_betas is {int(found['num_betas'])} of {components} components.")
+    if "expression_range" in found:
+        limits = found["expression_range"]
+        if limits.dtype.kind != "f" or limits.shape != (2, components - int(found["num_betas"])):
+            raise HeadFileError(f"{path}: 'expression_range' is {limits.dtype} {limits.shape}, which is not its form.")
+        if not ((limits[0] <= 0) & (limits[1] >= 0)).all():
+            raise HeadFileError(f"{path}: 'expression_range' leaves out the neutral face.")
 
 
 def _check_indices(path: Path, found: dict[str, np.ndarray]) -> None:
@@ -157,36 +176,54 @@ def _check_indices(path: Path, found: dict[str, np.ndarray]) -> None:
         raise HeadFileError(f"{path}: regions missing: {', '.join(sorted(missing))}.")
 
 
+def _widened(array: np.ndarray) -> np.ndarray:
+    """Any real array as float32. numpy widens float16 slowly; there are only 65,536 of them, so a table is faster."""
+    if array.dtype != np.float16:
+        return array.astype(np.float32)
+    table = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    return table[np.ascontiguousarray(array).view(np.uint16)]
+
+
 def _assemble(found: dict[str, np.ndarray]) -> HeadModel:
     def floats(name: str) -> np.ndarray:
-        return found[name].astype(np.float32)
+        return _widened(found[name])
 
-    def integers(name: str) -> jnp.ndarray:
-        return jnp.asarray(found[name].astype(np.int32))
+    def integers(name: str) -> np.ndarray:
+        return found[name].astype(np.int32)
 
     template, shapedirs, regressor = floats("v_template"), floats("shapedirs"), floats("J_regressor")
-    masks = {str(n): jnp.asarray(m) for n, m in zip(found["region_names"], found["region_masks"], strict=True)}
-    basis = floats("albedo_basis") * (floats("albedo_scale") / ALBEDO_STEP)[:, None, None, None]
+    used = np.flatnonzero(regressor.any(axis=0))  # joints depend on few vertices
+    basis = floats("albedo_basis")
+    basis *= (floats("albedo_scale") / ALBEDO_STEP)[:, None, None, None]
+    arrays = jax.device_put(  # all at once
+        {
+            "v_template": template,
+            "faces": integers("faces"),
+            "shapedirs": shapedirs,
+            "posedirs": floats("posedirs"),
+            "J_regressor": regressor,
+            "lbs_weights": floats("lbs_weights"),
+            "joint_template": regressor @ template,
+            "joint_dirs": np.tensordot(regressor[:, used], shapedirs[used], axes=1),
+            "regions": {str(n): m for n, m in zip(found["region_names"], found["region_masks"], strict=True)},
+            "uv": floats("uv"),
+            "uv_faces": integers("uv_faces"),
+            "albedo_mean": floats("albedo_mean") / np.float32(255.0),
+            "albedo_basis": basis,
+            "expression_range": floats("expression_range") if "expression_range" in found else None,
+        }
+    )
+    landmarks = jax.device_put(
+        {
+            "face": integers("landmark_face"),
+            "barycentric": floats("landmark_barycentric"),
+            "contour_face": integers("contour_face"),
+            "contour_barycentric": floats("contour_barycentric"),
+        }
+    )
     return HeadModel(
-        v_template=jnp.asarray(template),
-        faces=integers("faces"),
-        shapedirs=jnp.asarray(shapedirs),
-        posedirs=jnp.asarray(floats("posedirs")),
-        J_regressor=jnp.asarray(regressor),
-        lbs_weights=jnp.asarray(floats("lbs_weights")),
-        joint_template=jnp.asarray(regressor @ template),
-        joint_dirs=jnp.asarray(np.tensordot(regressor, shapedirs, axes=1)),
-        landmark_embedding=LandmarkEmbedding(
-            integers("landmark_face"),
-            jnp.asarray(floats("landmark_barycentric")),
-            integers("contour_face"),
-            jnp.asarray(floats("contour_barycentric")),
-        ),
-        regions=masks,
-        uv=jnp.asarray(floats("uv")),
-        uv_faces=integers("uv_faces"),
-        albedo_mean=jnp.asarray(floats("albedo_mean") / 255.0),
-        albedo_basis=jnp.asarray(basis),
+        **arrays,
+        landmark_embedding=LandmarkEmbedding(**landmarks),
         name=str(found["name"]),
         version=str(found["version"]),
         licence=str(found["licence"]),

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from experiments.data.open_head import (
+    activations,
     anthropometry,
     calibrate,
+    corners,
     expression,
     gaps,
     geometry,
     joints,
+    lids,
     sources,
 )
 from experiments.data.open_head.build import write_npz
@@ -35,7 +38,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def head(source):
-    return geometry.build_head(source)
+    return corners.build_head(source)
 
 
 def test_bins_and_yaws_are_inverse():
@@ -81,7 +84,7 @@ def test_topology(head):
 
 
 def test_topology_is_deterministic(source, head):
-    again = geometry.build_head(source)
+    again = corners.build_head(source)
     for name in ("faces", "uv", "uv_faces", "part", "base_ids", "mirror", "neck_loop"):
         assert np.array_equal(getattr(again, name), getattr(head, name)), name
     assert (again.operator != head.operator).nnz == 0
@@ -105,13 +108,29 @@ def test_rig_weights_and_expression_are_deterministic(source, head):
     assert np.abs(one["basis"][:, head.neck_loop]).max() == 0
 
 
-def test_a_full_blink_just_closes_the_lids(source, head):
+def test_a_full_blink_closes_the_lids(source, head):
     surface = Surface(head, head.carry(head.base["vertices"]))
-    units = expression.load_units(source, head)
-    expression.meet_lids(units, head, surface)
-    for side in ("left", "right"):
-        gap = gaps.openings(surface)[side].gap(surface.vertices + units[f"eyeBlink{side.capitalize()}"])
-        assert np.abs(gap).max() < 5e-4
+    left, right = lids.blinks(expression.load_units(source, head), head, surface)
+    assert np.array_equal(right, left[head.mirror] * [-1, 1, 1])
+    for side, field in (("left", left), ("right", right)):
+        gap = gaps.openings(surface)[side].gap(surface.vertices + field)
+        assert -4e-3 < gap.min() and gap.max() < 0
+
+
+def test_activations_are_one_sided_and_mostly_symmetric(source, head):
+    names = sorted(expression.load_units(source, head))
+    drawn = activations.draw(np.random.default_rng(0), names, np.full(len(names), 5e-3), 2000)
+    assert drawn.min() >= 0 and drawn.max() <= 1
+    smile, other = (drawn[:, names.index(f"mouthSmile{side}")] for side in ("Left", "Right"))
+    assert np.corrcoef(smile, other)[0, 1] > 0.8
+    assert all(activations.full(name, names).max() > 0.3 for name in activations.WHOLE)
+
+
+def test_corners_of_the_mouth_are_relaxed_alike(source, head):
+    sharp, soft = (h.carry(h.base["vertices"]) for h in (geometry.cut_head(source), head))
+    moved = np.linalg.norm(soft - sharp, axis=1)
+    assert 1e-3 < moved.max() < 6e-3 and (moved > 1e-5).sum() < 600
+    assert np.allclose(soft[head.mirror] * [-1, 1, 1], soft, atol=1e-9)
 
 
 def test_the_skull_has_no_long_edges_and_no_thin_triangles(head):

@@ -50,8 +50,25 @@ CASES = {
     "index outside": (lambda a: {"faces": a["faces"] + 10_000}, "points outside"),
     "no tree": (lambda a: {"parents": np.array([-1, 2, 1, 1, 1])}, "not a tree"),
     "missing region": (lambda a: {"region_names": np.array(["x"] * 14)}, "regions missing"),
+    "range of another form": (lambda a: {"expression_range": np.zeros((2, 3), np.float32)}, "'expression_range' is"),
+    "range without neutral": (lambda a: {"expression_range": np.ones((2, 60), np.float32)}, "leaves out the neutral"),
     "too many betas": (lambda a: {"num_betas": np.int32(999)}, "num_betas is 999"),
 }
+
+
+def test_half_precision_is_widened_exactly(arrays):
+    head = flamejax.load_head()
+    for name in ("shapedirs", "posedirs"):
+        assert arrays[name].dtype == np.float16
+        np.testing.assert_array_equal(np.asarray(getattr(head, name)), arrays[name].astype(np.float32))
+    joints = np.tensordot(arrays["J_regressor"].astype(float), arrays["shapedirs"].astype(float), axes=1)
+    np.testing.assert_allclose(head.joint_dirs, joints, atol=1e-7)
+
+
+def test_a_head_may_state_no_range_of_expressions(arrays, tmp_path):
+    assert flamejax.load_head().expression_range.shape == (2, 60)
+    np.savez(tmp_path / "head.npz", **spoil(arrays, expression_range=None))
+    assert flamejax.load_head(tmp_path / "head.npz").expression_range is None
 
 
 @pytest.mark.parametrize("case", CASES)

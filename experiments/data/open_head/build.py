@@ -19,7 +19,7 @@ import numpy as np
 
 from . import expression, gaze, identity, joints, landmarks, layout, regions, texture
 from .contour import contour_landmarks
-from .geometry import build_head
+from .corners import build_head
 from .sources import WHEEL_SHA256, Source, find_source, sha256
 from .surface import Surface
 
@@ -49,9 +49,9 @@ def build(source: Source, say=print) -> dict[str, np.ndarray]:
     note(f"identity: {shape['stats']}")
     template = (shape["mean"] + shape["mean"][head.mirror] * [-1, 1, 1]) / 2
     basis = shape["basis"]
-    jaw = joints.fit_jaw(source, head, weights, template, regressor)
-    note(f"jaw: {jaw['stats']}")
     surface = Surface(head, template)
+    jaw = joints.fit_jaw(source, head, weights, surface, regressor)
+    note(f"jaw: {jaw['stats']}")
     face = expression.build_expression(source, head, expression.neck_fade(template, head), surface)
     note(f"expression: {face['stats']}")
     lids, angles = gaze.lid_correctives(source, head, template)
@@ -76,7 +76,7 @@ def build(source: Source, say=print) -> dict[str, np.ndarray]:
     return {
         "format_version": np.array(1, np.int32),
         "name": np.array("flamejax-open-head"),
-        "version": np.array("1.1"),
+        "version": np.array("1.2"),
         "licence": np.array("CC0-1.0"),
         "provenance": np.array(PROVENANCE),
         "v_template": template.astype(np.float32),
@@ -87,6 +87,8 @@ def build(source: Source, say=print) -> dict[str, np.ndarray]:
         "sex_direction": shape["sex_direction"].astype(np.float32),
         "age_direction": shape["age_direction"].astype(np.float32),
         "parting_components": face["parting"].astype(np.int32),
+        "closing_components": face["closing"].astype(np.int32),
+        "expression_range": face["range"].astype(np.float32),
         "posedirs": (jaw["posedirs"] + lids).reshape(36, -1).astype(np.float16),
         "J_regressor": regressor.astype(np.float32),
         "lbs_weights": jaw["weights"].astype(np.float32),

@@ -1,8 +1,12 @@
 """Expression space: the CC0 face units and MakeHuman's expression units, as 60 zero-centred components.
 
 `jawOpen` and the eye-look units are joint rotations in our model and `mouthClose` only cancels `jawOpen`; `tongueOut`
-moves nothing on the cut head. What is left is drawn at random and decomposed about the neutral face (not about its
-mean, so zero coefficients are the neutral face).
+moves nothing on the cut head. What is left is drawn at random as people use it (`activations`) and decomposed about the
+neutral face (not about its mean, so zero coefficients are the neutral face).
+
+A component counts in both directions, so lips that part at +2 would cross at -2. Therefore all parting of the lips is
+taken out of the units and given to three components of its own, and all closing of the lids to two: both eyes, and one
+eye more than the other. Whatever the other components do, shut lids and lips stay shut.
 """
 
 from __future__ import annotations
@@ -11,23 +15,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import activations
 from .gaps import openings
 from .geometry import Head
-from .mouth import gap_operator, lip_gap, parting, shut
+from .lids import blinks, lid_operators
+from .mouth import lip_gap, parting, shut
 from .sources import FACE_UNITS, MPFB, Source
 from .surface import Surface
 
 EXPRESSIONS = MPFB + "targets/expression/units/"
 DROPPED = ("jawOpen", "mouthClose", "tongueOut", "eyeLook", "unit-mouth-open")  # the last is the jaw's work too
-LID_REACH = 0.004  # metres over the skin within which a correction of the lids fades
 
 
 @dataclass(frozen=True)
 class Config:
     components: int = 60
-    spread: float = 0.20  # root mean square activation of a unit in [0, 1]
-    side_correlation: float = 0.7
-    peak: float = 0.0038  # metres: an r.m.s. activation moves no vertex further than this
+    faces: int = 6000
+    seed: int = 2024
+    part: tuple[float, float, float] = (0.0030, 0.0018, 0.0018)  # metres per standard deviation: middle, right, left
+    close: float = 0.52  # share of a blink of both eyes per standard deviation
+    wink: float = 0.22  # of one eye, the other opening as much
+    peak: float = 0.0098  # metres: no component moves a vertex further, or a smile of +2 would fold the cheeks
+    tail: float = 0.4  # per cent of the drawn faces left outside the range on either side
 
 
 def load_units(source: Source, head: Head) -> dict[str, np.ndarray]:
@@ -47,85 +56,70 @@ def load_units(source: Source, head: Head) -> dict[str, np.ndarray]:
     return units
 
 
-def _twin(name: str) -> str | None:
-    """The other side's unit name, or None for a unit of both sides."""
-    for a, b in (("Left", "Right"), ("-left-", "-right-")):
-        if a in name:
-            return name.replace(a, b)
-        if b in name:
-            return name.replace(b, a)
-    return None
-
-
-def meet_lids(units: dict[str, np.ndarray], head: Head, surface: Surface) -> None:
-    """Lets the lids of units that overclose them (a full blink: by 3 mm) just meet, in place."""
-    for side in ("left", "right"):
-        lids = openings(surface)[side]
-        operator = gap_operator(head, surface, (lids.upper, lids.lower), LID_REACH)
-        for name, field in units.items():
-            rest, closed = lids.gap(surface.vertices), lids.gap(surface.vertices + field)
-            if closed.min() > -1e-4:
-                continue
-            way = rest - closed
-            share = np.median((rest / way)[way > 0.5 * way.max()])
-            field = min(1.0, float(share)) * field
-            units[name] = shut(operator, surface.vertices + field, 6) - surface.vertices
-
-
 def build_expression(source: Source, head: Head, keep: np.ndarray, surface: Surface, config: Config = Config()) -> dict:
-    """Components (K,V,3) in standard deviations, the units, and the coefficients that best reproduce each unit.
+    """Components (K,V,3) in standard deviations and the range (2,K) in which they make faces of people.
 
-    `keep` (V,) multiplies every unit (zero at the neck's border). A component counts in both directions, so lips that
-    part at +2 would cross at -2. Therefore all parting of the lips is taken out of the units and given to three
-    components of its own (`parting` names them), which part the lips where positive; the others leave them as they are.
+    `keep` (V,) multiplies every unit (zero at the neck's border). `parting` names the components that part the lips
+    where positive, `closing` those of the lids: shut at about +1.9.
     """
-    units = {k: v * keep[:, None] for k, v in load_units(source, head).items()}
-    meet_lids(units, head, surface)
-    lips = openings(surface)["lips"]
-    operator = lip_gap(head, surface)
-    gaps = np.array([lips.gap(surface.vertices + units[n]) - lips.gap(surface.vertices) for n in sorted(units)])
-    whole = units
-    units = {name: shut(operator, field, 6) for name, field in units.items()}
+    whole = {k: v * keep[:, None] for k, v in load_units(source, head).items()}
+    lips, operator = openings(surface)["lips"], lip_gap(head, surface)
+    eyes = lid_operators(head, surface)
+    units = {name: shut(operator, field, 6) for name, field in whole.items()}
+    for eye in eyes:
+        units = {name: shut(eye, field, 6) for name, field in units.items()}
     names = sorted(units)
     fields = np.stack([units[n].reshape(-1) for n in names])
     peaks = np.array([np.linalg.norm(units[n], axis=1).max() for n in names])
-    sigma = np.minimum(config.spread, config.peak / peaks)
-    correlation = np.eye(len(names))
-    for i, name in enumerate(names):
-        other = _twin(name)
-        if other in names:
-            correlation[i, names.index(other)] = config.side_correlation
-    root = np.linalg.cholesky(correlation)  # second moment of the activations = (sigma root)(sigma root)^T
-    mixed = (sigma[:, None] * root).T @ fields
-    gram = mixed @ mixed.T
-    values, vectors = np.linalg.eigh(gram)
+    drawn = activations.draw(np.random.default_rng(config.seed), names, np.maximum(peaks, 1e-4), config.faces)
+    mirrored = np.array([names.index(activations.twin(n)) for n in names])
+    moment = drawn.T @ drawn / len(drawn)
+    moment = (moment + moment[mirrored][:, mirrored]) / 2  # both sides alike, so components are (anti)symmetric
+    root = np.linalg.cholesky(moment + 1e-9 * np.eye(len(names)))
+    mixed = root.T @ fields
+    values, vectors = np.linalg.eigh(mixed @ mixed.T)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-    basis = vectors[:, : config.components - 3].T @ mixed
-    peak = np.take_along_axis(basis, np.abs(basis).argmax(1)[:, None], 1)
-    basis *= np.sign(peak)
-    modes = parting(operator, surface.vertices, lips).reshape(3, -1)
-    modes *= np.sqrt(np.mean(((sigma[:, None] * root).T @ gaps) ** 2, 1).sum()) * np.array([[1.0], [0.6], [0.6]])
-    basis = np.concatenate([basis, modes])
+    own = 5
+    number = config.components - own
+    basis = vectors[:, :number].T @ mixed
+    # each face's coefficients: its field is activations @ fields, orthogonal to the left-out directions
+    found = drawn @ np.linalg.solve(basis @ basis.T, basis @ fields.T).T
+    scale = np.where(found.mean(0) < 0, -1.0, 1.0)  # positive is what people do, not its opposite
+    furthest = np.linalg.norm(basis.reshape(number, -1, 3), axis=2).max(1)
+    scale *= np.minimum(1.0, config.peak / furthest)
+    basis, found = basis * scale[:, None], found / scale
+    low, high = np.percentile(found, [config.tail, 100 - config.tail], axis=0)
+    limits = np.stack([np.clip(low, -2.5, 0), np.clip(high, 0, 2.5)])
+    part = parting(operator, surface.vertices, lips).reshape(3, -1) * np.array(config.part)[:, None]
+    left, right = blinks(whole, head, surface).reshape(2, -1)
+    basis = np.concatenate([basis, part, [config.close * (left + right)], [config.wink * (left - right)]])
+    limits = np.concatenate([limits, [[0, 0, 0, -0.3, -0.6], [2.5, 2.5, 2.5, 2.0, 0.6]]], axis=1)
     order = np.argsort(-(basis**2).sum(1), kind="stable")
-    basis = basis[order]
-    wanted = np.stack([whole[n].reshape(-1) for n in names])
-    coefficients = np.linalg.solve(basis @ basis.T, basis @ wanted.T).T
-    left = wanted - coefficients @ basis
+    basis, limits = basis[order], limits[:, order]
     cumulative = np.cumsum(values) / values.sum()
-    moved = (np.abs(wanted).reshape(len(names), -1, 3).max(2) > 2e-4).sum(1)
-    stats = {
-        "units": len(names),
-        "variance_kept": float(cumulative[config.components - 4]),
-        "components_for": {str(q): int(np.searchsorted(cumulative, q) + 1) for q in (0.9, 0.99, 0.999)},
-        "worst_unit_rms_mm": float(1e3 * np.sqrt((left**2).sum(1) / np.maximum(moved, 1)).max()),
-        "parting_mm": (1e3 * np.abs(modes).max(1)).round(2).tolist(),
-    }
     return {
         "basis": basis.reshape(config.components, -1, 3),
-        "coefficients": dict(zip(names, coefficients, strict=True)),
-        "parting": np.flatnonzero(order >= config.components - 3),
-        "units": whole,
-        "stats": stats,
+        "range": limits,
+        "parting": np.flatnonzero((order >= number) & (order < number + 3)),
+        "closing": np.array([int(np.flatnonzero(order == number + k)[0]) for k in (3, 4)]),
+        "stats": _stats(basis, whole, names, left + right, cumulative, number),
+    }
+
+
+def _stats(basis, whole, names, blink, cumulative, number: int) -> dict:
+    """How far the components reach: what the units leave over, and the Mahalanobis lengths of whole expressions."""
+    wanted = np.stack([whole[n].reshape(-1) for n in names])
+    gram = basis @ basis.T
+    left = wanted - np.linalg.solve(gram, basis @ wanted.T).T @ basis
+    moved = (np.abs(wanted).reshape(len(names), -1, 3).max(2) > 2e-4).sum(1)
+    faces = {name: activations.full(name, names) @ wanted for name in activations.WHOLE}
+    lengths = {n: np.linalg.norm(np.linalg.solve(gram, basis @ f)) for n, f in {"blink": blink, **faces}.items()}
+    return {
+        "units": len(names),
+        "variance_kept": float(cumulative[number - 1]),
+        "components_for": {str(q): int(np.searchsorted(cumulative, q) + 1) for q in (0.9, 0.99, 0.999)},
+        "worst_unit_rms_mm": float(1e3 * np.sqrt((left**2).sum(1) / np.maximum(moved, 1)).max()),
+        "lengths": {name: round(float(n), 2) for name, n in lengths.items()},
     }
 
 

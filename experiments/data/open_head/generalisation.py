@@ -19,7 +19,8 @@ import numpy as np
 
 from . import expression, identity
 from .anthropometry import ASSET, load_asset
-from .geometry import Head, build_head
+from .corners import build_head
+from .geometry import Head
 from .joints import rig_weights
 from .sources import Source, find_source
 

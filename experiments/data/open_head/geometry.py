@@ -124,7 +124,7 @@ def _triangles(quads: list, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.array(tri), np.array(tri_uv)
 
 
-def build_head(source: Source) -> Head:
+def cut_head(source: Source) -> Head:
     """Cuts, subdivides the eyes and the long edges of the skull once, triangulates.
 
     The new skull vertices come last, so all others keep their numbers.

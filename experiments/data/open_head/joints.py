@@ -14,7 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from . import identity
 from .geometry import HEAD_PIVOT, JAW_PIVOT, NECK_BASE, Head, adjacency
+from .opening import widened
 from .sources import FACE_UNITS, MPFB, N_BASE, Source
+from .surface import Surface
 
 PARENTS = np.array([-1, 0, 1, 1, 1], np.int32)
 ROOT, NECK, JAW, LEFT_EYE, RIGHT_EYE = range(5)
@@ -95,8 +97,8 @@ def joint_regressor(source: Source, head: Head, config: identity.Config) -> tupl
     return out, errors
 
 
-def fit_jaw(source: Source, head: Head, weights: np.ndarray, template: np.ndarray, regressor: np.ndarray) -> dict:
-    """Explains `jawOpen` by a rotation about the jaw joint.
+def fit_jaw(source: Source, head: Head, weights: np.ndarray, surface: Surface, regressor: np.ndarray) -> dict:
+    """Explains `jawOpen`, its mouth widened, by a rotation about the jaw joint.
 
     Returns weights (V,5) with a refitted jaw column, posedirs (36, V, 3), the full opening's angle (rad) and residuals.
     Per-vertex weights are the projection of the target on the rotation's displacement; what is left goes to posedirs.
@@ -104,6 +106,8 @@ def fit_jaw(source: Source, head: Head, weights: np.ndarray, template: np.ndarra
     opening = head.carry(source.target(FACE_UNITS + "jawOpen.target"))
     opening[head.part > 0] = 0
     opening = (opening + opening[head.mirror] * [-1, 1, 1]) / 2
+    template = surface.vertices
+    opening = widened(head, surface, opening)
     pivot = regressor[JAW] @ template
     rigid = weights[:, JAW] > 0.9 * weights[:, JAW].max()
     a, b = template[rigid] - pivot, template[rigid] + opening[rigid] - pivot

@@ -27,7 +27,7 @@ def gap_operator(head: Head, surface: Surface, halves: tuple[np.ndarray, np.ndar
     surroundings follow, fading with geodesic distance over `reach` metres.
     """
     v = surface.vertices
-    twins = _facing(v, *halves) | _facing(v, *halves[::-1])
+    twins = facing(v, *halves) | facing(v, *halves[::-1])
     upper, lower = (half[1:-1] for half in halves)  # the corners stay
     near = adjacency(head.faces, len(v)).tocoo()
     graph = sparse.csr_matrix(
@@ -72,7 +72,7 @@ def parting(operator: sparse.csr_matrix, template: np.ndarray, lips: Opening) ->
     return out
 
 
-def _facing(v: np.ndarray, half: np.ndarray, other: np.ndarray) -> dict[int, tuple]:
+def facing(v: np.ndarray, half: np.ndarray, other: np.ndarray) -> dict[int, tuple]:
     """For the inner vertices of `half`: ((vertex, -weight), (vertex, -weight)) of the facing point on `other`."""
     x = v[other, 0]
     out = {}

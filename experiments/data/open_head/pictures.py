@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
+from experiments.data.renders import within_range
 from flamejax.head import HeadModel, HeadParams
 
 from .facts import variance_shares
@@ -117,14 +118,15 @@ def identity_components(studio: Studio) -> Image.Image:
 
 
 def expressions(studio: Studio) -> Image.Image:
-    """The first twelve expression components at -2 and +2 standard deviations."""
+    """The first twelve expression components at -2 and +2 standard deviations, or where their range ends before."""
     head = studio.head
+    low, high = (-2, 2) if head.expression_range is None else np.asarray(head.expression_range)
     pictures, labels = [], []
     for block in (range(6), range(6, 12)):
         for sign in (-2, 2):
-            rows = sign * np.eye(head.num_expression)[list(block)]
+            rows = np.clip(sign * np.eye(head.num_expression), low, high)[list(block)]
             pictures += studio.shoot(heads(head, 6, expression=rows), View(FACE, window="face"))
-            labels += [f"{k + 1}: {sign:+d} sd" for k in block]
+            labels += [f"{k + 1}: {row[k]:+.2g} sd" for k, row in zip(block, rows, strict=True)]
     return grid(pictures, 6, labels)
 
 
@@ -135,7 +137,7 @@ def expression_blends(studio: Studio) -> Image.Image:
         head,
         12,
         betas=rng.standard_normal((12, head.num_betas)),
-        expression=0.7 * rng.standard_normal((12, head.num_expression)),
+        expression=np.asarray(within_range(head, jnp.asarray(0.7 * rng.standard_normal((12, head.num_expression))))),
         jaw_pose=signed(0, rng.uniform(0, 0.2, 12), 3),
     )
     texture = head.albedo(jnp.asarray(rng.standard_normal((12, head.albedo_basis.shape[0])), jnp.float32))

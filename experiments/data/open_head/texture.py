@@ -18,9 +18,12 @@ from .surface import Surface
 SIZE = 256
 # absorbance per unit pigment for R, G, B, and the reflectance of pigment-free skin (linear light). Ratios after the
 # spectral slopes of eumelanin (steep towards blue) and blood (green and blue, hardly red).
-MELANIN = np.array([0.50, 0.80, 1.10])
+MELANIN = np.array([0.62, 0.80, 0.98])
 BLOOD = np.array([0.12, 0.62, 0.50])
 BARE = np.array([0.80, 0.66, 0.54])
+# CIE lightness of cheeks: two standard deviations reach from very dark to very fair skin (about 28 to 78). It is drawn
+# instead of melanin because the basis is linear in display values, which follow lightness nearly straight.
+LIGHTNESS, LIGHTNESS_STD = 54.0, 13.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Maps:
     mouth: np.ndarray
     socket: np.ndarray
     lips: np.ndarray
+    crease: np.ndarray  # between the lips and in the corners of the mouth, where little light gets
     brow: np.ndarray
     lash: np.ndarray
     lid: np.ndarray
@@ -125,6 +129,9 @@ def paint_maps(source: Source, head: Head, surface: Surface, texels: Texels, mea
     close = skin & (np.abs(y - mouth_y) < 0.01) & (x < mouth_x + 0.01)
     seam[close] = np.sqrt(((p[close, None] - lip_ring[None]) ** 2).sum(2)).min(1)
     lips = np.maximum(_step(painted("lips"), 0.15, 0.85), (1 - _step(seam, 0.0010, 0.0030)) * skin)
+    ends = lip_ring[[lip_ring[:, 0].argmin(), lip_ring[:, 0].argmax()]]
+    corner_gap = np.sqrt(((p[:, None] - ends[None]) ** 2).sum(2)).min(1)
+    crease = np.maximum(1 - _step(seam, 0.0002, 0.0013), 0.9 * np.exp(-((corner_gap / 0.0030) ** 2))) * skin
     lash = (1 - _step(gap, 0.0004, 0.0017)) * (0.30 + 0.70 * upper)
     eye_x = np.abs(lids[:, 0]).mean()
     at = lambda dx, dy: np.array([eye_x + dx, eye_y + dy, lids[:, 2].mean()])  # noqa: E731
@@ -142,10 +149,11 @@ def paint_maps(source: Source, head: Head, surface: Surface, texels: Texels, mea
     beard *= _step(z, limit["ear_z"] - 0.002, limit["ear_z"] + 0.012) * ((island == surface.neck_island) | skin)
     ears = painted("ears")
     beard *= 1 - _step(ears, 0.1, 0.6)
-    hairline = eye_y + 0.074 - 10.0 * x**2
-    temple = _step(limit["ear_z"] + 0.034 - z, -0.006, 0.022)
-    low = eye_y - 0.012 - 0.55 * (limit["ear_z"] - z)
-    scalp = np.maximum(_step(y, hairline - 0.010, hairline + 0.016), temple * _step(y, low - 0.014, low + 0.022))
+    # a smooth union of a flat arch over the forehead and of the temples down to the ear: no corner where they meet
+    above = (y - (eye_y + 0.075 - 0.034 * (x / 0.062) ** 4)) / 0.020
+    low = eye_y - 0.010 - 0.55 * (limit["ear_z"] - z)
+    behind = -0.35 * np.logaddexp(-(limit["ear_z"] + 0.026 - z) / 0.014 / 0.35, -(y - low) / 0.020 / 0.35)
+    scalp = _step(0.5 * np.logaddexp(above / 0.5, behind / 0.5), -0.7, 1.3)
     scalp *= skin * (1 - _step(ears, 0.05, 0.4)) + (island == surface.neck_island) * 1.0
     neck = _step(limit["menton_y"] - 0.012 - y, 0.0, 0.03)
     nostril = np.exp(-0.5 * (((x - 0.0085) / 0.0042) ** 2 + ((y - sub_y - 0.0035) / 0.0026) ** 2))
@@ -161,7 +169,7 @@ def paint_maps(source: Source, head: Head, surface: Surface, texels: Texels, mea
         streak[on] = 0.5 * np.sin(23 * turn + 2 * np.sin(5 * turn)) + 0.5 * np.sin(37 * turn + 1)
     return Maps(
         p=p, eye=part > 0, mouth=island == surface.mouth_island, socket=np.isin(island, surface.socket_islands),
-        lips=lips, brow=brow, lash=lash, lid=lid, under_eye=under_eye, cheek=cheek,
+        lips=lips, crease=crease, brow=brow, lash=lash, lid=lid, under_eye=under_eye, cheek=cheek,
         nose=nose, ears=_step(ears, 0.2, 0.8), beard=beard, scalp=scalp, neck=neck, nostril=nostril, iris_angle=angle,
         iris_streak=streak,
     )  # fmt: skip
@@ -176,25 +184,33 @@ def noise_bank(rng: np.random.Generator, p: np.ndarray) -> list[np.ndarray]:
     return [np.stack([noise(rng, p, length) for _ in range(BANK)]) for length in NOISE_LENGTHS]
 
 
+def melanin_of(lightness: float) -> float:
+    """The melanin that gives skin of usual blood content a CIE lightness."""
+    luminance = ((max(lightness, 25.0) + 16) / 116) ** 3
+    clear = float((BARE * np.exp(-0.37 * BLOOD))[1])  # green stands for luminance
+    return float(np.clip(np.log(clear / luminance) / MELANIN[1], 0.05, 3.2))
+
+
 IRIS_RADIUS = 0.0057  # metres on the ball
 
 
 def paint(rng: np.random.Generator, m: Maps, bank: list[np.ndarray], ball_radius: float) -> np.ndarray:
     """One random person's display colours (m,3) float32."""
     male = rng.uniform() < 0.5
-    tone = float(np.clip(np.exp(0.62 * rng.standard_normal()) * 0.36, 0.08, 1.6))  # melanin
+    lightness = LIGHTNESS + LIGHTNESS_STD * float(np.clip(rng.standard_normal(), -2.1, 2.1))
     blood = float(np.clip(0.37 + 0.10 * rng.standard_normal(), 0.15, 0.8))
-    dark = float(np.clip((tone - 0.15) / 0.6, 0, 1))
+    tone = melanin_of(lightness)
+    dark = float(np.clip((tone - 0.35) / 0.9, 0, 1))
     n = len(m.p)
     melanin = np.full(n, tone, np.float32)
     haemo = np.full(n, blood, np.float32)
     soft = [(rng.standard_normal(BANK).astype(np.float32) / np.sqrt(np.float32(BANK))) @ fields for fields in bank]
-    melanin *= 1 + 0.05 * soft[0] + 0.035 * soft[1] + 0.03 * soft[2]
+    melanin += tone / (0.7 + tone) * (0.045 * soft[0] + 0.03 * soft[1] + 0.025 * soft[2])
     haemo *= 1 + 0.10 * soft[3] + 0.05 * soft[1]
     g = rng.standard_normal(12)
     haemo += m.cheek * (0.11 + 0.07 * g[0]) + m.nose * (0.10 + 0.05 * g[1]) + m.ears * (0.12 + 0.05 * g[2])
     haemo += m.lid * (0.05 + 0.04 * g[3]) + m.under_eye * (0.05 + 0.04 * g[4])
-    melanin += m.under_eye * (0.04 + 0.05 * g[5]) * (0.5 + tone) + m.lid * 0.04 * (1 + g[6])
+    melanin += m.under_eye * (0.04 + 0.05 * g[5]) * (0.5 + 0.5 * tone) + m.lid * 0.04 * (1 + g[6])
     lip_blood = 0.42 + 0.18 * g[7] + (0.0 if male else 0.12)
     haemo += m.lips * lip_blood
     melanin += m.lips * (0.06 + 0.10 * dark)
@@ -209,9 +225,10 @@ def paint(rng: np.random.Generator, m: Maps, bank: list[np.ndarray], ball_radius
         colour = colour + amount[:, None] * (np.asarray(tint) - colour)
 
     cover(m.beard * (np.clip(0.20 + 0.14 * g[8], 0, 0.6) if male else 0.0) * (1 + 0.2 * soft[2]), hair * 0.7 + 0.12)
-    cover(m.scalp * np.clip(0.55 + 0.24 * g[9], 0.05, 0.95) * (1 + 0.06 * soft[2]), hair)
+    cover(m.scalp * np.clip(0.58 + 0.17 * g[9], 0.05, 0.92) * (1 + 0.015 * soft[2]), hair)
     cover(m.brow * np.clip(0.68 + 0.16 * g[10], 0.2, 0.98), hair)
     cover(m.lash * 0.62, [0.10, 0.07, 0.06])
+    cover(m.crease * 0.62, [0.17, 0.075, 0.065])
     cover(m.nostril * 0.45, [0.22, 0.10, 0.08])
     # cavities
     colour[m.mouth] = np.array([0.36, 0.15, 0.14]) + 0.02 * soft[1][m.mouth, None]
