@@ -85,12 +85,12 @@ def read_texture(path: Path | None, size: int, components: int) -> dict[str, np.
     Args:
       path: None gives a neutral grey with one component, its brightness.
       size: a larger texture is shrunk by a whole factor to about this many rows.
-      components: how many leading components are kept.
+      components: how many leading components are kept; 0 leaves the file unread, as if there were none.
 
     Raises:
       HeadFileError: damaged, or of another form.
     """
-    if path is None:
+    if path is None or components <= 0:
         mean, scale = np.full((8, 8, 3), GREY, np.uint8), np.full(1, GREY_STEP, np.float32)
         return {"albedo_mean": mean, "albedo_basis": np.full((1, 8, 8, 3), 127, np.int8), "albedo_scale": scale}
     with open_npz_member(path, "mean") as stream:

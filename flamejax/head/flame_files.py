@@ -62,7 +62,7 @@ class FlameFiles:
     texture_size: int = 256
     """Rows and columns that a larger texture is shrunk to."""
     texture_components: int = 50
-    """Leading components of the texture that are kept."""
+    """Leading components of the texture that are kept; 0 does without the texture."""
     version: str | None = None
     """The release, such as "2020": otherwise taken from the name of the file or of its folder."""
 

@@ -101,6 +101,19 @@ def read_ict(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
+def describe_ict(folder: Path) -> str:
+    """What a folder holds, from its names and its list of indices alone; the meshes are not read.
+
+    Raises:
+      HeadFileError: the list is damaged, or a mesh that it names is missing.
+    """
+    expressions, _ = _indices(folder / INDICES)
+    for name in (*expressions, "generic_neutral_mesh"):
+        if not (folder / f"{name}.obj").is_file():
+            raise HeadFileError(f"{folder}: {name}.obj is missing. Fetch the whole FaceXModel from {HOME}")
+    return f"ICT Face Model Light; {len(_identity_files(folder))} identity and {len(expressions)} expression shapes"
+
+
 def _indices(path: Path) -> tuple[list[str], np.ndarray]:
     """The expressions' names and the 68 landmarks' vertices (68,)."""
     try:
