@@ -4,9 +4,23 @@ import hashlib
 import importlib.resources
 from pathlib import Path
 
+import numpy as np
+
+LARGEST = 1e6
+"""No number of a head model, in metres or 8-bit colours, comes near this."""
+
 
 class HeadFileError(ValueError):
     """A head model's file is missing, damaged or not a head model."""
+
+
+def check_numbers(array: np.ndarray, what: str) -> None:
+    """Raises: HeadFileError if any number is not finite, or so large that single precision would not hold its sums."""
+    if array.dtype.kind != "f":
+        return
+    # Half precision has no number as large as the limit.
+    if not (np.abs(array) <= array.dtype.type(min(LARGEST, float(np.finfo(array.dtype).max)))).all():
+        raise HeadFileError(f"{what} holds numbers that are not finite or beyond any head. Fetch the file again.")
 
 
 def open_head_path() -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flamejax.head.files import HeadFileError
+from flamejax.head.files import HeadFileError, check_numbers
 from flamejax.head.held import to_array
 from flamejax.head.npy_files import ArrayStream, open_npz_member, read_bytes, read_npy, read_npz_members
 from flamejax.head.obj_files import read_obj
@@ -103,8 +103,8 @@ def read_texture(path: Path | None, size: int, components: int) -> dict[str, np.
         if stream.shape[:3] != shape or len(stream.shape) != 4 or stream.fortran:
             raise HeadFileError(f"{path}: 'tex_dir' has shape {stream.shape}, expected {shape} and components.")
         basis = np.moveaxis(_shrunk(stream, factor, min(components, stream.shape[3])), -1, 0)
-    if not (np.isfinite(mean).all() and np.isfinite(basis).all()):
-        raise HeadFileError(f"{path}: holds numbers that are not finite. Fetch it again.")
+    check_numbers(mean, f"{path}: 'mean'")
+    check_numbers(basis, f"{path}: 'tex_dir'")
     mean, basis = mean[..., ::-1], basis[..., ::-1]
     scale = np.maximum(np.abs(basis).max((1, 2, 3)), 1e-9)
     return {
@@ -131,8 +131,9 @@ def read_uv(template: Path | None, texture: Path | None, model: Mapping[str, np.
         found = read_npz_members(texture, ("vt", "ft"))
         if len(found) == 2:
             uv, uv_faces = found["vt"], found["ft"]
-            if uv.ndim != 2 or uv.shape[1] != 2 or uv.dtype.kind != "f" or not np.isfinite(uv).all():
+            if uv.ndim != 2 or uv.shape[1] != 2 or uv.dtype.kind != "f":
                 raise HeadFileError(f"{texture}: 'vt' is no list of texture coordinates.")
+            check_numbers(uv, f"{texture}: 'vt'")
             if uv_faces.shape != faces.shape or uv_faces.dtype.kind not in "iu":
                 raise HeadFileError(f"{texture}: 'ft' has shape {uv_faces.shape}, expected {faces.shape}.")
             return {"uv": uv.astype(np.float32), "uv_faces": uv_faces.astype(np.int32)}
@@ -175,8 +176,7 @@ def _points(
         )
     if not (index.min() >= 0 and index.max() < triangles):
         raise HeadFileError(f"{path}: '{face}' points outside of the model's {triangles} triangles.")
-    if barycentric.dtype.kind != "f" or not np.isfinite(barycentric).all():
-        raise HeadFileError(f"{path}: '{weight}' holds what are no finite numbers.")
+    check_numbers(barycentric, f"{path}: '{weight}'")
     return index.astype(np.int32), barycentric.astype(np.float32)
 
 
@@ -190,5 +190,6 @@ def _shrunk(stream: ArrayStream, factor: int, components: int) -> np.ndarray:
     out = np.zeros((height, width, 3, components), np.float32)
     for row in range(height * factor):
         texels = stream.row().reshape(stream.shape[1], 3, -1)[: width * factor, :, :components]
-        out[row // factor] += texels.reshape(width, factor, 3, components).mean(1, dtype=np.float32) / factor
+        with np.errstate(over="ignore", invalid="ignore"):  # A damaged number becomes infinite, and is refused later.
+            out[row // factor] += texels.reshape(width, factor, 3, components).mean(1, dtype=np.float32) / factor
     return out

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flamejax.head.files import HeadFileError
+from flamejax.head.files import HeadFileError, check_numbers
 from flamejax.head.flame_companions import read_landmarks, read_masks, read_texture, read_uv
 from flamejax.head.held import to_array, to_dense
 from flamejax.head.npy_files import read_bytes, read_npz
@@ -133,8 +133,7 @@ def _array(path: Path, raw: Mapping[str, Any], name: str, kinds: str, axes: int)
     array = value if isinstance(value, np.ndarray) else to_array(value, f"{path}: '{name}'")
     if array.dtype.kind not in kinds or array.ndim != axes:
         raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, which is not FLAME's form.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite. Fetch it again from {HOME}")
+    check_numbers(array, f"{path}: '{name}'")
     return array
 
 
@@ -195,8 +194,7 @@ def _regressor(path: Path, value: Any, shape: tuple[int, int]) -> np.ndarray:
         dense = value
     else:
         dense = to_dense(value, what, shape)
-    if not np.isfinite(dense).all():
-        raise HeadFileError(f"{what} holds numbers that are not finite. Fetch it again from {HOME}")
+    check_numbers(dense, what)
     return dense
 
 

@@ -60,7 +60,7 @@ def read_ict(folder: Path) -> dict[str, np.ndarray]:
             f"{folder / NEUTRAL}: {len(mesh.vertices)} vertices, but the ICT Face Model Light has {NUM_VERTICES}. "
             f"It is published at {HOME}"
         )
-    expressions, landmarks = _indices(folder / INDICES)
+    expressions, landmarks = read_indices(folder / INDICES)
     identities = _identity_files(folder)
     kept = np.concatenate([np.asarray(part) for part in (HEAD, *EYEBALLS)])
     neutral = mesh.vertices[kept] * METRES
@@ -107,15 +107,19 @@ def describe_ict(folder: Path) -> str:
     Raises:
       HeadFileError: the list is damaged, or a mesh that it names is missing.
     """
-    expressions, _ = _indices(folder / INDICES)
+    expressions, _ = read_indices(folder / INDICES)
     for name in (*expressions, "generic_neutral_mesh"):
         if not (folder / f"{name}.obj").is_file():
             raise HeadFileError(f"{folder}: {name}.obj is missing. Fetch the whole FaceXModel from {HOME}")
     return f"ICT Face Model Light; {len(_identity_files(folder))} identity and {len(expressions)} expression shapes"
 
 
-def _indices(path: Path) -> tuple[list[str], np.ndarray]:
-    """The expressions' names and the 68 landmarks' vertices (68,)."""
+def read_indices(path: Path) -> tuple[list[str], np.ndarray]:
+    """`vertex_indices.json`: the expressions' names, and the 68 landmarks' vertices (68,).
+
+    Raises:
+      HeadFileError: missing, damaged, or without either.
+    """
     try:
         content: Any = json.loads(read_bytes(path))
         names, landmarks = content["expressions"], content["idx_to_landmark_verts"]

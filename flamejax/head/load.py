@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flamejax.head.dense_landmarks import with_dense_landmarks
-from flamejax.head.files import HeadFileError, open_head_path
+from flamejax.head.files import HeadFileError, check_numbers, open_head_path
 from flamejax.head.flame_files import FlameFiles, is_flame, read_flame
 from flamejax.head.ict_files import find_ict_folder, read_ict
 from flamejax.head.model import HeadModel, LandmarkEmbedding
@@ -123,8 +123,7 @@ def _check(path: Path, found: dict[str, np.ndarray]) -> None:
         array = found[name]
         if array.dtype.kind not in ("iu" if kind in "iu" else kind) or array.ndim != axes:
             raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, which is not its form.")
-        if kind == "f" and not np.isfinite(array).all():
-            raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite.")
+        check_numbers(array, f"{path}: '{name}'")
     _check_shapes(path, found)
     _check_indices(path, found)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flamejax.head.files import HeadFileError
+from flamejax.head.files import HeadFileError, check_numbers
 from flamejax.head.npy_files import read_bytes
 
 MAX_CORNERS = 64
@@ -79,8 +79,7 @@ def _numbers(lines: list[bytes], start: bytes, width: int, path: Path) -> np.nda
         array = np.array([[float(number) for number in row] for row in rows], np.float64).reshape(len(rows), width)
     except ValueError as error:
         raise HeadFileError(f"{path}: has a damaged line of '{start.decode().strip()}'. Fetch it again.") from error
-    if not np.isfinite(array).all():
-        raise HeadFileError(f"{path}: holds numbers that are not finite. Fetch it again.")
+    check_numbers(array, str(path))
     return array
 
 

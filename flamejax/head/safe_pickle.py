@@ -30,6 +30,9 @@ _ALLOWED = re.compile(
     r"|torch (?:Float|Double|Half|Long|Int|Short|Char|Byte|Bool)Storage"
 )
 
+_ESCAPED = re.compile(rb"(?:[^\\]++|\\(?:x[0-9a-fA-F]{2}|[\\'\"nrt]))*+")
+"""The escapes of Python 2's repr."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Name:
@@ -216,7 +219,8 @@ def _old_string(machine: _Machine) -> str:
     line = machine.line()
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
         machine.fail("has a string without quotes")
-    # The escapes of Python 2's repr.
+    if not _ESCAPED.fullmatch(line, 1, len(line) - 1):
+        machine.fail("has a string with escapes that Python 2 did not write")
     return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
 
 
