@@ -76,7 +76,11 @@ def write_landmarks(folder: Path, landmarks: dict, both: bool = True) -> None:
         np.save(folder / "landmark_embedding.npy", np.array(landmarks, dtype=object), allow_pickle=True)
         return
     static = {"lmk_face_idx": landmarks["static_lmk_faces_idx"], "lmk_b_coords": landmarks["static_lmk_bary_coords"]}
-    moving = {"lmk_face_idx": landmarks["dynamic_lmk_faces_idx"], "lmk_b_coords": landmarks["dynamic_lmk_bary_coords"]}
+    # Lists of 79 arrays.
+    moving = {
+        "lmk_face_idx": [*landmarks["dynamic_lmk_faces_idx"]],
+        "lmk_b_coords": [*landmarks["dynamic_lmk_bary_coords"]],
+    }
     (folder / "flame_static_embedding.pkl").write_bytes(python2_pickle.dumps(static, 0))
     np.save(folder / "flame_dynamic_embedding.npy", np.array(moving, dtype=object), allow_pickle=True)
 

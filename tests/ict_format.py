@@ -10,7 +10,8 @@ from flamejax.head.ict_files import EYE_SHAPES, EYEBALLS, HEAD, NUM_VERTICES
 JAW_ANGLE, EYE_ANGLE = 0.35, 0.3
 RINGS, AROUND = 74, 152
 """The head is a grid of 74 x 152 = 11,248 vertices, rolled to a capped tube."""
-EYES = ((3.0, 3.0, 7.0), (-3.0, 3.0, 7.0))
+EYES = ((-3.0, 3.0, 7.0), (3.0, 3.0, 7.0))
+"""Of the two ranges of vertices: the first, which the README calls left, lies at -x."""
 HINGE = np.array([0.0, -1.0, 0.0])
 PLAIN = ("browDown_L", "mouthSmile_R")
 
@@ -82,7 +83,7 @@ def shapes(points: np.ndarray) -> dict[str, np.ndarray]:
     signs = {"Up": (0, -1), "Down": (0, 1), "Out": (1, 1), "In": (1, -1)}
     for name in EYE_SHAPES:
         way, left = name[7:-2], name.endswith("_L")
-        ball, centre = (EYEBALLS[0], EYES[0]) if left else (EYEBALLS[1], EYES[1])
+        ball, centre = (EYEBALLS[1], EYES[1]) if left else (EYEBALLS[0], EYES[0])
         axis, sign = signs[way]
         sign *= 1 if left or axis == 0 else -1
         moved = points.copy()

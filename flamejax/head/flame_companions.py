@@ -123,10 +123,16 @@ def read_uv(template: Path | None, texture: Path | None, model: Mapping[str, np.
     faces = model["faces"]
     if template is not None:
         mesh = read_obj(template)
-        if not np.array_equal(mesh.faces, faces):
+        ours, theirs = _turned(faces), _turned(mesh.faces)
+        one, other = np.lexsort(ours[0].T), np.lexsort(theirs[0].T)
+        if not np.array_equal(ours[0][one], theirs[0][other]):
             raise HeadFileError(f"{template}: its triangles are not those of the model: another version of FLAME?")
         if len(mesh.uv_faces):
-            return {"uv": mesh.uv.astype(np.float32), "uv_faces": mesh.uv_faces}
+            uv_faces = np.empty_like(mesh.uv_faces)
+            # Corner by corner, in the model's order of triangles and of corners.
+            turned = np.take_along_axis(mesh.uv_faces, theirs[1], 1)[other]
+            np.put_along_axis(uv_faces, ours[1], turned[np.argsort(one)], 1)
+            return {"uv": mesh.uv.astype(np.float32), "uv_faces": uv_faces}
     if texture is not None:
         found = read_npz_members(texture, ("vt", "ft"))
         if len(found) == 2:
@@ -138,6 +144,12 @@ def read_uv(template: Path | None, texture: Path | None, model: Mapping[str, np.
                 raise HeadFileError(f"{texture}: 'ft' has shape {uv_faces.shape}, expected {faces.shape}.")
             return {"uv": uv.astype(np.float32), "uv_faces": uv_faces.astype(np.int32)}
     return cylinder_uv(model["v_template"], faces)
+
+
+def _turned(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles turned so that their smallest vertex comes first, and which corner each of theirs was (F, 3)."""
+    corners = (np.argmin(faces, axis=1)[:, None] + np.arange(3)) % 3
+    return np.take_along_axis(faces, corners, 1), corners
 
 
 def cylinder_uv(template: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,6 +9,8 @@ from flamejax.head.files import HeadFileError
 from flamejax.head.safe_pickle import Held, Name, load_pickle
 
 MAX_AXES, MAX_NESTING = 8, 4
+MAX_LISTED = 1_000_000
+"""Numbers in lists: only landmarks and masks come as such."""
 _NUMBERS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
 _TORCH = {
     "FloatStorage": "<f4",
@@ -25,7 +27,7 @@ _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def to_array(value: Any, what: str, nesting: int = 0) -> np.ndarray:
-    """A dense array from a number, a flat list of numbers, or numpy's, chumpy's or torch's record of an array.
+    """A dense array from a number, numpy's, chumpy's or torch's record of an array, or a list of these.
 
     Args:
       value: from `load_pickle`.
@@ -38,13 +40,26 @@ def to_array(value: Any, what: str, nesting: int = 0) -> np.ndarray:
         raise _wrong(what, "is nested too deeply")
     if isinstance(value, bool | int | float) and abs(value) < 2**63:
         return np.asarray(value)
-    if type(value) is list and all(isinstance(item, int | float) and abs(item) < 2**63 for item in value):
-        return np.asarray(value)
+    if type(value) is list:
+        return _from_list(value, what, nesting)
     if type(value) is Held:
         maker = _MAKERS.get(value.kind)
         if maker is not None:
             return maker(value, what, nesting)
     raise _wrong(what, f"is {_kind(value)}, not an array of numbers")
+
+
+def _from_list(value: list[Any], what: str, nesting: int) -> np.ndarray:
+    if all(isinstance(item, int | float) and abs(item) < 2**63 for item in value):
+        return np.asarray(value)
+    first = to_array(value[0], what, nesting + 1)
+    # Before the others are looked at: lists that share their items can be far larger than their file.
+    if first.size * len(value) > MAX_LISTED:
+        raise _wrong(what, "is a list of too many numbers")
+    items = [first, *(to_array(item, what, nesting + 1) for item in value[1:])]
+    if len({item.shape for item in items}) != 1:
+        raise _wrong(what, "is a list of arrays that differ in shape")
+    return np.stack(items)
 
 
 def to_dense(value: Any, what: str, shape: tuple[int, int]) -> np.ndarray:

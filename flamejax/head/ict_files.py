@@ -24,7 +24,13 @@ HOME = "https://github.com/ICT-VGL/ICT-FaceKit"
 METRES = 0.01
 NUM_VERTICES = 26719
 HEAD, EYEBALLS = range(11248), (range(21451, 23021), range(23021, 24591))
-"""Vertices of the face, head and neck, and of the left and right eyeball (the model's README)."""
+"""Vertices of the face, head and neck, and of the eyeballs (the model's README, whose left eyeball is at -x)."""
+MIRROR = np.array([
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),  # contour, brows, nose
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,  # eyes
+    *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,  # outer and inner lips
+])  # fmt: skip
+"""(68,) the landmark that each is the mirror image of."""
 NEUTRAL, INDICES = "generic_neutral_mesh.obj", "vertex_indices.json"
 JAW_SHAPE = "jawOpen"
 EYE_SHAPES = tuple(f"eyeLook{way}_{side}" for side in "LR" for way in ("Up", "Down", "In", "Out"))
@@ -77,6 +83,8 @@ def read_ict(folder: Path) -> dict[str, np.ndarray]:
     place = np.full(NUM_VERTICES, -1, np.int32)
     place[kept] = np.arange(len(kept))
     faces = place[mesh.faces[triangles]]
+    if mesh.vertices[landmarks[0], 0] > mesh.vertices[landmarks[16], 0]:
+        landmarks = landmarks[MIRROR]  # iBUG begins at the subject's right, which is -x
     parts = _parts(folder, neutral, place[landmarks])
     components = [shapes[name] for name in expressions if name != JAW_SHAPE and name not in EYE_SHAPES]
     model = {

@@ -73,7 +73,8 @@ def joints_and_skinning(parts: Parts, faces: np.ndarray, shapes: Mapping[str, np
     weights[parts.left_ball], weights[parts.right_ball] = np.eye(5)[LEFT_EYE], np.eye(5)[RIGHT_EYE]
     posedirs = np.zeros((36, len(points), 3))
     _odd(posedirs, JAW, 0, corrective / np.sin(angle))
-    for joint, side, ball in ((LEFT_EYE, "L", parts.left_ball), (RIGHT_EYE, "R", parts.right_ball)):
+    left, right = ("L", "R") if _moves(shapes["eyeLookDown_L"], parts) else ("R", "L")
+    for joint, side, ball in ((LEFT_EYE, left, parts.left_ball), (RIGHT_EYE, right, parts.right_ball)):
         for about, ways in ((0, ("Down", "Up")), (1, ("Out", "In"))):
             _odd(posedirs, joint, about, _lids(points, skin, ball, about, [shapes[f"eyeLook{w}_{side}"] for w in ways]))
     return {
@@ -82,6 +83,12 @@ def joints_and_skinning(parts: Parts, faces: np.ndarray, shapes: Mapping[str, np
         "posedirs": posedirs.reshape(36, -1).astype(np.float32),
         "parents": PARENTS,
     }
+
+
+def _moves(shape: np.ndarray, parts: Parts) -> bool:
+    """Whether a shape moves the subject's left eye more than the right. Names of sides differ; the motion tells."""
+    far = np.abs(shape)
+    return bool(far[parts.left_ball].sum() >= far[parts.right_ball].sum())
 
 
 def _rotation(about: int, angle: float) -> np.ndarray:

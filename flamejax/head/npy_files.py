@@ -22,7 +22,7 @@ FREE_BYTES, MAX_RATIO = 64 * 2**20, 100
 
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<>|=](?:[fiu][1248]|b1|O8?|U\d{1,6}|S\d{1,6}))', 'fortran_order': "
-    rb"(?P<fortran>True|False), 'shape': \((?P<shape>|\d{1,12},|\d{1,12}(?:, ?\d{1,12}){1,7}),?\), ?\}\s*"
+    rb"(?P<fortran>True|False), 'shape': \((?P<shape>|\d{1,12}L?,|\d{1,12}L?(?:, ?\d{1,12}L?){1,7}),?\), ?\}\s*"
 )
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -209,7 +209,7 @@ def npy_header(data: bytes, what: str) -> tuple[str, tuple[int, ...], bool, int]
     header = _HEADER.fullmatch(data[8 + width : start]) if width and start <= min(len(data), 10_000) else None
     if header is None:
         raise HeadFileError(f"{what}: not a readable .npy array. Fetch or convert the file again.")
-    shape = tuple(int(axis) for axis in header["shape"].replace(b" ", b"").split(b",") if axis)
+    shape = tuple(int(axis) for axis in header["shape"].replace(b" ", b"").replace(b"L", b"").split(b",") if axis)
     kind = header["descr"].decode()
     if kind[1:] in ("f1", "b2", "b4", "b8"):
         raise HeadFileError(f"{what}: not a readable .npy array (of type {kind}).")

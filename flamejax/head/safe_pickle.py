@@ -304,7 +304,7 @@ _ACTIONS: dict[int, Callable[[_Machine], Any]] = {
     ord("C"): lambda m: m.push(m.take(m.number("B"))),
     0x8E: lambda m: m.push(m.take(m.number("Q"))),
     0x96: lambda m: m.push(m.take(m.number("Q"))),
-    ord("V"): lambda m: m.push(m.line().decode("raw-unicode-escape")),
+    ord("V"): lambda m: m.push(codecs.raw_unicode_escape_decode(m.line())[0]),
     ord("X"): lambda m: m.push(_text(m.take(m.number("I")))),
     0x8C: lambda m: m.push(_text(m.take(m.number("B")))),
     0x8D: lambda m: m.push(_text(m.take(m.number("Q")))),

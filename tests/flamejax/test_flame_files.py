@@ -132,6 +132,10 @@ def test_masks_texture_and_template(folder):
     with_template = load(folder / "generic_model.pkl")
     np.testing.assert_allclose(with_template.uv, uv, atol=1e-6)
     np.testing.assert_array_equal(with_template.uv_faces, faces)
+    # Another order of triangles, and of corners within them, is the same template.
+    polygons = [" ".join(line.split()[1:][1:] + line.split()[1:][:1]) for line in lines[100:]]
+    (folder / "head_template.obj").write_text("\n".join([*lines[:100], *(f"f {p}" for p in polygons[::-1])]))
+    np.testing.assert_array_equal(load(folder / "generic_model.pkl").uv_faces, faces)
     (folder / "head_template.obj").write_text("\n".join(lines[:-1]))
     with pytest.raises(HeadFileError, match="not those of the model"):
         load(folder / "generic_model.pkl")

@@ -9,13 +9,13 @@ import pytest
 
 import flamejax
 from flamejax.head import HeadFileError, HeadParams, joints
-from flamejax.head.ict_files import EYEBALLS, HEAD
+from flamejax.head.ict_files import EYEBALLS, HEAD, MIRROR
 from flamejax.head.load import REGION_NAMES
 from tests import ict_format
 
 KEPT = np.concatenate([np.asarray(part) for part in (HEAD, *EYEBALLS)])
-LEFT = slice(len(HEAD), len(HEAD) + 1570)
-RIGHT = slice(len(HEAD) + 1570, None)
+LEFT = slice(len(HEAD) + 1570, None)
+RIGHT = slice(len(HEAD), len(HEAD) + 1570)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_eyes_rotations_give_the_looks(head, written, side):
 def test_joints_are_where_they_belong_and_follow_identity(head):
     root, neck, jaw, left, right = np.asarray(joints(head, HeadParams.zeros(head)))
     assert root[1] < neck[1] and jaw[2] < left[2] and left[0] > 0 > right[0]
-    np.testing.assert_allclose(left * 100, ict_format.EYES[0], atol=0.1)
+    np.testing.assert_allclose(left * 100, ict_format.EYES[1], atol=0.1)
     wide = dataclasses.replace(HeadParams.zeros(head), betas=jnp.asarray([5.0, 0, 0]))
     np.testing.assert_allclose(joints(head, wide)[3], left * [1.1, 1, 1], atol=1e-5)
     # A head that nods keeps the border of its neck.
@@ -108,6 +108,24 @@ def test_the_folder_above_serves_as_well(written):
     from flamejax.head.ict_files import find_ict_folder
 
     assert find_ict_folder(written[0].parent) == written[0]
+
+
+def test_sides_are_told_from_the_mesh_and_not_from_names(head, written, tmp_path):
+    mirror = np.asarray(MIRROR)
+    np.testing.assert_array_equal(mirror[mirror], np.arange(68))
+    for file in written[0].iterdir():
+        name = file.name
+        if name.startswith("eyeLook"):
+            name = name.replace("_L.", "_X.").replace("_R.", "_L.").replace("_X.", "_R.")
+        (tmp_path / name).write_bytes(file.read_bytes())
+    content = json.loads((tmp_path / "vertex_indices.json").read_text())
+    content["idx_to_landmark_verts"] = np.asarray(content["idx_to_landmark_verts"])[mirror].tolist()
+    (tmp_path / "vertex_indices.json").write_text(json.dumps(content))
+    other = flamejax.load_head(tmp_path)
+    for name in ("posedirs", "lbs_weights", "J_regressor"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(head, name))
+    rest = HeadParams.zeros(head)
+    np.testing.assert_array_equal(flamejax.landmarks(other, rest), flamejax.landmarks(head, rest))
 
 
 def replaced(name, change):

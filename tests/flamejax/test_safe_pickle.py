@@ -74,6 +74,23 @@ def test_a_chumpy_selection():
     np.testing.assert_array_equal(to_array(read, "x"), [[3, 1], [0, 7]])
 
 
+def test_lists_of_arrays_are_stacked():
+    rows = [np.arange(3), np.arange(3, 6)]
+    for content in (rows, [row.tolist() for row in rows]):
+        np.testing.assert_array_equal(to_array(load(python2_pickle.dumps(content)), "x"), np.arange(6).reshape(2, 3))
+    with pytest.raises(HeadFileError, match="differ in shape"):
+        to_array([[1], [1, 2]], "x")
+    large: list = [1.0] * 1000
+    for _ in range(3):  # a thousand million numbers in three thousand items
+        large = [large] * 1000
+    with pytest.raises(HeadFileError, match="too many numbers"):
+        to_array(large, "x")
+    cyclic: list = []
+    cyclic.append(cyclic)
+    with pytest.raises(HeadFileError, match="too deeply"):
+        to_array(cyclic, "x")
+
+
 class Attack:
     """Pickles into a call."""
 
