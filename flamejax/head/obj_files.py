@@ -66,7 +66,10 @@ def read_obj_vertices(path: Path, count: int) -> np.ndarray:
     Raises:
       HeadFileError: missing, damaged, or another number of vertices.
     """
-    vertices = _numbers(read_bytes(path).split(b"\n"), b"v ", 3, path)
+    data = read_bytes(path)
+    # Most of the file is polygons, which come after the vertices.
+    data = data[: max(data.find(b"\n", data.rfind(b"\nv ") + 1), 0) or len(data)]
+    vertices = _numbers(data.split(b"\n"), b"v ", 3, path)
     if len(vertices) != count:
         raise HeadFileError(f"{path}: has {len(vertices)} vertices, but the neutral mesh has {count}.")
     return vertices
