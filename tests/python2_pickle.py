@@ -50,7 +50,8 @@ def _write(value: object, protocol: int) -> bytes:
     if isinstance(value, np.ndarray):
         return _array(value, protocol)
     if isinstance(value, Chumpy):
-        state = {"x": value.x, "_dirty_vars": Raw(b"c__builtin__\nset\n(](e" + b"tR"), "_itr": None}
+        state = {"_dirty_vars": Raw(b"c__builtin__\nset\n(](etR"), "_itr": None, "_depends_on_deps": {}}
+        state |= {"_make_dense": False, "_make_sparse": False, "x": value.x, "_status": "new"}
         return _instance(b"cchumpy.ch\nCh\n", state, protocol)
     if sparse.issparse(value):
         name = f"{value.format}_matrix"
@@ -88,4 +89,6 @@ def _array(array: np.ndarray, protocol: int) -> bytes:
 
 
 def _instance(name: bytes, state: dict, protocol: int) -> bytes:
+    if protocol == 2:
+        return name + b")\x81" + _write(state, protocol) + b"b"
     return b"ccopy_reg\n_reconstructor\n(" + name + b"c__builtin__\nobject\nNtR" + _write(state, protocol) + b"b"

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from flamejax.head import HeadFileError
 from flamejax.head.held import to_array, to_dense
 from flamejax.head.safe_pickle import Held, load_pickle
 from tests import python2_pickle
+from tests.golden.make_chumpy import arrays
 
 ARRAYS = [
     np.arange(12, dtype=np.float64).reshape(3, 4),
@@ -72,6 +74,12 @@ def test_a_chumpy_selection():
         python2_pickle.dumps(python2_pickle.Raw(python2_pickle._instance(b"cchumpy.reordering\nSelect\n", state, 2)))
     )
     np.testing.assert_array_equal(to_array(read, "x"), [[3, 1], [0, 7]])
+
+
+def test_what_real_chumpy_writes():
+    read = load((Path(__file__).parents[1] / "golden/chumpy.pkl").read_bytes())
+    for name, expected in zip(("whole", "part"), arrays(), strict=True):
+        np.testing.assert_array_equal(to_array(read[name], name), expected)
 
 
 def test_lists_of_arrays_are_stacked():

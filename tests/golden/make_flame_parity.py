@@ -1,7 +1,8 @@
 """Makes tests/golden/flame_parity.npz and deca_landmark_embedding.npy: `python -m tests.golden.make_flame_parity`.
 
 Runs smplx 0.1.28, body-models 0.26.2 and flame-pytorch 0.0.1 (from PyPI, with torch 2.13.0; not needed otherwise) on
-the synthetic FLAME-format model of `tests.flame_format` and keeps what they give at 300 of its vertices.
+the synthetic FLAME-format model of `tests.flame_format` and keeps what they give at 300 of its vertices. flame-pytorch
+asks for a numpy of long ago: install it with `pip install --no-deps flame-pytorch==0.0.1`.
 """
 
 import argparse
