@@ -21,15 +21,15 @@ FLAME_MODELS = (
 )
 """Names of FLAME's releases: 2017 to 2020 in the first row, smplx's and 2023's names in the others."""
 FLAME_HOME = "https://flame.is.tue.mpg.de"
-DECA_HOME = "https://github.com/yfeng95/DECA (data/landmark_embedding.npy)"
+DECA_HOME = "https://github.com/yfeng95/DECA"
 RINGNET_HOME = "https://github.com/soubhiksanyal/RingNet (flame_model/)"
 SOURCES = {
-    "landmarks": ("FLAME landmarks", f"needed with FLAME; {DECA_HOME}"),
+    "landmarks": ("FLAME landmarks", f"needed with FLAME; {DECA_HOME} (data/landmark_embedding.npy)"),
     "static_landmarks": ("FLAME landmarks, inner", f"with the contour, instead of the above; {RINGNET_HOME}"),
     "dynamic_landmarks": ("FLAME landmarks, contour", f"with the inner ones; {RINGNET_HOME}"),
     "masks": ("FLAME vertex masks", f"without them regions are guessed; {FLAME_HOME}, 'FLAME Vertex Masks'"),
     "texture": ("FLAME texture space", f"without it heads are grey; {FLAME_HOME}, 'FLAME texture space'"),
-    "template": ("FLAME template", f"for texture coordinates; {FLAME_HOME}, part of RingNet's and DECA's data"),
+    "template": ("FLAME template", f"for texture coordinates; {DECA_HOME} (data/head_template.obj)"),
 }
 LEVELS = ("", "*/", "*/*/")
 """How deep files are looked for: not through whole data sets."""

@@ -95,10 +95,12 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.left = MAX_STEPS
 
     def run(self) -> Any:
         data = self.data
-        for _ in range(MAX_STEPS):
+        while self.left > 0:
+            self.left -= 1
             if self.at >= len(data):
                 self.fail("ends in the middle")
             code = data[self.at]
@@ -178,8 +180,9 @@ class _Machine:
                 self.fail("constructs something without a class")
             kind, args = args[0].kind, ()
         if kind == "OrderedDict":
-            if args and not (len(args) == 1 and type(args[0]) is list and len(args[0]) <= 1000):
+            if args and not (len(args) == 1 and type(args[0]) is list):
                 self.fail("has a dictionary of unknown form")
+            self.left -= len(args[0]) if args else 0  # One list can be made into many dictionaries.
             self.push({_key(key): value for key, value in (args[0] if args else [])})
         else:
             self.push(Held(kind, args))

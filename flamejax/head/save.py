@@ -18,5 +18,6 @@ def write_head(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -
       OSError: the folder is missing or the disk refuses.
     """
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, format_version=np.int32(FORMAT_VERSION), **dict(arrays))
+    # Not compressed: a shape space hardly shrinks, and unpacking it would take most of the time of loading.
+    np.savez(content, allow_pickle=False, format_version=np.int32(FORMAT_VERSION), **dict(arrays))
     write_bytes(path, content.getvalue())

@@ -186,6 +186,16 @@ def test_bombs_and_stumps_are_refused(data):
         load(data)
 
 
+def test_work_is_bounded():
+    pair = b"(U\x01aK\x01l"
+    many = b"\x80\x02ccollections\nOrderedDict\nq\x00(" + pair * 3000 + b"l\x85q\x01"
+    with pytest.raises(HeadFileError, match="steps"):
+        load(many + b"h\x00h\x01R0" * 10_000 + b".")
+    with pytest.raises(HeadFileError, match="steps"):
+        load(b"\x80\x02" + b"N0" * 1_500_000 + b".")
+    assert load(b"\x80\x02ccollections\nOrderedDict\n(" + pair + b"l\x85R.") == {"a": 1}
+
+
 def test_a_high_memo_number_takes_no_memory():
     assert load(b"\x80\x02K\x07r\xff\xff\xff\x7f.") == 7
 
