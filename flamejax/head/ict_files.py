@@ -129,7 +129,7 @@ def read_indices(path: Path) -> tuple[list[str], np.ndarray]:
       HeadFileError: missing, damaged, or without either.
     """
     try:
-        content: Any = json.loads(read_bytes(path))
+        content: Any = json.loads(read_bytes(path).decode())
         names, landmarks = content["expressions"], content["idx_to_landmark_verts"]
         if not (isinstance(names, list) and all(isinstance(n, str) and n.replace("_", "").isalnum() for n in names)):
             raise ValueError("expressions are no names")
