@@ -181,12 +181,8 @@ class HeadParams:
 
         Make that FLAME with `num_betas=S, num_expression_coeffs=E`, and give it `torch.as_tensor` of each.
         """
-        return {
-            field.name: np.asarray(getattr(self, field.name), np.float32).reshape(
-                -1, getattr(self, field.name).shape[-1]
-            )
-            for field in dataclasses.fields(self)
-        }
+        # Copies: torch warns of arrays that cannot be written, as JAX's are.
+        return {name: np.array(value, np.float32).reshape(-1, value.shape[-1]) for name, value in vars(self).items()}
 
     @classmethod
     def from_deca(cls, head: HeadModel, code: Mapping[str, Any]) -> Self:

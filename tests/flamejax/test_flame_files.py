@@ -258,6 +258,7 @@ class TestParameters:
             "betas": (count, 4), "expression": (count, 3), "transl": (count, 3), "global_orient": (count, 3),
             "neck_pose": (count, 3), "jaw_pose": (count, 3), "leye_pose": (count, 3), "reye_pose": (count, 3),
         }  # fmt: skip
+        assert all(value.flags.writeable for value in there.values())
         back = HeadParams.from_smplx(head, there)
         for name, value in vars(params).items():
             np.testing.assert_array_equal(np.reshape(value, (count, -1)), getattr(back, name))
