@@ -11,6 +11,7 @@ COMMANDS = {
     "reconstruct": "turn photos of faces into 3D heads",
     "demo": "reconstruct a public-domain portrait, clean and with a face mask",
     "calibrate-landmarks": "measure where on a head the detector puts its landmarks",
+    "convert": "turn a FLAME or ICT-FaceKit model into one .npz",
     "doctor": "say what is installed, what is missing and where to get it",
     "benchmark": "time the head model, the renderer and the fit",
     "fetch-sources": "fetch the CC0 files that the open head is built from",

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from experiments import runtime
+from experiments.head_models import State, examine_models
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh", "pillow", "tyro", "rich")
 EXTRAS = {
@@ -27,17 +27,6 @@ EXTRAS = {
     "dev": ("pytest", "ruff", "mypy"),
 }
 DETECTOR_MODELS = ("face_landmark.tflite", "face_detection_back.tflite", "face_detection_short_range.tflite")
-LICENSED = (
-    ("FLAME head model", ("generic_model.pkl", "flame2020.pkl", "flame2023.pkl"), "flame.is.tue.mpg.de, registered"),
-    ("FLAME landmark embedding", ("landmark_embedding.npy",), "DECA's data folder; the licence of FLAME"),
-    ("FLAME vertex masks", ("FLAME_masks.pkl",), "flame.is.tue.mpg.de, 'FLAME Vertex Masks'"),
-    ("FLAME texture space", ("FLAME_texture.npz",), "flame.is.tue.mpg.de, 'FLAME texture space'"),
-)
-"""What, under which file names, from where. All of them are for research only."""
-LEVELS = ("", "*/", "*/*/")
-"""How deep licensed files are looked for: not through whole data sets."""
-
-State = Literal["ok", "absent", "broken"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,9 @@ class DoctorConfig:
     """Say what is installed, what is missing and where to get it. Exit status 1 when something needed is broken."""
 
     head: Path | None = None
-    """Head model file to check; the embedded open head unless given."""
+    """Head model to check: a file, or ICT-FaceKit's folder; the embedded open head unless given."""
+    models: Path | None = None
+    """Folder to look for FLAME and ICT-FaceKit models in, down to two folders below; $FLAMEJAX_DATA unless given."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "flamejax doctor") -> int:
@@ -79,7 +70,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         check_head(config.head),
         *check_detector(),
         *check_extras(),
-        *check_licensed(runtime.data_folder()),
+        *check_models(config.models or runtime.data_folder()),
         *check_folders(),
     ]
 
@@ -110,14 +101,14 @@ def check_devices() -> list[Finding]:
 def check_head(path: Path | None) -> Finding:
     """The head model's file: whether it loads, and what it is."""
     import flamejax
-    from flamejax.head.load import open_head_path
+    from flamejax.head import head_digest, open_head_path
 
     file = Path(path or open_head_path())
     try:
         head = flamejax.load_head(path)
     except (OSError, ValueError) as error:
         return Finding("head", "head model", "broken", str(error), True)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = head_digest(file)
     detail = (
         f"{head.name} {head.version}, {head.licence}; {head.num_vertices} vertices, {head.num_betas} identity and "
         f"{head.num_expression} expression components; sha256 {digest[:16]}; {file}"
@@ -154,17 +145,9 @@ def check_extras() -> list[Finding]:
     return found
 
 
-def check_licensed(folder: Path) -> list[Finding]:
-    """Files under licences that forbid passing them on: looked for in the data folder, never needed."""
-    found = []
-    for item, names, source in LICENSED:
-        files = [file for name in names for level in LEVELS for file in sorted(folder.glob(level + name))]
-        if files:
-            found.append(Finding("licensed", item, "ok", f"{files[0]} (this version does not read it yet)"))
-        else:
-            detail = f"optional, this version does not read it yet. From {source}; place {names[0]} in {folder}"
-            found.append(Finding("licensed", item, "absent", detail))
-    return found
+def check_models(folder: Path) -> list[Finding]:
+    """Head models that flamejax may not pass on, and their companions: never needed."""
+    return [Finding("models", found.item, found.state, found.detail) for found in examine_models(folder)]
 
 
 def check_folders() -> list[Finding]:

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 HIGHEST = jax.lax.Precision.HIGHEST
 ORTHOGRAPHIC_DEPTH_OFFSET = 10.0
@@ -48,6 +49,21 @@ class OrthographicCamera:
     def perspective(self) -> bool:
         """Whether depth must be interpolated with 1/z."""
         return False
+
+    @classmethod
+    def from_deca(cls, cam: ArrayLike, size: int = 224) -> "OrthographicCamera":
+        """The camera of DECA's square crop.
+
+        DECA scales x and y after shifting them, in units of half the crop about its centre, and turns y down.
+
+        Args:
+          cam: (*b, 3) scale and shift, `cam` of DECA's code.
+          size: pixels of the crop's side.
+        """
+        values, half = jnp.asarray(cam, jnp.float32), 0.5 * size
+        scale = half * values[..., 0]
+        x, y = half + scale * values[..., 1], half - scale * values[..., 2]
+        return cls(scale, jnp.stack([x, y], axis=-1))
 
     def project(self, points: Array) -> Array:
         """(*b, N, 3) world metres -> (*b, N, 3): x, y in pixels and depth z in metres (nearer is smaller)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ from experiments.reconstruct.results import HeadIdentity
 from experiments.reconstruct.resume import plan
 from experiments.reconstruct.sheet import write_contact_sheet, write_index
 from experiments.reconstruct.store import Store
-from flamejax.head.load import HeadFileError, open_head_path
+from flamejax.head import HeadFileError, head_digest, open_head_path
 
 EXIT_OK, EXIT_NO_RESULT, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -121,8 +120,7 @@ def load_head(path: Path | None) -> tuple[flamejax.HeadModel, HeadIdentity]:
         head = flamejax.load_head(path)
     except (HeadFileError, OSError) as error:
         raise UsageError(f"head model: {error}") from error
-    digest = hashlib.sha256(Path(path or open_head_path()).read_bytes()).hexdigest()
-    return head, HeadIdentity(head.name, head.version, head.licence, digest)
+    return head, HeadIdentity(head.name, head.version, head.licence, head_digest(path or open_head_path()))
 
 
 def _reporter(

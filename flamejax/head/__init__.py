@@ -2,7 +2,9 @@
 
 from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
 from flamejax.head.dense_landmarks import calibrated, dense_landmarks, load_dense_landmarks
-from flamejax.head.files import HeadFileError, open_head_path
+from flamejax.head.files import HeadFileError, head_digest, open_head_path
+from flamejax.head.flame_files import FlameFiles
+from flamejax.head.joint_positions import joints
 from flamejax.head.landmarks import contour_bin, landmark_triangles, landmarks, landmarks_from_vertices
 from flamejax.head.load import load_head
 from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
@@ -11,6 +13,7 @@ from flamejax.head.rotation import rotation_matrix
 __all__ = [
     "JOINT_NAMES",
     "DenseLandmarks",
+    "FlameFiles",
     "HeadFileError",
     "HeadModel",
     "HeadParams",
@@ -20,6 +23,8 @@ __all__ = [
     "contour_bin",
     "dense_landmarks",
     "head_at",
+    "head_digest",
+    "joints",
     "landmark_triangles",
     "landmarks",
     "landmarks_from_vertices",

@@ -8,7 +8,6 @@ the surface the detector puts each of its points, and writes that to a file, whi
 import dataclasses
 import hashlib
 import os
-import zipfile
 from pathlib import Path
 
 import jax
@@ -19,6 +18,7 @@ from jax import Array
 from flamejax.head.blend_skin import head_at, vertices
 from flamejax.head.files import HeadFileError, open_head_path
 from flamejax.head.model import DenseLandmarks, HeadModel, HeadParams
+from flamejax.head.npy_files import read_npz
 
 FORMAT_VERSION = 1
 NUM_DENSE, NUM_INNER = 468, 51
@@ -118,11 +118,7 @@ def with_dense_landmarks(head: HeadModel) -> HeadModel:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise HeadFileError(f"{path}: no such landmark file.")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise HeadFileError(f"{path}: not a readable .npz file ({error}). Make it again.") from error
+    found = read_npz(path)
     missing = [n for n in ("format_version", "head_name", "head_version", "head_hash", *_SHAPES) if n not in found]
     if missing:
         raise HeadFileError(f"{path}: not a file of dense landmarks ('{missing[0]}' is missing).")

@@ -15,7 +15,8 @@ def contour_bin(params: HeadParams) -> Array:
     """Row of the contour table for a head's yaw: (*b,) int32 in 0..78. Not differentiable.
 
     FLAME's order: bins 0..39 are rotations of -0..-39 degrees about +y, bins 40..78 are +1..+39. The yaw is that of
-    the head, so the neck's rotation counts as well as the global one.
+    the head, so the neck's rotation counts as well as the global one, as in flame-pytorch. smplx's FLAME 0.1.28 takes
+    the global rotation alone (its `NECK_IDX` is 0, the root): with a turned neck its contour lies elsewhere.
     """
     rotation = rotation_matrix(jax.lax.stop_gradient(params.global_orient)) @ rotation_matrix(
         jax.lax.stop_gradient(params.neck_pose)

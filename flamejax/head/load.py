@@ -1,17 +1,17 @@
 """Loading head models from files."""
 
 import os
-import zipfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from flamejax.head.dense_landmarks import with_dense_landmarks
-from flamejax.head.files import HeadFileError, open_head_path
+from flamejax.head.files import HeadFileError, check_numbers, open_head_path
+from flamejax.head.flame_files import FlameFiles, is_flame, read_flame
+from flamejax.head.ict_files import find_ict_folder, read_ict
 from flamejax.head.model import HeadModel, LandmarkEmbedding
+from flamejax.head.npy_files import npz_names, read_npz
 
 FORMAT_VERSION = 1
 ALBEDO_STEP = 127.0
@@ -60,65 +60,70 @@ _ARRAYS = {  # name -> (dtype kind, number of axes)
 }
 
 
-def load_head(path: str | os.PathLike[str] | None = None, *, calibrate: bool = True) -> HeadModel:
+def load_head(
+    path: str | os.PathLike[str] | None = None, *, calibrate: bool = True, flame: FlameFiles | None = None
+) -> HeadModel:
     """Load a head model.
 
+    Nothing in a file is ever run: pickles are read as data (`flamejax.head.safe_pickle`). FLAME models take about a
+    second to read; `flamejax convert` makes an `.npz` of one, which holds its companions as well.
+
     Args:
-      path: a flamejax `.npz`; None for the embedded open head (CC0).
+      path: a flamejax `.npz`; a FLAME model, `.pkl` or `.npz`, with its companion files beside it; a folder with
+        ICT-FaceKit's `FaceXModel`; None for the embedded open head (CC0).
       calibrate: attach the detector's dense landmarks and move the inner landmarks to where the detector puts them, if
         the embedded calibration was measured on this very head; False leaves the landmarks as the file has them.
+      flame: where a FLAME model's companions lie, if not beside it, and how much of them to take.
 
     Returns:
       The model, on the default device.
 
     Raises:
-      HeadFileError: the file is missing, damaged, of another version, or not a flamejax head.
+      HeadFileError: the file is missing, damaged, dangerous, of another version, or no head model; or a FLAME model's
+        landmarks are missing. The message says what to do.
     """
-    head = _load_npz(Path(path) if path is not None else open_head_path())
+    head = _assemble(read_head(Path(path) if path is not None else open_head_path(), flame))
     return with_dense_landmarks(head) if calibrate else head
 
 
-def _load_npz(path: Path) -> HeadModel:
-    if not path.is_file():
+def read_head(path: Path, flame: FlameFiles | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a head model under the names of flamejax's format, checked. Arguments and errors: `load_head`."""
+    if path.is_dir():
+        found = read_ict(find_ict_folder(path))
+    elif not path.is_file():
         raise HeadFileError(f"{path}: no such head model file.")
-    if path.suffix != ".npz":
-        raise HeadFileError(f"{path}: only flamejax .npz head models can be read so far, not '{path.suffix}' files.")
-    try:
-        found = _read(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise HeadFileError(f"{path}: not a readable .npz file ({error}). Fetch or convert it again.") from error
+    elif path.suffix == ".npz" and not is_flame(npz_names(path)):
+        return _read_npz(path)
+    elif path.suffix in (".npz", ".pkl"):
+        found = read_flame(path, flame)
+    else:
+        raise HeadFileError(
+            f"{path}: '{path.suffix}' is no form of head model. Known are flamejax's .npz, FLAME's .pkl and .npz, and "
+            "ICT-FaceKit's folder."
+        )
+    _check(path, {"format_version": np.array(FORMAT_VERSION), **found})
+    return found
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    found = read_npz(path)
     _check(path, found)
-    return _assemble(found)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    # The blend shapes take as long to unpack as all the rest together, and unpacking runs outside Python's lock.
-    with ThreadPoolExecutor(1) as pool:
-        blend_shapes = pool.submit(_unpack, path, lambda name: name == "shapedirs")
-        return _unpack(path, lambda name: name != "shapedirs") | blend_shapes.result()
-
-
-def _unpack(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    # np.load leaves the file open when it is no archive, so the file is ours to close.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files if wanted(name)}
+    return found
 
 
 def _check(path: Path, found: dict[str, np.ndarray]) -> None:
     if "format_version" not in found:
         raise HeadFileError(f"{path}: this .npz is not a flamejax head model (it has no format_version).")
-    if int(found["format_version"]) != FORMAT_VERSION:
-        raise HeadFileError(
-            f"{path}: head format {int(found['format_version'])}, but this flamejax reads format {FORMAT_VERSION}."
-        )
+    version = found["format_version"]
+    if version.dtype.kind not in "iu" or version.ndim != 0 or int(version) != FORMAT_VERSION:
+        raise HeadFileError(f"{path}: head format {version}, but this flamejax reads format {FORMAT_VERSION}.")
     for name, (kind, axes) in _ARRAYS.items():
         if name not in found:
             raise HeadFileError(f"{path}: the array '{name}' is missing.")
         array = found[name]
         if array.dtype.kind not in ("iu" if kind in "iu" else kind) or array.ndim != axes:
             raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, which is not its form.")
-        if kind == "f" and not np.isfinite(array).all():
-            raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite.")
+        check_numbers(array, f"{path}: '{name}'")
     _check_shapes(path, found)
     _check_indices(path, found)
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flamejax
 from experiments import cli, demo, doctor, runtime
 from experiments.reconstruct import Config, UsageError, pipeline
+from tests import flame_format
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +28,7 @@ def test_unknown_command(capsys):
     assert "no command 'reconstrct'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["reconstruct", "doctor", "demo"])
+@pytest.mark.parametrize("name", ["reconstruct", "doctor", "demo", "convert"])
 def test_commands_have_help_under_their_name(name, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])
@@ -49,11 +51,57 @@ def test_doctor_reports_a_broken_head(capsys, tmp_path):
     assert "Broken: head model" in capsys.readouterr().out
 
 
-def test_doctor_finds_licensed_files(tmp_path):
-    (tmp_path / "flame").mkdir()
-    (tmp_path / "flame/FLAME_masks.pkl").write_bytes(b"")
-    states = {finding.item: finding.state for finding in doctor.check_licensed(tmp_path)}
-    assert states["FLAME vertex masks"] == "ok" and states["FLAME head model"] == "absent"
+def states(folder):
+    return {(finding.item, finding.state) for finding in doctor.check_models(folder)}
+
+
+def test_doctor_tells_models_apart(tmp_path, capsys):
+    assert states(tmp_path) >= {
+        ("FLAME head model", "absent"),
+        ("ICT-FaceKit", "absent"),
+        ("FLAME landmarks", "absent"),
+    }
+    model = flame_format.write_folder(tmp_path / "models/FLAME2020", flame_format.TRUE_SIZE | {"vertices": 60})
+    flame_format.write_masks(model.parent, 60)
+    assert states(tmp_path) >= {("FLAME head model", "ok"), ("FLAME landmarks", "ok"), ("FLAME vertex masks", "ok")}
+    assert doctor.main(["--models", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "FLAME 2020 generic",
+        "300 identity and 100 expression",
+        "with landmarks, masks",
+        "ICT-VGL/ICT-FaceKit",
+    ):
+        assert text in " ".join(out.split())
+    model.write_bytes(model.read_bytes()[:-5])
+    (model.parent / "FLAME_masks.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    (tmp_path / "FaceXModel").mkdir()
+    (tmp_path / "FaceXModel/generic_neutral_mesh.obj").write_bytes(b"")
+    assert states(tmp_path) >= {
+        ("FLAME head model", "broken"),
+        ("FLAME vertex masks", "broken"),
+        ("ICT-FaceKit", "broken"),
+        ("FLAME landmarks", "ok"),
+    }
+    assert doctor.main(["--models", str(tmp_path)]) == 0, "models are never needed"
+    assert "os.system" in capsys.readouterr().out
+
+
+def test_convert(tmp_path, capsys):
+    model = flame_format.write_folder(tmp_path / "FLAME2019")
+    out = tmp_path / "flame.npz"
+    command = ["convert", str(model), str(out), "--num-betas", "4"]
+    assert cli.main(command) == 0
+    assert "FLAME 2019 generic" in capsys.readouterr().out
+    assert flamejax.load_head(out).num_betas == 4
+    assert cli.main(command) == 2 and "--overwrite" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite", "--version", "mine"]) == 0
+    assert flamejax.load_head(out).version.startswith("mine generic")
+    assert cli.main(["convert", str(out), str(tmp_path / "again.npz")]) == 0
+    assert cli.main(["convert", str(model), str(tmp_path / "head.obj")]) == 2
+    (model.parent / "landmark_embedding.npy").unlink()
+    assert cli.main(["convert", str(model), str(tmp_path / "other.npz"), "--num-betas", "4"]) == 1
+    assert "Place landmark_embedding.npy" in capsys.readouterr().err
 
 
 def test_demo_photos(tmp_path):

@@ -1,0 +1,133 @@
+"""Which head models and companion files a folder holds: whether they can be read, of which release, and what lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flamejax.head import HeadFileError
+from flamejax.head.flame_files import COMPANIONS, FlameFiles
+from flamejax.head.ict_files import HOME as ICT_HOME
+from flamejax.head.ict_files import NEUTRAL, describe_ict
+
+FLAME_MODELS = (
+    "generic_model.pkl",
+    "female_model.pkl",
+    "male_model.pkl",
+    "FLAME_*.pkl",
+    "flame20*.pkl",
+    "flame20*.npz",
+)
+"""Names of FLAME's releases: 2017 to 2020 in the first row, smplx's and 2023's names in the others."""
+FLAME_HOME = "https://flame.is.tue.mpg.de"
+DECA_HOME = "https://github.com/yfeng95/DECA"
+RINGNET_HOME = "https://github.com/soubhiksanyal/RingNet (flame_model/)"
+SOURCES = {
+    "landmarks": ("FLAME landmarks", f"needed with FLAME; {DECA_HOME} (data/landmark_embedding.npy)"),
+    "static_landmarks": ("FLAME landmarks, inner", f"with the contour, instead of the above; {RINGNET_HOME}"),
+    "dynamic_landmarks": ("FLAME landmarks, contour", f"with the inner ones; {RINGNET_HOME}"),
+    "masks": ("FLAME vertex masks", f"without them regions are guessed; {FLAME_HOME}, 'FLAME Vertex Masks'"),
+    "texture": ("FLAME texture space", f"without it heads are grey; {FLAME_HOME}, 'FLAME texture space'"),
+    "template": ("FLAME template", f"for texture coordinates; {DECA_HOME} (data/head_template.obj)"),
+}
+LEVELS = ("", "*/", "*/*/")
+"""How deep files are looked for: not through whole data sets."""
+
+State = Literal["ok", "absent", "broken"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One head model or companion."""
+
+    item: str
+    state: State
+    detail: str
+
+
+def examine_models(folder: Path) -> list[Found]:
+    """All FLAME models, their companions and ICT-FaceKit folders in a folder, down to two levels below it.
+
+    Models are read, which takes about a second each; of ICT-FaceKit only names and the list of indices are looked at.
+    """
+    models = [file for name in FLAME_MODELS for file in _look(folder, name) if file.name not in _companion_names()]
+    found = [_examine_flame(file) for file in dict.fromkeys(models)]
+    if not models:
+        where = f"optional, research only, by registration: {FLAME_HOME}; place generic_model.pkl or flame2023.pkl in"
+        found.append(Found("FLAME head model", "absent", f"{where} {folder}"))
+    both = bool(_look(folder, COMPANIONS["landmarks"][0]))
+    for field, (item, source) in SOURCES.items():
+        files = [file for name in COMPANIONS[field] for file in _look(folder, name)]
+        if files:
+            found.extend(_examine_companion(field, item, file) for file in files)
+        elif not (both and field.endswith("_landmarks")):
+            found.append(Found(item, "absent", f"{source}; place {COMPANIONS[field][0]} beside the model"))
+    neutral = _look(folder, NEUTRAL)
+    found.extend(_examine_ict(file.parent) for file in neutral)
+    if not neutral:
+        detail = f"optional, MIT licence, no registration: {ICT_HOME}; place its folder FaceXModel in {folder}"
+        found.append(Found("ICT-FaceKit", "absent", detail))
+    return found
+
+
+def _look(folder: Path, name: str) -> list[Path]:
+    return [file for level in LEVELS for file in sorted(folder.glob(level + name)) if file.is_file()]
+
+
+def _companion_names() -> set[str]:
+    return {name for names in COMPANIONS.values() for name in names}
+
+
+def _examine_flame(file: Path) -> Found:
+    from flamejax.head.load import read_head
+
+    try:
+        # The texture takes seconds to read, so it is looked at by itself.
+        arrays = read_head(file, FlameFiles(texture_components=0))
+    except (HeadFileError, OSError) as error:
+        return Found("FLAME head model", "broken", str(error))
+    beside = [field for field, names in COMPANIONS.items() if any((file.parent / name).is_file() for name in names)]
+    components = arrays["shapedirs"].shape[-1]
+    detail = (
+        f"{arrays['name']} {arrays['version']}; {len(arrays['v_template'])} vertices, {int(arrays['num_betas'])} "
+        f"identity and {components - int(arrays['num_betas'])} expression components; with {', '.join(beside)}; {file}"
+    )
+    return Found("FLAME head model", "ok", detail)
+
+
+def _examine_companion(field: str, item: str, file: Path) -> Found:
+    """Whether a companion can be read by itself; whether it fits a model is told by the model beside it."""
+    from flamejax.head.npy_files import npz_names, read_bytes, read_npy
+    from flamejax.head.obj_files import read_obj
+    from flamejax.head.safe_pickle import load_pickle
+
+    try:
+        if file.suffix == ".npy":
+            content = read_npy(file)
+        elif file.suffix == ".npz":
+            content = dict.fromkeys(npz_names(file))
+        elif file.suffix == ".pkl":
+            content, _ = load_pickle(read_bytes(file), str(file))
+        else:
+            content = {"mesh": read_obj(file)}
+        needed = {
+            "landmarks": ("static_lmk_faces_idx", "dynamic_lmk_faces_idx"),
+            "static_landmarks": ("lmk_face_idx", "lmk_b_coords"),
+            "dynamic_landmarks": ("lmk_face_idx", "lmk_b_coords"),
+            "masks": ("face", "left_eyeball", "scalp"),
+            "texture": ("mean", "tex_dir"),
+        }.get(field, ())
+        missing = [name for name in needed if not isinstance(content, dict) or name not in content]
+        if missing:
+            raise HeadFileError(f"{file}: '{missing[0]}' is missing. Fetch it again.")
+    except HeadFileError as error:
+        return Found(item, "broken", str(error))
+    return Found(item, "ok", str(file))
+
+
+def _examine_ict(folder: Path) -> Found:
+    try:
+        return Found("ICT-FaceKit", "ok", f"{describe_ict(folder)}; {folder}")
+    except HeadFileError as error:
+        return Found("ICT-FaceKit", "broken", str(error))

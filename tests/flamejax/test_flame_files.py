@@ -1,0 +1,315 @@
+"""Reading FLAME's files: every form they come in, what stands in for missing ones, and clear refusals."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import trimesh
+
+import flamejax
+from flamejax.head import FlameFiles, HeadFileError, HeadParams
+from flamejax.head.load import REGION_NAMES, read_head
+from flamejax.head.save import write_head
+from tests import flame_format
+from tests.flame_format import SMALL
+from tests.heads import random_params
+
+BETAS = FlameFiles(num_betas=SMALL["betas"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small model with DECA's landmarks beside it."""
+    flame_format.write_folder(tmp_path / "FLAME2020")
+    return tmp_path / "FLAME2020"
+
+
+def load(path, **changes):
+    return flamejax.load_head(path, flame=dataclasses.replace(BETAS, **changes))
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+@pytest.mark.parametrize("chumpy", [True, False])
+def test_a_model_alone_with_its_landmarks(folder, protocol, chumpy):
+    model = flame_format.synthetic_flame(0, **SMALL)
+    flame_format.write_model(folder / "generic_model.pkl", model, protocol, chumpy)
+    head = load(folder / "generic_model.pkl")
+    np.testing.assert_array_equal(head.v_template, model["v_template"].astype(np.float32))
+    # FLAME has (vertex, axis, entry) where we have (entry, vertex and axis).
+    np.testing.assert_array_equal(
+        head.posedirs.reshape(36, -1, 3), np.moveaxis(model["posedirs"], -1, 0).astype(np.float32)
+    )
+    assert (head.num_betas, head.num_expression, set(head.regions)) == (4, 3, set(REGION_NAMES))
+    assert (head.name, head.licence[:5]) == ("FLAME", "FLAME")
+    assert head.version.startswith("2020 generic ")
+    assert np.ptp(head.albedo_mean) == 0 and head.albedo_basis.shape[0] == 1
+    assert flamejax.landmarks(head, random_params(head, batch=(2,))).shape == (2, 68, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("FLAME2017/male_model.pkl", "2017 male"),
+        ("FLAME2019/generic_model.pkl", "2019 generic"),
+        ("x/female_model.pkl", "unknown release female"),
+        ("FLAME2023/flame2023.pkl", "2023 generic"),
+        ("FLAME2023/flame2023_no_jaw.pkl", "2023 without jaw generic"),
+        ("a/flame2023_Open.pkl", "2023 open generic"),
+    ],
+)
+def test_release_and_sex_are_told(tmp_path, name, version):
+    path = tmp_path / name
+    flame_format.write_folder(path.parent, name=path.name)
+    head = load(path)
+    assert head.version.startswith(version)
+    assert ("CC-BY" in head.licence) == ("Open" in name)
+    other = flame_format.write_folder(tmp_path / "other", seed=1, name=path.name)
+    assert load(other).version != head.version, "two shape spaces must not share an identity"
+
+
+def test_a_model_without_a_jaw_joint_gets_one_that_moves_nothing(folder):
+    model = flame_format.synthetic_flame(0, **SMALL)
+    kept = [0, 1, 3, 4]
+    weights = model["weights"][:, kept]
+    flat = np.delete(model["posedirs"], range(9, 18), 2)
+    model |= {"weights": weights / weights.sum(1, keepdims=True), "posedirs": flat}
+    model["kintree_table"] = np.array([[-1, 0, 1, 1], [0, 1, 2, 3]])
+    model["J_regressor"] = model["J_regressor"][kept]
+    flame_format.write_model(folder / "flame2023_no_jaw.pkl", model)
+    head = load(folder / "flame2023_no_jaw.pkl")
+    params = random_params(head)
+    still = dataclasses.replace(params, jaw_pose=params.jaw_pose * 0)
+    np.testing.assert_array_equal(flamejax.vertices(head, params), flamejax.vertices(head, still))
+    np.testing.assert_array_equal(head.posedirs[18:].reshape(18, -1, 3), np.moveaxis(flat[..., 9:], -1, 0).astype("f4"))
+
+
+def test_both_forms_of_landmarks_are_the_same(folder):
+    head = load(folder / "generic_model.pkl")
+    (folder / "landmark_embedding.npy").unlink()
+    flame_format.write_landmarks(folder, flame_format.synthetic_landmarks(0, SMALL["triangles"]), both=False)
+    other = load(folder / "generic_model.pkl")
+    for name, value in vars(head.landmark_embedding).items():
+        np.testing.assert_array_equal(value, getattr(other.landmark_embedding, name))
+
+
+def test_missing_landmarks_are_asked_for(folder):
+    (folder / "landmark_embedding.npy").unlink()
+    with pytest.raises(HeadFileError, match=r"Place landmark_embedding\.npy in .*FLAME2020"):
+        load(folder / "generic_model.pkl")
+    flame_format.write_landmarks(folder, flame_format.synthetic_landmarks(0, SMALL["triangles"]), both=False)
+    (folder / "flame_dynamic_embedding.npy").unlink()
+    with pytest.raises(HeadFileError, match=r"Place flame_dynamic_embedding\.npy"):
+        load(folder / "generic_model.pkl")
+
+
+def test_companions_may_lie_elsewhere(folder, tmp_path):
+    (folder / "landmark_embedding.npy").rename(tmp_path / "points.npy")
+    assert load(folder / "generic_model.pkl", landmarks=tmp_path / "points.npy").num_vertices == 50
+
+
+def test_masks_texture_and_template(folder):
+    masks = flame_format.write_masks(folder, 50)
+    texture = flame_format.write_texture(folder, 16, 6, SMALL["triangles"])
+    head = load(folder / "generic_model.pkl", texture_components=4)
+    for name in REGION_NAMES:
+        np.testing.assert_array_equal(np.flatnonzero(head.regions[name]), masks[name])
+    np.testing.assert_array_equal(head.uv, texture["vt"].astype(np.float32))
+    np.testing.assert_array_equal(head.uv_faces, texture["ft"])
+    # The file has blue first and 0..255; ours has red first and 0..1, in 8 bits.
+    np.testing.assert_allclose(head.albedo_mean, texture["mean"][..., ::-1] / 255, atol=0.51 / 255)
+    basis = np.moveaxis(texture["tex_dir"][..., ::-1, :4], -1, 0) / 255
+    np.testing.assert_allclose(head.albedo_basis, basis, atol=np.abs(basis).max() / 127)
+    half = load(folder / "generic_model.pkl", texture_size=8)
+    expected = texture["mean"].reshape(8, 2, 8, 2, 3).mean((1, 3))[..., ::-1] / 255
+    np.testing.assert_allclose(half.albedo_mean, expected, atol=0.51 / 255)
+
+    uv = np.random.default_rng(0).random((50, 2))
+    faces = np.asarray(head.faces)
+    lines = [f"v {x} {y} {z}" for x, y, z in np.asarray(head.v_template)] + [f"vt {u} {v}" for u, v in uv]
+    lines += ["f " + " ".join(f"{a + 1}/{a + 1}" for a in face) for face in faces]
+    (folder / "head_template.obj").write_text("\n".join(lines))
+    with_template = load(folder / "generic_model.pkl")
+    np.testing.assert_allclose(with_template.uv, uv, atol=1e-6)
+    np.testing.assert_array_equal(with_template.uv_faces, faces)
+    # Another order of triangles, and of corners within them, is the same template.
+    polygons = [" ".join(line.split()[1:][1:] + line.split()[1:][:1]) for line in lines[100:]]
+    (folder / "head_template.obj").write_text("\n".join([*lines[:100], *(f"f {p}" for p in polygons[::-1])]))
+    np.testing.assert_array_equal(load(folder / "generic_model.pkl").uv_faces, faces)
+    (folder / "head_template.obj").write_text("\n".join(lines[:-1]))
+    with pytest.raises(HeadFileError, match="not those of the model"):
+        load(folder / "generic_model.pkl")
+
+
+def test_an_npz_of_a_flame_model(folder):
+    raw = flame_format.synthetic_flame(0, **SMALL)
+    np.savez(folder / "flame2023.npz", **raw)  # the sparse regressor becomes an object array
+    head, from_pickle = load(folder / "flame2023.npz"), load(folder / "generic_model.pkl")
+    np.testing.assert_array_equal(head.J_regressor, from_pickle.J_regressor)
+    np.testing.assert_array_equal(head.shapedirs, from_pickle.shapedirs)
+
+
+def test_writing_and_reading_again_changes_nothing(folder, tmp_path):
+    flame_format.write_texture(folder, 16, 6, SMALL["triangles"])
+    arrays = read_head(folder / "generic_model.pkl", BETAS)
+    write_head(tmp_path / "mine.npz", arrays)
+    head, again = load(folder / "generic_model.pkl"), flamejax.load_head(tmp_path / "mine.npz")
+    assert (head.name, head.version, head.licence, head.num_betas) == (
+        again.name, again.version, again.licence, again.num_betas,
+    )  # fmt: skip
+    for name in ("v_template", "shapedirs", "posedirs", "lbs_weights", "uv", "albedo_mean", "albedo_basis"):
+        np.testing.assert_array_equal(getattr(head, name), getattr(again, name))
+    np.testing.assert_array_equal(head.regions["scalp"], again.regions["scalp"])
+
+
+def nan(array):
+    return np.where(np.arange(array.size).reshape(array.shape) == 7, np.nan, array)
+
+
+CASES = {
+    "not finite": (lambda m: {"shapedirs": nan(m["shapedirs"])}, "'shapedirs' holds numbers that are not finite"),
+    "weights not finite": (lambda m: {"weights": nan(m["weights"])}, "'weights' holds numbers that are not finite"),
+    "wrong shape": (lambda m: {"posedirs": m["posedirs"][:, :, :30]}, r"'posedirs' has shape \(50, 3, 30\)"),
+    "other vertices": (lambda m: {"weights": m["weights"][1:]}, r"'weights' has shape \(49, 5\)"),
+    "other regressor": (lambda m: {"J_regressor": m["J_regressor"][:, 1:]}, r"'J_regressor' is a sparse matrix of"),
+    "faces outside": (lambda m: {"f": m["f"] + 1}, "'f' points outside"),
+    "faces as floats": (lambda m: {"f": m["f"].astype(float)}, "'f' is float64"),
+    "a body": (lambda m: {"kintree_table": np.zeros((2, 24), int)}, "expected"),
+    "other parents": (lambda m: {"kintree_table": np.array([[-1, 0, 1, 2, 1], range(5)])}, "parents are"),
+    "unscaled weights": (lambda m: {"weights": m["weights"] * 2}, "do not sum to 1"),
+    "nothing": (lambda m: {"posedirs": None}, "'posedirs' is missing"),
+    "other components": (lambda m: {}, "Say how many are: num_betas"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_models_are_refused_with_the_reason(folder, case):
+    change, message = CASES[case]
+    model = flame_format.synthetic_flame(0, **SMALL)
+    model = {name: value for name, value in {**model, **change(model)}.items() if value is not None}
+    flame_format.write_model(folder / "generic_model.pkl", model, chumpy=False)
+    flame = None if case == "other components" else BETAS
+    with pytest.raises(HeadFileError, match=message):
+        flamejax.load_head(folder / "generic_model.pkl", flame=flame)
+
+
+def test_wrong_companions_are_refused_with_the_reason(folder):
+    path = folder / "generic_model.pkl"
+    flame_format.write_landmarks(folder, flame_format.synthetic_landmarks(0, 500))
+    with pytest.raises(HeadFileError, match="points outside of the model's 90 triangles"):
+        load(path)
+    np.save(folder / "landmark_embedding.npy", np.zeros(3))
+    with pytest.raises(HeadFileError, match="holds no dictionary"):
+        load(path)
+    flame_format.write_landmarks(folder, flame_format.synthetic_landmarks(0, 90))
+    (folder / "FLAME_masks.pkl").write_bytes(pickle.dumps({"lips": np.array([50])}))
+    with pytest.raises(HeadFileError, match="'lips' points outside of the model's 50 vertices"):
+        load(path)
+    (folder / "FLAME_masks.pkl").unlink()
+    (folder / "FLAME_texture.npz").write_bytes(b"PK")
+    with pytest.raises(HeadFileError, match="not a readable"):
+        load(path)
+
+
+def test_cut_files_and_other_files_are_refused(folder, tmp_path):
+    path = folder / "generic_model.pkl"
+    whole = path.read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(HeadFileError, match=r"generic_model\.pkl"):
+            load(path)
+    path.write_bytes(pickle.dumps({"weights": 1}))
+    with pytest.raises(HeadFileError, match=r"not a FLAME model \(it holds: weights\)"):
+        load(path)
+    for name in ("head.obj", "head.txt"):
+        (tmp_path / name).write_text("v 0 0 0")
+        with pytest.raises(HeadFileError, match="no form of head model"):
+            load(tmp_path / name)
+
+
+def test_guessed_regions_on_the_open_head_are_like_its_own():
+    from flamejax.head import open_head_path
+    from flamejax.head.regions import guess_regions
+
+    found = read_head(open_head_path())
+    guessed = guess_regions(found)
+    own = dict(zip(map(str, found["region_names"]), found["region_masks"], strict=True))
+    overlap = {name: (own[name] & guessed[name]).sum() / (own[name] | guessed[name]).sum() for name in REGION_NAMES}
+    print({name: round(float(value), 2) for name, value in overlap.items()})
+    assert overlap["left_eyeball"] == overlap["right_eyeball"] == 1
+    # The open head counts the inside of the mouth as neck, and that of the eyes as no region.
+    assert min(overlap.values()) > 0.4
+    assert min(overlap[name] for name in ("face", "lips", "nose", "left_eye_region", "left_ear")) > 0.55
+
+
+class TestParameters:
+    """Parameters from and to the layouts of the peers."""
+
+    @pytest.fixture
+    def head(self, folder):
+        return load(folder / "generic_model.pkl")
+
+    @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+    def test_smplx_and_back(self, head, batch):
+        params = random_params(head, batch=batch)
+        there = params.to_smplx()
+        count = int(np.prod(batch))
+        assert {name: value.shape for name, value in there.items()} == {
+            "betas": (count, 4), "expression": (count, 3), "transl": (count, 3), "global_orient": (count, 3),
+            "neck_pose": (count, 3), "jaw_pose": (count, 3), "leye_pose": (count, 3), "reye_pose": (count, 3),
+        }  # fmt: skip
+        assert all(value.flags.writeable for value in there.values())
+        back = HeadParams.from_smplx(head, there)
+        for name, value in vars(params).items():
+            np.testing.assert_array_equal(np.reshape(value, (count, -1)), getattr(back, name))
+        same = HeadParams.from_smplx(head, vars(params))
+        assert same.batch == batch
+
+    def test_few_coefficients_are_filled_up(self, head):
+        params = HeadParams.from_smplx(head, {"betas": np.ones((2, 2)), "jaw_pose": np.full((2, 3), 0.1)})
+        np.testing.assert_array_equal(params.betas, [[1, 1, 0, 0]] * 2)
+        assert params.expression.shape == (2, 3) and not np.any(params.neck_pose)
+
+    @pytest.mark.parametrize(
+        "values",
+        [{}, {"body_pose": np.zeros((1, 3))}, {"betas": np.zeros((1, 5))}, {"jaw_pose": np.zeros((1, 2))},
+         {"betas": np.zeros((2, 4)), "jaw_pose": np.zeros((3, 3))}],
+    )  # fmt: skip
+    def test_other_values_are_refused(self, head, values):
+        with pytest.raises(ValueError):
+            HeadParams.from_smplx(head, values)
+
+    @pytest.mark.parametrize("suffix", ["", "code"])
+    def test_deca(self, head, suffix):
+        rng = np.random.default_rng(0)
+        code = {"shape": rng.normal(size=(2, 4)), "exp": rng.normal(size=(2, 2)), "pose": rng.normal(size=(2, 6))}
+        code |= {"cam": np.zeros((2, 3)), "tex": np.zeros((2, 50))}
+        params = HeadParams.from_deca(head, {f"{name}{suffix}": value for name, value in code.items()})
+        np.testing.assert_array_equal(params.betas, code["shape"].astype(np.float32))
+        np.testing.assert_array_equal(params.expression[:, :2], code["exp"].astype(np.float32))
+        np.testing.assert_array_equal(params.global_orient, code["pose"][:, :3].astype(np.float32))
+        np.testing.assert_array_equal(params.jaw_pose, code["pose"][:, 3:].astype(np.float32))
+        assert not np.any(params.neck_pose) and not np.any(params.leye_pose) and not np.any(params.transl)
+        with pytest.raises(ValueError, match="pose has 3"):
+            HeadParams.from_deca(head, {**code, "pose": np.zeros((2, 3))})
+        with pytest.raises(ValueError, match="'exp'"):
+            HeadParams.from_deca(head, {"shape": code["shape"], "pose": code["pose"]})
+
+
+def test_decas_camera_puts_points_where_deca_does():
+    rng = np.random.default_rng(0)
+    cam, points = np.array([8.0, 0.02, -0.01]), rng.normal(size=(5, 3)) * 0.1
+    # DECA: scale times (x, y) plus shift, in units of half the crop about its centre; y is then turned down.
+    plane = cam[0] * (points[:, :2] + cam[1:]) * [1, -1]
+    camera = flamejax.OrthographicCamera.from_deca(cam, size=224)
+    np.testing.assert_allclose(camera.project(points.astype("f4"))[:, :2], (plane + 1) * 112, atol=1e-3)
+
+
+def test_a_cylinders_texture_coordinates_have_no_torn_triangles():
+    from flamejax.head.flame_companions import cylinder_uv
+
+    sphere = trimesh.creation.icosphere(3)
+    found = cylinder_uv(np.asarray(sphere.vertices), np.asarray(sphere.faces))
+    corners = found["uv"][found["uv_faces"]]
+    poles = np.abs(corners[..., 1] - 0.5).max(1) > 0.45
+    assert np.ptp(corners[~poles, :, 0], axis=1).max() < 0.2

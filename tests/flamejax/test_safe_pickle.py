@@ -1,0 +1,221 @@
+"""Pickles are read as data: arrays come out, nothing is run, and what is not on the list is refused by its name."""
+
+import builtins
+import os
+import pickle
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from flamejax.head import HeadFileError
+from flamejax.head.held import to_array, to_dense
+from flamejax.head.safe_pickle import Held, load_pickle
+from tests import python2_pickle
+from tests.golden.make_chumpy import arrays
+
+ARRAYS = [
+    np.arange(12, dtype=np.float64).reshape(3, 4),
+    np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4)),
+    np.arange(5, dtype=">i4"),
+    np.array(3.5),
+    np.zeros((0, 3), np.uint8),
+    np.array([True, False]),
+]
+
+
+def load(data):
+    return load_pickle(data, "file")[0]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_of_every_protocol(protocol):
+    for array in ARRAYS:
+        read = to_array(load(pickle.dumps({"x": array}, protocol))["x"], "x")
+        assert read.dtype == array.dtype
+        np.testing.assert_array_equal(read, array)
+    assert to_array(load(pickle.dumps(np.float32(2.5), protocol)), "x") == 2.5
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_what_python_2_wrote(protocol):
+    content = {
+        "text": "a\\'b\"\n\xe9",
+        "numbers": [1, -5, 2**40, 0.1, None, True],
+        "array": ARRAYS[0],
+        "fortran": ARRAYS[1],
+        "chumpy": python2_pickle.Chumpy(ARRAYS[0]),
+        "matrix": sparse.csc_matrix(np.eye(3, 5)),
+    }
+    read = load(python2_pickle.dumps(content, protocol))
+    assert (read["text"], read["numbers"]) == (content["text"], content["numbers"])
+    for name, expected in (("array", ARRAYS[0]), ("fortran", ARRAYS[1]), ("chumpy", ARRAYS[0])):
+        np.testing.assert_array_equal(to_array(read[name], name), expected)
+    np.testing.assert_array_equal(to_dense(read["matrix"], "matrix", (3, 5)), np.eye(3, 5))
+    assert "chumpy" not in sys.modules
+
+
+@pytest.mark.parametrize("form", ["csc_matrix", "csr_matrix", "coo_matrix", "csc_array", "csr_array", "coo_array"])
+def test_sparse_matrices_of_todays_scipy(form):
+    dense = np.random.default_rng(0).random((4, 6)) * (np.random.default_rng(1).random((4, 6)) < 0.4)
+    read = load(pickle.dumps(getattr(sparse, form)(dense)))
+    np.testing.assert_allclose(to_dense(read, "x", (4, 6)), dense)
+    with pytest.raises(HeadFileError, match="expected \\(5, 6\\)"):
+        to_dense(read, "x", (5, 6))
+
+
+def test_a_chumpy_selection():
+    whole = python2_pickle.Chumpy(np.arange(12.0))
+    state = {"a": whole, "idxs": np.array([3, 1, 0, 7]), "preferred_shape": (2, 2)}
+    read = load(
+        python2_pickle.dumps(python2_pickle.Raw(python2_pickle._instance(b"cchumpy.reordering\nSelect\n", state, 2)))
+    )
+    np.testing.assert_array_equal(to_array(read, "x"), [[3, 1], [0, 7]])
+
+
+def test_what_real_chumpy_writes():
+    read = load((Path(__file__).parents[1] / "golden/chumpy.pkl").read_bytes())
+    for name, expected in zip(("whole", "part"), arrays(), strict=True):
+        np.testing.assert_array_equal(to_array(read[name], name), expected)
+
+
+def test_lists_of_arrays_are_stacked():
+    rows = [np.arange(3), np.arange(3, 6)]
+    for content in (rows, [row.tolist() for row in rows]):
+        np.testing.assert_array_equal(to_array(load(python2_pickle.dumps(content)), "x"), np.arange(6).reshape(2, 3))
+    with pytest.raises(HeadFileError, match="differ in shape"):
+        to_array([[1], [1, 2]], "x")
+    large: list = [1.0] * 1000
+    for _ in range(3):  # a thousand million numbers in three thousand items
+        large = [large] * 1000
+    with pytest.raises(HeadFileError, match="too many numbers"):
+        to_array(large, "x")
+    cyclic: list = []
+    cyclic.append(cyclic)
+    with pytest.raises(HeadFileError, match="too deeply"):
+        to_array(cyclic, "x")
+
+
+class Attack:
+    """Pickles into a call."""
+
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ((os.system, "touch {marker}"), "system"),
+        ((builtins.eval, "open({marker!r}, 'w')"), "eval"),
+        ((getattr, os, "system"), "getattr"),
+        ((np.load, "{marker}"), "load"),
+        ((exec, "import os"), "exec"),
+    ],
+)
+def test_code_is_refused_by_its_name_and_never_run(tmp_path, protocol, call, name):
+    marker = tmp_path / "ran"
+    function, *args = call
+    if function is getattr:
+        attack = Attack(getattr, "x", "upper")
+    else:
+        attack = Attack(function, *(arg.format(marker=str(marker)) for arg in args))
+    data = pickle.dumps({"v_template": attack}, protocol)
+    with pytest.raises(HeadFileError, match=name):
+        load(data)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"(S'true'\nios\nsystem\n.",
+        b"(cos\nsystem\nS'true'\no.",
+        b"cnumpy.core.multiarray\nos.system\n.",
+        b"cscipy.sparse.csc\ncsc_matrix.__init__\n.",
+        b"cchumpy.ch\nMatVecMult\n.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
+        b"\x82\x01.",
+        b"Pid\n.",
+    ],
+)
+def test_other_ways_to_name_things_are_refused(data):
+    with pytest.raises(HeadFileError):
+        load(data)
+
+
+def test_allowed_names_stay_data():
+    held = load(b"\x80\x02cnumpy\ndtype\n(U\x02f8K\x00K\x01tR.")
+    assert type(held) is Held
+    # Giving a state to a name, or a second one to a record, would be a way to change our own classes.
+    for data in (b"\x80\x02cnumpy\ndtype\n}b.", b"\x80\x02cnumpy\ndtype\n(tR}(U\x01aK\x01ub}b."):
+        with pytest.raises(HeadFileError):
+            load(data)
+
+
+def bomb(depth: int) -> bytes:
+    """Tuples nested so that looking at every leaf takes 2^depth steps."""
+    return b"\x80\x02)" + b"".join(b"q%c" % i + b"h%c" % i + b"\x86" for i in range(depth))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}" + bomb(60)[2:] + b"K\x01s.",  # as a dictionary's key: hashing takes for ever
+        b"\x80\x04\x96" + struct.pack("<Q", 2**40) + b".",  # a terabyte is announced
+        b"\x80\x04\x8e" + struct.pack("<Q", 2**63) + b".",
+        b"\x80\x02T\xff\xff\xff\x7f.",
+        b"\x80\x02\x8b\xff\xff\xff\x7f.",
+        b"\x80\x02" + b"I" + b"9" * 100_000 + b"\n.",
+        b"\x80\x02",
+        b"",
+        b".",
+        b"\x80\x09.",
+    ],
+)
+def test_bombs_and_stumps_are_refused(data):
+    with pytest.raises(HeadFileError):
+        load(data)
+
+
+def test_work_is_bounded():
+    pair = b"(U\x01aK\x01l"
+    many = b"\x80\x02ccollections\nOrderedDict\nq\x00(" + pair * 3000 + b"l\x85q\x01"
+    with pytest.raises(HeadFileError, match="steps"):
+        load(many + b"h\x00h\x01R0" * 10_000 + b".")
+    with pytest.raises(HeadFileError, match="steps"):
+        load(b"\x80\x02" + b"N0" * 1_500_000 + b".")
+    assert load(b"\x80\x02ccollections\nOrderedDict\n(" + pair + b"l\x85R.") == {"a": 1}
+
+
+def test_a_high_memo_number_takes_no_memory():
+    assert load(b"\x80\x02K\x07r\xff\xff\xff\x7f.") == 7
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (1, (2**39,), "f8", b""),
+        (1, (2, 3), "f8", b"\0" * 8),
+        (1, (-1,), "f8", b""),
+        (1, (1,) * 9, "f8", b"\0" * 8),
+        (1, (1,), "O8", [1]),
+        (1, (1,), "V8", b"\0" * 8),
+    ],
+)
+def test_arrays_whose_size_is_not_that_of_their_data_are_refused(state):
+    version, shape, kind, data = state
+    held = Held("_reconstruct", (), (version, shape, Held("dtype", (kind, 0, 1), (3, "<", None)), False, data))
+    with pytest.raises(HeadFileError):
+        to_array(held, "x")
+    nested = bomb(60) + b"."
+    with pytest.raises(HeadFileError):
+        to_array(Held("_reconstruct", (), (1, load(nested), Held("dtype", ("f8", 0, 1)), False, b"")), "x")

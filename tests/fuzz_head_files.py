@@ -1,0 +1,231 @@
+"""Damages small valid model files at random and reads them: `python -m tests.fuzz_head_files --edits 10000`.
+
+Every damaged file must be read, or refused with a HeadFileError, within seconds, without running anything and within
+one gigabyte: the process limits its own address space to what it has plus that, and an audit hook tells of any attempt
+to start a program, to reach the network, or to import or compile code while a file is read.
+"""
+
+import argparse
+import collections
+import dataclasses
+import io
+import json
+import pickle
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import flamejax
+from flamejax.head import FlameFiles, HeadFileError
+from flamejax.head.ict_files import read_indices
+from flamejax.head.load import read_head
+from flamejax.head.obj_files import read_obj
+from flamejax.head.save import write_head
+from tests import flame_format
+from tests.flame_format import SMALL
+
+HEADROOM = 2**30
+SECONDS = 20
+FORBIDDEN = ("os.", "subprocess.", "socket.", "import", "exec", "compile", "ctypes.", "pty.", "shutil.", "marshal.")
+ALLOWED = ("os.listdir", "os.scandir")
+BETAS = FlameFiles(num_betas=SMALL["betas"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A valid file, and what reads it."""
+
+    file: Path
+    read: Callable[[], object]
+    repack: bool = False
+    """Damage a member of the archive, not the archive, whose checksums would tell."""
+
+
+def write_sources(folder: Path) -> dict[str, Source]:
+    """Valid files by form."""
+    flame = flame_format.write_folder(folder / "flame")
+    beside = flame.parent
+    flame_format.write_masks(beside, 50)
+    flame_format.write_texture(beside, 4, 3, SMALL["triangles"])
+    faces = flame_format.synthetic_flame(0, **SMALL)["f"]
+    lines = ["v 0 0 0"] * 50 + ["vt 0.5 0.25"] * 50 + ["f " + " ".join(f"{a + 1}/{a + 1}" for a in f) for f in faces]
+    (beside / "head_template.obj").write_text("\n".join(lines))
+    old = flame_format.write_folder(folder / "old")
+    flame_format.write_model(old, flame_format.synthetic_flame(0, **SMALL), protocol=0)
+    (old.parent / "landmark_embedding.npy").unlink()
+    flame_format.write_landmarks(old.parent, flame_format.synthetic_landmarks(0, SMALL["triangles"]), both=False)
+    new = flame_format.write_folder(folder / "new")
+    new.write_bytes(pickle.dumps(flame_format.synthetic_flame(0, **SMALL), 5))
+    deca = Path(__file__).parent / "golden/deca_landmark_embedding.npy"
+    torch = flame_format.write_folder(folder / "torch", SMALL | {"triangles": 9976})
+    shutil.copy(deca, torch.parent / "landmark_embedding.npy")
+    npz = flame_format.write_folder(folder / "npz", name="flame2023.pkl").with_suffix(".npz")
+    np.savez_compressed(npz, **flame_format.synthetic_flame(0, **SMALL))
+    npz.with_suffix(".pkl").unlink()
+    own, stored = folder / "own.npz", folder / "stored.npz"
+    arrays = read_head(flame, BETAS)
+    write_head(own, arrays)
+    np.savez(stored, format_version=np.int32(1), **arrays)
+    indices = folder / "vertex_indices.json"
+    indices.write_text(json.dumps({"expressions": ["jawOpen", "x_L"], "idx_to_landmark_verts": [*range(68)]}))
+
+    def load(model: Path) -> Callable[[], object]:
+        return lambda: flamejax.load_head(model, flame=BETAS)
+
+    template = beside / "head_template.obj"
+    return {
+        "pickle, Python 2": Source(flame, load(flame)),
+        "pickle, protocol 0": Source(old, load(old)),
+        "pickle, protocol 5": Source(new, load(new)),
+        "pickle, static landmarks": Source(old.parent / "flame_static_embedding.pkl", load(old)),
+        "pickle, masks": Source(beside / "FLAME_masks.pkl", load(flame)),
+        "npy, landmarks": Source(beside / "landmark_embedding.npy", load(flame)),
+        "npy, torch tensors": Source(torch.parent / "landmark_embedding.npy", load(torch)),
+        "npz, texture": Source(beside / "FLAME_texture.npz", load(flame)),
+        "npz, texture, repacked": Source(beside / "FLAME_texture.npz", load(flame), True),
+        "npz, FLAME": Source(npz, load(npz)),
+        "npz, FLAME, repacked": Source(npz, load(npz), True),
+        "npz, flamejax": Source(own, load(own)),
+        "npz, flamejax, stored": Source(stored, load(stored)),
+        "npz, flamejax, repacked": Source(own, load(own), True),
+        "obj, template": Source(template, load(flame)),
+        "obj alone": Source(template, lambda: read_obj(template)),
+        "json, ICT-FaceKit": Source(indices, lambda: read_indices(indices)),
+    }
+
+
+def structure(data: bytes) -> np.ndarray:
+    """Places that are likelier to matter than numbers are: near text, the beginning and the end."""
+    codes = np.frombuffer(data, np.uint8)
+    text = (codes >= 32) & (codes < 127)
+    near = np.convolve(np.convolve(text, np.ones(6), "same") >= 4, np.ones(9), "same") > 0
+    near[:256] = near[-256:] = True
+    return np.flatnonzero(near)
+
+
+def damage_member(data: bytes, rng: np.random.Generator) -> bytes:
+    """An archive one member of which is damaged, with checksums that fit."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        chosen = rng.choice(old.namelist())
+        for name in old.namelist():
+            new.writestr(name, damage(old.read(name), rng) if name == chosen else old.read(name))
+    return out.getvalue()
+
+
+def damage(data: bytes, rng: np.random.Generator) -> bytes:
+    """One to eight times: a byte changed, some put in or taken out, a number made extreme; or the file cut."""
+    out, places = bytearray(data), structure(data)
+    if rng.random() < 0.05:
+        return bytes(out[: rng.integers(len(out))])
+    for _ in range(rng.integers(1, 9)):
+        at = int(rng.choice(places) if rng.random() < 0.7 else rng.integers(len(out)))
+        at = min(at, max(len(out) - 1, 0))
+        kind = rng.random()
+        if kind < 0.6:
+            out[at] = rng.integers(256)
+        elif kind < 0.75:
+            out[at] ^= 1 << rng.integers(8)
+        elif kind < 0.85:
+            out[at:at] = rng.bytes(int(rng.integers(1, 5)))
+        elif kind < 0.95:
+            del out[at : at + int(rng.integers(1, 5))]
+        else:
+            out[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\0\0\0\x80"])
+    return bytes(out)
+
+
+class Watch:
+    """Notes what the interpreter is asked to do while a file is read."""
+
+    def __init__(self) -> None:
+        self.reading, self.seen = False, ""
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, args: tuple) -> None:
+        if self.reading and event.startswith(FORBIDDEN) and event not in ALLOWED:
+            self.seen = f"{event} {str(args)[:100]}"
+            raise PermissionError(self.seen)
+
+
+def limit_memory() -> None:
+    """From here on, the process may take one gigabyte more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + HEADROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def fuzz(edits: int, seed: int, say: Callable[[str], None]) -> int:
+    """Read `edits` damaged files, evenly over the forms. Returns how many misbehaved."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    bad = 0
+    with tempfile.TemporaryDirectory() as name:
+        sources = write_sources(Path(name))
+        for source in sources.values():  # what is imported or compiled late is so now
+            source.read()
+        watch = Watch()
+        limit_memory()
+        signal.signal(signal.SIGALRM, _too_long)
+        for number, (form, source) in enumerate(sources.items()):
+            file, whole = source.file, source.file.read_bytes()
+            outcomes, slowest = collections.Counter(), 0.0
+            for _ in range(edits // len(sources) + (number < edits % len(sources))):
+                data = damage_member(whole, rng) if source.repack else damage(whole, rng)
+                file.write_bytes(data)
+                began = time.perf_counter()
+                outcome = read_once(source, watch)
+                slowest = max(slowest, time.perf_counter() - began)
+                outcomes[outcome if outcome in ("read", "refused") else "bad"] += 1
+                if outcome not in ("read", "refused"):
+                    bad += 1
+                    say(f"  {form}: {outcome}")
+                    Path(tempfile.gettempdir(), f"fuzz-{seed}-{bad}{file.suffix}").write_bytes(data)
+            file.write_bytes(whole)
+            say(f"{form}: {dict(outcomes)}, slowest {slowest:.2f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    say(f"{edits} edits, {bad} misbehaved; peak resident memory {peak / 2**10:.0f} MiB")
+    return bad
+
+
+def read_once(source: Source, watch: Watch) -> str:
+    """ "read", "refused", or what went wrong."""
+    watch.reading, watch.seen = True, ""
+    signal.alarm(SECONDS)
+    try:
+        source.read()
+        outcome = "read"
+    except HeadFileError as error:
+        outcome = "refused" if str(error).strip() else "an empty message"
+    except BaseException as error:  # whatever else comes is what this looks for
+        outcome = f"{type(error).__name__}: {str(error)[:200]}"
+    finally:
+        signal.alarm(0)
+        watch.reading = False
+    return f"tried {watch.seen}" if watch.seen else outcome
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"longer than {SECONDS} s")
+
+
+def main() -> int:
+    """Fuzz; exit status 1 if any file misbehaved."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--edits", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    warnings.simplefilter("error")  # a warning from our own code counts as misbehaviour
+    return 1 if fuzz(options.edits, options.seed, lambda text: print(text, flush=True)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
