@@ -17,6 +17,8 @@ JAW_SIGMA = (0.2, 0.03, 0.03)
 """Prior of the jaw's rotation (opening, sideways, rolling), radians."""
 JAW_CLOSED_SIGMA = 0.02
 """How far the jaw may bite through the closed position, radians."""
+RANGE_SIGMA = 0.15
+"""How far an expression coefficient may leave the head's `expression_range`: beyond it lips and cheeks fold."""
 EYE_SIGMA = 0.2
 OUTER_EYE_DISTANCE = 0.088
 """Metres: the unit of the spreads of dense landmarks."""
@@ -104,7 +106,7 @@ def landmark_residuals(head: HeadModel, geometry: Geometry, targets: Targets, co
     """(L, 2) residuals in noise levels, weighted by the square root of confidence: the 68 landmarks, and the dense ones
     if the head has them and the config wants them."""
     camera, params = geometry.camera(1.0), geometry.params()
-    sigma = jnp.full((68,), config.landmark_sigma).at[:17].set(config.contour_sigma)
+    sigma = landmark_noise(head, config)
     error = camera.project(landmarks(head, params))[..., :2] - targets.points
     residuals = error * (jnp.sqrt(targets.weights) / sigma)[:, None]
     if head.dense is None or not config.dense_weight:
@@ -115,11 +117,25 @@ def landmark_residuals(head: HeadModel, geometry: Geometry, targets: Targets, co
     return jnp.concatenate([residuals, dense_error * precision[:, None]])
 
 
-def prior_residuals(geometry: Geometry) -> Array:
+def landmark_noise(head: HeadModel, config: FitConfig) -> Array:
+    """(68,) standard deviations as shares of the crop's side; where the detector's spread on this head was measured,
+    the inner ones are shared out by it around `landmark_sigma`."""
+    inner = jnp.full((51,), config.landmark_sigma)
+    if head.dense is not None:
+        inner = inner * head.dense.landmark_spread / jnp.mean(head.dense.landmark_spread)
+    return jnp.concatenate([jnp.full((17,), config.contour_sigma), inner])
+
+
+def prior_residuals(head: HeadModel, geometry: Geometry) -> Array:
     """Residuals of the priors, in standard deviations (L_reg of Eq. 11, with joints beside the coefficients)."""
     jaw = geometry.jaw / jnp.asarray(JAW_SIGMA)
     biting = jnp.minimum(geometry.jaw[:1], 0.0) / JAW_CLOSED_SIGMA
-    return jnp.concatenate([geometry.betas, geometry.expression, jaw, biting, geometry.eyes / EYE_SIGMA])
+    known = [geometry.betas, geometry.expression, jaw, biting, geometry.eyes / EYE_SIGMA]
+    if head.expression_range is not None:
+        low, high = head.expression_range
+        inside = jnp.clip(geometry.expression, low, high)
+        known.append((geometry.expression - inside) / RANGE_SIGMA)
+    return jnp.concatenate(known)
 
 
 def huber_energy(residuals: Array) -> Array:
@@ -140,7 +156,7 @@ def fit_landmarks(head: HeadModel, targets: Targets, config: FitConfig) -> Geome
     flat, unravel = ravel_pytree(start)
 
     def residuals(x: Array) -> tuple[Array, Array]:
-        return landmark_residuals(head, unravel(x), targets, config), prior_residuals(unravel(x))
+        return landmark_residuals(head, unravel(x), targets, config), prior_residuals(head, unravel(x))
 
     return unravel(_levenberg_marquardt(residuals, flat, config.landmark_steps)[0])
 

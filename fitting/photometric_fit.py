@@ -79,7 +79,7 @@ def energies(
     difference = evidence.image - albedo * shade(normals, unknowns.light)
     weights = _pixel_weights(face_index, skin, evidence)
     residuals = landmark_residuals(head, geometry, evidence.targets, config)
-    prior = jnp.sum(prior_residuals(geometry) ** 2) + jnp.sum(unknowns.texture**2)
+    prior = jnp.sum(prior_residuals(head, geometry) ** 2) + jnp.sum(unknowns.texture**2)
     prior += jnp.sum(light_prior_residuals(unknowns.light) ** 2)
     return {
         "landmark": huber_energy(residuals),

@@ -70,7 +70,7 @@ def test_landmark_and_prior_terms_have_right_gradients():
         # Contour points jump between bins; the dense ones are weighted by the face's size, which is held fixed.
         inner = residuals[17:68]
         assert residuals.shape == (68 + 468, 2)
-        return inner / 100, prior_residuals(geometry) / 10, huber_energy(inner) / 1e4
+        return inner / 100, prior_residuals(HEAD, geometry) / 10, huber_energy(inner) / 1e4
 
     check_grads(terms, (random_geometry(),), 1, ("fwd", "rev"), eps=3e-3, rtol=0.04, atol=0.02)
 
