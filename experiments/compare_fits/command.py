@@ -60,12 +60,12 @@ class Config:
     hidden: bool = True
     """Also hide one part of the face after the other and measure the fit there (minutes)."""
     known: bool = True
-    """Also put the photos' skin on heads of known shape, render and fit them (minutes)."""
+    """Also fit renders of heads of known shape, with the photos' skin and with the model's (minutes)."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.compare_fits") -> int:
     """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
     config = tyro.cli(Config, args=None if args is None else list(args), prog=prog)
     runtime.use_compilation_cache()
     try:
@@ -98,7 +98,7 @@ def run(config: Config, console: Console, detector: FaceDetector | None = None) 
         print_rows(console, "Landmarks hidden from the fit, outer-eye distances", tables["hidden"])
     if config.known:
         tables["known"] = known_head_rows(head, names, observation, fits["468 + colours"], detector)
-        print_rows(console, "Known heads with the photos' skin, frontal error in millimetres", tables["known"])
+        print_rows(console, "Known heads, frontal error in millimetres", tables["known"])
     write_text(config.output / "tables.json", json.dumps({"photos": names, **tables}, indent=1) + "\n")
     buffer = io.BytesIO()
     sheet(head, names, observation, fits).save(buffer, format="PNG")
@@ -134,8 +134,8 @@ def reprojection_rows(names: list[str], fits: dict[str, Fit]) -> list[Row]:
 
 
 def hidden_rows(head: HeadModel, observation: Observation, console: Console) -> list[Row]:
-    """One row per hidden part and their mean: the mean error under each variant over photos that show the part, and in
-    how many of them colours lowered the error of the fit to 468 points."""
+    """One row per hidden part and their mean: the mean error under each variant over photos that show the part, and
+    `better`: in how many of them colours lowered the error of the fit to 468 points."""
     errors: dict[str, dict[str, np.ndarray]] = {}
     with progress_bar(console) as progress:
         task = progress.add_task("hidden parts", total=len(PARTS) * len(VARIANTS))
@@ -150,7 +150,7 @@ def hidden_rows(head: HeadModel, observation: Observation, console: Console) -> 
         better, shown = found["468 + colours"] < found["468 points"], ~np.isnan(found["468 points"])
         rows.append({
             "hidden": part, **{variant: float(np.nanmean(error)) for variant, error in found.items()},
-            "colours better in": f"{int(np.sum(better & shown))} of {int(shown.sum())}",
+            "better": f"{int(np.sum(better & shown))} of {int(shown.sum())}",
         })  # fmt: skip
     means = {variant: float(np.mean([row[variant] for row in rows])) for variant in VARIANTS}
-    return [*rows, {"hidden": "mean of the parts", **means, "colours better in": ""}]
+    return [*rows, {"hidden": "mean of the parts", **means, "better": ""}]
