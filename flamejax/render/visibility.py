@@ -61,9 +61,9 @@ def _visible_batch(
     corners = gather_corners(screen, faces)
     box, drawn = bounding_boxes(corners, size, cull, near)
     if perspective:  # 1/z is what is linear on the screen; negated, nearer is still smaller
-        corners = corners.at[2].set(-1.0 / jnp.where(drawn, corners[2], 1.0))
+        corners = corners.at[2].set(-1.0 / jnp.where(drawn[None], corners[2], 1.0))
     first = box[:2] >> TILE_BITS
-    spans = jnp.where(drawn, (box[2:] >> TILE_BITS) - first + 1, 0)
+    spans = jnp.where(drawn[None], (box[2:] >> TILE_BITS) - first + 1, 0)
     last = jnp.cumsum(spans[0] * spans[1])
     total = last[-1]
     def list_pairs(step: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -111,7 +111,7 @@ def bounding_boxes(corners: Array, size: tuple[int, int], cull: bool, near: floa
     """
     height, width = size
     finite = jnp.all(jnp.isfinite(corners), axis=(0, 1))
-    xy = jnp.where(finite, corners[:2], 0.0)
+    xy = jnp.where(finite[None, None], corners[:2], 0.0)
     limit = jnp.asarray([[width], [height]], xy.dtype)
     # Clip before the cast: a far-away float does not fit an int32.
     low = jnp.clip(jnp.ceil(jnp.min(xy, axis=1) - 0.5), 0.0, limit)
@@ -140,9 +140,9 @@ def _setup(corners: Array, box: Array, left: Array, top: Array) -> tuple[Array,A
     start, end = jnp.roll(corners, -1, axis=1), jnp.roll(corners, -2, axis=1)  # (3, 3, N)
     swap = (start[0] > end[0]) | ((start[0] == end[0]) & (start[1] > end[1]))
     low, high = jnp.where(swap, end[:2], start[:2]), jnp.where(swap, start[:2], end[:2])
-    sign = jnp.where(swap, -1.0, 1.0) * jnp.where(signed_area(corners[:2]) < 0, -1.0, 1.0)
+    sign = jnp.where(swap, -1.0, 1.0) * jnp.where(signed_area(corners[:2]) < 0, -1.0, 1.0)[None]
     across, down = high[0] - low[0], high[1] - low[1]  # (3, N)
-    origin = across * (top + 0.5 - low[1]) - down * (left + 0.5 - low[0])
+    origin = across * ((top + 0.5)[None] - low[1]) - down * ((left + 0.5)[None] - low[0])
     origin, right_step, down_step = sign * origin, -sign * down, sign * across
     # A centre exactly on an edge belongs to the triangle that has it on its left or top.
     owns = (right_step > 0) | ((right_step == 0) & (down_step > 0))
@@ -153,8 +153,8 @@ def _setup(corners: Array, box: Array, left: Array, top: Array) -> tuple[Array,A
 
 def _tile_depths(setup,bounds):
     place = jnp.arange(TILE * TILE)
-    i, j = place & (TILE - 1), place >> TILE_BITS
-    x, y = i.astype(jnp.float32)[None], j.astype(jnp.float32)[None]
+    i, j = (place & (TILE - 1))[None], (place >> TILE_BITS)[None]
+    x, y = i.astype(jnp.float32), j.astype(jnp.float32)
 
     def column(k: int) -> Array:
         return setup[:, k, None]
