@@ -1,5 +1,6 @@
 """Rendering: rasterize -> interpolate -> texture and light -> image."""
 
+from flamejax.render.antialias import antialias, opposite_vertices
 from flamejax.render.interpolate import interpolate
 from flamejax.render.light import ambient_light, sh_basis, shade
 from flamejax.render.rasterize import Fragments, fragment_geometry, rasterize
@@ -9,8 +10,10 @@ from flamejax.render.texture import sample_texture
 __all__ = [
     "Fragments",
     "ambient_light",
+    "antialias",
     "fragment_geometry",
     "interpolate",
+    "opposite_vertices",
     "rasterize",
     "render",
     "render_fragments",

@@ -67,12 +67,8 @@ def _visible_batch(
     last = jnp.cumsum(spans[0] * spans[1])
     total = last[-1]
     def list_pairs(step: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        pair = step * PAIRS_PER_LIST + jnp.arange(PAIRS_PER_LIST)
-        slot = jnp.searchsorted(last, pair, side="right").astype(jnp.int32)
-        used = slot < count * triangles
-        slot = jnp.minimum(slot, count * triangles - 1)
+        slot, inner, used = list_parts(last, step * PAIRS_PER_LIST, PAIRS_PER_LIST)
         here = spans[0][slot]
-        inner = pair - (last[slot] - here * spans[1][slot])
         column, row = first[0][slot] + inner % here, first[1][slot] + inner // here
         tile = jnp.where(used, slot // triangles * tiles + row * columns + column, count * tiles)
         setup, bounds = _setup(corners[:, :, slot], box[:, slot], column << TILE_BITS, row << TILE_BITS)
@@ -98,6 +94,19 @@ def _visible_batch(
     return index[:, :height, :width]
 
 
+def list_parts(last: Array, first_part: Array, count: int) -> tuple[Array, Array, Array]:
+    """Entries of a list in which each owner has some parts, one after the other.
+
+    last (N,): running sum of the owners' parts. For parts first_part ... first_part + count - 1: the owner (count,)
+    int32, the part's number within its owner, and whether there is such a part.
+    """
+    part = first_part + jnp.arange(count)
+    owner = jnp.searchsorted(last, part, side="right").astype(jnp.int32)
+    used = owner < last.shape[0]
+    before = jnp.where(owner > 0, last[jnp.maximum(owner - 1, 0)], 0)
+    return jnp.minimum(owner, last.shape[0] - 1), part - before, used
+
+
 def gather_corners(screen: Array, faces: Array) -> Array:
     """screen (B, V, C), faces (F, 3) -> (C, 3, B F): coordinate, corner, triangle (the batch's one after the other)."""
     picked = jnp.moveaxis(screen, 0, 1)[faces.T]  # (3, F, B, C)
@@ -117,10 +126,14 @@ def bounding_boxes(corners: Array, size: tuple[int, int], cull: bool, near: floa
     low = jnp.clip(jnp.ceil(jnp.min(xy, axis=1) - 0.5), 0.0, limit)
     high = jnp.clip(jnp.floor(jnp.max(xy, axis=1) - 0.5), -1.0, limit - 1.0)
     box = jnp.concatenate([low, high]).astype(jnp.int32)
-    area = signed_area(xy)
+    return box, is_drawn(corners, cull, near) & jnp.all(low <= high, axis=0)
+
+
+def is_drawn(corners: Array, cull: bool, near: float) -> Array:
+    """Whether triangles (3, 3, N) are finite, not degenerate, in front of the near plane and, if culled, face us."""
+    area = signed_area(corners[:2])
     facing = area < 0 if cull else area != 0
-    drawn = finite & facing & jnp.all(corners[2] > near, axis=0)
-    return box, drawn & jnp.all(low <= high, axis=0)
+    return facing & jnp.all(jnp.isfinite(corners), axis=(0, 1)) & jnp.all(corners[2] > near, axis=0)
 
 
 def signed_area(xy: Array) -> Array:
