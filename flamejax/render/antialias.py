@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flamejax.render.rasterize import Fragments, materialize, pick_rows
+from flamejax.render.rasterize import Fragments
 from flamejax.render.visibility import gather_corners, is_drawn, list_parts, signed_area
 
 CROSSINGS_PER_STEP = 1 << 12
 """Crossings of an edge and a line of pixel centres that one step of the loop tests."""
+LISTED_PER_SIDE = 8
+"""Silhouette pixels listed for each pixel of the image's height and width: a head's outline takes about 2."""
 LARGEST_KEY = 2**16
 """Vertices up to which an edge's two ends fit one unsigned 32-bit key."""
 
@@ -73,15 +75,25 @@ def _antialias(
     cull: bool,
     near: float,
 ) -> Array:
-    batch, size = image.shape[:-3], image.shape[-3:-1]
-    find = _edges_between_of(size, perspective, cull, near)
+    batch, (height, width) = image.shape[:-3], image.shape[-3:-1]
+    find = _edges_between_of((height, width), perspective, cull, near)
     flat, depth = jax.lax.stop_gradient(screen).reshape(-1, *screen.shape[-2:]), jax.lax.stop_gradient(depth)
-    edges = find(flat, depth.reshape(-1, *size), faces, opposite).reshape(*batch, 2, *size)
+    edges, places, crowded = find(flat, depth.reshape(-1, height, width), faces, opposite)
     ends = jnp.take(screen[..., :2], jnp.stack([jnp.roll(faces, -1, 1), jnp.roll(faces, -2, 1)], -1), axis=-2)
-    ends = ends.reshape(*batch, -1, 4)  # (*b, 3 F, 4): x, y of both ends of the edge opposite to each corner
-    beyond = [_beyond_the_middle(ends, edges[..., axis, :, :], axis) for axis in range(2)]
-    channels = [image[..., c] for c in range(image.shape[-1])]
-    return jnp.stack([c + _exchange(c, beyond[0], -1) + _exchange(c, beyond[1], -2) for c in channels], axis=-1)
+    # x, y of both ends of the edge opposite to each corner of each face
+    ends, pixels = ends.reshape(edges.shape[0], -1, 4), image.reshape(edges.shape[0], height * width, -1)
+    everywhere = jnp.broadcast_to(jnp.arange(edges.shape[1]), edges.shape)
+    blend = jax.vmap(functools.partial(_blend, width=width))
+    # The list of silhouettes has a fixed length; where it is too short, every pair of pixels is a candidate. The
+    # second way keeps nothing for the gradient, so that it costs no memory when it is not taken.
+    blended = jax.lax.cond(
+        crowded,
+        jax.checkpoint(lambda pixels, ends: blend(pixels, ends, edges, everywhere)),
+        lambda pixels, ends: blend(pixels, ends, edges, places),
+        pixels,
+        ends,
+    )
+    return blended.reshape(*batch, height, width, -1)
 
 
 @functools.partial(jax.jit, static_argnames="num_vertices")
@@ -110,32 +122,28 @@ def opposite_vertices(faces: Array, num_vertices: int) -> Array:
     return jnp.where(members[group] == 2, faces.reshape(-1)[other], -1).reshape(-1, 3)
 
 
-def _beyond_the_middle(ends: Array, edges: Array, axis: int) -> Array:
-    """How far the silhouette between a pixel and the next along the axis lies beyond the middle between them.
+def _blend(pixels: Array, ends: Array, edges: Array, places: Array, *, width: int) -> Array:
+    """One image with its silhouettes blended.
 
-    ends (*b, E, 4), edges (*b, H, W) int32 -> (*b, H, W) in -0.5 .. 0.5, zero where there is none.
+    pixels (H W, C); ends (E, 4); edges (2 H W,) int32: what lies between each pixel and the next in its row, then
+    column; places (K,) int32 into edges, each once; beyond its end: unused.
     """
-    picked = pick_rows(ends, edges)
-    along, other = jnp.broadcast_arrays(*_centres(edges.shape[-2:], axis))
-    along, other = jnp.broadcast_to(along, edges.shape), jnp.broadcast_to(other, edges.shape)
-    rise = picked[..., 3 - axis] - picked[..., 1 - axis]
-    usable = (edges >= 0) & (rise != 0)
-    share = (other - picked[..., 1 - axis]) / jnp.where(usable, rise, 1.0)
-    crossing = picked[..., axis] + share * (picked[..., 2 + axis] - picked[..., axis])
-    return materialize(jnp.where(usable, jnp.clip(crossing - along - 0.5, -0.5, 0.5), 0.0))
-
-
-def _centres(size: tuple[int, int], axis: int) -> tuple[Array, Array]:
-    """Pixel centres (H, W)-broadcastable: along the axis (0: x, 1: y), and along the other."""
-    x, y = jnp.arange(size[1])[None] + 0.5, jnp.arange(size[0])[:, None] + 0.5
-    return (x, y) if axis == 0 else (y, x)
-
-
-def _exchange(channel: Array, beyond: Array, axis: int) -> Array:
-    """What one channel (*b, H, W) gains along an array axis: each pixel's own surface reaches into its neighbour."""
-    difference = jnp.roll(channel, -1, axis) - channel  # the last pixel has no neighbour, and no silhouette beyond it
-    near, far = jnp.maximum(-beyond, 0.0) * difference, jnp.maximum(beyond, 0.0) * difference
-    return near - jnp.roll(far, 1, axis)
+    count = pixels.shape[0]
+    edge = edges.at[places].get(mode="fill", fill_value=-1)
+    shallow, here = places >= count, places % count
+    there = jnp.minimum(here + jnp.where(shallow, width, 1), count - 1)
+    x, y = (here % width) + 0.5, (here // width) + 0.5
+    end = ends.at[jnp.where(edge >= 0, edge, ends.shape[0])].get(mode="fill", fill_value=0)
+    # Swap x and y of shallow edges: every edge is then crossed along x at a given y.
+    x, y = jnp.where(shallow, y, x), jnp.where(shallow, x, y)
+    ax, bx = jnp.where(shallow, end[:, 1], end[:, 0]), jnp.where(shallow, end[:, 3], end[:, 2])
+    ay, by = jnp.where(shallow, end[:, 0], end[:, 1]), jnp.where(shallow, end[:, 2], end[:, 3])
+    usable = (edge >= 0) & (by != ay)
+    crossing = ax + (y - ay) / jnp.where(usable, by - ay, 1.0) * (bx - ax)
+    beyond = jnp.where(usable, jnp.clip(crossing - x - 0.5, -0.5, 0.5), 0.0)[:, None]
+    difference = pixels[there] - pixels[here]
+    gained = pixels.at[jnp.where(usable, here, count)].add(jnp.maximum(-beyond, 0.0) * difference, mode="drop")
+    return gained.at[jnp.where(usable, there, count)].add(-jnp.maximum(beyond, 0.0) * difference, mode="drop")
 
 
 @functools.lru_cache(maxsize=64)
@@ -143,7 +151,7 @@ def _edges_between_of(size: tuple[int, int], perspective: bool, cull: bool, near
     """`_edges_between` of one setting, with a batching rule that keeps the batch in one list of edges."""
 
     @jax.custom_batching.custom_vmap
-    def find(screen: Array, depth: Array, faces: Array, opposite: Array) -> Array:
+    def find(screen: Array, depth: Array, faces: Array, opposite: Array) -> tuple[Array, Array, Array]:
         return _edges_between(screen, depth, faces, opposite, perspective, cull, near)
 
     @find.def_vmap
@@ -153,19 +161,23 @@ def _edges_between_of(size: tuple[int, int], perspective: bool, cull: bool, near
             if not batched and (k < 2 or any(in_batched[2:])):
                 arguments[k] = jnp.broadcast_to(arguments[k], (axis_size, *arguments[k].shape))
         if any(in_batched[2:]):  # meshes of different topology: one after the other
-            return jax.lax.map(lambda each: find(*each), tuple(arguments)), True
+            edges, places, crowded = jax.lax.map(lambda each: find(*each), tuple(arguments))
+            return (edges, places, jnp.any(crowded)), (True, True, False)
         screen, depth = (a.reshape(-1, *a.shape[2:]) for a in arguments[:2])
-        return find(screen, depth, faces, opposite).reshape(axis_size, -1, 2, *size), True
+        edges, places, crowded = find(screen, depth, faces, opposite)
+        edges, places = (a.reshape(axis_size, -1, a.shape[-1]) for a in (edges, places))
+        return (edges, places, crowded), (True, True, False)
 
     return find
 
 
 def _edges_between(
     screen: Array, depth: Array, faces: Array, opposite: Array, perspective: bool, cull: bool, near: float
-) -> Array:
-    """The visible silhouette edge between each pixel and the next in its row (0) and column (1), -1 where none.
+) -> tuple[Array, Array, Array]:
+    """The visible silhouette edge between each pixel and the next in its row, then in its column.
 
-    screen (B, V, 3), depth (B, H, W) -> (B, 2, H, W) int32: 3 face + the corner opposite to the edge.
+    screen (B, V, 3), depth (B, H, W) -> edges (B, 2 H W) int32: 3 face + the corner opposite to the edge, -1 where
+    there is none; where there is one, as a list (B, K) int32 filled up with 2 H W; () bool whether a list is too short.
     """
     (count, height, width), triangles = depth.shape, faces.shape[0]
     corners = gather_corners(screen, faces)  # (3, 3, B F)
@@ -217,7 +229,11 @@ def _edges_between(
     flat_depth = depth.reshape(-1)
     start = (jnp.full((slots,), jnp.inf), jnp.full((slots,), -1, jnp.int32))
     steps = (last[-1] + CROSSINGS_PER_STEP - 1) // CROSSINGS_PER_STEP
-    return jax.lax.fori_loop(0, steps, step, start)[1].reshape(count, 2, height, width)
+    edges = jax.lax.fori_loop(0, steps, step, start)[1].reshape(count, -1)
+    listed = min(LISTED_PER_SIDE * (height + width), edges.shape[1])
+    running = jnp.cumsum(edges >= 0, axis=1)
+    places = jax.vmap(lambda sums: jnp.searchsorted(sums, jnp.arange(1, listed + 1)))(running)
+    return edges, places.astype(jnp.int32), jnp.max(running[:, -1]) > listed
 
 
 def _silhouettes(corners: Array, beyond: Array, cull: bool, near: float) -> Array:

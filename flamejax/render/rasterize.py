@@ -15,6 +15,10 @@ from jax import Array
 from flamejax.render.visibility import visible_faces
 
 
+SHORT_ROW = 32
+"""Elements below which `materialize` copies the last two axes as one row."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Fragments:
@@ -139,7 +143,9 @@ def materialize(array: Array) -> Array:
     through gathers too, and drops `optimization_barrier` before it does. It does not fuse scatters: one over whole
     rows costs a copy. The gather that follows is the same for the gradient, since its transpose is a scatter.
     """
-    rows = array.reshape(-1, math.prod(array.shape[-2 if array.ndim > 2 else -1 :]))
+    # Rows long enough to be copied fast, and several of them: a scatter of one would become a plain update, and fuse.
+    short = array.ndim > 2 and array.shape[-1] < SHORT_ROW
+    rows = array.reshape(-1, math.prod(array.shape[-2:]) if short else array.shape[-1])
     places = jnp.arange(rows.shape[0])
     rows = jnp.zeros_like(rows).at[places].set(rows, unique_indices=True, indices_are_sorted=True)
     return rows.at[places].get(unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds").reshape(array.shape)
