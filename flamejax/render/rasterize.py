@@ -14,7 +14,6 @@ from jax import Array
 
 from flamejax.render.visibility import visible_faces
 
-
 SHORT_ROW = 32
 """Elements below which `materialize` copies the last two axes as one row."""
 
@@ -148,7 +147,9 @@ def materialize(array: Array) -> Array:
     rows = array.reshape(-1, math.prod(array.shape[-2:]) if short else array.shape[-1])
     places = jnp.arange(rows.shape[0])
     rows = jnp.zeros_like(rows).at[places].set(rows, unique_indices=True, indices_are_sorted=True)
-    return rows.at[places].get(unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds").reshape(array.shape)
+    return (
+        rows.at[places].get(unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds").reshape(array.shape)
+    )
 
 
 def pixel_centres(height: int, width: int) -> tuple[Array, Array]:

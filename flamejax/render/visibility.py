@@ -17,7 +17,10 @@ TILE_BITS = 3
 """log2 of the side of a tile, pixels."""
 TILE = 1 << TILE_BITS
 PAIRS_PER_LIST = 1 << 14
+"""Pairs of a triangle and a tile listed at a time."""
 PAIRS_PER_BLOCK = 1 << 11
+"""Pairs tested at a time: their pixels should fit the processor's cache."""
+MOST_PAIRS = 2**31 - 1 - PAIRS_PER_LIST
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
@@ -55,6 +58,19 @@ def _visible_batch(
 ) -> Array:
     """screen (B, V, 3) -> (B, H, W) int32."""
     height, width = size
+    if faces.shape[0] == 0 or screen.shape[0] == 0:
+        return jnp.full((screen.shape[0], *size), -1, jnp.int32)
+    images = MOST_PAIRS // max(1, faces.shape[0] * (-(-height // TILE)) * (-(-width // TILE)))
+    if images == 0:
+        raise ValueError(
+            f"{faces.shape[0]} triangles are too many for an image of {size}: they might touch 2^31 tiles."
+        )
+    if screen.shape[0] > images:  # the running sum of pairs might overflow
+        parts = [
+            _visible_batch(screen[k : k + images], faces, size, perspective, cull, near)
+            for k in range(0, screen.shape[0], images)
+        ]
+        return jnp.concatenate(parts)
     count, triangles = screen.shape[0], faces.shape[0]
     rows, columns = -(-height // TILE), -(-width // TILE)
     tiles = rows * columns
@@ -66,12 +82,14 @@ def _visible_batch(
     spans = jnp.where(drawn[None], (box[2:] >> TILE_BITS) - first + 1, 0)
     last = jnp.cumsum(spans[0] * spans[1])
     total = last[-1]
+
     def list_pairs(step: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         slot, inner, used = list_parts(last, step * PAIRS_PER_LIST, PAIRS_PER_LIST)
         here = spans[0][slot]
         column, row = first[0][slot] + inner % here, first[1][slot] + inner // here
         tile = jnp.where(used, slot // triangles * tiles + row * columns + column, count * tiles)
         setup, bounds = _setup(corners[:, :, slot], box[:, slot], column << TILE_BITS, row << TILE_BITS)
+        # The blocks' loop is also what keeps these in memory: fused into what follows they would be computed per pixel.
         listed = (tile, slot % triangles, setup, bounds)
 
         def merge(block: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -80,6 +98,7 @@ def _visible_batch(
                 jax.lax.dynamic_slice_in_dim(a, block * PAIRS_PER_BLOCK, PAIRS_PER_BLOCK) for a in listed
             )
             depth = _tile_depths(setup, bounds)
+            # An image's triangles come in order, so who wins a pixel later has the higher index: the highest is last.
             nearest = nearest.at[tile].min(depth, mode="drop")
             won = (depth <= nearest.at[tile].get(mode="clip")) & (depth < jnp.inf)
             return nearest, index.at[tile].max(jnp.where(won, face[:, None], -1), mode="drop")
@@ -142,14 +161,16 @@ def signed_area(xy: Array) -> Array:
     return first[0] * second[1] - first[1] * second[0]
 
 
-def _setup(corners: Array, box: Array, left: Array, top: Array) -> tuple[Array,Array]:
-    """Depth of N triangles at the pixel centres of a tile each; infinity where the triangle does not cover them.
+def _setup(corners: Array, box: Array, left: Array, top: Array) -> tuple[Array, Array]:
+    """What `_tile_depths` needs of N triangles and a tile each.
 
     corners (3, 3, N) with a depth that is linear on the screen; box (4, N); left, top (N,): the tile's first pixel.
-    Returns (N, TILE * TILE).
+    Returns (N, 15): for the edge opposite to each corner its value at the tile's first centre, steps right and down,
+    and the least value that is inside; the first corner's depth, the others' less that. And the box from the tile's
+    first pixel, (N, 4).
     """
-    # value(x, y) of the edge opposite to each corner: positive inside. Its two ends are ordered by position, so that
-    # both triangles of an edge compute the same number and no pixel is lost between them.
+    # An edge's value is positive inside. Its ends are ordered by position, so that both triangles of an edge compute
+    # the same number, and no pixel is lost or taken twice between them.
     start, end = jnp.roll(corners, -1, axis=1), jnp.roll(corners, -2, axis=1)  # (3, 3, N)
     swap = (start[0] > end[0]) | ((start[0] == end[0]) & (start[1] > end[1]))
     low, high = jnp.where(swap, end[:2], start[:2]), jnp.where(swap, start[:2], end[:2])
@@ -164,7 +185,9 @@ def _setup(corners: Array, box: Array, left: Array, top: Array) -> tuple[Array,A
     setup = jnp.concatenate([origin, right_step, down_step, least, z[:1], z[1:] - z[:1]])
     return setup.T, (box - jnp.stack([left, top, left, top])).T
 
-def _tile_depths(setup,bounds):
+
+def _tile_depths(setup: Array, bounds: Array) -> Array:
+    """Depth of N triangles at a tile's centres, (N, TILE TILE); infinity where one is not covered. As in `_setup`."""
     place = jnp.arange(TILE * TILE)
     i, j = (place & (TILE - 1))[None], (place >> TILE_BITS)[None]
     x, y = i.astype(jnp.float32), j.astype(jnp.float32)
