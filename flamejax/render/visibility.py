@@ -62,9 +62,7 @@ def _visible_batch(
         return jnp.full((screen.shape[0], *size), -1, jnp.int32)
     images = MOST_PAIRS // max(1, faces.shape[0] * (-(-height // TILE)) * (-(-width // TILE)))
     if images == 0:
-        raise ValueError(
-            f"{faces.shape[0]} triangles are too many for an image of {size}: they might touch 2^31 tiles."
-        )
+        raise ValueError(f"{faces.shape[0]} triangles are too many for an image of {size}: above 2^31 tiles in all.")
     if screen.shape[0] > images:  # the running sum of pairs might overflow
         parts = [
             _visible_batch(screen[k : k + images], faces, size, perspective, cull, near)
