@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class PeerProgram:
     """A call of another library."""
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from flamejax.render.rasterize import Fragments, pick_rows
+from flamejax.render.rasterize import Fragments, materialize, pick_rows
 
 
 def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
@@ -21,6 +21,8 @@ def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
     corners = pick_rows(corners.reshape(*corners.shape[:-2], -1), fragments.face_index)
     weights, channels = [fragments.barycentric[..., k] for k in range(3)], attributes.shape[-1]
     # Channel by channel, as in `fragment_geometry`.
-    return jnp.stack(
-        [sum(corners[..., k * channels + c] * weights[k] for k in range(3)) for c in range(channels)], axis=-1
+    return materialize(
+        jnp.stack(
+            [sum(corners[..., k * channels + c] * weights[k] for k in range(3)) for c in range(channels)], axis=-1
+        )
     )

@@ -127,6 +127,8 @@ def pick_rows(rows: Array, face_index: Array) -> Array:
 
     rows (*b, F, C) or (F, C), face_index (*b, H, W) -> (*b, H, W, C).
     """
+    if rows.shape[-2] == 0:
+        return jnp.zeros((*face_index.shape, rows.shape[-1]), rows.dtype)
     flat = materialize(rows.reshape(-1, rows.shape[-1]))
     index = face_index
     if rows.ndim > 2:
