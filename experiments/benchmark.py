@@ -1,6 +1,6 @@
 """Time the head model, the renderer and the fit on this machine.
 
-    python -m experiments.benchmark [head] [render] [fit] [--json FILE] [--limit N]
+    python -m experiments.benchmark [head] [render] [fit] [--peers] [--json FILE] [--limit N]
 
 Each row is timed against a reference in turn (row, reference, row, ...) and gives medians; on shared machines only the
 ratios are worth quoting. `compile s` is tracing and compiling without any cache.
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from experiments.data.renders import exact_observation, render_scenes, sample_sc
 from fitting.global_fit import fit_batch
 from flamejax.head import HeadModel
 from flamejax.io.files import write_text
+from flamejax.render import interpolate, opposite_vertices
 
 Group = Literal["head", "render", "fit"]
 SQUARE_GEMM = 1024
@@ -43,6 +44,8 @@ class BenchmarkConfig:
     """What to time."""
     json: Path | None = None
     """Write the rows here as a list of objects."""
+    peers: bool = False
+    """Also time other libraries at the same work (deodr for `render`; the extra "bench"), in turn with ours."""
     limit: int = 7
     """Timed runs of each row (a third of it, at least 2, for the fit)."""
     seed: int = 0
@@ -78,6 +81,8 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.b
     for group in dict.fromkeys(config.groups):
         with console.status(f"timing {group} ..."):
             rows += makers[group](head, key, config.limit)
+            if config.peers and group == "render":
+                rows += peer_rows(head, key, config.limit)
     console.print(_table(rows))
     if config.json:
         write_text(config.json, json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
@@ -116,13 +121,44 @@ def render_rows(head: HeadModel, key: jax.Array, limit: int) -> list[Row]:
         def shade(verts, head, camera, size=size):  # noqa: ANN001, ANN202
             return flamejax.render(head, verts, camera, size=(size, size))
 
-        for name, function in (("rasterize", draw), ("render", shade)):
+        def silhouettes(verts, head, camera, size=size):  # noqa: ANN001, ANN202
+            return flamejax.render(head, verts, camera, size=(size, size), antialias=True)
+
+        for name, function in (("rasterize", draw), ("render", shade), ("render, antialiased", silhouettes)):
             gemm = _Timed(jnp.matmul, square, square)
             forward = _Timed(function, verts, head, scenes.camera)
             loss = jax.grad(lambda v, h, c, f=function: jnp.sum(f(v, h, c) ** 2))
             gradient = _Timed(loss, verts, head, scenes.camera)
             label = f"{name} {size} px"
             rows.append(_row(label, batch, forward, gradient, gemm, gemm, f"{SQUARE_GEMM}^3 GEMM", limit))
+    return rows
+
+
+def peer_rows(head: HeadModel, key: jax.Array, limit: int) -> list[Row]:
+    """Vertex colours drawn with depth test and culling, and the gradient of an image loss through the silhouettes."""
+    from experiments.benchmark_peers import DeodrScene
+
+    rows = []
+    for size in (224, 512):
+        scenes = sample_scenes(head, key, 1, size)
+        screen = scenes.camera.project(flamejax.vertices(head, scenes.params))
+        colours = jax.random.uniform(key, (head.num_vertices, 3))
+
+        def draw(screen, colours, faces, size=size):  # noqa: ANN001, ANN202
+            fragments = flamejax.rasterize(screen, faces, (size, size), perspective=False, cull=True)
+            return interpolate(colours, faces, fragments), fragments
+
+        def loss(screen, colours, faces, opposite, draw=draw):  # noqa: ANN001, ANN202
+            image, fragments = draw(screen, colours, faces)
+            options = {"perspective": False, "cull": True, "opposite": opposite}
+            return 0.5 * jnp.sum(flamejax.antialias(image, fragments, screen, faces, **options) ** 2)
+
+        opposite = opposite_vertices(head.faces, head.num_vertices)
+        forward = _Timed(lambda s, c, f, d=draw: d(s, c, f)[0], screen, colours, head.faces)
+        gradient = _Timed(jax.value_and_grad(loss, (0, 1)), screen, colours, head.faces, opposite)
+        peer = DeodrScene(screen[0], colours, head.faces, opposite, size)
+        label, name = f"colours {size} px", "deodr, same image and loss"
+        rows.append(_row(label, 1, forward, gradient, peer.forward, peer.gradient, name, limit))
     return rows
 
 
@@ -137,6 +173,15 @@ def fit_rows(head: HeadModel, key: jax.Array, limit: int) -> list[Row]:
         row = _row("fit 256 px", batch, program, None, gemm, None, f"{SQUARE_GEMM}^3 GEMM", max(2, limit // 3))
         rows.append(dataclasses.replace(row, seconds_per_photo=row.forward_ms / 1e3 / batch))
     return rows
+
+
+class Program(Protocol):
+    """What can be timed."""
+
+    compile_s: float
+
+    def seconds(self) -> float:
+        """One run."""
 
 
 class _Timed:
@@ -158,10 +203,10 @@ class _Timed:
 def _row(
     name: str,
     batch: int,
-    forward: _Timed,
-    gradient: _Timed | None,
-    reference: _Timed,
-    reference_gradient: _Timed | None,
+    forward: Program,
+    gradient: Program | None,
+    reference: Program,
+    reference_gradient: Program | None,
     reference_name: str,
     runs: int,
 ) -> Row:
@@ -181,7 +226,7 @@ def _row(
     )
 
 
-def _interleaved(program: _Timed, reference: _Timed, runs: int) -> tuple[float, float]:
+def _interleaved(program: Program, reference: Program, runs: int) -> tuple[float, float]:
     """Median seconds of the program and its ratio to the reference's median, run in turns after a warm-up."""
     program.seconds(), reference.seconds()
     pairs = [(program.seconds(), reference.seconds()) for _ in range(runs)]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from flamejax.render.rasterize import Fragments, gather_vertices
+from flamejax.render.rasterize import Fragments, materialize, pick_rows
 
 
 def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
@@ -17,6 +17,12 @@ def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
     Returns:
       (*b, H, W, C); zero where the image is empty.
     """
-    triangles = faces[jnp.maximum(fragments.face_index, 0)]
-    corners = gather_vertices(attributes, triangles)
-    return jnp.sum(corners * fragments.barycentric[..., None], axis=-2)
+    corners = jnp.take(attributes, faces, axis=-2)
+    corners = pick_rows(corners.reshape(*corners.shape[:-2], -1), fragments.face_index)
+    weights, channels = [fragments.barycentric[..., k] for k in range(3)], attributes.shape[-1]
+    # Channel by channel, as in `fragment_geometry`.
+    return materialize(
+        jnp.stack(
+            [sum(corners[..., k * channels + c] * weights[k] for k in range(3)) for c in range(channels)], axis=-1
+        )
+    )

@@ -52,3 +52,20 @@ def shade(normals: Array, light: Array) -> Array:
     batch = light.shape[:-2]
     basis = sh_basis(normals).reshape(*batch, -1, BANDS)
     return jnp.matmul(basis, light, precision=jax.lax.Precision.HIGHEST).reshape(normals.shape)
+
+
+def shade_directional(normals: Array, direction: Array, colour: Array) -> Array:
+    """Light of a far lamp on a matt surface: the cosine where it faces the lamp, zero elsewhere.
+
+    Args:
+      normals: (*b, ..., 3) unit.
+      direction: (*b, 3) from the surface to the lamp, of any length but zero.
+      colour: (*b, 3) factors of the albedo for a surface that faces the lamp.
+
+    Returns:
+      (*b, ..., 3), to be added to what other lights give.
+    """
+    batch, between = direction.shape[:-1], (1,) * (normals.ndim - direction.ndim)
+    unit = (direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)).reshape(*batch, *between, 3)
+    cosine = sum(normals[..., k] * jnp.broadcast_to(unit[..., k], normals.shape[:-1]) for k in range(3))
+    return jnp.maximum(cosine, 0.0)[..., None] * colour.reshape(*batch, *between, 3)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import trimesh
 from jax.test_util import check_grads
+from scipy.spatial.transform import Rotation
 
+import flamejax
 from flamejax import rasterize
 from flamejax.render import interpolate
 
@@ -40,13 +42,17 @@ def brute_force(screen, faces, size, perspective):
 def soup(count, spread, seed=0, size=(60, 75)):
     rng = np.random.default_rng(seed)
     centre = rng.uniform(-15, max(size) + 15, (count, 1, 2))
+    # Without a spread: all sizes at once, from 0.03 to 300 pixels.
+    spread = 10 ** rng.uniform(-1.5, 2.5, (count, 1, 1)) if spread is None else spread
     xy = centre + rng.normal(size=(count, 3, 2)) * spread
     z = rng.uniform(0.5, 3, (count, 3, 1))
     return np.concatenate([xy, z], -1).reshape(-1, 3).astype(np.float32), np.arange(3 * count).reshape(count, 3)
 
 
 @pytest.mark.parametrize("perspective", [True, False])
-@pytest.mark.parametrize(("count", "spread"), [(1, 500.0), (40, 60.0), (300, 8.0), (300, 0.7), (1500, 15.0)])
+@pytest.mark.parametrize(
+    ("count", "spread"), [(1, 500.0), (2, 3.0), (40, 60.0), (300, 8.0), (300, 0.7), (1500, 15.0), (2000, None)]
+)
 def test_random_triangles_equal_brute_force(count, spread, perspective):
     size = (60, 75)
     screen, faces = soup(count, spread)
@@ -58,6 +64,67 @@ def test_random_triangles_equal_brute_force(count, spread, perspective):
     compared = same & (index >= 0)
     np.testing.assert_allclose(np.asarray(found.depth)[compared], depth[compared], rtol=2e-4)
     np.testing.assert_allclose(np.asarray(found.barycentric)[compared].sum(-1), 1, atol=1e-4)
+
+
+def agrees_everywhere(found, screen, faces, size, perspective, share=0.0):
+    index, _, near_edge = brute_force(screen, faces, size, perspective)
+    assert ((np.asarray(found) == index) | near_edge).all()
+    assert (((np.asarray(found) >= 0) == (index >= 0)) | near_edge).all()
+    assert (index >= 0).mean() >= share
+
+
+@pytest.mark.parametrize("subdivisions", [1, 3])
+def test_spheres_equal_brute_force(subdivisions):
+    sphere = trimesh.creation.icosphere(subdivisions)
+    verts = np.asarray(sphere.vertices)
+    screen = np.stack([30.3 + 25 * verts[:, 0], 28.7 - 25 * verts[:, 1], 3 - verts[:, 2]], -1).astype(np.float32)
+    faces = np.asarray(sphere.faces)
+    for perspective in (True, False):
+        found = rasterize(screen, faces, (56, 61), perspective=perspective).face_index
+        agrees_everywhere(found, screen, faces, (56, 61), perspective, 0.4)
+        culled = rasterize(screen, faces, (56, 61), perspective=perspective, cull=True).face_index
+        agrees_everywhere(culled, screen, faces, (56, 61), perspective, 0.4)
+
+
+def test_a_full_screen_quad_equals_brute_force():
+    corners = [[-3.3, -2.1, 1], [80.7, -5.2, 2], [-1.9, 64.8, 1.5], [79.1, 70.3, 3]]
+    screen, faces = np.array(corners, np.float32), np.array([[0, 1, 2], [2, 1, 3]])
+    found = rasterize(screen, faces, (60, 75)).face_index
+    agrees_everywhere(found, screen, faces, (60, 75), True, 1.0)
+
+
+@pytest.mark.slow
+def test_the_open_head_equals_brute_force_at_24_poses():
+    head, size = flamejax.load_head(), (48, 48)
+    draw = jax.jit(lambda s: rasterize(s, head.faces, size, perspective=False).face_index)
+    verts = np.asarray(head.v_template, np.float64)
+    verts = (verts - verts.mean(0)) / np.abs(verts - verts.mean(0)).max()
+    for turn in Rotation.random(24, random_state=0):
+        x, y, z = (verts @ turn.as_matrix().T).T
+        screen = np.stack([24.2 + 22 * x, 23.9 - 22 * y, 4 - z], -1).astype(np.float32)
+        agrees_everywhere(draw(screen), screen, head.faces, size, False, 0.2)
+
+
+def test_a_centre_on_a_shared_edge_has_one_owner():
+    """Drawn one at a time, the triangles of a grid through pixel centres cover every pixel exactly once."""
+    grid = np.mgrid[0:4, 0:4].reshape(2, -1).T * 4.0 + 0.5
+    for mirror in (1, -1):
+        screen = np.concatenate([grid[:, ::mirror], np.ones((16, 1))], 1).astype(np.float32)
+        corner = np.arange(16).reshape(4, 4)
+        a, b, c, d = (part.ravel() for part in (corner[:-1, :-1], corner[:-1, 1:], corner[1:, :-1], corner[1:, 1:]))
+        faces = np.concatenate([np.stack([a, b, d], 1), np.stack([a, d, c], 1)])
+        owners = sum(np.asarray(rasterize(screen, face[None], (16, 16)).face_index >= 0).astype(int) for face in faces)
+        assert (owners[:12, :12] == 1).all() and owners.max() == 1
+
+
+def test_of_equal_depths_the_higher_index_wins():
+    screen = np.array([[1, 1, 1], [14, 1, 1], [1, 14, 1]], np.float32)
+    found = rasterize(screen, np.array([[0, 1, 2]] * 3), (16, 16)).face_index
+    assert set(np.unique(found)) == {-1, 2}
+
+
+def test_no_triangles_are_an_empty_image():
+    assert (rasterize(jnp.zeros((2, 3, 3)), jnp.zeros((0, 3), jnp.int32), (4, 5)).face_index == -1).all()
 
 
 def test_shared_edges_leave_no_holes():

@@ -1,0 +1,183 @@
+"""Antialiased silhouettes look like a supersampled image and have its gradient."""
+
+import importlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import trimesh
+from jax.test_util import check_grads
+
+import flamejax
+from flamejax.render import antialias, composite, interpolate, opposite_vertices, rasterize
+
+SIZE, FINER = 48, 16
+
+
+def sphere(level=3):
+    mesh = trimesh.creation.icosphere(level)
+    return jnp.asarray(mesh.vertices, jnp.float32), jnp.asarray(mesh.faces, jnp.int32)
+
+
+def smooth_colours(verts):
+    waves = [0.5 + 0.4 * jnp.sin(3 * verts[:, 0] + k) * jnp.cos(2 * verts[:, 1] - k) for k in range(3)]
+    return jnp.stack(waves, axis=-1)
+
+
+def project(verts, pose, finer=1):
+    """pose: x, y, scale, roll."""
+    x = SIZE / 2 + pose[0] + pose[2] * (jnp.cos(pose[3]) * verts[:, 0] - jnp.sin(pose[3]) * verts[:, 1])
+    y = SIZE / 2 + pose[1] - pose[2] * (jnp.sin(pose[3]) * verts[:, 0] + jnp.cos(pose[3]) * verts[:, 1])
+    return jnp.stack([x * finer, y * finer, 5 - verts[:, 2]], -1)
+
+
+def picture(verts, faces, pose, how):
+    finer = FINER if how == "supersampled" else 1
+    screen, size = project(verts, pose, finer), (SIZE * finer, SIZE * finer)
+    fragments = rasterize(screen, faces, size, perspective=False, cull=True)
+    image = interpolate(smooth_colours(verts), faces, fragments)
+    if how == "antialiased":
+        return antialias(image, fragments, screen, faces, perspective=False, cull=True)
+    return image.reshape(SIZE, finer, SIZE, finer, 3).mean((1, 3))
+
+
+def cosine(a, b):
+    return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def gradients(verts, faces, pose, target_pose):
+    """Of an image loss in the pose: finite differences of the supersampled image, antialiased, plain."""
+    target = picture(verts, faces, target_pose, "supersampled")
+
+    def loss(pose, how):
+        return jnp.mean((picture(verts, faces, pose, how) - target) ** 2)
+
+    value, slope = jax.jit(loss, static_argnames="how"), jax.jit(jax.grad(loss), static_argnames="how")
+    steps = np.diag([0.25, 0.25, 0.25, 0.02]).astype(np.float32)
+    reference = [(value(pose + s, "supersampled") - value(pose - s, "supersampled")) / (2 * s.sum()) for s in steps]
+    return np.array(reference), np.asarray(slope(pose, "antialiased")), np.asarray(slope(pose, "plain"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["sphere", "head"])
+def test_gradients_equal_those_of_a_supersampled_image(what):
+    if what == "sphere":
+        (verts, faces), pose = sphere(), jnp.asarray([0.3, 0.2, 16.0, 0.1])
+    else:
+        head = flamejax.load_head()
+        verts = (head.v_template - head.v_template.mean(0, keepdims=True)) * 8
+        faces, pose = head.faces, jnp.asarray([0.3, 0.2, 16.0, 0.1])
+    scale = np.array([1, 1, 1, 16])  # the roll in pixels at the rim
+    reference, antialiased, plain = gradients(verts, faces, pose, pose + jnp.asarray([1.5, -1.2, -0.7, 0.05]))
+    assert cosine(reference / scale, antialiased / scale) >= 0.95
+    assert cosine(reference / scale, antialiased / scale) > cosine(reference / scale, plain / scale)
+    ratio = np.linalg.norm(antialiased / scale) / np.linalg.norm(reference / scale)
+    assert 0.8 < ratio < 1.25
+
+
+def test_antialiased_images_are_nearer_to_supersampled_ones():
+    (verts, faces), pose = sphere(), jnp.asarray([0.3, 0.2, 16.0, 0.1])
+    fine, smooth, plain = (picture(verts, faces, pose, how) for how in ("supersampled", "antialiased", "plain"))
+    assert np.abs(smooth - fine).mean() < 0.25 * np.abs(plain - fine).mean()
+
+
+def test_the_area_of_a_flat_silhouette_has_the_right_gradient_only_if_antialiased():
+    """A white square that moves and grows: without antialiasing the image's sum has no derivative."""
+    faces = jnp.asarray([[0, 1, 2], [2, 1, 3]])
+    corners = jnp.asarray([[8.3, 9.1, 1.0], [30.2, 9.1, 1.0], [8.3, 35.7, 1.0], [30.2, 35.7, 1.0]])
+
+    def total(wider, smooth):
+        screen = corners.at[jnp.asarray([1, 3]), 0].add(wider)
+        fragments = rasterize(screen, faces, (SIZE, SIZE))
+        image = interpolate(jnp.ones((4, 1)), faces, fragments)
+        return jnp.sum(antialias(image, fragments, screen, faces) if smooth else image)
+
+    def shifted(right, smooth):
+        screen = corners.at[:, 0].add(right)
+        fragments = rasterize(screen, faces, (SIZE, SIZE))
+        image = interpolate(jnp.ones((4, 1)), faces, fragments)
+        image = antialias(image, fragments, screen, faces) if smooth else image
+        return jnp.sum(image * jnp.arange(SIZE)[None, :, None])  # a translation changes the mean column
+
+    rows = 27  # pixel centres between 9.1 and 35.7
+    assert abs(jax.grad(total)(0.0, False)) < 1e-3
+    np.testing.assert_allclose(jax.grad(total)(0.0, True), rows, rtol=1e-3)
+    assert abs(jax.grad(shifted)(0.0, False)) < 1e-2
+    np.testing.assert_allclose(jax.grad(shifted)(0.0, True), rows * 22, rtol=0.05)
+
+
+def test_gradients_are_those_of_finite_differences_in_both_modes():
+    (verts, faces), pose = sphere(1), jnp.asarray([0.3, 0.2, 16.0, 0.1])
+    screen = project(verts, pose)
+    fragments = rasterize(screen, faces, (SIZE, SIZE), perspective=False)
+    image = interpolate(smooth_colours(verts), faces, fragments)
+
+    def blended(image, moved):
+        # Which edge lies where is held, as it is under differentiation: by moves too small to change it.
+        return antialias(image, fragments, screen.at[:, :2].add(moved), faces, perspective=False) / 30
+
+    moved = jnp.zeros((verts.shape[0], 2))
+    check_grads(jax.jit(blended), (image, moved), 1, ("fwd", "rev"), eps=1e-3, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2)])
+def test_batches_equal_singles_under_jit_and_vmap(batch):
+    verts, faces = sphere(2)
+    x = jnp.linspace(-3, 3, int(np.prod(batch))).reshape(*batch, 1, 1)
+    screen = project(verts, jnp.asarray([0.1, 0.2, 14.0, 0.0]))
+    screen = jnp.broadcast_to(screen, (*batch, *screen.shape)) + jnp.concatenate([x, x / 2, 0 * x], -1)
+
+    def draw(screen):
+        fragments = rasterize(screen, faces, (SIZE, SIZE), cull=True)
+        return antialias(interpolate(smooth_colours(verts), faces, fragments), fragments, screen, faces, cull=True)
+
+    whole = draw(screen)
+    chex.assert_trees_all_close(jax.jit(draw)(screen), whole, atol=1e-4)
+    for index in np.ndindex(*batch):
+        chex.assert_trees_all_close(whole[index], draw(screen[index]), atol=1e-4)
+    mapped = draw
+    for _ in batch:
+        mapped = jax.vmap(mapped)
+    chex.assert_trees_all_close(mapped(screen), whole, atol=1e-4)
+
+
+def test_more_silhouettes_than_the_list_holds_are_blended_too(monkeypatch):
+    module = importlib.import_module("flamejax.render.antialias")
+    (verts, faces), pose = sphere(2), jnp.asarray([0.3, 0.2, 16.0, 0.1])
+    whole = picture(verts, faces, pose, "antialiased")
+    monkeypatch.setattr(module, "LISTED_PER_SIDE", 0.05)
+    jax.clear_caches()
+    module._edges_between_of.cache_clear()
+    crowded = picture(verts, faces, pose, "antialiased")
+    monkeypatch.undo()
+    jax.clear_caches()
+    module._edges_between_of.cache_clear()
+    chex.assert_trees_all_close(crowded, whole, atol=1e-5)
+
+
+def test_opposite_vertices():
+    faces = jnp.asarray([[0, 1, 2], [2, 1, 3], [4, 5, 6], [4, 5, 7], [5, 4, 8]])
+    expected = [[3, -1, -1], [-1, -1, 0], [-1, -1, -1], [-1, -1, -1], [-1, -1, -1]]
+    for vertices in (9, 70_000):  # one key, two keys
+        np.testing.assert_array_equal(opposite_vertices(faces, vertices), expected)
+    _, closed = sphere(1)
+    assert (opposite_vertices(closed, 42) >= 0).all()
+
+
+def test_render_with_antialiasing_has_partly_covered_pixels():
+    head = flamejax.load_head()
+    verts = flamejax.vertices(head, flamejax.HeadParams.zeros(head))
+    camera = flamejax.OrthographicCamera(jnp.asarray(150.0), jnp.asarray([24.0, 40.0]))
+    image = flamejax.render(head, verts, camera, size=(SIZE, SIZE), antialias=True)
+    alpha = np.asarray(image[..., 3])
+    assert ((alpha > 0.1) & (alpha < 0.9)).sum() > 20 and alpha.min() > -0.3 and alpha.max() < 1.3
+    over = composite(image, jnp.asarray([1.0, 0.0, 0.0]))
+    np.testing.assert_allclose(over[0, 0], [1, 0, 0], atol=1e-6)
+
+
+def test_wrong_shapes_are_refused():
+    fragments = rasterize(jnp.zeros((3, 3)), jnp.asarray([[0, 1, 2]]), (8, 8))
+    with pytest.raises(ValueError, match="antialias wants"):
+        antialias(jnp.zeros((9, 8, 3)), fragments, jnp.zeros((3, 3)), jnp.asarray([[0, 1, 2]]))
