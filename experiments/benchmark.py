@@ -91,10 +91,10 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.b
 
 def head_rows(head: HeadModel, key: jax.Array, limit: int) -> list[Row]:
     """`vertices` against the bare product of its bases: (B, S + E + 36) x (S + E + 36, 3 V)."""
-    width = head.shapedirs.shape[-1] + head.posedirs.shape[0]
+    width = len(head.basis)
     basis = jax.random.normal(key, (width, 3 * head.num_vertices))
     rows = []
-    for batch in (1, 16, 64):
+    for batch in (1, 16, 64, 256):
         params = sample_scenes(head, key, batch).params
         coefficients = jax.random.normal(key, (batch, width))
         weights = jax.random.normal(key, (batch, head.num_vertices, 3))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import trimesh
 
-from flamejax.head.load import REGION_NAMES
+from flamejax.head.load import REGION_NAMES, stacked_basis
 from flamejax.head.model import DenseLandmarks, HeadModel, LandmarkEmbedding
 
 PARENTS = (-1, 0, 1, 1, 1)
@@ -42,8 +42,7 @@ def random_head(seed: int = 0, subdivisions: int = 2, num_betas: int = 6, num_ex
     return HeadModel(
         v_template=jnp.asarray(template),
         faces=jnp.asarray(faces),
-        shapedirs=jnp.asarray(shapedirs, jnp.float32),
-        posedirs=jnp.asarray(rng.normal(size=(36, 3 * count)) * 1e-3, jnp.float32),
+        basis=jnp.asarray(stacked_basis(shapedirs, rng.normal(size=(36, 3 * count)) * 1e-3), jnp.float32),
         J_regressor=jnp.asarray(regressor),
         lbs_weights=jnp.asarray(weights),
         joint_template=jnp.asarray(regressor @ template),

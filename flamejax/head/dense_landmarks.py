@@ -35,8 +35,18 @@ _SHAPES = {
 def geometry_hash(head: HeadModel) -> str:
     """sha256 (hex) of what places a head's surface points: template, triangles, blend shapes, correctives, skinning."""
     digest = hashlib.sha256()
-    for name in ("v_template", "faces", "shapedirs", "posedirs", "J_regressor", "lbs_weights"):
-        array = np.asarray(getattr(head, name))
+    # numpy's views of the basis: the head's own properties would compile and copy.
+    basis, components = np.asarray(head.basis), head.joint_dirs.shape[-1]
+    arrays = {
+        "v_template": head.v_template,
+        "faces": head.faces,
+        "shapedirs": basis[:components].transpose(2, 1, 0),
+        "posedirs": basis[components:].swapaxes(1, 2).reshape(len(basis) - components, -1),
+        "J_regressor": head.J_regressor,
+        "lbs_weights": head.lbs_weights,
+    }
+    for name, value in arrays.items():
+        array = np.asarray(value)
         kind = "<i4" if array.dtype.kind == "i" else "<f4"
         digest.update(f"{name} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array, kind).data)

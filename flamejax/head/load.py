@@ -189,6 +189,15 @@ def _widened(array: np.ndarray) -> np.ndarray:
     return table[np.ascontiguousarray(array).view(np.uint16)]
 
 
+def stacked_basis(shapedirs: np.ndarray, posedirs: np.ndarray) -> np.ndarray:
+    """`HeadModel.basis` (C + P, 3, V) of shapedirs (V, 3, C) and posedirs (P, 3 V), float32."""
+    count, _, components = shapedirs.shape
+    basis = np.empty((components + len(posedirs), 3, count), np.float32)
+    basis[:components] = shapedirs.transpose(2, 1, 0)
+    basis[components:] = posedirs.reshape(len(posedirs), count, 3).swapaxes(1, 2)
+    return basis
+
+
 def _assemble(found: dict[str, np.ndarray]) -> HeadModel:
     def floats(name: str) -> np.ndarray:
         return _widened(found[name])
@@ -204,8 +213,7 @@ def _assemble(found: dict[str, np.ndarray]) -> HeadModel:
         {
             "v_template": template,
             "faces": integers("faces"),
-            "shapedirs": shapedirs,
-            "posedirs": floats("posedirs"),
+            "basis": stacked_basis(shapedirs, floats("posedirs")),
             "J_regressor": regressor,
             "lbs_weights": floats("lbs_weights"),
             "joint_template": regressor @ template,

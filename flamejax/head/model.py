@@ -70,10 +70,9 @@ class HeadModel:
     """(V, 3) mean shape, metres."""
     faces: Array
     """(F, 3) int32, counter-clockwise seen from outside."""
-    shapedirs: Array
-    """(V, 3, S + E) displacement in metres per standard deviation, identity first."""
-    posedirs: Array
-    """(9 (K - 1), 3 V) displacement per entry of R_k - I of the joints after the root."""
+    basis: Array
+    """(S + E + 9 (K - 1), 3, V) metres: identity, expression and pose correctives as one matrix, one plane for each
+    coordinate, as `vertices` multiplies it. `shapedirs` and `posedirs` are its parts in FLAME's order of axes."""
     J_regressor: Array
     """(K, V) joints from vertices."""
     lbs_weights: Array
@@ -107,9 +106,20 @@ class HeadModel:
     so: lips part in one direction only. For sampling; the model itself is linear without bounds."""
 
     @property
+    def shapedirs(self) -> Array:
+        """(V, 3, S + E) displacement in metres per standard deviation, identity first. A copy: see `basis`."""
+        return self.basis[: self.joint_dirs.shape[-1]].transpose(2, 1, 0)
+
+    @property
+    def posedirs(self) -> Array:
+        """(9 (K - 1), 3 V) displacement per entry of R_k - I of the joints after the root. A copy: see `basis`."""
+        rows = self.basis[self.joint_dirs.shape[-1] :]
+        return rows.swapaxes(1, 2).reshape(len(rows), -1)
+
+    @property
     def num_expression(self) -> int:
         """E"""
-        return self.shapedirs.shape[-1] - self.num_betas
+        return self.joint_dirs.shape[-1] - self.num_betas
 
     @property
     def num_vertices(self) -> int:

@@ -10,7 +10,9 @@ import pytest
 from jax.test_util import check_grads
 
 import flamejax
+import flamejax.head.blend_skin as blend_skin
 from flamejax.head import HeadParams, contour_bin, head_at, pose_shaped, rotation_matrix, shape_identity
+from flamejax.head.load import stacked_basis
 from tests.heads import random_head, random_params
 
 BATCHES = [(), (1,), (3,)]
@@ -114,6 +116,60 @@ def test_head_at_some_vertices_equals_those_of_the_whole(head):
     params, index = random_params(head, seed=4, batch=(2,)), jnp.asarray([5, 0, 77, 5])
     few = flamejax.vertices(head_at(head, index), params)
     chex.assert_trees_all_close(few, flamejax.vertices(head, params)[:, index], atol=1e-6)
+
+
+def test_the_basis_and_its_parts_are_one_thing(head):
+    shapedirs, posedirs = np.asarray(head.shapedirs), np.asarray(head.posedirs)
+    assert shapedirs.shape == (head.num_vertices, 3, 10) and posedirs.shape == (36, 3 * head.num_vertices)
+    np.testing.assert_array_equal(stacked_basis(shapedirs, posedirs), head.basis)
+    index = jnp.asarray([5, 0, 77, 5])
+    few = head_at(head, index)
+    assert (few.num_vertices, few.num_expression) == (4, head.num_expression)
+    np.testing.assert_array_equal(few.shapedirs, shapedirs[index])
+    np.testing.assert_array_equal(few.posedirs.reshape(36, -1, 3), posedirs.reshape(36, -1, 3)[:, index])
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("few_vertices", [0, 10_000])
+def test_gradients_of_the_head_itself_are_right(head, batch, few_vertices, monkeypatch):
+    monkeypatch.setattr(blend_skin, "FEW_VERTICES", few_vertices)
+    params = random_params(head, seed=6, batch=batch)
+    names = ("v_template", "basis", "lbs_weights", "joint_template", "joint_dirs")
+
+    def moved(arrays):
+        return 1e3 * flamejax.vertices.__wrapped__(dataclasses.replace(head, **arrays), params)
+
+    arrays = {name: getattr(head, name) for name in names}
+    check_grads(jax.jit(moved), (arrays,), order=1, modes=("fwd", "rev"), eps=1e-3, rtol=0.03)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_skinning_of_many_vertices_equals_that_of_few_with_right_gradients(head, batch, monkeypatch):
+    params = random_params(head, seed=8, batch=batch)
+    few = flamejax.vertices(head, params)
+    monkeypatch.setattr(blend_skin, "FEW_VERTICES", 0)
+    many = jax.jit(lambda p: 1e3 * flamejax.vertices.__wrapped__(head, p))  # not the program of `vertices` in the cache
+    chex.assert_trees_all_close(many(params), 1e3 * few, atol=1e-3)
+    if batch:
+        chex.assert_trees_all_close(jax.vmap(many)(params), 1e3 * few, atol=1e-3)
+    check_grads(many, (params,), order=1, modes=("fwd", "rev"), eps=1e-2, rtol=0.03)
+
+
+def test_gradients_through_a_shared_identity_equal_those_of_the_whole(head):
+    params = random_params(head, seed=7, batch=(3,))
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, head.num_vertices, 3)), jnp.float32)
+
+    def shared(betas, params):
+        return jnp.sum(weights * pose_shaped(head, shape_identity(head, betas), params))
+
+    def whole(betas, params):
+        return jnp.sum(weights * flamejax.vertices(head, dataclasses.replace(params, betas=betas)))
+
+    with jax.numpy_rank_promotion("raise"):
+        ours = jax.grad(shared, (0, 1))(params.betas[0], params)
+        theirs = jax.grad(whole, (0, 1))(params.betas[0], dataclasses.replace(params, betas=params.betas))
+    ours = ours[0], dataclasses.replace(ours[1], betas=theirs[1].betas)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
