@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import fitting
 from experiments.calibrate_landmarks.embedding import offset
 from experiments.calibrate_landmarks.views import Views
 from experiments.reconstruct.photos import find_photos
+from fitting import Observation
 from fitting.detector import FaceDetector
 from flamejax.head import HeadModel
 from flamejax.head.dense_landmarks import DenseLandmarks, calibrated
@@ -60,6 +61,23 @@ def _row(group: str, before: np.ndarray | None, after: np.ndarray) -> Row:
     return row
 
 
+def observe_photos(
+    arguments: Sequence[str], exclude: Path, detector: FaceDetector, say: Callable[[str], None]
+) -> tuple[list[str], list[Observation]]:
+    """Stems and observations of the photos with a face among files, folders and globs; the others are said."""
+    photos, failures = find_photos(arguments, exclude=exclude)
+    for failure in failures:
+        say(f"skipped: {failure.photo}: {failure.reason}")
+    names, observations = [], []
+    for photo in photos:
+        try:
+            observations.append(fitting.observe_photo(load_image(photo.path), detector=detector)[0])
+            names.append(photo.path.stem)
+        except ValueError as error:
+            say(f"skipped: {photo.path}: {error}")
+    return names, observations
+
+
 def photo_table(
     head: HeadModel,
     dense: DenseLandmarks,
@@ -76,16 +94,7 @@ def photo_table(
     Raises:
         ValueError: no photo has a face.
     """
-    photos, failures = find_photos([str(folder)], exclude=folder / "output")
-    for failure in failures:
-        say(f"skipped: {failure.photo}: {failure.reason}")
-    names, observations = [], []
-    for photo in photos:
-        try:
-            observations.append(fitting.observe_photo(load_image(photo.path), detector=detector)[0])
-            names.append(photo.path.stem)
-        except ValueError as error:
-            say(f"skipped: {photo.path}: {error}")
+    names, observations = observe_photos([str(folder)], folder / "output", detector, say)
     if not observations:
         raise ValueError(f"{folder}: no photo with a face.")
     batch = fitting.stack(observations)

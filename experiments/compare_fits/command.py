@@ -20,18 +20,16 @@ import fitting
 import flamejax
 from experiments import runtime
 from experiments.calibrate_landmarks.command import print_rows, progress_bar
-from experiments.calibrate_landmarks.evaluation import Row
+from experiments.calibrate_landmarks.evaluation import Row, observe_photos
 from experiments.compare_fits.held_out import PARTS, hide_part, part_error
 from experiments.compare_fits.known_heads import known_head_rows
 from experiments.compare_fits.picture import sheet
-from experiments.reconstruct.photos import find_photos
 from fitting import Fit, FitConfig, Observation
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
 from flamejax.head import HeadModel
 from flamejax.head.load import HeadFileError
 from flamejax.io.files import write_bytes, write_text
-from flamejax.io.images import load_image
 
 VARIANTS = {
     "68 points": FitConfig(dense_weight=0.0, photometric_steps=0),
@@ -53,7 +51,7 @@ class Config:
 
     photos: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Photos, folders or globs."""
-    output: Path = Path("compare_fits")
+    output: Path = Path("output/compare_fits")
     """Folder for comparison.png and tables.json."""
     head: Path | None = None
     """Head model file; the embedded open head unless given."""
@@ -111,16 +109,10 @@ def observe(config: Config, detector: FaceDetector, console: Console) -> tuple[l
     """Names and observations of the photos and the portrait; photos without a face are said and left out."""
     from skimage import data
 
-    found, failures = find_photos(list(config.photos), exclude=config.output)
-    for failure in failures:
-        console.print(f"skipped: {failure.photo}: {failure.reason}", markup=False)
-    names, observations = [], []
-    for photo in found:
-        try:
-            observations.append(fitting.observe_photo(load_image(photo.path), detector=detector)[0])
-            names.append(photo.path.stem)
-        except ValueError as error:
-            console.print(f"skipped: {photo.path}: {error}", markup=False)
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    names, observations = observe_photos(config.photos, config.output, detector, say)
     portrait = data.astronaut().astype(np.float32) / 255.0
     observations.append(fitting.observe_photo(portrait, detector=detector)[0])
     return [*names, PORTRAIT], fitting.stack(observations)

@@ -7,15 +7,8 @@ import pytest
 
 import fitting
 import flamejax
+from experiments.compare_fits.known_heads import frontal_error
 from experiments.data.renders import exact_observation, render_scenes, sample_scenes
-from flamejax.geometry import apply_similarity, similarity_transform
-
-
-def aligned_error(found, truth, vertices):
-    """(B,) mean distance in mm of some vertices after a similarity."""
-    found, truth = found[:, vertices], truth[:, vertices]
-    moved = apply_similarity(found, *similarity_transform(found, truth))
-    return 1e3 * np.linalg.norm(np.asarray(moved - truth), axis=-1).mean(-1)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +21,8 @@ def recovered():
     observation = exact_observation(images, points)
     both = (fitting.fit(head, observation), fitting.fit(head, observation, fitting.FitConfig(photometric_steps=0)))
     truth = flamejax.vertices(head, scenes.params)
-    frontal = np.asarray(head.regions["face"]) & (np.asarray(head.v_template)[:, 2] > 0)
     mean_head = jnp.broadcast_to(head.v_template, truth.shape)
-    errors = [aligned_error(found, truth, frontal) for found in (both[0].vertices, both[1].vertices, mean_head)]
+    errors = [frontal_error(head, found, truth) for found in (both[0].vertices, both[1].vertices, mean_head)]
     print("frontal error, mm: fit {:.2f}, landmarks alone {:.2f}, mean head {:.2f}".format(*(e.mean() for e in errors)))
     return scenes, both[0], errors
 
