@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import flamejax
+from experiments.data.renders import lamp_light
 from fitting import Fit, Observation
+from flamejax.geometry import normalize
 from flamejax.head import HeadModel
-from flamejax.render import ambient_light, sh_basis
+from flamejax.render import ambient_light
 
 SIDE = 200
 CAPTION = 20
@@ -57,21 +58,16 @@ def sheet(head: HeadModel, names: Sequence[str], observation: Observation, fits:
 def _looks(head: HeadModel, fit: Fit, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(B, S, S, 3) overlays: the shape in clay, and the head in its fitted colours."""
     count, side = crops.shape[0], crops.shape[1]
-    lamp = sh_basis(jnp.asarray(CLAY_LAMP) / np.linalg.norm(CLAY_LAMP))
-    lobe = jnp.repeat(jnp.asarray([jnp.pi, 2 * jnp.pi / 3, jnp.pi / 4]), jnp.asarray([1, 3, 5]), total_repeat_length=9)
-    light = jnp.broadcast_to(0.35 * ambient_light() + 0.7 * (lamp * lobe)[:, None], (count, 9, 3))
+    lamp = lamp_light(normalize(jnp.asarray(CLAY_LAMP)))
+    light = jnp.broadcast_to(0.35 * ambient_light() + 0.7 * lamp[:, None], (count, 9, 3))
     clay = jnp.full(head.albedo_mean.shape, CLAY)
     found = []
     for texture, lit in ((clay, light), (jnp.clip(head.albedo(fit.texture), 0, 1), fit.light)):
-        image = _render(head, fit, texture, lit, side)
+        drawn = flamejax.render(head, fit.vertices, fit.camera, texture=texture, light=lit, size=(side, side))
+        image = np.asarray(drawn)
         alpha = OPACITY * image[..., 3:]
         found.append(np.clip(crops * (1 - alpha) + alpha * np.clip(image[..., :3], 0, 1), 0, 1))
     return found[0], found[1]
-
-
-def _render(head: HeadModel, fit: Fit, texture: jax.Array, light: jax.Array, side: int) -> np.ndarray:
-    draw = jax.jit(flamejax.render, static_argnames="size")
-    return np.asarray(draw(head, fit.vertices, fit.camera, texture=texture, light=light, size=(side, side)))
 
 
 def _marked(crop: np.ndarray, points: np.ndarray, confidence: np.ndarray) -> Image.Image:

@@ -91,13 +91,18 @@ def _lights(key: Array, count: int) -> Array:
     keys = jax.random.split(key, 4)
     side = jax.random.uniform(keys[0], (count, 2), minval=-1.0, maxval=1.0)
     direction = normalize(jnp.stack([side[:, 0], 0.3 + 0.4 * side[:, 1], jnp.ones(count)], axis=-1))
-    # Cosine lobe over the orthonormal basis (Ramamoorthi & Hanrahan 2001), scaled to 1 towards the lamp.
-    lobe = jnp.repeat(jnp.asarray([jnp.pi, 2 * jnp.pi / 3, jnp.pi / 4]), jnp.asarray([1, 3, 5]), total_repeat_length=9)
-    lamp = sh_basis(direction) * lobe[None]
+    lamp = lamp_light(direction)
     tint = 1.0 + 0.06 * jax.random.normal(keys[1], (count, 1, 3))
     strength = jax.random.uniform(keys[2], (count, 1, 1), minval=0.2, maxval=0.6)
     fill = jax.random.uniform(keys[3], (count, 1, 1), minval=0.4, maxval=0.7)
     return fill * ambient_light((count,)) + strength * lamp[..., None] * tint
+
+
+def lamp_light(direction: Array) -> Array:
+    """One soft lamp's light, 1 on a surface that faces it: unit direction (*b, 3) -> (*b, 9)."""
+    # Cosine lobe over the orthonormal basis (Ramamoorthi & Hanrahan 2001), scaled to 1 towards the lamp.
+    lobe = jnp.repeat(jnp.asarray([jnp.pi, 2 * jnp.pi / 3, jnp.pi / 4]), jnp.asarray([1, 3, 5]), total_repeat_length=9)
+    return sh_basis(direction) * jnp.expand_dims(lobe, range(direction.ndim - 1))
 
 
 @functools.partial(jax.jit, static_argnames="size")
