@@ -13,10 +13,11 @@ from jax import Array
 from PIL import Image, ImageDraw, ImageFont
 from scipy.spatial.transform import Rotation
 
+from experiments.data.renders import lamp_light
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel, HeadParams, landmarks_from_vertices, vertices
-from flamejax.render import Fragments, ambient_light, interpolate, rasterize, sample_texture, sh_basis, shade
+from flamejax.render import Fragments, ambient_light, interpolate, rasterize, sample_texture, shade
 
 SUPERSAMPLE = 2
 CHUNK = 4
@@ -147,8 +148,7 @@ class Studio:
 def studio_light() -> Array:
     """Soft light from everywhere and a lamp from the upper left: (9, 3)."""
     direction = normalize(jnp.asarray([-0.55, 0.55, 0.8]))
-    lobe = jnp.asarray([np.pi] + 3 * [2 * np.pi / 3] + 5 * [np.pi / 4])
-    return 0.52 * ambient_light() + 0.50 * jnp.repeat((sh_basis(direction) * lobe)[:, None], 3, axis=1)
+    return 0.52 * ambient_light() + 0.50 * jnp.repeat(lamp_light(direction)[:, None], 3, axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="size")
