@@ -1,6 +1,7 @@
-"""Settings and results of a fit."""
+"""Settings of a fit and their presets, and its result (Diverse3DFace, Algorithm 1)."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 from jax import Array
@@ -23,8 +24,9 @@ MIN_LANDMARKS = 8
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """The global fit (the paper's "FLAME fitting" baseline). Energies are negative log densities, so that weights
-    are noise levels: landmarks in crop pixels, colours in [0, 1], coefficients in standard deviations."""
+    """Algorithm 1 as we run it (preset `fast`): landmarks by second-order steps, rigid, then global, then local, and
+    everything by Adam with colours. Energies are negative log densities, so that weights are noise levels: landmarks
+    in shares of the crop, colours in [0, 1], coefficients in standard deviations."""
 
     visible_threshold: float = VISIBLE_CONFIDENCE
     """Landmarks with a confidence at or below this are hidden (tau: 0.2 in the paper's text and in its released code,
@@ -36,10 +38,15 @@ class FitConfig:
     dense_weight: float = 0.15
     """Weight of each of the 468 dense landmarks, if the head has them (`flamejax calibrate-landmarks`): their errors
     are correlated, so each brings less than a whole observation. 0 leaves them out."""
+    closure_sigma: float = 0.006
+    """Noise of the opening between an upper and a lower lid or lip, as a share of the crop's side: neighbours err
+    together, so it is known better than either point. 0 leaves the closure terms out."""
     rigid_steps: int = 12
     """Levenberg-Marquardt steps of the rigid stage: rotation, scale, translation, from three yaws; inner landmarks."""
     landmark_steps: int = 20
-    """Levenberg-Marquardt steps on all geometry."""
+    """Levenberg-Marquardt steps on pose, camera and the global coefficients."""
+    local_steps: int = 6
+    """Levenberg-Marquardt steps on everything, where there are local models."""
     photometric_steps: int = 96
     """Adam steps on everything; 0 leaves the geometry to the landmarks and fits light only."""
     visibility_interval: int = 4
@@ -50,6 +57,11 @@ class FitConfig:
     """Weight of the mean robust colour difference over visible skin."""
     photometric_scale: float = 0.15
     """Colour difference at which the robust loss levels off: what hides the face does not pull it."""
+    smoothing_weight: float = 10.0
+    """Weight of the mean squared Laplacian (mm^2) of the displacement from the mean head: no kinks at the borders of
+    local models."""
+    eyeball_rate: float = 0.5
+    """Factor on the step sizes of the eyeballs: gaze, and their local models (the paper's appendix)."""
     learning_rate: float = 1.0
     """Factor on all of Adam's step sizes."""
 
@@ -63,15 +75,72 @@ class FitConfig:
             raise ValueError("Noise levels must be positive and render_size at least 16.")
 
 
+@dataclasses.dataclass(frozen=True)
+class GradientFitConfig:
+    """Algorithm 1 by plain gradient descent, for comparison (presets `paper` and `code`). Landmarks are measured as in
+    the released code, with the crop reaching from -1 to 1; colours in [0, 1]. Losses are means over visible landmarks
+    and compared pixels: as the sums that Eqs. 11-12 write, the stated step diverges."""
+
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 5e-3
+    iterations: int = 2000
+    """In all."""
+    rigid_iterations: int = 200
+    """Of them on rotation and camera alone, from landmarks 17-67 (as in the released code; the paper names none)."""
+    global_iterations: int = 600
+    """Of them, after the rigid ones, without the local models: the paper fits "coarse and local" in this order."""
+    landmark_norm: Literal["l1", "l2"] = "l1"
+    """l1 in the paper, the mean distance (l2) in the released code."""
+    landmark_weight: float = 5.0
+    photometric_weight: float = 16.0
+    regularisation_weight: float = 1e-3
+    """On half the sum of squares of all coefficients."""
+    smoothing_weight: float = 0.0
+    """On the mean squared Laplacian (mm^2) of the displacement from the mean head."""
+    closure_weight: float = 0.0
+    """On the mean distance between the openings of lids and lips, fitted and seen."""
+    eyeball_rate: float = 0.5
+    """Factor on the step sizes of the eyeballs."""
+    visible_threshold: float = VISIBLE_CONFIDENCE
+    """As in `FitConfig`."""
+    render_size: int = 128
+    """Side of the image the photometric term compares, pixels (no source says; that of `FitConfig`)."""
+
+    def __post_init__(self) -> None:
+        if min(self.rigid_iterations, self.global_iterations) < 0 or self.iterations < 1:
+            raise ValueError("A fit needs at least one iteration, and no stage fewer than none.")
+        if self.rigid_iterations + self.global_iterations > self.iterations:
+            raise ValueError("The rigid and the global iterations together are more than there are iterations.")
+
+
+AnyFitConfig = FitConfig | GradientFitConfig
+PRESETS: dict[str, AnyFitConfig] = {
+    "fast": FitConfig(),
+    "paper": GradientFitConfig(),
+    "code": GradientFitConfig(
+        optimiser="adam",
+        iterations=1000,
+        global_iterations=300,
+        landmark_norm="l2",
+        regularisation_weight=1e-2,
+        smoothing_weight=0.1,
+        closure_weight=1.0,
+    ),
+}
+"""Named settings: `fast` is ours, `paper` follows the paper's text (SGD, 2000 iterations, weights 5 / 16 / 1e-3), `code`
+the released program (Adam, 1000 iterations, smoothing and closure terms)."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """A head fitted to a photo."""
 
     params: HeadParams
-    """Batch axes (*b,); `transl` is zero, the camera places the head."""
+    """Batch axes (*b,); `transl` is zero, the camera places the head. The global coefficients: where there are local
+    models, they alone do not give the vertices."""
     local: Array | None
-    """Coefficients of the local models; None: the global model alone."""
+    """(*b, L) coefficients of the local models, shape before expression; None: the global model alone."""
     vertices: Array
     """(*b, V, 3) world metres."""
     landmarks: Array
@@ -85,7 +154,7 @@ class Fit:
     vertex_visibility: Array
     """(*b, V) bool: seen by the camera (z-buffer), inside the photo and not under the occlusion mask."""
     losses: dict[str, Array]
-    """(*b,) each: `total`, `landmark`, `photometric`, `regularisation`, and `nme`, the mean distance of the visible
-    inner 51 landmarks over the outer-eye distance."""
+    """(*b,) each: `total` and its terms `landmark`, `closure`, `photometric`, `regularisation`, `smoothing`; and `nme`,
+    the mean distance of the visible inner 51 landmarks over the outer-eye distance."""
     code: Array
     """(*b,) int32: 0 ok, else a key of `FIT_REASONS`."""

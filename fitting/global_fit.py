@@ -1,4 +1,4 @@
-"""The global fit of a batch of photos: one jitted program, photos sharded over devices (Eq. 11, global model only)."""
+"""Algorithm 1 on a batch of photos: one jitted program, photos sharded over devices."""
 
 import dataclasses
 import functools
@@ -9,7 +9,19 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from fitting.config import MIN_LANDMARKS, NOT_FINITE, OK, POOR_LANDMARKS, TOO_FEW_LANDMARKS, Fit, FitConfig
+from fitting.config import (
+    MIN_LANDMARKS,
+    NOT_FINITE,
+    OK,
+    POOR_LANDMARKS,
+    TOO_FEW_LANDMARKS,
+    AnyFitConfig,
+    Fit,
+    FitConfig,
+    GradientFitConfig,
+)
+from fitting.fit_model import FitModel, prepare
+from fitting.gradient_fit import descend
 from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_targets
 from fitting.observation import Observation
 from fitting.photometric_fit import Best, Evidence, Unknowns, refine
@@ -25,18 +37,18 @@ DEPTH_TOLERANCE = 4e-3
 
 
 def fit(
-    head: HeadModel,
+    head: HeadModel | FitModel,
     observation: Observation,
-    config: FitConfig | None = None,
+    config: AnyFitConfig | None = None,
     *,
     devices: tuple[jax.Device, ...] | None = None,
 ) -> Fit:
-    """Fit the head to photos: rigid stage, landmarks by Levenberg-Marquardt, then landmarks and colours by Adam.
+    """Fit the head to photos: rigid stage, global coefficients, local models (Diverse3DFace, Algorithm 1).
 
     Args:
-      head: the model.
+      head: the model; `fitting.prepare(head, local)` for one with local models, or to prepare it once for many calls.
       observation: batch axes (*b,); one compilation per batch shape and config.
-      config: `FitConfig()` when left out.
+      config: `FitConfig()` (`PRESETS["fast"]`) when left out.
       devices: the photos are shared out over these; all devices when left out.
 
     Returns:
@@ -47,6 +59,7 @@ def fit(
       ValueError: if the landmarks are not (*b, 68, 2).
     """
     config = config or FitConfig()
+    model = head if isinstance(head, FitModel) else prepare(head)
     if observation.landmarks.shape[-2:] != (68, 2):
         raise ValueError(f"fit wants 68 landmarks, (*b, 68, 2), got {observation.landmarks.shape}.")
     batch = observation.confidence.shape[:-1]
@@ -57,20 +70,20 @@ def fit(
     padding = -count % shares
     if padding:  # every device gets the same number of photos; the last photo fills up
         flat = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), flat)
-    result = fit_program(config, devices[:shares])(head, flat)
+    result = fit_program(config, devices[:shares])(model, flat)
     return jax.tree.map(lambda leaf: leaf[:count].reshape(*batch, *leaf.shape[1:]), result)
 
 
 @functools.lru_cache(maxsize=16)
-def fit_program(config: FitConfig, devices: tuple[jax.Device, ...]):  # noqa: ANN201
-    """The jitted (head, observation) -> Fit for photos along one leading axis, shared out over `devices`."""
+def fit_program(config: AnyFitConfig, devices: tuple[jax.Device, ...]):  # noqa: ANN201
+    """The jitted (model, observation) -> Fit for photos along one leading axis, shared out over `devices`."""
     if len(devices) == 1:
-        return jax.jit(lambda head, observation: fit_batch(head, observation, config))
+        return jax.jit(lambda model, observation: fit_batch(model, observation, config))
     mesh = Mesh(np.asarray(devices), ("photos",))
     photos, everywhere = PartitionSpec("photos"), PartitionSpec()
     # shard_map, not automatic partitioning: the photos are independent, and the rasterizer's sort must stay local.
     sharded = jax.shard_map(
-        lambda head, observation: fit_batch(head, observation, config),
+        lambda model, observation: fit_batch(model, observation, config),
         mesh=mesh,
         in_specs=(everywhere, photos),
         out_specs=photos,
@@ -79,15 +92,18 @@ def fit_program(config: FitConfig, devices: tuple[jax.Device, ...]):  # noqa: AN
     return jax.jit(sharded)
 
 
-def fit_batch(head: HeadModel, observation: Observation, config: FitConfig) -> Fit:
+def fit_batch(model: FitModel, observation: Observation, config: AnyFitConfig) -> Fit:
     """The fit of photos along one leading axis (B,): pure, traceable, no host callbacks."""
     observation, sound = _replace_unsound(observation)
     evidence = jax.vmap(lambda one: _evidence(one, config))(observation)
-    geometry = jax.vmap(lambda targets: fit_landmarks(head, targets, config))(evidence.targets)
-    best = refine(head, geometry, evidence, config)
+    if isinstance(config, GradientFitConfig):
+        best = descend(model, evidence, config)
+    else:
+        geometry = jax.vmap(lambda targets: fit_landmarks(model, targets, config))(evidence.targets)
+        best = refine(model, geometry, evidence, config)
     weights = evidence.targets.weights
     enough = jnp.sum(weights > 0, axis=-1) >= MIN_LANDMARKS
-    return jax.vmap(lambda b, w, o, s, e: _result(head, b, w, o, s, e))(best, weights, observation, sound, enough)
+    return jax.vmap(lambda b, w, o, s, e: _result(model, b, w, o, s, e))(best, weights, observation, sound, enough)
 
 
 def _replace_unsound(observation: Observation) -> tuple[Observation, Array]:
@@ -106,7 +122,7 @@ def _replace_unsound(observation: Observation) -> tuple[Observation, Array]:
     ), sound
 
 
-def _evidence(observation: Observation, config: FitConfig) -> Evidence:
+def _evidence(observation: Observation, config: AnyFitConfig) -> Evidence:
     """One photo at the resolution of the photometric term."""
     size = config.render_size
     image = jax.image.resize(observation.image, (size, size, 3), "linear", antialias=True)
@@ -116,8 +132,11 @@ def _evidence(observation: Observation, config: FitConfig) -> Evidence:
     return Evidence(image, (allowed > 0.99).astype(jnp.float32), landmark_targets(observation, config))
 
 
-def _result(head: HeadModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array) -> Fit:
+def _result(
+    model: FitModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array
+) -> Fit:
     """One photo's `Fit`; where anything is not finite, the mean head and a code instead."""
+    head = model.head
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(best)]))
     side = observation.image.shape[-2]
     # The mean head in the middle of the crop: finite, and visibly not a fit.
@@ -128,13 +147,14 @@ def _result(head: HeadModel, best: Best, weights: Array, observation: Observatio
     verts = vertices(head, params)
     points = landmarks_from_vertices(head, verts, params)
     nme = _normalised_error(camera.project(points)[:, :2], observation.landmarks, weights)
+    betas, expression, local = model.split(params.betas, params.expression)
     losses = {"total": sum(best.terms.values(), start=jnp.zeros(())), **best.terms, "nme": nme}
     code = jnp.where(nme > POOR_NME, POOR_LANDMARKS, OK)
     code = jnp.where(enough, code, TOO_FEW_LANDMARKS)
     code = jnp.where(sound & finite, code, NOT_FINITE)
     return Fit(
-        params=params,
-        local=None,
+        params=dataclasses.replace(params, betas=betas, expression=expression),
+        local=local,
         vertices=verts,
         landmarks=points,
         camera=camera,

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from fitting.config import FitConfig
+from fitting.config import AnyFitConfig, FitConfig
+from fitting.fit_model import FitModel
 from fitting.observation import Observation
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, rotation_matrix
 
 INNER = slice(17, 68)
+CLOSURE_PAIRS = ((37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65))
+"""Upper and lower landmarks of the right eye, the left eye and the inner lips."""
 JAW_SIGMA = (0.2, 0.03, 0.03)
 """Prior of the jaw's rotation (opening, sideways, rolling), radians."""
 JAW_CLOSED_SIGMA = 0.02
@@ -86,7 +89,7 @@ class Targets:
     """(468,)"""
 
 
-def landmark_targets(observation: Observation, config: FitConfig) -> Targets:
+def landmark_targets(observation: Observation, config: AnyFitConfig) -> Targets:
     """One photo's landmarks; what is unsure, missing, outside the photo or masked weighs nothing."""
     side = observation.image.shape[-2]
 
@@ -117,6 +120,26 @@ def landmark_residuals(head: HeadModel, geometry: Geometry, targets: Targets, co
     return jnp.concatenate([residuals, dense_error * precision[:, None]])
 
 
+def closure_error(points: Array, targets: Targets) -> tuple[Array, Array]:
+    """How far the openings of lids and lips are from those seen (the closure terms of the released code).
+
+    points (68, 2) fitted, in the targets' units -> (7, 2) difference of the vectors from lower to upper point, and
+    (7,) weights, 0 where either point is hidden.
+    """
+    upper, lower = jnp.asarray(CLOSURE_PAIRS).T
+    error = (points[upper] - points[lower]) - (targets.points[upper] - targets.points[lower])
+    return error, jnp.minimum(targets.weights[upper], targets.weights[lower])
+
+
+def closure_residuals(head: HeadModel, geometry: Geometry, targets: Targets, config: FitConfig) -> Array:
+    """(7, 2) of the lids' and lips' openings in noise levels; (0, 2) where the config leaves them out."""
+    if not config.closure_sigma:
+        return jnp.zeros((0, 2))
+    points = geometry.camera(1.0).project(landmarks(head, geometry.params()))[..., :2]
+    error, weights = closure_error(points, targets)
+    return error * (jnp.sqrt(weights) / config.closure_sigma)[:, None]
+
+
 def landmark_noise(head: HeadModel, config: FitConfig) -> Array:
     """(68,) standard deviations as shares of the crop's side; where the detector's spread on this head was measured,
     the inner ones are shared out by it around `landmark_sigma`."""
@@ -138,6 +161,14 @@ def prior_residuals(head: HeadModel, geometry: Geometry) -> Array:
     return jnp.concatenate(known)
 
 
+def smoothing_residuals(model: FitModel, geometry: Geometry, config: FitConfig) -> Array:
+    """Residuals of the smoothing term: half the sum of their squares is the mean squared Laplacian times its weight.
+    (S' + E',), or (0,) where it has no weight."""
+    if not config.smoothing_weight:
+        return jnp.zeros(0)
+    return jnp.sqrt(2.0 * config.smoothing_weight) * model.roughness(geometry.betas, geometry.expression)
+
+
 def huber_energy(residuals: Array) -> Array:
     """Sum over landmarks of the Huber loss of the residuals' lengths. residuals: (L, 2) -> ()."""
     squared = jnp.sum(residuals**2, axis=-1)
@@ -146,19 +177,35 @@ def huber_energy(residuals: Array) -> Array:
     return jnp.sum(jnp.where(beyond, ROBUST_SCALE * length - 0.5 * ROBUST_SCALE**2, 0.5 * squared))
 
 
-def fit_landmarks(head: HeadModel, targets: Targets, config: FitConfig) -> Geometry:
-    """Fit one photo's landmarks: a rigid stage from several yaws, then all geometry.
+def fit_landmarks(model: FitModel, targets: Targets, config: FitConfig) -> Geometry:
+    """Fit one photo's landmarks: a rigid stage from several yaws, then the global coefficients, then local ones too.
 
     Returns:
       The geometry of least energy met.
     """
-    start = _fit_rigid(head, targets.points, targets.weights.at[:17].set(0.0), config)
+    coarse = model.without_local()
+    start = _fit_rigid(coarse.head, targets.points, targets.weights.at[:17].set(0.0), config)
+    geometry = _fit_all(coarse, start, targets, config, config.landmark_steps)
+    if not model.has_local:
+        return geometry
+    betas, expression = model.widen(geometry.betas, geometry.expression)
+    geometry = dataclasses.replace(geometry, betas=betas, expression=expression)
+    return _fit_all(model, geometry, targets, config, config.local_steps)
+
+
+def _fit_all(model: FitModel, start: Geometry, targets: Targets, config: FitConfig, steps: int) -> Geometry:
+    """Pose, camera and all coefficients of a model, from a start."""
+    head = model.head
     flat, unravel = ravel_pytree(start)
 
     def residuals(x: Array) -> tuple[Array, Array]:
-        return landmark_residuals(head, unravel(x), targets, config), prior_residuals(head, unravel(x))
+        geometry = unravel(x)
+        points = landmark_residuals(head, geometry, targets, config)
+        openings = closure_residuals(head, geometry, targets, config)
+        prior = jnp.concatenate([prior_residuals(head, geometry), smoothing_residuals(model, geometry, config)])
+        return jnp.concatenate([points, openings]), prior
 
-    return unravel(_levenberg_marquardt(residuals, flat, config.landmark_steps)[0])
+    return unravel(_levenberg_marquardt(residuals, flat, steps)[0])
 
 
 def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig) -> Geometry:

@@ -9,7 +9,16 @@ from jax import Array
 
 from fitting.appearance import estimate_light, light_prior_residuals, skin_triangles, surface
 from fitting.config import FitConfig
-from fitting.landmark_fit import Geometry, Targets, huber_energy, landmark_residuals, prior_residuals
+from fitting.fit_model import FitModel
+from fitting.landmark_fit import (
+    Geometry,
+    Targets,
+    closure_residuals,
+    huber_energy,
+    landmark_residuals,
+    prior_residuals,
+    smoothing_residuals,
+)
 from flamejax.head import HeadModel, vertices
 from flamejax.render import ambient_light, rasterize, shade
 
@@ -25,7 +34,7 @@ STEP_SIZES = {
     "light": 2e-2,
 }
 """Adam's step sizes, in the unknowns' own units."""
-TERMS = ("landmark", "photometric", "regularisation")
+TERMS = ("landmark", "closure", "photometric", "regularisation", "smoothing")
 
 
 @jax.tree_util.register_dataclass
@@ -69,22 +78,24 @@ def photometric_energy(difference: Array, weights: Array, scale: float) -> Array
 
 
 def energies(
-    head: HeadModel, unknowns: Unknowns, face_index: Array, skin: Array, evidence: Evidence, config: FitConfig
+    model: FitModel, unknowns: Unknowns, face_index: Array, skin: Array, evidence: Evidence, config: FitConfig
 ) -> dict[str, Array]:
     """The terms of Eq. 11 for one photo at fixed visibility; their sum is what is minimised."""
-    geometry = unknowns.geometry
+    head, geometry = model.head, unknowns.geometry
     verts = vertices(head, geometry.params())
     screen = geometry.camera(config.render_size).project(verts)
     albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
     difference = evidence.image - albedo * shade(normals, unknowns.light)
-    weights = _pixel_weights(face_index, skin, evidence)
+    weights = pixel_weights(face_index, skin, evidence)
     residuals = landmark_residuals(head, geometry, evidence.targets, config)
     prior = jnp.sum(prior_residuals(head, geometry) ** 2) + jnp.sum(unknowns.texture**2)
     prior += jnp.sum(light_prior_residuals(unknowns.light) ** 2)
     return {
         "landmark": huber_energy(residuals),
+        "closure": huber_energy(closure_residuals(head, geometry, evidence.targets, config)),
         "photometric": config.photometric_weight * photometric_energy(difference, weights, config.photometric_scale),
         "regularisation": 0.5 * prior,
+        "smoothing": 0.5 * jnp.sum(smoothing_residuals(model, geometry, config) ** 2),
     }
 
 
@@ -98,7 +109,7 @@ class Best:
     """(B,) each."""
 
 
-def refine(head: HeadModel, geometry: Geometry, evidence: Evidence, config: FitConfig) -> Best:
+def refine(model: FitModel, geometry: Geometry, evidence: Evidence, config: FitConfig) -> Best:
     """Light by least squares, then Eq. 11 by Adam for a batch of photos; every photo keeps its own best iterate.
 
     Args:
@@ -107,12 +118,13 @@ def refine(head: HeadModel, geometry: Geometry, evidence: Evidence, config: FitC
     Returns:
       The best iterates, leading axis (B,).
     """
+    head = model.head
     skin = skin_triangles(head)
     count = evidence.image.shape[0]
-    optimiser = _optimiser(config)
+    optimiser = _optimiser(model, config)
 
     def terms_of(unknowns: Unknowns, face_index: Array) -> dict[str, Array]:
-        return jax.vmap(lambda u, f, e: energies(head, u, f, skin, e, config))(unknowns, face_index, evidence)
+        return jax.vmap(lambda u, f, e: energies(model, u, f, skin, e, config))(unknowns, face_index, evidence)
 
     def step(state, face_index: Array):  # noqa: ANN001, ANN202
         unknowns, moments = state
@@ -144,11 +156,15 @@ def refine(head: HeadModel, geometry: Geometry, evidence: Evidence, config: FitC
     return best
 
 
-def _optimiser(config: FitConfig) -> optax.GradientTransformation:
-    """Adam with a step size for each kind of unknown and cosine decay."""
+def _optimiser(model: FitModel, config: FitConfig) -> optax.GradientTransformation:
+    """Adam with a step size for each kind of unknown, slower for the eyeballs, and cosine decay."""
+    sizes: dict[str, float | Array] = dict(STEP_SIZES)
+    sizes["eyes"] = config.eyeball_rate * STEP_SIZES["eyes"]
+    sizes["betas"] = STEP_SIZES["betas"] * model.step_rates(config.eyeball_rate)[0][None]
+    sizes["expression"] = STEP_SIZES["expression"] * model.step_rates(config.eyeball_rate)[1][None]
 
     def scale_each(updates: optax.Updates, _: optax.Params) -> optax.Updates:
-        return jax.tree_util.tree_map_with_path(lambda path, update: STEP_SIZES[path[-1].name] * update, updates)
+        return jax.tree_util.tree_map_with_path(lambda path, update: sizes[path[-1].name] * update, updates)
 
     schedule = optax.cosine_decay_schedule(config.learning_rate, max(config.photometric_steps, 1), alpha=0.05)
     return optax.chain(
@@ -163,11 +179,11 @@ def _light(
     verts = vertices(head, unknowns.geometry.params())
     screen = unknowns.geometry.camera(config.render_size).project(verts)
     albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
-    weights = _pixel_weights(face_index, skin, evidence)
+    weights = pixel_weights(face_index, skin, evidence)
     return estimate_light(evidence.image, albedo, normals, weights, config.photometric_scale)
 
 
-def _pixel_weights(face_index: Array, skin: Array, evidence: Evidence) -> Array:
+def pixel_weights(face_index: Array, skin: Array, evidence: Evidence) -> Array:
     """(R, R): 1 where visible skin is compared."""
     return evidence.allowed * skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
 

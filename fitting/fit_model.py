@@ -1,0 +1,137 @@
+"""What is fitted to photos: a head model, with local models or without, and what a fit must know of its coefficients."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy import sparse
+
+from flamejax.head import HeadModel
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FitModel:
+    """A head whose coefficients are the global ones first, then those of the local models (Eq. 5). Made by `prepare`.
+
+    The local models are further rows of the head's basis, so everything that takes a head takes this one.
+    """
+
+    head: HeadModel
+    """S' = global_betas + local shape and E' = global_expression + local expression components."""
+    eyeball_betas: Array
+    """(S',) bool: coefficients of the eyeballs' local models."""
+    eyeball_expression: Array
+    """(E',) bool"""
+    smoothing_root: Array
+    """(S' + E', S' + E') R with |R c|^2 = the mean squared Laplacian, in mm, of the displacement of coefficients c."""
+    num_betas: int = dataclasses.field(metadata={"static": True})
+    """S of the head without local models: what `Fit.params` has."""
+    num_expression: int = dataclasses.field(metadata={"static": True})
+    """E of the head without local models."""
+    global_betas: int = dataclasses.field(metadata={"static": True})
+    """Leading coefficients of `head` that are global: S without local models, the paper's N_S with them."""
+    global_expression: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def has_local(self) -> bool:
+        """Whether there are local models."""
+        return self.head.num_betas > self.global_betas or self.head.num_expression > self.global_expression
+
+    def without_local(self) -> FitModel:
+        """The global components only: what the stages before the local one fit."""
+        if not self.has_local:
+            return self
+        head, betas, expression = self.head, self.global_betas, self.global_expression
+        kept = np.r_[:betas, head.num_betas : head.num_betas + expression]
+        rows = np.r_[kept, head.num_betas + head.num_expression : len(head.basis)]
+        limits = head.expression_range
+        coarse = dataclasses.replace(
+            head,
+            basis=head.basis[rows],
+            joint_dirs=head.joint_dirs[..., kept],
+            num_betas=betas,
+            expression_range=None if limits is None else limits[:, :expression],
+        )
+        return dataclasses.replace(
+            self,
+            head=coarse,
+            eyeball_betas=self.eyeball_betas[:betas],
+            eyeball_expression=self.eyeball_expression[:expression],
+            smoothing_root=self.smoothing_root[:, kept],
+        )
+
+    def step_rates(self, eyeball_rate: float) -> tuple[Array, Array]:
+        """(S',), (E',) factors on step sizes: 1, and `eyeball_rate` for the eyeballs' coefficients."""
+        return tuple(jnp.where(e, eyeball_rate, 1.0) for e in (self.eyeball_betas, self.eyeball_expression))
+
+    def roughness(self, betas: Array, expression: Array) -> Array:
+        """(S' + E',) whose squares sum to the mean squared Laplacian (mm^2) of the displacement from the mean head."""
+        return jnp.matmul(self.smoothing_root, jnp.concatenate([betas, expression]))
+
+    def split(self, betas: Array, expression: Array) -> tuple[Array, Array, Array | None]:
+        """Coefficients of `head` as those of the head without local models, zeros where the local models stand for
+        them, and the local ones: (*b, S'), (*b, E') -> (*b, S), (*b, E), (*b, L) shape before expression, or None."""
+        parts = []
+        for values, kept, width in (
+            (betas, self.global_betas, self.num_betas),
+            (expression, self.global_expression, self.num_expression),
+        ):
+            lead = [(0, 0)] * (values.ndim - 1)
+            parts.append(jnp.pad(values[..., :kept], [*lead, (0, width - kept)]))
+        if not self.has_local:
+            return parts[0], parts[1], None
+        local = jnp.concatenate([betas[..., self.global_betas :], expression[..., self.global_expression :]], axis=-1)
+        return parts[0], parts[1], local
+
+    def widen(self, betas: Array, expression: Array) -> tuple[Array, Array]:
+        """Global coefficients (N_S,), (N_E,) with zeros for the local ones: (S',), (E')."""
+        return (
+            jnp.pad(betas, (0, self.head.num_betas - self.global_betas)),
+            jnp.pad(expression, (0, self.head.num_expression - self.global_expression)),
+        )
+
+
+def smoothing_root(head: HeadModel) -> np.ndarray:
+    """(S + E, S + E) R with |R c|^2 = mean over vertices of |Laplacian of the displacement of coefficients c|^2, mm^2.
+
+    The Laplacian is that of the mesh's graph: the mean of a vertex's neighbours minus the vertex.
+    """
+    count, components = head.num_vertices, head.num_betas + head.num_expression
+    faces = np.asarray(head.faces)
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    ends = np.concatenate([ends, ends[:, ::-1]])
+    near = sparse.csr_matrix((np.ones(len(ends), np.float32), ends.T), shape=(count, count))
+    near.data[:] = 1.0  # an edge of two triangles is one neighbour
+    valence = np.maximum(np.asarray(near.sum(axis=1)).ravel(), 1.0)
+    laplacian = (sparse.diags(1.0 / valence) @ near - sparse.eye(count)).astype(np.float32)
+    fields = 1e3 * np.asarray(head.basis[:components], np.float32).reshape(-1, count)  # millimetres
+    rough = (laplacian @ fields.T).T.reshape(components, -1)
+    gram = (rough @ rough.T).astype(np.float64) / count
+    values, vectors = np.linalg.eigh(gram)
+    return (np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T).astype(np.float32)
+
+
+def prepare(head: HeadModel) -> FitModel:
+    """Make a head ready to be fitted. Worth keeping: it takes about a second.
+
+    Args:
+      head: the head model.
+
+    Returns:
+      What `fitting.fit` takes in place of the head.
+    """
+    return FitModel(
+        head=head,
+        eyeball_betas=jnp.zeros(head.num_betas, bool),
+        eyeball_expression=jnp.zeros(head.num_expression, bool),
+        smoothing_root=jnp.asarray(smoothing_root(head)),
+        num_betas=head.num_betas,
+        num_expression=head.num_expression,
+        global_betas=head.num_betas,
+        global_expression=head.num_expression,
+    )

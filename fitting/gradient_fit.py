@@ -1,0 +1,183 @@
+"""Algorithm 1 by gradient descent on Eqs. 11-12, as the paper and its released code run it. For comparison with ours."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from fitting.appearance import skin_triangles, surface
+from fitting.config import GradientFitConfig
+from fitting.fit_model import FitModel
+from fitting.landmark_fit import INNER, Geometry, Targets, closure_error
+from fitting.photometric_fit import Best, Evidence, Unknowns, pixel_weights, visible_faces
+from flamejax.head import HeadModel, HeadParams, landmarks, vertices
+from flamejax.render import ambient_light, shade
+
+RIGID = ("orient", "camera")
+"""Unknowns of the rigid stage."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Variables:
+    """The unknowns of one photo in the released code's units: the crop reaches from -1 to 1."""
+
+    orient: Array
+    """(3,) axis-angle."""
+    camera: Array
+    """(3,) s, tx, ty of a point's place s x + tx, -s y + ty. (The released code has s (x + tx): plain descent with the
+    paper's step diverges there, as s, about 10, multiplies the gradient of tx and again what tx moves.)"""
+    jaw: Array
+    """(3,)"""
+    betas: Array
+    """(S',)"""
+    expression: Array
+    """(E',)"""
+    eyes: Array
+    """(2,) radians."""
+    texture: Array
+    """(C,)"""
+    light: Array
+    """(9, 3)"""
+
+    def unknowns(self) -> Unknowns:
+        """The same in the units of `fitting.photometric_fit`, where the crop reaches from 0 to 1."""
+        scale, translation = 0.5 * self.camera[0], 0.5 + 0.5 * self.camera[1:]
+        # A scale must stay positive for its logarithm; plain descent does not promise it.
+        log_scale = jnp.log(jnp.maximum(scale, 1e-3))
+        geometry = Geometry(self.orient, log_scale, translation, self.jaw, self.betas, self.expression, self.eyes)
+        return Unknowns(geometry, self.texture, self.light)
+
+
+def descend(model: FitModel, evidence: Evidence, config: GradientFitConfig) -> Best:
+    """Fit a batch of photos: rigid, then global, then with local models, each by gradient descent.
+
+    Args:
+      evidence: leading axis (B,).
+
+    Returns:
+      The last iterates and the terms of their loss, leading axis (B,).
+    """
+    skin = skin_triangles(model.head)
+    return jax.vmap(lambda one: _descend_one(model, one, skin, config))(evidence)
+
+
+def _descend_one(model: FitModel, evidence: Evidence, skin: Array, config: GradientFitConfig) -> Best:
+    optimiser = optax.sgd(config.learning_rate) if config.optimiser == "sgd" else optax.adam(config.learning_rate)
+
+    def rigid_step(state, _):  # noqa: ANN001, ANN202
+        variables, moments = state
+        gradient = jax.grad(lambda v: landmark_loss(model.head, v, evidence.targets, config, INNER))(variables)
+        return _move(optimiser, variables, moments, gradient, _rigid_only(variables)), None
+
+    def step(state, index: Array):  # noqa: ANN001, ANN202
+        variables, moments = state
+        gradient = jax.grad(lambda v: _total(loss_terms(model, v, evidence, skin, config)))(variables)
+        local = jnp.where(index < config.global_iterations, 0.0, 1.0)
+        return _move(optimiser, variables, moments, gradient, _rates(model, variables, local, config)), None
+
+    start = _start(model.head, evidence.targets)
+    state, _ = jax.lax.scan(rigid_step, (start, optimiser.init(start)), length=config.rigid_iterations)
+    rest = config.iterations - config.rigid_iterations
+    (variables, _), _ = jax.lax.scan(step, (state[0], optimiser.init(state[0])), jnp.arange(rest))
+    return Best(variables.unknowns(), loss_terms(model, variables, evidence, skin, config))
+
+
+def _move(optimiser, variables: Variables, moments, gradient: Variables, rates: Variables):  # noqa: ANN001, ANN202
+    updates, moments = optimiser.update(gradient, moments)
+    return optax.apply_updates(variables, jax.tree.map(jnp.multiply, updates, rates)), moments
+
+
+def _rigid_only(variables: Variables) -> Variables:
+    """1 for the rigid stage's unknowns, 0 for others."""
+    return Variables(**{n: jnp.full_like(v, float(n in RIGID)) for n, v in vars(variables).items()})
+
+
+def _rates(model: FitModel, variables: Variables, local: Array, config: GradientFitConfig) -> Variables:
+    """Factors on the step sizes: half speed for eyeballs, `local` (0 or 1) for the local models."""
+    betas, expression = model.step_rates(config.eyeball_rate)
+    ones = jax.tree.map(jnp.ones_like, variables)
+    return dataclasses.replace(
+        ones,
+        betas=betas.at[model.global_betas :].multiply(local),
+        expression=expression.at[model.global_expression :].multiply(local),
+        eyes=config.eyeball_rate * ones.eyes,
+    )
+
+
+def _start(head: HeadModel, targets: Targets) -> Variables:
+    """The mean head, frontal, over the landmarks seen: least-squares scale and place (5 and 0 in the released code,
+    whose crops are all alike)."""
+    points = landmarks(head, HeadParams.zeros(head))[:, :2] * jnp.asarray([1.0, -1.0])
+    weights = targets.weights.at[:17].set(0.0)
+    share = (weights / jnp.maximum(jnp.sum(weights), 1e-6))[:, None]
+    seen = 2.0 * targets.points - 1.0
+    centre, middle = jnp.sum(share * points, axis=0), jnp.sum(share * seen, axis=0)
+    spread = jnp.sum(share * (points - centre) ** 2)
+    scale = jnp.sqrt(jnp.sum(share * (seen - middle) ** 2) / (spread + 1e-12) + 1e-6)
+    camera = jnp.concatenate([scale[None], middle - scale * centre])
+    return Variables(
+        orient=jnp.zeros(3),
+        camera=camera,
+        jaw=jnp.zeros(3),
+        betas=jnp.zeros(head.num_betas),
+        expression=jnp.zeros(head.num_expression),
+        eyes=jnp.zeros(2),
+        texture=jnp.zeros(head.albedo_basis.shape[0]),
+        light=ambient_light(),
+    )
+
+
+def loss_terms(
+    model: FitModel, variables: Variables, evidence: Evidence, skin: Array, config: GradientFitConfig
+) -> dict[str, Array]:
+    """The weighted terms of Eq. 11, and those of the released code, for one photo at the visibility of its iterate."""
+    head, unknowns = model.head, variables.unknowns()
+    geometry = unknowns.geometry
+    face_index = visible_faces(head, jax.lax.stop_gradient(geometry), config.render_size)
+    verts = vertices(head, geometry.params())
+    screen = geometry.camera(config.render_size).project(verts)
+    albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
+    difference = jnp.abs(evidence.image - albedo * shade(normals, unknowns.light))
+    weights = pixel_weights(face_index, skin, evidence)
+    photometric = jnp.sum(weights[..., None] * difference) / (3.0 * jnp.maximum(jnp.sum(weights), 1.0))
+    coefficients = (geometry.betas, geometry.expression, unknowns.texture)
+    squared = sum((jnp.sum(c**2) for c in coefficients), start=jnp.zeros(()))
+    smoothing = jnp.sum(model.roughness(geometry.betas, geometry.expression) ** 2)
+    return {
+        "landmark": config.landmark_weight * landmark_loss(head, variables, evidence.targets, config, slice(0, 68)),
+        "closure": config.closure_weight * _closure_loss(head, geometry, evidence.targets),
+        "photometric": config.photometric_weight * photometric,
+        "regularisation": config.regularisation_weight * 0.5 * squared,
+        "smoothing": config.smoothing_weight * smoothing,
+    }
+
+
+def landmark_loss(
+    head: HeadModel, variables: Variables, targets: Targets, config: GradientFitConfig, which: slice
+) -> Array:
+    """Mean over the visible landmarks of `which` of their distance (l2) or of its two parts' sum (l1): ()."""
+    geometry = variables.unknowns().geometry
+    points = geometry.camera(1.0).project(landmarks(head, geometry.params()))[..., :2]
+    error = 2.0 * (points - targets.points)[which]
+    visible = (targets.weights[which] > 0).astype(error.dtype)
+    if config.landmark_norm == "l1":
+        distance = jnp.sum(jnp.abs(error), axis=-1)
+    else:
+        distance = jnp.sqrt(jnp.sum(error**2, axis=-1) + 1e-12)
+    return jnp.sum(visible * distance) / jnp.maximum(jnp.sum(visible), 1.0)
+
+
+def _closure_loss(head: HeadModel, geometry: Geometry, targets: Targets) -> Array:
+    """Mean distance between the openings of lids and lips, fitted and seen: ()."""
+    points = geometry.camera(1.0).project(landmarks(head, geometry.params()))[..., :2]
+    error, weights = closure_error(points, targets)
+    visible = (weights > 0).astype(error.dtype)
+    distance = jnp.sqrt(jnp.sum((2.0 * error) ** 2, axis=-1) + 1e-12)
+    return jnp.sum(visible * distance) / jnp.maximum(jnp.sum(visible), 1.0)
+
+
+def _total(terms: dict[str, Array]) -> Array:
+    return sum(terms.values(), start=jnp.zeros(()))
