@@ -9,6 +9,7 @@ from flamejax.head.landmarks import contour_bin, landmark_triangles, landmarks, 
 from flamejax.head.load import load_head
 from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
 from flamejax.head.rotation import rotation_matrix
+from flamejax.head.unpose import rest_joints, unpose
 
 __all__ = [
     "JOINT_NAMES",
@@ -32,7 +33,9 @@ __all__ = [
     "load_head",
     "open_head_path",
     "pose_shaped",
+    "rest_joints",
     "rotation_matrix",
     "shape_identity",
+    "unpose",
     "vertices",
 ]

@@ -33,3 +33,35 @@ def skew_matrix(vector: Array) -> Array:
     zero = jnp.zeros_like(x)
     rows = [jnp.stack(row, axis=-1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
     return jnp.stack(rows, axis=-2)
+
+
+def axis_angle(matrix: Array) -> Array:
+    """Axis-angle vectors of rotation matrices, the inverse of `rotation_matrix`; for angles of up to pi.
+
+    Args:
+      matrix: (*b, 3, 3) rotations.
+
+    Returns:
+      (*b, 3) radians. By way of the quaternion's largest component, so it is exact near no turn and near half a turn.
+    """
+    m = [[matrix[..., i, j] for j in range(3)] for i in range(3)]
+    trace = m[0][0] + m[1][1] + m[2][2]
+    # Rows: the quaternion (w, x, y, z) times four times its w, x, y or z; the row of largest length is well conditioned.
+    odd = [m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]]
+    even = [m[0][1] + m[1][0], m[0][2] + m[2][0], m[1][2] + m[2][1]]
+    squares = [1 + trace, *(1 + 2 * m[i][i] - trace for i in range(3))]
+    rows = [
+        [squares[0], odd[0], odd[1], odd[2]],
+        [odd[0], squares[1], even[0], even[1]],
+        [odd[1], even[0], squares[2], even[2]],
+        [odd[2], even[1], even[2], squares[3]],
+    ]
+    table = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+    best = jnp.argmax(jnp.stack(squares, axis=-1), axis=-1)[..., None, None]
+    row = jnp.take_along_axis(table, jnp.broadcast_to(best, (*best.shape[:-1], 4)), axis=-2)[..., 0, :]
+    row = row * jnp.where(row[..., :1] < 0, -1.0, 1.0)
+    sine = jnp.sqrt(jnp.sum(row[..., 1:] ** 2, axis=-1, keepdims=True))
+    small = sine < 1e-6 * row[..., :1]
+    angle = 2 * jnp.arctan2(sine, row[..., :1])
+    # Near no turn, angle / sine tends to 2 / w.
+    return row[..., 1:] * jnp.where(small, 2 / row[..., :1], angle / jnp.where(small, 1.0, sine))

@@ -1,0 +1,41 @@
+"""Makes pieces of the open scans: reads one piece of work a line, answers `done`. Started by `store`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from experiments import runtime
+from flamejax.head import HeadModel, load_head
+
+from . import details, scans, store, subjects
+
+
+@functools.lru_cache(maxsize=1)
+def prepared() -> tuple[HeadModel, details.Skin, subjects.Sources]:
+    """What scans are made from: read once per process."""
+    head = load_head()
+    return head, details.skin_of(head), subjects.load_sources(store.sources_path())
+
+
+def do(piece: str) -> None:
+    """Make one piece: `sources`, `scans SUBJECT` or `photo SUBJECT EXPRESSION`."""
+    kind, *numbers = piece.split()
+    if kind == "sources":
+        subjects.prepare(store.sources_path())
+    elif kind == "scans":
+        (subject,) = map(int, numbers)
+        store.write_scans(scans.make_subject(*prepared(), subject), store.scans_path(subject))
+    else:
+        raise ValueError(f"no such piece of work: {piece!r}")
+
+
+def main() -> None:
+    runtime.use_compilation_cache()
+    for line in sys.stdin:
+        do(line.strip())
+        print(f"done {line.strip()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

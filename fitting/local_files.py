@@ -1,0 +1,183 @@
+"""Files of local models: one `.npz`, versioned, without pickles, of half-precision unit vectors and their scales."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fitting.local_model import LocalModel, LocalRegion, check_belongs
+from flamejax.head import HeadFileError, HeadModel
+from flamejax.head.npy_files import read_npz
+from flamejax.io.files import write_bytes
+
+FORMAT_VERSION = 1
+VARIANTS = {"paper": "open_head_local.npz", "full": "open_head_local_full.npz"}
+"""The shipped local models of the open head: after the paper's 10 + 10 global components, and after all of them."""
+PARTS = ("shape", "expression")
+MOST = 10_000
+"""Components or vertices of one region: more is no local model."""
+_FORMS = {
+    "format_version": ("iu", 0),
+    "head_name": ("U", 0),
+    "head_version": ("U", 0),
+    "head_hash": ("U", 0),
+    "num_vertices": ("iu", 0),
+    "num_betas": ("iu", 0),
+    "num_expression": ("iu", 0),
+    "region_names": ("U", 1),
+    "vertex_counts": ("iu", 1),
+    "component_counts": ("iu", 2),
+    "variance": ("f", 2),
+    "vertex_index": ("iu", 1),
+    "shape_basis": ("f", 1),
+    "shape_deviation": ("f", 1),
+    "expression_basis": ("f", 1),
+    "expression_deviation": ("f", 1),
+}
+
+
+def local_model_path(variant: Literal["paper", "full"] = "paper") -> Path:
+    """Where a shipped local model of the open head lies. Raises: ValueError for an unknown variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r} of the local model; there are: {', '.join(VARIANTS)}.")
+    return Path(__file__).with_name("assets") / VARIANTS[variant]
+
+
+def load_local_model(
+    head: HeadModel, path: str | os.PathLike[str] | None = None, *, variant: Literal["paper", "full"] = "paper"
+) -> LocalModel:
+    """Load local models for a head.
+
+    Args:
+      head: the head they must belong to.
+      path: a file of `python -m experiments.train --config local_pca`; None for what is shipped for the open head.
+      variant: of the shipped ones; "paper": after the top 10 identity and 10 expression components, as the paper has it;
+        "full": after all components, for what the global model lacks.
+
+    Raises:
+      HeadFileError: the file is missing, damaged, of another version, or belongs to another head; the message names it.
+    """
+    chosen = local_model_path(variant) if path is None else Path(path)
+    local = read_local_model(chosen)
+    check_belongs(head, local, str(chosen))
+    if local.num_vertices != head.num_vertices or not (
+        local.num_betas <= head.num_betas and local.num_expression <= head.num_expression
+    ):
+        raise HeadFileError(f"{chosen}: does not fit its own head's size. Fetch or train it again.")
+    return local
+
+
+def read_local_model(path: Path) -> LocalModel:
+    """A file's content, checked, whatever head it is for. Raises: HeadFileError, as `load_local_model`."""
+    if not path.is_file():
+        raise HeadFileError(
+            f"{path}: no such local model. `python -m experiments.train --config local_pca --output FILE` makes one."
+        )
+    found = read_npz(path)
+    _check(path, found)
+    counts, sizes = found["component_counts"].astype(int), found["vertex_counts"].astype(int)
+    indices = np.split(found["vertex_index"].astype(np.int32), np.cumsum(sizes)[:-1])
+    bases = [_bases(found, part, counts[:, i], sizes) for i, part in enumerate(PARTS)]
+    regions = tuple(
+        LocalRegion(str(name), index, shape, expression, (float(variance[0]), float(variance[1])))
+        for name, index, shape, expression, variance in zip(
+            found["region_names"], indices, *bases, found["variance"], strict=True
+        )
+    )
+    return LocalModel(
+        head_name=str(found["head_name"]),
+        head_version=str(found["head_version"]),
+        head_hash=str(found["head_hash"]),
+        num_vertices=int(found["num_vertices"]),
+        num_betas=int(found["num_betas"]),
+        num_expression=int(found["num_expression"]),
+        regions=regions,
+        provenance={
+            name.removeprefix("provenance_"): str(value)
+            for name, value in found.items()
+            if name.startswith("provenance_") and value.dtype.kind == "U"
+        },
+    )
+
+
+def write_local_model(path: str | os.PathLike[str], local: LocalModel) -> None:
+    """Write local models, whole or not at all. Raises: OSError, the folder is missing or the disk refuses."""
+    regions = local.regions
+    arrays: dict[str, Any] = {
+        "format_version": np.int32(FORMAT_VERSION),
+        "head_name": np.asarray(local.head_name),
+        "head_version": np.asarray(local.head_version),
+        "head_hash": np.asarray(local.head_hash),
+        "num_vertices": np.int32(local.num_vertices),
+        "num_betas": np.int32(local.num_betas),
+        "num_expression": np.int32(local.num_expression),
+        "region_names": np.array([region.name for region in regions]),
+        "vertex_counts": np.array([len(region.index) for region in regions], np.int32),
+        "component_counts": np.array([[len(rows) for rows in region.bases] for region in regions], np.int32),
+        "variance": np.array([region.variance for region in regions], np.float64),
+        "vertex_index": np.concatenate([region.index for region in regions]).astype(np.int32),
+    }
+    for i, part in enumerate(PARTS):
+        rows = [region.bases[i] for region in regions]
+        lengths = [np.sqrt(np.sum(np.square(r, dtype=np.float64), axis=(1, 2))) for r in rows]
+        # Unit vectors: metres per deviation are too small for half precision.
+        units = [r / np.maximum(n, 1e-30)[:, None, None] for r, n in zip(rows, lengths, strict=True)]
+        arrays[f"{part}_basis"] = np.concatenate([unit.astype(np.float16).ravel() for unit in units])
+        arrays[f"{part}_deviation"] = np.concatenate(lengths).astype(np.float32)
+    arrays |= {f"provenance_{name}": np.asarray(text) for name, text in local.provenance.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def _bases(found: dict[str, np.ndarray], part: str, counts: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Each region's (K, 3, n) metres per standard deviation."""
+    flat, deviations = found[f"{part}_basis"], np.split(found[f"{part}_deviation"], np.cumsum(counts)[:-1])
+    pieces = np.split(flat, np.cumsum(3 * counts * sizes)[:-1])
+    return [
+        piece.astype(np.float32).reshape(count, 3, size) * deviation[:, None, None].astype(np.float32)
+        for piece, count, size, deviation in zip(pieces, counts, sizes, deviations, strict=True)
+    ]
+
+
+def _check(path: Path, found: dict[str, np.ndarray]) -> None:
+    def wrong(what: str) -> HeadFileError:
+        return HeadFileError(f"{path}: {what}. Fetch or train it again.")
+
+    if "format_version" not in found or "component_counts" not in found:
+        raise wrong("not a file of local models")
+    if found["format_version"].ndim or int(found["format_version"]) != FORMAT_VERSION:
+        raise HeadFileError(
+            f"{path}: local model format {found['format_version']}, but this flamejax reads format {FORMAT_VERSION}."
+        )
+    for name, (kinds, axes) in _FORMS.items():
+        if name not in found:
+            raise wrong(f"the array '{name}' is missing")
+        array = found[name]
+        if array.dtype.kind not in kinds or array.ndim != axes:
+            raise wrong(f"'{name}' is {array.dtype} with {array.ndim} axes, which is not its form")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise wrong(f"'{name}' holds numbers that are not finite")
+        if array.dtype.kind in "iu" and array.size and not (array.min() >= 0 and array.max() < 1e9):
+            raise wrong(f"'{name}' holds impossible counts")
+    names, sizes, counts = found["region_names"], found["vertex_counts"], found["component_counts"]
+    regions = len(names)
+    if not regions or sizes.shape != (regions,) or not (
+        counts.shape == found["variance"].shape == (regions, 2)
+    ):
+        raise wrong("its regions do not agree in number")
+    if max(sizes.max(), counts.max()) > MOST:
+        raise wrong("it claims regions of impossible size")
+    expected = {"vertex_index": int(sizes.sum())}
+    for i, part in enumerate(PARTS):
+        expected[f"{part}_basis"] = int((3 * counts[:, i].astype(np.int64) * sizes).sum())
+        expected[f"{part}_deviation"] = int(counts[:, i].sum())
+    for name, length in expected.items():
+        if len(found[name]) != length:
+            raise wrong(f"'{name}' has {len(found[name])} numbers, expected {length}")
+    if found["vertex_index"].size and found["vertex_index"].max() >= int(found["num_vertices"]):
+        raise wrong("'vertex_index' points outside the head")
+    if any(np.abs(found[f"{part}_deviation"]).max(initial=0) > 1 for part in PARTS):
+        raise wrong("its deviations are beyond any head")

@@ -1,0 +1,121 @@
+"""Vertices -> rest-pose shape: skinning and pose correctives undone (Li et al. 2017, section 4; Diverse3DFace, section
+4.1: "we then unpose both the ground-truth and the fitted shapes")."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from flamejax.head.blend_skin import (
+    HIGHEST,
+    _blend,
+    _joint_transforms,
+    _joints,
+    _pose_feature,
+    _rotate,
+    _transform_rows,
+)
+from flamejax.head.model import HeadModel, HeadParams
+from flamejax.head.rotation import rotation_matrix, skew_matrix
+
+
+@jax.jit
+def unpose(head: HeadModel, vertices: Array, params: HeadParams, joints: Array | None = None) -> Array:
+    """The shape that posing would turn into `vertices`: the inverse of `flamejax.vertices` for a known pose.
+
+    Each vertex goes back through the inverse of its own blended transform, and the pose correctives are taken off. What
+    the model cannot express (a scan's detail) is kept. Where the blended transform has no inverse (joints turned by half
+    a turn against each other), the result is not finite.
+
+    Args:
+      head: the model.
+      vertices: (*b, V, 3) metres, world frame.
+      params: the pose, batch axes (*b,); betas and expression only place the joints.
+      joints: (*b, 5, 3) rest-pose joints, metres, head frame; of `params` when left out.
+
+    Returns:
+      (*b, V, 3) metres, head frame: template + blend shapes, and what the model lacks.
+
+    Raises:
+      ValueError: `vertices` is not (*b, V, 3) with the head's V.
+    """
+    if vertices.shape[-2:] != (head.num_vertices, 3):
+        raise ValueError(f"this head has {head.num_vertices} vertices, got an array of shape {vertices.shape}.")
+    rotations = rotation_matrix(params.joint_rotations())
+    joints = rest_joints(head, params) if joints is None else joints
+    planes = unposed_planes(head, jnp.swapaxes(vertices, -1, -2), rotations, joints, params.transl)
+    return jnp.swapaxes(planes, -1, -2)
+
+
+def unposed_planes(head: HeadModel, planes: Array, rotations: Array, joints: Array, transl: Array) -> Array:
+    """`unpose` of coordinate planes (*b, 3, V) -> (*b, 3, V), with the joints' rotations as matrices (*b, 5, 3, 3)."""
+    rotation, offset = _joint_transforms(rotations, joints, head.parents)
+    inverse, moved = _inverse_transforms(head, rotation, offset, transl)
+    correctives = _blend(head.basis[head.joint_dirs.shape[-1] :], _pose_feature(rotations))
+    return _applied(inverse, planes - moved) - correctives
+
+
+def unposed_jacobian(
+    head: HeadModel, planes: Array, rotations: Array, joints: Array, transl: Array
+) -> tuple[Array, Array]:
+    """`unposed_planes` of one scan and its derivative, in closed form: a fraction of the time of autodiff.
+
+    Turning a joint by a small vector d in its own axes (R -> R exp d) turns all that hangs on it about the joint.
+
+    Args:
+      planes: (3, V); rotations: (5, 3, 3); joints: (5, 3); transl: (3,).
+
+    Returns:
+      (3, V) the scan at rest, and (18, 3, V) its change with the five joints' d, then `transl`.
+    """
+    rotation, offset = _joint_transforms(rotations, joints, head.parents)
+    inverse, moved = _inverse_transforms(head, rotation, offset, transl)
+    basis = head.basis[head.joint_dirs.shape[-1] :]
+    corrected = _applied(inverse, planes - moved)
+    places = _rotate(rotation, joints) + offset
+    carried = jnp.asarray(_descendants(head.parents), planes.dtype)
+    weights = head.lbs_weights.T
+    # What hangs on each joint, as moved by it, relative to the joint; (5, 3, V).
+    parts = weights[:, None] * (jnp.einsum("kij,jv->kiv", rotation, corrected, precision=HIGHEST) + offset[..., None])
+    arms = jnp.einsum("kj,jiv->kiv", carried, parts, precision=HIGHEST)
+    arms = arms - places[..., None] * jnp.matmul(carried, weights, precision=HIGHEST)[:, None]
+    axes = jnp.swapaxes(rotation, -1, -2)[..., None]  # (5, 3, 3, 1): of each joint its three axes, in the world
+    turned = jnp.cross(jnp.broadcast_to(arms[:, None], (5, 3, *arms.shape[1:])), axes, axis=-2)
+    turned = jnp.concatenate([turned.reshape(15, 3, -1), -jnp.broadcast_to(jnp.eye(3)[..., None], (3, *planes.shape))])
+    columns = sum(inverse[None, :, j] * turned[:, None, j] for j in range(3))
+    skews = skew_matrix(jnp.eye(3))
+    features = jnp.einsum("kij,ajl->kail", rotations[1:], skews, precision=HIGHEST).reshape(-1, 3, 9)
+    correctives = jnp.einsum("kaf,kfv->kav", features, basis.reshape(len(features), 9, -1), precision=HIGHEST)
+    columns = columns.at[3:15].add(-correctives.reshape(-1, *planes.shape))
+    return corrected - _blend(basis, _pose_feature(rotations)), columns
+
+
+def _descendants(parents: tuple[int, ...]) -> np.ndarray:
+    """(K, K) bool: joint j hangs on joint k, or is it."""
+    carried = np.eye(len(parents), dtype=bool)
+    for joint, parent in reversed(list(enumerate(parents[1:], start=1))):
+        carried[parent] |= carried[joint]
+    return carried
+
+
+def rest_joints(head: HeadModel, params: HeadParams) -> Array:
+    """Joints of the shaped head before it is posed: (*b, 5, 3) metres, head frame."""
+    shaped = _joints(head, 0, params.betas, head.joint_template)
+    return _joints(head, head.num_betas, params.expression, shaped)
+
+
+def _inverse_transforms(head: HeadModel, rotation: Array, offset: Array, transl: Array) -> tuple[Array, Array]:
+    """Inverse of each vertex's blended matrix, (*b, 3, 3, V), and where its transform takes the origin, (*b, 3, V)."""
+    rows, weights = _transform_rows(rotation, offset, transl)[..., :-1], head.lbs_weights.T
+    flat = jnp.matmul(rows.reshape(-1, rows.shape[-1]), weights, precision=HIGHEST)
+    blended = flat.reshape(*rows.shape[:-2], 3, 4, weights.shape[-1])
+    columns = [blended[..., :, j, :] for j in range(3)]
+    cofactors = [jnp.cross(columns[(j + 1) % 3], columns[(j + 2) % 3], axis=-2) for j in range(3)]
+    determinant = jnp.sum(columns[0] * cofactors[0], axis=-2)[..., None, :]
+    inverse = jnp.stack([row / determinant for row in cofactors], axis=-3)
+    return inverse, blended[..., 3, :] + transl[..., None]
+
+
+def _applied(matrices: Array, planes: Array) -> Array:
+    """A matrix at each vertex: (*b, 3, 3, V) of (*b, 3, V) -> (*b, 3, V)."""
+    return sum(matrices[..., :, j, :] * planes[..., j, None, :] for j in range(3))

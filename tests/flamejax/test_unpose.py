@@ -1,0 +1,92 @@
+"""Unposing is the inverse of posing."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import flamejax
+from flamejax.head import HeadParams, joints, rest_joints, unpose
+from tests.heads import random_head, random_params
+
+BATCHES = [(), (1,), (3,)]
+
+
+@pytest.fixture(scope="module")
+def head():
+    return random_head()
+
+
+def shaped(head, params):
+    """Template + blend shapes, (*b, V, 3)."""
+    still = HeadParams.zeros(head, params.betas.shape[:-1])
+    return flamejax.vertices(head, dataclasses.replace(still, betas=params.betas, expression=params.expression))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_unposing_a_posed_head_gives_its_shape(head, batch):
+    params = random_params(head, seed=1, batch=batch, scale=0.4)
+    posed = flamejax.vertices(head, params)
+    found = unpose(head, posed, params)
+    assert found.shape == (*batch, head.num_vertices, 3)
+    np.testing.assert_allclose(found, shaped(head, params), atol=1e-6)
+    assert np.abs(np.asarray(posed - found)).max() > 0.02
+
+
+def test_what_the_model_lacks_survives(head):
+    params = random_params(head, seed=2, scale=0.4)
+    detail = 0.002 * np.random.default_rng(0).normal(size=head.v_template.shape).astype(np.float32)
+    richer = dataclasses.replace(head, v_template=head.v_template + detail)
+    np.testing.assert_allclose(
+        unpose(head, flamejax.vertices(richer, params), params), shaped(head, params) + detail, atol=1e-6
+    )
+
+
+def test_joints_may_be_given(head):
+    params = random_params(head, seed=3, batch=(2,))
+    posed = flamejax.vertices(head, params)
+    places = rest_joints(head, params)
+    still = dataclasses.replace(
+        HeadParams.zeros(head, (2,)), betas=params.betas, expression=params.expression, transl=jnp.zeros((2, 3))
+    )
+    chex.assert_trees_all_close(places, joints(head, still), atol=1e-6)
+    unknown = dataclasses.replace(params, betas=jnp.zeros_like(params.betas))
+    chex.assert_trees_all_close(unpose(head, posed, unknown, places), unpose(head, posed, params), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_batches_equal_singles_under_jit_and_vmap(head, batch):
+    params = random_params(head, seed=4, batch=batch)
+    posed = flamejax.vertices(head, params)
+    eager = unpose(head, posed, params)
+    with jax.disable_jit():
+        chex.assert_trees_all_close(unpose(head, posed, params), eager, atol=1e-6)
+    for index in np.ndindex(*batch):
+        single = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+        chex.assert_trees_all_close(eager[index], unpose(head, posed[index], single), atol=1e-6)
+    if batch:
+        mapped = jax.vmap(lambda points, one: unpose(head, points, one))(posed, params)
+        chex.assert_trees_all_close(mapped, eager, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_gradients_agree_forward_reverse_and_finite_differences(head, batch):
+    params = random_params(head, seed=5, batch=batch)
+    posed = flamejax.vertices(head, params)
+    scaled = jax.jit(lambda points, p: 1e3 * unpose(head, 1e-3 * points, p))
+    check_grads(scaled, (1e3 * posed, params), order=1, modes=("fwd", "rev"), eps=1e-2, rtol=0.03)
+
+
+def test_gradient_at_the_rest_pose_is_finite(head):
+    params = HeadParams.zeros(head)
+    found = jax.jacfwd(lambda p: unpose(head, flamejax.vertices(head, p), p))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+def test_another_heads_vertices_are_refused(head):
+    with pytest.raises(ValueError, match="162 vertices"):
+        unpose(head, jnp.zeros((7, 3)), HeadParams.zeros(head))
