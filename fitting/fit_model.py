@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from scipy import sparse
 
+from fitting.local_model import LocalModel, eyeball_coefficients, with_local
 from flamejax.head import HeadModel
 
 
@@ -116,22 +117,31 @@ def smoothing_root(head: HeadModel) -> np.ndarray:
     return (np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T).astype(np.float32)
 
 
-def prepare(head: HeadModel) -> FitModel:
-    """Make a head ready to be fitted. Worth keeping: it takes about a second.
+def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
+    """Make a head ready to be fitted. Worth keeping: it takes a second or two.
 
     Args:
       head: the head model.
+      local: local models of this head (`load_local_model`), which stand for its global components after the leading
+        ones they were trained against (Eqs. 4-6); None fits all global components and nothing else.
 
     Returns:
       What `fitting.fit` takes in place of the head.
+
+    Raises:
+      HeadFileError: the local models belong to another head.
     """
+    fitted = head if local is None else with_local(head, local)
+    eyeballs: tuple[np.ndarray, ...] = (np.zeros(fitted.num_betas, bool), np.zeros(fitted.num_expression, bool))
+    if local is not None:
+        eyeballs = eyeball_coefficients(fitted, local)
     return FitModel(
-        head=head,
-        eyeball_betas=jnp.zeros(head.num_betas, bool),
-        eyeball_expression=jnp.zeros(head.num_expression, bool),
-        smoothing_root=jnp.asarray(smoothing_root(head)),
+        head=fitted,
+        eyeball_betas=jnp.asarray(eyeballs[0]),
+        eyeball_expression=jnp.asarray(eyeballs[1]),
+        smoothing_root=jnp.asarray(smoothing_root(fitted)),
         num_betas=head.num_betas,
         num_expression=head.num_expression,
-        global_betas=head.num_betas,
-        global_expression=head.num_expression,
+        global_betas=head.num_betas if local is None else local.num_betas,
+        global_expression=head.num_expression if local is None else local.num_expression,
     )

@@ -132,9 +132,7 @@ def _evidence(observation: Observation, config: AnyFitConfig) -> Evidence:
     return Evidence(image, (allowed > 0.99).astype(jnp.float32), landmark_targets(observation, config))
 
 
-def _result(
-    model: FitModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array
-) -> Fit:
+def _result(model: FitModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array) -> Fit:
     """One photo's `Fit`; where anything is not finite, the mean head and a code instead."""
     head = model.head
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(best)]))

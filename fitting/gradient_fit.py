@@ -110,13 +110,13 @@ def _rates(model: FitModel, variables: Variables, local: Array, config: Gradient
 def _start(head: HeadModel, targets: Targets) -> Variables:
     """The mean head, frontal, over the landmarks seen: least-squares scale and place (5 and 0 in the released code,
     whose crops are all alike)."""
-    points = landmarks(head, HeadParams.zeros(head))[:, :2] * jnp.asarray([1.0, -1.0])
+    points = landmarks(head, HeadParams.zeros(head))[:, :2] * jnp.asarray([[1.0, -1.0]])
     weights = targets.weights.at[:17].set(0.0)
     share = (weights / jnp.maximum(jnp.sum(weights), 1e-6))[:, None]
     seen = 2.0 * targets.points - 1.0
     centre, middle = jnp.sum(share * points, axis=0), jnp.sum(share * seen, axis=0)
-    spread = jnp.sum(share * (points - centre) ** 2)
-    scale = jnp.sqrt(jnp.sum(share * (seen - middle) ** 2) / (spread + 1e-12) + 1e-6)
+    spread = jnp.sum(share * (points - centre[None]) ** 2)
+    scale = jnp.sqrt(jnp.sum(share * (seen - middle[None]) ** 2) / (spread + 1e-12) + 1e-6)
     camera = jnp.concatenate([scale[None], middle - scale * centre])
     return Variables(
         orient=jnp.zeros(3),

@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.r
         return EXIT_USAGE
 
 
-def run(config: Config, console: Console | None = None, make_tools: Callable[[Config], Tools] = default_tools) -> int:
+def run(config: Config, console: Console | None = None, make_tools: Callable[[Config, flamejax.HeadModel], Tools] = default_tools) -> int:
     """Reconstruct photos into a folder.
 
     Args:
@@ -63,6 +63,7 @@ def run(config: Config, console: Console | None = None, make_tools: Callable[[Co
     if any(Path(a).expanduser().resolve() == config.output.resolve() for a in config.photos):
         raise UsageError(f"--output {config.output} is also a folder of photos; choose another.")
     head, identity = load_head(config.head)
+    tools = make_tools(config, head)
     store = Store(config.output)
     store.open(config, identity)
     planned = plan(store, photos, config.settings())
@@ -75,7 +76,6 @@ def run(config: Config, console: Console | None = None, make_tools: Callable[[Co
     batch_size = choose_batch_size(config, len(planned.todo))
     record["batch_size"] = batch_size
     store.write_run(record | {"status": "running"})
-    tools = make_tools(config)
     reader = PhotoReader(config, tools.observe, reader_names)
     status = "finished"
     with runtime.compile_clock() as clock, _progress(console) as progress:

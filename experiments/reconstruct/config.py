@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fitting.config import FitConfig
+from fitting.config import PRESETS, AnyFitConfig, FitConfig
+from fitting.local_files import load_local_model
+from fitting.local_model import LocalModel
+from flamejax.head import HeadFileError, HeadModel
 
 
 class UsageError(Exception):
@@ -34,13 +37,18 @@ class Config:
     head: Path | None = None
     """Head model file; the embedded open head unless given."""
     method: Literal["fit"] = "fit"
-    """fit: one head per face, from the global fit."""
+    """fit: one head per face, by Algorithm 1 with local models."""
+    preset: Literal["fast", "paper", "code"] = "fast"
+    """How to fit: ours, or gradient descent as in the paper or in its released code (minutes per photo on a CPU)."""
+    local: str = "auto"
+    """Local models: a file that `experiments.train --config local_pca` made for the head, 'none', or 'auto' for those
+    that are shipped for the open head."""
     batch_size: int | Literal["auto"] = "auto"
     """Faces fitted together."""
     landmarks: Path | None = None
     """Folder of <photo>.npy, .json or .pts: 68 iBUG points in pixels of the photo, instead of a detector."""
-    masks: str = "none"
-    """Folder of <photo>.png occlusion masks (white = hidden), or 'none'."""
+    masks: str = "auto"
+    """Folder of <photo>.png occlusion masks (white = hidden); 'auto' to find what hides each face; or 'none'."""
     face_masks: Path | None = None
     """Folder of <photo>.png face masks (white = face)."""
     boxes: Path | None = None
@@ -54,7 +62,7 @@ class Config:
     size: int = 256
     """Side of the square crop that is fitted, pixels."""
     iterations: int | None = None
-    """Steps of the fit's photometric stage (rounded up to a whole number of its intervals)."""
+    """Steps of the fit's photometric stage (rounded up to a whole number of its intervals); preset fast only."""
 
     def __post_init__(self) -> None:
         if not self.photos:
@@ -67,16 +75,31 @@ class Config:
             raise UsageError(f"--size is between 64 and 1024 pixels, not {self.size}.")
         if self.iterations is not None and self.iterations < 0:
             raise UsageError(f"--iterations is at least 0, not {self.iterations}.")
+        if self.iterations is not None and self.preset != "fast":
+            raise UsageError(f"--iterations goes with --preset fast; '{self.preset}' has a number of its own.")
 
     @property
     def mask_folder(self) -> Path | None:
         """Where occlusion masks lie, if anywhere."""
-        return None if self.masks == "none" else Path(self.masks)
+        return None if self.masks in ("none", "auto") else Path(self.masks)
 
-    def fit_config(self) -> FitConfig:
+    def local_model(self, head: HeadModel) -> LocalModel | None:
+        """The local models to fit with. Raises: UsageError if the file cannot be used or is another head's."""
+        if self.local == "none":
+            return None
+        try:
+            return load_local_model(head, None if self.local == "auto" else Path(self.local))
+        except HeadFileError as error:
+            if self.local == "auto":  # none are shipped for this head
+                return None
+            raise UsageError(f"--local: {error}") from error
+        except OSError as error:
+            raise UsageError(f"--local: {error}") from error
+
+    def fit_config(self) -> AnyFitConfig:
         """The settings of the fit."""
         if self.iterations is None:
-            return FitConfig()
+            return PRESETS[self.preset]
         interval = FitConfig().visibility_interval
         return FitConfig(photometric_steps=-(-self.iterations // interval) * interval)
 
@@ -84,13 +107,15 @@ class Config:
         """The options that change a photo's result; earlier results made with others are done again by --resume."""
         paths = {
             "landmarks": self.landmarks,
-            "masks": self.mask_folder,
+            "masks": self.masks,
             "face_masks": self.face_masks,
             "boxes": self.boxes,
         }
         return {
             "method": self.method,
             "size": self.size,
+            "preset": self.preset,
+            "local": self.local,
             "fit": dataclasses.asdict(self.fit_config()),
             "all_faces": self.all_faces,
             **{name: None if path is None else str(path) for name, path in paths.items()},
@@ -98,8 +123,6 @@ class Config:
 
     def check_inputs(self) -> None:
         """Refuse a missing folder or file at once rather than once per photo. Raises: UsageError."""
-        if self.masks == "auto":
-            raise UsageError("--masks auto: this version finds no occlusion masks by itself; give a folder, or 'none'.")
         for flag, folder in (
             ("--landmarks", self.landmarks),
             ("--masks", self.mask_folder),

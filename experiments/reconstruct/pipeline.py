@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -22,8 +22,10 @@ from experiments.reconstruct.sheet import write_thumbnail
 from experiments.reconstruct.store import Store
 from experiments.reconstruct.views import View, render_view, tile
 from experiments.runtime import CompileClock
-from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo
+from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.detector import LiteRTDetector
+from fitting.occlusion import auto_masks
+from flamejax.head import HeadModel
 from flamejax.io.files import new_folder
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
@@ -36,19 +38,23 @@ class Tools:
 
     observe: Callable[..., list[Observation]]
     """`fitting.observe_photo` with a detector."""
-    fit: Callable[[Any, Observation], Fit]
-    """(head, observation) -> Fit, batched."""
+    mask: Callable[[Any, Observation], Observation]
+    """(head, observation) -> the observation with what hides the face, batched."""
+    fit: Callable[[Observation], Fit]
+    """Batched; knows its head."""
     vertices: Callable[[Any, Any], jax.Array]
     """(head, params) -> (B, V, 3)."""
     render: Callable[..., jax.Array]
     """`flamejax.render`, compiled once per size."""
 
 
-def default_tools(config: Config) -> Tools:
-    """The real steps."""
+def default_tools(config: Config, head: HeadModel) -> Tools:
+    """The real steps. Raises: UsageError if the local models cannot be used."""
+    model = prepare(head, config.local_model(head))
     return Tools(
         observe=functools.partial(observe_photo, detector=LiteRTDetector()),
-        fit=functools.partial(fit, config=config.fit_config()),
+        mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,
+        fit=lambda observation: fit(model, observation, config.fit_config()),
         vertices=jax.jit(flamejax.vertices),
         render=jax.jit(flamejax.render, static_argnames="size"),
     )
@@ -133,7 +139,7 @@ class Pipeline:
     def _process(self, faces: list[Face], writing: ThreadPoolExecutor) -> None:
         """Fit one batch and hand its faces to the writers."""
         try:
-            result, textures, error, seconds = self._fit(faces)
+            result, masks, textures, error, seconds = self._fit(faces)
         except Exception as exception:  # e.g. out of memory: the next batch may still fit
             self._fail([Failure(str(f.photo.path), "fit", reason_of(exception)) for f in faces], faces)
             return
@@ -142,12 +148,13 @@ class Pipeline:
             if code:
                 self._fail([Failure(str(face.photo.path), "fit", FIT_REASONS.get(code, f"code {code}"))], [face])
                 continue
-            fitted = _one_face(face, result, i, textures[i], float(error[i]), seconds / len(faces))
+            fitted = _one_face(masked(face, masks[i]), result, i, textures[i], float(error[i]), seconds / len(faces))
             self._writing[writing.submit(self._write, fitted)] = face
         self._collect(at_most=2 * self.batch_size)
 
-    def _fit(self, faces: list[Face]) -> tuple[Fit, np.ndarray, np.ndarray, float]:
-        """Fit faces as a batch of the fixed size. Returns the fit, textures, parameter errors (NumPy) and seconds."""
+    def _fit(self, faces: list[Face]) -> tuple[Fit, np.ndarray, np.ndarray, np.ndarray, float]:
+        """Fit faces as a batch of the fixed size. Returns the fit, occlusion masks, textures, parameter errors (NumPy)
+        and seconds."""
         first = self.outcome.first_batch_seconds is None
         if first:
             self.report("compiling", self.batch_size)
@@ -155,8 +162,10 @@ class Pipeline:
         # The last batch is filled up with copies, so that no other shape is ever compiled.
         padded = faces + [faces[-1]] * (self.batch_size - len(faces))
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(face.observation for face in padded))
-        found = self.tools.fit(self.head, batch)
+        batch = self.tools.mask(self.head, batch)
+        found = self.tools.fit(batch)
         result: Fit = jax.device_get(found)
+        masks = np.asarray(batch.occlusion_mask)
         elapsed = time.perf_counter() - start
         seconds = max(0.0, elapsed - (self.clock.seconds - compiled))
         # Outside the clock of the fit: what the files need besides.
@@ -167,7 +176,7 @@ class Pipeline:
             self.outcome.first_batch_seconds = elapsed
             self.report("compiled", elapsed)
         self.outcome.fit_seconds += seconds
-        return result, textures, error, seconds
+        return result, masks, textures, error, seconds
 
     def _write(self, fitted: FittedFace) -> None:
         face = fitted.face
@@ -182,7 +191,11 @@ class Pipeline:
         )
         observation = face.observation
         picture = tile(
-            np.asarray(observation.image), np.asarray(observation.landmarks), np.asarray(observation.confidence), view
+            np.asarray(observation.image),
+            np.asarray(observation.landmarks),
+            np.asarray(observation.confidence),
+            view,
+            hidden=np.asarray(observation.occlusion_mask),
         )
         # The thumbnail first: a result without one could never be told from a whole one when a run is resumed.
         write_thumbnail(self.store.folder, face.name, picture)
@@ -221,6 +234,11 @@ class Pipeline:
         """A photo counts as ended with its largest face."""
         if face.index == 0:
             self.report("photo", 1)
+
+
+def masked(face: Face, occlusion_mask: np.ndarray) -> Face:
+    """The face with the occlusion mask (S, S) that the fit used."""
+    return replace(face, observation=replace(face.observation, occlusion_mask=occlusion_mask))
 
 
 def _one_face(face: Face, batch: Fit, i: int, texture: np.ndarray, error: float, seconds: float) -> FittedFace:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.reconstruct.observing import Face
-from experiments.reconstruct.views import View, overlay
+from experiments.reconstruct.views import View, mask_over, overlay
 from fitting.observation import VISIBLE_CONFIDENCE
 from flamejax.camera import OrthographicCamera
 from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
@@ -24,6 +24,7 @@ RESULT_FILES = (
     "camera.json",
     "landmarks.json",
     "overlay.png",
+    "occlusion_mask.png",
     "mesh.obj",
     "mesh.mtl",
     "mesh.png",
@@ -96,6 +97,9 @@ def write_result(
         face.observation.image.shape[0],
     )
     Image.fromarray(drawn).save(folder / "overlay.png", compress_level=4)
+    mask = mask_over(face.preview, np.asarray(face.observation.occlusion_mask), float(crop.scale) / face.preview_scale,
+                     np.asarray(crop.offset))  # fmt: skip
+    Image.fromarray(mask).save(folder / "occlusion_mask.png")
     mesh = TexturedMesh(
         np.asarray(fitted.vertices, np.float64),
         np.asarray(head.faces),

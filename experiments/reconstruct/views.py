@@ -16,6 +16,7 @@ RENDER_SIDE = 512
 """Pixels. One fixed size for all photos, so that rendering compiles once."""
 MARGIN = 0.3
 """Rendered beyond each side of the crop, in crop sides: hair and neck reach out of the face's crop."""
+HIDDEN_COLOUR = (130, 60, 220)
 OPACITY = 0.7
 TURN = np.deg2rad(50.0)
 BACKDROP = np.array([0.93, 0.93, 0.94], np.float32)
@@ -108,17 +109,41 @@ def overlay(photo: np.ndarray, view: View, crop_scale: float, crop_offset: np.nd
     return np.asarray(result)
 
 
-def tile(crop: np.ndarray, points: np.ndarray, confidence: np.ndarray, view: View, side: int = 200) -> Image.Image:
+def mask_over(photo: np.ndarray, mask: np.ndarray, crop_scale: float, crop_offset: np.ndarray) -> np.ndarray:
+    """A mask of the crop (S, S) in the photo's place: (h, w) uint8 for a photo (h, w, 3), 0 outside the crop.
+
+    crop_scale, crop_offset: crop pixels = scale * pixels of `photo` + offset; offset (2,).
+    """
+    height, width = photo.shape[:2]
+    # The inverse map: for each photo pixel, where in the crop it lies.
+    inverse = (crop_scale, 0.0, float(crop_offset[0]), 0.0, crop_scale, float(crop_offset[1]))
+    grey = Image.fromarray(np.round(np.clip(mask, 0.0, 1.0) * 255.0).astype(np.uint8))
+    return np.asarray(grey.transform((width, height), Image.Transform.AFFINE, inverse, Image.Resampling.NEAREST))
+
+
+def tile(
+    crop: np.ndarray,
+    points: np.ndarray,
+    confidence: np.ndarray,
+    view: View,
+    side: int = 200,
+    hidden: np.ndarray | None = None,
+) -> Image.Image:
     """One row of four pictures: the crop with its landmarks, the head over it, the head alone, the head turned.
 
     Args:
+        hidden: (S, S) occlusion mask, shown in violet.
         crop: (S, S, 3) in [0, 1]. points: (68, 2) crop pixels. confidence: (68,), drawn from red (0) to green (1).
         side: of each picture, pixels.
     """
     crop_side = crop.shape[0]
     photo = np.round(np.clip(crop, 0.0, 1.0) * 255.0).astype(np.uint8)
     fitted = overlay(photo, view, 1.0, np.zeros(2), crop_side)
-    seen = Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS)
+    shown = photo
+    if hidden is not None:
+        tint = 0.5 * np.clip(hidden, 0.0, 1.0)[..., None]
+        shown = np.round((1.0 - tint) * photo + tint * np.array(HIDDEN_COLOUR)).astype(np.uint8)
+    seen = Image.fromarray(shown).resize((side, side), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(seen)
     for (x, y), sure in zip(points * (side / crop_side), confidence, strict=True):
         colour = (round(255 * (1 - sure)), round(220 * sure), 40)

@@ -44,8 +44,11 @@ class FakeTools:
         self.observed: list[dict] = []
         self.lock = threading.Lock()
 
-    def tools(self, config=None) -> Tools:
-        return Tools(self.observe, self.fit, self.vertices, self.render)
+    def tools(self, config=None, head=HEAD) -> Tools:
+        return Tools(self.observe, self.mask, lambda seen: self.fit(head, seen), self.vertices, self.render)
+
+    def mask(self, head, observation: Observation) -> Observation:
+        return observation
 
     def observe(self, image: np.ndarray, *, size: int, all_faces: bool, **given) -> list[Observation]:
         with self.lock:

@@ -32,6 +32,7 @@ from tests.heads import random_head, random_params
 SMALL = fitting.FitConfig(render_size=32, photometric_steps=8, landmark_steps=8, rigid_steps=10)
 SIDE = 64
 HEAD = random_head()
+MODEL = fitting.prepare(HEAD)
 
 
 def photos(batch, seed=0):
@@ -94,10 +95,11 @@ def test_all_energies_have_right_gradients_at_fixed_visibility():
 
     @jax.jit
     def terms(unknowns):
-        return energies(plain, unknowns, face_index, skin, evidence, SMALL)
+        return energies(dataclasses.replace(MODEL, head=plain), unknowns, face_index, skin, evidence, SMALL)
 
     check_grads(lambda u: terms(u)["photometric"], (unknowns,), 1, ("fwd", "rev"), eps=3e-3, rtol=0.05, atol=0.05)
     check_grads(lambda u: terms(u)["regularisation"], (unknowns,), 1, ("fwd", "rev"), eps=1e-2, rtol=0.03)
+    check_grads(lambda u: terms(u)["smoothing"], (unknowns,), 1, ("fwd", "rev"), eps=1e-2, rtol=0.03)
 
 
 def test_the_robust_colour_loss_levels_off_and_counts_only_weighted_pixels():
@@ -234,8 +236,8 @@ def test_wrong_landmark_counts_are_refused():
 
 
 def test_the_fit_exports_to_cpu_cuda_and_tpu_without_host_callbacks():
-    program = jax.jit(lambda head, observation: fit_batch(head, observation, SMALL))
-    exported = export.export(program, platforms=["cpu", "cuda", "tpu"])(HEAD, photos((2,)))
+    program = jax.jit(lambda model, observation: fit_batch(model, observation, SMALL))
+    exported = export.export(program, platforms=["cpu", "cuda", "tpu"])(MODEL, photos((2,)))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     module = re.sub(r"(?m)^#loc.*$", "", exported.mlir_module())  # locations name this test
     assert "callback" not in module

@@ -1,0 +1,114 @@
+"""Tables for the terminal and for Markdown, and the histogram of Fig. 6."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from rich.table import Table
+
+from experiments.evaluate.fitting_table import METHODS, FittingTable
+
+COLOURS = {"mean": (150, 150, 150), "global": (214, 124, 46), "global+local": (46, 108, 190)}
+INTERVAL = "{:.3f} ({:.3f}-{:.3f})"
+
+Sheet = tuple[str, list[str], list[list[str]]]
+"""Title, column names, rows."""
+
+
+def sheets(table: FittingTable) -> list[Sheet]:
+    """All tables as text."""
+    return [_errors(table), _ratios(table), _robustness(table), _masks(table)]
+
+
+def tables(table: FittingTable) -> list[Table]:
+    """For rich."""
+    out = []
+    for title, columns, rows in sheets(table):
+        shown = Table(title=title)
+        for k, name in enumerate(columns):
+            shown.add_column(name, justify="left" if k < 2 and not name.startswith("rms") else "right")
+        for row in rows:
+            shown.add_row(*row)
+        out.append(shown)
+    return out
+
+
+def markdown(table: FittingTable, preset: str, landmarks: str, photos: int) -> str:
+    """The tables as Markdown."""
+    parts = [f"{photos} photos of the open scans, preset `{preset}`, {landmarks} landmarks."]
+    for title, columns, rows in sheets(table):
+        head = "| " + " | ".join(columns) + " |\n|" + "---|" * len(columns)
+        parts.append(f"**{title}**\n\n{head}\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _errors(table: FittingTable) -> Sheet:
+    names = ("rms_all", "rms_visible", "rms_all_aligned", "rms_visible_aligned")
+    rows = []
+    for row in table.rows:
+        cells = [row["method"], row["occluder"], str(row["photos"])]
+        for name in names:
+            floor = row[f"floor_{name}"]
+            cells.append(f"{row[name]:.2f}" + ("" if floor is None else f" (floor {floor:.2f})"))
+        rows.append(cells)
+    return "Per-vertex RMS x 1000 m; floor: best 3D fit of the model", ["method", "occluder", "photos", *names], rows
+
+
+def _ratios(table: FittingTable) -> Sheet:
+    names = ("rms_all", "rms_visible", "rms_all_aligned", "rms_visible_aligned")
+    rows = [
+        [row["occluder"]]
+        + [f"{INTERVAL.format(row[n], row[n + '_low'], row[n + '_high'])}; {row['floor_' + n]:.2f}" for n in names]
+        for row in table.ratios
+    ]
+    return "global+local / global (95 % interval); of the floors", ["occluder", *names], rows
+
+
+def _robustness(table: FittingTable) -> Sheet:
+    names = ("rms_visible", "rms_visible_aligned")
+    rows = []
+    for row in table.robustness:
+        cells = [row["occluder"], row["masks"]]
+        for name in names:
+            cells.append(INTERVAL.format(row[name], row[name + "_low"], row[name + "_high"]))
+            cells.append(f"{row[name + '_clean']:.2f}")
+        rows.append(cells)
+    columns = ["occluder", "masks", "rms_visible", "clean", "rms_visible_aligned", "clean"]
+    return "Error on visible vertices, occluded / clean photo (95 % interval)", columns, rows
+
+
+def _masks(table: FittingTable) -> Sheet:
+    rows = [
+        [row["occluder"], str(row["photos"]), f"{row['iou']:.3f}", f"{row['false_on_clean']:.3f}"]
+        for row in table.masks
+    ]
+    return "Automatic masks within the face", ["occluder", "photos", "IoU", "called hidden on clean faces"], rows
+
+
+def histogram(table: FittingTable, path: Path) -> None:
+    """Fig. 6 of Diverse3DFace: how the errors of the fits are spread over the photos. A PNG."""
+    width, height, left, bottom = 720, 400, 60, 50
+    errors = {method: np.asarray(table.histogram[method]) for method in METHODS}
+    most = max(float(np.nanmax(values)) for values in errors.values())
+    edges = np.linspace(0.0, np.ceil(most), 25)
+    counts = {method: np.histogram(values, edges)[0] for method, values in errors.items()}
+    top = max(int(c.max()) for c in counts.values())
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image, "RGBA")
+    step = (width - left - 20) / (len(edges) - 1)
+    for k, (method, bars) in enumerate(counts.items()):
+        for i, count in enumerate(bars):
+            x = left + i * step
+            y = height - bottom - (height - bottom - 30) * count / top
+            draw.rectangle((x + 1, y, x + step - 1, height - bottom), fill=(*COLOURS[method], 120))
+        draw.rectangle((width - 190, 20 + 22 * k, width - 176, 34 + 22 * k), fill=(*COLOURS[method], 200))
+        draw.text((width - 170, 20 + 22 * k), f"{method}: mean {np.nanmean(errors[method]):.2f}", fill="black")
+    draw.line((left, height - bottom, width - 20, height - bottom), fill="black")
+    for tick in np.linspace(edges[0], edges[-1], 6):
+        x = left + (width - left - 20) * tick / edges[-1]
+        draw.text((x - 8, height - bottom + 6), f"{tick:.1f}", fill="black")
+    draw.text((left, height - 22), "rms_all: per-vertex RMS x 1000 m", fill="black")
+    draw.text((8, 20), f"photos\n(top {top})", fill="black")
+    image.save(path)

@@ -1,0 +1,44 @@
+"""Means, ratios and their intervals, with subjects as the unit that is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+DRAWS = 2000
+
+
+def bootstrap(
+    values: np.ndarray, subjects: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int = 0
+) -> tuple[float, float, float]:
+    """A statistic with its 95 % interval, subjects drawn with replacement (photos of one subject are not independent).
+
+    Args:
+      values: (N, K) a row per photo; NaN counts nowhere.
+      subjects: (N,) whose photo it is.
+      statistic: of the K column means (..., K) -> (...).
+
+    Returns:
+      The value, and the lower and upper end of the interval.
+    """
+    names, place = np.unique(subjects, return_inverse=True)
+    known = np.isfinite(values)
+    sums = np.stack([np.bincount(place, np.where(known[:, k], values[:, k], 0.0)) for k in range(values.shape[1])], 1)
+    counts = np.stack([np.bincount(place, known[:, k].astype(float)) for k in range(values.shape[1])], 1)
+    picks = np.random.default_rng(seed).integers(0, len(names), (DRAWS, len(names)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = statistic(sums[picks].sum(1) / counts[picks].sum(1))
+        value = statistic(sums.sum(0) / counts.sum(0))
+    low, high = np.nanpercentile(drawn, [2.5, 97.5]) if np.isfinite(drawn).any() else (np.nan, np.nan)
+    return float(value), float(low), float(high)
+
+
+def mean_of(values: np.ndarray, subjects: np.ndarray) -> tuple[float, float, float]:
+    """Mean of (N,) values with its interval."""
+    return bootstrap(values[:, None], subjects, lambda means: means[..., 0])
+
+
+def ratio_of(values: np.ndarray, reference: np.ndarray, subjects: np.ndarray) -> tuple[float, float, float]:
+    """Ratio of two means over the same photos, with its interval."""
+    return bootstrap(np.stack([values, reference], axis=1), subjects, lambda means: means[..., 0] / means[..., 1])

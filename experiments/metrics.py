@@ -1,0 +1,57 @@
+"""Errors of heads, as the papers define them. Plain numpy; lengths in metres unless a name ends in `_mm`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flamejax.head import HeadModel, rotation_matrix
+
+PAPER_UNIT = 1e3
+"""The papers print metres x 1000."""
+
+
+def head_frame(head: HeadModel, vertices: np.ndarray, global_orient: np.ndarray) -> np.ndarray:
+    """Vertices in the head frame: the global rotation undone, the root joint at the origin.
+
+    Args:
+      head: the head model (with local models or without: they share the joint regressor).
+      vertices: (*b, V, 3) metres, of a fit, whose neck is at rest.
+      global_orient: (*b, 3) axis-angle.
+
+    Returns:
+      (*b, V, 3) metres.
+    """
+    # The vertices that the root joint is regressed from turn with it, so the posed ones give its place.
+    root = np.einsum("v,...vi->...i", np.asarray(head.J_regressor[0]), vertices)
+    rotation = np.asarray(rotation_matrix(np.asarray(global_orient)))
+    return np.einsum("...vi,...ij->...vj", vertices - root[..., None, :], rotation)
+
+
+def rms(found: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) -> float:
+    """Root mean square distance x 1000 over the chosen vertices (Table 1 of Diverse3DFace calls it mean shape error).
+
+    found, truth (V, 3) metres; chosen (V,) bool, all when left out. NaN where none is chosen.
+    """
+    squared = np.sum((np.asarray(found, np.float64) - truth) ** 2, axis=-1)
+    squared = squared if chosen is None else squared[chosen]
+    return float(PAPER_UNIT * np.sqrt(squared.mean())) if len(squared) else float("nan")
+
+
+def aligned(found: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+    """`found` moved onto `truth` by the similarity that is best over the chosen vertices (Umeyama 1991). (V, 3)."""
+    source, target = (a[chosen] if chosen is not None else a for a in (found, truth))
+    if len(source) < 3:
+        return found
+    source_mean, target_mean = source.mean(axis=0, dtype=np.float64), target.mean(axis=0, dtype=np.float64)
+    a, b = source - source_mean, target - target_mean
+    u, singular, vt = np.linalg.svd(b.T @ a)
+    flip = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    scale = (singular * flip).sum() / max((a**2).sum(), 1e-30)
+    return scale * (found - source_mean) @ ((u * flip) @ vt).T + target_mean
+
+
+def mask_counts(found: np.ndarray, truth: np.ndarray, area: np.ndarray) -> tuple[int, int]:
+    """Pixels of the intersection and of the union of two masks (H, W) within an area (H, W): pooled over photos they
+    give the IoU."""
+    found, truth, area = (np.asarray(m) > 0.5 for m in (found, truth, area))
+    return int((found & truth & area).sum()), int(((found | truth) & area).sum())
