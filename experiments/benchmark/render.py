@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import flamejax
-from experiments.benchmark.memory import render_programs
+from experiments.benchmark.memory import render_forward, render_gradient
 from experiments.benchmark.timing import SQUARE_GEMM, PeerMissing, Row, Setting, Timed, square_gemm, time_row
 from experiments.data.renders import sample_scenes
 from flamejax.render import interpolate, opposite_vertices
@@ -40,9 +40,13 @@ def own_rows(setting: Setting) -> list[Row]:
         gradient = jax.grad(lambda v, h, c, f=draw: jnp.sum(f(v, h, c) ** 2))
         programs = {
             "rasterize": (Timed(draw, verts, head, scenes.camera), Timed(gradient, verts, head, scenes.camera)),
-            "render": render_programs(head, setting.key, batch, size, antialias=False),
-            "render, antialiased": render_programs(head, setting.key, batch, size),
         }
+        for name, smooth in (("render", False), ("render, antialiased", True)):
+            arguments = (head, setting.key, batch, size)
+            programs[name] = (
+                render_forward(*arguments, antialias=smooth),
+                render_gradient(*arguments, antialias=smooth),
+            )
         for name, (forward, backward) in programs.items():
             reference = f"{SQUARE_GEMM}^3 GEMM"
             found.append(time_row(f"{name} {size} px", batch, forward, backward, gemm, gemm, reference, setting.limit))
