@@ -13,7 +13,7 @@ COMMANDS = {
     "calibrate-landmarks": "measure where on a head the detector puts its landmarks",
     "convert": "turn a FLAME or ICT-FaceKit model into one .npz",
     "doctor": "say what is installed, what is missing and where to get it",
-    "benchmark": "time the head model, the renderer and the fit",
+    "benchmark": "time the head model, the renderer and the fit, also against other libraries",
     "fetch-sources": "fetch the CC0 files that the open head is built from",
 }
 """Name -> one line of help. `experiments.NAME` (- as _) has `main(args, prog) -> exit status`; imported only to run."""

@@ -1,26 +1,10 @@
-"""Other libraries at our work, for `experiments.benchmark --peers`. They come with the extra "bench"."""
+"""deodr at our work, for `render --peers`. It comes with the extra "bench"."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Callable
-
 import numpy as np
 
-
-@dataclasses.dataclass
-class PeerProgram:
-    """A call of another library."""
-
-    call: Callable[[], object]
-    compile_s: float = 0.0
-
-    def seconds(self) -> float:
-        """One run."""
-        start = time.perf_counter()
-        self.call()
-        return time.perf_counter() - start
+from experiments.benchmark.timing import Call, PeerMissing
 
 
 class DeodrScene:
@@ -32,11 +16,15 @@ class DeodrScene:
     """
 
     def __init__(self, screen: object, colours: object, faces: object, opposite: object, size: int) -> None:
-        """screen (V, 3), colours (V, 3), faces (F, 3), opposite (F, 3) from `opposite_vertices`."""
+        """screen (V, 3), colours (V, 3), faces (F, 3), opposite (F, 3) from `opposite_vertices`.
+
+        Raises:
+            PeerMissing: deodr is not installed.
+        """
         try:
             from deodr.differentiable_renderer import Scene2D
         except ImportError as missing:
-            raise SystemExit("--peers needs deodr: pip install 'flamejax[bench]'") from missing
+            raise PeerMissing("no row against deodr: pip install deodr==0.2.3 (docs/benchmark.md)") from missing
         points, triangles = np.asarray(screen, np.float64), np.asarray(faces, np.uint32)
         count, nothing = len(triangles), np.zeros(len(points))
         arguments = {
@@ -60,14 +48,14 @@ class DeodrScene:
         plain = Scene2D(edgeflags=np.zeros((count, 3), bool), **arguments)
         smooth = Scene2D(edgeflags=_silhouettes(points, triangles, np.asarray(opposite)), **arguments)
         self.image: np.ndarray = plain.render(1.0)[0]
-        self.forward = PeerProgram(lambda: plain.render(1.0))
+        self.forward = Call(lambda: plain.render(1.0))
 
         def gradient() -> None:
             smooth.clear_gradients()
             image, _ = smooth.render(1.0)
             smooth.render_backward(image)
 
-        self.gradient = PeerProgram(gradient)
+        self.gradient = Call(gradient)
 
 
 def _silhouettes(points: np.ndarray, faces: np.ndarray, opposite: np.ndarray) -> np.ndarray:

@@ -1,0 +1,144 @@
+"""The benchmark's rows, what it does without peers, and memory by batch. Nothing is timed in earnest here."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import flamejax
+from experiments.benchmark import command, head, head_peers, jaxrenderer, render
+from experiments.benchmark.memory import render_gradient
+from experiments.benchmark.timing import Call, PeerMissing, Row, Setting, interleaved
+from experiments.data.synthetic_flame import TRUE_SIZE, write_flame_folder
+from tests.heads import random_head
+
+ROW = Row("vertices", 4, 12.3456, 0.5, 0.0123, None, "a GEMM", 1.0)
+
+
+@pytest.fixture
+def keep_cache():
+    """main turns the compilation cache off, which the other tests want on."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+def test_command_prints_and_writes_rows(monkeypatch, tmp_path, capsys, keep_cache):
+    given = []
+    monkeypatch.setitem(command.GROUPS, "head", lambda setting: given.append(setting) or [ROW])
+    path = tmp_path / "rows.json"
+    assert command.main(["head", "--json", str(path), "--limit", "5", "--peers"]) == 0
+    assert given[0].limit == 5 and given[0].peers and given[0].jaxrenderer_python is None
+    (row,) = json.loads(path.read_text())
+    assert row == dataclasses.asdict(ROW) and row["memory_mb"] is None
+    out = capsys.readouterr().out
+    assert "12.3" in out and "0.012" in out and "memory" not in out
+
+
+def test_memory_has_a_column_when_it_is_measured(capsys):
+    command.Console(width=160).print(command.make_table([dataclasses.replace(ROW, memory_mb=1234.5)]))
+    out = capsys.readouterr().out
+    assert "memory MB" in out and "1,234" in out and "s per photo" not in out
+
+
+def test_programs_take_turns():
+    order: list[str] = []
+    seconds, ratio = interleaved(Call(lambda: order.append("ours")), Call(lambda: order.append("theirs")), 3)
+    assert order == ["ours", "theirs"] * 4 and seconds >= 0 and ratio > 0
+
+
+@pytest.mark.slow
+def test_memory_of_a_render_grows_with_the_batch_and_not_faster():
+    model, key = random_head(subdivisions=3), jax.random.key(0)
+    one, two, four = (render_gradient(model, key, batch, 64).memory_mb() for batch in (1, 2, 4))
+    assert one < two < 2.1 * one
+    assert four == pytest.approx(2 * two, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("load", "module"),
+    [
+        (head_peers.load_smplx, "smplx"),
+        (head_peers.load_smplx, "torch"),
+        (head_peers.load_flame_pytorch, "flame_pytorch"),
+        (head_peers.load_body_models, "body_models.flame.jax"),
+    ],
+)
+def test_a_head_peer_that_is_not_installed_says_what_to_install(load, module, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PeerMissing, match="pip install"):
+        load(tmp_path / "FLAME_NEUTRAL.pkl", {}, np.zeros(0))
+
+
+def test_the_other_peers_go_on(monkeypatch):
+    monkeypatch.setattr(head_peers, "PEERS", {"absent": None, "present": None})
+    monkeypatch.setattr(head, "BATCHES", (1, 2))
+    monkeypatch.setattr(head, "gemm_rows", lambda setting, model, name: [])
+    monkeypatch.setattr(head, "write_flame_folder", lambda folder: None)
+    monkeypatch.setattr(flamejax, "load_head", lambda path: None)
+
+    def peer_row(setting, model, peer, load, path, batch):
+        if peer == "absent":
+            raise PeerMissing("no rows against absent: pip install absent")
+        return dataclasses.replace(ROW, reference=peer, batch=batch)
+
+    monkeypatch.setattr(head, "_peer_row", peer_row)
+    said = []
+    rows = head.peer_rows(Setting(None, jax.random.key(0), 1, peers=True, say=said.append))
+    assert [(row.reference, row.batch) for row in rows] == [("present", 1), ("present", 2)]
+    assert said == ["no rows against absent: pip install absent"]
+
+
+def test_deodr_missing_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deodr.differentiable_renderer", None)
+    monkeypatch.setattr(render, "own_rows", lambda setting: [ROW])
+    said = []
+    setting = Setting(random_head(subdivisions=1), jax.random.key(0), 1, peers=True, say=said.append)
+    assert render.rows(setting) == [ROW]
+    assert len(said) == 1 and "pip install deodr" in said[0]
+
+
+@pytest.mark.parametrize("python", [Path("/no/such/python"), Path(sys.executable)])
+def test_an_interpreter_without_jaxrenderer_is_one_line(python):
+    if python.exists() and importlib.util.find_spec("renderer"):
+        pytest.skip("jaxrenderer is installed here")
+    scene = {"screen": np.zeros((3, 3)), "colours": np.zeros((3, 3)), "faces": np.zeros((1, 3), int), "size": 4}
+    with pytest.raises(PeerMissing, match=r"pip install jaxrenderer") as missing:
+        jaxrenderer.JaxrendererScene(python, **scene, say=print)
+    assert "\n" not in str(missing.value)
+
+
+def test_jaxrenderer_scene_talks_to_its_worker(tmp_path, monkeypatch):
+    """With a stand-in for the worker's file: the image is compared, the refused gradient said, the files removed."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import json, sys, numpy as np\n"
+        "folder = sys.argv[1]\n"
+        "size = int(np.load(folder + '/scene.npz')['size'])\n"
+        "np.save(folder + '/image.npy', np.zeros((size, size, 3)))\n"
+        "about = {'version': '0', 'jax': '0', 'compile_s': 1.5, 'gradient': 'it is not finite'}\n"
+        "for line in sys.stdin:\n"
+        "    print(json.dumps(about if line == 'compile\\n' else {'seconds': 0.25}), flush=True)\n"
+    )
+    monkeypatch.setattr(jaxrenderer, "WORKER", worker)
+    said = []
+    corners, faces = np.zeros((3, 3)), np.zeros((1, 3), int)
+    with jaxrenderer.JaxrendererScene(Path(sys.executable), corners, corners, faces, 4, said.append) as scene:
+        assert scene.forward.seconds() == 0.25 and scene.forward.compile_s == 1.5
+        assert scene.gradient is None and said == ["no gradient of jaxrenderer: it is not finite"]
+        scene.check_image(np.zeros((4, 4, 3)))
+        with pytest.raises(RuntimeError, match=r"0\.0% of the pixels"):
+            scene.check_image(np.ones((4, 4, 3)))
+        folder = Path(scene._folder.name)
+        assert folder.exists()
+    assert not folder.exists() and scene._worker.returncode is not None
+
+
+def test_the_synthetic_flame_model_is_read_as_flame(tmp_path):
+    model = flamejax.load_head(write_flame_folder(tmp_path / "FLAME2020"))
+    assert model.num_vertices == TRUE_SIZE["vertices"] and len(model.basis) == 436
