@@ -80,11 +80,13 @@ def draw_latents(subject: int) -> np.ndarray:
 def heights(skin: Skin, latents: np.ndarray, muscles: Muscles) -> tuple[np.ndarray, np.ndarray]:
     """Millimetres along the normals: of the detail field (V,), and of what makes the expression (V,)."""
     detail, making = np.zeros(len(skin.weight)), np.zeros(len(skin.weight))
+    both = {name: float(active.mean()) for name, active in muscles.items()}
     for k, feature in enumerate(CENTRAL.values()):
-        detail += feature(skin.sides[0], latents[k, 0], lambda name: float(muscles[name].mean()))
+        detail += feature(skin.sides[0], latents[k, 0], both.__getitem__)
     for k, (name, feature) in enumerate(PAIRED.items(), start=len(CENTRAL)):
         for side, places in enumerate(skin.sides):
-            found = feature(places, latents[k, side], lambda muscle, side=side: float(muscles[muscle][side]))
+            own = {muscle: float(active[side]) for muscle, active in muscles.items()}
+            found = feature(places, latents[k, side], own.__getitem__)
             if name in MAKING_EXPRESSION:
                 making += found
             else:

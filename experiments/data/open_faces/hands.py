@@ -14,7 +14,9 @@ from .wearables import MM, Occluder
 KNUCKLES = np.array([[-27.0, 93.0, 0.0], [-8.0, 98.0, 1.5], [12.0, 94.0, 0.5], [30.0, 84.0, -2.0]])
 BONES = ((44.0, 26.0, 21.0), (48.0, 30.0, 22.0), (45.0, 28.0, 22.0), (35.0, 20.0, 19.0))
 RADII = ((9.6, 8.8, 7.8, 6.8), (9.8, 9.0, 8.0, 7.0), (9.4, 8.6, 7.6, 6.7), (8.4, 7.5, 6.6, 5.8))
+OUTWARDS = np.array([0.0, 0.0, 8.0])
 STEP = 3.6
+"""Of the grid on which the skin is found, millimetres."""
 DEEPEST = 2.5
 """Millimetres by which a hand may press into the face."""
 
@@ -38,14 +40,17 @@ def bones(rng: np.random.Generator) -> Bones:
     start, end, radii, finger, nails, joints = [], [], [], [], [], []
 
     def add(a: np.ndarray, b: np.ndarray, ra: float, rb: float, number: int) -> None:
-        start.append(a), end.append(b), radii.append((ra, rb)), finger.append(number)
+        start.append(a)
+        end.append(b)
+        radii.append((ra, rb))
+        finger.append(number)
 
     spread, bend = rng.uniform(2.5, 8.0), rng.uniform(4.0, 20.0)
     for k, knuckle in enumerate(KNUCKLES):
         add(np.array([0.45 * knuckle[0], 8.0, 0.0]), knuckle, 13.0, 11.0, 4)
         sideways = np.deg2rad(spread * (1.3 - k) + rng.normal(0, 1.0))
         tilt, at = np.deg2rad(bend * rng.uniform(0.4, 1.0)), knuckle
-        joints.append(knuckle + [0, 0, 8.0])
+        joints.append(knuckle + OUTWARDS)
         for j, length in enumerate(BONES[k]):
             ahead = np.array([-np.sin(sideways) * np.cos(tilt), np.cos(sideways) * np.cos(tilt), -np.sin(tilt)])
             to = at + length * ahead
@@ -62,15 +67,15 @@ def bones(rng: np.random.Generator) -> Bones:
     tip = second + np.array([-4.0 - 12 * out, 24.0 - 5 * out, -3.0])
     for a, b, ra, rb in ((root, first, 14.0, 11.5), (first, second, 11.0, 9.6), (second, tip, 9.4, 7.6)):
         add(a, b, ra, rb, 5)
-    nails.append(tip + [-1.0, -3.0, 7.2])
-    joints.append(second + [0, 0, 8.0])
+    nails.append(tip + np.array([-1.0, -3.0, 7.2]))
+    joints.append(second + OUTWARDS)
     add(np.array([-6.0, 6.0, 0.0]), np.array([-9.0, -170.0, -6.0]), 19.0, 27.0, 4)
     add(np.array([6.0, 6.0, 0.0]), np.array([9.0, -170.0, -6.0]), 19.0, 27.0, 4)
     return Bones(*(np.array(a) for a in (start, end, radii, finger, nails, joints)))
 
 
 def distance(skeleton: Bones, points: np.ndarray) -> np.ndarray:
-    """(P,) signed distance of points (P, 3) from the hand's skin, mm; fingers melt into the palm, not into each other."""
+    """(P,) signed distance of points (P, 3) from the skin, mm; fingers melt into the palm, not into each other."""
     parts: dict[int, list[np.ndarray]] = {}
     for a, b, (ra, rb), number in zip(
         skeleton.start, skeleton.end, skeleton.radii, skeleton.finger.tolist(), strict=True

@@ -1,4 +1,4 @@
-"""Things held before a face: balls, packets, cups, bottles, books, telephones, microphones. Metres, about their middle."""
+"""Things held before a face: balls, packets, cups, bottles, books, telephones, microphones. Metres."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def thing(rng: np.random.Generator) -> Occluder:
         solid, texture, gloss = box(rng.uniform([0.10, 0.14, 0.012], [0.14, 0.19, 0.035])), cover(rng, size), 0.1
     elif kind == "telephone":
         case = box([0.072, 0.148, 0.009]).painted(colour(rng, (0.03, 0.5)))
-        eye = [lathe(np.array([[0, 0], [0.006, 0], [0.006, 0], [0.006, 0.002], [0.006, 0.002], [0, 0.002]]))] * 2
+        eye = lathe(np.array([[0, 0], [0.006, 0], [0.006, 0], [0.006, 0.002], [0.006, 0.002], [0, 0.002]]))
         tilt = Rotation.from_euler("x", 90, degrees=True).as_matrix()
-        lenses = [e.moved(tilt, np.array([-0.022, y, 0.0045])).painted([0.02] * 3) for e, y in zip(eye, (0.06, 0.042))]
+        lenses = [eye.moved(tilt, np.array([-0.022, y, 0.0045])).painted([0.02] * 3) for y in (0.06, 0.042)]
         solid, gloss = join([case, *lenses]), 0.5
     elif kind == "microphone":
         grip = lathe(np.array([[0, -0.17], [0.011, -0.17], [0.011, -0.17], [0.017, -0.03], [0.017, -0.03], [0, -0.03]]))

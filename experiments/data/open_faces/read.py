@@ -97,7 +97,7 @@ class Photo:
     dense_landmarks: np.ndarray
     """(468, 2)"""
     landmarks_visible: np.ndarray
-    """(68,) bool in the clean photo: not behind other skin, inside the picture; `_occluded`: nor behind the occluder."""
+    """(68,) bool in the clean photo: not behind skin, inside the picture; `_occluded`: nor behind the occluder."""
     landmarks_visible_occluded: np.ndarray
     dense_visible: np.ndarray
     """(468,) bool, as above."""

@@ -42,8 +42,10 @@ def join(parts: Sequence[Solid]) -> Solid:
 
 
 def grid(points: np.ndarray, uv: np.ndarray, around: bool = False) -> Solid:
-    """A sheet over a grid of points (I, J, 3), seen from the side where i runs to the right and j up. `around` joins the
-    last column (i) to the first."""
+    """A sheet over a grid of points (I, J, 3), seen from the side where i runs to the right and j up.
+
+    `around` joins the last column (i) to the first.
+    """
     rows, columns = points.shape[:2]
     i, j = np.meshgrid(np.arange(rows if around else rows - 1), np.arange(columns - 1), indexing="ij")
     a, b = i * columns + j, (i + 1) % rows * columns + j
@@ -130,7 +132,7 @@ def ball(radius: float, squash: Sequence[float] = (1, 1, 1), rings: int = 24) ->
     return dataclasses.replace(made, vertices=made.vertices * np.asarray(squash))
 
 
-def box(size: Sequence[float], steps: int = 2) -> Solid:
+def box(size: Sequence[float] | np.ndarray, steps: int = 2) -> Solid:
     """A box of this width, height and depth; each side has its own vertices and the whole texture."""
     half, parts = 0.5 * np.asarray(size, float), []
     t = np.linspace(-1, 1, steps)

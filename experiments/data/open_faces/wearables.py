@@ -57,7 +57,10 @@ def glasses(rng: np.random.Generator, skull: Skull) -> Occluder:
     ring = np.stack([np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / power) * width / 2,
                      np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / power) * height / 2], 1)  # fmt: skip
     ring[:, 0] *= 1 + rng.uniform(-0.06, 0.10) * ring[:, 1] / height  # wider above or below
-    outlines = {1: ring + [left[0] + 1.0, level - drop], -1: ring * [-1, 1] + [right[0] - 1.0, level - drop]}
+    outlines = {
+        1: ring + np.array([left[0] + 1.0, level - drop]),
+        -1: ring * [-1, 1] + np.array([right[0] - 1.0, level - drop]),
+    }
 
     def bend(xy: np.ndarray) -> np.ndarray:
         return -wrap * (xy[..., 0] - middle) ** 2 + 0.10 * (xy[..., 1] - level)
@@ -106,7 +109,7 @@ def _arm(skull: Skull, side: int, outline: np.ndarray, thick: float) -> Solid:
     top = np.percentile(ear[:, 1], 90)
     root = ear[ear[:, 1] > np.percentile(ear[:, 1], 75)]
     over = np.array([side * np.abs(root[:, 0]).min(), top + thick, np.median(root[:, 2])])
-    hinge = corner + [side * 3.5, 0.0, -2.0]
+    hinge = corner + np.array([side * 3.5, 0.0, -2.0])
     behind = np.array([over[0], top - 26.0, ear[:, 2].min() + 1.0])
     straight = hinge + np.linspace(0, 1, 16)[:, None] * (over - hinge)
     hook = over + np.linspace(0.2, 1, 6)[:, None] * (behind - over)
