@@ -141,6 +141,7 @@ def ensure(config: Config = "full", workers: int | None = None) -> Path:
         store.make_photos(config, workers)
         if not builder.packed(config):
             builder.pack(config)
+        if config == "full":  # smaller configs leave theirs, from which `full` goes on
             store.drop_photos(config)
     return store.folder()
 

@@ -94,7 +94,7 @@ def _light(rng: np.random.Generator, turn: np.ndarray) -> tuple[np.ndarray, np.n
 
     side = rng.uniform(-1, 1, 2)
     front = np.array([1.2 * side[0], 0.35 + 0.45 * side[1], 1.0])
-    light = rng.uniform(0.32, 0.62) * tint(0.06) * np.asarray(ambient_light(), np.float64)
+    light = rng.uniform(0.40, 0.68) * tint(0.06) * np.asarray(ambient_light(), np.float64)
     light = light + rng.uniform(0.2, 0.55) * tint(0.06) * lobe(front)
     light = light + rng.uniform(0.0, 0.2) * tint(0.15) * lobe(np.array([rng.choice([-1.0, 1.0]), 0.2, 0.2]))
     lamp = np.array([rng.uniform(-1, 1), rng.uniform(0.0, 0.9), 0.9])
