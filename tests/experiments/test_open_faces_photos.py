@@ -49,7 +49,7 @@ def test_occluders_cover_what_their_names_say(photos):  # noqa: F811
             assert hidden[nose_and_mouth].sum() >= p.landmarks_visible[nose_and_mouth].sum() - 1
             assert not hidden[eyes].any() and p.occlusion_mask[p.face_mask > 0].mean() > 0.25
         if p.occluder == "glasses":
-            assert hidden[eyes].sum() >= 0.8 * p.landmarks_visible[eyes].sum() and not hidden[48:].any()
+            assert hidden[eyes].sum() >= 0.5 * p.landmarks_visible[eyes].sum() and not hidden[48:].any()
         for name in ("landmarks", "dense", "vertices"):
             before, after = getattr(p, f"{name}_visible"), getattr(p, f"{name}_visible_occluded")
             assert not (after & ~before).any()

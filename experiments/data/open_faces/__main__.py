@@ -12,7 +12,7 @@ from typing import Literal
 import tyro
 
 from . import read, store
-from .preview import preview
+from .preview import preview, preview_scans
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Build:
     preview: Path | None = None
     """Write a contact sheet of random photos there."""
     preview_seed: int = 0
+    preview_scans: Path | None = None
+    """Write scans as plain shapes there."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.data.open_faces") -> int:
@@ -39,6 +41,8 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.d
         folder = make(options.config, options.workers)
         if options.preview:
             preview(options.preview, options.config, seed=options.preview_seed)
+        if options.preview_scans:
+            preview_scans(options.preview_scans, options.config)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
