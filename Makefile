@@ -43,6 +43,8 @@ demo: $(VENV)/.photos
 	@$(PY) -m experiments.demo --output demo_output
 
 test: $(VENV)/.dev
+	@echo "==> the CC0 sources, which tests of the data builders need"
+	@$(PY) -m experiments.fetch_sources || echo "==> not to be had: those tests will be skipped"
 	@echo "==> tests"
 	@$(PY) -m pytest -q -n $(WORKERS)
 

@@ -1,0 +1,188 @@
+"""The open scans, on their smallest part. Skips without the CC0 wheel or the extra "data"; fetches nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import runtime
+from experiments.data import open_faces
+from experiments.data.open_faces import EXPRESSIONS, details, store, subjects, worker
+from experiments.data.open_head.sources import WHEEL_NAME
+from flamejax.head import HeadParams, ShapedHead, load_head, pose_shaped
+from flamejax.io.files import TEMPORARY_PREFIX
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A data folder that holds `slice`: built once, for all processes of the test run."""
+    pytest.importorskip("tensorflow_datasets")
+    wheel = runtime.data_folder() / "sources" / WHEEL_NAME
+    if not wheel.exists():
+        pytest.skip(f"{WHEEL_NAME} is not in $FLAMEJAX_DATA/sources (fetch it with `flamejax fetch-sources`)")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "open-faces"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "sources").exists():
+        (folder / "sources").symlink_to(wheel.parent.resolve(), target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(runtime.use_compilation_cache()))  # workers use this one too
+        patch.setenv("FLAMEJAX_DATA", str(folder))
+        open_faces.ensure("slice")
+    return folder
+
+
+@pytest.fixture
+def data(built, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(runtime.use_compilation_cache()))
+    monkeypatch.setenv("FLAMEJAX_DATA", str(built))
+    return built
+
+
+@pytest.fixture(scope="session")
+def head():
+    return load_head()
+
+
+@pytest.fixture
+def photos(data):
+    return [p for split in open_faces.SPLITS for p in open_faces.load_photos(split, "slice")]
+
+
+def test_splits_are_disjoint_by_subject():
+    parts = [subjects.subjects("full", split) for split in open_faces.SPLITS]
+    assert [len(p) for p in parts] == [240, 30, 30]
+    assert sorted(sum(parts, ())) == list(range(300))
+    assert subjects.subjects("test", "test") == parts[2] and subjects.subjects("test", "train") == ()
+    for split, part in zip(open_faces.SPLITS, parts, strict=True):
+        assert set(subjects.subjects("slice", split)) <= set(part)
+        assert set(store.scan_list("slice", split)) <= set(store.scan_list("full", split))
+
+
+def test_unknown_names_are_refused():
+    for call in (open_faces.load_scans, open_faces.load_photos, open_faces.data_source):
+        with pytest.raises(ValueError, match="split must be one of"):
+            call("dev")
+        with pytest.raises(ValueError, match="config must be one of"):
+            call("train", "tiny")
+    with pytest.raises(ValueError, match="no train split"):
+        open_faces.load_photos("train", "test")
+
+
+def test_scans_are_what_the_head_makes_of_the_rest_shape(data, head):
+    scans = open_faces.load_scans("train", "slice")
+    assert scans.vertices.shape == scans.unposed.shape == (6, head.num_vertices, 3)
+    assert scans.vertices.dtype == scans.unposed.dtype == scans.joint_rotations.dtype == np.float32
+    assert scans.keys[1] == f"subject_{scans.subject[0]:04d}-{EXPRESSIONS[scans.expression[1]]}"
+    assert not scans.joint_rotations[:, 0].any() and np.abs(scans.joint_rotations[:, 1:]).max(axis=(0, 2)).all()
+    joints = np.einsum("kv,nvc->nkc", np.asarray(head.J_regressor), scans.unposed)
+    assert np.abs(joints[:, 0]).max() < 1e-6  # the root joint is the origin
+    _, neck, jaw, left, right = np.moveaxis(scans.joint_rotations, 1, 0)
+    params = HeadParams.from_smplx(head, {"neck_pose": neck, "jaw_pose": jaw, "leye_pose": left, "reye_pose": right})
+    again = pose_shaped(head, ShapedHead(scans.unposed, joints), params)
+    np.testing.assert_allclose(again, scans.vertices, atol=2e-6)
+    assert len(open_faces.load_scans("train", "slice", limit=2).subject) == 2
+
+
+def test_faces_do_not_fold(data, head):
+    skin = details.skin_of(head)
+    people = subjects.load_sources(store.sources_path()).people
+    for subject in (0, 7, 100):
+        rest = people[subject].astype(np.float64)
+        height, _ = details.heights(skin, details.draw_latents(subject), details.STILL)
+        before, after = (
+            details._triangle_normals(v, skin.faces) for v in (rest, details.displaced(rest, height, skin))
+        )
+        assert (before * after).sum(1).min() >= details.STEEPEST
+    assert np.abs(people[:, None, :60] - people[None, :, :60]).max(axis=(2, 3))[np.triu_indices(300, 1)].min() > 1e-4
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(data, tmp_path, monkeypatch):
+    whole = {s: store.scans_path(s).read_bytes() for s in subjects.subjects("slice", "train")}
+    first = store.sources_path()
+    monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
+    store.sources_path().parent.mkdir(parents=True)
+    store.sources_path().symlink_to(first)
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.data.open_faces",
+        "--config",
+        "slice",
+        "--meshes-only",
+        "--workers",
+        "1",
+    ]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not list(store.folder().glob("scans/subject*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    made = list(store.folder().glob("scans/subject*"))
+    assert 1 <= len(made) < 4
+    times = {path: path.stat().st_mtime_ns for path in made}
+    leftover = store.folder() / "scans" / f"{TEMPORARY_PREFIX}x"
+    leftover.write_bytes(b"half")
+    # The worker of the killed run ends with it, at the latest when its piece is done.
+    scans = open_faces.load_scans("train", "slice")
+    assert len(scans.subject) == 6 and not leftover.exists()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert {s: store.scans_path(s).read_bytes() for s in whole} == whole
+
+
+def test_a_photo_alone_is_the_photo_among_others(data, tmp_path, monkeypatch):
+    subject, expression = store.scan_list("slice", "test")[1]
+    there = store.photo_path(subject, expression).read_bytes()
+    scans, sources = store.scans_path(subject), store.sources_path()
+    monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
+    store.scans_path(subject).parent.mkdir(parents=True)
+    store.scans_path(subject).symlink_to(scans)
+    store.sources_path().symlink_to(sources)
+    store.run_pieces([f"photo {subject} {expression}"], 1, "one photo")
+    assert store.photo_path(subject, expression).read_bytes() == there
+
+
+def test_a_failing_worker_is_reported(data):
+    with pytest.raises(RuntimeError, match="no such piece of work: 'cake 3'"):
+        store.run_pieces(["cake 3"], 1, "test")
+    with pytest.raises(ValueError, match="no such piece"):
+        worker.do("cake 3")
+
+
+def test_photos_and_scans_come_in_one_order(data):
+    scans = open_faces.load_scans("train", "slice")
+    photos = list(open_faces.load_photos("train", "slice"))
+    assert [p.key for p in photos] == scans.keys
+    for k, photo in enumerate(photos):
+        np.testing.assert_array_equal(photo.vertices, scans.vertices[k])
+        np.testing.assert_array_equal(photo.unposed, scans.unposed[k])
+        assert (photo.subject, photo.expression) == (scans.subject[k], scans.expression[k])
+    assert [p.key for p in open_faces.load_photos("train", "slice", indices=[4, 0])] == [scans.keys[4], scans.keys[0]]
+    assert [p.key for p in open_faces.load_photos("train", "slice", limit=1)] == scans.keys[:1]
+
+
+def test_grain_reads_the_slice_without_tensorflow(data):
+    grain = pytest.importorskip("grain")
+    source = open_faces.data_source("train", "slice")
+    read = grain.MapDataset.source(source).shuffle(seed=1).map(open_faces.photo_of)
+    assert sorted(read[k].key for k in range(len(read))) == sorted(open_faces.load_scans("train", "slice").keys)
+    assert "tensorflow" not in sys.modules
+
+
+def test_the_command_writes_a_contact_sheet(data, tmp_path, capsys):
+    from PIL import Image
+
+    from experiments.data.open_faces.__main__ import main
+
+    assert main(["--config", "slice", "--preview", str(tmp_path / "sheet.png")]) == 0
+    assert "MB" in capsys.readouterr().out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (4 * 3 * 256, 3 * 256)
