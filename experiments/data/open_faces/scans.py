@@ -13,8 +13,9 @@ from .details import Skin, displaced, draw_latents, heights
 from .expressions import EXPRESSIONS, draw, muscles
 from .subjects import SEED, Sources
 
-NECK_DEGREES = (7.0, 11.0, 4.0)
-"""Standard deviations of the neck's rotation about x, y and z; twice that is the most."""
+NECK_DEGREES = (1.5, 2.0, 1.0)
+"""Standard deviations of the neck's rotation about x, y and z; twice that is the most. Small: a photo of a face shows how the
+head is turned, not how much of the turn the neck makes, so that a larger one would drown every other error."""
 GAZE_DEGREES = (6.0, 11.0)
 """Standard deviations of the eyes' rotation about x and y, which both make together; twice that is the most."""
 
