@@ -148,7 +148,7 @@ def train_local_model(
 
 
 def _principal(samples: np.ndarray, explained: float, most: int) -> tuple[np.ndarray, float]:
-    """Principal directions about zero. samples: (N, 3, n) -> (K, 3, n) metres per standard deviation, total variance."""
+    """Principal directions about zero: (N, 3, n) -> (K, 3, n) metres per standard deviation, and the total variance."""
     chosen = samples[:: -(-len(samples) // MOST_SAMPLES)]
     flat = chosen.reshape(len(chosen), -1).astype(np.float32) * np.float32(1e3)  # millimetres: squares of metres vanish
     wide = flat.shape[1] > flat.shape[0]
