@@ -33,6 +33,8 @@ class Skin:
     """The mean head, and its mirror image: features are written for the subject's left."""
     weight: np.ndarray
     """(V,) in [0, 1]."""
+    outer: np.ndarray
+    """(V,) bool: what can be seen from around the head: not the mouth's bag, not the nostrils."""
     smooth: sparse.csr_matrix
     """(V, V) one step of smoothing over the mesh."""
     faces: np.ndarray
@@ -49,7 +51,8 @@ def skin_of(head: HeadModel) -> Skin:
     smooth = (0.5 * sparse.eye(len(x)) + 0.5 * mean).tocsr()
     marks = 1e3 * np.asarray(landmarks_from_vertices(head, head.v_template, HeadParams.zeros(head)), np.float64)
     seam = tuple(map(tuple, marks[[60, 61, 62, 63, 64]]))
-    weight = _seen_from_outside(head).astype(float)
+    outer = _seen_from_outside(head)
+    weight = outer.astype(float)
     for _ in range(2):
         weight = np.minimum(weight, smooth @ weight)
     weight *= _rise(beside(Places(x), seam)[0], 1.5, 6.0)
@@ -62,7 +65,7 @@ def skin_of(head: HeadModel) -> Skin:
         weight *= _rise(np.linalg.norm(x - nostril, axis=1), 2.5, 7.0)
     weight *= _rise(x[:, 1], x[:, 1].min() + 35.0, x[:, 1].min() + 70.0)
     weight *= np.where(np.asarray(head.regions["scalp"]), _rise(x[:, 2], 20.0, 60.0), 1.0)
-    return Skin((Places(x), Places(x * [-1, 1, 1])), weight, smooth, faces)
+    return Skin((Places(x), Places(x * [-1, 1, 1])), weight, outer, smooth, faces)
 
 
 def draw_latents(subject: int) -> np.ndarray:
@@ -77,11 +80,13 @@ def draw_latents(subject: int) -> np.ndarray:
 def heights(skin: Skin, latents: np.ndarray, muscles: Muscles) -> tuple[np.ndarray, np.ndarray]:
     """Millimetres along the normals: of the detail field (V,), and of what makes the expression (V,)."""
     detail, making = np.zeros(len(skin.weight)), np.zeros(len(skin.weight))
+    both = {name: float(active.mean()) for name, active in muscles.items()}
     for k, feature in enumerate(CENTRAL.values()):
-        detail += feature(skin.sides[0], latents[k, 0], lambda name: float(muscles[name].mean()))
+        detail += feature(skin.sides[0], latents[k, 0], both.__getitem__)
     for k, (name, feature) in enumerate(PAIRED.items(), start=len(CENTRAL)):
         for side, places in enumerate(skin.sides):
-            found = feature(places, latents[k, side], lambda muscle, side=side: float(muscles[muscle][side]))
+            own = {muscle: float(active[side]) for muscle, active in muscles.items()}
+            found = feature(places, latents[k, side], own.__getitem__)
             if name in MAKING_EXPRESSION:
                 making += found
             else:

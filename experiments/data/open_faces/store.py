@@ -13,6 +13,7 @@ threads.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import queue
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,20 @@ def read_scans(path: Path) -> SubjectScans:
     return SubjectScans(rows[:, :count], rows[:, count : 2 * count], rows[:, 2 * count :])
 
 
+def write_photo(photo: dict[str, np.ndarray], path: Path) -> None:
+    """Arrays by name, as one file whose bytes do not depend on the time."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **photo)  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_photo(path: Path) -> dict[str, np.ndarray]:
+    """What `write_photo` wrote."""
+    with np.load(path, allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}
+
+
 def missing_scans(config: Config) -> list[str]:
     """Pieces of work: subjects without a file, the test split's first."""
     wanted = [s for split in reversed(SPLITS) for s in subjects(config, split)]
@@ -119,6 +134,26 @@ def make_photos(config: Config, workers: int | None = None) -> None:
     run_pieces(missing_photos(config), workers, f"open faces '{config}': photos")
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Waits while another process builds here: two would do the same work, and tidy up each other's files."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with (folder() / ".building").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"open faces: another process is building in {folder()}; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def drop_photos(config: Config) -> None:
+    """Delete a config's photo files: once packed, they are needed no more."""
+    for split in SPLITS:
+        for subject, expression in scan_list(config, split):
+            photo_path(subject, expression).unlink(missing_ok=True)
+
+
 def run_pieces(pieces: Sequence[str], workers: int | None, title: str) -> None:
     """Hand pieces of work to worker processes and show how far they are.
 
@@ -131,17 +166,12 @@ def run_pieces(pieces: Sequence[str], workers: int | None, title: str) -> None:
     for piece in pieces:
         todo.put(piece)
     number = min(workers or os.cpu_count() or 1, len(pieces))
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
-    )  # fmt: skip
     errors: list[str] = []
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
-        bar = progress.add_task(title, total=len(pieces))
+    with progress(title, len(pieces)) as advance:
 
         def one() -> None:
             for _ in _worker(todo, errors):
-                progress.advance(bar)
+                advance()
 
         threads = [threading.Thread(target=one, daemon=True) for _ in range(number)]
         for thread in threads:
@@ -150,6 +180,18 @@ def run_pieces(pieces: Sequence[str], workers: int | None, title: str) -> None:
             thread.join()
     if errors:
         raise RuntimeError(f"{title}: a worker failed.\n{errors[0]}")
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr with the time left; yields what moves it on by one."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as bars:
+        bar = bars.add_task(title, total=total)
+        yield lambda: bars.advance(bar)
 
 
 def _worker(todo: queue.SimpleQueue[str], errors: list[str]) -> Iterator[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import sys
 
+import numpy as np
+
 from experiments import runtime
 from flamejax.head import HeadModel, load_head
 
-from . import details, scans, store, subjects
+from . import details, photos, scans, skin, store, subjects
 
 
 @functools.lru_cache(maxsize=1)
@@ -16,6 +18,18 @@ def prepared() -> tuple[HeadModel, details.Skin, subjects.Sources]:
     """What scans are made from: read once per process."""
     head = load_head()
     return head, details.skin_of(head), subjects.load_sources(store.sources_path())
+
+
+@functools.lru_cache(maxsize=1)
+def studio() -> photos.Studio:
+    head, details_of_head, _ = prepared()
+    return photos.Studio(head, details_of_head, skin.texels_of(head))
+
+
+@functools.lru_cache(maxsize=2)
+def look(subject: int) -> tuple[np.ndarray, np.ndarray]:
+    """A subject's skin, kept for its next photo."""
+    return skin.draw_skin(studio().head, studio().texels, subject)
 
 
 def do(piece: str) -> None:
@@ -26,6 +40,12 @@ def do(piece: str) -> None:
     elif kind == "scans":
         (subject,) = map(int, numbers)
         store.write_scans(scans.make_subject(*prepared(), subject), store.scans_path(subject))
+    elif kind == "photo":
+        subject, expression = map(int, numbers)
+        made = photos.make_photo(
+            studio(), store.read_scans(store.scans_path(subject)), look(subject), subject, expression
+        )
+        store.write_photo(made, store.photo_path(subject, expression))
     else:
         raise ValueError(f"no such piece of work: {piece!r}")
 
