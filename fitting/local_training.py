@@ -87,8 +87,9 @@ def region_weights(head: HeadModel, rings: int = FADE_RINGS) -> dict[str, np.nda
 
     FLAME's regions overlap and end abruptly. Masked with them, the residual of a vertex in three regions would be added
     three times, and at a border the regions' approximations would part in a step. So a vertex is shared out between its
-    regions, and the shares are diffused over the mesh, which keeps their sum: the regions' parts of a residual add up to it, and each fades to zero over several rings.
-    Eyeballs are separate pieces of the mesh: nothing is diffused into or out of them.
+    regions, and the shares are diffused over the mesh, which keeps their sum: the regions' parts of a residual add up
+    to it, and each fades to zero over several rings. Eyeballs are separate pieces of the mesh: nothing is diffused into
+    or out of them.
 
     Args:
       rings: diffusion steps; a region fades to zero over this many rings on either side of its border.
