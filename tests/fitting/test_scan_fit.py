@@ -14,7 +14,7 @@ from flamejax.head import unpose
 from tests.heads import random_head, random_params
 
 HEAD = random_head()
-CONFIG = ScanFitConfig(noise=1e-5, chunk=4)
+CONFIG = ScanFitConfig(noise=1e-5, chunk=3)  # one chunk size for all: each is compiled
 
 
 def known(batch=(), seed=0, scale=0.3):
@@ -59,14 +59,14 @@ def test_the_open_head_comes_back_from_large_turns_of_neck_and_jaw():
 def test_noise_stays_noise():
     params, scans = known((3,), seed=2)
     noise = 2e-4 * np.random.default_rng(0).normal(size=scans.shape).astype(np.float32)
-    found = fit_scans(HEAD, scans + noise, config=ScanFitConfig(noise=2e-4, chunk=4))
+    found = fit_scans(HEAD, scans + noise, config=ScanFitConfig(noise=2e-4, chunk=3))
     assert np.asarray(found.rms).max() < 2e-4 * np.sqrt(3)  # of the noise itself
     # 28 unknowns share the noise of 486 numbers.
     assert np.sqrt(np.mean(np.sum(np.asarray(found.vertices - scans) ** 2, axis=-1))) < 1.5e-4
     np.testing.assert_allclose(found.params.betas, params.betas, atol=0.3)
 
 
-@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3), (0,)])
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2), (0,)])
 def test_batches_equal_singles(batch):
     scans = np.zeros((*batch, HEAD.num_vertices, 3)) if 0 in batch else known(batch, seed=3)[1]
     found = fit_scans(HEAD, scans, config=CONFIG)
@@ -79,7 +79,7 @@ def test_batches_equal_singles(batch):
 
 
 def test_unposed_is_the_scan_at_rest():
-    _, scans = known((2,), seed=4)
+    _, scans = known((3,), seed=4)
     found = fit_scans(HEAD, scans, config=CONFIG, solver=scan_solver(HEAD, CONFIG))
     np.testing.assert_allclose(found.unposed, unpose(HEAD, scans, found.params), atol=2e-6)
 
