@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "reconstruct a public-domain portrait, clean and with a face mask",
     "calibrate-landmarks": "measure where on a head the detector puts its landmarks",
     "convert": "turn a FLAME or ICT-FaceKit model into one .npz",
+    "train": "train local models on the open scans, or on scans of your own",
     "doctor": "say what is installed, what is missing and where to get it",
     "benchmark": "time the head model, the renderer and the fit, also against other libraries",
     "fetch-sources": "fetch the CC0 files that the open head is built from",

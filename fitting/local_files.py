@@ -53,8 +53,8 @@ def load_local_model(
     Args:
       head: the head they must belong to.
       path: a file of `python -m experiments.train --config local_pca`; None for what is shipped for the open head.
-      variant: of the shipped ones; "paper": after the top 10 identity and 10 expression components, as the paper has it;
-        "full": after all components, for what the global model lacks.
+      variant: of the shipped ones; "paper": after the top 10 identity and 10 expression components, as in the
+        paper; "full": after all components, for what the global model lacks.
 
     Raises:
       HeadFileError: the file is missing, damaged, of another version, or belongs to another head; the message names it.
@@ -164,9 +164,7 @@ def _check(path: Path, found: dict[str, np.ndarray]) -> None:
             raise wrong(f"'{name}' holds impossible counts")
     names, sizes, counts = found["region_names"], found["vertex_counts"], found["component_counts"]
     regions = len(names)
-    if not regions or sizes.shape != (regions,) or not (
-        counts.shape == found["variance"].shape == (regions, 2)
-    ):
+    if not regions or sizes.shape != (regions,) or not (counts.shape == found["variance"].shape == (regions, 2)):
         raise wrong("its regions do not agree in number")
     if max(sizes.max(), counts.max()) > MOST:
         raise wrong("it claims regions of impossible size")

@@ -1,8 +1,8 @@
 """Local models: PCA models of the parts of a head, added to the top components of the global one (Diverse3DFace,
 section 4.1, Eqs. 5-6). `fitting.local_training` makes them, `fitting.local_files` reads and writes them.
 
-A head with its local models is a head: `with_local` appends their components to the head's own, so everything that takes
-a `HeadModel` takes them as well, at the same speed per component.
+A head with its local models is a head: `with_local` appends their components to the head's own, so everything that
+takes a `HeadModel` takes them as well, at the same speed per component.
 """
 
 import dataclasses
@@ -101,8 +101,8 @@ def check_belongs(head: HeadModel, local: LocalModel, source: str = "the local m
         return
     raise HeadFileError(
         f"{source}: made for the head '{made_for}' (geometry {local.head_hash[:12]}), not for this '{head.name} "
-        f"{head.version}' (geometry {geometry_hash(head)[:12]}). Load that head, or train local models for this one with "
-        "`python -m experiments.train --config local_pca --head FILE --scans DIR --output FILE`."
+        f"{head.version}' (geometry {geometry_hash(head)[:12]}). Load that head, or train local models for this one "
+        "with `python -m experiments.train --config local_pca --head FILE --scans DIR --output FILE`."
     )
 
 
@@ -129,25 +129,40 @@ def with_local(
     """
     check_belongs(head, local)
     keep = _kept("num_betas", num_betas, local.num_betas), _kept("num_expression", num_expression, local.num_expression)
+    shape = [_spread(region.shape, region.index, head.num_vertices) for region in local.regions]
+    moved = [_spread(region.expression, region.index, head.num_vertices) for region in local.regions]
+    return _assembled(head, keep, shape, moved, head.name + SUFFIX)
+
+
+def top_components(head: HeadModel, num_betas: int, num_expression: int) -> HeadModel:
+    """The head with its leading components alone (the coarse shape of Eq. 4); its name tells how many.
+
+    Raises:
+      ValueError: it has fewer.
+    """
+    if not (0 <= num_betas <= head.num_betas and 0 <= num_expression <= head.num_expression):
+        raise ValueError(f"{num_betas} + {num_expression} components of {head.num_betas} + {head.num_expression}.")
+    return _assembled(head, (num_betas, num_expression), [], [], f"{head.name}-{num_betas}-{num_expression}")
+
+
+def _assembled(
+    head: HeadModel, keep: tuple[int, int], shape: list[np.ndarray], moved: list[np.ndarray], name: str
+) -> HeadModel:
+    """The head with its top `keep` components and more of each kind, each (K, 3, V)."""
     basis, regressor = np.asarray(head.basis), np.asarray(head.J_regressor)
     components = head.joint_dirs.shape[-1]
-    rows = (
-        basis[: keep[0]],
-        *(_spread(region.shape, region.index, head.num_vertices) for region in local.regions),
-        basis[head.num_betas : head.num_betas + keep[1]],
-        *(_spread(region.expression, region.index, head.num_vertices) for region in local.regions),
-        basis[components:],
-    )
-    stacked = np.concatenate(rows)
-    moving = stacked[: len(stacked) - (len(basis) - components)]
+    identity = np.concatenate([basis[: keep[0]], *shape])
+    motion = np.concatenate([basis[head.num_betas : head.num_betas + keep[1]], *moved])
+    stacked = np.concatenate([identity, motion, basis[components:]])
     used = np.flatnonzero(regressor.any(axis=0))  # joints depend on few vertices
+    blends = stacked[: len(identity) + len(motion)][..., used]
     return dataclasses.replace(
         head,
         basis=jax.device_put(stacked),
-        joint_dirs=jax.device_put(np.einsum("kv,cdv->kdc", regressor[:, used], moving[..., used], optimize=True)),
-        name=head.name + SUFFIX,
-        num_betas=keep[0] + local.num_shape,
-        expression_range=_range(head, keep[1], local.num_local_expression),
+        joint_dirs=jax.device_put(np.einsum("kv,cdv->kdc", regressor[:, used], blends, optimize=True)),
+        name=name,
+        num_betas=len(identity),
+        expression_range=_range(head, keep[1], len(motion) - keep[1]),
     )
 
 
@@ -204,8 +219,8 @@ def _kept(name: str, asked: int | None, trained: int) -> int:
         return trained
     if not 0 <= asked <= trained:
         raise ValueError(
-            f"{name}={asked}: this local model was trained on what {trained} global components leave, so it can be joined "
-            f"to 0..{trained} of them. The variant 'full' was trained on what all of them leave."
+            f"{name}={asked}: this local model was trained on what {trained} global components leave, so it can be "
+            f"joined to 0..{trained} of them. The variant 'full' was trained on what all of them leave."
         )
     return asked
 

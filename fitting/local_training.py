@@ -86,9 +86,10 @@ def region_weights(head: HeadModel, rings: int = FADE_RINGS) -> dict[str, np.nda
     """Smooth region masks that sum to 1 at every vertex (M_R of Eq. 6).
 
     FLAME's regions overlap and end abruptly. Masked with them, the residual of a vertex in three regions would be added
-    three times, and at a border the regions' approximations would part in a step. So the masks are diffused over the
-    mesh and shared out: the regions' parts of a residual add up to it, and each fades to zero over several rings.
-    Eyeballs are separate pieces of the mesh: nothing is diffused into or out of them.
+    three times, and at a border the regions' approximations would part in a step. So a vertex is shared out between its
+    regions, and the shares are diffused over the mesh, which keeps their sum: the regions' parts of a residual add up
+    to it, and each fades to zero over several rings. Eyeballs are separate pieces of the mesh: nothing is diffused into
+    or out of them.
 
     Args:
       rings: diffusion steps; a region fades to zero over this many rings on either side of its border.
@@ -98,13 +99,14 @@ def region_weights(head: HeadModel, rings: int = FADE_RINGS) -> dict[str, np.nda
     """
     names = list(head.regions)
     masks = np.stack([np.asarray(head.regions[name], np.float32) for name in names], axis=1)
+    masks /= np.maximum(masks.sum(axis=1, keepdims=True), 1)
     first, second = _edges(np.asarray(head.faces))
     degree = np.bincount(np.concatenate([first, second]), minlength=head.num_vertices)
     for _ in range(rings):
         total = np.zeros_like(masks)
         np.add.at(total, first, masks[second])
         np.add.at(total, second, masks[first])
-        masks = 0.5 * (masks + total / np.maximum(degree, 1)[:, None])
+        masks = (masks + total) / (1 + degree)[:, None]
     total = masks.sum(axis=1, keepdims=True)
     shares = np.where(total > 0, masks / np.maximum(total, 1e-12), 1 / len(names))
     return {name: shares[:, i].astype(np.float32) for i, name in enumerate(names)}
@@ -148,7 +150,7 @@ def train_local_model(
 
 
 def _principal(samples: np.ndarray, explained: float, most: int) -> tuple[np.ndarray, float]:
-    """Principal directions about zero. samples: (N, 3, n) -> (K, 3, n) metres per standard deviation, total variance."""
+    """Principal directions about zero: (N, 3, n) -> (K, 3, n) metres per standard deviation, and the total variance."""
     chosen = samples[:: -(-len(samples) // MOST_SAMPLES)]
     flat = chosen.reshape(len(chosen), -1).astype(np.float32) * np.float32(1e3)  # millimetres: squares of metres vanish
     wide = flat.shape[1] > flat.shape[0]

@@ -1,8 +1,8 @@
 """Registered meshes -> head parameters (Diverse3DFace Eq. 3): second order, batched, one compilation.
 
-Given the pose, a scan taken back to rest is linear in the coefficients, and the linear system is the same for all scans:
-it is factorised once. So only the pose's 18 unknowns are searched for, with the coefficients eliminated at every step
-(variable projection, Golub & Pereyra 1973): damped Gauss-Newton steps that converge in a few rounds.
+Given the pose, a scan taken back to rest is linear in the coefficients, and the linear system is the same for all
+scans: it is factorised once. So only the pose's 18 unknowns are searched for, with the coefficients eliminated at every
+step (variable projection, Golub & Pereyra 1973): damped Gauss-Newton steps that converge in a few rounds.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ OK, NOT_FINITE, NO_HEAD = range(3)
 SCAN_REASONS = {
     OK: "ok",
     NOT_FINITE: "the scan holds NaN or infinity",
-    NO_HEAD: "no head of this model comes near the scan: is it in metres, and are its vertices the head's, in its order?",
+    NO_HEAD: "no head of this model comes near the scan: is it in metres, with the head's vertices in order?",
 }
 """What each `ScanFit.code` means, in words for the user."""
 FAR = 0.015
@@ -100,9 +100,7 @@ def scan_solver(head: HeadModel, config: ScanFitConfig | None = None) -> ScanSol
     rows = rows.reshape(len(rows), -1)
     factor = np.linalg.cholesky(rows @ rows.T + noise**2 * np.eye(len(rows)))
     inverse = np.linalg.inv(factor)
-    return ScanSolver(
-        *(jnp.asarray(array, jnp.float32) for array in (inverse @ rows, inverse.T, np.asarray(noise**2)))
-    )
+    return ScanSolver(*(jnp.asarray(array, jnp.float32) for array in (inverse @ rows, inverse.T, np.asarray(noise**2))))
 
 
 def fit_scans(
@@ -135,20 +133,25 @@ def fit_scans(
     solver = solver or scan_solver(head, config)
     batch = vertices.shape[:-2]
     flat = np.asarray(vertices, np.float32).reshape(-1, head.num_vertices, 3)
-    chunk = min(config.chunk, max(len(flat), 1))
+    chunk = min(config.chunk, len(flat))
+    if not len(flat):
+        one = jax.ShapeDtypeStruct((1, head.num_vertices, 3), jnp.float32)
+        shapes = jax.eval_shape(lambda scans: _fit_chunk(head, solver, scans, config.steps), one)
+        return jax.tree.map(lambda leaf: jnp.zeros((*batch, *leaf.shape[1:]), leaf.dtype), shapes)
     parts = []
     for start in range(0, len(flat), chunk):
         part = flat[start : start + chunk]
         filled = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
         found = jax.device_get(_fit_chunk(head, solver, jnp.asarray(filled), config.steps))
-        parts.append(jax.tree.map(lambda leaf, count=len(part): leaf[:count], found))
+        parts.append(jax.tree.map(functools.partial(_first, len(part)), found))
         if advance is not None:
             advance(len(part))
-    if not parts:
-        empty = jax.eval_shape(lambda scans: _fit_chunk(head, solver, scans, config.steps), jnp.asarray(flat))
-        return jax.tree.map(lambda leaf: jnp.zeros((*batch, *leaf.shape[1:]), leaf.dtype), empty)
     whole = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *parts)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), whole)
+
+
+def _first(count: int, array: np.ndarray) -> np.ndarray:
+    return array[:count]
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -198,27 +201,35 @@ def _start(head: HeadModel, scan: Array) -> _State:
 
 
 def _step(head: HeadModel, solver: ScanSolver, planes: Array, state: _State, damping: Array) -> _State:
-    """One damped Gauss-Newton step of all unknowns."""
-    basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.back), -1)
+    """One damped Gauss-Newton step of all unknowns.
 
+    The coefficients z (whitened) also move the joints, by 12 numbers G z, and so the scan at rest. Their normal matrix
+    is then I + U S U^T with U = [G^T, P] of rank 24, which is solved by Woodbury's identity.
+    """
+    basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.back), -1)
     joints = _rest_joints(head, state)
-    translation = _translation(state, joints)
-    value, jacobian = unposed_jacobian(head, planes, state.rotations, joints, translation)
-    jacobian = jacobian.reshape(len(jacobian), -1)
-    # The derivative is for a translation that is kept, but here the offset is: a turn of the root moves the translation.
-    slope = -jnp.matmul(state.rotations[0], skew_matrix(joints[0]), precision=HIGHEST)
-    jacobian = jacobian.at[:3].add(jnp.matmul(slope.T, jacobian[-3:], precision=HIGHEST))
-    left = (value - head.v_template.T).reshape(-1) - jnp.matmul(state.coefficients, basis, precision=HIGHEST)
-    rows = jnp.concatenate([jacobian, left[None]])
-    whitened = jnp.matmul(rows, solver.whitened.T, precision=HIGHEST)
-    pull = whitened[-1] - solver.ridge * jnp.matmul(state.coefficients, solver.back, precision=HIGHEST)
-    seen = whitened[:-1].T
+    value, by_pose, by_joint = unposed_jacobian(head, planes, state.rotations, joints, _translation(state, joints))
+    by_pose, by_joint = (columns.reshape(len(columns), -1) for columns in (by_pose, by_joint))
+    # The derivative is for a translation that is kept, but here the offset is: a turn of the root moves the former.
+    slope = -_product(state.rotations[0], skew_matrix(joints[0]))
+    by_pose = by_pose.at[:3].add(_product(slope.T, by_pose[-3:]))
+    left = (value - head.v_template.T).reshape(-1) - _product(state.coefficients, basis)
+    rows, pose = jnp.concatenate([by_pose, left[None], by_joint]), len(by_pose)
+    inner, seen = _product(rows, rows.T), _product(rows, solver.whitened.T)
+    moving = _product(head.joint_dirs[1:].reshape(len(by_joint), -1), solver.back)
+    # What the whitened coefficients see of the pose's columns and of what is left: (pose + 1, C).
+    target = seen[: pose + 1] - _product(inner[: pose + 1, pose + 1 :], moving)
+    target = target.at[pose].add(-solver.ridge * _product(state.coefficients, solver.back))
+    low_rank = jnp.concatenate([moving, seen[pose + 1 :]])
+    zero, one = jnp.zeros((len(by_joint),) * 2), jnp.eye(len(by_joint))
+    core = jnp.block([[zero, -one], [-one, -inner[pose + 1 :, pose + 1 :]]]) + _product(low_rank, low_rank.T)
+    solved = target - _product(jnp.linalg.solve(core, _product(low_rank, target.T)).T, low_rank)
     # What the coefficients can do as well is no news of the pose: it is taken off the normal equations.
-    normal = jnp.matmul(jacobian, jacobian.T, precision=HIGHEST) - jnp.matmul(seen.T, seen, precision=HIGHEST)
-    gradient = jnp.matmul(jacobian, left, precision=HIGHEST) - jnp.matmul(seen.T, pull, precision=HIGHEST)
-    damped = normal + jnp.diag(damping * jnp.sum(jacobian**2, axis=1) + 1e-9)
+    normal = inner[:pose, :pose] - _product(target[:pose], solved[:pose].T)
+    gradient = inner[:pose, pose] - _product(target[:pose], solved[pose])
+    damped = normal + jnp.diag(damping * jnp.diagonal(inner)[:pose] + 1e-9)
     move = -jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), gradient)
-    change = jnp.matmul(solver.back, pull + jnp.matmul(seen, move, precision=HIGHEST), precision=HIGHEST)
+    change = _product(solver.back, solved[pose] + _product(move, solved[:pose]))
     moved = _moved(state, move)
     return dataclasses.replace(moved, coefficients=state.coefficients + change)
 
@@ -227,14 +238,14 @@ def _energy(head: HeadModel, solver: ScanSolver, planes: Array, state: _State) -
     """Squared distance at rest + noise^2 |coefficients|^2."""
     basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.back), -1)
     left = (_unposed(head, planes, state) - head.v_template.T).reshape(-1)
-    left = left - jnp.matmul(state.coefficients, basis, precision=HIGHEST)
+    left = left - _product(state.coefficients, basis)
     return jnp.sum(left**2) + solver.ridge * jnp.sum(state.coefficients**2)
 
 
 def _moved(state: _State, move: Array) -> _State:
     """The pose after a small move (18,): each joint turned further in its own axes, then the offset."""
     turn = rotation_matrix(move[:-3].reshape(-1, 3))
-    rotations = jnp.matmul(state.rotations, turn, precision=HIGHEST)
+    rotations = _product(state.rotations, turn)
     return dataclasses.replace(state, rotations=rotations, offset=state.offset + move[-3:])
 
 
@@ -245,16 +256,20 @@ def _unposed(head: HeadModel, planes: Array, state: _State) -> Array:
 
 
 def _rest_joints(head: HeadModel, state: _State) -> Array:
-    return head.joint_template + jnp.matmul(head.joint_dirs, state.coefficients, precision=HIGHEST)
+    return head.joint_template + _product(head.joint_dirs, state.coefficients)
 
 
 def _translation(state: _State, joints: Array) -> Array:
     """`transl` of the root's offset: x -> R x + offset is R (x - joint) + joint + transl."""
-    return state.offset - joints[0] + jnp.matmul(state.rotations[0], joints[0], precision=HIGHEST)
+    return state.offset - joints[0] + _product(state.rotations[0], joints[0])
+
+
+def _product(first: Array, second: Array) -> Array:
+    return jnp.matmul(first, second, precision=HIGHEST)
 
 
 def _as_params(head: HeadModel, state: _State) -> HeadParams:
     turns = axis_angle(state.rotations)
     translation = _translation(state, _rest_joints(head, state))
     betas, expression = jnp.split(state.coefficients, [head.num_betas])
-    return HeadParams(betas, expression, *turns, transl=translation)
+    return HeadParams(betas, expression, turns[0], turns[1], turns[2], turns[3], turns[4], translation)

@@ -46,7 +46,7 @@ def axis_angle(matrix: Array) -> Array:
     """
     m = [[matrix[..., i, j] for j in range(3)] for i in range(3)]
     trace = m[0][0] + m[1][1] + m[2][2]
-    # Rows: the quaternion (w, x, y, z) times four times its w, x, y or z; the row of largest length is well conditioned.
+    # Rows: the quaternion (w, x, y, z) times four times its w, x, y or z; the row of largest length is sound.
     odd = [m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]]
     even = [m[0][1] + m[1][0], m[0][2] + m[2][0], m[1][2] + m[2][1]]
     squares = [1 + trace, *(1 + 2 * m[i][i] - trace for i in range(3))]

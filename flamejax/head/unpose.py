@@ -24,8 +24,8 @@ def unpose(head: HeadModel, vertices: Array, params: HeadParams, joints: Array |
     """The shape that posing would turn into `vertices`: the inverse of `flamejax.vertices` for a known pose.
 
     Each vertex goes back through the inverse of its own blended transform, and the pose correctives are taken off. What
-    the model cannot express (a scan's detail) is kept. Where the blended transform has no inverse (joints turned by half
-    a turn against each other), the result is not finite.
+    the model cannot express (a scan's detail) is kept. Where the blended transform has no inverse (joints turned by
+    half a turn against each other), the result is not finite.
 
     Args:
       head: the model.
@@ -57,16 +57,18 @@ def unposed_planes(head: HeadModel, planes: Array, rotations: Array, joints: Arr
 
 def unposed_jacobian(
     head: HeadModel, planes: Array, rotations: Array, joints: Array, transl: Array
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """`unposed_planes` of one scan and its derivative, in closed form: a fraction of the time of autodiff.
 
     Turning a joint by a small vector d in its own axes (R -> R exp d) turns all that hangs on it about the joint.
+    Moving a joint with its rest shape moves what hangs on it by the difference of the joint's and its parent's turn.
 
     Args:
       planes: (3, V); rotations: (5, 3, 3); joints: (5, 3); transl: (3,).
 
     Returns:
-      (3, V) the scan at rest, and (18, 3, V) its change with the five joints' d, then `transl`.
+      (3, V) the scan at rest; (18, 3, V) its change with the five joints' d, then `transl`; (12, 3, V) its change with
+      the places of the joints after the root.
     """
     rotation, offset = _joint_transforms(rotations, joints, head.parents)
     inverse, moved = _inverse_transforms(head, rotation, offset, transl)
@@ -75,19 +77,21 @@ def unposed_jacobian(
     places = _rotate(rotation, joints) + offset
     carried = jnp.asarray(_descendants(head.parents), planes.dtype)
     weights = head.lbs_weights.T
+    hanging = jnp.matmul(carried, weights, precision=HIGHEST)
     # What hangs on each joint, as moved by it, relative to the joint; (5, 3, V).
     parts = weights[:, None] * (jnp.einsum("kij,jv->kiv", rotation, corrected, precision=HIGHEST) + offset[..., None])
-    arms = jnp.einsum("kj,jiv->kiv", carried, parts, precision=HIGHEST)
-    arms = arms - places[..., None] * jnp.matmul(carried, weights, precision=HIGHEST)[:, None]
+    arms = jnp.einsum("kj,jiv->kiv", carried, parts, precision=HIGHEST) - places[..., None] * hanging[:, None]
     axes = jnp.swapaxes(rotation, -1, -2)[..., None]  # (5, 3, 3, 1): of each joint its three axes, in the world
-    turned = jnp.cross(jnp.broadcast_to(arms[:, None], (5, 3, *arms.shape[1:])), axes, axis=-2)
-    turned = jnp.concatenate([turned.reshape(15, 3, -1), -jnp.broadcast_to(jnp.eye(3)[..., None], (3, *planes.shape))])
-    columns = sum(inverse[None, :, j] * turned[:, None, j] for j in range(3))
+    turned = jnp.cross(jnp.broadcast_to(arms[:, None], (5, 3, *arms.shape[1:])), axes, axis=-2).reshape(15, 3, -1)
+    shifted = -jnp.broadcast_to(jnp.eye(3)[..., None], (3, *planes.shape))
+    slide = jnp.swapaxes(rotation[1:] - rotation[np.array(head.parents[1:])], -1, -2).reshape(12, 3, 1)
+    changes = jnp.concatenate([turned, shifted, slide * jnp.repeat(hanging[1:], 3, axis=0)[:, None]])
+    columns = _applied(jnp.broadcast_to(inverse, (len(changes), *inverse.shape)), changes)
     skews = skew_matrix(jnp.eye(3))
     features = jnp.einsum("kij,ajl->kail", rotations[1:], skews, precision=HIGHEST).reshape(-1, 3, 9)
     correctives = jnp.einsum("kaf,kfv->kav", features, basis.reshape(len(features), 9, -1), precision=HIGHEST)
     columns = columns.at[3:15].add(-correctives.reshape(-1, *planes.shape))
-    return corrected - _blend(basis, _pose_feature(rotations)), columns
+    return corrected - _blend(basis, _pose_feature(rotations)), columns[:18], columns[18:]
 
 
 def _descendants(parents: tuple[int, ...]) -> np.ndarray:
@@ -118,4 +122,5 @@ def _inverse_transforms(head: HeadModel, rotation: Array, offset: Array, transl:
 
 def _applied(matrices: Array, planes: Array) -> Array:
     """A matrix at each vertex: (*b, 3, 3, V) of (*b, 3, V) -> (*b, 3, V)."""
-    return sum(matrices[..., :, j, :] * planes[..., j, None, :] for j in range(3))
+    parts = [matrices[..., :, j, :] * planes[..., j, None, :] for j in range(3)]
+    return parts[0] + parts[1] + parts[2]

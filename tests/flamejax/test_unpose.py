@@ -10,7 +10,9 @@ import pytest
 from jax.test_util import check_grads
 
 import flamejax
-from flamejax.head import HeadParams, joints, rest_joints, unpose
+from flamejax.head import HeadParams, joints, rest_joints, rotation_matrix, unpose
+from flamejax.head.rotation import axis_angle
+from flamejax.head.unpose import unposed_jacobian, unposed_planes
 from tests.heads import random_head, random_params
 
 BATCHES = [(), (1,), (3,)]
@@ -90,3 +92,30 @@ def test_gradient_at_the_rest_pose_is_finite(head):
 def test_another_heads_vertices_are_refused(head):
     with pytest.raises(ValueError, match="162 vertices"):
         unpose(head, jnp.zeros((7, 3)), HeadParams.zeros(head))
+
+
+def test_the_closed_form_of_the_derivative_is_that_of_autodiff(head):
+    params = random_params(head, seed=6, scale=0.5)
+    planes, places = flamejax.vertices(head, params).T, rest_joints(head, params)
+    rotations = rotation_matrix(params.joint_rotations())
+
+    def moved(move):
+        turned = jnp.matmul(rotations, rotation_matrix(move[:15].reshape(5, 3)))
+        return unposed_planes(head, planes, turned, places, params.transl + move[15:])
+
+    value, found, by_joint = unposed_jacobian(head, planes, rotations, places, params.transl)
+    chex.assert_trees_all_close(value, moved(jnp.zeros(18)), atol=1e-6)
+    expected = jnp.moveaxis(jax.jit(jax.jacfwd(moved))(jnp.zeros(18)), -1, 0)
+    chex.assert_trees_all_close(found, expected, atol=1e-5)
+    elsewhere = jax.jacfwd(lambda points: unposed_planes(head, planes, rotations, points, params.transl))(places)
+    chex.assert_trees_all_close(
+        by_joint, jnp.moveaxis(elsewhere[..., 1:, :].reshape(*planes.shape, 12), -1, 0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-7, 1e-3, 1.0, 3.0, 3.1415])
+def test_axis_angle_is_the_inverse_of_rotation_matrix(angle):
+    axes = np.random.default_rng(7).normal(size=(20, 3))
+    axes = np.concatenate([axes / np.linalg.norm(axes, axis=1, keepdims=True), np.eye(3)])
+    vectors = jnp.asarray(angle * axes, jnp.float32)
+    np.testing.assert_allclose(axis_angle(rotation_matrix(vectors)), vectors, atol=2e-6 + 3e-4 * (angle > 3))

@@ -1,0 +1,72 @@
+"""The command that trains: `python -m experiments.train --config NAME ...`; without arguments it lists the configs.
+
+A config is a module of `experiments.configs` with
+    SUMMARY: str, one line;
+    Config: a frozen dataclass, the command's options;
+    run(config, console) -> rows: does it; raises OSError, ValueError or RuntimeError with a message for the user.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import tyro
+from rich.console import Console
+
+from experiments import runtime
+
+CONFIGS = ("local_pca",)
+"""Modules of `experiments.configs`."""
+
+
+def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.train") -> int:
+    """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
+    args = sys.argv[1:] if args is None else list(args)
+    name, rest = chosen(args)
+    if name is None:
+        asked = bool(rest) and rest[0] not in ("-h", "--help")
+        print(listing(prog), file=sys.stderr if asked else sys.stdout)
+        return 2 if asked else 0
+    if name not in CONFIGS:
+        print(f"{prog}: no config {name!r}.\n\n{listing(prog)}", file=sys.stderr)
+        return 2
+    module = load(name)
+    # A log file has no width of its own, and rich would cut the tables to 80 columns.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    config = tyro.cli(module.Config, args=rest, prog=f"{prog} --config {name}")
+    runtime.use_compilation_cache()
+    try:
+        module.run(config, console)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def chosen(args: list[str]) -> tuple[str | None, list[str]]:
+    """The config's name (None: not given) and the other arguments, which are its options."""
+    for i, arg in enumerate(args):
+        if arg == "--config" and i + 1 < len(args):
+            return args[i + 1], args[:i] + args[i + 2 :]
+        if arg.startswith("--config="):
+            return arg.removeprefix("--config="), args[:i] + args[i + 1 :]
+    return None, args
+
+
+def load(name: str) -> ModuleType:
+    """The config's module; imported only to be run or listed."""
+    return importlib.import_module(f"experiments.configs.{name}")
+
+
+def listing(prog: str) -> str:
+    """What there is to train."""
+    width = max(map(len, CONFIGS))
+    lines = "\n".join(f"  {name:{width}}  {load(name).SUMMARY}" for name in CONFIGS)
+    return f"usage: {prog} --config NAME ...\n\n{lines}\n\n'{prog} --config NAME --help' lists its options."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

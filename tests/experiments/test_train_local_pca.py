@@ -1,0 +1,140 @@
+"""`train --config local_pca` on scans of a synthetic FLAME-format head, saved as FLAME-registered data sets are."""
+
+import json
+
+import numpy as np
+import pytest
+import trimesh
+
+import flamejax
+from experiments import train
+from experiments.data import registered_scans
+from experiments.data.registered_scans import find_scans, read_scans, read_vertices, split_of
+from fitting.local_files import load_local_model
+from fitting.local_model import with_local
+from flamejax.head import HeadFileError
+from tests import flame_format
+from tests.heads import random_params
+
+SUBJECTS, EACH = 6, 3
+SIZE = {**flame_format.TRUE_SIZE, "vertices": 120, "triangles": 220}
+VERTICES = SIZE["vertices"]
+
+
+def write_scans(folder, head, unit=1.0):
+    """DIR/<subject>/<expression>/frame.* of four kinds, with detail that the head lacks."""
+    rng = np.random.default_rng(0)
+    params = random_params(head, 1, (SUBJECTS * EACH,), 0.2)
+    posed = np.asarray(flamejax.vertices(head, params))
+    posed = posed + 5e-4 * rng.normal(size=(SUBJECTS, 1, VERTICES, 3)).repeat(EACH, 1).reshape(posed.shape)
+    for i, points in enumerate(posed / unit):
+        place = folder / f"subject{i // EACH}" / "take" / ("smile", "bareteeth", "eyebrow")[i % EACH]
+        place.mkdir(parents=True)
+        mesh = trimesh.Trimesh(points, np.asarray(head.faces), process=False)
+        kind = i % 4
+        if kind == 0:
+            mesh.export(place / "a.000001.ply")
+        elif kind == 1:
+            rows = "\n".join(f"v {x:.9f} {y:.9f} {z:.9f}" for x, y, z in points)
+            (place / "a.000001.obj").write_text(f"# a scan\n{rows}\nf 1 2 3\n")
+        elif kind == 2:
+            np.save(place / "a.npy", points)
+        else:
+            np.savez(place / "a.npz", vertices=points, other=np.zeros(3))
+    return posed
+
+
+@pytest.fixture(scope="module")
+def flame(tmp_path_factory):
+    """A synthetic FLAME model's path, and the head."""
+    path = flame_format.write_folder(tmp_path_factory.mktemp("flame"), SIZE)
+    flame_format.write_masks(path.parent, VERTICES)
+    return path, flamejax.load_head(path)
+
+
+def test_without_a_config_it_lists_them(capsys):
+    assert train.main([]) == 0
+    assert "local_pca" in capsys.readouterr().out
+    assert train.main(["--config", "mesh"]) == 2
+    assert "no config 'mesh'" in capsys.readouterr().err
+    assert train.main(["--scans", "x"]) == 2
+    for args in (["--config", "local_pca", "--help"], ["--config=local_pca", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            train.main(args)
+        assert ended.value.code == 0 and "--scans" in capsys.readouterr().out
+
+
+def test_local_models_of_a_flame_head_from_its_registered_scans(flame, tmp_path, capsys):
+    path, head = flame
+    write_scans(tmp_path / "scans", head, unit=1e-3)
+    (tmp_path / "scans" / "subject0" / "broken.ply").write_bytes(b"ply\nnot a mesh")
+    np.save(tmp_path / "scans" / "subject1" / "other.npy", np.zeros((7, 3)))
+    output = tmp_path / "out" / "local.npz"
+    args = ["--config", "local_pca", "--head", str(path), "--scans", str(tmp_path / "scans"), "--unit", "mm"]
+    args += ["--output", str(output), "--workdir", str(tmp_path / "work"), "--smoke"]
+    assert train.main(args) == 0
+    said = capsys.readouterr().out
+    assert "broken.ply" in said and "another topology" in said
+    local = load_local_model(head, output)
+    assert with_local(head, local).num_betas == 10 + local.num_shape
+    assert len(local.regions) == 14 and local.provenance["source"] == "scans of the user's own"
+    tables = json.loads((tmp_path / "work" / "tables.json").read_text())
+    assert set(tables) == {"regions", "validation", "test"} and len(tables["regions"]) == 14
+    assert (tmp_path / "work" / "local-models.jpg").stat().st_size > 1000
+    with pytest.raises(HeadFileError, match=f"made for the head '{head.name}"):
+        load_local_model(flamejax.load_head(), output)
+
+
+def test_errors_say_what_to_do(flame, tmp_path, capsys):
+    path, head = flame
+    command = ["--config", "local_pca", "--head", str(path), "--workdir", str(tmp_path / "work")]
+    assert train.main(command) == 2
+    assert "Give --scans DIR" in capsys.readouterr().err
+    assert train.main([*command, "--scans", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    write_scans(tmp_path / "scans", head, unit=1e-3)
+    assert train.main([*command, "--scans", str(tmp_path / "scans")]) == 2
+    assert "--unit mm" in capsys.readouterr().err
+    assert train.main([*command, "--scans", str(tmp_path / "scans"), "--num-betas", "301", "--unit", "mm"]) == 2
+    assert "this head has 300" in capsys.readouterr().err
+    assert not list((tmp_path / "work").glob("*.npz"))
+
+
+def test_scans_of_every_format_are_read_whole(flame, tmp_path):
+    _, head = flame
+    posed = write_scans(tmp_path, head)
+    paths = find_scans(tmp_path)
+    assert {path.suffix for path in paths} == set(registered_scans.SUFFIXES)
+    parts = [read_scans(tmp_path, split, VERTICES) for split in registered_scans.SPLITS]
+    assert [len(part.vertices) for part in parts] == [EACH * 4, EACH, EACH]
+    together = {(s, e): v for p in parts for s, e, v in zip(p.subject, p.expression, p.vertices, strict=True)}
+    for i, wanted in enumerate(posed):
+        key = f"subject{i // EACH}", f"take/{('smile', 'bareteeth', 'eyebrow')[i % EACH]}"
+        np.testing.assert_allclose(together[key], wanted, atol=1e-6)
+    assert len(find_scans(tmp_path, every=2)) == len(paths)  # one scan in each folder
+
+
+def test_splits_hold_subjects_apart_and_stay_the_same():
+    names = [f"s{i}" for i in range(40)]
+    found = split_of(names)
+    assert [list(found.values()).count(split) for split in registered_scans.SPLITS] == [32, 4, 4]
+    assert split_of(names[::-1]) == found and set(split_of(["a", "b"]).values()) == {"train"}
+    assert set(split_of(["a", "b", "c"]).values()) == set(registered_scans.SPLITS)
+
+
+def test_files_that_are_no_scans_are_refused(tmp_path):
+    (tmp_path / "a.ply").write_bytes(b"")
+    np.save(tmp_path / "b.npy", np.full((5, 3), np.nan))
+    np.save(tmp_path / "c.npy", np.zeros((5, 2)))
+    np.savez(tmp_path / "d.npz", other=np.zeros((5, 3)))
+    (tmp_path / "e.obj").write_text("v 1 2\n")
+    for name in ("a.ply", "b.npy", "c.npy", "d.npz", "e.obj"):
+        with pytest.raises(HeadFileError, match=name):
+            read_vertices(tmp_path / name, 5)
+    with pytest.raises(ValueError, match="subject's folder"):
+        find_scans(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no scans"):
+        find_scans(tmp_path / "empty")
+    with pytest.raises(ValueError, match="no split"):
+        read_scans(tmp_path, "dev", 5)
