@@ -104,6 +104,7 @@ def test_faces_do_not_fold(data, head):
     assert np.abs(people[:, None, :60] - people[None, :, :60]).max(axis=(2, 3))[np.triu_indices(300, 1)].min() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(data, tmp_path, monkeypatch):
     whole = {s: store.scans_path(s).read_bytes() for s in subjects.subjects("slice", "train")}
     first = store.sources_path()
@@ -138,6 +139,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(data, tmp_path, monkeypat
     assert {s: store.scans_path(s).read_bytes() for s in whole} == whole
 
 
+@pytest.mark.slow
 def test_a_photo_alone_is_the_photo_among_others(data, tmp_path, monkeypatch):
     subject, expression = store.scan_list("slice", "test")[1]
     there = store.photo_path(subject, expression).read_bytes()
@@ -182,7 +184,17 @@ def test_the_command_writes_a_contact_sheet(data, tmp_path, capsys):
 
     from experiments.data.open_faces.__main__ import main
 
-    assert main(["--config", "slice", "--preview", str(tmp_path / "sheet.png")]) == 0
+    sheets = ["--preview", str(tmp_path / "sheet.png"), "--preview-scans", str(tmp_path / "scans.png")]
+    assert main(["--config", "slice", *sheets]) == 0
     assert "MB" in capsys.readouterr().out
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (4 * 3 * 256, 3 * 256)
+    with Image.open(tmp_path / "scans.png") as sheet:
+        assert sheet.size == (5 * 288, 288)
+
+
+def test_photos_without_the_extra_say_what_to_install(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "experiments.data.open_faces.builder", None)
+    monkeypatch.delattr(open_faces, "builder", raising=False)
+    with pytest.raises(ImportError, match=r"flamejax\[data\]"):
+        open_faces.load_photos("test", "slice")

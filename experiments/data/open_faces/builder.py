@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +87,13 @@ def _example(subject: int, expression: int) -> dict[str, Any]:
 
 def builder(config: Config) -> OpenFaces:
     """The builder of a config; its files lie below `store.folder()`."""
+    logging.getLogger("absl").addFilter(_of_interest)
     return OpenFaces(config=config, data_dir=folder(), file_format="array_record")
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """Pillow decodes the images; that OpenCV would be faster need not be said in every process."""
+    return "OpenCV" not in record.getMessage()
 
 
 def folder() -> Path:
@@ -104,6 +112,7 @@ def pack(config: Config) -> None:
     with store.progress(f"open faces '{config}': packing", count) as advance:
         OpenFaces.each = staticmethod(advance)
         try:
-            builder(config).download_and_prepare()
+            with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads
+                builder(config).download_and_prepare()
         finally:
             OpenFaces.each = staticmethod(lambda: None)

@@ -7,6 +7,7 @@ import operator
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -131,8 +132,7 @@ def ensure(config: Config = "full", workers: int | None = None) -> Path:
       ValueError: an unknown config. RuntimeError: a worker failed. ImportError: the extra "data" is not installed.
     """
     check(config)
-    from . import builder  # tensorflow-datasets is an extra, and takes a second
-
+    builder = _builder()
     ensure_scans(config, workers)
     if builder.packed(config) or builder.packed("full"):
         return store.folder()
@@ -144,6 +144,15 @@ def ensure(config: Config = "full", workers: int | None = None) -> Path:
         if config == "full":  # smaller configs leave theirs, from which `full` goes on
             store.drop_photos(config)
     return store.folder()
+
+
+def _builder() -> ModuleType:
+    """tensorflow-datasets is an extra, and takes a second."""
+    try:
+        from . import builder
+    except ImportError as error:
+        raise ImportError(f"photos need the extra \"data\": pip install 'flamejax[data]' ({error})") from error
+    return builder
 
 
 class DataSource:
@@ -175,8 +184,7 @@ def data_source(split: str, config: Config = "full") -> DataSource:
     if not wanted:
         raise ValueError(f"config {config!r} has no {split} split.")
     ensure(config)
-    from . import builder
-
+    builder = _builder()
     held = config if builder.packed(config) else "full"
     place = {pair: k for k, pair in enumerate(store.scan_list(held, split))}
     return DataSource(builder.builder(held).as_data_source(split), [place[pair] for pair in wanted])

@@ -131,6 +131,7 @@ def make_scans(config: Config, workers: int | None = None) -> None:
 def make_photos(config: Config, workers: int | None = None) -> None:
     """Make the photos of a config that do not exist yet; as `make_scans`, which it calls."""
     make_scans(config, workers)
+    _clean()
     run_pieces(missing_photos(config), workers, f"open faces '{config}': photos")
 
 
