@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fitting.config import PRESETS, AnyFitConfig, FitConfig
-from fitting.local_files import load_local_model
+from fitting.local_files import load_local_model, local_model_path, read_local_model
 from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
 
@@ -87,13 +87,11 @@ class Config:
         """The local models to fit with. Raises: UsageError if the file cannot be used or is another head's."""
         if self.local == "none":
             return None
+        if self.local == "auto" and head.name != read_local_model(local_model_path()).head_name:
+            return None  # none are shipped for this head
         try:
             return load_local_model(head, None if self.local == "auto" else Path(self.local))
-        except HeadFileError as error:
-            if self.local == "auto":  # none are shipped for this head
-                return None
-            raise UsageError(f"--local: {error}") from error
-        except OSError as error:
+        except (HeadFileError, OSError) as error:
             raise UsageError(f"--local: {error}") from error
 
     def fit_config(self) -> AnyFitConfig:
