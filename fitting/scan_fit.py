@@ -7,6 +7,7 @@ step (variable projection, Golub & Pereyra 1973): damped Gauss-Newton steps that
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ SCAN_REASONS = {
 """What each `ScanFit.code` means, in words for the user."""
 FAR = 0.015
 """RMS distance, metres, at which a fit no longer shows the scan's head."""
+UNLIKELY = 8.0
+"""RMS of the coefficients, standard deviations, of which there is no head."""
 ENOUGH = 1e-4
 """A relative change of the energy below this ends the search."""
 
@@ -109,7 +112,7 @@ def fit_scans(
     *,
     config: ScanFitConfig | None = None,
     solver: ScanSolver | None = None,
-    advance=None,  # noqa: ANN001
+    advance: Callable[[int], None] = lambda done: None,
 ) -> ScanFit:
     """Fit the head to registered meshes (Diverse3DFace Eq. 3; its norm is read as least squares with N(0, 1) priors).
 
@@ -144,8 +147,7 @@ def fit_scans(
         filled = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
         found = jax.device_get(_fit_chunk(head, solver, jnp.asarray(filled), config.steps))
         parts.append(jax.tree.map(functools.partial(_first, len(part)), found))
-        if advance is not None:
-            advance(len(part))
+        advance(len(part))
     whole = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *parts)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), whole)
 
@@ -166,7 +168,8 @@ def _fit_chunk(head: HeadModel, solver: ScanSolver, scans: Array, steps: int) ->
     fitted = vertices(head, params)
     rms = jnp.sqrt(jnp.mean(jnp.sum((fitted - scans) ** 2, axis=-1), axis=-1))
     unposed = jax.vmap(lambda scan, state: _unposed(head, scan.T, state).T)(scans, states)
-    code = jnp.where(finite, jnp.where(sound & (rms < FAR), OK, NO_HEAD), NOT_FINITE)
+    likely = jnp.mean(states.coefficients**2, axis=-1) < UNLIKELY**2
+    code = jnp.where(finite, jnp.where(sound & (rms < FAR) & likely, OK, NO_HEAD), NOT_FINITE)
     return ScanFit(params, fitted, unposed, rms, code.astype(jnp.int32))
 
 

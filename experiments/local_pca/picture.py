@@ -64,8 +64,8 @@ def _view(points: jnp.ndarray, still: jnp.ndarray) -> tuple[flamejax.Orthographi
 
 def _clay(head: HeadModel, points: jnp.ndarray, still: jnp.ndarray) -> Image.Image:
     camera, moved = _view(points, still)
-    lamp = lamp_light(normalize(jnp.asarray([0.6, 0.45, 0.6])))
-    light = 0.25 * ambient_light() + 0.8 * lamp[:, None]
+    lamp = lamp_light(normalize(jnp.asarray([0.3, 0.45, 0.85])))
+    light = 0.3 * ambient_light() + 0.75 * lamp[:, None]
     texture = jnp.full(head.albedo_mean.shape, 0.78)
     size = (SIDE, SIDE)
     image = flamejax.render(head, moved, camera, texture=texture, light=light, size=size, antialias=True)

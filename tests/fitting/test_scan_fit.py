@@ -85,12 +85,12 @@ def test_unposed_is_the_scan_at_rest():
 
 
 def test_failures_are_codes_and_touch_nobody_else():
-    _, scans = known((4,), seed=5)
+    _, scans = known((5,), seed=5)
     spoilt = np.array(scans)
-    spoilt[1, 3, 0], spoilt[2] = np.nan, 1e3 * spoilt[2]
+    spoilt[1, 3, 0], spoilt[2], spoilt[3] = np.nan, 1e3 * spoilt[2], 0.7
     counted = []
     found = fit_scans(HEAD, spoilt, config=ScanFitConfig(noise=1e-5, chunk=3), advance=counted.append)
-    assert np.asarray(found.code).tolist() == [OK, NOT_FINITE, NO_HEAD, OK] and counted == [3, 1]
+    assert np.asarray(found.code).tolist() == [OK, NOT_FINITE, NO_HEAD, NO_HEAD, OK] and counted == [3, 2]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     sound = fit_scans(HEAD, scans[:1], config=CONFIG)
     chex.assert_trees_all_close(found.vertices[0], sound.vertices[0], atol=1e-5)
