@@ -1,0 +1,137 @@
+"""What a fitted head says of each pixel of a photo: its albedo, normals, how sure its colours are, where landmarks are."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array
+
+from fitting.appearance import BROWS, estimate_light
+from fitting.landmark_fit import Geometry
+from flamejax.geometry import normalize, vertex_normals
+from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, vertices
+from flamejax.render import fragment_geometry, interpolate, rasterize, sample_texture, shade
+from flamejax.render.rasterize import Fragments
+
+FACE_REGIONS = ("face", "forehead", "nose", "lips", "eye_region", "left_eyeball", "right_eyeball")
+NOT_FACE_REGIONS = ("scalp", "neck", "boundary")
+RIGHT_EYE, LEFT_EYE, LIPS, NOSTRILS, MOUTH = (
+    slice(36, 42),
+    slice(42, 48),
+    slice(48, 68),
+    slice(31, 36),
+    slice(60, 68),
+)
+WIDER = (
+    (BROWS, 0.009, 2.0, 1.3),
+    (RIGHT_EYE, 0.010, 2.5, 2.0),
+    (LEFT_EYE, 0.010, 2.5, 2.0),
+    (NOSTRILS, 0.007, 1.7, 1.3),
+    (LIPS, 0.008, 1.4, 1.5),
+    (MOUTH, 0.006, 2.5, 2.0),
+)
+"""Landmarks, reach in metres, factors on the spread of intensity and of colour: what the albedo basis does not know of
+brows, eyes, nostrils, lips, teeth and the inside of the mouth."""
+ALBEDO_SIGMA = 0.08
+"""Colour noise of a pixel under the albedo's prior."""
+ALBEDO_PIXELS = 400.0
+"""Independent pixels the whole face counts as: neighbours are wrong in the same way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FacePixels:
+    """One fitted head at every pixel of an (R, R) image."""
+
+    head: Array
+    """(R, R) 1 = the head's silhouette."""
+    face: Array
+    """(R, R) 1 = its face."""
+    albedo_mean: Array
+    """(R, R, 3)"""
+    albedo_basis: Array
+    """(R, R, C, 3)"""
+    normals: Array
+    """(R, R, 3)"""
+    widths: Array
+    """(R, R, 2) factors on the spread of intensity and of colour."""
+
+
+def face_triangles(head: HeadModel) -> Array:
+    """(F,) float: 1 for triangles of the face's area, eyes included, neck, ears and scalp not."""
+    face = jnp.zeros(head.num_vertices, bool)
+    for name in FACE_REGIONS:
+        face |= head.regions[name]
+    for name in NOT_FACE_REGIONS:
+        face &= ~head.regions[name]
+    return jnp.all(face[head.faces], axis=-1).astype(jnp.float32)
+
+
+def spread_factors(head: HeadModel) -> Array:
+    """(V, 2) factors on the spread of intensity and of colour, smooth over the mean head."""
+    points = landmarks(head, HeadParams.zeros(head))
+    factors = jnp.ones((head.num_vertices, 2))
+    for which, reach, intensity, colour in WIDER:
+        squared = jnp.sum((head.v_template[:, None] - points[which][None]) ** 2, axis=-1)
+        near = jnp.exp(-0.5 * jnp.min(squared, axis=-1) / reach**2)[:, None]
+        factors = jnp.maximum(factors, 1.0 + near * (jnp.asarray([[intensity, colour]]) - 1.0))
+    return factors
+
+
+def look_at(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
+    """Render one head's maps at (size, size)."""
+    verts = vertices(head, geometry.params())
+    screen = geometry.camera(size).project(verts)
+    face_index = rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
+    barycentric, depth = fragment_geometry(screen, head.faces, face_index, perspective=False)
+    fragments = Fragments(face_index, barycentric, depth)
+    uv = interpolate(head.uv, head.uv_faces, fragments)
+    count = head.albedo_basis.shape[0]
+    texture = jnp.concatenate([head.albedo_mean[None], head.albedo_basis])  # (1 + C, Ht, Wt, 3)
+    stacked = jnp.moveaxis(texture, 0, 2).reshape(*texture.shape[1:3], -1)
+    seen = sample_texture(stacked, uv).reshape(size, size, 1 + count, 3)
+    silhouette = (face_index >= 0).astype(jnp.float32)
+    return FacePixels(
+        head=silhouette,
+        face=face_triangles(head)[jnp.maximum(face_index, 0)] * silhouette,
+        albedo_mean=seen[..., 0, :],
+        albedo_basis=seen[..., 1:, :],
+        normals=normalize(interpolate(vertex_normals(verts, head.faces), head.faces, fragments)),
+        widths=jnp.maximum(interpolate(spread_factors(head), head.faces, fragments), 1.0),
+    )
+
+
+def albedo_of(pixels: FacePixels, texture: Array) -> Array:
+    """(R, R, 3) albedo for coefficients (C,)."""
+    return pixels.albedo_mean + jnp.einsum("c,hwck->hwk", texture, pixels.albedo_basis)
+
+
+def fit_appearance(
+    pixels: FacePixels, image: Array, weights: Array, texture: Array, scale: float
+) -> tuple[Array, Array]:
+    """Light for the albedo, then the albedo for that light: each linear, by weighted ridge least squares.
+
+    Args:
+      image: (R, R, 3); weights: (R, R), 0 where the photo does not show the face.
+      texture: (C,) to begin with; scale: colour difference at which a pixel loses its say on the light.
+
+    Returns:
+      texture (C,), light (9, 3).
+    """
+    light = estimate_light(image, albedo_of(pixels, texture), pixels.normals, weights, scale)
+    shading = shade(pixels.normals, light)
+    difference = image - albedo_of(pixels, texture) * shading
+    say = weights / (1.0 + jnp.sum(difference**2, axis=-1) / scale**2) ** 2
+    say = say * ALBEDO_PIXELS / (jnp.sum(say) + 1.0) / ALBEDO_SIGMA**2
+    rows = (pixels.albedo_basis * shading[..., None, :]).swapaxes(-1, -2).reshape(-1, texture.shape[0])
+    target = (image - pixels.albedo_mean * shading).reshape(-1)
+    weighted = rows * jnp.repeat(say.reshape(-1), 3)[:, None]
+    normal = weighted.T @ rows + jnp.eye(texture.shape[0])
+    return jnp.linalg.solve(normal, weighted.T @ target), light
+
+
+def landmark_places(head: HeadModel, geometry: Geometry) -> Array:
+    """(L, 2) where the fitted head has its landmarks, in units of the crop's side: 68, then 468 if the head has them."""
+    camera, params = geometry.camera(1.0), geometry.params()
+    points = camera.project(landmarks(head, params))[..., :2]
+    if head.dense is None:
+        return points
+    return jnp.concatenate([points, camera.project(dense_landmarks(head, head.dense, params))[..., :2]])

@@ -1,0 +1,234 @@
+"""Occlusion masks without the user's help: which pixels of the fitted head's face show something else.
+
+After Egger et al. 2018, "Occlusion-aware 3D Morphable Models and an Illumination Prior for Face Image Analysis":
+expectation-maximisation between a model of the face and a label, face or not, of every pixel. Here the geometry comes from
+the landmarks, and what alternates are labels, light, albedo, spreads and a colour histogram of what is not the face.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fitting.config import FitConfig
+from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, landmark_places, look_at
+from fitting.label_smoothing import dilate, edge_weights, fill_holes, mean_field, remove_specks
+from fitting.landmark_fit import Geometry, fit_landmarks, landmark_targets
+from fitting.observation import Observation
+from fitting.pixel_likelihood import (
+    face_log_likelihood,
+    histogram,
+    look_up,
+    robust_scale,
+    soft_bins,
+    tones,
+    uniform_density,
+)
+from flamejax.head import HeadModel
+from flamejax.render import shade
+
+GRID = 32
+"""Side of the grid on which landmarks speak; they say nothing finer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OcclusionConfig:
+    """Settings of `auto_masks`. Log odds are those of "hidden" against "face"."""
+
+    size: int = 128
+    """Side of the image that is labelled, pixels."""
+    rounds: int = 4
+    """Of expectation and maximisation."""
+    base_log_odds: float = -1.0
+    """Of a face pixel that no landmark speaks of."""
+    landmark_log_odds: tuple[float, float] = (1.5, -3.0)
+    """Of a landmark with confidence 0 and of one with confidence 0.75 or more; between them linear."""
+    landmark_reach: float = 0.03
+    """How far a landmark speaks, as a share of the crop's side."""
+    colour_weight: float = 0.5
+    """Share of the colours' log likelihood ratio that counts: neighbouring pixels do not err independently."""
+    tie_strength: float = 0.5
+    """Log odds that a certain neighbour of the same colour is worth."""
+    tie_contrast: float = 0.08
+    """Colour difference across which neighbours cease to be tied."""
+    tie_floor: float = 0.1
+    """Share of a tie that the strongest edge leaves."""
+    smoothing_steps: int = 20
+    intensity_spread: tuple[float, float] = (0.12, 0.3)
+    """Least and greatest standard deviation of a face's log intensity about the model."""
+    colour_spread: tuple[float, float] = (0.04, 0.1)
+    """The same of its colour (log red over green, blue over both)."""
+    colour_scale: float = 0.15
+    """Colour difference at which a pixel begins to lose its say on light and albedo."""
+    hole_radius: float = 0.085
+    """Holes of the mask are filled unless a square of twice this side, as a share of the crop's, fits in: lenses."""
+    speck_radius: float = 0.012
+    """Parts of the mask are dropped unless a square of twice this side fits in."""
+    margin: float = 0.012
+    """The mask reaches this far beyond the face's outline, since the outline may be off."""
+
+    def __post_init__(self) -> None:
+        if self.size < 32 or self.rounds < 1:
+            raise ValueError(f"size must be at least 32 and rounds at least 1, got {self.size} and {self.rounds}.")
+
+
+def auto_masks(
+    head: HeadModel,
+    observation: Observation,
+    config: FitConfig | None = None,
+    occlusion: OcclusionConfig | None = None,
+) -> Observation:
+    """Fill in the masks of photos from the photos themselves.
+
+    Args:
+      head: the model.
+      observation: batch axes (*b,); one compilation per batch shape and settings.
+      config: noise levels and steps of the landmark fit, `FitConfig()` when left out.
+      occlusion: `OcclusionConfig()` when left out.
+
+    Returns:
+      The observation with `occlusion_mask` (0 or 1, together with the one given) and `face_mask` (the fitted head's
+      face, inside the one given). Both are finite whatever the photo holds; a photo with numbers that are not finite,
+      or without a fit, keeps the masks it came with.
+
+    Raises:
+      ValueError: if the landmarks are not (*b, 68, 2).
+    """
+    if observation.landmarks.shape[-2:] != (68, 2):
+        raise ValueError(f"auto_masks wants 68 landmarks, (*b, 68, 2), got {observation.landmarks.shape}.")
+    batch = observation.confidence.shape[:-1]
+    flat = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[len(batch) :])), observation)
+    face, hidden = masks_program(config or FitConfig(), occlusion or OcclusionConfig())(head, flat)
+    side = observation.image.shape[-2]
+    return dataclasses.replace(
+        observation,
+        face_mask=face.reshape(*batch, side, side),
+        occlusion_mask=hidden.reshape(*batch, side, side),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def masks_program(config: FitConfig, occlusion: OcclusionConfig):  # noqa: ANN201
+    """The jitted (head, observation) -> (face_mask, occlusion_mask), each (B, S, S), for photos along one axis."""
+    return jax.jit(lambda head, observation: masks_batch(head, observation, config, occlusion))
+
+
+def masks_batch(
+    head: HeadModel, observation: Observation, config: FitConfig, occlusion: OcclusionConfig
+) -> tuple[Array, Array]:
+    """Face and occlusion masks (B, S, S) of photos along one leading axis: pure, traceable, no host callbacks."""
+
+    def one(photo: Observation) -> tuple[Array, Array]:
+        clean = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), photo)
+        geometry = quick_geometry(head, photo, clean, config)
+        face, hidden = segment(head, geometry, clean, occlusion)
+        return combine(photo, clean, face, hidden, occlusion)
+
+    return jax.vmap(one)(observation)
+
+
+def quick_geometry(head: HeadModel, photo: Observation, clean: Observation, config: FitConfig) -> Geometry:
+    """One photo's head from its landmarks; landmarks that are not finite take no part."""
+    sure = dataclasses.replace(clean, landmarks=photo.landmarks, dense_landmarks=photo.dense_landmarks)
+    return fit_landmarks(head, landmark_targets(sure, config), config)
+
+
+def segment(
+    head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig
+) -> tuple[Array, Array]:
+    """Face area and hidden part of it at (R, R), each 0 or 1, of one photo."""
+    size = config.size
+    image = jax.image.resize(photo.image, (size, size, 3), "linear", antialias=True)
+    given = jax.image.resize(photo.occlusion_mask, (size, size), "linear", antialias=True)
+    pixels = look_at(head, geometry, size)
+    prior = landmark_prior(head, geometry, photo, config)
+    hidden = expect_maximise(pixels, image, given, prior, config)
+    mask = (hidden > 0.5).astype(jnp.float32) * pixels.face
+    mask = fill_holes(mask, max(1, round(config.hole_radius * size))) * pixels.face
+    return pixels.face, remove_specks(mask, max(1, round(config.speck_radius * size)))
+
+
+def landmark_prior(head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig) -> Array:
+    """(R, R) log odds of "hidden" from the landmarks' confidences: a mean over landmarks near by, weighted by distance."""
+    places = landmark_places(head, geometry)
+    confidence, weights = photo.confidence, jnp.ones(68).at[:17].set(0.5)
+    if head.dense is not None:
+        # No dense landmark at all means that none were looked for.
+        known = jnp.where(jnp.any(photo.dense_confidence > 0), 0.3, 0.0)
+        confidence = jnp.concatenate([confidence, photo.dense_confidence])
+        weights = jnp.concatenate([weights, jnp.where(head.dense.sliding, 0.0, known)])
+    low, high = config.landmark_log_odds
+    says = low + (high - low) * jnp.clip(confidence / 0.75, 0.0, 1.0)
+    centres = (jnp.arange(GRID) + 0.5) / GRID
+    across = jnp.exp(-0.5 * ((centres[:, None] - places[None, :, 0]) / config.landmark_reach) ** 2)
+    down = jnp.exp(-0.5 * ((centres[:, None] - places[None, :, 1]) / config.landmark_reach) ** 2)
+    mass = jnp.einsum("yl,xl,l->yx", down, across, weights)
+    total = jnp.einsum("yl,xl,l->yx", down, across, weights * says)
+    log_odds = (total + 0.3 * config.base_log_odds) / (mass + 0.3)
+    return jax.image.resize(log_odds, (config.size, config.size), "linear")
+
+
+def expect_maximise(
+    pixels: FacePixels, image: Array, given: Array, prior: Array, config: OcclusionConfig
+) -> Array:
+    """Posterior (R, R) of "hidden" in the face's area.
+
+    Args:
+      image: (R, R, 3); given: (R, R) mask that came with the photo; prior: (R, R) log odds of "hidden".
+    """
+    seen = tones(image)
+    bins = soft_bins(seen.reshape(-1, 3))
+    outside = ((1.0 - pixels.head) * (1.0 - given)).reshape(-1)
+    background = look_up(histogram(bins, outside), bins).reshape(given.shape)
+    active = pixels.face * (given < 0.5)
+    ties = edge_weights(image, active, config.tie_contrast, config.tie_floor)
+    floor = uniform_density()
+
+    def round_of(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
+        hidden, texture, spreads = state
+        weights = active * (1.0 - hidden)
+        texture, light = fit_appearance(pixels, image, weights, texture, config.colour_scale)
+        model = albedo_of(pixels, texture) * shade(pixels.normals, light)
+        difference = seen - tones(model)
+        spreads = _spreads(difference / pixels.widths[..., [0, 1, 1]], weights, spreads, config)
+        face = face_log_likelihood(difference, pixels.widths * spreads[None, None])
+        inside = look_up(histogram(bins, (active * hidden).reshape(-1)), bins).reshape(given.shape)
+        other = jnp.log(0.4 * floor + 0.2 * background + 0.4 * inside + 1e-6)
+        log_odds = jnp.clip(config.colour_weight * (other - face), -6.0, 6.0) + prior
+        hidden = mean_field(log_odds, ties, config.tie_strength, config.smoothing_steps)
+        return (hidden, texture, spreads), None
+
+    start = (
+        jax.nn.sigmoid(prior) * active,
+        jnp.zeros(pixels.albedo_basis.shape[-2]),
+        jnp.asarray([config.intensity_spread[1], config.colour_spread[1]]),
+    )
+    (hidden, _, _), _ = jax.lax.scan(round_of, start, length=config.rounds)
+    return jnp.where(given < 0.5, hidden, 1.0)
+
+
+def _spreads(difference: Array, weights: Array, previous: Array, config: OcclusionConfig) -> Array:
+    """(2,) robust spreads of intensity and colour over what is taken for face, within the config's bounds."""
+    flat, weights = difference.reshape(-1, 3), weights.reshape(-1)
+    intensity = robust_scale(flat[:, 0] ** 2, weights, previous[0], 1)
+    colour = robust_scale(flat[:, 1] ** 2 + flat[:, 2] ** 2, weights, previous[1], 2)
+    return jnp.stack([jnp.clip(intensity, *config.intensity_spread), jnp.clip(colour, *config.colour_spread)])
+
+
+def combine(
+    photo: Observation, clean: Observation, face: Array, hidden: Array, config: OcclusionConfig
+) -> tuple[Array, Array]:
+    """Face and occlusion masks at the crop's size, together with those given."""
+    side = photo.image.shape[-2]
+    reach = max(1, round(config.margin * config.size))
+    hidden = jnp.maximum(hidden, dilate(hidden, reach) * (1.0 - face))
+
+    def enlarged(mask: Array) -> Array:
+        return (jax.image.resize(mask, (side, side), "linear") > 0.5).astype(jnp.float32)
+
+    face, hidden = enlarged(face), enlarged(hidden)
+    usable = jnp.all(jnp.isfinite(photo.image)) & (jnp.sum(face) > 0)
+    face_mask = jnp.where(usable, face, 1.0) * clean.face_mask
+    return face_mask, jnp.maximum(jnp.where(usable, hidden, 0.0), clean.occlusion_mask)
