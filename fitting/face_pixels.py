@@ -5,11 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.appearance import BROWS, estimate_light
+from fitting.appearance import BAND_SIGMA, BROWS, TINT_SIGMA, estimate_light
+from fitting.label_smoothing import fill_holes
 from fitting.landmark_fit import Geometry
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, vertices
-from flamejax.render import fragment_geometry, interpolate, rasterize, sample_texture, shade
+from flamejax.render import ambient_light, fragment_geometry, interpolate, rasterize, sample_texture, sh_basis, shade
 from flamejax.render.rasterize import Fragments
 
 FACE_REGIONS = ("face", "forehead", "nose", "lips", "eye_region", "left_eyeball", "right_eyeball")
@@ -27,14 +28,17 @@ WIDER = (
     (LEFT_EYE, 0.010, 2.5, 2.0),
     (NOSTRILS, 0.007, 1.7, 1.3),
     (LIPS, 0.008, 1.4, 1.5),
-    (MOUTH, 0.006, 2.5, 2.0),
+    (MOUTH, 0.006, 4.0, 3.0),
 )
 """Landmarks, reach in metres, factors on the spread of intensity and of colour: what the albedo basis does not know of
 brows, eyes, nostrils, lips, teeth and the inside of the mouth."""
 ALBEDO_SIGMA = 0.08
-"""Colour noise of a pixel under the albedo's prior."""
-ALBEDO_PIXELS = 400.0
-"""Independent pixels the whole face counts as: neighbours are wrong in the same way."""
+"""Colour noise of a pixel beside the priors of light and albedo."""
+INDEPENDENT_PIXELS = 400.0
+"""That the whole face counts as: neighbours are wrong in the same way."""
+CAST_SIGMA = 0.5
+"""How far the light's colour as a whole may be from white, as a share; of its directions: `TINT_SIGMA`."""
+LIGHT_ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +95,7 @@ def look_at(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
     silhouette = (face_index >= 0).astype(jnp.float32)
     return FacePixels(
         head=silhouette,
-        face=face_triangles(head)[jnp.maximum(face_index, 0)] * silhouette,
+        face=fill_holes(face_triangles(head)[jnp.maximum(face_index, 0)] * silhouette, size // 16),
         albedo_mean=seen[..., 0, :],
         albedo_basis=seen[..., 1:, :],
         normals=normalize(interpolate(vertex_normals(verts, head.faces), head.faces, fragments)),
@@ -111,21 +115,53 @@ def fit_appearance(
 
     Args:
       image: (R, R, 3); weights: (R, R), 0 where the photo does not show the face.
-      texture: (C,) to begin with; scale: colour difference at which a pixel loses its say on the light.
+      texture: (C,) to begin with; scale: colour difference at which a pixel loses its say.
 
     Returns:
       texture (C,), light (9, 3).
     """
-    light = estimate_light(image, albedo_of(pixels, texture), pixels.normals, weights, scale)
+    start = estimate_light(image, albedo_of(pixels, texture), pixels.normals, weights, scale)
+    light = _near_white_light(pixels, image, weights, texture, start, scale)
     shading = shade(pixels.normals, light)
-    difference = image - albedo_of(pixels, texture) * shading
-    say = weights / (1.0 + jnp.sum(difference**2, axis=-1) / scale**2) ** 2
-    say = say * ALBEDO_PIXELS / (jnp.sum(say) + 1.0) / ALBEDO_SIGMA**2
+    say = _robust_say(pixels, image, weights, texture, light, scale) / ALBEDO_SIGMA**2
     rows = (pixels.albedo_basis * shading[..., None, :]).swapaxes(-1, -2).reshape(-1, texture.shape[0])
     target = (image - pixels.albedo_mean * shading).reshape(-1)
     weighted = rows * jnp.repeat(say.reshape(-1), 3)[:, None]
     normal = weighted.T @ rows + jnp.eye(texture.shape[0])
     return jnp.linalg.solve(normal, weighted.T @ target), light
+
+
+def _robust_say(
+    pixels: FacePixels, image: Array, weights: Array, texture: Array, light: Array, scale: float
+) -> Array:
+    """(R, R) weights of pixels that sum to at most `INDEPENDENT_PIXELS`; small where the model is far off."""
+    difference = image - albedo_of(pixels, texture) * shade(pixels.normals, light)
+    say = weights / (1.0 + jnp.sum(difference**2, axis=-1) / scale**2) ** 2
+    return say * INDEPENDENT_PIXELS / (jnp.sum(say) + 1.0)
+
+
+def _near_white_light(
+    pixels: FacePixels, image: Array, weights: Array, texture: Array, light: Array, scale: float
+) -> Array:
+    """(9, 3) light of one colour, nearly: with a colour for each direction it would paint a blue mask on the chin."""
+    rows = sh_basis(pixels.normals).reshape(-1, 9)
+    albedo, colours = albedo_of(pixels, texture).reshape(-1, 3), image.reshape(-1, 3)
+    sigma = jnp.asarray(BAND_SIGMA)
+    tint = jnp.asarray([CAST_SIGMA, *[TINT_SIGMA] * 8]) * sigma
+    mean = jnp.full((3, 3), 1.0 / 3.0)
+    # Unknowns in the order channel, band. Prior: the channels' mean is near ambient, and each is near the mean.
+    prior = jnp.einsum("kl,bc->kblc", mean / 3.0, jnp.diag(1.0 / sigma**2))
+    prior += jnp.einsum("kl,bc->kblc", jnp.eye(3) - mean, jnp.diag(1.0 / tint**2))
+    ambient = ambient_light().T.reshape(-1)
+    prior = prior.reshape(27, 27)
+    for _ in range(LIGHT_ROUNDS):
+        say = _robust_say(pixels, image, weights, texture, light, scale).reshape(-1) / ALBEDO_SIGMA**2
+        scaled = rows[:, None, :] * albedo[:, :, None]
+        blocks = jnp.einsum("pkb,pkc,p->kbc", scaled, scaled, say)
+        normal = jnp.einsum("kl,kbc->kblc", jnp.eye(3), blocks).reshape(27, 27) + prior
+        right = jnp.einsum("pkb,pk,p->kb", scaled, colours, say).reshape(-1) + prior @ ambient
+        light = jnp.linalg.solve(normal, right).reshape(3, 9).T
+    return light
 
 
 def landmark_places(head: HeadModel, geometry: Geometry) -> Array:

@@ -29,8 +29,11 @@ from fitting.pixel_likelihood import (
 from flamejax.head import HeadModel
 from flamejax.render import shade
 
+CONFIDENCES = (0.0, 0.25, 0.5, 0.75)
 GRID = 32
 """Side of the grid on which landmarks speak; they say nothing finer."""
+SKIN_LIKE_SPREAD = 2.0
+"""Of the colours of hands about the face's, in spreads of the face's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +46,12 @@ class OcclusionConfig:
     """Of expectation and maximisation."""
     base_log_odds: float = -1.0
     """Of a face pixel that no landmark speaks of."""
-    landmark_log_odds: tuple[float, float] = (1.5, -3.0)
-    """Of a landmark with confidence 0 and of one with confidence 0.75 or more; between them linear."""
+    landmark_log_odds: tuple[float, ...] = (1.8, 0.6, -1.0, -3.0)
+    """Of a landmark with the confidences `CONFIDENCES`; between them linear."""
     landmark_reach: float = 0.03
     """How far a landmark speaks, as a share of the crop's side."""
+    skin_like: float = 0.25
+    """Share of what hides a face that has its colour too, more widely spread: hands."""
     colour_weight: float = 0.5
     """Share of the colours' log likelihood ratio that counts: neighbouring pixels do not err independently."""
     tie_strength: float = 0.5
@@ -159,8 +164,7 @@ def landmark_prior(head: HeadModel, geometry: Geometry, photo: Observation, conf
         known = jnp.where(jnp.any(photo.dense_confidence > 0), 0.3, 0.0)
         confidence = jnp.concatenate([confidence, photo.dense_confidence])
         weights = jnp.concatenate([weights, jnp.where(head.dense.sliding, 0.0, known)])
-    low, high = config.landmark_log_odds
-    says = low + (high - low) * jnp.clip(confidence / 0.75, 0.0, 1.0)
+    says = jnp.interp(confidence, jnp.asarray(CONFIDENCES), jnp.asarray(config.landmark_log_odds))
     centres = (jnp.arange(GRID) + 0.5) / GRID
     across = jnp.exp(-0.5 * ((centres[:, None] - places[None, :, 0]) / config.landmark_reach) ** 2)
     down = jnp.exp(-0.5 * ((centres[:, None] - places[None, :, 1]) / config.landmark_reach) ** 2)
@@ -195,7 +199,9 @@ def expect_maximise(
         spreads = _spreads(difference / pixels.widths[..., [0, 1, 1]], weights, spreads, config)
         face = face_log_likelihood(difference, pixels.widths * spreads[None, None])
         inside = look_up(histogram(bins, (active * hidden).reshape(-1)), bins).reshape(given.shape)
-        other = jnp.log(0.4 * floor + 0.2 * background + 0.4 * inside + 1e-6)
+        hand = jnp.exp(face_log_likelihood(difference, SKIN_LIKE_SPREAD * pixels.widths * spreads[None, None]))
+        others = 0.4 * floor + 0.2 * background + 0.4 * inside
+        other = jnp.log(config.skin_like * hand + (1.0 - config.skin_like) * others + 1e-6)
         log_odds = jnp.clip(config.colour_weight * (other - face), -6.0, 6.0) + prior
         hidden = mean_field(log_odds, ties, config.tie_strength, config.smoothing_steps)
         return (hidden, texture, spreads), None
