@@ -70,6 +70,13 @@ def mean_field(log_odds: Array, ties: list[tuple[int, int, Array]], strength: fl
     return jax.lax.fori_loop(0, steps, step, jax.nn.sigmoid(log_odds))
 
 
+def box_sum(image: Array, radius: int) -> Array:
+    """Sum over a square of side 2 radius + 1; beyond the border 0. image (H, W)."""
+    window = (2 * radius + 1, 1)
+    rows = jax.lax.reduce_window(image, 0.0, jax.lax.add, window, (1, 1), "SAME")
+    return jax.lax.reduce_window(rows, 0.0, jax.lax.add, window[::-1], (1, 1), "SAME")
+
+
 def dilate(mask: Array, radius: int) -> Array:
     """Greatest value within a square of side 2 radius + 1. mask (H, W)."""
     window = (2 * radius + 1, 1)

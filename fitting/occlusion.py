@@ -14,7 +14,7 @@ from jax import Array
 
 from fitting.config import FitConfig
 from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, landmark_places, look_at
-from fitting.label_smoothing import dilate, edge_weights, fill_holes, mean_field, remove_specks
+from fitting.label_smoothing import box_sum, dilate, edge_weights, fill_holes, mean_field, remove_specks
 from fitting.landmark_fit import Geometry, fit_landmarks, landmark_targets
 from fitting.observation import Observation
 from fitting.pixel_likelihood import (
@@ -23,15 +23,20 @@ from fitting.pixel_likelihood import (
     look_up,
     robust_scale,
     soft_bins,
+    t_log_density,
     tones,
     uniform_density,
 )
 from flamejax.head import HeadModel
 from flamejax.render import shade
 
-CONFIDENCES = (0.0, 0.25, 0.5, 0.75)
+CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 1.0)
 GRID = 32
 """Side of the grid on which landmarks speak; they say nothing finer."""
+ROUGHNESS_REACH = 0.024
+"""Share of the crop's side over which the local deviation is taken."""
+ROUGHER = 4.0
+"""How many times more than the face what is not the face deviates locally."""
 SKIN_LIKE_SPREAD = 2.0
 """Of the colours of hands about the face's, in spreads of the face's own."""
 
@@ -46,7 +51,7 @@ class OcclusionConfig:
     """Of expectation and maximisation."""
     base_log_odds: float = -1.0
     """Of a face pixel that no landmark speaks of."""
-    landmark_log_odds: tuple[float, ...] = (1.8, 0.6, -1.0, -3.0)
+    landmark_log_odds: tuple[float, ...] = (2.0, 0.8, -1.0, -3.0, -4.5)
     """Of a landmark with the confidences `CONFIDENCES`; between them linear."""
     landmark_reach: float = 0.03
     """How far a landmark speaks, as a share of the crop's side."""
@@ -65,6 +70,12 @@ class OcclusionConfig:
     """Least and greatest standard deviation of a face's log intensity about the model."""
     colour_spread: tuple[float, float] = (0.04, 0.1)
     """The same of its colour (log red over green, blue over both)."""
+    roughness_weight: float = 0.4
+    """The same as `colour_weight` for the roughness of the difference."""
+    prior_weight: float = 1.0
+    """The same for what the landmarks say."""
+    roughness_spread: tuple[float, float] = (0.03, 0.12)
+    """Bounds of the spread of the local deviation of log intensity from the model."""
     colour_scale: float = 0.15
     """Colour difference at which a pixel begins to lose its say on light and albedo."""
     hole_radius: float = 0.085
@@ -188,39 +199,70 @@ def expect_maximise(
     background = look_up(histogram(bins, outside), bins).reshape(given.shape)
     active = pixels.face * (given < 0.5)
     ties = edge_weights(image, active, config.tie_contrast, config.tie_floor)
-    floor = uniform_density()
 
-    def round_of(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
+    def round_of(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], Array]:
         hidden, texture, spreads = state
-        weights = active * (1.0 - hidden)
+        weights = active * (1.0 - hidden) ** 2
         texture, light = fit_appearance(pixels, image, weights, texture, config.colour_scale)
-        model = albedo_of(pixels, texture) * shade(pixels.normals, light)
-        difference = seen - tones(model)
-        spreads = _spreads(difference / pixels.widths[..., [0, 1, 1]], weights, spreads, config)
-        face = face_log_likelihood(difference, pixels.widths * spreads[None, None])
+        difference = seen - tones(albedo_of(pixels, texture) * shade(pixels.normals, light))
+        roughness = local_deviation(difference[..., 0], pixels.head, round(ROUGHNESS_REACH * config.size))
+        spreads = _spreads(difference, roughness, pixels.widths, weights, spreads, config)
         inside = look_up(histogram(bins, (active * hidden).reshape(-1)), bins).reshape(given.shape)
-        hand = jnp.exp(face_log_likelihood(difference, SKIN_LIKE_SPREAD * pixels.widths * spreads[None, None]))
-        others = 0.4 * floor + 0.2 * background + 0.4 * inside
-        other = jnp.log(config.skin_like * hand + (1.0 - config.skin_like) * others + 1e-6)
-        log_odds = jnp.clip(config.colour_weight * (other - face), -6.0, 6.0) + prior
+        others = 0.4 * uniform_density() + 0.2 * background + 0.4 * inside
+        colour = colour_evidence(difference, pixels.widths, spreads, others, config)
+        rough = roughness_evidence(roughness, pixels.widths[..., 0], spreads[2])
+        log_odds = config.colour_weight * colour + config.roughness_weight * rough + config.prior_weight * prior
         hidden = mean_field(log_odds, ties, config.tie_strength, config.smoothing_steps)
-        return (hidden, texture, spreads), None
+        return (hidden, texture, spreads), jnp.stack([colour, rough])
 
     start = (
         jax.nn.sigmoid(prior) * active,
         jnp.zeros(pixels.albedo_basis.shape[-2]),
-        jnp.asarray([config.intensity_spread[1], config.colour_spread[1]]),
+        jnp.asarray([config.intensity_spread[1], config.colour_spread[1], config.roughness_spread[1]]),
     )
-    (hidden, _, _), _ = jax.lax.scan(round_of, start, length=config.rounds)
+    (hidden, _, _), evidence = jax.lax.scan(round_of, start, length=config.rounds)
     return jnp.where(given < 0.5, hidden, 1.0)
 
 
-def _spreads(difference: Array, weights: Array, previous: Array, config: OcclusionConfig) -> Array:
-    """(2,) robust spreads of intensity and colour over what is taken for face, within the config's bounds."""
-    flat, weights = difference.reshape(-1, 3), weights.reshape(-1)
-    intensity = robust_scale(flat[:, 0] ** 2, weights, previous[0], 1)
-    colour = robust_scale(flat[:, 1] ** 2 + flat[:, 2] ** 2, weights, previous[1], 2)
-    return jnp.stack([jnp.clip(intensity, *config.intensity_spread), jnp.clip(colour, *config.colour_spread)])
+def colour_evidence(
+    difference: Array, widths: Array, spreads: Array, others: Array, config: OcclusionConfig
+) -> Array:
+    """(R, R) log likelihood ratio of "hidden" from tones: difference (R, R, 3), widths (R, R, 2), others (R, R) density
+    of the tones of what is not the face."""
+    scales = widths * spreads[None, None, :2]
+    face = face_log_likelihood(difference, scales)
+    hand = jnp.exp(face_log_likelihood(difference, SKIN_LIKE_SPREAD * scales))
+    ratio = jnp.log(config.skin_like * hand + (1.0 - config.skin_like) * others + 1e-6) - face
+    return jnp.clip(ratio, -12.0, 12.0)
+
+
+def roughness_evidence(roughness: Array, widths: Array, spread: Array) -> Array:
+    """(R, R) log likelihood ratio of "hidden" from `local_deviation`: what is not the face deviates more."""
+    scale = widths * spread
+    face = t_log_density((roughness / scale) ** 2, scale, 1)
+    return jnp.clip(t_log_density((roughness / (ROUGHER * scale)) ** 2, ROUGHER * scale, 1) - face, -0.5, 6.0)
+
+
+def local_deviation(difference: Array, inside: Array, reach: int) -> Array:
+    """Standard deviation of (R, R) differences in squares of side 2 reach + 1, as far as they lie inside (R, R)."""
+    count = box_sum(inside, reach) + 1e-6
+    mean = box_sum(inside * difference, reach) / count
+    square = box_sum(inside * difference**2, reach) / count
+    return jnp.sqrt(jnp.maximum(square - mean**2, 0.0) + 1e-8)
+
+
+def _spreads(
+    difference: Array, roughness: Array, widths: Array, weights: Array, previous: Array, config: OcclusionConfig
+) -> Array:
+    """(3,) robust spreads of intensity, colour and roughness over what is taken for face, within the config's bounds."""
+    flat, weights = (difference / widths[..., jnp.asarray([0, 1, 1])]).reshape(-1, 3), weights.reshape(-1)
+    found = (
+        robust_scale(flat[:, 0] ** 2, weights, previous[0], 1),
+        robust_scale(flat[:, 1] ** 2 + flat[:, 2] ** 2, weights, previous[1], 2),
+        robust_scale((roughness / widths[..., 0]).reshape(-1) ** 2, weights, previous[2], 1),
+    )
+    bounds = (config.intensity_spread, config.colour_spread, config.roughness_spread)
+    return jnp.stack([jnp.clip(value, *bound) for value, bound in zip(found, bounds, strict=True)])
 
 
 def combine(

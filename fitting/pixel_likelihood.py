@@ -39,12 +39,14 @@ def face_log_likelihood(difference: Array, scales: Array) -> Array:
     first = (difference[..., 0] / intensity) ** 2
     second = (difference[..., 1] ** 2 + difference[..., 2] ** 2) / colour**2
 
-    def log_t(squared: Array, scale: Array, dimensions: int) -> Array:
-        constant = math.lgamma((FREEDOM + dimensions) / 2) - math.lgamma(FREEDOM / 2)
-        constant -= 0.5 * dimensions * math.log(FREEDOM * math.pi)
-        return constant - dimensions * jnp.log(scale) - 0.5 * (FREEDOM + dimensions) * jnp.log1p(squared / FREEDOM)
+    return t_log_density(first, intensity, 1) + t_log_density(second, colour, 2)
 
-    return log_t(first, intensity, 1) + log_t(second, colour, 2)
+
+def t_log_density(squared: Array, scale: Array, dimensions: int) -> Array:
+    """Of Student's t in one or more dimensions, for the squared length of a difference over `scale`. Shapes alike."""
+    constant = math.lgamma((FREEDOM + dimensions) / 2) - math.lgamma(FREEDOM / 2)
+    constant -= 0.5 * dimensions * math.log(FREEDOM * math.pi)
+    return constant - dimensions * jnp.log(scale) - 0.5 * (FREEDOM + dimensions) * jnp.log1p(squared / FREEDOM)
 
 
 def robust_scale(squared: Array, weights: Array, previous: Array, dimensions: int) -> Array:
