@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fitting.appearance import BAND_SIGMA, BROWS, TINT_SIGMA, estimate_light
-from fitting.label_smoothing import fill_holes
+from fitting.label_smoothing import dilate, fill_holes
 from fitting.landmark_fit import Geometry
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, vertices
@@ -32,6 +32,8 @@ WIDER = (
 )
 """Landmarks, reach in metres, factors on the spread of intensity and of colour: what the albedo basis does not know of
 brows, eyes, nostrils, lips, teeth and the inside of the mouth."""
+WIDTH_REACH = 0.02
+"""Share of the crop's side that these spreads reach over: features may lie a little off, and teeth lie deep."""
 ALBEDO_SIGMA = 0.08
 """Colour noise of a pixel beside the priors of light and albedo."""
 INDEPENDENT_PIXELS = 400.0
@@ -92,6 +94,7 @@ def look_at(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
     texture = jnp.concatenate([head.albedo_mean[None], head.albedo_basis])  # (1 + C, Ht, Wt, 3)
     stacked = jnp.moveaxis(texture, 0, 2).reshape(*texture.shape[1:3], -1)
     seen = sample_texture(stacked, uv).reshape(size, size, 1 + count, 3)
+    widths = jnp.maximum(interpolate(spread_factors(head), head.faces, fragments), 1.0)
     silhouette = (face_index >= 0).astype(jnp.float32)
     return FacePixels(
         head=silhouette,
@@ -99,7 +102,7 @@ def look_at(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
         albedo_mean=seen[..., 0, :],
         albedo_basis=seen[..., 1:, :],
         normals=normalize(interpolate(vertex_normals(verts, head.faces), head.faces, fragments)),
-        widths=jnp.maximum(interpolate(spread_factors(head), head.faces, fragments), 1.0),
+        widths=jnp.stack([dilate(widths[..., k], round(WIDTH_REACH * size)) for k in range(2)], axis=-1),
     )
 
 
@@ -131,9 +134,7 @@ def fit_appearance(
     return jnp.linalg.solve(normal, weighted.T @ target), light
 
 
-def _robust_say(
-    pixels: FacePixels, image: Array, weights: Array, texture: Array, light: Array, scale: float
-) -> Array:
+def _robust_say(pixels: FacePixels, image: Array, weights: Array, texture: Array, light: Array, scale: float) -> Array:
     """(R, R) weights of pixels that sum to at most `INDEPENDENT_PIXELS`; small where the model is far off."""
     difference = image - albedo_of(pixels, texture) * shade(pixels.normals, light)
     say = weights / (1.0 + jnp.sum(difference**2, axis=-1) / scale**2) ** 2

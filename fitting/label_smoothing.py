@@ -110,6 +110,7 @@ def fill_holes(mask: Array, radius: int) -> Array:
     return 1.0 - reachable(jnp.maximum(border, erode(free, radius)), free)
 
 
-def remove_specks(mask: Array, radius: int) -> Array:
-    """Drop connected parts into which no square of side 2 radius + 1 fits; others stay as they are. mask (H, W)."""
-    return reachable(erode(mask, radius), mask)
+def remove_specks(mask: Array, radius: int, inside: Array) -> Array:
+    """Drop connected parts into which no square of side 2 radius + 1 fits with its centre inside (H, W); others stay as
+    they are. mask (H, W) of 0 and 1."""
+    return reachable(erode(mask, radius) * inside, mask)

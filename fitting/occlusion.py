@@ -35,6 +35,8 @@ GRID = 32
 """Side of the grid on which landmarks speak; they say nothing finer."""
 ROUGHNESS_REACH = 0.024
 """Share of the crop's side over which the local deviation is taken."""
+RING_LOG_ODDS = -1.0
+"""Of "hidden" beside the fitted face: what is not hidden there is mostly background."""
 ROUGHER = 4.0
 """How many times more than the face what is not the face deviates locally."""
 SKIN_LIKE_SPREAD = 2.0
@@ -51,7 +53,7 @@ class OcclusionConfig:
     """Of expectation and maximisation."""
     base_log_odds: float = -1.0
     """Of a face pixel that no landmark speaks of."""
-    landmark_log_odds: tuple[float, ...] = (2.0, 0.8, -1.0, -3.0, -4.5)
+    landmark_log_odds: tuple[float, ...] = (2.4, 1.1, -0.8, -3.0, -4.5)
     """Of a landmark with the confidences `CONFIDENCES`; between them linear."""
     landmark_reach: float = 0.03
     """How far a landmark speaks, as a share of the crop's side."""
@@ -59,7 +61,7 @@ class OcclusionConfig:
     """Share of what hides a face that has its colour too, more widely spread: hands."""
     colour_weight: float = 0.5
     """Share of the colours' log likelihood ratio that counts: neighbouring pixels do not err independently."""
-    tie_strength: float = 0.5
+    tie_strength: float = 0.25
     """Log odds that a certain neighbour of the same colour is worth."""
     tie_contrast: float = 0.08
     """Colour difference across which neighbours cease to be tied."""
@@ -70,20 +72,20 @@ class OcclusionConfig:
     """Least and greatest standard deviation of a face's log intensity about the model."""
     colour_spread: tuple[float, float] = (0.04, 0.1)
     """The same of its colour (log red over green, blue over both)."""
+    colour_for_face: float = 1.5
+    """Most that a colour may speak for the face: much that hides faces has their colour."""
     roughness_weight: float = 0.4
     """The same as `colour_weight` for the roughness of the difference."""
-    prior_weight: float = 1.0
-    """The same for what the landmarks say."""
     roughness_spread: tuple[float, float] = (0.03, 0.12)
     """Bounds of the spread of the local deviation of log intensity from the model."""
     colour_scale: float = 0.15
     """Colour difference at which a pixel begins to lose its say on light and albedo."""
-    hole_radius: float = 0.085
+    hole_radius: float = 0.1
     """Holes of the mask are filled unless a square of twice this side, as a share of the crop's, fits in: lenses."""
     speck_radius: float = 0.012
     """Parts of the mask are dropped unless a square of twice this side fits in."""
-    margin: float = 0.012
-    """The mask reaches this far beyond the face's outline, since the outline may be off."""
+    ring: float = 0.06
+    """The mask may reach this far beyond the fitted face, whose outline may be off where it is hidden."""
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.rounds < 1:
@@ -139,8 +141,7 @@ def masks_batch(
     def one(photo: Observation) -> tuple[Array, Array]:
         clean = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), photo)
         geometry = quick_geometry(head, photo, clean, config)
-        face, hidden = segment(head, geometry, clean, occlusion)
-        return combine(photo, clean, face, hidden, occlusion)
+        return combine(photo, clean, *segment(head, geometry, clean, occlusion))
 
     return jax.vmap(one)(observation)
 
@@ -151,9 +152,7 @@ def quick_geometry(head: HeadModel, photo: Observation, clean: Observation, conf
     return fit_landmarks(head, landmark_targets(sure, config), config)
 
 
-def segment(
-    head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig
-) -> tuple[Array, Array]:
+def segment(head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig) -> tuple[Array, Array]:
     """Face area and hidden part of it at (R, R), each 0 or 1, of one photo."""
     size = config.size
     image = jax.image.resize(photo.image, (size, size, 3), "linear", antialias=True)
@@ -161,9 +160,9 @@ def segment(
     pixels = look_at(head, geometry, size)
     prior = landmark_prior(head, geometry, photo, config)
     hidden = expect_maximise(pixels, image, given, prior, config)
-    mask = (hidden > 0.5).astype(jnp.float32) * pixels.face
-    mask = fill_holes(mask, max(1, round(config.hole_radius * size))) * pixels.face
-    return pixels.face, remove_specks(mask, max(1, round(config.speck_radius * size)))
+    mask = (hidden > 0.5).astype(jnp.float32)
+    mask = fill_holes(mask, max(1, round(config.hole_radius * size)))
+    return pixels.face, remove_specks(mask, max(1, round(config.speck_radius * size)), pixels.face)
 
 
 def landmark_prior(head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig) -> Array:
@@ -185,9 +184,7 @@ def landmark_prior(head: HeadModel, geometry: Geometry, photo: Observation, conf
     return jax.image.resize(log_odds, (config.size, config.size), "linear")
 
 
-def expect_maximise(
-    pixels: FacePixels, image: Array, given: Array, prior: Array, config: OcclusionConfig
-) -> Array:
+def expect_maximise(pixels: FacePixels, image: Array, given: Array, prior: Array, config: OcclusionConfig) -> Array:
     """Posterior (R, R) of "hidden" in the face's area.
 
     Args:
@@ -198,7 +195,8 @@ def expect_maximise(
     outside = ((1.0 - pixels.head) * (1.0 - given)).reshape(-1)
     background = look_up(histogram(bins, outside), bins).reshape(given.shape)
     active = pixels.face * (given < 0.5)
-    ties = edge_weights(image, active, config.tie_contrast, config.tie_floor)
+    ring = dilate(pixels.face, max(1, round(config.ring * config.size))) * (1.0 - pixels.face)
+    ties = edge_weights(image, (active + ring) * (given < 0.5), config.tie_contrast, config.tie_floor)
 
     def round_of(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], Array]:
         hidden, texture, spreads = state
@@ -211,7 +209,9 @@ def expect_maximise(
         others = 0.4 * uniform_density() + 0.2 * background + 0.4 * inside
         colour = colour_evidence(difference, pixels.widths, spreads, others, config)
         rough = roughness_evidence(roughness, pixels.widths[..., 0], spreads[2])
-        log_odds = config.colour_weight * colour + config.roughness_weight * rough + config.prior_weight * prior
+        log_odds = config.colour_weight * colour + config.roughness_weight * rough + prior
+        beside = config.colour_weight * jnp.log((inside + uniform_density()) / (background + uniform_density()))
+        log_odds = jnp.where(ring > 0, beside + RING_LOG_ODDS, log_odds)
         hidden = mean_field(log_odds, ties, config.tie_strength, config.smoothing_steps)
         return (hidden, texture, spreads), jnp.stack([colour, rough])
 
@@ -221,19 +221,17 @@ def expect_maximise(
         jnp.asarray([config.intensity_spread[1], config.colour_spread[1], config.roughness_spread[1]]),
     )
     (hidden, _, _), evidence = jax.lax.scan(round_of, start, length=config.rounds)
-    return jnp.where(given < 0.5, hidden, 1.0)
+    return jnp.where(given < 0.5, hidden * (pixels.face + ring), 1.0)
 
 
-def colour_evidence(
-    difference: Array, widths: Array, spreads: Array, others: Array, config: OcclusionConfig
-) -> Array:
+def colour_evidence(difference: Array, widths: Array, spreads: Array, others: Array, config: OcclusionConfig) -> Array:
     """(R, R) log likelihood ratio of "hidden" from tones: difference (R, R, 3), widths (R, R, 2), others (R, R) density
     of the tones of what is not the face."""
     scales = widths * spreads[None, None, :2]
     face = face_log_likelihood(difference, scales)
     hand = jnp.exp(face_log_likelihood(difference, SKIN_LIKE_SPREAD * scales))
     ratio = jnp.log(config.skin_like * hand + (1.0 - config.skin_like) * others + 1e-6) - face
-    return jnp.clip(ratio, -12.0, 12.0)
+    return jnp.clip(ratio, -config.colour_for_face, 12.0)
 
 
 def roughness_evidence(roughness: Array, widths: Array, spread: Array) -> Array:
@@ -265,13 +263,9 @@ def _spreads(
     return jnp.stack([jnp.clip(value, *bound) for value, bound in zip(found, bounds, strict=True)])
 
 
-def combine(
-    photo: Observation, clean: Observation, face: Array, hidden: Array, config: OcclusionConfig
-) -> tuple[Array, Array]:
+def combine(photo: Observation, clean: Observation, face: Array, hidden: Array) -> tuple[Array, Array]:
     """Face and occlusion masks at the crop's size, together with those given."""
     side = photo.image.shape[-2]
-    reach = max(1, round(config.margin * config.size))
-    hidden = jnp.maximum(hidden, dilate(hidden, reach) * (1.0 - face))
 
     def enlarged(mask: Array) -> Array:
         return (jax.image.resize(mask, (side, side), "linear") > 0.5).astype(jnp.float32)
