@@ -1,4 +1,4 @@
-"""What a fitted head says of each pixel of a photo: its albedo, normals, how sure its colours are, where landmarks are."""
+"""What a fitted head says of each pixel of a photo: albedo, normals, how sure its colours are; light and albedo."""
 
 import dataclasses
 
@@ -166,7 +166,7 @@ def _near_white_light(
 
 
 def landmark_places(head: HeadModel, geometry: Geometry) -> Array:
-    """(L, 2) where the fitted head has its landmarks, in units of the crop's side: 68, then 468 if the head has them."""
+    """(L, 2) the fitted head's landmarks, in units of the crop's side: the 68, then the 468 if the head has them."""
     camera, params = geometry.camera(1.0), geometry.params()
     points = camera.project(landmarks(head, params))[..., :2]
     if head.dense is None:

@@ -1,8 +1,8 @@
 """Occlusion masks without the user's help: which pixels of the fitted head's face show something else.
 
 After Egger et al. 2018, "Occlusion-aware 3D Morphable Models and an Illumination Prior for Face Image Analysis":
-expectation-maximisation between a model of the face and a label, face or not, of every pixel. Here the geometry comes from
-the landmarks, and what alternates are labels, light, albedo, spreads and a colour histogram of what is not the face.
+expectation-maximisation between a model of the face and a label, face or not, of every pixel. Here the geometry comes
+from the landmarks; what alternates are labels, light, albedo, spreads and a colour histogram of what is not the face.
 """
 
 import dataclasses
@@ -166,7 +166,7 @@ def segment(head: HeadModel, geometry: Geometry, photo: Observation, config: Occ
 
 
 def landmark_prior(head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig) -> Array:
-    """(R, R) log odds of "hidden" from the landmarks' confidences: a mean over landmarks near by, weighted by distance."""
+    """(R, R) log odds of "hidden" from the landmarks' confidences: a mean weighted by nearness."""
     places = landmark_places(head, geometry)
     confidence, weights = photo.confidence, jnp.ones(68).at[:17].set(0.5)
     if head.dense is not None:
@@ -198,7 +198,7 @@ def expect_maximise(pixels: FacePixels, image: Array, given: Array, prior: Array
     ring = dilate(pixels.face, max(1, round(config.ring * config.size))) * (1.0 - pixels.face)
     ties = edge_weights(image, (active + ring) * (given < 0.5), config.tie_contrast, config.tie_floor)
 
-    def round_of(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], Array]:
+    def round_of(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
         hidden, texture, spreads = state
         weights = active * (1.0 - hidden) ** 2
         texture, light = fit_appearance(pixels, image, weights, texture, config.colour_scale)
@@ -213,14 +213,14 @@ def expect_maximise(pixels: FacePixels, image: Array, given: Array, prior: Array
         beside = config.colour_weight * jnp.log((inside + uniform_density()) / (background + uniform_density()))
         log_odds = jnp.where(ring > 0, beside + RING_LOG_ODDS, log_odds)
         hidden = mean_field(log_odds, ties, config.tie_strength, config.smoothing_steps)
-        return (hidden, texture, spreads), jnp.stack([colour, rough])
+        return (hidden, texture, spreads), None
 
     start = (
         jax.nn.sigmoid(prior) * active,
         jnp.zeros(pixels.albedo_basis.shape[-2]),
         jnp.asarray([config.intensity_spread[1], config.colour_spread[1], config.roughness_spread[1]]),
     )
-    (hidden, _, _), evidence = jax.lax.scan(round_of, start, length=config.rounds)
+    (hidden, _, _), _ = jax.lax.scan(round_of, start, length=config.rounds)
     return jnp.where(given < 0.5, hidden * (pixels.face + ring), 1.0)
 
 
@@ -252,7 +252,7 @@ def local_deviation(difference: Array, inside: Array, reach: int) -> Array:
 def _spreads(
     difference: Array, roughness: Array, widths: Array, weights: Array, previous: Array, config: OcclusionConfig
 ) -> Array:
-    """(3,) robust spreads of intensity, colour and roughness over what is taken for face, within the config's bounds."""
+    """(3,) robust spreads of intensity, colour and roughness over what is taken for face, within their bounds."""
     flat, weights = (difference / widths[..., jnp.asarray([0, 1, 1])]).reshape(-1, 3), weights.reshape(-1)
     found = (
         robust_scale(flat[:, 0] ** 2, weights, previous[0], 1),
