@@ -1,0 +1,258 @@
+"""Automatic occlusion masks: known occluders are found, clean faces stay clean; helpers against answers by hand."""
+
+import dataclasses
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import fitting
+import flamejax
+from experiments.data.renders import SceneSpread, exact_observation, render_scenes, sample_scenes
+from fitting.face_pixels import face_triangles, fit_appearance, look_at
+from fitting.label_smoothing import (
+    box_sum,
+    dilate,
+    edge_weights,
+    erode,
+    fill_holes,
+    mean_field,
+    reachable,
+    remove_specks,
+)
+from fitting.landmark_fit import Geometry
+from fitting.occlusion import OcclusionConfig, auto_masks, masks_batch, masks_program
+from fitting.pixel_likelihood import (
+    HIGH,
+    LOW,
+    face_log_likelihood,
+    histogram,
+    look_up,
+    robust_scale,
+    soft_bins,
+    t_log_density,
+    tones,
+    uniform_density,
+)
+from flamejax.render import ambient_light, shade
+from tests.heads import random_head
+
+HEAD = random_head()
+SIDE = 64
+FIT = fitting.FitConfig(landmark_steps=6, rigid_steps=6)
+SMALL = OcclusionConfig(size=32, rounds=2, smoothing_steps=4)
+KINDS = ("clean", "sunglasses", "face mask", "box")
+
+
+def small_observation(batch, seed=0):
+    """Noise with landmarks of the random head's size, batch axes (*b,)."""
+    rng = np.random.default_rng(seed)
+    count = math.prod(batch)
+    one = exact_observation(
+        jnp.asarray(rng.uniform(size=(count, SIDE, SIDE, 3)), jnp.float32),
+        jnp.asarray(rng.uniform(0.25 * SIDE, 0.75 * SIDE, (count, 68, 2)), jnp.float32),
+    )
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), one)
+
+
+def occluded(image, points, kind, size):
+    """Paint one occluder over an image (S, S, 3). Returns it and the mask (S, S) bool."""
+    down, right = np.mgrid[:size, :size] + 0.5
+    mask = np.zeros((size, size), bool)
+    colour = np.zeros(3)
+    if kind == "sunglasses":
+        span = np.linalg.norm(points[36] - points[45])
+        for eye in (points[36:42].mean(0), points[42:48].mean(0)):
+            mask |= ((right - eye[0]) / (0.24 * span)) ** 2 + ((down - eye[1]) / (0.17 * span)) ** 2 < 1
+        colour = np.array([0.04, 0.04, 0.06])
+    elif kind == "face mask":
+        mask = (down > points[30, 1]) & (right > points[2, 0]) & (right < points[14, 0]) & (down < points[8, 1] + 6)
+        colour = np.array([0.45, 0.65, 0.8])
+    elif kind == "box":
+        mask = (np.abs(right - points[48, 0]) < 0.13 * size) & (np.abs(down - points[48, 1]) < 0.15 * size)
+        colour = np.array([0.2, 0.6, 0.25])
+    return np.where(mask[..., None], colour * (0.9 + 0.2 * (down / size))[..., None], image), mask
+
+
+@functools.cache
+def known():
+    """One head per kind: the observation, the occluders' masks and the clean faces' areas, numpy."""
+    head, size = flamejax.load_head(), 128
+    scenes = sample_scenes(head, jax.random.key(3), len(KINDS), size, SceneSpread(yaw=0.3, pitch=0.1, expression=0.3))
+    images, points, _ = (np.array(a) for a in render_scenes(head, scenes, jax.random.key(4), size))
+    masks, confidence = np.zeros((len(KINDS), size, size), bool), np.ones((len(KINDS), 68), np.float32)
+    for k, kind in enumerate(KINDS):
+        images[k], masks[k] = occluded(images[k], points[k], kind, size)
+        column, row = np.clip(points[k].astype(int), 0, size - 1).T
+        confidence[k, masks[k][row, column]] = 0.3
+    observation = dataclasses.replace(
+        exact_observation(jnp.asarray(images), jnp.asarray(points)), confidence=jnp.asarray(confidence)
+    )
+    return observation, masks, auto_masks(head, observation)
+
+
+def test_known_occluders_are_found_and_a_clean_face_stays_clean():
+    _, truth, found = known()
+    hidden, face = np.asarray(found.occlusion_mask) > 0.5, np.asarray(found.face_mask) > 0.5
+    assert (hidden & face)[0].sum() <= 0.05 * face[0].sum()
+    for k, kind in enumerate(KINDS[1:], start=1):
+        both, either = (hidden & truth & face)[k].sum(), ((hidden | truth) & face)[k].sum()
+        assert both >= 0.5 * either, (kind, both / either)
+
+
+def test_masks_have_the_crops_size_are_binary_and_keep_the_rest_of_the_observation():
+    given, _, found = known()
+    assert found.occlusion_mask.shape == found.face_mask.shape == given.occlusion_mask.shape
+    assert set(np.unique(found.occlusion_mask)) | set(np.unique(found.face_mask)) == {0.0, 1.0}
+    share = np.asarray(found.face_mask).mean(axis=(1, 2))
+    assert (share > 0.1).all() and (share < 0.6).all()
+    for name in ("image", "landmarks", "confidence", "crop"):
+        assert getattr(found, name) is getattr(given, name)
+
+
+def test_jit_vmap_and_batches_agree():
+    observation = small_observation((3,))
+    whole = auto_masks(HEAD, observation, FIT, SMALL)
+    assert whole.occlusion_mask.shape == (3, SIDE, SIDE)
+    for batch in ((), (1,), (3,)):
+        part = jax.tree.map(lambda leaf, b=batch: leaf[: math.prod(b)].reshape(*b, *leaf.shape[1:]), observation)
+        single = auto_masks(HEAD, part, FIT, SMALL)
+        assert single.face_mask.shape == (*batch, SIDE, SIDE)
+        flat = single.occlusion_mask.reshape(-1, SIDE, SIDE)
+        assert (np.asarray(flat) != np.asarray(whole.occlusion_mask)[: len(flat)]).mean() < 0.01
+    one = jax.jit(lambda o: auto_masks(HEAD, o, FIT, SMALL).occlusion_mask)
+    assert (np.asarray(jax.vmap(one)(observation)) != np.asarray(whole.occlusion_mask)).mean() < 0.01
+
+
+def test_given_masks_stay_in_force():
+    observation = small_observation((1,))
+    mask = jnp.zeros((1, SIDE, SIDE)).at[:, 20:40, 20:30].set(1.0)
+    face = jnp.ones((1, SIDE, SIDE)).at[:, :, SIDE // 2 :].set(0.0)
+    found = auto_masks(HEAD, dataclasses.replace(observation, occlusion_mask=mask, face_mask=face), FIT, SMALL)
+    assert (np.asarray(found.occlusion_mask) >= np.asarray(mask)).all()
+    assert (np.asarray(found.face_mask) <= np.asarray(face)).all()
+
+
+def test_numbers_that_are_not_finite_keep_the_masks_given_and_leave_the_others_alone():
+    observation = small_observation((3,))
+    clean = auto_masks(HEAD, observation, FIT, SMALL)
+    spoiled = dataclasses.replace(
+        observation,
+        image=observation.image.at[0, 3].set(jnp.nan),
+        landmarks=observation.landmarks.at[1].set(jnp.inf),
+        confidence=observation.confidence.at[1].set(jnp.nan),
+        occlusion_mask=observation.occlusion_mask.at[1, 0].set(jnp.nan),
+    )
+    found = auto_masks(HEAD, spoiled, FIT, SMALL)
+    assert np.isfinite(found.occlusion_mask).all() and np.isfinite(found.face_mask).all()
+    assert (found.occlusion_mask[0] == 0).all() and (found.face_mask[0] == 1).all()
+    np.testing.assert_array_equal(found.occlusion_mask[2], clean.occlusion_mask[2])
+    assert not np.isfinite(found.image).all()  # the fit that follows is to say so
+
+
+def test_a_second_batch_compiles_nothing():
+    program = masks_program(FIT, SMALL)
+    auto_masks(HEAD, small_observation((3,)), FIT, SMALL)
+    before = program._cache_size()
+    auto_masks(HEAD, small_observation((3,), seed=1), FIT, SMALL)
+    assert program._cache_size() == before
+
+
+def test_settings_and_shapes_that_make_no_sense_are_refused():
+    one = small_observation(())
+    with pytest.raises(ValueError, match="68 landmarks"):
+        auto_masks(HEAD, dataclasses.replace(one, landmarks=one.landmarks[:51]), FIT, SMALL)
+    with pytest.raises(ValueError, match="at least 32"):
+        OcclusionConfig(size=8)
+
+
+def test_masks_export_to_cpu_cuda_and_tpu_without_host_callbacks():
+    program = jax.jit(lambda head, observation: masks_batch(head, observation, FIT, SMALL))
+    exported = export.export(program, platforms=["cpu", "cuda", "tpu"])(HEAD, small_observation((3,)))
+    module = re.sub(r"(?m)^#loc.*$", "", exported.mlir_module())  # locations name this test
+    assert "callback" not in module
+
+
+def test_mean_field_keeps_lone_pixels_follows_ties_and_stops_at_edges():
+    colours = jnp.zeros((8, 8, 3)).at[:, 4:].set(1.0)
+    ties = edge_weights(colours, jnp.ones((8, 8)), 0.1, 0.0)
+    odds = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8)), jnp.float32)
+    np.testing.assert_allclose(mean_field(odds, ties, 0.0, 3), jax.nn.sigmoid(odds), rtol=1e-5)
+    odds = jnp.zeros((8, 8)).at[2:6, 1].set(4.0).at[2:6, 6].set(-4.0)
+    belief = np.asarray(mean_field(odds, ties, 0.5, 30))
+    assert (belief[:, :4] > 0.9).all() and (belief[:, 4:] < 0.1).all()
+
+
+def test_two_pixels_agree_as_the_fixed_point_by_hand_says():
+    ties = [(0, 1, jnp.asarray([[1.0, 0.0]]))]
+    belief = np.asarray(mean_field(jnp.asarray([[1.0, 0.0]]), ties, 2.0, 200))[0]
+    expected = [1 / (1 + math.exp(-(1.0 + 2.0 * (2 * belief[1] - 1)))), 1 / (1 + math.exp(-2.0 * (2 * belief[0] - 1)))]
+    np.testing.assert_allclose(belief, expected, atol=1e-5)
+    assert 0.8 < belief[1] < belief[0]
+
+
+def test_holes_specks_and_reach_on_a_drawn_mask():
+    ring = jnp.zeros((24, 24)).at[2:9, 2:9].set(1.0).at[3:8, 3:8].set(0.0)
+    large = jnp.zeros((24, 24)).at[1:23, 1:23].set(1.0).at[2:22, 2:22].set(0.0)
+    filled = np.asarray(fill_holes(ring, 3))
+    assert filled.sum() == 49 and filled[2:9, 2:9].all()
+    np.testing.assert_array_equal(fill_holes(large, 3), large)
+    spots = jnp.zeros((24, 24)).at[5, 5].set(1.0).at[10:14, 10:14].set(1.0).at[12, 14:20].set(1.0)
+    kept = np.asarray(remove_specks(spots, 1, jnp.ones((24, 24))))
+    assert kept[5, 5] == 0 and kept.sum() == 16 + 6
+    assert (remove_specks(spots, 1, jnp.zeros((24, 24))) == 0).all()
+    seeds = jnp.zeros((24, 24)).at[12, 19].set(1.0)
+    np.testing.assert_array_equal(reachable(seeds, spots), kept)
+    point = jnp.zeros((9, 9)).at[4, 4].set(1.0)
+    assert dilate(point, 2).sum() == 25 and erode(dilate(point, 2), 2).sum() == 1
+    np.testing.assert_allclose(box_sum(jnp.ones((9, 9)), 1)[[0, 4, 0], [0, 4, 4]], [4, 9, 6])
+
+
+def test_tones_of_a_shadow_differ_in_intensity_alone():
+    image = jnp.asarray([[0.6, 0.4, 0.3]])
+    shadow = 0.5 * (image + 0.05) - 0.05
+    np.testing.assert_allclose(tones(shadow) - tones(image), [[math.log(0.5), 0.0, 0.0]], atol=1e-5)
+
+
+def test_densities_integrate_to_one():
+    step = 0.02
+    line = jnp.arange(-60.0, 60.0, step)
+    assert float(jnp.exp(t_log_density((line / 0.7) ** 2, jnp.asarray(0.7), 1)).sum() * step) == pytest.approx(1, 2e-3)
+    at_zero = face_log_likelihood(jnp.zeros(3), jnp.asarray([1.0, 1.0]))
+    # Of one dimension 3 / 8, of two 1 / (2 pi).
+    np.testing.assert_allclose(at_zero, math.log(3 / 8 / (2 * math.pi)), rtol=1e-5)
+    rng = np.random.default_rng(0)
+    inside = jnp.asarray(rng.uniform(LOW, HIGH, (20000, 3)), jnp.float32)
+    bins = soft_bins(inside)
+    np.testing.assert_allclose(bins[1].sum(axis=0), 1.0, rtol=1e-5)
+    density = look_up(histogram(bins, jnp.ones(20000)), bins)
+    np.testing.assert_allclose(density.mean(), uniform_density(), rtol=0.1)
+    assert (histogram(bins, jnp.zeros(20000)) == 0).all()
+
+
+def test_the_robust_scale_is_that_of_its_own_distribution():
+    samples = jnp.asarray(0.3 * np.random.default_rng(0).standard_t(4, 50000), jnp.float32)
+    scale = jnp.asarray(1.0)
+    for _ in range(30):
+        scale = robust_scale(samples**2, jnp.ones(50000), scale, 1)
+    assert float(scale) == pytest.approx(0.3, rel=0.03)
+
+
+def test_light_and_albedo_explain_a_render_with_a_white_light():
+    geometry = dataclasses.replace(Geometry.start(HEAD), log_scale=jnp.log(3.4), translation=jnp.asarray([0.5, 0.8]))
+    pixels = look_at(HEAD, geometry, 32)
+    assert 0 < pixels.face.sum() <= pixels.head.sum() and face_triangles(HEAD).shape == (HEAD.faces.shape[0],)
+    light = 0.8 * ambient_light() + jnp.zeros((9, 3)).at[2].set(0.3)
+    image = pixels.albedo_mean * shade(pixels.normals, light)
+    texture = jnp.zeros(3)
+    for _ in range(2):
+        texture, found = fit_appearance(pixels, image, pixels.face, texture, 0.15)
+    shown = (pixels.albedo_mean + jnp.einsum("c,hwck->hwk", texture, pixels.albedo_basis)) * shade(
+        pixels.normals, found
+    )
+    assert float((jnp.abs(shown - image) * pixels.face[..., None]).max()) < 0.06
