@@ -64,6 +64,7 @@ def test_without_a_config_it_lists_them(capsys):
         assert ended.value.code == 0 and "--scans" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_local_models_of_a_flame_head_from_its_registered_scans(flame, tmp_path, capsys):
     path, head = flame
     write_scans(tmp_path / "scans", head, unit=1e-3)
