@@ -29,7 +29,7 @@ class FitModel:
     eyeball_expression: Array
     """(E',) bool"""
     smoothing_root: Array
-    """(S' + E', S' + E') R with |R c|^2 = the mean squared Laplacian, in mm, of the displacement of coefficients c."""
+    """(R, S' + E') with |R c|^2 = the mean squared Laplacian, in mm, of the displacement of coefficients c."""
     num_betas: int = dataclasses.field(metadata={"static": True})
     """S of the head without local models: what `Fit.params` has."""
     num_expression: int = dataclasses.field(metadata={"static": True})
@@ -71,7 +71,7 @@ class FitModel:
         return tuple(jnp.where(e, eyeball_rate, 1.0) for e in (self.eyeball_betas, self.eyeball_expression))
 
     def roughness(self, betas: Array, expression: Array) -> Array:
-        """(S' + E',) whose squares sum to the mean squared Laplacian (mm^2) of the displacement from the mean head."""
+        """(R,) whose squares sum to the mean squared Laplacian (mm^2) of the displacement from the mean head."""
         return jnp.matmul(self.smoothing_root, jnp.concatenate([betas, expression]))
 
     def split(self, betas: Array, expression: Array) -> tuple[Array, Array, Array | None]:
@@ -117,6 +117,21 @@ def smoothing_root(head: HeadModel) -> np.ndarray:
     return (np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T).astype(np.float32)
 
 
+def bare(head: HeadModel) -> FitModel:
+    """A head without local models and without the smoothing term: for a quick fit, also inside jit."""
+    components = head.num_betas + head.num_expression
+    return FitModel(
+        head=head,
+        eyeball_betas=jnp.zeros(head.num_betas, bool),
+        eyeball_expression=jnp.zeros(head.num_expression, bool),
+        smoothing_root=jnp.zeros((0, components)),
+        num_betas=head.num_betas,
+        num_expression=head.num_expression,
+        global_betas=head.num_betas,
+        global_expression=head.num_expression,
+    )
+
+
 def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
     """Make a head ready to be fitted. Worth keeping: it takes a second or two.
 
@@ -135,8 +150,8 @@ def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
     eyeballs: tuple[np.ndarray, ...] = (np.zeros(fitted.num_betas, bool), np.zeros(fitted.num_expression, bool))
     if local is not None:
         eyeballs = eyeball_coefficients(fitted, local)
-    return FitModel(
-        head=fitted,
+    return dataclasses.replace(
+        bare(fitted),
         eyeball_betas=jnp.asarray(eyeballs[0]),
         eyeball_expression=jnp.asarray(eyeballs[1]),
         smoothing_root=jnp.asarray(smoothing_root(fitted)),

@@ -195,6 +195,8 @@ def fit_landmarks(model: FitModel, targets: Targets, config: FitConfig) -> Geome
 
 def _fit_all(model: FitModel, start: Geometry, targets: Targets, config: FitConfig, steps: int) -> Geometry:
     """Pose, camera and all coefficients of a model, from a start."""
+    if not steps:
+        return start
     head = model.head
     flat, unravel = ravel_pytree(start)
 

@@ -14,6 +14,7 @@ from jax import Array
 
 from fitting.config import FitConfig
 from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, landmark_places, look_at
+from fitting.fit_model import bare
 from fitting.label_smoothing import box_sum, dilate, edge_weights, fill_holes, mean_field, remove_specks
 from fitting.landmark_fit import Geometry, fit_landmarks, landmark_targets
 from fitting.observation import Observation
@@ -149,7 +150,7 @@ def masks_batch(
 def quick_geometry(head: HeadModel, photo: Observation, clean: Observation, config: FitConfig) -> Geometry:
     """One photo's head from its landmarks; landmarks that are not finite take no part."""
     sure = dataclasses.replace(clean, landmarks=photo.landmarks, dense_landmarks=photo.dense_landmarks)
-    return fit_landmarks(head, landmark_targets(sure, config), config)
+    return fit_landmarks(bare(head), landmark_targets(sure, config), config)
 
 
 def segment(head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig) -> tuple[Array, Array]:
