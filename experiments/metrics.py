@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 
 from flamejax.head import HeadModel, rotation_matrix
@@ -23,7 +24,7 @@ def head_frame(head: HeadModel, vertices: np.ndarray, global_orient: np.ndarray)
     """
     # The vertices that the root joint is regressed from turn with it, so the posed ones give its place.
     root = np.einsum("v,...vi->...i", np.asarray(head.J_regressor[0]), vertices)
-    rotation = np.asarray(rotation_matrix(np.asarray(global_orient)))
+    rotation = np.asarray(rotation_matrix(jnp.asarray(global_orient)))
     return np.einsum("...vi,...ij->...vj", vertices - root[..., None, :], rotation)
 
 

@@ -24,9 +24,9 @@ MIN_LANDMARKS = 8
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """Algorithm 1 as we run it (preset `fast`): landmarks by second-order steps, rigid, then global, then local, and
-    everything by Adam with colours. Energies are negative log densities, so that weights are noise levels: landmarks
-    in shares of the crop, colours in [0, 1], coefficients in standard deviations."""
+    """Algorithm 1 as we run it (preset `fast`): landmarks by second-order steps, rigid, then global; then everything,
+    local models too, by Adam on landmarks and colours. Energies are negative log densities, so that weights are noise
+    levels: landmarks in shares of the crop, colours in [0, 1], coefficients in standard deviations."""
 
     visible_threshold: float = VISIBLE_CONFIDENCE
     """Landmarks with a confidence at or below this are hidden (tau: 0.2 in the paper's text and in its released code,
@@ -45,8 +45,9 @@ class FitConfig:
     """Levenberg-Marquardt steps of the rigid stage: rotation, scale, translation, from three yaws; inner landmarks."""
     landmark_steps: int = 20
     """Levenberg-Marquardt steps on pose, camera and the global coefficients."""
-    local_steps: int = 6
-    """Levenberg-Marquardt steps on everything, where there are local models."""
+    local_steps: int = 0
+    """Levenberg-Marquardt steps on everything, where there are local models. None by default: on validation photos they
+    brought nothing, landmarks alone say little about local shape."""
     photometric_steps: int = 96
     """Adam steps on everything; 0 leaves the geometry to the landmarks and fits light only."""
     visibility_interval: int = 4
@@ -127,8 +128,8 @@ PRESETS: dict[str, AnyFitConfig] = {
         closure_weight=1.0,
     ),
 }
-"""Named settings: `fast` is ours, `paper` follows the paper's text (SGD, 2000 iterations, weights 5 / 16 / 1e-3), `code`
-the released program (Adam, 1000 iterations, smoothing and closure terms)."""
+"""Named settings: `fast` is ours, `paper` follows the paper's text (SGD, 2000 iterations, weights 5, 16 and 1e-3), and
+`code` the released program (Adam, 1000 iterations, smoothing and closure terms)."""
 
 
 @jax.tree_util.register_dataclass

@@ -1,4 +1,4 @@
-"""What is fitted to photos: a head model, with local models or without, and what a fit must know of its coefficients."""
+"""What is fitted to photos: a head, with local models or without, and what a fit must know of its coefficients."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from scipy import sparse
 
 from fitting.local_model import LocalModel, eyeball_coefficients, with_local
 from flamejax.head import HeadModel
+
+EXPLAINED = 0.9
+"""Share of a region's variance whose components are fitted to photos: with all of them, the errors on validation photos
+are the same."""
 
 
 @jax.tree_util.register_dataclass
@@ -68,7 +72,8 @@ class FitModel:
 
     def step_rates(self, eyeball_rate: float) -> tuple[Array, Array]:
         """(S',), (E',) factors on step sizes: 1, and `eyeball_rate` for the eyeballs' coefficients."""
-        return tuple(jnp.where(e, eyeball_rate, 1.0) for e in (self.eyeball_betas, self.eyeball_expression))
+        betas, expression = (jnp.where(e, eyeball_rate, 1.0) for e in (self.eyeball_betas, self.eyeball_expression))
+        return betas, expression
 
     def roughness(self, betas: Array, expression: Array) -> Array:
         """(R,) whose squares sum to the mean squared Laplacian (mm^2) of the displacement from the mean head."""
@@ -132,13 +137,15 @@ def bare(head: HeadModel) -> FitModel:
     )
 
 
-def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
+def prepare(head: HeadModel, local: LocalModel | None = None, explained: float = EXPLAINED) -> FitModel:
     """Make a head ready to be fitted. Worth keeping: it takes a second or two.
 
     Args:
       head: the head model.
       local: local models of this head (`load_local_model`), which stand for its global components after the leading
         ones they were trained against (Eqs. 4-6); None fits all global components and nothing else.
+      explained: take the fewest local components that hold this share of each region's variance. A photo does not tell
+        the others, which would cost time.
 
     Returns:
       What `fitting.fit` takes in place of the head.
@@ -146,6 +153,7 @@ def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
     Raises:
       HeadFileError: the local models belong to another head.
     """
+    local = None if local is None else local.truncated(explained)
     fitted = head if local is None else with_local(head, local)
     eyeballs: tuple[np.ndarray, ...] = (np.zeros(fitted.num_betas, bool), np.zeros(fitted.num_expression, bool))
     if local is not None:

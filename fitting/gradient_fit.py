@@ -1,4 +1,4 @@
-"""Algorithm 1 by gradient descent on Eqs. 11-12, as the paper and its released code run it. For comparison with ours."""
+"""Algorithm 1 by gradient descent on Eqs. 11-12, as the paper and its released code run it: to compare ours with."""
 
 import dataclasses
 

@@ -32,6 +32,9 @@ from flamejax.head import HeadModel
 from flamejax.render import shade
 
 CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 1.0)
+BASE_WEIGHT = 0.3
+"""Of the base log odds beside the landmarks near by, in landmarks; and of a dense landmark:"""
+DENSE_WEIGHT = 0.3
 GRID = 32
 """Side of the grid on which landmarks speak; they say nothing finer."""
 ROUGHNESS_REACH = 0.024
@@ -54,9 +57,12 @@ class OcclusionConfig:
     """Of expectation and maximisation."""
     base_log_odds: float = -1.0
     """Of a face pixel that no landmark speaks of."""
-    landmark_log_odds: tuple[float, ...] = (2.4, 1.1, -0.8, -3.0, -4.5)
-    """Of a landmark with the confidences `CONFIDENCES`; between them linear."""
-    landmark_reach: float = 0.03
+    detected_log_odds: tuple[float, ...] = (2.4, 1.1, -0.8, -3.0, -4.5)
+    """Of a detected landmark with the confidences `CONFIDENCES`, between them linear: what a detector is unsure of is
+    often seen all the same."""
+    given_log_odds: tuple[float, ...] = (4.0, 3.0, 0.5, -3.0, -5.0)
+    """Of a landmark of the user's own (no dense landmark is known then): their confidence says what they see."""
+    landmark_reach: float = 0.045
     """How far a landmark speaks, as a share of the crop's side."""
     skin_like: float = 0.25
     """Share of what hides a face that has its colour too, more widely spread: hands."""
@@ -73,7 +79,7 @@ class OcclusionConfig:
     """Least and greatest standard deviation of a face's log intensity about the model."""
     colour_spread: tuple[float, float] = (0.04, 0.1)
     """The same of its colour (log red over green, blue over both)."""
-    colour_for_face: float = 1.5
+    colour_for_face: float = 1.0
     """Most that a colour may speak for the face: much that hides faces has their colour."""
     roughness_weight: float = 0.4
     """The same as `colour_weight` for the roughness of the difference."""
@@ -170,18 +176,19 @@ def landmark_prior(head: HeadModel, geometry: Geometry, photo: Observation, conf
     """(R, R) log odds of "hidden" from the landmarks' confidences: a mean weighted by nearness."""
     places = landmark_places(head, geometry)
     confidence, weights = photo.confidence, jnp.ones(68).at[:17].set(0.5)
+    detected = jnp.any(photo.dense_confidence > 0)
     if head.dense is not None:
-        # No dense landmark at all means that none were looked for.
-        known = jnp.where(jnp.any(photo.dense_confidence > 0), 0.3, 0.0)
         confidence = jnp.concatenate([confidence, photo.dense_confidence])
-        weights = jnp.concatenate([weights, jnp.where(head.dense.sliding, 0.0, known)])
-    says = jnp.interp(confidence, jnp.asarray(CONFIDENCES), jnp.asarray(config.landmark_log_odds))
+        dense_weight = jnp.where(detected, DENSE_WEIGHT, 0.0)
+        weights = jnp.concatenate([weights, jnp.where(head.dense.sliding, 0.0, dense_weight)])
+    table = jnp.where(detected, jnp.asarray(config.detected_log_odds), jnp.asarray(config.given_log_odds))
+    says = jnp.interp(confidence, jnp.asarray(CONFIDENCES), table)
     centres = (jnp.arange(GRID) + 0.5) / GRID
     across = jnp.exp(-0.5 * ((centres[:, None] - places[None, :, 0]) / config.landmark_reach) ** 2)
     down = jnp.exp(-0.5 * ((centres[:, None] - places[None, :, 1]) / config.landmark_reach) ** 2)
     mass = jnp.einsum("yl,xl,l->yx", down, across, weights)
     total = jnp.einsum("yl,xl,l->yx", down, across, weights * says)
-    log_odds = (total + 0.3 * config.base_log_odds) / (mass + 0.3)
+    log_odds = (total + BASE_WEIGHT * config.base_log_odds) / (mass + BASE_WEIGHT)
     return jax.image.resize(log_odds, (config.size, config.size), "linear")
 
 

@@ -145,11 +145,11 @@ def _ratio(
     which, subjects = chosen(photos, occluder), _subjects(photos)
     row: dict = {"occluder": occluder}
     for name in ERRORS:
-        both = (errors[m][name][which] for m in ("global+local", "global"))
-        value, low, high = ratio_of(*both, subjects[which])
+        local, whole = (errors[m][name][which] for m in ("global+local", "global"))
+        value, low, high = ratio_of(local, whole, subjects[which])
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        local, whole = (float(np.nanmean(floor[m][name][which])) for m in ("global+local", "global"))
-        row[f"floor_{name}"] = local / whole
+        local, whole = (floor[m][name][which] for m in ("global+local", "global"))
+        row[f"floor_{name}"] = float(np.nanmean(local) / np.nanmean(whole))
     return row
 
 
@@ -175,17 +175,17 @@ def _robustness(fits: dict[str, list[Result]], photos: Sequence[Photo]) -> list[
 def _masks(fits: dict[str, list[Result]], photos: Sequence[Photo]) -> list[dict]:
     rows = []
     for occluder in ("glasses", "face-mask", *RANDOM, "overall"):
-        which = np.flatnonzero(chosen(photos, occluder))
-        if not len(which):
+        which = np.flatnonzero(chosen(photos, occluder)).tolist()
+        if not which:
             continue
-        counts = [
-            mask_counts(fits["auto"][k].occlusion_mask, photos[k].occlusion_mask, photos[k].face_mask) for k in which
-        ]
+        found, clean = ([fits[name][k].occlusion_mask for k in which] for name in ("auto", "auto clean"))
+        seen = [photos[k] for k in which]
+        counts = [mask_counts(m, p.occlusion_mask, p.face_mask) for m, p in zip(found, seen, strict=True)]
         common, either = np.sum(counts, axis=0)
-        called = [(fits["auto clean"][k].occlusion_mask * photos[k].face_mask).sum() for k in which]
-        area = [photos[k].face_mask.sum() for k in which]
+        called = sum(float((m * p.face_mask).sum()) for m, p in zip(clean, seen, strict=True))
+        area = sum(float(p.face_mask.sum()) for p in seen)
         rows.append({
             "occluder": occluder, "photos": len(which), "iou": float(common / max(either, 1)),
-            "false_on_clean": float(np.sum(called) / max(np.sum(area), 1)),
+            "false_on_clean": called / max(area, 1.0),
         })  # fmt: skip
     return rows

@@ -5,20 +5,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from experiments.data.open_faces import Photo
 from fitting.detector import FaceDetector
 from fitting.observation import Observation
-from fitting.observe import NoFaceError, observe_photo
+from fitting.observe import DENSE, NoFaceError, observe_photo
 from flamejax.camera import CropTransform
 
 Masks = Literal["given", "auto", "none"]
 Landmarks = Literal["exact", "detected"]
 HIDDEN_NOISE = 0.03
-"""Standard deviation of hidden landmarks, crop sides: where detectors put them (about 8 % of the outer-eye distance)."""
+"""Standard deviation of hidden landmarks, in crop sides: about 8 % of the outer-eye distance."""
 HIDDEN_CONFIDENCE = (0.05, 0.5)
 """Range of the confidence that a detector gives hidden landmarks; some are above the threshold, as in life."""
 
@@ -33,7 +33,7 @@ class Look:
     """The true occlusion mask, one that is found, or none. Landmarks under a given mask are hidden; without one, hidden
     landmarks are misplaced, with random confidences."""
     landmarks: Landmarks = "exact"
-    """The true ones, or those of the default detector."""
+    """The true 68, as the papers' protocols have 68; or the 68 and 468 of the default detector."""
 
 
 def observe(photo: Photo, look: Look, detector: FaceDetector | None = None, seed: int = 0) -> Observation | None:
@@ -42,7 +42,8 @@ def observe(photo: Photo, look: Look, detector: FaceDetector | None = None, seed
     side = image.shape[0]
     hidden = photo.occlusion_mask if look.occluded else np.zeros((side, side), np.float32)
     mask = hidden if look.masks == "given" else np.zeros_like(hidden)
-    points, confidence, dense, dense_confidence = _landmarks(photo, look, seed)
+    points, confidence = _landmarks(photo, look, seed)
+    dense, dense_confidence = np.zeros((DENSE, 2), np.float32), np.zeros(DENSE, np.float32)
     if look.landmarks == "detected":
         try:
             (found,) = observe_photo(image, occlusion_mask=mask, detector=detector, size=side)
@@ -51,39 +52,25 @@ def observe(photo: Photo, look: Look, detector: FaceDetector | None = None, seed
         scale, offset = np.asarray(found.crop.scale), np.asarray(found.crop.offset)
         points, dense = ((np.asarray(p) - offset) / scale for p in (found.landmarks, found.dense_landmarks))
         confidence, dense_confidence = np.asarray(found.confidence), np.asarray(found.dense_confidence)
-    return Observation(
-        image=image,
-        landmarks=points.astype(np.float32),
-        confidence=confidence.astype(np.float32),
-        dense_landmarks=dense.astype(np.float32),
-        dense_confidence=dense_confidence.astype(np.float32),
-        face_mask=np.ones((side, side), np.float32),
-        occlusion_mask=mask.astype(np.float32),
-        crop=CropTransform(np.float32(1.0), np.zeros(2, np.float32)),
-    )
+    parts: tuple[Any, ...] = (image, points, confidence, dense, dense_confidence, np.ones((side, side)), mask)
+    crop: Any = CropTransform(np.float32(1.0), np.zeros(2, np.float32))  # type: ignore[arg-type]
+    return Observation(*(part.astype(np.float32) for part in parts), crop)
 
 
-def _landmarks(photo: Photo, look: Look, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """True landmarks and confidences, sparse and dense; those that are hidden as a detector would give them."""
+def _landmarks(photo: Photo, look: Look, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """True landmarks (68, 2) and confidences (68,); those that are hidden as a detector would give them."""
     rng = np.random.default_rng([seed, zlib.crc32(photo.key.encode())])
-    side = photo.image.shape[0]
-    out: list[np.ndarray] = []
-    for points, clean, occluded in (
-        (photo.landmarks, photo.landmarks_visible, photo.landmarks_visible_occluded),
-        (photo.dense_landmarks, photo.dense_visible, photo.dense_visible_occluded),
-    ):
-        noise = HIDDEN_NOISE * side * rng.standard_normal(points.shape)
-        unsure = rng.uniform(*HIDDEN_CONFIDENCE, len(points))
-        behind = clean & ~occluded if look.occluded else np.zeros_like(clean)
-        # Hidden by the head itself (the far cheek): of no use to any fit, and no detector is sure of it.
-        confidence = np.where(clean, 1.0, 0.0)
-        if look.masks == "given":
-            confidence = np.where(behind, 0.0, confidence)
-        else:
-            confidence = np.where(behind, unsure, confidence)
-            points = np.where(behind[:, None], points + noise, points)
-        out += [points, confidence]
-    return out[0], out[1], out[2], out[3]
+    points = photo.landmarks
+    noise = HIDDEN_NOISE * photo.image.shape[0] * rng.standard_normal(points.shape)
+    unsure = rng.uniform(*HIDDEN_CONFIDENCE, len(points))
+    # Hidden by the head itself (the far cheek): of no use to any fit, and no detector is sure of it.
+    confidence = np.where(photo.landmarks_visible, 1.0, 0.0)
+    if not look.occluded:
+        return points, confidence
+    behind = photo.landmarks_visible & ~photo.landmarks_visible_occluded
+    if look.masks == "given":
+        return points, np.where(behind, 0.0, confidence)
+    return np.where(behind[:, None], points + noise, points), np.where(behind, unsure, confidence)
 
 
 def spread_out(count: int, limit: int | None) -> Sequence[int]:

@@ -42,7 +42,11 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.r
         return EXIT_USAGE
 
 
-def run(config: Config, console: Console | None = None, make_tools: Callable[[Config, flamejax.HeadModel], Tools] = default_tools) -> int:
+def run(
+    config: Config,
+    console: Console | None = None,
+    make_tools: Callable[[Config, flamejax.HeadModel], Tools] = default_tools,
+) -> int:
     """Reconstruct photos into a folder.
 
     Args:

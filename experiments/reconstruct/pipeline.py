@@ -236,7 +236,7 @@ class Pipeline:
             self.report("photo", 1)
 
 
-def masked(face: Face, occlusion_mask: np.ndarray) -> Face:
+def masked(face: Face, occlusion_mask: Any) -> Face:
     """The face with the occlusion mask (S, S) that the fit used."""
     return replace(face, observation=replace(face.observation, occlusion_mask=occlusion_mask))
 

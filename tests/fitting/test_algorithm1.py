@@ -44,7 +44,7 @@ def local_model(head=HEAD):
     return LocalModel(head.name, head.version, geometry_hash(head), head.num_vertices, *KEPT, tuple(regions), {})
 
 
-LOCAL = fitting.prepare(HEAD, local_model())
+LOCAL = fitting.prepare(HEAD, local_model(), explained=1.0)
 
 
 def test_closure_terms_compare_openings_not_places():
@@ -235,5 +235,3 @@ def test_nothing_seen_gives_finite_gradient_fits():
     )
     result = fitting.fit(LOCAL, seen, config)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result)) and int(result.code[0]) != OK
-
-

@@ -14,7 +14,7 @@ from jax import export
 import fitting
 import flamejax
 from experiments.data.renders import SceneSpread, exact_observation, render_scenes, sample_scenes
-from fitting.face_pixels import face_triangles, fit_appearance, look_at
+from fitting.face_pixels import FacePixels, face_triangles, fit_appearance, look_at
 from fitting.label_smoothing import (
     box_sum,
     dilate,
@@ -245,13 +245,14 @@ def test_the_robust_scale_is_that_of_its_own_distribution():
 
 def test_light_and_albedo_explain_a_render_with_a_white_light():
     geometry = dataclasses.replace(Geometry.start(HEAD), log_scale=jnp.log(3.4), translation=jnp.asarray([0.5, 0.8]))
-    pixels = look_at(HEAD, geometry, 32)
+    pixels = jax.jit(lambda g: dataclasses.asdict(look_at(HEAD, g, 32)))(geometry)
+    pixels = FacePixels(**pixels)
     assert 0 < pixels.face.sum() <= pixels.head.sum() and face_triangles(HEAD).shape == (HEAD.faces.shape[0],)
     light = 0.8 * ambient_light() + jnp.zeros((9, 3)).at[2].set(0.3)
     image = pixels.albedo_mean * shade(pixels.normals, light)
-    texture = jnp.zeros(3)
-    for _ in range(2):
-        texture, found = fit_appearance(pixels, image, pixels.face, texture, 0.15)
+    step = jax.jit(lambda texture: fit_appearance(pixels, image, pixels.face, texture, 0.15))
+    texture, _ = step(jnp.zeros(3))
+    texture, found = step(texture)
     shown = (pixels.albedo_mean + jnp.einsum("c,hwck->hwk", texture, pixels.albedo_basis)) * shade(
         pixels.normals, found
     )
