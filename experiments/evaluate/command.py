@@ -40,6 +40,8 @@ class EvaluateConfig:
     """How to fit: ours, or Algorithm 1 as in the paper or in its released code (slow)."""
     landmarks: Landmarks = "exact"
     """The true landmarks, or those of the default detector."""
+    robustness: bool = True
+    """Also fit the clean photos and find masks: the tables of robustness and of masks."""
     seed: int = 0
     """Of what a detector would make of hidden landmarks."""
     json: Path | None = None
@@ -72,7 +74,7 @@ def _fitting(config: EvaluateConfig, console: Console) -> int:
     data = "test" if config.split == "test" else "full"
     places = spread_out(len(data_source(config.split, data)), config.limit or None)
     photos = list(load_photos(config.split, data, indices=list(places)))
-    wanted = fitting_table.jobs(config.preset, config.landmarks, config.seed)
+    wanted = fitting_table.jobs(config.preset, config.landmarks, config.seed, config.robustness)
     fitter = Fitter(head, LiteRTDetector)
     with _progress() as progress:
         tasks: dict[str, int] = {}

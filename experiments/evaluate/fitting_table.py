@@ -42,15 +42,16 @@ class FittingTable:
     """method -> rms_all of each photo (Fig. 6)."""
 
 
-def jobs(preset: str, landmarks: Landmarks, seed: int) -> dict[str, Job]:
-    """The fits that the table needs, by name."""
+def jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) -> dict[str, Job]:
+    """The fits that the table needs, by name; `robustness` adds clean photos and masks that are found."""
 
     def job(method: str, occluded: bool, masks: str) -> Job:
         return Job(method, Look(occluded, masks, landmarks), preset, seed)  # type: ignore[arg-type]
 
-    return {
-        "global": job("global", True, "given"),
-        "global+local": job("global+local", True, "given"),
+    both = {name: job(name, True, "given") for name in METHODS[1:]}
+    if not robustness:
+        return both
+    return both | {
         "clean": job("global+local", False, "none"),
         "auto": job("global+local", True, "auto"),
         "auto clean": job("global+local", False, "auto"),
@@ -79,8 +80,8 @@ def make(
             _row(m, o, errors[m], floor.get(m), photos) for m in METHODS for o in OCCLUDERS if any(chosen(photos, o))
         ],
         ratios=[_ratio(o, errors, floor, photos) for o in OCCLUDERS if any(chosen(photos, o))],
-        robustness=_robustness(fits, photos),
-        masks=_masks(fits, photos),
+        robustness=_robustness(fits, photos) if "auto" in fits else [],
+        masks=_masks(fits, photos) if "auto" in fits else [],
         histogram={method: errors[method]["rms_all"].tolist() for method in METHODS},
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.open_faces import Photo
@@ -52,9 +53,18 @@ def observe(photo: Photo, look: Look, detector: FaceDetector | None = None, seed
         scale, offset = np.asarray(found.crop.scale), np.asarray(found.crop.offset)
         points, dense = ((np.asarray(p) - offset) / scale for p in (found.landmarks, found.dense_landmarks))
         confidence, dense_confidence = np.asarray(found.confidence), np.asarray(found.dense_confidence)
-    parts: tuple[Any, ...] = (image, points, confidence, dense, dense_confidence, np.ones((side, side)), mask)
-    crop: Any = CropTransform(np.float32(1.0), np.zeros(2, np.float32))  # type: ignore[arg-type]
-    return Observation(*(part.astype(np.float32) for part in parts), crop)
+    whole = CropTransform(jnp.asarray(1.0), jnp.zeros(2))
+    parts = {
+        "image": image,
+        "landmarks": points,
+        "confidence": confidence,
+        "dense_landmarks": dense,
+        "dense_confidence": dense_confidence,
+        "face_mask": np.ones((side, side)),
+        "occlusion_mask": mask,
+    }
+    arrays: dict[str, Any] = {name: part.astype(np.float32) for name, part in parts.items()}
+    return Observation(**arrays, crop=whole)
 
 
 def _landmarks(photo: Photo, look: Look, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,8 @@ Sheet = tuple[str, list[str], list[list[str]]]
 
 def sheets(table: FittingTable) -> list[Sheet]:
     """All tables as text."""
-    return [_errors(table), _ratios(table), _robustness(table), _masks(table)]
+    made = [_errors(table), _ratios(table), _robustness(table), _masks(table)]
+    return [sheet for sheet in made if sheet[2]]
 
 
 def tables(table: FittingTable) -> list[Table]:
