@@ -100,8 +100,8 @@ class Fitter:
 
     def _no_face(self, photo: Photo) -> Result:
         """The mean head: what one knows of a face that is not found."""
-        at_root = self.head.v_template - self.head.joint_template[0]
-        return Result(np.asarray(at_root), np.zeros(photo.image.shape[:2], bool), float("nan"), NO_FACE)
+        at_root = np.asarray(self.head.v_template) - np.asarray(self.head.joint_template[0])
+        return Result(at_root, np.zeros(photo.image.shape[:2], bool), float("nan"), NO_FACE)
 
     def _prepare(self, method: str) -> FitModel:
         return fitting.prepare(self.head, load_local_model(self.head) if method == "global+local" else None)

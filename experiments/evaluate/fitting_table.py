@@ -67,7 +67,7 @@ def make(
         for name, job in wanted.items()
     }
     floors = floor_vertices(head, photos, progress)
-    at_root = np.asarray(head.v_template - head.joint_template[0])
+    at_root = np.asarray(head.v_template) - np.asarray(head.joint_template[0])
     found = {
         "mean": [at_root] * len(photos),
         "global": [result.vertices for result in fits["global"]],

@@ -1,5 +1,6 @@
 """The command's behaviour from photos to folders, with fakes for detection, fit and rendering."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.console import Console
 import flamejax
 from experiments.reconstruct import Config, UsageError, command
 from experiments.reconstruct.results import RESULT_FILES
+from fitting.local_files import local_model_path
 from flamejax.io.files import TEMPORARY_PREFIX
 from tests.experiments.fakes import HEAD, FakeTools, bad_photos, reconstruct, results, rows, write_photo
 
@@ -238,7 +240,7 @@ def test_reserved_and_odd_names(tmp_path):
         ({"batch_size": 0}, "at least 1"),
         ({"size": 8}, "between 64"),
         ({"masks": "nowhere"}, "--masks nowhere: no such folder"),
-        ({"masks": "auto"}, "give a folder"),
+        ({"preset": "paper", "iterations": 8}, "goes with --preset fast"),
         ({"boxes": Path("nowhere.json")}, "no such file"),
         ({"head": Path("nowhere.npz")}, "no such file"),
     ],
@@ -263,3 +265,37 @@ def test_no_photos_and_output_that_is_a_file_or_the_input(photos, tmp_path):
 def test_main_turns_refusals_into_status_2(capsys):
     assert command.main(["gone.png", "--output", "x", "--resume", "--overwrite"]) == 2
     assert "one of the two" in capsys.readouterr().err
+
+
+def test_masks_that_are_found_reach_the_fit_and_are_written(photos, tmp_path):
+    class Masking(FakeTools):
+        def mask(self, head, observation):
+            hidden = np.zeros_like(observation.occlusion_mask)
+            hidden[:, 20:40, 20:40] = 1.0
+            return dataclasses.replace(observation, occlusion_mask=hidden)
+
+        def fit(self, head, observation):
+            self.hidden = float(observation.occlusion_mask[0].mean())
+            return super().fit(head, observation)
+
+    fake = Masking()
+    assert reconstruct(photos, tmp_path / "out", fake) == 0
+    assert fake.hidden == pytest.approx(400 / 64**2)
+    with Image.open(tmp_path / "out" / "p1" / "occlusion_mask.png") as png:
+        mask = np.asarray(png)
+    # The fake crop is 2 pixels a photo pixel, from (4, 2) of the photo on.
+    assert mask.shape == (48, 64) and set(np.unique(mask)) == {0, 255}
+    rows, columns = np.nonzero(mask)
+    np.testing.assert_allclose([columns.min(), columns.max(), rows.min(), rows.max()], [14, 23, 12, 21])
+
+
+def test_local_models_are_chosen_by_option(tmp_path):
+    config = Config(photos=("x",), output=tmp_path)
+    head = flamejax.load_head()
+    assert config.local_model(head).head_name == head.name
+    assert dataclasses.replace(config, local="none").local_model(head) is None
+    assert config.local_model(HEAD) is None  # none are shipped for it
+    with pytest.raises(UsageError, match=r"--local.*made for the head 'flamejax-open-head"):
+        dataclasses.replace(config, local=str(local_model_path())).local_model(HEAD)
+    with pytest.raises(UsageError, match="no such local model"):
+        dataclasses.replace(config, local="nowhere.npz").local_model(head)

@@ -1,0 +1,224 @@
+"""Evaluation: metrics and intervals with known answers, observations, kept fits, the table made of them."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flamejax
+from experiments import metrics
+from experiments.data.open_faces import Photo
+from experiments.evaluate import fits, fitting_table, report
+from experiments.evaluate.fits import Fitter, Job, Result
+from experiments.evaluate.observations import Look, observe, spread_out
+from experiments.evaluate.statistics import bootstrap, mean_of, ratio_of
+from flamejax.camera import PerspectiveCamera
+from tests.heads import random_head, random_params
+
+HEAD = random_head(subdivisions=1)
+SIDE = 16
+
+
+def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> Photo:
+    """A photo of the random head, moved by `shift` metres; its upper half is hidden."""
+    rng = np.random.default_rng(subject)
+    verts = np.asarray(HEAD.v_template) - np.asarray(HEAD.joint_template[0]) + shift
+    upper = np.zeros((SIDE, SIDE), np.float32)
+    upper[: SIDE // 2] = 1
+    points = rng.uniform(0, SIDE, (68, 2)).astype(np.float32)
+    clean = np.ones(68, bool)
+    clean[:3] = False
+    seen = np.ones(len(verts), bool)
+    fields = {field.name: None for field in dataclasses.fields(Photo)}
+    fields |= {
+        "key": f"subject_{subject:04d}-mouth_open",
+        "subject": subject,
+        "expression": 0,
+        "occluder": occluder,
+        "image": rng.uniform(size=(SIDE, SIDE, 3)).astype(np.float32),
+        "occluded": np.zeros((SIDE, SIDE, 3), np.float32),
+        "occlusion_mask": upper,
+        "face_mask": np.ones((SIDE, SIDE), np.float32),
+        "landmarks": points,
+        "landmarks_visible": clean,
+        "landmarks_visible_occluded": clean & (points[:, 1] >= SIDE / 2),
+        "vertices": verts.astype(np.float32),
+        "vertices_visible": seen,
+        "vertices_visible_occluded": seen & (verts[:, 1] < 0.1),
+        "camera": PerspectiveCamera(jnp.asarray(1.0), jnp.zeros(2), jnp.eye(4)),
+    }
+    return Photo(**fields)
+
+
+def test_rms_is_the_root_of_the_mean_squared_distance_in_thousandths():
+    truth = np.zeros((4, 3))
+    found = np.array([[0.003, 0, 0], [0, 0.004, 0], [0, 0, 0], [0, 0, 0]])
+    assert metrics.rms(found, truth) == pytest.approx(2.5)
+    assert metrics.rms(found, truth, np.array([True, False, False, False])) == pytest.approx(3.0)
+    assert np.isnan(metrics.rms(found, truth, np.zeros(4, bool)))
+
+
+def test_a_similarity_is_undone_by_the_alignment():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(50, 3))
+    turn = np.asarray(flamejax.head.rotation_matrix(jnp.asarray([0.3, -0.2, 0.9])))
+    moved = 1.7 * truth @ turn.T + [1.0, 2.0, 3.0]
+    np.testing.assert_allclose(metrics.aligned(moved, truth), truth, atol=1e-5)
+    half = np.arange(50) < 25
+    moved[~half] += 5.0  # what is not chosen does not steer
+    np.testing.assert_allclose(metrics.aligned(moved, truth, half)[half], truth[half], atol=1e-5)
+    mirrored = truth * [-1, 1, 1]
+    assert metrics.rms(metrics.aligned(mirrored, truth), truth) > 100
+
+
+def test_the_head_frame_undoes_the_global_rotation():
+    params = random_params(HEAD, 3, (2,))
+    params = dataclasses.replace(params, neck_pose=jnp.zeros((2, 3)))
+    regressor = jnp.zeros_like(HEAD.J_regressor).at[:, 0].set(1.0)  # the root joint is a vertex that turns with it
+    weights = HEAD.lbs_weights.at[0].set(jnp.asarray([1.0, 0, 0, 0, 0]))
+    posedirs = HEAD.basis.at[-36:, :, 0].set(0.0)
+    head = dataclasses.replace(
+        HEAD, J_regressor=regressor, lbs_weights=weights, basis=posedirs,
+        joint_template=regressor @ HEAD.v_template, joint_dirs=jnp.repeat(
+            posedirs[: HEAD.num_betas + HEAD.num_expression, :, 0].T[None], 5, axis=0),
+    )  # fmt: skip
+    found = metrics.head_frame(head, np.asarray(flamejax.vertices(head, params)), np.asarray(params.global_orient))
+    still = dataclasses.replace(params, global_orient=jnp.zeros((2, 3)), transl=jnp.zeros((2, 3)))
+    expected = np.asarray(flamejax.vertices(head, still))
+    np.testing.assert_allclose(found, expected - expected[:, :1], atol=1e-5)
+
+
+def test_mask_counts_look_inside_the_area_only():
+    found, truth, area = np.zeros((3, 4, 4))
+    found[0], truth[:2], area[:, :3] = 1, 1, 1
+    assert metrics.mask_counts(found, truth, area) == (3, 6)
+
+
+def test_intervals_come_from_subjects_not_photos():
+    subjects = np.repeat(np.arange(20), 5)
+    values = np.repeat(np.random.default_rng(0).normal(3.0, 1.0, 20), 5)
+    value, low, high = mean_of(values, subjects)
+    assert value == pytest.approx(values.mean()) and low < value < high
+    assert (high - low) / (2 * 1.96) == pytest.approx(values.std() / np.sqrt(20), rel=0.15)
+    ratio, low, high = ratio_of(0.8 * values, values, subjects)
+    assert (ratio, low, high) == pytest.approx((0.8, 0.8, 0.8))
+    holed = values.copy()
+    holed[3] = np.nan
+    assert mean_of(holed, subjects)[0] == pytest.approx(np.nanmean(holed))
+    assert np.isnan(bootstrap(np.full((2, 1), np.nan), np.arange(2), lambda m: m[..., 0])[0])
+
+
+def test_looks_decide_what_a_fit_is_told():
+    one = photo(3)
+    hidden = one.landmarks_visible & ~one.landmarks_visible_occluded
+    given, auto, clean = (
+        observe(one, look) for look in (Look(), Look(masks="auto"), Look(occluded=False, masks="none"))
+    )
+    assert (np.asarray(given.confidence)[hidden] == 0).all() and np.asarray(given.occlusion_mask).sum() > 0
+    assert np.asarray(auto.occlusion_mask).sum() == 0
+    unsure = np.asarray(auto.confidence)[hidden]
+    assert (unsure > 0).all() and (unsure <= 0.5).all()
+    assert np.abs(np.asarray(auto.landmarks) - one.landmarks)[hidden].min() > 0
+    np.testing.assert_array_equal(np.asarray(auto.landmarks)[~hidden], one.landmarks[~hidden])
+    np.testing.assert_array_equal(clean.image, one.image)
+    for seen in (given, auto, clean):
+        assert (np.asarray(seen.confidence)[:3] == 0).all()  # the head itself hides them
+    again = observe(one, Look(masks="auto"))
+    np.testing.assert_array_equal(again.landmarks, auto.landmarks)
+    other = observe(one, Look(masks="auto"), seed=1)
+    assert np.abs(np.asarray(other.landmarks) - auto.landmarks).max() > 0
+
+
+def test_limited_photos_are_spread_over_all():
+    assert list(spread_out(360, None)) == list(range(360))
+    chosen = spread_out(360, 96)
+    assert len(chosen) == 96 and chosen[0] == 0 and chosen[-1] == 359
+
+
+class StubFitter(Fitter):
+    """Hands back the truth, 1 mm off for global and 0.5 mm off for global+local."""
+
+    def __init__(self, folder):
+        super().__init__(HEAD, lambda: None, folder)
+        self.calls = 0
+
+    def _fit_batch(self, photos, job):
+        self.calls += 1
+        step = 0.001 if job.method == "global" else 0.0005
+        return [Result(one.vertices + np.float32(step), one.occlusion_mask > 0.5, 0.01, 0) for one in photos]
+
+
+def test_kept_fits_are_not_made_again_and_damaged_ones_are(tmp_path):
+    fitter, photos = StubFitter(tmp_path), [photo(k) for k in range(6)]
+    job = Job("global", Look())
+    first = fitter.fit(photos, job)
+    assert fitter.calls == 2
+    again = fitter.fit(photos, job)
+    assert fitter.calls == 2
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a.vertices, b.vertices)
+        np.testing.assert_array_equal(a.occlusion_mask, b.occlusion_mask)
+    next(tmp_path.rglob("*.npz")).write_bytes(b"half")
+    fitter.fit(photos, job)
+    assert fitter.calls == 3
+    fitter.fit(photos, dataclasses.replace(job, seed=1))
+    assert fitter.calls == 5
+    assert len(fits.code_version()) == 12
+
+
+def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
+    kinds = ("glasses", "face-mask", "hand", "object")
+    photos = [photo(k, kinds[k % 4]) for k in range(8)]
+    monkeypatch.setattr(
+        fitting_table, "floor_vertices",
+        lambda head, photos, progress: {m: [p.vertices + 1e-4 for p in photos] for m in ("global", "global+local")},
+    )  # fmt: skip
+    done = []
+    wanted = fitting_table.jobs("fast", "exact", 0)
+    table = fitting_table.make(HEAD, StubFitter(tmp_path), photos, wanted, lambda name, n: done.append((name, n)))
+    assert sum(n for name, n in done if name == "auto") == 8
+    by = {(row["method"], row["occluder"]): row for row in table.rows}
+    assert set(by) == {(m, o) for m in ("mean", "global", "global+local") for o in fitting_table.OCCLUDERS}
+    step = np.sqrt(3.0)
+    assert by["global", "overall"]["rms_all"] == pytest.approx(step, rel=1e-4)
+    assert by["global+local", "random"]["rms_visible"] == pytest.approx(step / 2, rel=1e-4)
+    assert by["mean", "glasses"]["rms_all"] == pytest.approx(step, rel=1e-3)
+    assert by["global", "overall"]["rms_all_aligned"] == pytest.approx(0, abs=1e-3)
+    assert by["global", "random"]["photos"] == 4 and by["mean", "overall"]["floor_rms_all"] is None
+    assert {r["occluder"]: round(r["rms_all"], 3) for r in table.ratios}["overall"] == 0.5
+    assert all(row["rms_visible"] == pytest.approx(1.0) for row in table.robustness)
+    assert {row["occluder"]: row["iou"] for row in table.masks} == dict.fromkeys((*kinds, "overall"), 1.0)
+    assert all(row["false_on_clean"] == pytest.approx(0.5) for row in table.masks)
+    json.dumps(table.rows, allow_nan=False)
+    text = report.markdown(table, "fast", "exact", 8)
+    assert "global+local" in text and text.count("**") == 8
+    report.histogram(table, tmp_path / "h.png")
+    assert (tmp_path / "h.png").stat().st_size > 1000
+    bare = fitting_table.make(
+        HEAD, StubFitter(tmp_path), photos, fitting_table.jobs("fast", "exact", 0, robustness=False), lambda *a: None
+    )
+    assert not bare.robustness and not bare.masks and len(report.tables(bare)) == 2
+
+
+def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypatch):
+    """The fitter itself, with the fit replaced: copies fill the batch, and the rotation is undone."""
+    fitter = Fitter(HEAD, lambda: None, tmp_path)
+    shapes = []
+
+    def fake_fit(model, observation, config):
+        shapes.append(observation.image.shape)
+        batch = observation.image.shape[0]
+        params = dataclasses.replace(flamejax.HeadParams.zeros(HEAD, (batch,)), global_orient=jnp.full((batch, 3), 0.2))
+        return fits.fitting.Fit(
+            params, None, flamejax.vertices(HEAD, params), None, None, None, None, None,
+            {"nme": np.zeros(batch)}, np.zeros(batch, int),
+        )  # fmt: skip
+
+    monkeypatch.setattr(fits.fitting, "fit", fake_fit)
+    found = fitter.fit([photo(k) for k in range(3)], Job("global", Look()))
+    assert shapes == [(4, SIDE, SIDE, 3)] and len(found) == 3
+    assert found[0].vertices.shape == (HEAD.num_vertices, 3) and found[0].code == 0
+    assert jax.tree.all(jax.tree.map(lambda r: bool(np.isfinite(r.vertices).all()), found))
