@@ -10,6 +10,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "reconstruct": "turn photos of faces into 3D heads",
     "demo": "reconstruct a public-domain portrait, clean and with a face mask",
+    "evaluate": "print the papers' tables, computed on the open scans",
     "calibrate-landmarks": "measure where on a head the detector puts its landmarks",
     "convert": "turn a FLAME or ICT-FaceKit model into one .npz",
     "train": "train local models on the open scans, or on scans of your own",
