@@ -13,6 +13,7 @@ from scipy import sparse
 from fitting.local_model import LocalModel, eyeball_coefficients, with_local
 from flamejax.head import HeadModel
 
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FitModel:
