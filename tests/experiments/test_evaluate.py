@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import flamejax
-from experiments import metrics
+from experiments import evaluate, metrics
+from experiments.data import open_faces
 from experiments.data.open_faces import Photo
 from experiments.evaluate import fits, fitting_table, report
 from experiments.evaluate.fits import Fitter, Job, Result
@@ -222,3 +223,29 @@ def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypa
     assert shapes == [(4, SIDE, SIDE, 3)] and len(found) == 3
     assert found[0].vertices.shape == (HEAD.num_vertices, 3) and found[0].code == 0
     assert jax.tree.all(jax.tree.map(lambda r: bool(np.isfinite(r.vertices).all()), found))
+
+
+def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
+    photos = [photo(k, "hand") for k in range(3)]
+    monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
+    monkeypatch.setattr(open_faces, "data_source", lambda split, config: photos)
+    monkeypatch.setattr(open_faces, "load_photos", lambda split, config, indices: [photos[k] for k in indices])
+    monkeypatch.setattr(fits, "Fitter", lambda head, detector: StubFitter(tmp_path / "kept"))
+    monkeypatch.setattr(
+        fitting_table, "floor_vertices",
+        lambda head, photos, progress: {m: [p.vertices + 1e-4 for p in photos] for m in ("global", "global+local")},
+    )  # fmt: skip
+    files = {name: tmp_path / f"table.{name}" for name in ("json", "md", "png")}
+    options = ["--json", str(files["json"]), "--markdown", str(files["md"]), "--figure", str(files["png"])]
+    assert evaluate.main(["--table", "fitting", "--limit", "2", *options]) == 0
+    rows = json.loads(files["json"].read_text())
+    assert {(row["method"], row["occluder"]) for row in rows} == {
+        (m, o) for m in fitting_table.METHODS for o in ("random", "overall")
+    }
+    assert rows[0]["photos"] == 2 and files["png"].exists() and "| global |" in files["md"].read_text()
+    more = json.loads((tmp_path / "table.more.json").read_text())
+    assert {"ratios", "robustness", "masks", "histogram"} == set(more)
+    assert "global+local" in capsys.readouterr().out
+    monkeypatch.setattr(open_faces, "data_source", lambda split, config: (_ for _ in ()).throw(RuntimeError("no data")))
+    assert evaluate.main(["--table", "fitting"]) == 2
+    assert "no data" in capsys.readouterr().err
