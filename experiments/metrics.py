@@ -5,25 +5,23 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from flamejax.head import HeadModel, rotation_matrix
+from flamejax.head import rotation_matrix
 
 PAPER_UNIT = 1e3
 """The papers print metres x 1000."""
 
 
-def head_frame(head: HeadModel, vertices: np.ndarray, global_orient: np.ndarray) -> np.ndarray:
+def head_frame(vertices: np.ndarray, root: np.ndarray, global_orient: np.ndarray) -> np.ndarray:
     """Vertices in the head frame: the global rotation undone, the root joint at the origin.
 
     Args:
-      head: the head model (with local models or without: they share the joint regressor).
-      vertices: (*b, V, 3) metres, of a fit, whose neck is at rest.
+      vertices: (*b, V, 3) metres.
+      root: (*b, 3) the root joint, metres, which the global rotation leaves where it is.
       global_orient: (*b, 3) axis-angle.
 
     Returns:
       (*b, V, 3) metres.
     """
-    # The vertices that the root joint is regressed from turn with it, so the posed ones give its place.
-    root = np.einsum("v,...vi->...i", np.asarray(head.J_regressor[0]), vertices)
     rotation = np.asarray(rotation_matrix(jnp.asarray(global_orient)))
     return np.einsum("...vi,...ij->...vj", vertices - root[..., None, :], rotation)
 

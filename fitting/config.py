@@ -10,11 +10,12 @@ from fitting.observation import VISIBLE_CONFIDENCE
 from flamejax.camera import OrthographicCamera
 from flamejax.head.model import HeadParams
 
-OK, TOO_FEW_LANDMARKS, NOT_FINITE, POOR_LANDMARKS = range(4)
+OK, TOO_FEW_LANDMARKS, NOT_FINITE, POOR_LANDMARKS, DIVERGED = range(5)
 FIT_REASONS = {
     OK: "ok",
     TOO_FEW_LANDMARKS: "fewer than 8 landmarks are visible: give landmarks of your own, or a mask that hides less",
     NOT_FINITE: "the fit met numbers that are not finite: the photo or its landmarks hold NaN or infinity",
+    DIVERGED: "the fit ran off to numbers that are not finite: use the preset 'fast'",
     POOR_LANDMARKS: "no head pose explains the landmarks: is it a face, and are the landmarks in iBUG order?",
 }
 """What each `Fit.code` means, in words for the user."""

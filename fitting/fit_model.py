@@ -30,6 +30,8 @@ class FitModel:
     """(E',) bool"""
     smoothing_root: Array
     """(R, S' + E') with |R c|^2 = the mean squared Laplacian, in mm, of the displacement of coefficients c."""
+    coarse_root: Array
+    """(N, N) the same for the N_S + N_E global components alone."""
     num_betas: int = dataclasses.field(metadata={"static": True})
     """S of the head without local models: what `Fit.params` has."""
     num_expression: int = dataclasses.field(metadata={"static": True})
@@ -63,7 +65,7 @@ class FitModel:
             head=coarse,
             eyeball_betas=self.eyeball_betas[:betas],
             eyeball_expression=self.eyeball_expression[:expression],
-            smoothing_root=self.smoothing_root[:, kept],
+            smoothing_root=self.coarse_root,
         )
 
     def step_rates(self, eyeball_rate: float) -> tuple[Array, Array]:
@@ -89,6 +91,16 @@ class FitModel:
             return parts[0], parts[1], None
         local = jnp.concatenate([betas[..., self.global_betas :], expression[..., self.global_expression :]], axis=-1)
         return parts[0], parts[1], local
+
+    def root_joint(self, betas: Array, expression: Array, local: Array | None) -> Array:
+        """The root joint's place (*b, 3), metres, of a fit's coefficients (as `split` gives them): the global rotation
+        is about it."""
+        parts = [betas[..., : self.global_betas], expression[..., : self.global_expression]]
+        if local is not None:
+            shape, moved = jnp.split(local, [self.head.num_betas - self.global_betas], axis=-1)
+            parts = [parts[0], shape, parts[1], moved]
+        offset = jnp.matmul(jnp.concatenate(parts, axis=-1), self.head.joint_dirs[0].T)
+        return offset + jnp.broadcast_to(self.head.joint_template[0], offset.shape)
 
     def widen(self, betas: Array, expression: Array) -> tuple[Array, Array]:
         """Global coefficients (N_S,), (N_E,) with zeros for the local ones: (S',), (E')."""
@@ -126,6 +138,7 @@ def bare(head: HeadModel) -> FitModel:
         eyeball_betas=jnp.zeros(head.num_betas, bool),
         eyeball_expression=jnp.zeros(head.num_expression, bool),
         smoothing_root=jnp.zeros((0, components)),
+        coarse_root=jnp.zeros((0, components)),
         num_betas=head.num_betas,
         num_expression=head.num_expression,
         global_betas=head.num_betas,
@@ -155,13 +168,17 @@ def prepare(head: HeadModel, local: LocalModel | None = None, explained: float =
     eyeballs: tuple[np.ndarray, ...] = (np.zeros(fitted.num_betas, bool), np.zeros(fitted.num_expression, bool))
     if local is not None:
         eyeballs = eyeball_coefficients(fitted, local)
+    kept = (head.num_betas, head.num_expression) if local is None else (local.num_betas, local.num_expression)
+    root = smoothing_root(fitted)
+    coarse = root[:, np.r_[: kept[0], fitted.num_betas : fitted.num_betas + kept[1]]]
     return dataclasses.replace(
         bare(fitted),
         eyeball_betas=jnp.asarray(eyeballs[0]),
         eyeball_expression=jnp.asarray(eyeballs[1]),
-        smoothing_root=jnp.asarray(smoothing_root(fitted)),
+        smoothing_root=jnp.asarray(root),
+        coarse_root=jnp.asarray(np.linalg.qr(coarse, mode="r")),
         num_betas=head.num_betas,
         num_expression=head.num_expression,
-        global_betas=head.num_betas if local is None else local.num_betas,
-        global_expression=head.num_expression if local is None else local.num_expression,
+        global_betas=kept[0],
+        global_expression=kept[1],
     )

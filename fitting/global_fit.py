@@ -5,11 +5,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
 
 from fitting.config import (
+    DIVERGED,
     MIN_LANDMARKS,
     NOT_FINITE,
     OK,
@@ -25,6 +24,7 @@ from fitting.gradient_fit import descend
 from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_targets
 from fitting.observation import Observation
 from fitting.photometric_fit import Best, Evidence, Unknowns, refine
+from fitting.sharing import run_shared, shared_program
 from flamejax.geometry import triangle_normals
 from flamejax.head import HeadModel, landmarks_from_vertices, vertices
 from flamejax.render import ambient_light, rasterize
@@ -47,6 +47,7 @@ def fit(
 
     Args:
       head: the model; `fitting.prepare(head, local)` for one with local models, or to prepare it once for many calls.
+        A head that is not prepared must be concrete: inside jit, use `fit_batch` with a prepared one.
       observation: batch axes (*b,); one compilation per batch shape and config.
       config: `FitConfig()` (`PRESETS["fast"]`) when left out.
       devices: the photos are shared out over these; all devices when left out.
@@ -56,40 +57,20 @@ def fit(
       its batch are not touched.
 
     Raises:
-      ValueError: if the landmarks are not (*b, 68, 2).
+      ValueError: if the landmarks are not (*b, 68, 2), or there is no photo.
     """
     config = config or FitConfig()
     model = head if isinstance(head, FitModel) else prepare(head)
     if observation.landmarks.shape[-2:] != (68, 2):
         raise ValueError(f"fit wants 68 landmarks, (*b, 68, 2), got {observation.landmarks.shape}.")
-    batch = observation.confidence.shape[:-1]
-    flat = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[len(batch) :])), observation)
-    devices = tuple(jax.devices()) if devices is None else devices
-    count = flat.confidence.shape[0]
-    shares = min(len(devices), count)
-    padding = -count % shares
-    if padding:  # every device gets the same number of photos; the last photo fills up
-        flat = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), flat)
-    result = fit_program(config, devices[:shares])(model, flat)
-    return jax.tree.map(lambda leaf: leaf[:count].reshape(*batch, *leaf.shape[1:]), result)
+    program = functools.partial(fit_program, config)
+    return run_shared(program, model, observation, observation.confidence.shape[:-1], devices)
 
 
 @functools.lru_cache(maxsize=16)
 def fit_program(config: AnyFitConfig, devices: tuple[jax.Device, ...]):  # noqa: ANN201
     """The jitted (model, observation) -> Fit for photos along one leading axis, shared out over `devices`."""
-    if len(devices) == 1:
-        return jax.jit(lambda model, observation: fit_batch(model, observation, config))
-    mesh = Mesh(np.asarray(devices), ("photos",))
-    photos, everywhere = PartitionSpec("photos"), PartitionSpec()
-    # shard_map, not automatic partitioning: the photos are independent, and the rasterizer's sort must stay local.
-    sharded = jax.shard_map(
-        lambda model, observation: fit_batch(model, observation, config),
-        mesh=mesh,
-        in_specs=(everywhere, photos),
-        out_specs=photos,
-        check_vma=False,
-    )
-    return jax.jit(sharded)
+    return shared_program(lambda model, observation: fit_batch(model, observation, config), devices)
 
 
 def fit_batch(model: FitModel, observation: Observation, config: AnyFitConfig) -> Fit:
@@ -107,7 +88,7 @@ def fit_batch(model: FitModel, observation: Observation, config: AnyFitConfig) -
 
 
 def _replace_unsound(observation: Observation) -> tuple[Observation, Array]:
-    """Photos with numbers that are not finite become black, so that they cannot spoil anything; (B,) bool: sound."""
+    """Numbers that are not finite become zero, so that they cannot spoil anything; (B,) bool: photos without any."""
     sound = jnp.all(jnp.isfinite(observation.image), axis=(1, 2, 3))
     sound &= jnp.all(jnp.isfinite(observation.face_mask + observation.occlusion_mask), axis=(1, 2))
     cleaned = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), observation)
@@ -149,7 +130,8 @@ def _result(model: FitModel, best: Best, weights: Array, observation: Observatio
     losses = {"total": sum(best.terms.values(), start=jnp.zeros(())), **best.terms, "nme": nme}
     code = jnp.where(nme > POOR_NME, POOR_LANDMARKS, OK)
     code = jnp.where(enough, code, TOO_FEW_LANDMARKS)
-    code = jnp.where(sound & finite, code, NOT_FINITE)
+    code = jnp.where(finite, code, DIVERGED)
+    code = jnp.where(sound, code, NOT_FINITE)
     return Fit(
         params=dataclasses.replace(params, betas=betas, expression=expression),
         local=local,

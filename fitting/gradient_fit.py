@@ -11,7 +11,7 @@ from fitting.appearance import skin_triangles, surface
 from fitting.config import GradientFitConfig
 from fitting.fit_model import FitModel
 from fitting.landmark_fit import INNER, Geometry, Targets, closure_error
-from fitting.photometric_fit import Best, Evidence, Unknowns, pixel_weights, visible_faces
+from fitting.photometric_fit import Best, Evidence, Unknowns, pixel_weights, total, visible_faces
 from flamejax.head import HeadModel, HeadParams, landmarks, vertices
 from flamejax.render import ambient_light, shade
 
@@ -74,7 +74,7 @@ def _descend_one(model: FitModel, evidence: Evidence, skin: Array, config: Gradi
 
     def step(state, index: Array):  # noqa: ANN001, ANN202
         variables, moments = state
-        gradient = jax.grad(lambda v: _total(loss_terms(model, v, evidence, skin, config)))(variables)
+        gradient = jax.grad(lambda v: total(loss_terms(model, v, evidence, skin, config)))(variables)
         local = jnp.where(index < config.global_iterations, 0.0, 1.0)
         return _move(optimiser, variables, moments, gradient, _rates(model, variables, local, config)), None
 
@@ -178,6 +178,3 @@ def _closure_loss(head: HeadModel, geometry: Geometry, targets: Targets) -> Arra
     distance = jnp.sqrt(jnp.sum((2.0 * error) ** 2, axis=-1) + 1e-12)
     return jnp.sum(visible * distance) / jnp.maximum(jnp.sum(visible), 1.0)
 
-
-def _total(terms: dict[str, Array]) -> Array:
-    return sum(terms.values(), start=jnp.zeros(()))

@@ -69,6 +69,20 @@ def load_local_model(
     return local
 
 
+def shipped_local_model(head: HeadModel) -> LocalModel | None:
+    """The shipped local models, if they are for this very head; else None: the head is fitted without.
+
+    Raises:
+      HeadFileError: the shipped file is missing or damaged.
+    """
+    local = read_local_model(local_model_path())
+    try:
+        check_belongs(head, local)
+    except HeadFileError:
+        return None
+    return local
+
+
 def read_local_model(path: Path) -> LocalModel:
     """A file's content, checked, whatever head it is for. Raises: HeadFileError, as `load_local_model`."""
     if not path.is_file():

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.config import FitConfig
+from fitting.config import MIN_LANDMARKS, FitConfig
 from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, landmark_places, look_at
 from fitting.fit_model import bare
 from fitting.label_smoothing import box_sum, dilate, edge_weights, fill_holes, mean_field, remove_specks
@@ -28,6 +28,7 @@ from fitting.pixel_likelihood import (
     tones,
     uniform_density,
 )
+from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel
 from flamejax.render import shade
 
@@ -116,28 +117,23 @@ def auto_masks(
     Returns:
       The observation with `occlusion_mask` (0 or 1, together with the one given) and `face_mask` (the fitted head's
       face, inside the one given). Both are finite whatever the photo holds; a photo with numbers that are not finite,
-      or without a fit, keeps the masks it came with.
+      with fewer than 8 landmarks to see, or whose mask would leave fewer, keeps the masks it came with.
 
     Raises:
       ValueError: if the landmarks are not (*b, 68, 2).
     """
     if observation.landmarks.shape[-2:] != (68, 2):
         raise ValueError(f"auto_masks wants 68 landmarks, (*b, 68, 2), got {observation.landmarks.shape}.")
-    batch = observation.confidence.shape[:-1]
-    flat = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[len(batch) :])), observation)
-    face, hidden = masks_program(config or FitConfig(), occlusion or OcclusionConfig())(head, flat)
-    side = observation.image.shape[-2]
-    return dataclasses.replace(
-        observation,
-        face_mask=face.reshape(*batch, side, side),
-        occlusion_mask=hidden.reshape(*batch, side, side),
-    )
+    program = functools.partial(masks_program, config or FitConfig(), occlusion or OcclusionConfig())
+    face, hidden = run_shared(program, head, observation, observation.confidence.shape[:-1])
+    return dataclasses.replace(observation, face_mask=face, occlusion_mask=hidden)
 
 
 @functools.lru_cache(maxsize=16)
-def masks_program(config: FitConfig, occlusion: OcclusionConfig):  # noqa: ANN201
-    """The jitted (head, observation) -> (face_mask, occlusion_mask), each (B, S, S), for photos along one axis."""
-    return jax.jit(lambda head, observation: masks_batch(head, observation, config, occlusion))
+def masks_program(config: FitConfig, occlusion: OcclusionConfig, devices: tuple[jax.Device, ...]):  # noqa: ANN201
+    """The jitted (head, observation) -> (face_mask, occlusion_mask), each (B, S, S), for photos along one axis, shared
+    out over `devices`."""
+    return shared_program(lambda head, observation: masks_batch(head, observation, config, occlusion), devices)
 
 
 def masks_batch(
@@ -147,16 +143,17 @@ def masks_batch(
 
     def one(photo: Observation) -> tuple[Array, Array]:
         clean = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), photo)
-        geometry = quick_geometry(head, photo, clean, config)
-        return combine(photo, clean, *segment(head, geometry, clean, occlusion))
+        # Landmarks that are not finite take no part.
+        sure = dataclasses.replace(clean, landmarks=photo.landmarks, dense_landmarks=photo.dense_landmarks)
+        targets = landmark_targets(sure, config)
+        geometry = fit_landmarks(bare(head), targets, config)
+        face, hidden = combine(photo, clean, *segment(head, geometry, clean, occlusion))
+        left = landmark_targets(dataclasses.replace(sure, occlusion_mask=hidden), config)
+        # A mask that leaves the fit too few landmarks is worse than none, and without landmarks there is no face.
+        useful = (jnp.sum(targets.weights > 0) >= MIN_LANDMARKS) & (jnp.sum(left.weights > 0) >= MIN_LANDMARKS)
+        return jnp.where(useful, face, clean.face_mask), jnp.where(useful, hidden, clean.occlusion_mask)
 
     return jax.vmap(one)(observation)
-
-
-def quick_geometry(head: HeadModel, photo: Observation, clean: Observation, config: FitConfig) -> Geometry:
-    """One photo's head from its landmarks; landmarks that are not finite take no part."""
-    sure = dataclasses.replace(clean, landmarks=photo.landmarks, dense_landmarks=photo.dense_landmarks)
-    return fit_landmarks(bare(head), landmark_targets(sure, config), config)
 
 
 def segment(head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig) -> tuple[Array, Array]:

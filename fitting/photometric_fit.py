@@ -128,7 +128,7 @@ def refine(model: FitModel, geometry: Geometry, evidence: Evidence, config: FitC
 
     def step(state, face_index: Array):  # noqa: ANN001, ANN202
         unknowns, moments = state
-        gradient = jax.grad(lambda u: jnp.sum(_total(terms_of(u, face_index))))(unknowns)
+        gradient = jax.grad(lambda u: jnp.sum(total(terms_of(u, face_index))))(unknowns)
         updates, moments = optimiser.update(gradient, moments)
         return optax.apply_updates(unknowns, updates), moments
 
@@ -188,12 +188,13 @@ def pixel_weights(face_index: Array, skin: Array, evidence: Evidence) -> Array:
     return evidence.allowed * skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
 
 
-def _total(terms: dict[str, Array]) -> Array:
+def total(terms: dict[str, Array]) -> Array:
+    """What is minimised: the sum of the terms."""
     return sum(terms.values(), start=jnp.zeros(()))
 
 
 def _keep_better(best: Best, new: Best) -> Best:
-    better = _total(new.terms) < _total(best.terms)  # False for NaN
+    better = total(new.terms) < total(best.terms)  # False for NaN
 
     def choose(old: Array, candidate: Array) -> Array:
         return jnp.where(better.reshape(-1, *(1,) * (candidate.ndim - 1)), candidate, old)

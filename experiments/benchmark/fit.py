@@ -13,7 +13,7 @@ from experiments.benchmark.timing import SQUARE_GEMM, Row, Setting, Timed, squar
 from experiments.data.renders import exact_observation, render_scenes, sample_scenes
 from fitting.fit_model import FitModel
 from fitting.global_fit import fit_batch
-from fitting.local_files import load_local_model, local_model_path, read_local_model
+from fitting.local_files import shipped_local_model
 from fitting.occlusion import OcclusionConfig, masks_batch
 
 PART = 20
@@ -24,8 +24,8 @@ def rows(setting: Setting) -> list[Row]:
     """Fits against a square product: `fast` without and with local models, `paper`, and the automatic masks."""
     head = setting.head
     models = {"global": fitting.prepare(head)}
-    if head.name == read_local_model(local_model_path()).head_name:
-        models["global+local"] = fitting.prepare(head, load_local_model(head))
+    if (local := shipped_local_model(head)) is not None:
+        models["global+local"] = fitting.prepare(head, local)
     best = "global+local" if "global+local" in models else "global"
     found = [_fit_row(setting, f"fit 256 px, fast, {name}", models[name], "fast", b) for name in models for b in (1, 4)]
     found += [_fit_row(setting, f"fit 256 px, fast, {best}", models[best], "fast", 16)]

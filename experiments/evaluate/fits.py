@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from fitting.fit_model import FitModel
 from fitting.local_files import load_local_model
 from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel
+from flamejax.head.dense_landmarks import geometry_hash
 from flamejax.io.files import write_bytes
 
 BATCH = 4
@@ -67,7 +69,7 @@ class Fitter:
 
     def fit(self, photos: Sequence[Photo], job: Job, tick: Callable[[int], None] = lambda count: None) -> list[Result]:
         """Fit photos, or take what an earlier run kept. `tick` is told of every photo that is done."""
-        paths = [self.folder / digest(job) / f"{photo.key}.npz" for photo in photos]
+        paths = [self.folder / digest(job, self.head) / f"{photo.key}.npz" for photo in photos]
         kept = {path: read_result(path) for path in paths if path.exists()}
         found = {path: result for path, result in kept.items() if result is not None}
         tick(len(found))
@@ -90,8 +92,10 @@ class Fitter:
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(faces + [faces[-1]] * (BATCH - len(faces))))
         if job.look.masks == "auto":
             batch = auto_masks(self.head, batch)
-        fit = jax.device_get(fitting.fit(self._model(job.method), batch, PRESETS[job.preset]))
-        vertices = head_frame(self.head, fit.vertices, fit.params.global_orient).astype(np.float32)
+        model = self._model(job.method)
+        fit = jax.device_get(fitting.fit(model, batch, PRESETS[job.preset]))
+        root = np.asarray(model.root_joint(fit.params.betas, fit.params.expression, fit.local))
+        vertices = head_frame(fit.vertices, root, fit.params.global_orient).astype(np.float32)
         masks = np.asarray(batch.occlusion_mask) > 0.5
         results = (
             Result(vertices[k], masks[k], float(fit.losses["nme"][k]), int(fit.code[k])) for k in range(len(faces))
@@ -107,9 +111,13 @@ class Fitter:
         return fitting.prepare(self.head, load_local_model(self.head) if method == "global+local" else None)
 
 
-def digest(job: Job) -> str:
-    """A short name of a job and its settings."""
-    settings = {"job": dataclasses.asdict(job), "config": dataclasses.asdict(PRESETS[job.preset])}
+def digest(job: Job, head: HeadModel) -> str:
+    """A short name of a job, its settings and the head."""
+    settings = {
+        "job": dataclasses.asdict(job),
+        "config": dataclasses.asdict(PRESETS[job.preset]),
+        "head": [head.name, head.version, geometry_hash(head)],
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -118,8 +126,9 @@ def code_version() -> str:
     """A digest of the code and data files that decide a fit: results of other code are not mixed with this one's."""
     root = Path(fitting.__file__).parents[1]
     state = hashlib.sha256()
-    for room in ("flamejax", "models", "fitting", "experiments/data/open_faces"):
-        for path in sorted((root / room).rglob("*")):
+    rooms = ("flamejax", "models", "fitting", "experiments/data", "experiments/evaluate")
+    for room in (root / name for name in rooms):
+        for path in (*sorted(room.rglob("*")), root / "experiments" / "metrics.py"):
             if path.suffix in (".py", ".npz", ".json", ".tflite"):
                 state.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return state.hexdigest()[:12]
@@ -132,7 +141,7 @@ def read_result(path: Path) -> Result | None:
             mask = np.unpackbits(file["occlusion_mask"]).astype(bool)
             side = int(np.sqrt(len(mask)))
             return Result(file["vertices"], mask.reshape(side, side), float(file["nme"]), int(file["code"]))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.data.open_faces import Photo
-from experiments.evaluate.fits import Fitter, Job, Result
+from experiments.evaluate.fits import NO_FACE, Fitter, Job, Result
 from experiments.evaluate.observations import Landmarks, Look
 from experiments.evaluate.statistics import mean_of, ratio_of
 from experiments.metrics import aligned, mask_counts, rms
@@ -31,7 +31,8 @@ class FittingTable:
     """The rows, as printed and as written."""
 
     rows: list[dict]
-    """Method by occluder: Table 1. `floor_*` is the best 3D fit of the model to the true head."""
+    """Method by occluder: Table 1, and how many fits `failed`. `floor_*` is the model's most likely 3D fit to the whole
+    true head (Eq. 3): what a photo could tell at best, though no strict bound on the visible or aligned part."""
     ratios: list[dict]
     """global+local over global by occluder, with 95 % intervals, beside the ratio of the floors."""
     robustness: list[dict]
@@ -61,7 +62,8 @@ def jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) 
 def make(
     head: HeadModel, fitter: Fitter, photos: Sequence[Photo], wanted: dict[str, Job], progress: Progress
 ) -> FittingTable:
-    """Fit the photos in every way and compare. Photos with a failed fit count with what they got: the mean head."""
+    """Fit the photos in every way and compare. A photo with a failed fit counts with what it got (the mean head, where
+    nothing could be fitted), and rows say how many there are."""
     fits = {
         name: fitter.fit(photos, job, lambda count, name=name: progress(name, count))  # type: ignore[misc]
         for name, job in wanted.items()
@@ -77,7 +79,10 @@ def make(
     floor = {method: _errors(heads, photos) for method, heads in floors.items()}
     return FittingTable(
         rows=[
-            _row(m, o, errors[m], floor.get(m), photos) for m in METHODS for o in OCCLUDERS if any(chosen(photos, o))
+            _row(m, o, errors[m], floor.get(m), photos, [r.code for r in fits.get(m, [])])
+            for m in METHODS
+            for o in OCCLUDERS
+            if any(chosen(photos, o))
         ],
         ratios=[_ratio(o, errors, floor, photos) for o in OCCLUDERS if any(chosen(photos, o))],
         robustness=_robustness(fits, photos) if "auto" in fits else [],
@@ -95,7 +100,7 @@ def chosen(photos: Sequence[Photo], occluder: str) -> np.ndarray:
 
 
 def floor_vertices(head: HeadModel, photos: Sequence[Photo], progress: Progress) -> dict[str, list[np.ndarray]]:
-    """method -> the best 3D fit of its model to each true head (V, 3): no fit to a photo of it can be better."""
+    """method -> the most likely 3D fit of its model to each true head (V, 3), as `fit_scans` finds it."""
     truth = np.stack([photo.vertices for photo in photos])
     models = {"global": head, "global+local": with_local(head, load_local_model(head))}
     return {
@@ -130,9 +135,11 @@ def _row(
     errors: dict[str, np.ndarray],
     floor: dict[str, np.ndarray] | None,
     photos: Sequence[Photo],
+    codes: Sequence[int],
 ) -> dict:
     which, subjects = chosen(photos, occluder), _subjects(photos)
     row: dict = {"method": method, "occluder": occluder, "photos": int(which.sum())}
+    row["failed"] = int(np.count_nonzero(np.asarray(codes)[which])) if codes else 0
     for name in ERRORS:
         value, low, high = mean_of(errors[name][which], subjects[which])
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
@@ -175,8 +182,10 @@ def _robustness(fits: dict[str, list[Result]], photos: Sequence[Photo]) -> list[
 
 def _masks(fits: dict[str, list[Result]], photos: Sequence[Photo]) -> list[dict]:
     rows = []
+    pairs = zip(fits["auto"], fits["auto clean"], strict=True)
+    faced = np.array([NO_FACE not in (one.code, clean.code) for one, clean in pairs])
     for occluder in ("glasses", "face-mask", *RANDOM, "overall"):
-        which = np.flatnonzero(chosen(photos, occluder)).tolist()
+        which = np.flatnonzero(chosen(photos, occluder) & faced).tolist()
         if not which:
             continue
         found, clean = ([fits[name][k].occlusion_mask for k in which] for name in ("auto", "auto clean"))

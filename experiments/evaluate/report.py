@@ -49,12 +49,13 @@ def _errors(table: FittingTable) -> Sheet:
     names = ("rms_all", "rms_visible", "rms_all_aligned", "rms_visible_aligned")
     rows = []
     for row in table.rows:
-        cells = [row["method"], row["occluder"], str(row["photos"])]
+        cells = [row["method"], row["occluder"], str(row["photos"]), str(row["failed"])]
         for name in names:
             floor = row[f"floor_{name}"]
             cells.append(f"{row[name]:.2f}" + ("" if floor is None else f" (floor {floor:.2f})"))
         rows.append(cells)
-    return "Per-vertex RMS x 1000 m; floor: best 3D fit of the model", ["method", "occluder", "photos", *names], rows
+    title = "Per-vertex RMS x 1000 m; floor: the model's 3D fit to the true head"
+    return title, ["method", "occluder", "photos", "failed", *names], rows
 
 
 def _ratios(table: FittingTable) -> Sheet:

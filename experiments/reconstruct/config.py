@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fitting.config import PRESETS, AnyFitConfig, FitConfig
-from fitting.local_files import load_local_model, local_model_path, read_local_model
+from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
 
@@ -87,12 +88,22 @@ class Config:
         """The local models to fit with. Raises: UsageError if the file cannot be used or is another head's."""
         if self.local == "none":
             return None
-        if self.local == "auto" and head.name != read_local_model(local_model_path()).head_name:
-            return None  # none are shipped for this head
         try:
-            return load_local_model(head, None if self.local == "auto" else Path(self.local))
+            if self.local == "auto":
+                return shipped_local_model(head)
+            return load_local_model(head, Path(self.local))
         except (HeadFileError, OSError) as error:
             raise UsageError(f"--local: {error}") from error
+
+    def local_digest(self) -> str | None:
+        """The option, and the first digits of the SHA-256 of the file of local models; None where it cannot be read."""
+        if self.local == "none":
+            return "none"
+        path = local_model_path() if self.local == "auto" else Path(self.local)
+        try:
+            return f"{self.local} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        except OSError:
+            return None
 
     def fit_config(self) -> AnyFitConfig:
         """The settings of the fit."""
@@ -113,7 +124,7 @@ class Config:
             "method": self.method,
             "size": self.size,
             "preset": self.preset,
-            "local": self.local,
+            "local": self.local_digest(),
             "fit": dataclasses.asdict(self.fit_config()),
             "all_faces": self.all_faces,
             **{name: None if path is None else str(path) for name, path in paths.items()},

@@ -237,8 +237,20 @@ class Pipeline:
 
 
 def masked(face: Face, occlusion_mask: Any) -> Face:
-    """The face with the occlusion mask (S, S) that the fit used."""
-    return replace(face, observation=replace(face.observation, occlusion_mask=occlusion_mask))
+    """The face with the occlusion mask (S, S) that the fit used; landmarks under it have no confidence, as there."""
+    seen, side = face.observation, len(occlusion_mask)
+
+    def uncovered(points: Any, confidence: Any) -> Any:
+        column, row = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, side - 1).T
+        return np.where(occlusion_mask[row, column] < 0.5, confidence, 0.0)
+
+    observation = replace(
+        seen,
+        occlusion_mask=occlusion_mask,
+        confidence=uncovered(seen.landmarks, seen.confidence),
+        dense_confidence=uncovered(seen.dense_landmarks, seen.dense_confidence),
+    )
+    return replace(face, observation=observation)
 
 
 def _one_face(face: Face, batch: Fit, i: int, texture: np.ndarray, error: float, seconds: float) -> FittedFace:

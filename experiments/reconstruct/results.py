@@ -85,7 +85,7 @@ def write_result(
         OSError: the disk refuses.
     """
     face = fitted.face
-    (folder / "params.npz").write_bytes(_params_bytes(fitted, identity))
+    (folder / "params.npz").write_bytes(_params_bytes(fitted, identity, str(settings.get("local"))))
     _write_json(folder / "camera.json", camera_record(fitted))
     _write_json(folder / "landmarks.json", landmarks_record(fitted))
     crop = face.observation.crop
@@ -190,8 +190,8 @@ def _projected(fitted: FittedFace) -> np.ndarray:
     return full["scale"] * fitted.landmarks[:, :2] * (1.0, -1.0) + np.asarray(full["translation"])
 
 
-def _params_bytes(fitted: FittedFace, identity: HeadIdentity) -> bytes:
-    """An .npz without objects, so that it loads with allow_pickle=False."""
+def _params_bytes(fitted: FittedFace, identity: HeadIdentity, local_model: str) -> bytes:
+    """An .npz without objects, so that it loads with allow_pickle=False. local_model: which the coefficients are of."""
     arrays: dict[str, Any] = {f.name: getattr(fitted.params, f.name) for f in dataclasses.fields(fitted.params)}
     arrays |= {
         "format_version": np.int32(FORMAT_VERSION),
@@ -207,6 +207,7 @@ def _params_bytes(fitted: FittedFace, identity: HeadIdentity) -> bytes:
     }
     if fitted.local is not None:
         arrays["local"] = np.asarray(fitted.local, np.float32)
+        arrays["local_model"] = np.str_(local_model)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -283,6 +283,12 @@ def test_masks_that_are_found_reach_the_fit_and_are_written(photos, tmp_path):
     assert fake.hidden == pytest.approx(400 / 64**2)
     with Image.open(tmp_path / "out" / "p1" / "occlusion_mask.png") as png:
         mask = np.asarray(png)
+    points = json.loads((tmp_path / "out" / "p1" / "landmarks.json").read_text())
+    crop = 2 * (np.array([p or [-1, -1] for p in points["points"]], float) - [4, 2])
+    under = ((crop >= 20) & (crop < 40)).all(axis=1)
+    assert under.any() and (np.array(points["confidence"])[under] == 0).all()
+    metrics = json.loads((tmp_path / "out" / "p1" / "metrics.json").read_text())
+    assert metrics["visible_landmarks"] == sum(c > 0.2 for c in points["confidence"])
     # The fake crop is 2 pixels a photo pixel, from (4, 2) of the photo on.
     assert mask.shape == (48, 64) and set(np.unique(mask)) == {0, 255}
     rows, columns = np.nonzero(mask)
@@ -297,5 +303,8 @@ def test_local_models_are_chosen_by_option(tmp_path):
     assert config.local_model(HEAD) is None  # none are shipped for it
     with pytest.raises(UsageError, match=r"--local.*made for the head 'flamejax-open-head"):
         dataclasses.replace(config, local=str(local_model_path())).local_model(HEAD)
+    other = dataclasses.replace(head, version="0")
+    assert config.local_model(other) is None  # the same name is not enough
+    assert config.local_digest().startswith("auto ") and len(config.local_digest()) == 21
     with pytest.raises(UsageError, match="no such local model"):
         dataclasses.replace(config, local="nowhere.npz").local_model(head)

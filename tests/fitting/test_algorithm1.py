@@ -112,6 +112,14 @@ def test_a_model_with_local_parts_splits_into_global_and_local():
     np.testing.assert_array_equal(second, [0, 1, 0, 0])
     np.testing.assert_array_equal(local, [3, 4, 5, 6, 2, 3])
     np.testing.assert_allclose(LOCAL.step_rates(0.5)[0], [1, 1, 1, 1, 1, 1, 0.5])
+    zero = flamejax.HeadParams.zeros(LOCAL.head)
+    params = dataclasses.replace(zero, betas=jnp.arange(7.0), expression=jnp.arange(4.0))
+    joint = flamejax.head.joints(LOCAL.head, params)[0]
+    np.testing.assert_allclose(LOCAL.root_joint(first, second, local), joint, atol=1e-6)
+    # The coarse model's smoothing term is the whole model's without local coefficients.
+    whole, few = LOCAL.roughness(betas, expression), coarse.roughness(jnp.ones(3), jnp.ones(2))
+    assert few.shape == (5,)
+    np.testing.assert_allclose(jnp.sum(few**2), jnp.sum(whole**2), rtol=1e-4)
 
 
 def test_a_local_model_of_another_head_is_refused_by_name_and_version():

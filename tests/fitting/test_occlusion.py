@@ -156,7 +156,7 @@ def test_numbers_that_are_not_finite_keep_the_masks_given_and_leave_the_others_a
 
 
 def test_a_second_batch_compiles_nothing():
-    program = masks_program(FIT, SMALL)
+    program = masks_program(FIT, SMALL, (jax.devices()[0],))
     auto_masks(HEAD, small_observation((3,)), FIT, SMALL)
     before = program._cache_size()
     auto_masks(HEAD, small_observation((3,), seed=1), FIT, SMALL)

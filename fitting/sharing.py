@@ -1,0 +1,56 @@
+"""Programs over photos along one leading axis, shared out over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+
+def shared_program(function: Callable[[Any, Any], Any], devices: tuple[jax.Device, ...]) -> Any:
+    """`function(everywhere, photos)`, jitted: its first argument on all devices, photos and results shared out."""
+    if len(devices) == 1:
+        return jax.jit(function)
+    mesh = Mesh(np.asarray(devices), ("photos",))
+    photos, everywhere = PartitionSpec("photos"), PartitionSpec()
+    # shard_map, not automatic partitioning: the photos are independent, and the rasterizer's sort must stay local.
+    sharded = jax.shard_map(function, mesh=mesh, in_specs=(everywhere, photos), out_specs=photos, check_vma=False)
+    return jax.jit(sharded)
+
+
+def run_shared(
+    program_on: Callable[[tuple[jax.Device, ...]], Any],
+    everywhere: Any,
+    photos: Any,
+    batch: tuple[int, ...],
+    devices: tuple[jax.Device, ...] | None = None,
+) -> Any:
+    """Run a program over photos with any batch axes.
+
+    Args:
+      program_on: devices -> a `shared_program`; cached by the caller, so that it compiles once.
+      everywhere: its first argument.
+      photos: a pytree whose leaves have the batch axes `batch`.
+      devices: all devices when left out.
+
+    Returns:
+      The program's result, with those batch axes.
+
+    Raises:
+      ValueError: there is no photo.
+    """
+    count = int(np.prod(batch))
+    if not count:
+        raise ValueError("at least one photo is needed.")
+    flat = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[len(batch) :])), photos)
+    devices = tuple(jax.devices()) if devices is None else devices
+    shares = min(len(devices), count)
+    padding = -count % shares
+    if padding:  # every device gets the same number of photos; the last photo fills up
+        flat = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), flat)
+    result = program_on(devices[:shares])(everywhere, flat)
+    return jax.tree.map(lambda leaf: leaf[:count].reshape(*batch, *leaf.shape[1:]), result)
