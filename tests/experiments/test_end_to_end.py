@@ -18,7 +18,8 @@ def test_the_portrait_becomes_a_head_that_lies_on_it(tmp_path):
     out = tmp_path / "out"
     assert main([str(photos / "astronaut.png"), "--output", str(out), "--iterations", "8"]) == 0
     metrics = json.loads((out / "astronaut/metrics.json").read_text())
-    assert metrics["landmark_nme"] < 0.06 and metrics["exact"]
+    # The local models' coefficients are needed as well for the vertices.
+    assert metrics["landmark_nme"] < 0.06 and not metrics["exact"]
     landmarks = json.loads((out / "astronaut/landmarks.json").read_text())
     observed, fitted = np.array(landmarks["points"]), np.array(landmarks["fitted"])
     eye_distance = np.linalg.norm(observed[36] - observed[45])
@@ -34,6 +35,7 @@ def test_the_portrait_becomes_a_head_that_lies_on_it(tmp_path):
     camera = json.loads((out / "astronaut/camera.json").read_text())["full_image"]
     with np.load(out / "astronaut/params.npz", allow_pickle=False) as saved:
         points = saved["landmarks_3d"][:, :2]
+        assert len(saved["local"]) > 100 and str(saved["local_model"]).startswith("auto ")
     np.testing.assert_allclose(points * (1, -1) * camera["scale"] + camera["translation"], fitted, atol=2e-2)
     # The overlay changes the face and leaves the corner of the photo alone.
     with Image.open(out / "astronaut/overlay.png") as overlay, Image.open(photos / "astronaut.png") as photo:
