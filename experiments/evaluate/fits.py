@@ -137,7 +137,7 @@ def code_version() -> str:
 def read_result(path: Path) -> Result | None:
     """A kept result; None if the file is damaged, so that the photo is fitted again."""
     try:
-        with np.load(path) as file:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
             mask = np.unpackbits(file["occlusion_mask"]).astype(bool)
             side = int(np.sqrt(len(mask)))
             return Result(file["vertices"], mask.reshape(side, side), float(file["nme"]), int(file["code"]))
