@@ -81,7 +81,7 @@ class FitConfig:
 class GradientFitConfig:
     """Algorithm 1 by plain gradient descent, for comparison (presets `paper` and `code`). Landmarks are measured as in
     the released code, with the crop reaching from -1 to 1; colours in [0, 1]. Losses are means over visible landmarks
-    and compared pixels: as the sums that Eqs. 11-12 write, the stated step diverges."""
+    and compared pixels: as the sums that Eqs. 11-12 write, the stated step would be far too long."""
 
     optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 5e-3

@@ -154,7 +154,7 @@ def prepare(head: HeadModel, local: LocalModel | None = None, explained: float =
       local: local models of this head (`load_local_model`), which stand for its global components after the leading
         ones they were trained against (Eqs. 4-6); None fits all global components and nothing else.
       explained: take the fewest local components that hold this share of each region's variance, of those in the file.
-        On validation photos 0.9 gave the same errors in two thirds of the time; its best 3D fit is coarser.
+        On validation photos 0.9 gave the same errors in less time; its best 3D fit is coarser.
 
     Returns:
       What `fitting.fit` takes in place of the head.
