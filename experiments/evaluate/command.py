@@ -33,7 +33,7 @@ class EvaluateConfig:
     table: Literal["fitting"]
     """fitting: mean head, global and global+local fit of occluded photos (Diverse3DFace, Table 1)."""
     limit: int = DEFAULT_LIMIT
-    """Photos, spread over all subjects and occluders; 0 for all 360. The default takes less than 45 minutes on two cores."""
+    """Photos, spread over all subjects and occluders; 0 for all 360. The default takes up to 45 minutes on 2 cores."""
     split: Literal["test", "validation"] = "test"
     """Settings are chosen on `validation`."""
     preset: Literal["fast", "paper", "code"] = "fast"
