@@ -273,9 +273,14 @@ def combine(photo: Observation, clean: Observation, face: Array, hidden: Array) 
     side = photo.image.shape[-2]
 
     def enlarged(mask: Array) -> Array:
-        return (jax.image.resize(mask, (side, side), "linear") > 0.5).astype(jnp.float32)
+        return jax.image.resize(mask, (side, side), "linear")
 
-    face, hidden = enlarged(face), enlarged(hidden)
+    # What was given, such as the area beyond the photo, is known more finely than it was labelled. Enlarged with the
+    # rest it would spread into what is seen: only labelled pixels have a say beside it.
+    given = jax.image.resize(clean.occlusion_mask, hidden.shape, "linear", antialias=True)
+    labelled = (given < 0.5).astype(jnp.float32)
+    hidden = (enlarged(hidden * labelled) > 0.5 * enlarged(labelled)).astype(jnp.float32)
+    face = (enlarged(face) > 0.5).astype(jnp.float32)
     usable = jnp.all(jnp.isfinite(photo.image)) & (jnp.sum(face) > 0)
     face_mask = jnp.where(usable, face, 1.0) * clean.face_mask
     return face_mask, jnp.maximum(jnp.where(usable, hidden, 0.0), clean.occlusion_mask)

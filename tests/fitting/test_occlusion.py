@@ -26,7 +26,7 @@ from fitting.label_smoothing import (
     remove_specks,
 )
 from fitting.landmark_fit import Geometry
-from fitting.occlusion import OcclusionConfig, auto_masks, masks_batch, masks_program
+from fitting.occlusion import OcclusionConfig, auto_masks, combine, masks_batch, masks_program
 from fitting.pixel_likelihood import (
     HIGH,
     LOW,
@@ -136,6 +136,19 @@ def test_given_masks_stay_in_force():
     found = auto_masks(HEAD, dataclasses.replace(observation, occlusion_mask=mask, face_mask=face), FIT, SMALL)
     assert (np.asarray(found.occlusion_mask) >= np.asarray(mask)).all()
     assert (np.asarray(found.face_mask) <= np.asarray(face)).all()
+
+
+@pytest.mark.parametrize("edge", range(9, 15))  # wherever the edge falls between the coarser labels
+def test_a_given_mask_does_not_spread_into_what_is_seen(edge):
+    photo = jax.tree.map(lambda leaf: leaf[0], small_observation((1,)))
+    beyond = jnp.zeros((SIDE, SIDE)).at[:, :edge].set(1.0).at[-edge:].set(1.0)
+    photo = dataclasses.replace(photo, occlusion_mask=beyond)
+    labels = (jax.image.resize(beyond, (SIDE // 2, SIDE // 2), "linear", antialias=True) >= 0.5).astype(jnp.float32)
+    face = jnp.ones_like(labels)
+    np.testing.assert_array_equal(combine(photo, photo, face, labels)[1], beyond)
+    # What was found up to the edge still reaches it.
+    found = combine(photo, photo, face, labels.at[8:12].set(1.0))[1]
+    np.testing.assert_array_equal(found, beyond.at[16:24].set(1.0))
 
 
 def test_numbers_that_are_not_finite_keep_the_masks_given_and_leave_the_others_alone():
