@@ -43,6 +43,8 @@ class Face:
     photo_sha256: str
     preview: np.ndarray
     """(h, w, 3) uint8: the photo, scaled down where its longer side exceeds MAX_OVERLAY_SIDE."""
+    given_mask: np.ndarray | None = None
+    """(h, w) uint8 of 0 and 255 in the preview's size: the user's occlusion mask, where there is one."""
 
     @property
     def preview_scale(self) -> float:
@@ -76,10 +78,12 @@ class PhotoReader:
             observations = jax.device_get(observations)
             height, width = image.shape[:2]
             preview, digest = make_preview(image), photo_digest(photo.path)
+            given_mask = _mask_preview(beside.get("occlusion_mask"), preview)
         except Exception as error:
             return Failure(str(photo.path), stage, reason_of(error))
+        number = len(observations)
         return [
-            Face(photo, face_name(photo, i, self.names), i, len(observations), o, (width, height), digest, preview)
+            Face(photo, face_name(photo, i, self.names), i, number, o, (width, height), digest, preview, given_mask)
             for i, o in enumerate(observations)
         ]
 
@@ -124,6 +128,14 @@ def make_preview(image: np.ndarray) -> np.ndarray:
         return pixels
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def _mask_preview(mask: np.ndarray | None, preview: np.ndarray) -> np.ndarray | None:
+    """A mask (H, W) of zeros and ones as `Face.given_mask`."""
+    if mask is None:
+        return None
+    white = Image.fromarray(np.where(mask >= 0.5, 255, 0).astype(np.uint8))
+    return np.asarray(white.resize(preview.shape[1::-1], Image.Resampling.NEAREST))
 
 
 def photo_digest(path: Path) -> str:

@@ -97,9 +97,7 @@ def write_result(
         face.observation.image.shape[0],
     )
     Image.fromarray(drawn).save(folder / "overlay.png", compress_level=4)
-    mask = mask_over(face.preview, np.asarray(face.observation.occlusion_mask), float(crop.scale) / face.preview_scale,
-                     np.asarray(crop.offset))  # fmt: skip
-    Image.fromarray(mask).save(folder / "occlusion_mask.png")
+    Image.fromarray(written_mask(face)).save(folder / "occlusion_mask.png")
     mesh = TexturedMesh(
         np.asarray(fitted.vertices, np.float64),
         np.asarray(head.faces),
@@ -112,6 +110,17 @@ def write_result(
     metrics = metrics_record(fitted, identity, settings)
     _write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def written_mask(face: Face) -> np.ndarray:
+    """What occlusion_mask.png shows, (h, w) uint8 of 0 and 255 in the preview's size: the user's mask as it was given,
+    or the one that the fit used in its crop and nothing outside."""
+    if face.given_mask is not None:
+        return face.given_mask
+    crop = face.observation.crop
+    size = (face.preview.shape[1], face.preview.shape[0])
+    mask = np.asarray(face.observation.occlusion_mask)
+    return mask_over(mask, float(crop.scale), np.asarray(crop.offset, np.float64), face.photo_size, size)
 
 
 def camera_record(fitted: FittedFace) -> dict[str, Any]:

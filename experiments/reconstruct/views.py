@@ -109,16 +109,35 @@ def overlay(photo: np.ndarray, view: View, crop_scale: float, crop_offset: np.nd
     return np.asarray(result)
 
 
-def mask_over(photo: np.ndarray, mask: np.ndarray, crop_scale: float, crop_offset: np.ndarray) -> np.ndarray:
-    """A mask of the crop (S, S) in the photo's place: (h, w) uint8 for a photo (h, w, 3), 0 outside the crop.
+def mask_over(
+    mask: np.ndarray, crop_scale: float, crop_offset: np.ndarray, photo_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """A mask of the crop in the photo's place, without what the crop holds beyond the photo.
 
-    crop_scale, crop_offset: crop pixels = scale * pixels of `photo` + offset; offset (2,).
+    Args:
+        mask: (S, S) in [0, 1].
+        crop_scale, crop_offset: crop pixels = scale * photo pixels + offset; offset (2,).
+        photo_size: (width, height).
+        size: (width, height) of the result, the whole photo at any scale.
+
+    Returns:
+        (h, w) uint8 of 0 and 255; 0 outside the crop.
     """
-    height, width = photo.shape[:2]
-    # The inverse map: for each photo pixel, where in the crop it lies.
-    inverse = (crop_scale, 0.0, float(crop_offset[0]), 0.0, crop_scale, float(crop_offset[1]))
-    grey = Image.fromarray(np.round(np.clip(mask, 0.0, 1.0) * 255.0).astype(np.uint8))
-    return np.asarray(grey.transform((width, height), Image.Transform.AFFINE, inverse, Image.Resampling.NEAREST))
+    side = mask.shape[0]
+    places = []
+    for axis in range(2):
+        offset = float(crop_offset[axis])
+        centres = (np.arange(size[axis]) + 0.5) * (photo_size[axis] / size[axis])
+        nearest = np.floor(crop_scale * centres + offset).astype(int)
+        # A crop's pixel on the photo's border may have its centre beyond the photo and be hidden for that; the photo's
+        # pixels under it are shown by the next one inside.
+        crop_centres = (np.arange(side) + 0.5 - offset) / crop_scale
+        seen = np.flatnonzero((crop_centres >= 0) & (crop_centres <= photo_size[axis]))
+        covered = (nearest >= 0) & (nearest < side)
+        places.append((np.clip(nearest, *seen[[0, -1]]) if seen.size else np.zeros_like(nearest), covered))
+    (columns, in_columns), (rows, in_rows) = places
+    hidden = mask[np.ix_(rows, columns)] >= 0.5
+    return np.where(hidden & in_rows[:, None] & in_columns[None], 255, 0).astype(np.uint8)
 
 
 def tile(

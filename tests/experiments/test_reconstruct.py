@@ -295,6 +295,44 @@ def test_masks_that_are_found_reach_the_fit_and_are_written(photos, tmp_path):
     np.testing.assert_allclose([columns.min(), columns.max(), rows.min(), rows.max()], [14, 23, 12, 21])
 
 
+def test_a_given_mask_is_written_as_it_was_given_and_can_be_given_again(photos, tmp_path):
+    write_photo(photos / "big.png", size=(5000, 300))
+    (tmp_path / "masks").mkdir()
+    for name, size in {"p0": (64, 48), "big": (5000, 300)}.items():
+        mask = np.random.default_rng(0).integers(0, 2, size[::-1], np.uint8) * 255
+        mask[:, : size[0] // 2] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+
+    class Soft(FakeTools):
+        def observe(self, image, **options):
+            # Crops of a mask have soft edges; what is written has none.
+            soft = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+            return [dataclasses.replace(o, occlusion_mask=soft) for o in super().observe(image, **options)]
+
+    assert reconstruct(photos, tmp_path / "out", Soft(), masks=str(tmp_path / "masks")) == 0
+    written = {name: tmp_path / "out" / name / "occlusion_mask.png" for name in results(tmp_path / "out")}
+    pixels = {name: np.asarray(Image.open(path)) for name, path in written.items()}
+    assert all(set(np.unique(mask)) <= {0, 255} for mask in pixels.values())
+    np.testing.assert_array_equal(pixels["p0"], np.asarray(Image.open(tmp_path / "masks" / "p0.png")))
+    with Image.open(tmp_path / "out/big/overlay.png") as overlay:
+        assert pixels["big"].shape == overlay.size[::-1]
+    assert pixels["big"][:, :1000].all() and not pixels["big"][:, 1030:].all()
+    again = tmp_path / "again"
+    again.mkdir()
+    for name, path in written.items():
+        (again / f"{name}.png").write_bytes(path.read_bytes())
+    assert reconstruct(photos, tmp_path / "out2", masks=str(again)) == 0
+    for name, path in written.items():
+        assert (tmp_path / "out2" / name / "occlusion_mask.png").read_bytes() == path.read_bytes()
+
+
+def test_help_names_every_file_of_a_result(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    text = capsys.readouterr().out
+    assert [name for name in RESULT_FILES if name not in text] == []
+
+
 def test_local_models_are_chosen_by_option(tmp_path):
     config = Config(photos=("x",), output=tmp_path)
     head = flamejax.load_head()
