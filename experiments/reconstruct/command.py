@@ -138,12 +138,12 @@ def _reporter(
             done = progress.tasks[0].completed
             progress.update(task, rate=f"{done / (time.perf_counter() - began):.2f} photos/s")
         elif kind == "compiling":
-            kept = f"; kept in {cache} for later runs" if cache else ""
-            console.print(f"Compiling for batches of {value:.0f}{kept} ...")
+            kept = f" Compiled programs are kept in {cache}; those already there are taken from it." if cache else ""
+            console.print(f"Preparing the fit for batches of {value:.0f} ...{kept}")
         elif kind == "compiled":
-            source = f" (programs from the cache: {clock.cache_hits})" if clock.cache_hits else ""
-            compiling = min(clock.seconds, value)
-            console.print(f"First batch fitted after {value:.1f} s, of which {compiling:.1f} s compiling{source}.")
+            source = f", {clock.cache_hits} programs taken from earlier runs" if clock.cache_hits else ""
+            preparing = min(clock.seconds, value)
+            console.print(f"First batch fitted after {value:.1f} s (of which preparing {preparing:.1f} s{source}).")
 
     return report
 
