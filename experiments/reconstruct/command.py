@@ -138,8 +138,8 @@ def _reporter(
             done = progress.tasks[0].completed
             progress.update(task, rate=f"{done / (time.perf_counter() - began):.2f} photos/s")
         elif kind == "compiling":
-            kept = f" Compiled programs are kept in {cache}; those already there are taken from it." if cache else ""
-            console.print(f"Preparing the fit for batches of {value:.0f} ...{kept}")
+            kept = f" (compiled programs are kept in {cache}; those already there are taken from it)" if cache else ""
+            console.print(f"Preparing the fit for batches of {value:.0f}{kept} ...")
         elif kind == "compiled":
             source = f", {clock.cache_hits} programs taken from earlier runs" if clock.cache_hits else ""
             preparing = min(clock.seconds, value)
