@@ -1,0 +1,203 @@
+"""Spatially varying convolution on meshes (Zhou et al. 2020, "Fully Convolutional Mesh Autoencoder using Efficient
+Spatially Varying Kernels"), as Diverse3DFace uses it (Tables 5 and 6).
+
+    y_p = sum_n sum_m a[p, m, n] W_m x_N(p, n) + b_p
+
+Each target p draws from its neighbours N(p, n) with a kernel of its own, in the span of M bases W_m that all share. No
+kernel is ever formed: either the neighbours are aggregated with the coefficients first and one product with the bases
+follows, or the product comes first, whichever is less work for the layer's shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from models.gather import gather
+from models.mesh_hierarchy import NeighbourLists
+
+ELU_GAIN = 1.278
+"""E[elu(g x)^2] = 1 of x ~ N(0, 1)."""
+RESIDUAL_RATE = 0.9
+MOVED = 5
+"""Multiplications that cost about as much as moving one number in a gather."""
+
+
+class Connectivity(nnx.Variable):
+    """Neighbour lists: they belong to a layer, but are neither trained nor saved."""
+
+
+class MeshConv(nnx.Module):
+    """Convolution from S sources to P targets."""
+
+    def __init__(
+        self, lists: NeighbourLists, in_features: int, out_features: int, num_bases: int, *, rngs: nnx.Rngs,
+        gain: float = 1.0,
+    ):  # fmt: skip
+        """Args:
+        lists: of a `MeshStep`: `pool` (down) or `unpool` (up).
+        in_features, out_features, num_bases: channels and M.
+        gain: standard deviation that outputs start with for inputs of N(0, 1).
+
+        Raises:
+          ValueError: a number of channels or bases is below 1.
+        """
+        if min(in_features, out_features, num_bases) < 1:
+            raise ValueError("features and bases must be at least 1.")
+        self.lists = Connectivity(lists)
+        self.in_features, self.out_features, self.num_bases = in_features, out_features, num_bases
+        # Variance-preserving: of a sum over a target's neighbours and the bases, and of a product over the channels.
+        mask = np.asarray(lists.mask)[:, None]
+        draws = _normal(rngs, (lists.num_targets, num_bases, lists.width)) * mask
+        self.coefficients = nnx.Param(_float32(draws / np.sqrt(mask.sum(-1, keepdims=True) * num_bases)))
+        bases = gain * _normal(rngs, (num_bases, in_features, out_features)) / math.sqrt(in_features)
+        self.bases = nnx.Param(_float32(bases))
+        self.bias = nnx.Param(jnp.zeros((lists.num_targets, out_features)))
+
+    def __call__(self, x: Array) -> Array:
+        """x (*b, S, in) -> (*b, P, out)."""
+        return over_batch(self.single, x)
+
+    def single(self, x: Array) -> Array:
+        """One signal: (S, in) -> (P, out)."""
+        if self.project_first:
+            return self._project_then_aggregate(x)
+        return self.from_neighbours(gather(self.lists.get_value(), x))
+
+    def from_neighbours(self, neighbours: Array) -> Array:
+        """What `gather` gives, (P, N, in) -> (P, out)."""
+        mixed = self.masked_coefficients() @ neighbours
+        return mixed.reshape(len(mixed), -1) @ self.bases[...].reshape(-1, self.out_features) + self.bias[...]
+
+    def masked_coefficients(self) -> Array:
+        """(P, M, N) with zeros where lists are padded, whatever training has made of those."""
+        return jnp.where(self.lists.get_value().mask[:, None, :], self.coefficients[...], 0)
+
+    @property
+    def project_first(self) -> bool:
+        """Whether the product with the bases comes before the aggregation: rows of M out numbers are gathered then,
+        rather than of `in`. It pays where few channels come out, or many targets draw from few sources."""
+        lists, bases = self.lists.get_value(), self.num_bases * self.out_features
+        edges = lists.num_targets * lists.width
+        aggregate = edges * self.in_features * (self.num_bases + MOVED) + lists.num_targets * self.in_features * bases
+        project = edges * bases * (1 + MOVED) + lists.num_sources * self.in_features * bases
+        return project < aggregate
+
+    def _project_then_aggregate(self, x: Array) -> Array:
+        lists = self.lists.get_value()
+        projected = x @ jnp.swapaxes(self.bases[...], 0, 1).reshape(self.in_features, -1)
+        neighbours = gather(lists, projected).reshape(lists.num_targets, -1, self.out_features)
+        weights = jnp.swapaxes(self.masked_coefficients(), 1, 2).reshape(lists.num_targets, 1, -1)
+        return (weights @ neighbours)[:, 0] + self.bias[...]
+
+
+class MeshResidual(nnx.Module):
+    """The residual branch: means over neighbours where the vertices change, with weights learned for each pair; a
+    product shared by all vertices where the channels change."""
+
+    def __init__(self, lists: NeighbourLists | None, in_features: int, out_features: int, *, rngs: nnx.Rngs):
+        """lists: None where the vertices stay (stride 1)."""
+        self.in_features, self.out_features = in_features, out_features
+        self.lists = None if lists is None else Connectivity(lists)
+        self.weights = None if lists is None else nnx.Param(jnp.where(lists.mask, 1.0, 0.0))
+        same, shape = in_features == out_features, (in_features, out_features)
+        self.projection = None if same else nnx.Param(_float32(_normal(rngs, shape) / math.sqrt(in_features)))
+
+    def __call__(self, x: Array) -> Array:
+        """x (*b, S, in) -> (*b, P, out)."""
+        return over_batch(self.single, x)
+
+    def single(self, x: Array) -> Array:
+        """One signal: (S, in) -> (P, out)."""
+        if self.lists is None:
+            return self.project(x)
+        # Both parts are linear: the narrower signal is the one to gather.
+        if self.out_features < self.in_features:
+            return self.from_neighbours(gather(self.lists.get_value(), self.project(x)))
+        return self.project(self.from_neighbours(gather(self.lists.get_value(), x)))
+
+    def from_neighbours(self, neighbours: Array) -> Array:
+        """The means alone: (P, N, C) -> (P, C)."""
+        return (self.means()[:, None] @ neighbours)[:, 0]
+
+    def means(self) -> Array:
+        """(P, N) weights that add up to 1, zero where padded: |rho| / (sum |rho| + 1e-8)."""
+        if self.lists is None or self.weights is None:
+            raise ValueError("a residual branch at stride 1 has no weights.")
+        size = jnp.where(self.lists.get_value().mask, jnp.abs(self.weights[...]), 0)
+        return size / (jnp.sum(size, axis=1, keepdims=True) + 1e-8)
+
+    def project(self, x: Array) -> Array:
+        """The shared product; the identity where the channels stay."""
+        return x if self.projection is None else x @ self.projection[...]
+
+
+class MeshBlock(nnx.Module):
+    """sqrt(1 - r) elu(convolution) + sqrt(r) residual: vcDownConv + vcDownRes, or vcUpConv + vcUpRes."""
+
+    def __init__(
+        self, lists: NeighbourLists, in_features: int, out_features: int, num_bases: int, *, resample: bool,
+        rngs: nnx.Rngs, residual_rate: float = RESIDUAL_RATE, activate: bool = True,
+    ):  # fmt: skip
+        """Args:
+        resample: whether targets and sources differ; False at stride 1, where the residual keeps each vertex.
+        residual_rate: r in [0, 1].
+        activate: ELU after the convolution; not for the heads of mean and variance and the last layer.
+
+        Raises:
+          ValueError: the residual rate is out of range.
+        """
+        if not 0 <= residual_rate <= 1:
+            raise ValueError(f"residual_rate lies in [0, 1], not {residual_rate}.")
+        self.residual_rate, self.activate = residual_rate, activate
+        gain = ELU_GAIN if activate else 1.0
+        self.conv = MeshConv(lists, in_features, out_features, num_bases, rngs=rngs, gain=gain)
+        self.residual = MeshResidual(lists if resample else None, in_features, out_features, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """x (*b, S, in) -> (*b, P, out)."""
+        return over_batch(self.single, x)
+
+    def single(self, x: Array) -> Array:
+        """One signal: (S, in) -> (P, out)."""
+        if self.residual.lists is None or self.conv.project_first:
+            conv, residual = self.conv.single(x), self.residual.single(x)
+        else:
+            neighbours = gather(self.conv.lists.get_value(), x)
+            conv = self.conv.from_neighbours(neighbours)
+            residual = self.residual.project(self.residual.from_neighbours(neighbours))
+        if self.activate:
+            conv = jax.nn.elu(conv)
+        return math.sqrt(1 - self.residual_rate) * conv + math.sqrt(self.residual_rate) * residual
+
+
+def over_batch(function: Callable[[Array], Array], x: Array) -> Array:
+    """`function` of (S, C) over the leading axes of x (*b, S, C).
+
+    Accelerators take the batch whole. On a CPU one example after the other, with its intermediate results in the cache
+    and made anew for the gradient, is three to eight times as fast.
+    """
+    if x.ndim == 2:
+        return function(x)
+    flat = x.reshape(-1, *x.shape[-2:])
+    out = jax.lax.platform_dependent(
+        flat,
+        cpu=lambda examples: jax.lax.map(jax.checkpoint(function), examples),
+        default=jax.vmap(function),
+    )
+    return out.reshape(*x.shape[:-2], *out.shape[1:])
+
+
+def _float32(array: np.ndarray) -> Array:
+    return jnp.asarray(array, jnp.float32)
+
+
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal draws; by numpy, since JAX would compile a program for each of a network's shapes."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(rngs.params()))).standard_normal(shape)
