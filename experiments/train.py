@@ -18,7 +18,7 @@ from rich.console import Console
 
 from experiments import runtime
 
-CONFIGS = ("local_pca",)
+CONFIGS = ("mesh_vae_small", "mesh_vae", "local_pca")
 """Modules of `experiments.configs`."""
 
 

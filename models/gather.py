@@ -55,7 +55,7 @@ def _jvp(primitive: Primitive, primals: tuple[Any, ...], tangents: tuple[Any, ..
     out = primitive.bind(*primals)
     tangent = tangents[0]
     if type(tangent) is ad.Zero:
-        return out, ad.Zero.from_primal_value(out)
+        return out, ad.Zero(out.aval.to_tangent_aval())
     return out, primitive.bind(tangent, *primals[1:])
 
 

@@ -112,15 +112,16 @@ def mesh_hierarchy(
 
     Args:
       faces: (F, 3) vertex indices.
-      positions: (V, 3) of a reference shape. They only decide the order of visits, by the angle about the y axis, so that
-        the result does not depend on how vertices are numbered. Vertices at one place are taken by their numbers.
-      strides, radii: of each step. The default radii are 2 edges at stride 2 or more, 1 at stride 1, as in Zhou et al.
+      positions: (V, 3) of a reference shape. They only decide the order of visits, by the angle about the y axis, so
+        that the result does not depend on how vertices are numbered. Vertices at one place are taken by numbers.
+      strides, radii: of each step. A radius is the stride unless given: 2 edges at stride 2, 1 at stride 1, as in
+        Zhou et al.
 
     Raises:
-      ValueError: shapes or indices are wrong, or a stride or radius is below 1.
+      ValueError: shapes or indices are wrong, or a stride or radius is below 1, or balls would not cover the mesh.
     """
     faces, positions = np.asarray(faces), np.asarray(positions)
-    radii = [2 if stride > 1 else 1 for stride in strides] if radii is None else list(radii)
+    radii = list(strides) if radii is None else list(radii)
     _check(faces, positions, strides, radii)
     around = np.arctan2(positions[:, 0], positions[:, 2])
     order = np.lexsort((np.hypot(positions[:, 0], positions[:, 2]), positions[:, 1], around))
@@ -215,6 +216,8 @@ def _check(faces: np.ndarray, positions: np.ndarray, strides: Sequence[int], rad
         raise ValueError(f"{len(strides)} strides, but {len(radii)} radii.")
     if any(value < 1 for value in (*strides, *radii)):
         raise ValueError(f"strides and radii are at least 1, not {list(strides)} and {list(radii)}.")
+    if any(radius < stride - 1 for stride, radius in zip(strides, radii, strict=True)):
+        raise ValueError(f"a radius is at least its stride - 1, or vertices are lost: {list(strides)}, {list(radii)}.")
 
 
 def _adjacency(faces: np.ndarray, count: int) -> Adjacency:

@@ -25,7 +25,7 @@ class MeshVAEConfig:
 
     strides: tuple[int, ...] = (2, 1, 2, 1, 2, 1, 2)
     radii: tuple[int, ...] | None = None
-    """Edges; 2 at stride 2 and 1 at stride 1 when left out."""
+    """Edges; the strides when left out."""
     features: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     """Channels after each encoder layer but the last, which makes the latents."""
     latent_features: int = 64

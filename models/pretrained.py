@@ -1,0 +1,124 @@
+"""Files of trained Mesh-VAEs: one `.npz`, versioned, without pickles, in half precision; and the one that ships."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from flamejax.head import HeadFileError, HeadModel
+from flamejax.head.dense_landmarks import geometry_hash
+from flamejax.head.npy_files import read_npz
+from flamejax.io.files import write_bytes
+from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
+
+FORMAT_VERSION = 1
+SHIPPED = "open_head_mesh_vae.npz"
+PARAMETER = "parameter:"
+
+
+def mesh_vae_path() -> Path:
+    """The shipped weights' file (of the open head)."""
+    return Path(__file__).parent / "assets" / SHIPPED
+
+
+def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -> MeshVAE:
+    """A trained Mesh-VAE of a head.
+
+    Args:
+      head: the head it was trained for.
+      path: a file that `python -m experiments.train --config mesh_vae ...` wrote; the shipped one, of the open head,
+        when left out.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      HeadFileError: it is damaged, of another version, or was trained for another head; the message names it.
+    """
+    path = mesh_vae_path() if path is None else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such Mesh-VAE. `python -m experiments.train --config mesh_vae_small --output FILE` trains one."
+        )
+    found = read_npz(path)
+    try:
+        if int(found["format_version"]) != FORMAT_VERSION:
+            raise HeadFileError(f"{path}: format {int(found['format_version'])}, but this flamejax reads 1.")
+        made_for = str(found["head_name"]), str(found["head_version"]), str(found["head_hash"])
+        settings = json.loads(str(found["config"]))
+        mean, spread = np.asarray(found["mean"], np.float32), float(found["spread"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise HeadFileError(f"{path}: no Mesh-VAE of flamejax, or damaged ({error}).") from error
+    if made_for != (head.name, head.version, geometry_hash(head)):
+        raise HeadFileError(
+            f"{path}: trained for the head '{made_for[0]} {made_for[1]}' (geometry {made_for[2][:12]}), not for this "
+            f"'{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). Load that head, or train one "
+            "for this with `python -m experiments.train --config mesh_vae --head FILE --scans DIR --output FILE`."
+        )
+    model = build_mesh_vae(head, config_from(settings), mean, spread)
+    nnx.update(model, _filled(nnx.state(model, nnx.Param), found, path))
+    return model
+
+
+def build_mesh_vae(
+    head: HeadModel, config: MeshVAEConfig, mean: np.ndarray | Array, spread: float, seed: int = 0
+) -> MeshVAE:
+    """An untrained Mesh-VAE of a head."""
+    hierarchy = hierarchy_for(config, np.asarray(head.faces), np.asarray(head.v_template))
+    return MeshVAE(hierarchy, config, rngs=nnx.Rngs(seed), mean=jnp.asarray(mean), spread=spread)
+
+
+def write_mesh_vae(
+    path: str | os.PathLike[str], head: HeadModel, model: MeshVAE, notes: Mapping[str, str] | None = None
+) -> None:
+    """Write weights, whole or not at all. notes: provenance. Raises: OSError, the folder is missing or full."""
+    arrays: dict[str, Any] = {
+        "format_version": np.int32(FORMAT_VERSION),
+        "head_name": np.asarray(head.name),
+        "head_version": np.asarray(head.version),
+        "head_hash": np.asarray(geometry_hash(head)),
+        "config": np.asarray(json.dumps(dataclasses.asdict(model.config))),
+        "mean": np.asarray(model.mean[...], np.float32),
+        "spread": np.float32(model.spread[...]),
+    }
+    for name, value in (notes or {}).items():
+        arrays[f"provenance_{name}"] = np.asarray(value)
+    for name, leaf in flat_parameters(model).items():
+        arrays[PARAMETER + name] = np.asarray(leaf, np.float16)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def flat_parameters(model: MeshVAE) -> dict[str, Array]:
+    """Trained arrays by their path, such as up/0/conv/bases."""
+    return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+
+
+def config_from(settings: Mapping[str, Any]) -> MeshVAEConfig:
+    """The architecture from what JSON makes of it. Raises: TypeError, ValueError."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    return MeshVAEConfig(**values)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(map(str, path))
+
+
+def _filled(params: nnx.State, found: Mapping[str, np.ndarray], path: Path) -> nnx.State:
+    """The state with the file's arrays in it."""
+    flat = []
+    for place, leaf in nnx.to_flat_state(params):
+        name = PARAMETER + _name(place)
+        if name not in found or found[name].shape != leaf.shape:
+            raise HeadFileError(f"{path}: {_name(place)} is missing or has another shape: damaged. Fetch it again.")
+        flat.append((place, leaf.replace(jnp.asarray(found[name], jnp.float32))))
+    return nnx.from_flat_state(flat)
