@@ -1,4 +1,5 @@
-"""The command that trains: `python -m experiments.train --config NAME ...`; without arguments it lists the configs.
+"""The command that trains: `python -m experiments.train --config NAME ...`; without arguments it lists the configs and
+trains the default one.
 
 A config is a module of `experiments.configs` with
     SUMMARY: str, one line;
@@ -20,14 +21,18 @@ from experiments import runtime
 
 CONFIGS = ("mesh_vae_small", "mesh_vae", "local_pca")
 """Modules of `experiments.configs`."""
+DEFAULT = "mesh_vae_small"
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.train") -> int:
     """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
     args = sys.argv[1:] if args is None else list(args)
     name, rest = chosen(args)
+    if name is None and not rest:
+        print(f"{listing(prog)}\n\nTraining '{DEFAULT}'.\n", flush=True)
+        name = DEFAULT
     if name is None:
-        asked = bool(rest) and rest[0] not in ("-h", "--help")
+        asked = rest[0] not in ("-h", "--help")
         print(listing(prog), file=sys.stderr if asked else sys.stdout)
         return 2 if asked else 0
     if name not in CONFIGS:

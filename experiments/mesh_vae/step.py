@@ -12,7 +12,7 @@ import jraph
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.data.vertex_masks import KINDS, MaskMaker, hidden_vertices, turned_away
 from experiments.mesh_vae.heads import Generator, draw_head
@@ -144,7 +144,7 @@ def make_step(
         updates, opt_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         l1, lap, kl = parts
-        found = Losses(total, l1, lap, kl, optax.global_norm(gradient), hidden)
+        found = Losses(total, l1, lap, kl, optax.tree.norm(gradient), hidden)
         return TrainState(params, opt_state, state.step + 1), found
 
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
@@ -171,7 +171,7 @@ def device_mesh(count: int | None) -> Mesh:
     found = jax.devices()
     if count is not None and not 1 <= count <= len(found):
         raise ValueError(f"--devices {count}, but there are {len(found)}.")
-    return jax.make_mesh((count or len(found),), (AXIS,), devices=found[:count])
+    return jax.make_mesh((count or len(found),), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:count])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -52,9 +52,15 @@ def flame(tmp_path_factory):
     return path, flamejax.load_head(path)
 
 
-def test_without_a_config_it_lists_them(capsys):
+def test_without_a_config_it_lists_them_and_trains_the_default(capsys, monkeypatch):
+    trained = []
+    module = train.load(train.DEFAULT)
+    monkeypatch.setattr(module, "run", lambda config, console: trained.append(config))
     assert train.main([]) == 0
     assert "local_pca" in capsys.readouterr().out
+    assert [type(config) for config in trained] == [module.Config]
+    assert train.main(["--help"]) == 0
+    assert "local_pca" in capsys.readouterr().out and len(trained) == 1
     assert train.main(["--config", "mesh"]) == 2
     assert "no config 'mesh'" in capsys.readouterr().err
     assert train.main(["--scans", "x"]) == 2

@@ -1,0 +1,249 @@
+"""Training of a tiny Mesh-VAE on scans of a synthetic FLAME-format head: resumed, killed, on several devices."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+import flamejax
+from experiments.mesh_vae import train as training
+from experiments.mesh_vae.heads import draw_head, generator, load_split, statistics
+from experiments.mesh_vae.record import Record
+from experiments.mesh_vae.settings import TrainSettings
+from experiments.mesh_vae.step import draw_mask, losses_of, mask_limit
+from flamejax.head import HeadFileError
+from models.mesh_vae import MeshVAEConfig
+from models.pretrained import build_mesh_vae, flat_parameters, load_mesh_vae, write_mesh_vae
+from tests import flame_format
+from tests.experiments.test_train_local_pca import SIZE, VERTICES, write_scans
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True)
+STEPS = 12
+SCRIPT = """
+    import os, signal, sys, time
+    from pathlib import Path
+    from rich.console import Console
+    from experiments import runtime
+    from experiments.mesh_vae import train as training
+    from tests.experiments.test_train_mesh_vae import TINY, settings_of
+
+    whole = training.Record.add
+
+    def add(self, step, kind, values):
+        whole(self, step, kind, values)
+        if len(sys.argv) > 3 and step == 6:  # two steps beyond a checkpoint, which must be taken again
+            while not (Path(sys.argv[2]) / "checkpoints" / "4").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    training.Record.add = add
+    runtime.use_compilation_cache()
+    training.JUDGED = training.JUDGED_AT_END = 2
+    training.train(settings_of(Path(sys.argv[1]), Path(sys.argv[2])), TINY, Console(stderr=True))
+"""
+
+
+def settings_of(data, workdir, **changes):
+    """A run of a few seconds."""
+    settings = TrainSettings(
+        workdir=workdir, head=data / "generic_model.pkl", scans=data / "scans", steps=STEPS, batch_size=8,
+        synthetic=0.5, warmup=2, checkpoint_every=4, judge_every=12, log_every=1, curriculum=0.5,
+    )  # fmt: skip
+    return dataclasses.replace(settings, **changes)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a synthetic FLAME model and scans of it."""
+    folder = tmp_path_factory.mktemp("data")
+    path = flame_format.write_folder(folder, SIZE)
+    if path.name != "generic_model.pkl":
+        path.rename(folder / "generic_model.pkl")
+    flame_format.write_masks(folder, VERTICES)
+    write_scans(folder / "scans", flamejax.load_head(folder / "generic_model.pkl"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """An uninterrupted run's folder."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    training.JUDGED = training.JUDGED_AT_END = 2
+    training.train(settings_of(data, workdir), TINY, Console(quiet=True))
+    return workdir
+
+
+def start(data, workdir, *arguments, **environment):
+    """The run in a process of its own."""
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(data), str(workdir), *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def rows(workdir, kind="train"):
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in found if row["kind"] == kind]
+
+
+def weights(workdir):
+    with np.load(workdir / "mesh_vae.npz") as file:
+        return {name: file[name] for name in file.files if name.startswith("parameter:")}
+
+
+def test_what_a_run_leaves(whole):
+    assert {p.name for p in whole.iterdir()} >= {"checkpoints", "metrics.jsonl", "pictures", "settings.json"}
+    found = rows(whole)
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
+    assert found[0]["hidden"] < 0.05 < found[-1]["hidden"] <= 0.6
+    assert found[-1]["l1_mm"] < found[0]["l1_mm"]
+    judged = rows(whole, "validation")
+    assert judged and set(judged[-1]) == {"step", "kind", "visible_mm", "hidden_mm", "whole_mm"}
+    assert json.loads((whole / "results.json").read_text())["visible_mm"] > 0
+    assert list((whole / "pictures").glob("*.jpg"))
+    assert list((whole / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_with_the_same_parameters(data, whole, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(data, workdir, "kill")
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == -signal.SIGKILL, said
+    assert len(rows(workdir)) == 6
+    assert not (workdir / "mesh_vae.npz").exists()
+    again = start(data, workdir)
+    _, said = again.communicate(timeout=240)
+    assert again.returncode == 0, said
+    assert "going on from step" in said
+    first, second = rows(whole), rows(workdir)
+    assert [row["step"] for row in second] == list(range(1, STEPS + 1))
+    assert [row["total"] for row in first] == [row["total"] for row in second]
+    before, after = weights(whole), weights(workdir)
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, after[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_same_losses(data, whole, tmp_path):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    process = start(data, tmp_path / "run", XLA_FLAGS=flags)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "4 devices" in said
+    for one, four in zip(rows(whole), rows(tmp_path / "run"), strict=True):
+        assert abs(one["total"] - four["total"]) < 1e-5 * max(1.0, one["total"])
+
+
+def test_a_finished_run_goes_no_further(data, whole):
+    before = weights(whole)
+    training.train(settings_of(data, whole), TINY, Console(quiet=True))
+    after = weights(whole)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert len(rows(whole)) == STEPS
+
+
+def test_other_settings_are_refused(data, whole):
+    with pytest.raises(ValueError, match="learning_rate"):
+        training.train(settings_of(data, whole, learning_rate=0.5), TINY, Console(quiet=True))
+
+
+def test_it_stops_where_the_loss_is_no_number_and_keeps_the_last_good(data, tmp_path):
+    settings = settings_of(data, tmp_path / "run", learning_rate=1e30, clip=1e30, warmup=5)
+    with pytest.raises(RuntimeError, match="no number"):
+        training.train(settings, TINY, Console(quiet=True))
+    assert not (settings.workdir / "mesh_vae.npz").exists()
+    for row in rows(settings.workdir):
+        assert np.isfinite(row["total"])
+
+
+def test_batches_that_devices_cannot_share(data, tmp_path):
+    with pytest.raises(ValueError, match="devices"):
+        training.train(settings_of(data, tmp_path / "run", devices=64), TINY, Console(quiet=True))
+    for bad in ({"steps": 0}, {"synthetic": 1.5}, {"largest_mask": 0.95}):
+        with pytest.raises(ValueError):
+            settings_of(data, tmp_path, **bad)
+
+
+def test_a_record_that_was_cut_short(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kind": "train"}\n{"step": 5, "kind": "train"}\n{"step": 2, "ki')
+    Record(tmp_path, 3).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "kind": "train"}\n'
+
+
+def test_synthetic_heads_have_the_models_statistics(data, tmp_path):
+    head = flamejax.load_head(data / "generic_model.pkl")
+    split = load_split(settings_of(data, tmp_path), head, "train", Console(quiet=True))
+    np.testing.assert_allclose(split.rotations[:, 0], 0)
+    source = generator(head, split)
+    drawn = jax.jit(jax.vmap(lambda key: draw_head(source, key)))(jax.random.split(jax.random.key(0), 400))
+    mean = np.asarray(head.v_template - head.joint_template[:1])
+    spread = np.asarray(jnp.std(drawn, axis=0)).mean()
+    assert np.abs(np.asarray(drawn.mean(axis=0)) - mean).mean() < 0.3 * spread
+    found, deviation = statistics(split)
+    np.testing.assert_allclose(found, split.vertices.mean(0), atol=1e-6)
+    np.testing.assert_allclose(deviation, np.sqrt(((split.vertices - found) ** 2).mean()), rtol=1e-4)
+
+
+def test_the_curriculum_grows(data, tmp_path):
+    settings = settings_of(data, tmp_path)
+    limits = [float(mask_limit(settings, jnp.asarray(step))) for step in (0, 3, 6, 12)]
+    np.testing.assert_allclose(limits, [0, 0.2, 0.4, 0.4])
+    without = dataclasses.replace(settings, curriculum=0.0)
+    assert float(mask_limit(without, jnp.asarray(0))) == pytest.approx(0.4)
+    from experiments.data.vertex_masks import mask_maker
+
+    head = flamejax.load_head(data / "generic_model.pkl")
+    masks = mask_maker(head, count=8)
+    for limit in (0.0, 0.4):
+        keys = jax.random.split(jax.random.key(1), 16)
+        visible = jax.jit(jax.vmap(lambda key, m=limit: draw_mask(masks, settings, key, jnp.asarray(m))))(keys)
+        hidden = 1 - np.asarray(visible).mean(1)
+        assert hidden.max() == 0 if limit == 0 else 0.1 < hidden.max() <= 0.75
+
+
+def test_losses(data, tmp_path):
+    head = flamejax.load_head(data / "generic_model.pkl")
+    model = build_mesh_vae(head, TINY, np.zeros((VERTICES, 3)), 1.0)
+    from models.mesh_vae import hierarchy_for
+
+    graph = hierarchy_for(TINY, np.asarray(head.faces), np.asarray(head.v_template)).graph()
+    heads = 0.01 * jax.random.normal(jax.random.key(0), (3, VERTICES, 3))
+    keys, settings = jax.random.split(jax.random.key(1), 3), settings_of(data, tmp_path)
+    visible = jnp.ones((3, VERTICES), bool)
+    total, (l1, lap, kl) = losses_of(model, graph, heads, visible, keys, settings, jnp.asarray(10**6))
+    posterior = model.encode(heads, visible)
+    decoded = jnp.stack([model.decode(posterior.mean[i] + jnp.exp(0.5 * posterior.log_variance[i])
+                                      * jax.random.normal(keys[i], posterior.mean[i].shape)) for i in range(3)])  # fmt: skip
+    np.testing.assert_allclose(l1, 1e3 * jnp.mean(jnp.abs(decoded - heads)), rtol=1e-4)
+    np.testing.assert_allclose(kl, jnp.mean(posterior.kl()), rtol=1e-5)
+    np.testing.assert_allclose(total, l1 + settings.laplacian_weight * lap + settings.kl_weight * kl, rtol=1e-5)
+
+
+def test_weights_files(data, whole, tmp_path):
+    head = flamejax.load_head(data / "generic_model.pkl")
+    model = load_mesh_vae(head, whole / "mesh_vae.npz")
+    write_mesh_vae(tmp_path / "again.npz", head, model, {"data": "none"})
+    again = load_mesh_vae(head, tmp_path / "again.npz")
+    for name, array in flat_parameters(model).items():
+        np.testing.assert_array_equal(array, flat_parameters(again)[name])
+    assert nnx.state(again, nnx.Param) is not None
+    with pytest.raises(HeadFileError, match="trained for the head"):
+        load_mesh_vae(flamejax.load_head(), whole / "mesh_vae.npz")
+    with pytest.raises(FileNotFoundError, match="mesh_vae_small"):
+        load_mesh_vae(head, tmp_path / "missing.npz")
+    (tmp_path / "broken.npz").write_bytes((whole / "mesh_vae.npz").read_bytes()[:2000])
+    with pytest.raises(HeadFileError):
+        load_mesh_vae(head, tmp_path / "broken.npz")
