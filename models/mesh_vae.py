@@ -15,8 +15,14 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from models.linear_branch import Frame, LinearBranch
 from models.mesh_conv import MeshBlock
 from models.mesh_hierarchy import MeshHierarchy, mesh_hierarchy
+
+LEFT = 10.0
+"""What a linear branch leaves of the vertices is small: so many times of it go into the convolutions."""
+START = 0.05
+"""Size of the convolutions' output beside a linear branch, in the network's units, before training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +43,11 @@ class MeshVAEConfig:
     centred: bool = False
     """False: raw metres, as in the paper, where a hidden vertex lies at the origin. True: deviations from the mean head
     in units of their spread, and a fourth channel that says which vertices are seen."""
+    linear_rank: int = 0
+    """Components of a `LinearBranch` beside the convolutions; 0: none, as in the paper. It spares a small network from
+    learning what a PCA of the training heads knows."""
+    linear_noise: float = 0.05
+    """What the branch takes for the standard deviation of a coordinate about its components, in units of the spread."""
     mean_scale: float = 0.1
     """Factor on the head of the mean, as in the authors' code."""
     log_variance_scale: float = 0.01
@@ -52,11 +63,12 @@ class MeshVAEConfig:
 PAPER = MeshVAEConfig()
 """Tables 5 and 6."""
 SMALL = MeshVAEConfig(
-    strides=(2, 2, 1, 2, 1, 2),
-    features=(32, 64, 96, 128, 192),
+    strides=(2, 2, 2, 2),
+    features=(16, 32, 64),
     num_bases=8,
     centred=True,
-    mean_scale=1.0,
+    linear_rank=170,
+    mean_scale=0.1,
     log_variance_scale=0.1,
     log_variance_start=-4.0,
 )
@@ -84,24 +96,22 @@ class Posterior:
         return 0.5 * jnp.sum(each, axis=(-2, -1))
 
 
-class Frame(nnx.Variable):
-    """Mean head and spread: what the network's units are. Saved, not trained."""
-
-
 class MeshVAE(nnx.Module):
     """Encoder and decoder on a mesh's hierarchy."""
 
     def __init__(
         self, hierarchy: MeshHierarchy, config: MeshVAEConfig = PAPER, *, rngs: nnx.Rngs,
-        mean: Array | None = None, spread: float = 1.0,
+        mean: Array | None = None, spread: float = 1.0, components: Array | None = None,
     ):  # fmt: skip
         """Args:
         hierarchy: `mesh_hierarchy(faces, positions, config.strides, config.radii)`.
         mean, spread: the training heads' mean (V, 3) and their RMS distance from it per coordinate, metres; they count
           where `config.centred` only.
+        components: (K, V, 3) their leading principal components, metres a standard deviation, for `linear_rank` = K;
+          zero when left out.
 
         Raises:
-          ValueError: the hierarchy has other steps than the config.
+          ValueError: the hierarchy has other steps than the config, or there are not `linear_rank` components.
         """
         if tuple(step.stride for step in hierarchy.steps) != tuple(config.strides):
             raise ValueError(f"the hierarchy was built with other strides than {config.strides}.")
@@ -113,7 +123,8 @@ class MeshVAE(nnx.Module):
         shape = (self.num_vertices, 3)
         self.mean = Frame(jnp.zeros(shape) if mean is None else jnp.asarray(mean, jnp.float32).reshape(shape))
         self.spread = Frame(jnp.asarray(spread if config.centred else 1.0, jnp.float32))
-        down = (4 if config.centred else 3, *config.features)
+        channels = 3 if not config.centred else 7 if config.linear_rank else 4
+        down = (channels, *config.features)
         self.down = nnx.List(
             self._block(hierarchy, k, "pool", down[k], down[k + 1], rngs) for k in range(len(config.features))
         )
@@ -127,6 +138,7 @@ class MeshVAE(nnx.Module):
             self._block(hierarchy, last - k, "unpool", up[k], up[k + 1], rngs, activate=k < last)
             for k in range(len(config.strides))
         )
+        self.linear = self._linear_branch(components, rngs) if config.linear_rank else None
 
     def _block(
         self, hierarchy: MeshHierarchy, step: int, way: str, before: int, after: int, rngs: nnx.Rngs,
@@ -138,22 +150,38 @@ class MeshVAE(nnx.Module):
             residual_rate=self.config.residual_rate, activate=activate, rngs=rngs,
         )  # fmt: skip
 
+    def _linear_branch(self, components: Array | None, rngs: nnx.Rngs) -> LinearBranch:
+        rank, size = self.config.linear_rank, math.prod(self.latent_shape)
+        if (components is not None and len(components) != rank) or rank > size:
+            raise ValueError(f"a linear branch of {rank} components needs as many, and no fewer latents than that.")
+        rows = np.zeros((rank, self.num_vertices, 3)) if components is None else np.asarray(components)
+        # The convolutions start as a small correction.
+        for weights in (self.up[-1].conv.bases, self.up[-1].residual.projection):
+            if weights is not None:
+                weights[...] = START * weights[...]
+        return LinearBranch(rows / float(self.spread[...]), size, self.config.linear_noise, rngs=rngs)
+
     def encode(self, vertices: Array, visible: Array) -> Posterior:
         """vertices (*b, V, 3) metres, head frame; visible (*b, V) bool -> the latents' distribution.
 
         What hidden vertices hold does not matter.
         """
-        x = self._input(vertices, visible)
+        x, coefficients = self._input(vertices, visible)
         for block in self.down:
             x = block(x)
+        mean = self.config.mean_scale * self.to_mean(x)
+        if self.linear is not None:
+            mean = mean + self.linear.to_latents(coefficients).reshape(mean.shape)
         log_variance = self.config.log_variance_scale * self.to_log_variance(x) + self.config.log_variance_start
-        return Posterior(self.config.mean_scale * self.to_mean(x), log_variance)
+        return Posterior(mean, log_variance)
 
     def decode(self, latents: Array) -> Array:
         """latents (*b, L, C) -> vertices (*b, V, 3), metres, head frame."""
         x = latents
         for block in self.up:
             x = block(x)
+        if self.linear is not None:
+            x = x + self.linear.to_vertices(self.linear.to_coefficients(latents.reshape(*latents.shape[:-2], -1)))
         return self._mean(x.ndim) + self.spread[...] * x
 
     def complete(self, vertices: Array, visible: Array) -> Array:
@@ -177,10 +205,18 @@ class MeshVAE(nnx.Module):
         posterior = self.encode(vertices, visible)
         return self.decode(posterior.sample(key)), posterior
 
-    def _input(self, vertices: Array, visible: Array) -> Array:
+    def _input(self, vertices: Array, visible: Array) -> tuple[Array, Array]:
+        """The convolutions' input (*b, V, C), and the linear branch's coefficients (*b, K)."""
         seen = visible[..., None]
         x = jnp.where(seen, (vertices - self._mean(vertices.ndim)) / self.spread[...], 0)
-        return jnp.concatenate([x, seen.astype(x.dtype)], axis=-1) if self.config.centred else x
+        if not self.config.centred:
+            return x, jnp.zeros((*x.shape[:-2], 0))
+        marked = jnp.concatenate([x, seen.astype(x.dtype)], axis=-1)
+        if self.linear is None:
+            return marked, jnp.zeros((*x.shape[:-2], 0))
+        coefficients = self.linear.fitted(x, visible)
+        left = jnp.where(seen, x - self.linear.to_vertices(coefficients), 0)
+        return jnp.concatenate([marked, LEFT * left], axis=-1), coefficients
 
     def _mean(self, ndim: int) -> Array:
         """With as many axes as what it is added to."""
@@ -189,7 +225,7 @@ class MeshVAE(nnx.Module):
 
     def activation_scales(self, vertices: Array, visible: Array, latents: Array) -> dict[str, float]:
         """RMS of each layer's output, encoder for heads, decoder for latents: does an initialisation keep it?"""
-        found, x = {}, self._input(vertices, visible)
+        found, (x, _) = {}, self._input(vertices, visible)
         for k, block in enumerate(self.down):
             x = block(x)
             found[f"down {k}"] = _rms(x)
@@ -206,8 +242,8 @@ def hierarchy_for(config: MeshVAEConfig, faces: np.ndarray, positions: np.ndarra
 
 
 def num_parameters(model: nnx.Module) -> int:
-    """Trained numbers, without those where lists are padded."""
-    leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+    """Numbers of the network, trained or, as the linear branch's, taken from the training heads."""
+    leaves = jax.tree.leaves(nnx.state(model, (nnx.Param, Frame)))
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 

@@ -19,11 +19,15 @@ from flamejax.head import HeadFileError, HeadModel
 from flamejax.head.dense_landmarks import geometry_hash
 from flamejax.head.npy_files import read_npz
 from flamejax.io.files import write_bytes
+from models.linear_branch import Frame
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
 
 FORMAT_VERSION = 1
+EXACT_BELOW = 100_000
+"""Statistics of fewer numbers are kept in single precision."""
 SHIPPED = "open_head_mesh_vae.npz"
-PARAMETER = "parameter:"
+KINDS = {nnx.Param: "parameter:", Frame: "frame:"}
+"""What is kept of a model."""
 
 
 def mesh_vae_path() -> Path:
@@ -54,7 +58,7 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
             raise HeadFileError(f"{path}: format {int(found['format_version'])}, but this flamejax reads 1.")
         made_for = str(found["head_name"]), str(found["head_version"]), str(found["head_hash"])
         settings = json.loads(str(found["config"]))
-        mean, spread = np.asarray(found["mean"], np.float32), float(found["spread"])
+        mean, spread = np.asarray(found["frame:mean"], np.float32), float(found["frame:spread"])
     except (KeyError, ValueError, TypeError) as error:
         raise HeadFileError(f"{path}: no Mesh-VAE of flamejax, or damaged ({error}).") from error
     if made_for != (head.name, head.version, geometry_hash(head)):
@@ -64,16 +68,19 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
             "for this with `python -m experiments.train --config mesh_vae --head FILE --scans DIR --output FILE`."
         )
     model = build_mesh_vae(head, config_from(settings), mean, spread)
-    nnx.update(model, _filled(nnx.state(model, nnx.Param), found, path))
+    for kind, prefix in KINDS.items():
+        nnx.update(model, _filled(nnx.state(model, kind), prefix, found, path))
     return model
 
 
 def build_mesh_vae(
-    head: HeadModel, config: MeshVAEConfig, mean: np.ndarray | Array, spread: float, seed: int = 0
-) -> MeshVAE:
-    """An untrained Mesh-VAE of a head."""
+    head: HeadModel, config: MeshVAEConfig, mean: np.ndarray | Array, spread: float,
+    components: np.ndarray | None = None, seed: int = 0,
+) -> MeshVAE:  # fmt: skip
+    """An untrained Mesh-VAE of a head; arguments as those of `MeshVAE`."""
     hierarchy = hierarchy_for(config, np.asarray(head.faces), np.asarray(head.v_template))
-    return MeshVAE(hierarchy, config, rngs=nnx.Rngs(seed), mean=jnp.asarray(mean), spread=spread)
+    rows = None if components is None else jnp.asarray(components)
+    return MeshVAE(hierarchy, config, rngs=nnx.Rngs(seed), mean=jnp.asarray(mean), spread=spread, components=rows)
 
 
 def write_mesh_vae(
@@ -86,21 +93,22 @@ def write_mesh_vae(
         "head_version": np.asarray(head.version),
         "head_hash": np.asarray(geometry_hash(head)),
         "config": np.asarray(json.dumps(dataclasses.asdict(model.config))),
-        "mean": np.asarray(model.mean[...], np.float32),
-        "spread": np.float32(model.spread[...]),
     }
     for name, value in (notes or {}).items():
         arrays[f"provenance_{name}"] = np.asarray(value)
-    for name, leaf in flat_parameters(model).items():
-        arrays[PARAMETER + name] = np.asarray(leaf, np.float16)
+    for kind, prefix in KINDS.items():
+        for name, leaf in flat_state(model, kind).items():
+            # Half a millimetre of the mean head would be lost to half precision.
+            exact = kind is Frame and leaf.size < EXACT_BELOW
+            arrays[prefix + name] = np.asarray(leaf, np.float32 if exact else np.float16)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
-def flat_parameters(model: MeshVAE) -> dict[str, Array]:
-    """Trained arrays by their path, such as up/0/conv/bases."""
-    return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+def flat_state(model: MeshVAE, kind: type = nnx.Param) -> dict[str, Array]:
+    """Arrays by their path, such as up/0/conv/bases."""
+    return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
 
 
 def config_from(settings: Mapping[str, Any]) -> MeshVAEConfig:
@@ -113,11 +121,11 @@ def _name(path: tuple[Any, ...]) -> str:
     return "/".join(map(str, path))
 
 
-def _filled(params: nnx.State, found: Mapping[str, np.ndarray], path: Path) -> nnx.State:
+def _filled(state: nnx.State, prefix: str, found: Mapping[str, np.ndarray], path: Path) -> nnx.State:
     """The state with the file's arrays in it."""
     flat = []
-    for place, leaf in nnx.to_flat_state(params):
-        name = PARAMETER + _name(place)
+    for place, leaf in nnx.to_flat_state(state):
+        name = prefix + _name(place)
         if name not in found or found[name].shape != leaf.shape:
             raise HeadFileError(f"{path}: {_name(place)} is missing or has another shape: damaged. Fetch it again.")
         flat.append((place, leaf.replace(jnp.asarray(found[name], jnp.float32))))

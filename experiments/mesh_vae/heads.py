@@ -102,3 +102,22 @@ def statistics(training: HeadSplit) -> tuple[np.ndarray, float]:
     mean = training.vertices.mean(axis=0, dtype=np.float64)
     squares = sum(float(np.mean((head - mean) ** 2)) for head in training.vertices)
     return mean.astype(np.float32), float(np.sqrt(squares / len(training.vertices)))
+
+
+def principal_components(training: HeadSplit, mean: np.ndarray, rank: int) -> np.ndarray | None:
+    """The leading components of the training heads, (rank, V, 3) metres a standard deviation; None for rank 0.
+
+    Raises:
+      ValueError: there are too few heads.
+    """
+    count = len(training.vertices)
+    if not rank:
+        return None
+    if rank >= count:
+        raise ValueError(f"{count} training heads have fewer than {rank} components; the config's linear_rank.")
+    rows = (training.vertices - mean).reshape(count, -1)
+    _, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
+    leading = vectors[:, ::-1][:, :rank]
+    # (U^T A) has the components' lengths times the square root of the number of heads.
+    found = leading.T.astype(np.float32) @ rows / np.float32(np.sqrt(count))
+    return found.reshape(rank, *mean.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import flamejax
 from experiments.data.vertex_masks import mask_maker
 from experiments.mesh_vae.batches import batches
 from experiments.mesh_vae.checkpoints import Checkpoints
-from experiments.mesh_vae.heads import generator, load_split, statistics
+from experiments.mesh_vae.heads import generator, load_split, principal_components, statistics
 from experiments.mesh_vae.judge import Judge, judge_of
 from experiments.mesh_vae.record import Record
 from experiments.mesh_vae.settings import TrainSettings, smoke_settings
@@ -37,7 +37,7 @@ from flamejax.head import HeadModel
 from flamejax.io.files import write_bytes, write_text
 from models.mesh_hierarchy import MeshHierarchy
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters
-from models.pretrained import write_mesh_vae
+from models.pretrained import build_mesh_vae, write_mesh_vae
 
 JUDGED, JUDGED_AT_END = 48, 120
 
@@ -59,8 +59,11 @@ def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console
         training = load_split(settings, head, "train", console)
         held_out = load_split(settings, head, "validation", console)
         mean, spread = statistics(training)
+        if settings.smoke:  # a few scans have few components
+            architecture = replace(architecture, linear_rank=min(architecture.linear_rank, len(training.vertices) - 1))
+        components = principal_components(training, mean, architecture.linear_rank)
         hierarchy = hierarchy_for(architecture, np.asarray(head.faces), np.asarray(head.v_template))
-        model = MeshVAE(hierarchy, architecture, rngs=nnx.Rngs(settings.seed), mean=jnp.asarray(mean), spread=spread)
+        model = build_mesh_vae(head, architecture, mean, spread, components, settings.seed)
         _introduce(console, settings, hierarchy, model, len(training.vertices), synthetic, mesh.devices.size)
         masks = mask_maker(head, settings.seed)
         run = _Run(settings, head, model, hierarchy, checkpoints, console)
