@@ -4,7 +4,8 @@ trains the default one.
 A config is a module of `experiments.configs` with
     SUMMARY: str, one line;
     Config: a frozen dataclass, the command's options;
-    run(config, console) -> rows: does it; raises OSError, ValueError or RuntimeError with a message for the user.
+    run(config, console) -> rows: does it; raises OSError, ValueError, RuntimeError or
+        ModuleNotFoundError with a message for the user.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.t
     runtime.use_compilation_cache()
     try:
         module.run(config, console)
+    except ModuleNotFoundError as error:
+        print(f"error: {error}. Training needs more packages: pip install 'flamejax[data]'", file=sys.stderr)
+        return 2
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
