@@ -23,6 +23,8 @@ MM = 1e3
 SHARE = 0.25, 0.4
 """Share of the vertices that is hidden, as in the paper."""
 CHUNK, SIDE, SAMPLES = 8, 220, 4
+BEHIND = 1e3
+"""Metres towards the camera and past it: triangles that lie there are not drawn."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,9 @@ def _shaded(head: HeadModel, points: Array, texture: Array, side: int) -> Array:
 
 
 def clay(head: HeadModel, points: Array, visible: Array | None = None, side: int = SIDE) -> Image.Image:
-    """A head (V, 3) in the head frame as grey clay; hidden vertices drawn in to the head's middle where given."""
+    """A head (V, 3) in the head frame as grey clay, without the triangles that hidden vertices have part in."""
     if visible is not None:
-        points = jnp.where(visible[:, None], points, jnp.mean(points, axis=0, keepdims=True))
+        points = points.at[:, 2].set(jnp.where(visible, points[:, 2], BEHIND))
     texture = jnp.full(head.albedo_mean.shape, 0.78)
     values = np.asarray(_shaded(head, points, texture, side))
     return Image.fromarray(np.round(255 * np.clip(values, 0, 1)).astype(np.uint8))
