@@ -79,7 +79,7 @@ def _picture(head: HeadModel, verts: np.ndarray, colours: np.ndarray) -> np.ndar
 @jax.jit
 def _rendered(head: HeadModel, verts: Array, colours: Array) -> Array:
     """(SIDE, SIDE, 3) of colours at vertices, a lamp from above on the left, white behind."""
-    camera = OrthographicCamera(jnp.asarray(4.2 * SIDE), jnp.asarray([0.5 * SIDE, 0.55 * SIDE]))
+    camera = OrthographicCamera(jnp.asarray(4.0 * SIDE), jnp.asarray([0.5 * SIDE, 0.58 * SIDE]))
     fragments = rasterize(camera.project(verts), head.faces, (SIDE, SIDE), perspective=False, cull=True)
     both = jnp.concatenate([vertex_normals(verts, head.faces), colours], axis=-1)
     found = interpolate(both, head.faces, fragments)
