@@ -71,7 +71,8 @@ def hidden_vertices(maker: MaskMaker, key: Array, share: Array, kind: Array) -> 
     """One mask: (V,) bool, True = hidden.
 
     Args:
-      share: () of all vertices that are hidden; to within one vertex, unless there are not so many.
+      share: () of all vertices that are hidden; to within one vertex, unless there are not so many, or a rectangle's
+        edge meets many vertices at once (of the open head's up to 60, 1 %, where it meets the neck's border).
       kind: () int32 into `KINDS`. A rectangle hides front and back alike (x and y only); a patch hangs together.
     """
     which, shape = jax.random.split(key)

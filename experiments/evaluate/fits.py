@@ -30,6 +30,8 @@ from flamejax.head.dense_landmarks import geometry_hash
 from flamejax.io.files import write_bytes
 
 BATCH = 4
+ROOMS = ("flamejax", "fitting", "experiments/data", "experiments/evaluate")
+"""Folders of the code that decides a fit of a photo, which does not depend on `models` or `sampling`."""
 NO_FACE = -1
 """Code of a photo in which the detector found no face."""
 
@@ -122,11 +124,10 @@ def digest(job: Job, head: HeadModel) -> str:
 
 
 @functools.cache
-def code_version() -> str:
+def code_version(rooms: tuple[str, ...] = ROOMS) -> str:
     """A digest of the code and data files that decide a fit: results of other code are not mixed with this one's."""
     root = Path(fitting.__file__).parents[1]
     state = hashlib.sha256()
-    rooms = ("flamejax", "models", "fitting", "experiments/data", "experiments/evaluate")
     for room in (root / name for name in rooms):
         for path in (*sorted(room.rglob("*")), root / "experiments" / "metrics.py"):
             if path.suffix in (".py", ".npz", ".json", ".tflite"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,10 @@ def sheets(table: FittingTable) -> list[Sheet]:
     return [sheet for sheet in made if sheet[2]]
 
 
-def tables(table: FittingTable) -> list[Table]:
+def tables(made: Sequence[Sheet]) -> list[Table]:
     """For rich."""
     out = []
-    for title, columns, rows in sheets(table):
+    for title, columns, rows in made:
         shown = Table(title=title)
         for k, name in enumerate(columns):
             shown.add_column(name, justify="left" if k < 2 and not name.startswith("rms") else "right")
@@ -38,8 +39,13 @@ def tables(table: FittingTable) -> list[Table]:
 
 def markdown(table: FittingTable, preset: str, landmarks: str, photos: int) -> str:
     """The tables as Markdown."""
-    parts = [f"{photos} photos of the open scans, preset `{preset}`, {landmarks} landmarks."]
-    for title, columns, rows in sheets(table):
+    return as_markdown(f"{photos} photos of the open scans, preset `{preset}`, {landmarks} landmarks.", sheets(table))
+
+
+def as_markdown(introduction: str, made: Sequence[Sheet]) -> str:
+    """Tables as Markdown."""
+    parts = [introduction]
+    for title, columns, rows in made:
         head = "| " + " | ".join(columns) + " |\n|" + "---|" * len(columns)
         parts.append(f"**{title}**\n\n{head}\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
     return "\n\n".join(parts) + "\n"

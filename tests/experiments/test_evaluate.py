@@ -200,7 +200,7 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
     bare = fitting_table.make(
         HEAD, StubFitter(tmp_path), photos, fitting_table.jobs("fast", "exact", 0, robustness=False), lambda *a: None
     )
-    assert not bare.robustness and not bare.masks and len(report.tables(bare)) == 2
+    assert not bare.robustness and not bare.masks and len(report.tables(report.sheets(bare))) == 2
 
 
 def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypatch):

@@ -1,0 +1,140 @@
+"""Principal components of registered heads, and completion of heads by them: what a linear Gaussian model can do.
+
+A head is x = mean + B z with z ~ N(0, 1). From visible coordinates, known to a standard deviation sigma, the most
+likely head has z = argmin |B_v z - (x - mean)_v|^2 / sigma^2 + |z|^2. In double precision: variances span ten orders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+
+from experiments.runtime import data_folder
+from flamejax.io.files import write_bytes
+
+MOST = 1500
+"""Components that are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanPCA:
+    """Components of N heads, largest variance first; numpy, float64, metres."""
+
+    mean: np.ndarray
+    """(V, 3)"""
+    basis: np.ndarray
+    """(K, V, 3) displacement per standard deviation."""
+    variances: np.ndarray
+    """(N - 1,) all of them, summed over coordinates, metres^2."""
+    coefficients: np.ndarray
+    """(N, K) of the heads themselves, standard deviations."""
+
+    def leading(self, count: int) -> ScanPCA:
+        """The same with fewer components."""
+        return dataclasses.replace(self, basis=self.basis[:count], coefficients=self.coefficients[:, :count])
+
+    def project(self, heads: np.ndarray) -> np.ndarray:
+        """Coefficients (*b, K) of whole heads (*b, V, 3), standard deviations, by the orthogonal projection."""
+        away = (heads - self.mean).reshape(*heads.shape[:-2], -1)
+        return away @ self.basis.reshape(len(self.basis), -1).T / self.variances[: len(self.basis)]
+
+    def heads(self, coefficients: np.ndarray) -> np.ndarray:
+        """(*b, K) -> (*b, V, 3)."""
+        flat = coefficients @ self.basis.reshape(len(self.basis), -1)
+        return self.mean + flat.reshape(*coefficients.shape[:-1], *self.mean.shape)
+
+
+def fit_pca(heads: np.ndarray, count: int = MOST, folder: Path | None = None) -> ScanPCA:
+    """Components of heads (N, V, 3) through their N x N products; a minute for 3,000 heads.
+
+    Args:
+      count: components, at most N - 1; fewer where the heads span less.
+      folder: keeps the decomposition there (by default in the data folder's `evaluate`) under a digest of the heads.
+    """
+    digest = hashlib.sha256(str(heads.shape).encode())
+    digest.update(np.ascontiguousarray(heads).data)
+    path = (folder or data_folder() / "evaluate") / f"pca-{digest.hexdigest()[:16]}.npz"
+    away = heads.reshape(len(heads), -1).astype(np.float64)
+    mean = away.mean(axis=0)
+    away -= mean
+    kept = _read(path, len(heads), count)
+    if kept is None:
+        values, vectors = np.linalg.eigh(away @ away.T)
+        values, vectors = values[:0:-1], vectors[:, :0:-1]  # the smallest is zero: the mean is taken off
+        most = min(max(count, MOST), len(values))
+        kept = np.maximum(values, 0.0), vectors[:, :most]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, values=kept[0], vectors=kept[1])
+        write_bytes(path, buffer.getvalue())
+    values, vectors = kept
+    used = min(count, vectors.shape[1], int(np.count_nonzero(values > 1e-12 * values[0])))
+    scale = np.sqrt(len(heads) - 1.0)
+    # With X = U S W^T the components are W = X^T U / S, and a standard deviation of one is S / sqrt(N - 1).
+    basis = (vectors[:, :used].T @ away) / scale
+    shape = heads.shape[1:]
+    return ScanPCA(
+        mean.reshape(shape), basis.reshape(used, *shape), values / (len(heads) - 1), vectors[:, :used] * scale
+    )
+
+
+def _read(path: Path, heads: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """None where nothing is kept, too little, or where the file is damaged."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
+            values, vectors = file["values"], file["vectors"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return (values, vectors) if vectors.shape[1] >= min(count, heads - 1) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """A normal distribution over coefficients, given what is visible of a head."""
+
+    mean: np.ndarray
+    """(K,)"""
+    factor: np.ndarray
+    """(K, K) lower, of the precision matrix."""
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """(count, K)"""
+        noise = rng.standard_normal((len(self.mean), count))
+        return self.mean + solve_triangular(self.factor, noise, lower=True, trans="T").T
+
+
+def posteriors(
+    pca: ScanPCA, head: np.ndarray, visible: np.ndarray, settings: Sequence[tuple[int, float]]
+) -> list[Normal]:
+    """What a head's visible part says of its coefficients, for several (components, sigma in metres).
+
+    The products of the components over the visible part are made once for all settings: from those over all vertices,
+    which are diagonal, minus those over the hidden part, which is the smaller one.
+
+    Args:
+      head: (V, 3) metres; what hidden vertices hold does not matter. visible: (V,) bool.
+    """
+    most = max(count for count, _ in settings)
+    basis = pca.basis[:most]
+    hidden = basis[:, ~visible].reshape(most, -1)
+    gram = np.diag(pca.variances[:most]) - hidden @ hidden.T
+    away = np.where(visible[:, None], head - pca.mean, 0.0).reshape(-1)
+    seen = basis.reshape(most, -1) @ away
+    found = []
+    for count, sigma in settings:
+        factor = cholesky(gram[:count, :count] / sigma**2 + np.eye(count), lower=True)
+        found.append(Normal(cho_solve((factor, True), seen[:count] / sigma**2), factor))
+    return found
+
+
+def complete(pca: ScanPCA, head: np.ndarray, visible: np.ndarray, count: int, sigma: float) -> np.ndarray:
+    """The most likely whole head (V, 3)."""
+    (normal,) = posteriors(pca, head, visible, [(count, sigma)])
+    return pca.leading(count).heads(normal.mean)

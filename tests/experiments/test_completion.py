@@ -1,0 +1,244 @@
+"""Completion of masked heads: each method on heads whose answer is known, the table, the command."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flamejax
+from experiments import evaluate
+from experiments.data import open_faces
+from experiments.data.open_faces import EXPRESSIONS, Scans
+from experiments.data.vertex_masks import KINDS, mask_maker
+from experiments.evaluate import completion, completion_report, fits, masked_heads, report, scan_pca, scan_spectrum
+from experiments.evaluate.completion import CompletionConfig
+from experiments.evaluate.global_completion import GlobalConfig, complete_global
+from experiments.evaluate.masked_heads import Errors, laplacian, make_cases, measure
+from fitting.scan_fit import fit_scans
+from flamejax.head.unpose import rest_joints
+from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
+from tests.heads import random_head, random_params
+
+HEAD = dataclasses.replace(random_head(subdivisions=2), regions=random_head(subdivisions=2).regions)
+MAKER = mask_maker(HEAD, count=16)
+SMALL = MeshVAEConfig(strides=(2, 2), features=(8,), latent_features=4, num_bases=3, centred=True)
+SETTINGS = CompletionConfig(
+    components=6, sigma=1e-4, refine_steps=5, grid=((3, 1e-4), (6, 1e-3)), grid_scans=2, sampled=3, samples=4
+)
+
+
+def heads(count: int, seed: int, scale: float = 0.5) -> np.ndarray:
+    """Heads of the model in the head frame."""
+    params = random_params(HEAD, seed, (count,), scale)
+    params = dataclasses.replace(params, global_orient=jnp.zeros((count, 3)), transl=jnp.zeros((count, 3)))
+    return np.asarray(flamejax.vertices(HEAD, params) - rest_joints(HEAD, params)[:, :1])
+
+
+def scans(subjects: int, seed: int) -> Scans:
+    """Each subject with the first four expressions."""
+    subject = np.repeat(np.arange(subjects) + 100 * seed, 4).astype(np.int32)
+    verts = heads(len(subject), seed)
+    turns = np.zeros((len(subject), 5, 3), np.float32)
+    return Scans(verts, verts, turns, subject, np.tile(np.arange(4), subjects).astype(np.int32))
+
+
+def tiny_vae() -> MeshVAE:
+    hierarchy = hierarchy_for(SMALL, np.asarray(HEAD.faces), np.asarray(HEAD.v_template))
+    mean = HEAD.v_template - HEAD.joint_template[0][None]
+    return MeshVAE(hierarchy, SMALL, rngs=nnx.Rngs(0), mean=mean, spread=0.003)
+
+
+def test_masks_hide_a_stated_share_and_are_the_same_whichever_scans_are_chosen():
+    found = make_cases(MAKER, scans(3, 1), range(12), seed=3)
+    assert len(found) == 24 and list(found.kind[:2]) == list(KINDS)
+    assert found.keys[1] == "subject_0100-bareteeth-patch"
+    share = (~found.visible).mean(axis=1)
+    # The sphere's vertices come in rows that are hidden together.
+    assert share.min() > 0.24 and share.max() < 0.5 and share.std() > 0.02
+    some = make_cases(MAKER, scans(3, 1), [7, 2], seed=3)
+    np.testing.assert_array_equal(some.visible, found.visible[[14, 15, 4, 5]])
+    assert (make_cases(MAKER, scans(3, 1), [7, 2], seed=4).visible != some.visible).any()
+
+
+def test_components_complete_a_head_in_their_span(tmp_path):
+    train = heads(40, 0)
+    pca = scan_pca.fit_pca(train, 12, tmp_path)
+    np.testing.assert_allclose(pca.heads(pca.coefficients[:3]), pca.heads(pca.project(train[:3])), atol=1e-6)
+    np.testing.assert_allclose(pca.coefficients.std(axis=0, ddof=1), 1, rtol=1e-6)
+    rng = np.random.default_rng(0)
+    truth = pca.heads(rng.standard_normal(12))
+    visible = make_cases(MAKER, scans(1, 1), [0]).visible[1]
+    spoilt = np.where(visible[:, None], truth, np.nan)
+    found = scan_pca.complete(pca, spoilt, visible, 12, 1e-7)
+    np.testing.assert_allclose(found, truth, atol=1e-6)
+    # Nothing seen is the mean; all seen and no noise is the projection.
+    np.testing.assert_allclose(scan_pca.complete(pca, truth, np.zeros(162, bool), 12, 1e-4), pca.mean, atol=1e-9)
+    few = pca.leading(5)
+    whole = scan_pca.complete(few, truth, np.ones(162, bool), 5, 1e-7)
+    np.testing.assert_allclose(whole, few.heads(few.project(truth)), atol=1e-6)
+
+
+def test_completion_by_components_is_the_least_squares_solution_and_its_draws_have_its_covariance(tmp_path):
+    pca = scan_pca.fit_pca(heads(40, 0), 6, tmp_path)
+    truth, visible, sigma = heads(1, 9)[0], np.arange(162) % 5 > 0, 2e-3
+    (normal,) = scan_pca.posteriors(pca, truth, visible, [(6, sigma)])
+    rows = np.concatenate([pca.basis[:, visible].reshape(6, -1).T / sigma, np.eye(6)])
+    target = np.concatenate([(truth - pca.mean)[visible].reshape(-1) / sigma, np.zeros(6)])
+    np.testing.assert_allclose(normal.mean, np.linalg.lstsq(rows, target)[0], atol=1e-8)
+    drawn = normal.sample(np.random.default_rng(0), 20_000)
+    np.testing.assert_allclose(drawn.mean(axis=0), normal.mean, atol=0.03)
+    covariance = np.linalg.inv(rows.T @ rows)
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.03 * covariance.max())
+
+
+def test_components_are_kept_and_a_damaged_file_is_made_again(tmp_path):
+    train = heads(20, 0)
+    first = scan_pca.fit_pca(train, 5, tmp_path)
+    (path,) = tmp_path.glob("pca-*.npz")
+    time = path.stat().st_mtime_ns
+    again = scan_pca.fit_pca(train, 5, tmp_path)
+    assert path.stat().st_mtime_ns == time
+    np.testing.assert_array_equal(first.basis, again.basis)
+    path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_allclose(scan_pca.fit_pca(train, 5, tmp_path).basis, first.basis, atol=1e-12)
+    scan_pca.fit_pca(train[:10], 5, tmp_path)
+    assert len(list(tmp_path.glob("pca-*.npz"))) == 2
+
+
+def test_the_head_model_completes_its_own_heads():
+    truth = heads(3, 5)
+    visible = make_cases(MAKER, scans(1, 1), [0, 1, 2]).visible[1::2]
+    spoilt = np.where(visible[..., None], truth, np.nan).astype(np.float32)
+    counted = []
+    found = complete_global(HEAD, spoilt, visible, GlobalConfig(noise=1e-6, steps=20, chunk=2), counted.append)
+    assert np.linalg.norm(found - truth, axis=-1).max() < 1e-4 and counted == [2, 1]
+
+
+def test_with_all_visible_the_head_model_does_as_well_as_a_scan_fit():
+    rough = heads(2, 6) + 1e-3 * np.random.default_rng(0).normal(size=(2, 162, 3)).astype(np.float32)
+    found = complete_global(HEAD, rough, np.ones((2, 162), bool), GlobalConfig(noise=1e-4, chunk=2))
+    rms = np.sqrt(((found - rough) ** 2).sum(axis=-1).mean(axis=-1))
+    # A scan fit may turn and move the whole head besides.
+    np.testing.assert_allclose(rms, fit_scans(HEAD, rough).rms, rtol=0.03)
+
+
+def test_errors_are_medians_over_hidden_and_over_visible_vertices():
+    cases = make_cases(MAKER, scans(1, 1), [0])
+    found = cases.heads + np.where(cases.visible[..., None], [0.003, 0, 0], [0, 0.004, 0])
+    errors = measure(found.astype(np.float32), cases, laplacian(HEAD))
+    np.testing.assert_allclose(errors.visible, 3, rtol=1e-3)
+    np.testing.assert_allclose(errors.hidden, 4, rtol=1e-3)
+    # A shift has no details, but for the step between the two shifts.
+    assert errors.visible_detail.max() < 2.5
+    shifted = measure(cases.heads + np.float32(0.01), cases, laplacian(HEAD))
+    assert max(shifted.visible_detail.max(), shifted.hidden_detail.max()) < 1e-3
+    np.testing.assert_allclose(laplacian(HEAD) @ np.ones(162), 0, atol=1e-12)
+    assert np.abs(measure(cases.heads[0], cases, laplacian(HEAD)).hidden).max() == 0
+
+
+def test_the_table_has_the_rows_it_should_and_is_the_same_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(completion, "masks_for_tests", lambda head: MAKER)
+    done: dict[str, int] = {}
+
+    def tick(name, total, count):
+        done[name] = done.get(name, 0) + count
+
+    def table():
+        return completion.make(HEAD, scans(10, 0), scans(3, 1), tiny_vae(), 5, tick, SETTINGS, tmp_path)
+
+    made, pictured = table()
+    assert [(r["method"], r["occluder"]) for r in made.rows] == [
+        (m, o) for m in completion.METHODS for o in ("rectangle", "patch", "overall")
+    ]
+    keys = {"visible_mm", "visible_mm_low", "visible_mm_high", "hidden_mm", "hidden_mm_low", "hidden_mm_high"}
+    assert all(set(row) == keys | {"method", "occluder", "scans"} for row in made.rows)
+    assert all(row["scans"] == 5 and row["hidden_mm_low"] <= row["hidden_mm"] <= row["hidden_mm_high"]
+               for row in made.rows)  # fmt: skip
+    by = {(row["method"], row["occluder"]): row for row in made.rows}
+    assert (
+        by["global", "overall"]["visible_mm"] < by["pca", "overall"]["visible_mm"] < by["mean", "overall"]["visible_mm"]
+    )
+    assert by["mesh_vae_refined", "overall"]["visible_mm"] < by["mesh_vae", "overall"]["visible_mm"]
+    assert {k: v for k, v in done.items() if k != "pca, other settings"} == dict.fromkeys(completion.METHODS[1:], 10)
+    assert [(r["components"], r["sigma_mm"], r["scans"]) for r in made.extra] == [(3, 0.1, 2), (6, 1.0, 2)]
+    assert [r["method"] for r in made.samples] == ["held-out heads", "pca", "mesh_vae"]
+    assert made.expressions[0]["hidden_mm_neutral"] is None or made.expressions[0]["hidden_mm_neutral"] > 0
+    assert set(made.expressions[0]["each"]) <= set(EXPRESSIONS)
+    json.dumps(dataclasses.asdict(made), allow_nan=False)
+    assert pictured.samples["mesh_vae"].shape == (6, 4, 162, 3)
+    monkeypatch.setattr(completion, "complete_global", None)  # kept: not made again
+    monkeypatch.setattr(completion, "refine_latents", None)
+    again, _ = table()
+    assert again == made
+    text = report.as_markdown("Heads.", completion_report.sheets(made))
+    assert (
+        "| mesh_vae_refined | overall | 5 |" in text and text.count("\n\n**") == 7
+    )  # of the spectrum only what there are components for
+
+
+def test_the_spectrum_tells_a_normal_world_from_another(tmp_path):
+    rng = np.random.default_rng(0)
+    scale = np.array([4.0, 2.0, 1.0])[None] * 1e-2
+    subjects = np.repeat(np.arange(200), 3)
+    directions = np.linalg.qr(rng.normal(size=(30, 3)))[0].T
+
+    def world(draws: np.ndarray) -> scan_spectrum.Spectrum:
+        train = ((draws * scale) @ directions).reshape(-1, 10, 3)
+        return scan_spectrum.spectrum(scan_pca.fit_pca(train, 3, tmp_path), subjects, train[:50])
+
+    normal, flat = world(rng.normal(size=(600, 3))), world(rng.uniform(-1, 1, (600, 3)))
+    assert max(abs(row["kurtosis"]) for row in normal.coefficients) < 0.6
+    assert all(row["kurtosis_high"] < -0.8 for row in flat.coefficients)
+    assert abs(normal.distance["train"] - 1) < 0.3 and flat.distance["train"] < 0.6
+    assert "0 are skewed" in normal.statement and "3 have another kurtosis" in flat.statement
+    assert [row["components"] for row in normal.left] == []  # fewer components than the shortest that is listed
+
+
+def test_where_no_weights_ship_the_table_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+    def missing(head, path):
+        raise FileNotFoundError("no Mesh-VAE here; train one")
+
+    monkeypatch.setattr("models.pretrained.load_mesh_vae", missing)
+    assert completion.load_vae(HEAD) is None
+    assert capsys.readouterr().out == "mesh_vae is left out: no Mesh-VAE here; train one\n"
+    with pytest.raises(FileNotFoundError):
+        completion.load_vae(HEAD, tmp_path / "mine.npz")
+    monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
+    monkeypatch.setattr(open_faces, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
+    monkeypatch.setattr(completion, "masks_for_tests", lambda head: MAKER)
+    monkeypatch.setattr(completion, "CompletionConfig", lambda seed: dataclasses.replace(SETTINGS, seed=seed))
+    monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
+    files = {name: tmp_path / f"table.{name}" for name in ("json", "md", "png")}
+    options = ["--json", str(files["json"]), "--markdown", str(files["md"]), "--figure", str(files["png"])]
+    assert evaluate.main(["--table", "completion", "--limit", "2", *options]) == 0
+    out = capsys.readouterr().out
+    assert "mesh_vae is left out" in out and "pca" in out
+    rows = json.loads(files["json"].read_text())
+    assert {row["method"] for row in rows} == {"mean", "pca", "global"} and rows[0]["scans"] == 2
+    more = json.loads((tmp_path / "table.more.json").read_text())
+    assert {"ratios", "extra", "expressions", "details", "samples", "spectrum"} == set(more)
+    assert "2 scans of the open scans' test split" in files["md"].read_text()
+    assert files["png"].stat().st_size > 1000 and (tmp_path / "table-samples.png").stat().st_size > 1000
+    assert evaluate.main(["--table", "completion", "--weights", str(tmp_path / "mine.npz")]) == 2
+    assert "no Mesh-VAE here" in capsys.readouterr().err
+
+
+def test_kept_fits_of_photos_do_not_depend_on_models():
+    """The version of the code that names them leaves `models` out: so nothing that fits a photo may use it."""
+    assert "models" not in fits.ROOMS
+    code = "import sys, experiments.evaluate.fits, experiments.evaluate.fitting_table; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.split(".")[0] for name in done.stdout.split()} & {"models", "sampling"}
+    assert fits.code_version() != fits.code_version((*fits.ROOMS, "models"))
+
+
+def test_batches_are_filled_up_with_copies():
+    assert [(places.tolist(), new) for places, new in masked_heads.batches(5, 3)] == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+    assert not list(masked_heads.batches(0, 3))
+    assert isinstance(Errors(*np.zeros((4, 2))), Errors) and jax.devices()

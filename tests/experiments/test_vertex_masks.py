@@ -1,0 +1,85 @@
+"""Masks of vertices: shares, shapes, what is never hidden."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from experiments.data.vertex_masks import EYEBALLS, KINDS, hidden_vertices, mask_maker, turned_away
+from tests.heads import random_head
+
+HEAD = random_head(subdivisions=3)
+EYES = np.zeros(HEAD.num_vertices, bool)
+EYES[np.asarray(HEAD.v_template)[:, 2].argsort()[-8:]] = True
+# A sphere is so even that many vertices lie as far out as one another, and a mask takes all or none of those.
+UNEVEN = HEAD.v_template + 3e-4 * jax.random.normal(jax.random.key(0), HEAD.v_template.shape)
+HEAD = dataclasses.replace(HEAD, v_template=UNEVEN, regions=HEAD.regions | dict.fromkeys(EYEBALLS, jnp.asarray(EYES)))
+MAKER = mask_maker(HEAD, count=24)
+RECTANGLE, PATCH = range(2)
+
+
+def masks(kind: int, share: float, count: int = 16) -> np.ndarray:
+    keys = jax.random.split(jax.random.key(1), count)
+    return np.asarray(jax.vmap(lambda key: hidden_vertices(MAKER, key, jnp.asarray(share), jnp.asarray(kind)))(keys))
+
+
+@pytest.mark.parametrize("kind", [RECTANGLE, PATCH])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.25, 0.4])
+def test_the_share_is_kept_to_one_vertex_and_eyeballs_are_never_hidden(kind, share):
+    found = masks(kind, share)
+    assert np.abs(found.sum(axis=1) - share * HEAD.num_vertices).max() <= 1
+    assert not found[:, EYES].any()
+
+
+def test_more_than_can_be_hidden_hides_all_but_the_eyeballs():
+    for kind in (RECTANGLE, PATCH):
+        found = masks(kind, 1.0, 2)
+        np.testing.assert_array_equal(found, np.broadcast_to(~EYES, found.shape))
+
+
+def test_patches_hang_together():
+    faces = np.asarray(HEAD.faces)
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    for hidden in masks(PATCH, 0.3, 12):
+        # Eyeballs are cut out of a patch, not out of what it hangs together by.
+        inside = ends[(hidden | EYES)[ends].all(axis=1)]
+        graph = coo_matrix((np.ones(len(inside)), inside.T), (HEAD.num_vertices,) * 2)
+        label = connected_components(graph, directed=False)[1]
+        assert len(np.unique(label[hidden])) == 1
+
+
+def test_rectangles_are_rectangles_seen_from_the_front():
+    outline = np.asarray(HEAD.v_template)[:, :2]
+    for hidden in masks(RECTANGLE, 0.3):
+        low, high = outline[hidden].min(axis=0), outline[hidden].max(axis=0)
+        inside = ((outline > low) & (outline < high)).all(axis=1)
+        np.testing.assert_array_equal(inside & ~EYES & ~hidden, False)
+    shapes = [np.ptp(outline[hidden], axis=0) for hidden in masks(RECTANGLE, 0.1)]
+    assert len({tuple(np.round(shape, 4)) for shape in shapes}) > 1
+
+
+@pytest.mark.parametrize("kind", [RECTANGLE, PATCH])
+def test_masks_are_the_same_again_batched_compiled_and_not(kind):
+    batched = masks(kind, 0.3, 4)
+    again = mask_maker(HEAD, count=24)
+    compiled = jax.jit(hidden_vertices)
+    for key, expected in zip(jax.random.split(jax.random.key(1), 4), batched, strict=True):
+        for make, maker in ((hidden_vertices, again), (compiled, MAKER)):
+            np.testing.assert_array_equal(make(maker, key, jnp.asarray(0.3), jnp.asarray(kind)), expected)
+    assert len(np.unique(batched, axis=0)) > 1
+    assert KINDS[kind] == ("rectangle", "patch")[kind]
+
+
+def test_another_seed_cuts_other_patches():
+    other = mask_maker(HEAD, seed=1, count=24)
+    assert np.abs(np.asarray(other.fields) - np.asarray(MAKER.fields)).max() > 0.01
+
+
+def test_what_is_turned_away_is_at_the_back():
+    turned = np.asarray(jax.vmap(lambda key: turned_away(MAKER, key))(jax.random.split(jax.random.key(0), 8)))
+    front, back = np.asarray(MAKER.normals)[:, 2] > 0.95, np.asarray(MAKER.normals)[:, 2] < -0.95
+    assert not turned[:, front].any() and turned[:, back].all() and not turned[:, EYES].any()
