@@ -9,7 +9,6 @@ so none vanishes. Worked out once in numpy; what networks use are arrays of fixe
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -238,15 +237,12 @@ def _components(adjacency: Adjacency) -> np.ndarray:
 
 
 def _breadth_first(adjacency: Adjacency, start: int) -> list[int]:
-    """All vertices that can be reached, nearest first."""
-    seen, found, queue = {start}, [], deque([start])
-    while queue:
-        vertex = queue.popleft()
-        found.append(vertex)
-        for near in adjacency[vertex].tolist():
-            if near not in seen:
-                seen.add(near)
-                queue.append(near)
+    """All vertices that can be reached, ring by ring, each ring ascending."""
+    found, ring, seen = [], [start], {start}
+    while ring:
+        found += ring
+        ring = sorted({near for vertex in ring for near in adjacency[vertex].tolist()} - seen)
+        seen.update(ring)
     return found
 
 
