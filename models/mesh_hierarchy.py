@@ -209,6 +209,8 @@ def _check(faces: np.ndarray, positions: np.ndarray, strides: Sequence[int], rad
         raise ValueError(f"faces are (F, 3) integers, not {faces.shape} of {faces.dtype}.")
     if positions.ndim != 2 or positions.shape[1] != 3 or not np.isfinite(positions).all():
         raise ValueError(f"positions are (V, 3), finite; got shape {positions.shape}.")
+    if not len(positions):
+        raise ValueError("a mesh has at least one vertex.")
     if faces.size and (faces.min() < 0 or faces.max() >= len(positions)):
         raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}, but there are {len(positions)}.")
     if len(strides) != len(radii):
