@@ -19,7 +19,9 @@ from models.mesh_hierarchy import NeighbourLists
 
 
 def gather(lists: NeighbourLists, rows: Array) -> Array:
-    """Rows (S, K) of the sources -> (P, N, K) of each target's neighbours. Padding holds row 0: mask what is made of it.
+    """Rows (S, K) of the sources -> (P, N, K) of each target's neighbours.
+
+    Padding holds row 0: mask what is made of it.
 
     Raises:
       ValueError: there are more or fewer rows than sources. JAX's indexing would not notice.

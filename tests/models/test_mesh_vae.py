@@ -12,7 +12,7 @@ from flax import nnx
 
 import flamejax
 from experiments.benchmark.spheres import spheres
-from models.mesh_vae import CONFIGS, PAPER, SMALL, MeshVAE, MeshVAEConfig, Posterior, hierarchy_for, num_parameters
+from models.mesh_vae import CONFIGS, PAPER, MeshVAE, MeshVAEConfig, Posterior, hierarchy_for, num_parameters
 from tests.models.conftest import SMALL_SPHERES
 
 TINY = MeshVAEConfig(strides=(2, 1, 2), features=(4, 6), latent_features=5, num_bases=3, centred=True)
