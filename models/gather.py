@@ -19,8 +19,15 @@ from models.mesh_hierarchy import NeighbourLists
 
 
 def gather(lists: NeighbourLists, rows: Array) -> Array:
-    """Rows (S, K) of the sources -> (P, N, K) of each target's neighbours. Padding holds zeros' neighbour, row 0: mask
-    what is made of it."""
+    """Rows (S, K) of the sources -> (P, N, K) of each target's neighbours.
+
+    Padding holds row 0: mask what is made of it.
+
+    Raises:
+      ValueError: there are more or fewer rows than sources. JAX's indexing would not notice.
+    """
+    if rows.ndim != 2 or rows.shape[0] != lists.num_sources:
+        raise ValueError(f"rows are ({lists.num_sources}, K), one for each source, not {rows.shape}.")
     return _gather_p.bind(rows, lists.index, lists.back, lists.back_mask)
 
 

@@ -9,7 +9,6 @@ so none vanishes. Worked out once in numpy; what networks use are arrays of fixe
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -210,6 +209,8 @@ def _check(faces: np.ndarray, positions: np.ndarray, strides: Sequence[int], rad
         raise ValueError(f"faces are (F, 3) integers, not {faces.shape} of {faces.dtype}.")
     if positions.ndim != 2 or positions.shape[1] != 3 or not np.isfinite(positions).all():
         raise ValueError(f"positions are (V, 3), finite; got shape {positions.shape}.")
+    if not len(positions):
+        raise ValueError("a mesh has at least one vertex.")
     if faces.size and (faces.min() < 0 or faces.max() >= len(positions)):
         raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}, but there are {len(positions)}.")
     if len(strides) != len(radii):
@@ -238,15 +239,12 @@ def _components(adjacency: Adjacency) -> np.ndarray:
 
 
 def _breadth_first(adjacency: Adjacency, start: int) -> list[int]:
-    """All vertices that can be reached, nearest first."""
-    seen, found, queue = {start}, [], deque([start])
-    while queue:
-        vertex = queue.popleft()
-        found.append(vertex)
-        for near in adjacency[vertex].tolist():
-            if near not in seen:
-                seen.add(near)
-                queue.append(near)
+    """All vertices that can be reached, ring by ring, each ring ascending."""
+    found, ring, seen = [], [start], {start}
+    while ring:
+        found += ring
+        ring = sorted({near for vertex in ring for near in adjacency[vertex].tolist()} - seen)
+        seen.update(ring)
     return found
 
 

@@ -196,7 +196,7 @@ class MeshVAE(nnx.Module):
 
     def interpolate(self, first: Array, second: Array, count: int) -> Array:
         """Heads on the way between two latents (*b, L, C), both ends included (appendix A.6): (*b, count, V, 3)."""
-        weight = jnp.linspace(0.0, 1.0, count)[:, None, None]
+        weight = jnp.linspace(0.0, 1.0, count).reshape(*(1,) * (first.ndim - 2), count, 1, 1)
         first, second = first[..., None, :, :], second[..., None, :, :]
         return self.decode((1 - weight) * first + weight * second)
 

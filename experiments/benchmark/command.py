@@ -15,16 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 import flamejax
-from experiments.benchmark import fit, head, memory, render
+from experiments.benchmark import fit, head, memory, mesh_conv, render
 from experiments.benchmark.timing import Row, Setting
 from flamejax.io.files import write_text
 
-Group = Literal["head", "render", "memory", "fit"]
+Group = Literal["head", "render", "memory", "fit", "mesh_conv"]
 GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "head": head.rows,
     "render": render.rows,
     "memory": memory.rows,
     "fit": fit.rows,
+    "mesh_conv": mesh_conv.rows,
 }
 
 
@@ -36,7 +37,7 @@ class BenchmarkConfig:
     and how to get the other libraries: docs/benchmark.md.
     """
 
-    groups: Annotated[tuple[Group, ...], tyro.conf.Positional] = ("head", "render", "memory", "fit")
+    groups: Annotated[tuple[Group, ...], tyro.conf.Positional] = ("head", "render", "memory", "fit", "mesh_conv")
     """What to time."""
     json: Path | None = None
     """Write the rows here as a list of objects."""

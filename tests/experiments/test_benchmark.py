@@ -9,12 +9,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import flamejax
-from experiments.benchmark import command, head, head_peers, jaxrenderer, render
+from experiments.benchmark import command, head, head_peers, jaxrenderer, mesh_conv, render
 from experiments.benchmark.memory import render_gradient
+from experiments.benchmark.spheres import FLAME_SPHERES, spheres
 from experiments.benchmark.timing import Call, PeerMissing, Row, Setting, interleaved
 from experiments.data.synthetic_flame import TRUE_SIZE, write_flame_folder
+from models.mesh_conv import MeshConv
+from models.mesh_hierarchy import mesh_hierarchy
+from models.mesh_vae import MeshVAEConfig
 from tests.heads import random_head
 
 ROW = Row("vertices", 4, 12.3456, 0.5, 0.0123, None, "a GEMM", 1.0)
@@ -142,3 +147,43 @@ def test_jaxrenderer_scene_talks_to_its_worker(tmp_path, monkeypatch):
 def test_the_synthetic_flame_model_is_read_as_flame(tmp_path):
     model = flamejax.load_head(write_flame_folder(tmp_path / "FLAME2020"))
     assert model.num_vertices == TRUE_SIZE["vertices"] and len(model.basis) == 436
+
+
+TINY_SPHERES = ((60, 1.0, (0.0, 0.0, 0.0)), (20, 0.1, (0.3, 0.2, 0.8)))
+
+
+def test_spheres_are_closed_and_of_flames_size():
+    faces, positions = spheres()
+    assert len(positions) == 5023 and len(faces) == sum(2 * count - 4 for count, _, _ in FLAME_SPHERES)
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+
+
+@pytest.mark.slow
+def test_rows_of_the_mesh_convolutions(monkeypatch):
+    """All of them, on a small mesh and a small network."""
+    config = MeshVAEConfig(strides=(2, 2), features=(4,), latent_features=3, num_bases=2, centred=True)
+    monkeypatch.setattr(mesh_conv, "spheres", lambda: spheres(TINY_SPHERES))
+    monkeypatch.setattr(mesh_conv, "SMALL", config)
+    monkeypatch.setattr(mesh_conv, "LAYERS", {"down": (0, "pool", 3, 4), "up": (0, "unpool", 4, 1)})
+    monkeypatch.setattr(MeshConv, "project_first", property(lambda conv: conv.out_features == 1))
+    rows = command.GROUPS["mesh_conv"](Setting(None, jax.random.key(0), 1))
+    assert [(row.name, row.batch) for row in rows[:3]] == [("down", 16), ("up", 16), ("up", 16)]
+    assert [row.reference for row in rows[:3]] == [mesh_conv.AGGREGATE, mesh_conv.AGGREGATE, mesh_conv.PROJECT]
+    assert rows[3].batch == 8 and "training step" in rows[3].name
+    assert all(0 < value < np.inf for row in rows for value in (row.ratio_forward, row.ratio_gradient, row.compile_s))
+
+
+def test_the_reference_has_the_shapes_of_the_convolution():
+    step = mesh_hierarchy(*spheres(TINY_SPHERES), (2,)).steps[0]
+    conv = MeshConv(step.pool, 3, 4, 5, rngs=nnx.Rngs(0))
+    targets, width = step.pool.num_targets, step.pool.width
+    aggregate, project = mesh_conv.forward_products(mesh_conv.bare_products(conv, 2, jax.random.key(0), False))
+    assert aggregate.shape == (targets, 5, 2 * 3) and project.shape == (2 * targets, 4)
+    project, aggregate = mesh_conv.forward_products(mesh_conv.bare_products(conv, 2, jax.random.key(0), True))
+    assert project.shape == (2 * 80, 5 * 4) and aggregate.shape == (targets, 1, 2 * 4)
+    products = mesh_conv.bare_products(conv, 2, jax.random.key(0), False)
+    assert products[0][0].shape == (targets, 5, width)
+    found = mesh_conv.backward_products(products)
+    operands = [operand for left, right, _ in products for operand in (left, right)]
+    assert [one.shape for one in found] == [one.shape for one in operands]

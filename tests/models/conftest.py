@@ -1,0 +1,20 @@
+"""Meshes that several tests of models build networks on."""
+
+import pytest
+
+from experiments.benchmark.spheres import spheres
+from models.mesh_hierarchy import MeshHierarchy, mesh_hierarchy
+
+SMALL_SPHERES = ((90, 1.0, (0.0, 0.0, 0.0)), (30, 0.2, (0.3, 0.1, 0.8)))
+
+
+@pytest.fixture(scope="session")
+def flame_sized() -> MeshHierarchy:
+    """The paper's strides on three spheres with FLAME's 3,931 + 546 + 546 vertices."""
+    return mesh_hierarchy(*spheres())
+
+
+@pytest.fixture(scope="session")
+def small() -> MeshHierarchy:
+    """Two spheres, 120 vertices: small enough for loops in Python."""
+    return mesh_hierarchy(*spheres(SMALL_SPHERES), (2, 1, 2))

@@ -1,0 +1,225 @@
+"""The convolution, the residual branch and the block against loops in numpy; padding, transformations, derivatives."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.test_util import check_grads
+
+from models.mesh_conv import ELU_GAIN, MeshBlock, MeshConv, MeshResidual
+
+WAYS = {"down": (0, "pool"), "up": (0, "unpool"), "same": (1, "pool")}
+
+
+def lists_of(hierarchy, way):
+    step, name = WAYS[way]
+    return getattr(hierarchy.steps[step], name)
+
+
+def normal(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def randomised(module):
+    """Other numbers than initialisation's for every parameter: biases and weights of means have all the same there."""
+    state = nnx.state(module, nnx.Param)
+    nnx.update(module, jax.tree.map(lambda leaf: normal(leaf.shape, leaf.size) * 0.3, state))
+    return module
+
+
+@pytest.fixture(params=[False, True], ids=["aggregate first", "project first"])
+def form(request, monkeypatch):
+    monkeypatch.setattr(MeshConv, "project_first", request.param)
+
+
+def naive_conv(conv, x):
+    """y_p = sum_n sum_m a[p, m, n] W_m x_N(p, n) + b_p, of one signal, one product at a time."""
+    lists = conv.lists.get_value()
+    index, mask = np.asarray(lists.index), np.asarray(lists.mask)
+    a, bases, bias = (np.asarray(p[...], np.float64) for p in (conv.coefficients, conv.bases, conv.bias))
+    out = bias.copy()
+    for p in range(len(index)):
+        for n in range(index.shape[1]):
+            for m in range(len(bases)) if mask[p, n] else ():
+                out[p] += a[p, m, n] * (np.asarray(x[index[p, n]], np.float64) @ bases[m])
+    return out
+
+
+def naive_residual(residual, x):
+    x = np.asarray(x, np.float64)
+    if residual.lists is not None:
+        lists = residual.lists.get_value()
+        index, mask, rho = np.asarray(lists.index), np.asarray(lists.mask), np.asarray(residual.weights[...])
+        means = np.zeros((len(index), x.shape[1]))
+        for p in range(len(index)):
+            total = sum(abs(rho[p, n]) for n in range(index.shape[1]) if mask[p, n])
+            for n in range(index.shape[1]):
+                if mask[p, n]:
+                    means[p] += abs(rho[p, n]) / (total + 1e-8) * x[index[p, n]]
+        x = means
+    return x if residual.projection is None else x @ np.asarray(residual.projection[...], np.float64)
+
+
+def naive_block(block, x):
+    conv = naive_conv(block.conv, x)
+    if block.activate:
+        conv = np.where(conv > 0, conv, np.expm1(np.minimum(conv, 0)))
+    return np.sqrt(1 - block.residual_rate) * conv + np.sqrt(block.residual_rate) * naive_residual(block.residual, x)
+
+
+def check_against(naive, module, x):
+    """Eager, compiled and mapped, against the loops."""
+    expected = np.stack([naive(module, one) for one in x.reshape(-1, *x.shape[-2:])])
+    expected = expected.reshape(*x.shape[:-2], *expected.shape[1:])
+    np.testing.assert_allclose(module(x), expected, atol=3e-5)
+    graph, state = nnx.split(module)
+    call = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
+    np.testing.assert_allclose(call(state, x), expected, atol=3e-5)
+    if len(x) == 3 and x.ndim > 2:
+        np.testing.assert_allclose(jax.vmap(module)(x), expected, atol=3e-5)
+
+
+@pytest.mark.parametrize(("way", "batch"), [("down", ()), ("down", (1,)), ("down", (3,)), ("up", (3,)), ("same", (3,))])
+def test_convolution_is_its_definition(small, form, way, batch):
+    lists = lists_of(small, way)
+    conv = randomised(MeshConv(lists, 2, 4, 3, rngs=nnx.Rngs(0)))
+    check_against(naive_conv, conv, normal((*batch, lists.num_sources, 2)))
+
+
+@pytest.mark.parametrize(("before", "after", "batch"), [(2, 2, ()), (2, 3, (1,)), (3, 2, (3,))])
+@pytest.mark.parametrize("way", ["down", "up", None])
+def test_residual_is_its_definition(small, way, before, after, batch):
+    lists = lists_of(small, way) if way else None
+    residual = randomised(MeshResidual(lists, before, after, rngs=nnx.Rngs(0)))
+    assert (residual.projection is None) == (before == after)
+    check_against(naive_residual, residual, normal((*batch, lists.num_sources if way else 7, before)))
+
+
+@pytest.mark.parametrize(("way", "activate"), [("down", True), ("up", False), ("same", True)])
+def test_block_is_its_definition(small, form, way, activate):
+    lists = lists_of(small, way)
+    block = MeshBlock(lists, 2, 3, 3, resample=way != "same", activate=activate, residual_rate=0.7, rngs=nnx.Rngs(0))
+    check_against(naive_block, randomised(block), normal((3, lists.num_sources, 2)))
+
+
+def test_the_form_follows_the_shape(flame_sized):
+    """Few channels out, or many targets of few sources: project first."""
+    first, third = flame_sized.steps[0], flame_sized.steps[3]
+    assert not MeshConv(first.pool, 3, 32, 17, rngs=nnx.Rngs(0)).project_first
+    assert not MeshConv(third.pool, 128, 256, 17, rngs=nnx.Rngs(0)).project_first
+    assert MeshConv(first.unpool, 32, 3, 17, rngs=nnx.Rngs(0)).project_first
+
+
+def test_padded_coefficients_have_no_influence_and_no_gradient(small, form):
+    lists = lists_of(small, "down")
+    block = randomised(MeshBlock(lists, 2, 3, 3, resample=True, rngs=nnx.Rngs(0)))
+    x, padded = normal((2, lists.num_sources, 2)), ~np.asarray(lists.mask)
+    assert padded.any()
+    expected = block(x)
+    gradients = nnx.grad(lambda block: jnp.sum(block(x) ** 2))(block)
+    coefficients = np.moveaxis(np.asarray(gradients["conv"]["coefficients"][...]), 1, 2)
+    weights = np.asarray(gradients["residual"]["weights"][...])
+    assert (coefficients[padded] == 0).all() and (coefficients[~padded] != 0).all() and (weights[padded] == 0).all()
+    for parameter, places in ((block.conv.coefficients, padded[:, None]), (block.residual.weights, padded)):
+        parameter[...] = jnp.where(places, jnp.nan, parameter[...])
+    np.testing.assert_array_equal(block(x), expected)
+    again = nnx.grad(lambda block: jnp.sum(block(x) ** 2))(block)
+    chex.assert_trees_all_close(again, gradients, rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["down", "same"])
+def test_derivatives_agree_with_finite_differences(small, form, way):
+    lists = lists_of(small, way)
+    block = randomised(MeshBlock(lists, 2, 3, 2, resample=way != "same", rngs=nnx.Rngs(0)))
+    graph, params, rest = nnx.split(block, nnx.Param, ...)
+    scale = 1 / lists.num_targets
+
+    def loss(params, x):
+        return scale * jnp.sum(jnp.tanh(nnx.merge(graph, params, rest)(x)))
+
+    x = normal((2, lists.num_sources, 2))
+    check_grads(jax.jit(loss), (params, x), 1, ("fwd", "rev"), eps=3e-3, rtol=0.03, atol=3e-3)
+
+
+def test_both_forms_have_one_gradient(small, monkeypatch):
+    lists = lists_of(small, "up")
+    block, x = randomised(MeshBlock(lists, 2, 3, 2, resample=True, rngs=nnx.Rngs(0))), normal((2, lists.num_sources, 2))
+    found = []
+    for first in (False, True):
+        monkeypatch.setattr(MeshConv, "project_first", first)
+        found.append(nnx.grad(lambda block, x: jnp.sum(block(x) ** 2), argnums=(0, 1))(block, x))
+    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_is_its_examples(small, form):
+    lists = lists_of(small, "down")
+    block, x = MeshBlock(lists, 2, 3, 2, resample=True, rngs=nnx.Rngs(0)), normal((2, 3, lists.num_sources, 2))
+    out = block(x)
+    assert out.shape == (2, 3, lists.num_targets, 3)
+    np.testing.assert_allclose(out[1, 2], block(x[1, 2]), atol=1e-6)
+    assert block(x[:0]).shape == (0, 3, lists.num_targets, 3)
+
+
+def test_one_compilation_for_one_shape(small):
+    lists = lists_of(small, "down")
+    block = MeshBlock(lists, 2, 3, 2, resample=True, rngs=nnx.Rngs(0))
+
+    @nnx.jit
+    @chex.assert_max_traces(n=1)
+    def call(block, x):
+        return block(x)
+
+    first = call(block, normal((2, lists.num_sources, 2)))
+    block.conv.bias[...] += 1.0
+    second = call(block, normal((2, lists.num_sources, 2), seed=1))
+    assert not np.allclose(first, second)
+
+
+def test_initial_outputs_have_the_gains_spread(flame_sized):
+    """White input, no bias: the convolution alone gives its gain, the ELU of a gain of 1.278 gives 1."""
+    for way, channels in (("pool", (3, 32)), ("unpool", (32, 3))):
+        lists = getattr(flame_sized.steps[0], way)
+        for gain in (1.0, ELU_GAIN):
+            conv = MeshConv(lists, *channels, 17, rngs=nnx.Rngs(0), gain=gain)
+            out = conv(normal((lists.num_sources, channels[0])))
+            np.testing.assert_allclose(jnp.std(out), gain, rtol=0.1)
+            assert float(jnp.abs(jnp.mean(out))) < 0.1
+    x = normal((100_000,))
+    np.testing.assert_allclose(jnp.mean(jax.nn.elu(ELU_GAIN * x) ** 2), 1, atol=0.03)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_no_channels_are_refused(small, sizes):
+    with pytest.raises(ValueError, match="at least 1"):
+        MeshConv(lists_of(small, "down"), *sizes, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_rate_out_of_range_is_refused(small, rate):
+    with pytest.raises(ValueError, match="residual_rate"):
+        MeshBlock(lists_of(small, "down"), 1, 1, 1, resample=True, rngs=nnx.Rngs(0), residual_rate=rate)
+
+
+@pytest.mark.parametrize(("rate", "part"), [(0.0, naive_conv), (1.0, naive_residual)])
+def test_ends_of_the_rate_are_one_branch(small, rate, part):
+    lists = lists_of(small, "down")
+    block = MeshBlock(lists, 2, 3, 2, resample=True, rngs=nnx.Rngs(0), residual_rate=rate, activate=False)
+    x = normal((lists.num_sources, 2))
+    np.testing.assert_allclose(block(x), part(block.conv if rate == 0 else block.residual, x), atol=1e-5)
+
+
+def test_means_of_stride_1_are_an_error():
+    with pytest.raises(ValueError, match="stride 1"):
+        MeshResidual(None, 2, 2, rngs=nnx.Rngs(0)).means()
+
+
+def test_the_wrong_signal_is_an_error(small):
+    lists = lists_of(small, "down")
+    conv = MeshConv(lists, 2, 3, 2, rngs=nnx.Rngs(0))
+    for shape in ((lists.num_sources + 1, 2), (2, lists.num_sources - 1, 2)):
+        with pytest.raises(ValueError, match="one for each source"):
+            conv(normal(shape))
+    with pytest.raises(TypeError):
+        conv(normal((lists.num_sources, 3)))

@@ -1,0 +1,207 @@
+"""The Mesh-VAE: shapes, hidden vertices, the posterior, the scale of activations, seeds, derivatives."""
+
+import dataclasses
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flamejax
+from experiments.benchmark.spheres import spheres
+from models.mesh_vae import CONFIGS, PAPER, MeshVAE, MeshVAEConfig, Posterior, hierarchy_for, num_parameters
+from tests.models.conftest import SMALL_SPHERES
+
+TINY = MeshVAEConfig(strides=(2, 1, 2), features=(4, 6), latent_features=5, num_bases=3, centred=True)
+RAW = dataclasses.replace(TINY, centred=False)
+
+
+def tiny(config=TINY, seed=0, **frame):
+    return MeshVAE(hierarchy_for(config, *spheres(SMALL_SPHERES)), config, rngs=nnx.Rngs(seed), **frame)
+
+
+def normal(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def half_hidden(batch=()):
+    return jnp.broadcast_to(jnp.arange(120) % 2 == 0, (*batch, 120))
+
+
+@pytest.fixture(scope="module")
+def open_head():
+    head = flamejax.load_head()
+    return np.asarray(head.faces), np.asarray(head.v_template)
+
+
+@pytest.fixture(scope="module")
+def networks(open_head):
+    """Both configurations on the open head, for inputs without a frame: units are those of the input."""
+    return {
+        name: MeshVAE(hierarchy_for(config, *open_head), config, rngs=nnx.Rngs(0)) for name, config in CONFIGS.items()
+    }
+
+
+@pytest.mark.parametrize(("config", "batch"), [(RAW, ()), (RAW, (1,)), (TINY, (2, 3))])
+def test_shapes(config, batch):
+    model, key = tiny(config), jax.random.key(0)
+    vertices, visible = normal((*batch, 120, 3)), half_hidden(batch)
+
+    @nnx.jit
+    def everything(model):
+        posterior = model.encode(vertices, visible)
+        way = model.interpolate(posterior.mean, posterior.mean, 5)
+        heads = model.decode(posterior.mean), model.complete(vertices, visible)
+        draws = model.sample(vertices, visible, key, 4)
+        return posterior, posterior.sample(key), posterior.kl(), way, heads, draws, model(vertices, visible, key)
+
+    posterior, latents, kl, way, heads, draws, (decoded, again) = everything(model)
+    chex.assert_shape([posterior.mean, posterior.log_variance, latents], (*batch, *model.latent_shape))
+    chex.assert_shape(kl, batch)
+    chex.assert_shape([*heads, decoded], (*batch, 120, 3))
+    chex.assert_shape([draws, way], [(*batch, 4, 120, 3), (*batch, 5, 120, 3)])
+    np.testing.assert_allclose(again.mean, posterior.mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [TINY, RAW], ids=["centred", "raw"])
+def test_what_hidden_vertices_hold_does_not_matter(config):
+    model, vertices, visible = tiny(config), normal((120, 3)), half_hidden()
+    junk = jnp.asarray([1e3, np.nan, np.inf])[None]
+    spoiled = jnp.where(visible[:, None], vertices, junk)
+    expected, found = model.encode(vertices, visible), model.encode(spoiled, visible)
+    chex.assert_trees_all_equal(found, expected)
+    assert np.isfinite(found.mean).all() and np.isfinite(found.log_variance).all()
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum(model.complete(v, visible) ** 2)))(spoiled)
+    assert np.isfinite(gradient).all() and (gradient[~visible] == 0).all() and (gradient[visible] != 0).any()
+
+
+def test_what_is_hidden_does_matter():
+    """Also where the vertices that are hidden lie at the mean: the fourth channel says so."""
+    model = tiny()
+    seen, unseen = (model.encode(jnp.zeros((120, 3)), mask).mean for mask in (jnp.ones(120, bool), half_hidden()))
+    assert float(jnp.abs(seen - unseen).max()) > 1e-3
+
+
+def test_kl_against_numerical_integration():
+    posterior = Posterior(jnp.asarray([[0.0, 1.5], [-0.7, 0.2]]), jnp.asarray([[0.0, -2.0], [1.0, -4.0]]))
+    z, total = np.linspace(-25, 25, 200_001), 0.0
+    for mean, log_variance in zip(np.ravel(posterior.mean), np.ravel(posterior.log_variance), strict=True):
+        log_q = -0.5 * (np.log(2 * np.pi) + log_variance + (z - mean) ** 2 / np.exp(log_variance))
+        total += np.sum(np.exp(log_q) * (log_q + 0.5 * (np.log(2 * np.pi) + z**2))) * (z[1] - z[0])
+    np.testing.assert_allclose(posterior.kl(), total, rtol=1e-5)
+    assert Posterior(jnp.zeros((3, 2, 5)), jnp.zeros((3, 2, 5))).kl().tolist() == [0, 0, 0]
+
+
+def test_samples_have_the_posteriors_mean_and_variance():
+    mean, log_variance = jnp.asarray([[0.5, -3.0]]), jnp.asarray([[1.0, -4.0]])
+    posterior = Posterior(mean, log_variance)
+    draws = jax.vmap(posterior.sample)(jax.random.split(jax.random.key(0), 20_000))
+    sigma = np.exp(0.5 * log_variance)
+    np.testing.assert_allclose((draws.mean(0) - mean) / sigma, 0, atol=0.03)
+    np.testing.assert_allclose(draws.std(0) / sigma, 1, atol=0.03)
+    assert abs(np.corrcoef(draws[:, 0].T)[0, 1]) < 0.03
+
+
+def test_draws_differ_and_a_key_gives_the_same_again():
+    model, key = tiny(), jax.random.key(3)
+    vertices, visible = normal((2, 120, 3)), half_hidden((2,))
+    sample = nnx.jit(lambda model, key: model.sample(vertices, visible, key, 3))
+    draws = sample(model, key)
+    np.testing.assert_array_equal(sample(model, key), draws)
+    flat = draws.reshape(6, -1)
+    assert all(float(jnp.abs(a - b).max()) > 1e-3 for a, b in itertools.combinations(flat, 2))
+
+
+def test_ends_of_an_interpolation_are_the_decodings():
+    model = tiny(mean=normal((120, 3), 1), spread=0.1)
+    ends = normal((2, *model.latent_shape))
+    way = model.interpolate(*ends, 3)
+    np.testing.assert_allclose(way[::2], model.decode(ends), atol=1e-6)
+    np.testing.assert_allclose(way[1], model.decode(ends.mean(0)), atol=1e-6)
+
+
+def test_a_raw_network_ignores_the_frame_and_a_centred_one_uses_it():
+    vertices, visible, mean = normal((120, 3)), half_hidden(), normal((120, 3), 1)
+    with_frame, without = tiny(RAW, mean=mean, spread=0.02), tiny(RAW)
+    np.testing.assert_array_equal(with_frame.complete(vertices, visible), without.complete(vertices, visible))
+    with_frame, without = tiny(mean=mean, spread=0.02), tiny()
+    found = with_frame.complete(mean + 0.02 * vertices, visible)
+    np.testing.assert_allclose((found - mean) / 0.02, without.complete(vertices, visible), atol=1e-4)
+
+
+def test_a_seed_gives_the_same_weights_again():
+    one, same, other = (nnx.state(tiny(seed=seed), nnx.Param) for seed in (0, 0, 1))
+    chex.assert_trees_all_equal(one, same)
+    drawn = [leaf for leaf in jax.tree.leaves(one) if len(np.unique(leaf)) > 2]
+    changed = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True)]
+    assert sum(changed) == len(drawn) > 10
+    assert len({float(leaf.ravel()[0]) for leaf in drawn}) == len(drawn)  # no two layers alike
+
+
+def test_all_parameters_get_finite_gradients_and_the_frame_none():
+    model = tiny(mean=normal((120, 3), 1))
+    vertices, visible = normal((2, 120, 3)), half_hidden((2,))
+
+    @nnx.jit
+    def gradient(model):
+        def loss(model):
+            decoded, posterior = model(vertices, visible, jax.random.key(0))
+            return jnp.mean((decoded - vertices) ** 2) + 1e-3 * jnp.mean(posterior.kl())
+
+        return nnx.value_and_grad(loss)(model)
+
+    value, found = gradient(model)
+    chex.assert_tree_all_finite((value, found))
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(found))
+    chex.assert_trees_all_equal_shapes(nnx.to_pure_dict(found), nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def test_other_strides_are_refused():
+    with pytest.raises(ValueError, match="strides"):
+        MeshVAE(hierarchy_for(TINY, *spheres(SMALL_SPHERES)), PAPER, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="features"):
+        dataclasses.replace(TINY, features=(4,))
+
+
+def test_latents_and_sizes_of_the_papers_network(networks, flame_sized, open_head):
+    paper = networks["paper"]
+    assert paper.latent_shape == (hierarchy_for(PAPER, *open_head).num_vertices[-1], 64)
+    assert 7 <= paper.latent_shape[0] <= 13
+    on_spheres = MeshVAE(flame_sized, PAPER, rngs=nnx.Rngs(0))
+    assert on_spheres.latent_shape == (flame_sized.num_vertices[-1], 64)
+    assert num_parameters(on_spheres) == pytest.approx(2 * 17.4e6, rel=0.1)  # Tables 5 and 6 as they are written
+    assert 2e6 < num_parameters(networks["small"]) <= 4.5e6
+
+
+def waves(positions):
+    """Three smooth fields (V, 3) of RMS 1 along a head: sums of waves about as long as it."""
+    rng, place = np.random.default_rng(0), (positions - positions.mean(0)) / positions.std(0)
+    fields = [np.cos(place @ rng.normal(size=(3, 8)) + rng.uniform(0, 6.28, 8)) @ rng.normal(size=8) for _ in range(3)]
+    found = np.stack(fields, axis=1)
+    return jnp.asarray(found / np.sqrt(np.mean(found**2)), jnp.float32)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_initialisation_keeps_the_scale(networks, open_head, name):
+    """RMS of each layer. The residual branch, sqrt(0.9) of a block, is a mean over neighbours: it keeps what is smooth
+    and averages white noise away, the more so the deeper the encoder. Nothing explodes, and nothing smooth vanishes.
+
+    Without a linear branch, which multiplies some channels by 10 and the last layer by 0.05 on purpose."""
+    model, visible = networks[name], jnp.ones(len(open_head[1]), bool)
+    if model.linear is not None:
+        config = dataclasses.replace(CONFIGS[name], linear_rank=0)
+        model = MeshVAE(hierarchy_for(config, *open_head), config, rngs=nnx.Rngs(0))
+    latents = normal(model.latent_shape)
+    smooth = model.activation_scales(waves(open_head[1]), visible, latents)
+    white = model.activation_scales(normal((len(open_head[1]), 3)), visible, latents)
+    encoder = [scale for layer, scale in smooth.items() if not layer.startswith("up")]
+    decoder = [scale for layer, scale in smooth.items() if layer.startswith("up")]
+    ratios = [after / before for part in ([1, *encoder], [1, *decoder]) for before, after in itertools.pairwise(part)]
+    noise = [scale for layer, scale in white.items() if not layer.startswith("up")]
+    assert 0.3 < min(encoder) and max(encoder) < 1.3
+    assert 0.35 < min(decoder) and max(decoder) < 0.8
+    assert 0.5 < min(ratios) and max(ratios) < 1.4
+    assert 0.05 < min(noise) and max(noise) < 0.8
