@@ -25,6 +25,8 @@ from models.mesh_hierarchy import NeighbourLists
 ELU_GAIN = 1.278
 """E[elu(g x)^2] = 1 of x ~ N(0, 1)."""
 RESIDUAL_RATE = 0.9
+NARROW, ROW = 8, 48
+"""Rows of so few channels are gathered for several examples at once on a CPU, up to so many numbers."""
 MOVED = 5
 """Multiplications that cost about as much as moving one number in a gather."""
 
@@ -62,7 +64,7 @@ class MeshConv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (*b, S, in) -> (*b, P, out)."""
-        return over_batch(self.single, x)
+        return over_batch(self.single, x, ROW if self.in_features <= NARROW else 0)
 
     def single(self, x: Array) -> Array:
         """One signal: (S, in) -> (P, out)."""
@@ -111,7 +113,7 @@ class MeshResidual(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (*b, S, in) -> (*b, P, out)."""
-        return over_batch(self.single, x)
+        return over_batch(self.single, x, ROW if self.in_features <= NARROW else 0)
 
     def single(self, x: Array) -> Array:
         """One signal: (S, in) -> (P, out)."""
@@ -162,7 +164,7 @@ class MeshBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (*b, S, in) -> (*b, P, out)."""
-        return over_batch(self.single, x)
+        return over_batch(self.single, x, ROW if self.conv.in_features <= NARROW else 0)
 
     def single(self, x: Array) -> Array:
         """One signal: (S, in) -> (P, out)."""
@@ -177,21 +179,29 @@ class MeshBlock(nnx.Module):
         return math.sqrt(1 - self.residual_rate) * conv + math.sqrt(self.residual_rate) * residual
 
 
-def over_batch(function: Callable[[Array], Array], x: Array) -> Array:
+def over_batch(function: Callable[[Array], Array], x: Array, row: int = 0) -> Array:
     """`function` of (S, C) over the leading axes of x (*b, S, C).
 
     Accelerators take the batch whole. On a CPU one example after the other, with its intermediate results in the cache
-    and made anew for the gradient, is three to eight times as fast.
+    and made anew for the gradient, is three to eight times as fast; but so many that C of them make `row` numbers.
     """
     if x.ndim == 2:
         return function(x)
     flat = x.reshape(-1, *x.shape[-2:])
+    together = _together(len(flat), row // x.shape[-1])
     out = jax.lax.platform_dependent(
         flat,
-        cpu=lambda examples: jax.lax.map(jax.checkpoint(function), examples),
+        cpu=lambda examples: jax.lax.map(
+            jax.checkpoint(function), examples, batch_size=together if together > 1 else None
+        ),
         default=jax.vmap(function),
     )
     return out.reshape(*x.shape[:-2], *out.shape[1:])
+
+
+def _together(batch: int, most: int) -> int:
+    """The largest divisor of the batch that is not over `most`, or 1."""
+    return next((k for k in range(min(batch, most), 1, -1) if batch % k == 0), 1)
 
 
 def _float32(array: np.ndarray) -> Array:
