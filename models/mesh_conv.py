@@ -183,7 +183,7 @@ def over_batch(function: Callable[[Array], Array], x: Array, row: int = 0) -> Ar
     """`function` of (S, C) over the leading axes of x (*b, S, C).
 
     Accelerators take the batch whole. On a CPU one example after the other, with its intermediate results in the cache
-    and made anew for the gradient, is three to eight times as fast; but so many that C of them make `row` numbers.
+    and made anew for the gradient, is two to eight times as fast; but so many that C of them make `row` numbers.
     """
     if x.ndim == 2:
         return function(x)

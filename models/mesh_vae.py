@@ -72,7 +72,7 @@ SMALL = MeshVAEConfig(
     log_variance_scale=0.1,
     log_variance_start=-4.0,
 )
-"""For CPUs; the weights that ship."""
+"""For CPUs."""
 CONFIGS = {"paper": PAPER, "small": SMALL}
 
 

@@ -1,4 +1,4 @@
-"""Files of trained Mesh-VAEs: one `.npz`, versioned, without pickles, in half precision; and the one that ships."""
+"""Files of trained Mesh-VAEs: one `.npz`, versioned, without pickles, in half precision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KINDS = {nnx.Param: "parameter:", Frame: "frame:"}
 
 
 def mesh_vae_path() -> Path:
-    """The shipped weights' file (of the open head)."""
+    """Where the open head's weights belong. None ship yet."""
     return Path(__file__).parent / "assets" / SHIPPED
 
 
@@ -40,8 +40,7 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
 
     Args:
       head: the head it was trained for.
-      path: a file that `python -m experiments.train --config mesh_vae ...` wrote; the shipped one, of the open head,
-        when left out.
+      path: a file that `python -m experiments.train --config mesh_vae ...` wrote; `mesh_vae_path()` when left out.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -98,7 +97,7 @@ def write_mesh_vae(
         arrays[f"provenance_{name}"] = np.asarray(value)
     for kind, prefix in KINDS.items():
         for name, leaf in flat_state(model, kind).items():
-            # Half a millimetre of the mean head would be lost to half precision.
+            # Half precision is good to a tenth of a millimetre of the mean head: not enough.
             exact = kind is Frame and leaf.size < EXACT_BELOW
             arrays[prefix + name] = np.asarray(leaf, np.float32 if exact else np.float16)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The small Mesh-VAE that ships.
+"""The small Mesh-VAE, for CPUs. Not trained to its end yet: no time and no errors are known.
 
 python -m experiments.train --config mesh_vae_small --output models/assets/open_head_mesh_vae.npz
 """
@@ -13,7 +13,7 @@ from rich.console import Console
 from experiments.mesh_vae.settings import TrainSettings
 from models.mesh_vae import SMALL
 
-SUMMARY = "the small Mesh-VAE that ships, for CPUs"
+SUMMARY = "a small Mesh-VAE, for CPUs (no weights ship yet)"
 
 
 @dataclass(frozen=True)

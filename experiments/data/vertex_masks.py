@@ -47,9 +47,11 @@ def mask_maker(head: HeadModel, seed: int = 0, count: int = FIELDS) -> MaskMaker
     """Prepare masks of a head; two seconds."""
     rng = np.random.default_rng(seed)
     verts, faces = np.asarray(head.v_template), np.asarray(head.faces)
-    eyes = np.any([np.asarray(head.regions[name]) for name in EYEBALLS], axis=0)
+    eyes = np.zeros(len(verts), bool)
+    for name in EYEBALLS:  # a head without region masks has none
+        eyes |= np.asarray(head.regions.get(name, eyes))
     face = np.asarray(head.regions["face"]) if "face" in head.regions else ~eyes
-    # Patches grow along the skin: what hangs together with the face's first vertex.
+    # Patches grow along the edges from a vertex of the face.
     ends = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1), axis=0)
     length = np.linalg.norm(verts[ends[:, 0]] - verts[ends[:, 1]], axis=1)
     centres = rng.choice(np.flatnonzero(face & ~eyes), count, replace=True)

@@ -30,8 +30,6 @@ class HeadSplit:
     """(N, V, 3) float32 metres, head frame."""
     rotations: np.ndarray
     """(N, 5, 3) axis-angle of the joints; the root's is zero."""
-    subject: np.ndarray
-    """(N,) labels."""
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +53,7 @@ def load_split(settings: TrainSettings, head: HeadModel, split: str, console: Co
         from experiments.data.open_faces import load_scans
 
         found = load_scans(split, "slice" if settings.smoke else "full")
-        return HeadSplit(found.vertices, found.joint_rotations, found.subject)
+        return HeadSplit(found.vertices, found.joint_rotations)
     read = scans.load(head, split, settings.scans, settings.unit, settings.every, settings.smoke, console)
     if not len(read):
         raise ValueError(f"no scans of {split}: at least three subjects are needed.")
@@ -66,7 +64,7 @@ def load_split(settings: TrainSettings, head: HeadModel, split: str, console: Co
     placed = head_frame(read.vertices, root, np.asarray(fitted.params.global_orient)).astype(np.float32)
     rotations = np.array(fitted.params.joint_rotations(), np.float32)
     rotations[:, 0] = 0
-    return HeadSplit(placed[sound], rotations[sound], read.subject[sound])
+    return HeadSplit(placed[sound], rotations[sound])
 
 
 def _root(head: HeadModel, betas: Array, expression: Array) -> Array:

@@ -76,7 +76,7 @@ class TrainSettings:
     restart: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Delete WORKDIR's checkpoints and start anew."""
     smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """A few small steps on a few scans, within a minute: does it run?"""
+    """A few small steps on a few scans, in WORKDIR/smoke: does it run?"""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.every, self.checkpoint_every, self.judge_every, self.log_every) < 1:
@@ -93,7 +93,15 @@ class TrainSettings:
 
 
 def smoke_settings(settings: TrainSettings) -> TrainSettings:
-    """What --smoke makes of them."""
+    """What --smoke makes of them: in a folder of its own, so that neither a run nor weights are touched."""
     return dataclasses.replace(
-        settings, steps=20, batch_size=4, warmup=5, checkpoint_every=10, judge_every=20, log_every=5
+        settings,
+        workdir=settings.workdir / "smoke",
+        output=None,
+        steps=20,
+        batch_size=4,
+        warmup=5,
+        checkpoint_every=10,
+        judge_every=20,
+        log_every=5,
     )

@@ -129,8 +129,8 @@ class _Run:
         waiting.clear()
         row = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
         if not all(np.isfinite(value) for value in row.values()):
-            kept = self.checkpoints.latest()
             self.checkpoints.wait()
+            kept = self.checkpoints.latest()
             raise RuntimeError(
                 f"the loss is no number any more, before step {done}. "
                 + (f"The checkpoint of step {kept} is good. " if kept else "")
