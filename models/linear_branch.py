@@ -1,5 +1,8 @@
-"""A factor analysis inside a Mesh-VAE: principal components of the training heads, and how to find their coefficients
-when part of a head is hidden. The convolutions beside it add what is not linear, or local.
+"""A factor analysis inside a Mesh-VAE: principal components of the training heads, and what the visible part of a head
+says of their coefficients. The convolutions beside it add what is not linear, or local.
+
+The leading components are kept at all vertices. The others, which are small, are kept at the first coarser level of the
+mesh's hierarchy only, and interpolated between with weights that fit the training heads best: a quarter of the numbers.
 """
 
 from __future__ import annotations
@@ -10,9 +13,17 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from models.mesh_conv import over_batch
+from models.gather import gather
+from models.mesh_conv import Connectivity, over_batch
+from models.mesh_hierarchy import MeshHierarchy, centres_near, neighbour_lists
 
 HIGHEST = jax.lax.Precision.HIGHEST
+RIDGE = 1e-6
+"""Of the interpolation's weights, of the mean variance."""
+ENLARGED = 10.0
+"""Factor on what the interpolated components make of a head, where convolutions see it: they are small."""
+JITTER = 1e-6
+"""Added to a matrix of unit diagonal before it is factored in single precision."""
 
 
 class Frame(nnx.Variable):
@@ -20,50 +31,110 @@ class Frame(nnx.Variable):
 
 
 class LinearBranch(nnx.Module):
-    """K components in the network's units, V vertices, D latents; nothing is trained."""
+    """K components in the network's units on V vertices, P of them the hierarchy's first centres."""
 
-    def __init__(self, components: np.ndarray, num_latents: int, noise: float, *, rngs: nnx.Rngs):
+    def __init__(self, hierarchy: MeshHierarchy, components: np.ndarray, fine: int, noise: float):
         """Args:
-        components: (K, V, 3), one standard deviation each, orthogonal.
-        num_latents: D >= K. Coefficients are spread over the latents by a random orthonormal matrix, so that latents of
-          N(0, 1) are coefficients of N(0, 1).
-        noise: standard deviation of a coordinate about the components.
+        components: (K, V, 3), one standard deviation each, orthogonal, largest first. One of zeros stands for a latent
+          that the visible part says nothing of.
+        fine: how many are kept at all vertices.
+        noise: standard deviation about the components of a centre's coordinate.
         """
         self.noise = noise
-        rows = components.reshape(len(components), -1).astype(np.float64)
-        scales = np.sqrt((rows**2).sum(1))
-        draws = np.random.default_rng(np.asarray(jax.random.key_data(rngs.params()))).standard_normal
-        mixing = np.linalg.qr(draws((num_latents, len(rows))))[0]
-        self.rows = Frame(jnp.asarray(rows / np.maximum(scales, 1e-12)[:, None], jnp.float32))
+        centres, radius = hierarchy.steps[0].centres, hierarchy.steps[0].stride + 1
+        lists = centres_near(hierarchy, 0, radius)
+        rows = np.asarray(components, np.float64)
+        scales = np.sqrt((rows**2).sum((1, 2)))
+        rows = rows / np.maximum(scales, 1e-12)[:, None, None]
+        coarse = rows[fine:, centres]
+        weights = _interpolation(rows[fine:] * scales[fine:, None, None], lists, centres)
+        self.centres = Connectivity(jnp.asarray(centres))
+        self.lists = Connectivity(neighbour_lists(lists, len(centres)))
         self.scales = Frame(jnp.asarray(scales, jnp.float32))
-        self.mixing = Frame(jnp.asarray(mixing, jnp.float32))
+        self.fine = Frame(jnp.asarray(rows[:fine].reshape(len(rows[:fine]), 3 * len(lists)), jnp.float32))
+        self.coarse = Frame(jnp.asarray(coarse.reshape(len(coarse), 3 * len(centres)), jnp.float32))
+        self.weights = Frame(jnp.asarray(weights, jnp.float32))
 
-    def fitted(self, x: Array, visible: Array) -> Array:
-        """Coefficients (*b, K) of the likeliest head, from its visible vertices: x (*b, V, 3), visible (*b, V).
+    def fitted(self, x: Array, visible: Array) -> tuple[Array, Array, Array]:
+        """The normal distribution of the coefficients, given the visible centres: x (*b, V, 3), visible (*b, V).
 
-        With unit rows U of the visible coordinates and the scales S: (U U^T + noise^2 S^-2) (S c) = U x, which is well
-        conditioned although the components' variances span six orders of magnitude.
+        With unit rows U of the visible centres' coordinates and the scales S, the precision of S c is
+        A / noise^2, A = U U^T + noise^2 S^-2. A is scaled to a unit diagonal, D A D = L L^T, or single precision would
+        not do: the components' variances span six orders of magnitude.
+
+        Returns:
+          The mean (*b, K); L (*b, K, K), lower; and S^-1 D noise (*b, K). A draw is mean + S^-1 D noise L^-T e with e
+          of N(0, 1).
         """
-        marked = jnp.concatenate([x, visible[..., None].astype(x.dtype)], axis=-1)
-        return over_batch(self._fitted, jax.lax.stop_gradient(marked))
+        centres = self.centres.get_value()
+        marked = jnp.concatenate([x, visible[..., None].astype(x.dtype)], axis=-1)[..., centres, :]
+        rows = self._rows_at_centres()
+        # One output of over_batch: the mean and the scale ride along as two more columns.
+        packed = over_batch(lambda one: self._fitted(rows, one), marked)
+        return packed[..., 0], packed[..., 2:], packed[..., 1]
 
-    def _fitted(self, marked: Array) -> Array:
-        rows, scales = self.rows[...], jnp.maximum(self.scales[...], 1e-6)
-        seen = jnp.repeat(marked[:, 3], 3)
-        part = rows * seen[None]
-        normal = jnp.matmul(part, rows.T, precision=HIGHEST) + jnp.diag((self.noise / scales) ** 2 + 1e-6)
-        right = jnp.matmul(part, marked[:, :3].reshape(-1), precision=HIGHEST)
-        return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(normal), right) / scales
+    def _rows_at_centres(self) -> Array:
+        """(K, 3 P)"""
+        count, centres = self.fine.shape[0], self.centres.get_value()
+        fine = self.fine[...].reshape(count, self.fine.shape[1] // 3, 3)[:, centres]
+        return jnp.concatenate([fine.reshape(count, 3 * len(centres)), self.coarse[...]])
 
-    def to_latents(self, coefficients: Array) -> Array:
-        """(*b, K) -> (*b, D)."""
-        return coefficients @ self.mixing[...].T
-
-    def to_coefficients(self, latents: Array) -> Array:
-        """(*b, D) -> (*b, K)."""
-        return latents @ self.mixing[...]
+    def _fitted(self, rows: Array, marked: Array) -> Array:
+        scales = jnp.maximum(self.scales[...], 1e-6)
+        part = rows * jnp.repeat(marked[:, 3], 3)[None]
+        normal = jnp.matmul(part, rows.T, precision=HIGHEST) + jnp.diag((self.noise / scales) ** 2)
+        even = jax.lax.rsqrt(jnp.diagonal(normal))
+        unit = even[:, None] * normal * even[None] + JITTER * jnp.eye(len(even))
+        factor = jnp.linalg.cholesky(unit)
+        right = even * jnp.matmul(part, marked[:, :3].reshape(-1), precision=HIGHEST)
+        mean = even * jax.scipy.linalg.cho_solve((factor, True), right) / scales
+        return jnp.concatenate([mean[:, None], (self.noise * even / scales)[:, None], factor], axis=1)
 
     def to_vertices(self, coefficients: Array) -> Array:
         """(*b, K) -> (*b, V, 3)."""
         scaled = coefficients * self.scales[...].reshape((1,) * (coefficients.ndim - 1) + (-1,))
-        return (scaled @ self.rows[...]).reshape(*coefficients.shape[:-1], -1, 3)
+        fine, coarse = jnp.split(scaled, [self.fine.shape[0]], axis=-1)
+        batch = coefficients.shape[:-1]
+        values = (coarse @ self.coarse[...]).reshape(*batch, self.coarse.shape[1] // 3, 3)
+        return (fine @ self.fine[...]).reshape(*batch, self.fine.shape[1] // 3, 3) + over_batch(self._between, values)
+
+    def at_centres(self, coefficients: Array) -> Array:
+        """(*b, K) -> (*b, P, 6): the head at the centres, and, enlarged, the interpolated components' part of it."""
+        scaled = coefficients * self.scales[...].reshape((1,) * (coefficients.ndim - 1) + (-1,))
+        count = self.fine.shape[0]
+        rows = self._rows_at_centres()
+        leading, others = scaled[..., :count] @ rows[:count], scaled[..., count:] @ rows[count:]
+        shape = (*coefficients.shape[:-1], rows.shape[1] // 3, 3)
+        leading, others = leading.reshape(shape), others.reshape(shape)
+        return jnp.concatenate([leading + others, ENLARGED * others], axis=-1)
+
+    def _between(self, values: Array) -> Array:
+        """Values of the centres (P, 3) -> (V, 3)."""
+        return (self.weights[...][:, None] @ gather(self.lists.get_value(), values))[:, 0]
+
+
+def to_latents(coefficients: Array, shape: tuple[int, int]) -> Array:
+    """Coefficients (*b, L C) as latents (*b, L, C), the leading ones spread over the L vertices."""
+    return jnp.swapaxes(coefficients.reshape(*coefficients.shape[:-1], *reversed(shape)), -1, -2)
+
+
+def to_coefficients(latents: Array) -> Array:
+    """The other way round: (*b, L, C) -> (*b, L C)."""
+    return jnp.swapaxes(latents, -1, -2).reshape(*latents.shape[:-2], -1)
+
+
+def _interpolation(components: np.ndarray, lists: list[np.ndarray], centres: np.ndarray) -> np.ndarray:
+    """(V, N) weights of each vertex's centres: least squares over components (K, V, 3), padded with zeros."""
+    weights = np.zeros((len(lists), max(map(len, lists))))
+    if not components.any():
+        return weights
+    number = {int(vertex): place for place, vertex in enumerate(centres)}
+    for vertex, near in enumerate(lists):
+        if vertex in number:
+            weights[vertex, : len(near)] = near == number[vertex]
+            continue
+        sources = components[:, centres[near]].transpose(0, 2, 1).reshape(-1, len(near))
+        normal = sources.T @ sources
+        normal += (RIDGE * np.trace(normal) / len(near) + 1e-30) * np.eye(len(near))
+        weights[vertex, : len(near)] = np.linalg.solve(normal, sources.T @ components[:, vertex].reshape(-1))
+    return weights

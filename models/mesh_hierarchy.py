@@ -181,6 +181,17 @@ def neighbour_lists(lists: Sequence[np.ndarray], num_sources: int) -> NeighbourL
     return NeighbourLists(*(jnp.asarray(array) for array in (index, mask, back, back_mask)))
 
 
+def centres_near(hierarchy: MeshHierarchy, step: int, radius: int) -> list[np.ndarray]:
+    """Per fine vertex of a step the centres, by their coarse numbers and ascending, that lie within `radius` edges."""
+    fine, centres = hierarchy.num_vertices[step], hierarchy.steps[step].centres
+    senders, receivers = hierarchy.senders[step], hierarchy.receivers[step]
+    adjacency = np.split(senders, np.searchsorted(receivers, np.arange(1, fine)))
+    number = np.full(fine, -1)
+    number[centres] = np.arange(len(centres))
+    balls = (number[_ball(adjacency, vertex, radius)] for vertex in range(fine))
+    return [np.sort(found[found >= 0]) for found in balls]
+
+
 @dataclass(frozen=True)
 class _Level:
     """A graph under work."""

@@ -15,11 +15,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from models.linear_branch import Frame, LinearBranch
-from models.mesh_conv import MeshBlock
+from models.linear_branch import Frame, LinearBranch, to_coefficients, to_latents
+from models.mesh_conv import Connectivity, MeshBlock
 from models.mesh_hierarchy import MeshHierarchy, mesh_hierarchy
 
-LEFT = 10.0
+LEFT = 30.0
 """What a linear branch leaves of the vertices is small: so many times of it go into the convolutions."""
 START = 0.05
 """Size of the convolutions' output beside a linear branch, in the network's units, before training."""
@@ -45,9 +45,12 @@ class MeshVAEConfig:
     in units of their spread, and a fourth channel that says which vertices are seen."""
     linear_rank: int = 0
     """Components of a `LinearBranch` beside the convolutions; 0: none, as in the paper. It spares a small network from
-    learning what a PCA of the training heads knows."""
-    linear_noise: float = 0.05
-    """What the branch takes for the standard deviation of a coordinate about its components, in units of the spread."""
+    learning what a PCA of the training heads knows, and gives the latents' distribution its correlations."""
+    linear_fine: int | None = None
+    """Of these, how many are kept at all vertices, the others being interpolated; all when left out."""
+    linear_noise: float = 0.03
+    """What the branch takes for the standard deviation of a centre's coordinate about its components, in units of the
+    spread."""
     mean_scale: float = 0.1
     """Factor on the head of the mean, as in the authors' code."""
     log_variance_scale: float = 0.01
@@ -67,10 +70,10 @@ SMALL = MeshVAEConfig(
     features=(16, 32, 64),
     num_bases=8,
     centred=True,
-    linear_rank=170,
-    mean_scale=0.1,
-    log_variance_scale=0.1,
-    log_variance_start=-4.0,
+    linear_rank=512,
+    linear_fine=48,
+    mean_scale=0.01,
+    log_variance_scale=0.01,
 )
 """For CPUs."""
 CONFIGS = {"paper": PAPER, "small": SMALL}
@@ -79,21 +82,39 @@ CONFIGS = {"paper": PAPER, "small": SMALL}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """Normal distributions over latents, independent: (*b, L, C)."""
+    """A normal distribution over latents (*b, L, C): independent ones, or, beside a linear branch, correlated as what
+    is visible leaves them."""
 
     mean: Array
     log_variance: Array
-    """log sigma^2."""
+    """log sigma^2 of each; with a factor: log of the variance's ratio to the linear branch's."""
+    factor: Array | None = None
+    """(*b, D, D) L, of the D = L C coefficients, as `LinearBranch.fitted` gives it."""
+    scale: Array | None = None
+    """(*b, D) what deviations of the coefficients, L^-T e, are multiplied by."""
 
     def sample(self, key: Array) -> Array:
         """One draw of each: (*b, L, C)."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        if self.factor is not None and self.scale is not None:
+            drawn = to_coefficients(noise)[..., None]
+            drawn = jax.scipy.linalg.solve_triangular(self.factor, drawn, lower=True, trans="T")[..., 0]
+            noise = to_latents(self.scale * drawn, (self.mean.shape[-2], self.mean.shape[-1]))
         return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
     def kl(self) -> Array:
         """Kullback-Leibler divergence from N(0, 1), nats, summed over the latent: (*b,)."""
-        each = jnp.exp(self.log_variance) + self.mean**2 - 1 - self.log_variance
-        return 0.5 * jnp.sum(each, axis=(-2, -1))
+        variance, log_determinant = jnp.ones_like(self.mean), jnp.zeros(())
+        if self.factor is not None and self.scale is not None:
+            size = self.factor.shape[-1]
+            unit = jnp.broadcast_to(jnp.eye(size), self.factor.shape)
+            inverse = jax.scipy.linalg.solve_triangular(self.factor, unit, lower=True)
+            found = self.scale**2 * jnp.sum(inverse**2, axis=-2)
+            variance = to_latents(found, (self.mean.shape[-2], self.mean.shape[-1]))
+            diagonal = jnp.diagonal(self.factor, axis1=-2, axis2=-1)
+            log_determinant = 2 * jnp.sum(jnp.log(self.scale) - jnp.log(diagonal), axis=-1)
+        each = jnp.exp(self.log_variance) * variance + self.mean**2 - 1 - self.log_variance
+        return 0.5 * (jnp.sum(each, axis=(-2, -1)) - log_determinant)
 
 
 class MeshVAE(nnx.Module):
@@ -116,10 +137,8 @@ class MeshVAE(nnx.Module):
         if tuple(step.stride for step in hierarchy.steps) != tuple(config.strides):
             raise ValueError(f"the hierarchy was built with other strides than {config.strides}.")
         self.config = config
-        self.num_vertices, self.latent_shape = (
-            hierarchy.num_vertices[0],
-            (hierarchy.num_vertices[-1], config.latent_features),
-        )
+        self.num_vertices = hierarchy.num_vertices[0]
+        self.latent_shape = hierarchy.num_vertices[-1], config.latent_features
         shape = (self.num_vertices, 3)
         self.mean = Frame(jnp.zeros(shape) if mean is None else jnp.asarray(mean, jnp.float32).reshape(shape))
         self.spread = Frame(jnp.asarray(spread if config.centred else 1.0, jnp.float32))
@@ -133,12 +152,17 @@ class MeshVAE(nnx.Module):
         self.to_log_variance = self._block(
             hierarchy, last, "pool", bottom, config.latent_features, rngs, activate=False
         )
-        up = (config.latent_features, *reversed(config.features), 3)
+        up, beside = (config.latent_features, *reversed(config.features), 3), 6 if config.linear_rank else 0
         self.up = nnx.List(
-            self._block(hierarchy, last - k, "unpool", up[k], up[k + 1], rngs, activate=k < last)
+            self._block(hierarchy, last - k, "unpool", up[k] + beside, up[k + 1], rngs, activate=k < last)
             for k in range(len(config.strides))
         )
-        self.linear = self._linear_branch(components, rngs) if config.linear_rank else None
+        # Of the first centres those that make a level, from the coarsest one upwards.
+        picks = [np.arange(hierarchy.num_vertices[1])]
+        for step in hierarchy.steps[1:]:
+            picks.append(picks[-1][step.centres])
+        self.picks = nnx.List(Connectivity(jnp.asarray(pick, jnp.int32)) for pick in reversed(picks))
+        self.linear = self._linear_branch(hierarchy, components) if config.linear_rank else None
 
     def _block(
         self, hierarchy: MeshHierarchy, step: int, way: str, before: int, after: int, rngs: nnx.Rngs,
@@ -150,38 +174,41 @@ class MeshVAE(nnx.Module):
             residual_rate=self.config.residual_rate, activate=activate, rngs=rngs,
         )  # fmt: skip
 
-    def _linear_branch(self, components: Array | None, rngs: nnx.Rngs) -> LinearBranch:
+    def _linear_branch(self, hierarchy: MeshHierarchy, components: Array | None) -> LinearBranch:
         rank, size = self.config.linear_rank, math.prod(self.latent_shape)
         if (components is not None and len(components) != rank) or rank > size:
             raise ValueError(f"a linear branch of {rank} components needs as many, and no fewer latents than that.")
-        rows = np.zeros((rank, self.num_vertices, 3)) if components is None else np.asarray(components)
+        # Latents beyond the rank are components of nothing: the branch leaves them at N(0, 1).
+        rows = np.zeros((size, self.num_vertices, 3), np.float32)
+        if components is not None:
+            rows[:rank] = components
         # The convolutions start as a small correction.
         for weights in (self.up[-1].conv.bases, self.up[-1].residual.projection):
             if weights is not None:
                 weights[...] = START * weights[...]
-        return LinearBranch(rows / float(self.spread[...]), size, self.config.linear_noise, rngs=rngs)
+        fine = size if self.config.linear_fine is None else min(self.config.linear_fine, size)
+        return LinearBranch(hierarchy, rows / float(self.spread[...]), fine, self.config.linear_noise)
 
     def encode(self, vertices: Array, visible: Array) -> Posterior:
         """vertices (*b, V, 3) metres, head frame; visible (*b, V) bool -> the latents' distribution.
 
         What hidden vertices hold does not matter.
         """
-        x, coefficients = self._input(vertices, visible)
+        x, linear = self._input(vertices, visible)
         for block in self.down:
             x = block(x)
         mean = self.config.mean_scale * self.to_mean(x)
-        if self.linear is not None:
-            mean = mean + self.linear.to_latents(coefficients).reshape(mean.shape)
         log_variance = self.config.log_variance_scale * self.to_log_variance(x) + self.config.log_variance_start
-        return Posterior(mean, log_variance)
+        if linear is None:
+            return Posterior(mean, log_variance)
+        coefficients, factor, scale = linear
+        return Posterior(mean + to_latents(coefficients, self.latent_shape), log_variance, factor, scale)
 
     def decode(self, latents: Array) -> Array:
         """latents (*b, L, C) -> vertices (*b, V, 3), metres, head frame."""
-        x = latents
-        for block in self.up:
-            x = block(x)
+        x = self._up(latents)[-1]
         if self.linear is not None:
-            x = x + self.linear.to_vertices(self.linear.to_coefficients(latents.reshape(*latents.shape[:-2], -1)))
+            x = x + self.linear.to_vertices(to_coefficients(latents))
         return self._mean(x.ndim) + self.spread[...] * x
 
     def complete(self, vertices: Array, visible: Array) -> Array:
@@ -205,18 +232,29 @@ class MeshVAE(nnx.Module):
         posterior = self.encode(vertices, visible)
         return self.decode(posterior.sample(key)), posterior
 
-    def _input(self, vertices: Array, visible: Array) -> tuple[Array, Array]:
-        """The convolutions' input (*b, V, C), and the linear branch's coefficients (*b, K)."""
+    def _input(self, vertices: Array, visible: Array) -> tuple[Array, tuple[Array, Array, Array] | None]:
+        """The convolutions' input (*b, V, C), and what the linear branch has found."""
         seen = visible[..., None]
         x = jnp.where(seen, (vertices - self._mean(vertices.ndim)) / self.spread[...], 0)
         if not self.config.centred:
-            return x, jnp.zeros((*x.shape[:-2], 0))
+            return x, None
         marked = jnp.concatenate([x, seen.astype(x.dtype)], axis=-1)
         if self.linear is None:
-            return marked, jnp.zeros((*x.shape[:-2], 0))
-        coefficients = self.linear.fitted(x, visible)
-        left = jnp.where(seen, x - self.linear.to_vertices(coefficients), 0)
-        return jnp.concatenate([marked, LEFT * left], axis=-1), coefficients
+            return marked, None
+        found = self.linear.fitted(x, visible)
+        left = jnp.where(seen, x - self.linear.to_vertices(found[0]), 0)
+        return jnp.concatenate([marked, LEFT * left], axis=-1), found
+
+    def _up(self, latents: Array) -> list[Array]:
+        """What the layers of the decoder give. Each sees the linear branch's head beside the last one's output."""
+        found = [latents]
+        head = None if self.linear is None else self.linear.at_centres(to_coefficients(latents))
+        for pick, block in zip(self.picks, self.up, strict=True):
+            x = found[-1]
+            if head is not None:
+                x = jnp.concatenate([x, head[..., pick.get_value(), :]], axis=-1)
+            found.append(block(x))
+        return found[1:]
 
     def _mean(self, ndim: int) -> Array:
         """With as many axes as what it is added to."""
@@ -229,11 +267,8 @@ class MeshVAE(nnx.Module):
         for k, block in enumerate(self.down):
             x = block(x)
             found[f"down {k}"] = _rms(x)
-        found["mean"], x = _rms(self.to_mean(x)), latents
-        for k, block in enumerate(self.up):
-            x = block(x)
-            found[f"up {k}"] = _rms(x)
-        return found
+        found["mean"] = _rms(self.to_mean(x))
+        return found | {f"up {k}": _rms(y) for k, y in enumerate(self._up(latents))}
 
 
 def hierarchy_for(config: MeshVAEConfig, faces: np.ndarray, positions: np.ndarray) -> MeshHierarchy:

@@ -21,10 +21,11 @@ class Config(TrainSettings):
     __doc__ = TrainSettings.__doc__
 
     workdir: Path = Path("output/mesh_vae_small")
-    steps: int = 12_000
+    steps: int = 3_000
     batch_size: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup: int = 100
+    spread_weight: float = 0.5
 
 
 def run(config: Config, console: Console) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from rich.console import Console
+from scipy.linalg import eigh
+from scipy.spatial import cKDTree
 
 from experiments.local_pca import scans
 from experiments.mesh_vae.settings import TrainSettings
@@ -18,6 +21,11 @@ from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError, HeadModel, HeadParams, vertices
 
+MIRROR = np.array([-1.0, 1.0, 1.0])
+SYMMETRIC = 1e-6
+"""Metres by which a symmetric head's vertices may miss their mirror images."""
+DRAWN, DRAWN_AT_ONCE = (600, 1440), 32
+"""Fewest and most synthetic heads that the components are found from."""
 LIKELY = 3.0
 """Coefficients are drawn from a normal distribution within so many deviations."""
 
@@ -95,27 +103,59 @@ def draw_head(source: Generator, key: Array) -> Array:
     return vertices(head, params) - _root(head, betas, expression)[None]
 
 
-def statistics(training: HeadSplit) -> tuple[np.ndarray, float]:
-    """The mean head (V, 3), and the RMS deviation from it per coordinate, metres."""
-    mean = training.vertices.mean(axis=0, dtype=np.float64)
-    squares = sum(float(np.mean((head - mean) ** 2)) for head in training.vertices)
-    return mean.astype(np.float32), float(np.sqrt(squares / len(training.vertices)))
+def draw_heads(source: Generator, count: int, seed: int) -> np.ndarray:
+    """Synthetic heads, (count, V, 3) float32."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), -(-count // DRAWN_AT_ONCE) * DRAWN_AT_ONCE)
+    draw = jax.jit(jax.vmap(lambda key: draw_head(source, key)))
+    return np.concatenate([np.asarray(draw(part)) for part in keys.reshape(-1, DRAWN_AT_ONCE)])[:count]
 
 
-def principal_components(training: HeadSplit, mean: np.ndarray, rank: int) -> np.ndarray | None:
-    """The leading components of the training heads, (rank, V, 3) metres a standard deviation; None for rank 0.
+def mirror_map(head: HeadModel) -> np.ndarray | None:
+    """(V,) int32 the vertex that each becomes in the mirror image; None of a head that is not symmetric."""
+    points = np.asarray(head.v_template, np.float64)
+    distance, partner = cKDTree(points).query(points * MIRROR)
+    paired = np.array_equal(partner[partner], np.arange(len(points)))
+    return partner.astype(np.int32) if paired and distance.max() < SYMMETRIC else None
+
+
+def training_parts(
+    training: HeadSplit, mirror: np.ndarray | None, source: Generator, settings: TrainSettings
+) -> list[tuple[np.ndarray, float]]:
+    """What a network will see, heads (N, V, 3) with each kind's weight: scans, their mirror images, draws."""
+    scans = training.vertices
+    flipped = settings.mirrored if mirror is not None else 0.0
+    parts = [(scans, (1 - flipped) * (1 - settings.synthetic))]
+    if flipped:
+        parts.append(((scans * MIRROR.astype(np.float32))[:, mirror], flipped * (1 - settings.synthetic)))
+    if settings.synthetic:
+        count = int(np.clip(len(scans) // 2, *DRAWN))
+        parts.append((draw_heads(source, count, settings.seed), settings.synthetic))
+    return [(heads, weight) for heads, weight in parts if weight > 0]
+
+
+def statistics(parts: Sequence[tuple[np.ndarray, float]]) -> tuple[np.ndarray, float]:
+    """The mean head (V, 3), and the RMS deviation from it per coordinate, metres; weights of the parts add up to 1."""
+    mean = sum(weight * heads.mean(axis=0, dtype=np.float64) for heads, weight in parts)
+    square = sum(weight * np.mean([np.mean((head - mean) ** 2) for head in heads]) for heads, weight in parts)
+    return np.asarray(mean, np.float32), float(np.sqrt(square))
+
+
+def principal_components(
+    parts: Sequence[tuple[np.ndarray, float]], mean: np.ndarray, rank: int
+) -> np.ndarray | None:  # fmt: skip
+    """The leading components of weighted heads, (rank, V, 3) metres a standard deviation; None for rank 0.
 
     Raises:
       ValueError: there are too few heads.
     """
-    count = len(training.vertices)
     if not rank:
         return None
-    if rank >= count:
-        raise ValueError(f"{count} training heads have fewer than {rank} components; the config's linear_rank.")
-    rows = (training.vertices - mean).reshape(count, -1)
-    _, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
-    leading = vectors[:, ::-1][:, :rank]
-    # (U^T A) has the components' lengths times the square root of the number of heads.
-    found = leading.T.astype(np.float32) @ rows / np.float32(np.sqrt(count))
-    return found.reshape(rank, *mean.shape)
+    rows = np.concatenate(
+        [np.float32(np.sqrt(weight / len(heads))) * (heads - mean).reshape(len(heads), -1) for heads, weight in parts]
+    )
+    if rank >= len(rows):
+        raise ValueError(f"{len(rows)} training heads have fewer than {rank} components; the config's linear_rank.")
+    # (U^T A) has the components' lengths.
+    product = (rows @ rows.T).astype(np.float64)
+    _, vectors = eigh(product, subset_by_index=[len(rows) - rank, len(rows) - 1], overwrite_a=True)
+    return (vectors[:, ::-1].T.astype(np.float32) @ rows).reshape(rank, *mean.shape)

@@ -43,6 +43,8 @@ class TrainSettings:
     """Heads a step, over all devices."""
     synthetic: float = 0.25
     """Share of a batch drawn afresh from the head model (with its local models where they ship), not from scans."""
+    mirrored: float = 0.5
+    """Share of the scans that are shown as their mirror images, where the head is symmetric."""
     learning_rate: float = 1e-3
     """Highest; Adam, linear warm-up, cosine decay."""
     warmup: int = 500
@@ -51,6 +53,10 @@ class TrainSettings:
     """Largest norm of the gradient."""
     laplacian_weight: float = 1.0
     """Of the l1 error of Laplacians, mm, beside that of vertices."""
+    spread_weight: float = 0.0
+    """Of the mean absolute difference between two draws of a head, mm, which is taken off the error. 0.5 makes the l1
+    error a proper score of the distribution (CRPS: Gneiting & Raftery 2007); at 0, as in the paper, it pays to be
+    surer of what is hidden than one can be."""
     kl_weight: float = 1e-5
     """Of the KL divergence, nats a head, against a millimetre of error."""
     kl_warmup: float = 0.3
@@ -81,8 +87,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.every, self.checkpoint_every, self.judge_every, self.log_every) < 1:
             raise ValueError("--steps, --batch-size, --every and the intervals are at least 1.")
-        if not 0 <= self.synthetic <= 1 or not 0 <= self.turned_away <= 1:
-            raise ValueError("--synthetic and --turned-away are shares, from 0 to 1.")
+        if not all(0 <= share <= 1 for share in (self.synthetic, self.turned_away, self.mirrored)):
+            raise ValueError("--synthetic, --mirrored and --turned-away are shares, from 0 to 1.")
         if not 0 < self.largest_mask < 0.9:
             raise ValueError("--largest-mask is a share of the vertices, above 0 and below 0.9.")
 

@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.data.vertex_masks import KINDS, MaskMaker, hidden_vertices, turned_away
-from experiments.mesh_vae.heads import Generator, draw_head
+from experiments.mesh_vae.heads import MIRROR, Generator, draw_head
 from experiments.mesh_vae.settings import TrainSettings
 from models.mesh_hierarchy import laplacian
 from models.mesh_vae import MeshVAE
@@ -45,6 +45,8 @@ class Fixed:
     graph: jraph.GraphsTuple
     masks: MaskMaker
     source: Generator
+    mirror: Array | None
+    """`mirror_map`."""
 
 
 @jax.tree_util.register_dataclass
@@ -58,6 +60,8 @@ class Losses:
     laplacian_mm: Array
     kl: Array
     """Nats a head."""
+    spread_mm: Array
+    """Mean absolute difference between two draws of a head; 0 where one is drawn."""
     gradient_norm: Array
     hidden: Array
     """Share of the vertices."""
@@ -94,21 +98,30 @@ def draw_mask(masks: MaskMaker, settings: TrainSettings, key: Array, limit: Arra
     return ~(hidden | back)
 
 
+def maybe_mirrored(head: Array, mirror: Array, key: Array, settings: TrainSettings) -> Array:
+    """A scan (V, 3), or its mirror image."""
+    flipped = (head * jnp.asarray(MIRROR, head.dtype)[None])[mirror]
+    return jnp.where(jax.random.uniform(key, ()) < settings.mirrored, flipped, head)
+
+
 def losses_of(
     model: MeshVAE, graph: jraph.GraphsTuple, heads: Array, visible: Array, keys: Array, settings: TrainSettings,
     step: Array,
-) -> tuple[Array, tuple[Array, Array, Array]]:  # fmt: skip
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:  # fmt: skip
     """l1 + l1 of Laplacians + KL of heads (B, V, 3); keys (B,) of the latents' draws.
 
     The whole head counts, hidden or not: completing it is what is learned.
     """
     posterior = model.encode(heads, visible)
-    latents = jax.vmap(lambda key, one: one.sample(key))(keys, posterior)
-    error = MM * (model.decode(latents) - heads)
+    draws = 2 if settings.spread_weight else 1
+    latents = jax.vmap(lambda key, one: jax.vmap(one.sample)(jax.random.split(key, draws)))(keys, posterior)
+    error = MM * (model.decode(latents) - heads[:, None])
     l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(graph, error)))
+    spread = jnp.mean(jnp.abs(error[:, 0] - error[:, -1]))
     kl = jnp.mean(posterior.kl())
     grown = jnp.clip(step / max(1.0, settings.kl_warmup * settings.steps), 0, 1)
-    return l1 + settings.laplacian_weight * lap + settings.kl_weight * grown * kl, (l1, lap, kl)
+    total = l1 + settings.laplacian_weight * lap + settings.kl_weight * grown * kl - settings.spread_weight * spread
+    return total, (l1, lap, kl, spread)
 
 
 def make_step(
@@ -128,13 +141,15 @@ def make_step(
             [place * real + jnp.arange(real), devices * real + place * synthetic + jnp.arange(synthetic)]
         )
         keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(step_key, k), 3))(places)
+        if (mirror := fixed.mirror) is not None:
+            heads = jax.vmap(lambda head, key: maybe_mirrored(head, mirror, key, settings))(heads, keys[:real, 0])
         if synthetic:
             drawn = jax.vmap(lambda key: draw_head(fixed.source, key))(keys[real:, 0])
             heads = jnp.concatenate([heads, drawn])
         limit = mask_limit(settings, state.step)
         visible = jax.vmap(lambda key: draw_mask(fixed.masks, settings, key, limit))(keys[:, 1])
 
-        def loss(params: nnx.State) -> tuple[Array, tuple[Array, Array, Array]]:
+        def loss(params: nnx.State) -> tuple[Array, tuple[Array, Array, Array, Array]]:
             model = nnx.merge(graphdef, params, fixed.rest)
             return losses_of(model, fixed.graph, heads, visible, keys[:, 2], settings, state.step)
 
@@ -143,8 +158,8 @@ def make_step(
         gradient, total, parts, hidden = jax.lax.pmean((gradient, total, parts, hidden), AXIS)
         updates, opt_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        l1, lap, kl = parts
-        found = Losses(total, l1, lap, kl, optax.tree.norm(gradient), hidden)
+        l1, lap, kl, spread = parts
+        found = Losses(total, l1, lap, kl, spread, optax.tree.norm(gradient), hidden)
         return TrainState(params, opt_state, state.step + 1), found
 
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)

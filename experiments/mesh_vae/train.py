@@ -19,7 +19,14 @@ import flamejax
 from experiments.data.vertex_masks import mask_maker
 from experiments.mesh_vae.batches import batches
 from experiments.mesh_vae.checkpoints import Checkpoints
-from experiments.mesh_vae.heads import generator, load_split, principal_components, statistics
+from experiments.mesh_vae.heads import (
+    generator,
+    load_split,
+    mirror_map,
+    principal_components,
+    statistics,
+    training_parts,
+)  # fmt: skip
 from experiments.mesh_vae.judge import Judge, judge_of
 from experiments.mesh_vae.record import Record
 from experiments.mesh_vae.settings import TrainSettings, smoke_settings
@@ -58,16 +65,22 @@ def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console
     try:
         training = load_split(settings, head, "train", console)
         held_out = load_split(settings, head, "validation", console)
-        mean, spread = statistics(training)
+        source, mirror = generator(head, training), mirror_map(head)
+        parts = training_parts(training, mirror, source, settings)
+        mean, spread = statistics(parts)
         if settings.smoke:  # a few scans have few components
-            architecture = replace(architecture, linear_rank=min(architecture.linear_rank, len(training.vertices) - 1))
-        components = principal_components(training, mean, architecture.linear_rank)
+            count = sum(len(heads) for heads, _ in parts)
+            architecture = replace(architecture, linear_rank=min(architecture.linear_rank, count - 1))
+        components = principal_components(parts, mean, architecture.linear_rank)
+        del parts  # twice the scans
         hierarchy = hierarchy_for(architecture, np.asarray(head.faces), np.asarray(head.v_template))
         model = build_mesh_vae(head, architecture, mean, spread, components, settings.seed)
         _introduce(console, settings, hierarchy, model, len(training.vertices), synthetic, mesh.devices.size)
         masks = mask_maker(head, settings.seed)
         run = _Run(settings, head, model, hierarchy, checkpoints, console)
-        run.fixed = Fixed(run.rest, hierarchy.graph(), masks, generator(head, training))
+        run.fixed = Fixed(
+            run.rest, hierarchy.graph(), masks, source, None if mirror is None else jnp.asarray(mirror)
+        )
         judge = judge_of(head, held_out.vertices, masks, 4 if settings.smoke else JUDGED)
         data = batches(training.vertices, settings.batch_size - synthetic, settings.seed)
         state = run.go(data, judge, mesh)

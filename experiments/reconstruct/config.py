@@ -14,6 +14,10 @@ from fitting.config import PRESETS, AnyFitConfig, FitConfig
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
+from models.mesh_vae import MeshVAE
+from models.pretrained import load_mesh_vae, mesh_vae_path
+
+MOST_SAMPLES = 100
 
 
 class UsageError(Exception):
@@ -25,8 +29,8 @@ class Config:
     """Reconstruct 3D heads from photos of faces.
 
     Writes one folder per photo (mesh.obj with mesh.mtl and mesh.png, mesh.glb, params.npz, camera.json, landmarks.json,
-    overlay.png, occlusion_mask.png, metrics.json) and, over all photos, index.html, contact_sheet.png, summary.jsonl,
-    failures.jsonl and run.json.
+    overlay.png, occlusion_mask.png, metrics.json; hypotheses/ with --method complete) and, over all photos, index.html,
+    contact_sheet.png, summary.jsonl, failures.jsonl and run.json.
     A photo that fails is listed in failures.jsonl with the reason, and the others go on.
 
     Exit status: 0 when the output holds at least one head, 1 when it holds none, 2 when the command could not start.
@@ -38,8 +42,16 @@ class Config:
     """Folder to write; made if missing."""
     head: Path | None = None
     """Head model file; the embedded open head unless given."""
-    method: Literal["fit"] = "fit"
-    """fit: one head per face, by Algorithm 1 with local models."""
+    method: Literal["fit", "complete"] = "fit"
+    """fit: one head per face, by Algorithm 1 with local models. complete: beside it, several whole heads that agree
+    with what the photo shows of it, drawn from a Mesh-VAE; they are written to hypotheses/00, 01, ..., best first."""
+    num_samples: int = 16
+    """Heads drawn per face by --method complete."""
+    mesh_vae: Path | None = None
+    """Mesh-VAE of the head, a file that `experiments.train --config mesh_vae` made; the shipped one of the open head
+    unless given."""
+    seed: int = 0
+    """Of the draws. A face gets the same ones whatever photos are beside it."""
     preset: Literal["fast", "paper", "code"] = "fast"
     """How to fit: ours, or gradient descent as in the paper or in its released code (minutes per photo on a CPU)."""
     local: str = "auto"
@@ -75,6 +87,10 @@ class Config:
             raise UsageError(f"--batch-size is at least 1, not {self.batch_size}.")
         if not 64 <= self.size <= 1024:
             raise UsageError(f"--size is between 64 and 1024 pixels, not {self.size}.")
+        if not 1 <= self.num_samples <= MOST_SAMPLES:
+            raise UsageError(f"--num-samples is between 1 and {MOST_SAMPLES}, not {self.num_samples}.")
+        if self.mesh_vae is not None and self.method == "fit":
+            raise UsageError("--mesh-vae goes with --method complete.")
         if self.iterations is not None and self.iterations < 0:
             raise UsageError(f"--iterations is at least 0, not {self.iterations}.")
         if self.iterations is not None and self.preset != "fast":
@@ -100,11 +116,15 @@ class Config:
         """The option, and the first digits of the SHA-256 of the file of local models; None where it cannot be read."""
         if self.local == "none":
             return "none"
-        path = local_model_path() if self.local == "auto" else Path(self.local)
+        digest = digest_of(local_model_path() if self.local == "auto" else Path(self.local))
+        return None if digest is None else f"{self.local} {digest}"
+
+    def load_mesh_vae(self, head: HeadModel) -> MeshVAE:
+        """The Mesh-VAE to complete with. Raises: UsageError if the file cannot be used or is another head's."""
         try:
-            return f"{self.local} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-        except OSError:
-            return None
+            return load_mesh_vae(head, self.mesh_vae)
+        except (HeadFileError, OSError) as error:
+            raise UsageError(f"--mesh-vae: {error}") from error
 
     def fit_config(self) -> AnyFitConfig:
         """The settings of the fit."""
@@ -121,8 +141,13 @@ class Config:
             "face_masks": self.face_masks,
             "boxes": self.boxes,
         }
+        drawn = {}
+        if self.method != "fit":
+            weights = digest_of(self.mesh_vae or mesh_vae_path())
+            drawn = {"num_samples": self.num_samples, "seed": self.seed, "mesh_vae": weights}
         return {
             "method": self.method,
+            **drawn,
             "size": self.size,
             "preset": self.preset,
             "local": self.local_digest(),
@@ -140,6 +165,14 @@ class Config:
         ):
             if folder is not None and not folder.is_dir():
                 raise UsageError(f"{flag} {folder}: no such folder.")
-        for flag, file in (("--head", self.head), ("--boxes", self.boxes)):
+        for flag, file in (("--head", self.head), ("--boxes", self.boxes), ("--mesh-vae", self.mesh_vae)):
             if file is not None and not file.exists():
                 raise UsageError(f"{flag} {file}: no such file.")
+
+
+def digest_of(path: Path) -> str | None:
+    """The first digits of a file's SHA-256; None where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return None

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import flamejax
 from experiments.reconstruct.config import Config
+from experiments.reconstruct.hypotheses import write_hypotheses
 from experiments.reconstruct.observing import Face, PhotoReader, map_ahead, reason_of
 from experiments.reconstruct.photos import Failure, Photo
 from experiments.reconstruct.results import FittedFace, HeadIdentity, write_result
@@ -27,6 +29,8 @@ from fitting.detector import LiteRTDetector
 from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel
 from flamejax.io.files import new_folder
+from sampling.complete import complete
+from sampling.hypotheses import Hypotheses
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2
@@ -46,17 +50,25 @@ class Tools:
     """(head, params) -> (B, V, 3)."""
     render: Callable[..., jax.Array]
     """`flamejax.render`, compiled once per size."""
+    complete: Callable[[Fit, jax.Array], Hypotheses] | None = None
+    """(fit, keys (B,)) -> hypotheses of each face; None where none are asked for."""
 
 
 def default_tools(config: Config, head: HeadModel) -> Tools:
     """The real steps. Raises: UsageError if the local models cannot be used."""
     model = prepare(head, config.local_model(head))
+    draw = None
+    if config.method == "complete":
+        vae = config.load_mesh_vae(head)
+        jitted = jax.jit(functools.partial(complete, num_samples=config.num_samples))
+        draw = functools.partial(jitted, vae, model)
     return Tools(
         observe=functools.partial(observe_photo, detector=LiteRTDetector()),
         mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,
         fit=lambda observation: fit(model, observation, config.fit_config()),
         vertices=jax.jit(flamejax.vertices),
         render=jax.jit(flamejax.render, static_argnames="size"),
+        complete=draw,
     )
 
 
@@ -139,7 +151,7 @@ class Pipeline:
     def _process(self, faces: list[Face], writing: ThreadPoolExecutor) -> None:
         """Fit one batch and hand its faces to the writers."""
         try:
-            result, masks, textures, error, seconds = self._fit(faces)
+            result, masks, textures, error, seconds, hypotheses = self._fit(faces)
         except Exception as exception:  # e.g. out of memory: the next batch may still fit
             self._fail([Failure(str(f.photo.path), "fit", reason_of(exception)) for f in faces], faces)
             return
@@ -149,12 +161,16 @@ class Pipeline:
                 self._fail([Failure(str(face.photo.path), "fit", FIT_REASONS.get(code, f"code {code}"))], [face])
                 continue
             fitted = _one_face(masked(face, masks[i]), result, i, textures[i], float(error[i]), seconds / len(faces))
+            if hypotheses is not None:
+                fitted = replace(fitted, hypotheses=jax.tree.map(lambda leaf: leaf[i], hypotheses))  # noqa: B023
             self._writing[writing.submit(self._write, fitted)] = face
         self._collect(at_most=2 * self.batch_size)
 
-    def _fit(self, faces: list[Face]) -> tuple[Fit, np.ndarray, np.ndarray, np.ndarray, float]:
-        """Fit faces as a batch of the fixed size. Returns the fit, occlusion masks, textures, parameter errors (NumPy)
-        and seconds."""
+    def _fit(
+        self, faces: list[Face]
+    ) -> tuple[Fit, np.ndarray, np.ndarray, np.ndarray, float, Hypotheses | None]:  # fmt: skip
+        """Fit faces as a batch of the fixed size. Returns the fit, occlusion masks, textures, parameter errors (NumPy),
+        seconds, and what else the photos allow."""
         first = self.outcome.first_batch_seconds is None
         if first:
             self.report("compiling", self.batch_size)
@@ -172,11 +188,15 @@ class Pipeline:
         textures = np.clip(np.asarray(jax.vmap(self.head.albedo)(found.texture)), 0.0, 1.0)
         implied = np.asarray(self.tools.vertices(self.head, found.params))
         error = np.linalg.norm(implied - result.vertices, axis=-1).max(axis=-1)
+        hypotheses = None
+        if self.tools.complete is not None:
+            keys = face_keys([(face.photo_sha256, face.index) for face in padded], self.config.seed)
+            hypotheses = jax.device_get(self.tools.complete(found, keys))
         if first:
             self.outcome.first_batch_seconds = elapsed
             self.report("compiled", elapsed)
         self.outcome.fit_seconds += seconds
-        return result, masks, textures, error, seconds
+        return result, masks, textures, error, seconds, hypotheses
 
     def _write(self, fitted: FittedFace) -> None:
         face = fitted.face
@@ -201,6 +221,7 @@ class Pipeline:
         write_thumbnail(self.store.folder, face.name, picture)
         with new_folder(self.store.folder / face.name) as folder:
             write_result(folder, fitted, self.head, self.identity, view, self.settings)
+            write_hypotheses(folder, fitted, self.head, self.identity)
 
     def _collect(self, at_most: int) -> None:
         """Wait until no more than `at_most` results are being written, and note how those that ended went."""
@@ -251,6 +272,13 @@ def masked(face: Face, occlusion_mask: Any) -> Face:
         dense_confidence=uncovered(seen.dense_landmarks, seen.dense_confidence),
     )
     return replace(face, observation=observation)
+
+
+def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:
+    """A key for each face (its photo's SHA-256, its place in the photo), whatever batch it is in: (B,)."""
+    numbers = np.array([[int(digest[:8], 16), index] for digest, index in faces], np.uint32)
+    folded = jax.vmap(lambda one: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), one[0]), one[1]))
+    return folded(jnp.asarray(numbers))
 
 
 def _one_face(face: Face, batch: Fit, i: int, texture: np.ndarray, error: float, seconds: float) -> FittedFace:

@@ -17,6 +17,7 @@ from experiments.reconstruct.views import View, mask_over, overlay
 from fitting.observation import VISIBLE_CONFIDENCE
 from flamejax.camera import OrthographicCamera
 from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
+from sampling.hypotheses import Hypotheses
 
 FORMAT_VERSION = 1
 RESULT_FILES = (
@@ -74,6 +75,8 @@ class FittedFace:
     """Largest distance, metres, between `vertices` and those of `params` alone."""
     seconds: float
     """Of the fit, per face of its batch, compiling left out."""
+    hypotheses: Hypotheses | None = None
+    """Other heads that the photo allows, best first."""
 
 
 def write_result(
@@ -188,9 +191,39 @@ def metrics_record(fitted: FittedFace, identity: HeadIdentity, settings: dict[st
         "losses": losses,
         "exact": fitted.parameter_error < EXACT_METRES,
         "fit_seconds": round(fitted.seconds, 3),
+        **hypotheses_record(fitted),
         "head": dataclasses.asdict(identity),
         "settings": settings,
     }
+
+
+def hypotheses_record(fitted: FittedFace) -> dict[str, Any]:
+    """What metrics.json says of hypotheses: how many; how far they lie from the fit where the photo shows the head
+    (median over these vertices and all heads); how far from each other (RMS distance from their mean), there and where
+    nothing is seen."""
+    if fitted.hypotheses is None:
+        return {}
+    heads = np.asarray(fitted.hypotheses.vertices, np.float64)
+    seen = np.asarray(fitted.vertex_visibility, bool)
+    away = np.linalg.norm(heads[:, seen] - fitted.vertices[None, seen], axis=-1)
+    spread = spread_of(heads)
+    record: dict[str, Any] = {"hypotheses": len(heads)}
+    for name, values, reduce in (
+        ("hypotheses_visible_mm", away, np.median),
+        ("hypotheses_visible_spread_mm", spread[seen], _rms),
+        ("hypotheses_hidden_spread_mm", spread[~seen], _rms),
+    ):
+        record[name] = round(1e3 * float(reduce(values)), 4) if values.size else None
+    return record
+
+
+def spread_of(heads: np.ndarray) -> np.ndarray:
+    """(V,) RMS distance of each vertex from its mean over heads (M, V, 3)."""
+    return np.sqrt(((heads - heads.mean(axis=0)) ** 2).sum(axis=-1).mean(axis=0))
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
 
 
 def _projected(fitted: FittedFace) -> np.ndarray:

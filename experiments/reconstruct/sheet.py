@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.reconstruct.hypotheses import HYPOTHESES, SHEET
 from experiments.reconstruct.photos import Failure
 from experiments.reconstruct.store import THUMBNAILS
 from flamejax.io.files import write_bytes, write_text
@@ -103,8 +104,10 @@ def _card(name: str, metrics: dict[str, Any]) -> str:
     facts = [
         f"{metrics['visible_landmarks']} of 68 landmarks visible",
         *([] if error is None else [f"landmark error {100 * error:.1f} % of the outer-eye distance"]),
+        *([f"{metrics['hypotheses']} hypotheses"] if metrics.get("hypotheses") else []),
     ]
-    links = "".join(f'<a href="{at}/{file}">{file}</a>' for file in LINKS)
+    files = [*LINKS, *([f"{HYPOTHESES}/{SHEET}"] if metrics.get("hypotheses") else [])]
+    links = "".join(f'<a href="{at}/{file}">{file}</a>' for file in files)
     return f"""<figure>
 <a href="{at}/overlay.png"><img loading="lazy" src="{THUMBNAILS}/{at}.jpg" alt="{html.escape(name)}"></a>
 <figcaption><b>{html.escape(name)}</b>

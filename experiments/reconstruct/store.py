@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.reconstruct.config import Config, UsageError
+from experiments.reconstruct.hypotheses import HYPOTHESES, hypothesis_files
 from experiments.reconstruct.photos import Failure, Photo
 from experiments.reconstruct.results import FORMAT_VERSION, RESULT_FILES, HeadIdentity
 from flamejax.io.files import remove_unfinished, write_text
@@ -53,7 +54,7 @@ class Store:
 
     def results(self) -> dict[str, dict[str, Any]]:
         """name -> metrics of every complete result, sorted by name."""
-        return {name: m for name, m in self.records().items() if self._is_complete(name)}
+        return {name: m for name, m in self.records().items() if self._is_complete(name, m)}
 
     def records(self) -> dict[str, dict[str, Any]]:
         """name -> metrics of every result, also of those from which files were deleted since."""
@@ -70,13 +71,14 @@ class Store:
         records = self.records()
         for entry in self.folder.iterdir():
             # What holds nothing but files of a result is a result whose metrics.json was deleted.
-            remains = entry.is_dir() and {inner.name for inner in entry.iterdir()} <= set(RESULT_FILES)
+            remains = entry.is_dir() and {inner.name for inner in entry.iterdir()} <= {*RESULT_FILES, HYPOTHESES}
             if entry.name not in records and not remains:
                 names.add(entry.name)
         return names
 
-    def _is_complete(self, name: str) -> bool:
-        return all((self.folder / name / file).is_file() for file in RESULT_FILES)
+    def _is_complete(self, name: str, metrics: dict[str, Any]) -> bool:
+        files = [*RESULT_FILES, *hypothesis_files(metrics.get("hypotheses", 0))]
+        return all((self.folder / name / file).is_file() for file in files)
 
     def old_failures(self, photos: Sequence[Photo]) -> list[Failure]:
         """Failures of earlier runs about photos that this run was not asked for."""

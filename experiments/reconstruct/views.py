@@ -53,7 +53,7 @@ def render_view(
     zoom = RENDER_SIDE / (crop_side * (1.0 + 2.0 * MARGIN))
     shifted = zoom * (np.asarray(translation, np.float32) + MARGIN * crop_side)
     both = np.stack([vertices, turn(vertices)]).astype(np.float32)
-    turned_scale, turned_translation = _framing(both[1], zoom * scale)
+    turned_scale, turned_translation = framing(both[1], zoom * scale)
     camera = OrthographicCamera(
         jnp.asarray([zoom * scale, turned_scale], jnp.float32),
         jnp.asarray(np.stack([shifted, turned_translation]), jnp.float32),
@@ -66,12 +66,13 @@ def render_view(
     return View(front, turned)
 
 
-def _framing(vertices: np.ndarray, largest_scale: float) -> tuple[float, np.ndarray]:
-    """A camera's scale and translation (2,) that show a whole head in the middle, no larger than the photo's does."""
+def framing(vertices: np.ndarray, largest_scale: float, side: int = RENDER_SIDE) -> tuple[float, np.ndarray]:
+    """A camera's scale and translation (2,) that show a whole head in the middle of `side` x `side` pixels, no larger
+    than `largest_scale`."""
     flat = np.asarray(vertices)[:, :2] * (1.0, -1.0)
     low, high = flat.min(axis=0), flat.max(axis=0)
-    scale = min(largest_scale, 0.94 * RENDER_SIDE / max(float((high - low).max()), 1e-6))
-    return scale, RENDER_SIDE / 2 - scale * (low + high) / 2
+    scale = min(largest_scale, 0.94 * side / max(float((high - low).max()), 1e-6))
+    return scale, side / 2 - scale * (low + high) / 2
 
 
 def turn(vertices: np.ndarray) -> np.ndarray:
@@ -167,7 +168,7 @@ def tile(
     for (x, y), sure in zip(points * (side / crop_side), confidence, strict=True):
         colour = (round(255 * (1 - sure)), round(220 * sure), 40)
         draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
-    pictures = [seen, *(_small(image, side) for image in (fitted, _on_backdrop(view.front), _on_backdrop(view.turned)))]
+    pictures = [seen, *(_small(image, side) for image in (fitted, on_backdrop(view.front), on_backdrop(view.turned)))]
     row = Image.new("RGB", (4 * side, side))
     for i, picture in enumerate(pictures):
         row.paste(picture, (i * side, 0))
@@ -178,7 +179,7 @@ def _small(image: np.ndarray, side: int) -> Image.Image:
     return Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def _on_backdrop(rgba: np.ndarray) -> np.ndarray:
+def on_backdrop(rgba: np.ndarray) -> np.ndarray:
     """RGBA uint8 -> RGB uint8 on a plain light grey."""
     values = rgba.astype(np.float32) / 255.0
     mixed = values[..., :3] * values[..., 3:] + BACKDROP * (1.0 - values[..., 3:])

@@ -5,6 +5,7 @@ import json
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 from rich.console import Console
@@ -15,6 +16,7 @@ from experiments.reconstruct.pipeline import Tools
 from experiments.reconstruct.results import HeadIdentity
 from fitting import Fit, NoFaceError, Observation
 from flamejax.camera import CropTransform, OrthographicCamera
+from sampling.hypotheses import Hypotheses
 from tests.heads import random_head
 
 HEAD = random_head(subdivisions=1)
@@ -38,14 +40,24 @@ def write_photo(path: Path, size: tuple[int, int] = (64, 48), colour: int = 120,
 class FakeTools:
     """Counts calls; a photo of mean colour 0 has no face, `faces` says how many the others have."""
 
-    def __init__(self, faces: int = 1, bad_code: float | None = None):
-        self.faces, self.bad_code = faces, bad_code
+    def __init__(self, faces: int = 1, bad_code: float | None = None, seen_beyond: float = -1.0):
+        self.faces, self.bad_code, self.seen_beyond = faces, bad_code, seen_beyond
         self.batches: list[int] = []
         self.observed: list[dict] = []
         self.lock = threading.Lock()
 
     def tools(self, config=None, head=HEAD) -> Tools:
-        return Tools(self.observe, self.mask, lambda seen: self.fit(head, seen), self.vertices, self.render)
+        drawn = None
+        if config is not None and config.method == "complete":
+            drawn = lambda fit, keys: self.complete(fit, keys, config.num_samples)  # noqa: E731
+        return Tools(self.observe, self.mask, lambda seen: self.fit(head, seen), self.vertices, self.render, drawn)
+
+    def complete(self, fit: Fit, keys, count: int) -> Hypotheses:
+        """The fit moved sideways, by numbers that the keys give, where nothing is seen."""
+        steps = np.asarray(jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys))
+        moved = np.where(fit.vertex_visibility, 0.0, 1.0)[:, None, :, None] * [0.01, 0.0, 0.0]
+        heads = np.asarray(fit.vertices)[:, None] + steps[..., None, None] * moved
+        return Hypotheses(heads, None, np.zeros((*steps.shape, 2, 3)), -np.sort(steps, axis=1))
 
     def mask(self, head, observation: Observation) -> Observation:
         return observation
@@ -86,7 +98,7 @@ class FakeTools:
             camera=OrthographicCamera(np.full(batch, 4.0 * side), np.full((batch, 2), 0.5 * side)),
             texture=np.zeros((batch, head.albedo_basis.shape[0]), np.float32),
             light=np.ones((batch, 9, 3), np.float32),
-            vertex_visibility=np.ones(vertices.shape[:2], bool),
+            vertex_visibility=np.broadcast_to(np.asarray(head.v_template)[:, 2] > self.seen_beyond, vertices.shape[:2]),
             losses={"total": np.ones(batch), "nme": np.full(batch, np.nan)},
             code=code,
         )

@@ -1,0 +1,111 @@
+"""Shape completion (Diverse3DFace, section 4.2): what of a fit the photo shows goes into the Mesh-VAE, and whole heads
+come out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fitting.config import Fit
+from fitting.fit_model import FitModel
+from flamejax.head import HeadModel
+from flamejax.head.rotation import rotation_matrix
+from models.mesh_vae import MeshVAE, Posterior
+from sampling.hypotheses import Hypotheses, sorted_best_first
+
+EVIDENCE_SIGMA = 1e-3
+"""Metres: standard deviation of a visible coordinate of a fit about the truth, in scores."""
+EYEBALLS = ("left_eyeball", "right_eyeball")
+
+
+def complete(
+    vae: MeshVAE, model: FitModel, fit: Fit, key: Array, *, num_samples: int = 16
+) -> Hypotheses:
+    """Draw whole heads from what the Mesh-VAE makes of the visible vertices of fits.
+
+    The fit's vertices are brought into the head frame (global rotation undone, root joint at the origin), those that
+    the photo does not show are taken away, the rest is encoded, and draws are decoded and brought back. So all of a
+    draw is the Mesh-VAE's; where the photo shows the head, it is the fit again but for fractions of a millimetre.
+
+    Args:
+      vae: a trained Mesh-VAE of the head.
+      model: what was fitted, `prepare(head, local)`.
+      fit: of one face, or of a batch (*b,).
+      key: a key, or keys (*b,) of the faces.
+      num_samples: M.
+
+    Returns:
+      `num_samples` heads a face, sorted by `score`.
+
+    Raises:
+      ValueError: the Mesh-VAE is of another mesh, or num_samples is below 1.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is at least 1, not {num_samples}.")
+    if fit.vertices.shape[-2] != vae.num_vertices:
+        raise ValueError(f"a fit of {fit.vertices.shape[-2]} vertices, but a Mesh-VAE of {vae.num_vertices}.")
+    batch = fit.vertices.shape[:-2]
+    keys = jnp.broadcast_to(key, batch) if key.shape != batch else key
+    vertices, rotation, root = over(batch, functools.partial(to_head_frame, model), fit)
+    visible = visible_vertices(model.head, fit)
+    posterior = vae.encode(vertices, visible)
+    latents = over(batch, functools.partial(_draws, num_samples), posterior, keys)
+    decoded = vae.decode(latents)
+    found = over(batch, score, latents, decoded, vertices, visible)
+    heads = Hypotheses(over(batch, to_world, decoded, rotation, root), None, latents, found)
+    return over(batch, sorted_best_first, heads)
+
+
+def visible_vertices(head: HeadModel, fit: Fit) -> Array:
+    """(*b, V) bool: the vertices of a fit that a Mesh-VAE gets to see: what the photo shows, and the eyeballs, which a
+    fit places by the lids."""
+    shape = fit.vertex_visibility.shape
+    seen = fit.vertex_visibility.astype(bool)
+    for name in EYEBALLS:
+        if name in head.regions:
+            seen = seen | jnp.broadcast_to(head.regions[name], shape)
+    return seen
+
+
+def to_head_frame(model: FitModel, fit: Fit) -> tuple[Array, Array, Array]:
+    """One fit's vertices (V, 3) in the head frame; and the rotation (3, 3) and root joint (3,) that lead back."""
+    params = fit.params
+    root = model.root_joint(params.betas, params.expression, fit.local) + params.transl
+    rotation = rotation_matrix(params.global_orient)
+    return jnp.matmul(fit.vertices - root[None], rotation, precision="highest"), rotation, root
+
+
+def to_world(vertices: Array, rotation: Array, root: Array) -> Array:
+    """Back: (M, V, 3) in the head frame -> world."""
+    return jnp.matmul(vertices, rotation.T, precision="highest") + root[None, None]
+
+
+def score(latents: Array, decoded: Array, vertices: Array, visible: Array) -> Array:
+    """Log density of one face's heads and what is visible of it, up to a constant: (M,).
+
+    -|d|^2 / (2 sigma^2) summed over visible coordinates with their distance d from the fit, and -|z|^2 / 2. Errors of
+    neighbours hang together, so all vertices count as so many observations as there are latents.
+
+    Args:
+      latents: (M, L, C). decoded: (M, V, 3) their heads. vertices: (V, 3) of the fit, same frame. visible: (V,).
+    """
+    away = jnp.where(visible[None, :, None], (decoded - vertices[None]) / EVIDENCE_SIGMA, 0)
+    evidence = jnp.sum(away**2, axis=(-2, -1)) / (2 * visible.shape[0])
+    size = latents.shape[-2] * latents.shape[-1]
+    return -size * evidence - jnp.sum(latents**2, axis=(-2, -1)) / 2
+
+
+def over(batch: tuple[int, ...], function: Callable[..., Any], *args: Any) -> Any:
+    """`function` mapped over the leading axes `batch` of its arguments."""
+    for _ in batch:
+        function = jax.vmap(function)
+    return function(*args)
+
+
+def _draws(count: int, posterior: Posterior, key: Array) -> Array:
+    return jax.vmap(posterior.sample)(jax.random.split(key, count))

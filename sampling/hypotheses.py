@@ -1,0 +1,32 @@
+"""Several heads that one photo allows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flamejax.head import HeadParams
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hypotheses:
+    """M heads, the best first; batch axes (*b,) before M."""
+
+    vertices: Array
+    """(*b, M, V, 3) world metres: those of the fit they belong to, in its camera."""
+    params: HeadParams | None
+    """Of the head model, batch axes (*b, M); None where vertices come from elsewhere, as from a Mesh-VAE."""
+    latents: Array | None
+    """(*b, M, L, C) of the Mesh-VAE; None of other methods."""
+    score: Array
+    """(*b, M) how well each agrees with what is visible and with the prior, descending; nats up to a constant."""
+
+
+def sorted_best_first(found: Hypotheses) -> Hypotheses:
+    """The same hypotheses of one face in the order of their scores."""
+    order = jnp.argsort(-found.score, axis=-1)
+    return jax.tree.map(lambda leaf: leaf[order], found)

@@ -1,0 +1,120 @@
+"""`reconstruct --method complete`: files, numbers, keys, resuming, refusals. The Mesh-VAE itself: tests/sampling."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+import flamejax
+from experiments.reconstruct import Config, UsageError
+from experiments.reconstruct.hypotheses import hypothesis_files
+from experiments.reconstruct.pipeline import default_tools, face_keys
+from models.mesh_vae import MeshVAEConfig
+from models.pretrained import build_mesh_vae, write_mesh_vae
+from tests.experiments.fakes import HEAD, FakeTools, reconstruct, results, rows, stamps, write_photo
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name, colour in (("a", 100), ("b", 140), ("c", 180)):
+        write_photo(tmp_path / "in" / f"{name}.png", colour=colour)
+    return tmp_path / "in"
+
+
+def complete(photos, output, **options):
+    given = {"method": "complete", "num_samples": 3, **options}
+    return reconstruct(photos, output, FakeTools(seen_beyond=0.05), **given)
+
+
+def test_files_and_numbers(photos, tmp_path):
+    out = tmp_path / "out"
+    assert complete(photos, out) == 0
+    assert results(out) == ["a", "b", "c"]
+    for name in results(out):
+        assert all((out / name / file).is_file() for file in hypothesis_files(3))
+        heads = [dict(np.load(out / name / "hypotheses" / f"{k:02d}" / "params.npz")) for k in range(3)]
+        fit = np.load(out / name / "params.npz")
+        seen = fit["vertex_visibility"].astype(bool)
+        assert 0 < seen.sum() < len(seen)
+        for head in heads:
+            assert {"vertices", "score", "latents", "head_sha256", "format_version"} <= head.keys()
+            np.testing.assert_allclose(head["vertices"][seen], fit["vertices"][seen], atol=1e-6)
+            assert np.abs(head["vertices"][~seen] - fit["vertices"][~seen]).max() > 1e-5
+        assert heads[0]["score"] >= heads[1]["score"] >= heads[2]["score"]
+        metrics = json.loads((out / name / "metrics.json").read_text())
+        assert metrics["method"] == "complete" and metrics["hypotheses"] == 3
+        assert metrics["hypotheses_visible_mm"] == metrics["hypotheses_visible_spread_mm"] == 0
+        shifts = np.array([head["vertices"][~seen][0, 0] for head in heads])
+        np.testing.assert_allclose(metrics["hypotheses_hidden_spread_mm"], 1e3 * shifts.std(), rtol=1e-2)
+        mesh = trimesh.load(out / name / "hypotheses" / "02" / "mesh.glb", force="mesh", process=False)
+        assert len(mesh.faces) == len(flamejax.load_head().faces)
+        with Image.open(out / name / "hypotheses" / "sheet.jpg") as sheet:
+            assert sheet.width > sheet.height > 200 and np.asarray(sheet.convert("L")).std() > 10
+    assert "hypotheses/sheet.jpg" in (out / "index.html").read_text()
+    assert {row["hypotheses"] for row in rows(out / "summary.jsonl")} == {3}
+
+
+def test_a_face_gets_the_same_draws_whatever_is_beside_it(photos, tmp_path):
+    complete(photos, tmp_path / "all")
+    (photos / "a.png").unlink()
+    complete(photos, tmp_path / "two", batch_size=1)
+    place = ("c", "hypotheses", "01", "params.npz")
+    first, second = (np.load(tmp_path.joinpath(out, *place))["vertices"] for out in ("all", "two"))
+    np.testing.assert_allclose(first, second, atol=1e-7)
+    complete(photos, tmp_path / "seed", seed=1)
+    assert np.abs(np.load(tmp_path.joinpath("seed", *place))["vertices"] - first).max() > 1e-5
+
+
+def test_keys_of_faces_differ():
+    data = jax.random.key_data(face_keys([("00ff00ff0", 0), ("00ff00ff0", 1), ("00ff01ff0", 0)], 0))
+    assert len({tuple(row) for row in np.asarray(data).tolist()}) == 3
+
+
+def test_resume_does_again_what_misses_a_hypothesis(photos, tmp_path):
+    out = tmp_path / "out"
+    complete(photos, out)
+    before = stamps(out)
+    (out / "b" / "hypotheses" / "01" / "mesh.glb").unlink()
+    complete(photos, out, resume=True)
+    after = stamps(out)
+    assert (out / "b" / "hypotheses" / "01" / "mesh.glb").is_file()
+    assert after["b"] != before["b"] and after["a"] == before["a"] and after["c"] == before["c"]
+    complete(photos, out, resume=True, num_samples=2)  # another number of heads: all are done again
+    assert not (out / "a" / "hypotheses" / "02").exists() and stamps(out)["a"] != after["a"]
+
+
+def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path):
+    out = tmp_path / "out"
+    reconstruct(photos, out, FakeTools())
+    assert not (out / "a" / "hypotheses").exists()
+    metrics = json.loads((out / "a" / "metrics.json").read_text())
+    assert not any("hypotheses" in name for name in metrics)
+    assert not {"num_samples", "seed", "mesh_vae"} & metrics["settings"].keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, "--num-samples"),
+        ({"num_samples": 101}, "--num-samples"),
+        ({"mesh_vae": "some.npz", "method": "fit"}, "--method complete"),
+        ({"mesh_vae": "missing.npz"}, "--mesh-vae missing.npz: no such file"),
+    ],
+)
+def test_refused_options(photos, tmp_path, options, message):
+    options = {k: Path(v) if k == "mesh_vae" else v for k, v in options.items()}
+    with pytest.raises(UsageError, match=message):
+        complete(photos, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_another_head_are_refused(tmp_path):
+    config = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True)
+    write_mesh_vae(tmp_path / "other.npz", HEAD, build_mesh_vae(HEAD, config, HEAD.v_template, 0.01))
+    config = Config(photos=("x",), output=tmp_path, method="complete", mesh_vae=tmp_path / "other.npz")
+    with pytest.raises(UsageError, match="trained for the head"):
+        default_tools(config, flamejax.load_head())
