@@ -79,6 +79,13 @@ SMALL = MeshVAEConfig(
 CONFIGS = {"paper": PAPER, "small": SMALL}
 
 
+def without_linear_branch(config: MeshVAEConfig) -> MeshVAEConfig:
+    """The same convolutions, which then have all to do."""
+    return dataclasses.replace(
+        config, linear_rank=0, linear_fine=None, mean_scale=0.1, log_variance_scale=0.1, log_variance_start=-4.0
+    )
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Posterior:

@@ -110,6 +110,7 @@ def _fitting(config: EvaluateConfig, console: Console) -> int:
 def _completion(config: EvaluateConfig, console: Console) -> int:
     from experiments.data.open_faces import load_scans
     from experiments.evaluate import completion, completion_figure, completion_report, report
+    from experiments.mesh_vae.heads import augmentation
 
     head = flamejax.load_head()
     model = completion.load_vae(head, config.weights)
@@ -123,7 +124,8 @@ def _completion(config: EvaluateConfig, console: Console) -> int:
                 tasks[name] = progress.add_task(name, total=total)
             progress.advance(tasks[name], count)
 
-        table, pictured = completion.make(head, train, scans, model, _limit(config), advance, settings)
+        more = augmentation(head, train.vertices, train.joint_rotations)
+        table, pictured = completion.make(head, train, scans, model, _limit(config), advance, settings, more=more)
     made = completion_report.sheets(table)
     for each in report.tables(made):
         console.print(each)

@@ -35,7 +35,7 @@ from flamejax.io.files import write_bytes
 from models.mesh_vae import MeshVAE
 from sampling.refine import refine_latents
 
-METHODS = ("mean", "pca", "global", "mesh_vae", "mesh_vae_refined")
+METHODS = ("mean", "pca", "pca_augmented", "global", "mesh_vae", "mesh_vae_refined")
 OCCLUDERS = (*KINDS, "overall")
 NEUTRAL = ("eyebrow", "lips_up", "mouth_down")
 """Expressions with the jaw shut that move the face by less than 2 mm: no scan shows a face at rest."""
@@ -119,23 +119,28 @@ def load_vae(head: HeadModel, path: Path | None = None) -> MeshVAE | None:
 
 def make(
     head: HeadModel, train: Scans, scans: Scans, model: MeshVAE | None, limit: int | None, progress: Progress,
-    config: CompletionConfig | None = None, folder: Path | None = None,
+    config: CompletionConfig | None = None, folder: Path | None = None, more: np.ndarray | None = None,
 ) -> tuple[CompletionTable, Pictured]:  # fmt: skip
     """Complete heads by all methods and compare.
 
     Args:
-      train: what the linear models know of; scans: the held-out ones. limit: scans, spread over all; None for all.
+      train: what pca knows of; scans: the held-out ones. limit: scans, spread over all; None for all.
+      more: (N, V, 3) further heads that pca_augmented knows of, too, and the Mesh-VAE is trained on; None leaves
+        pca_augmented out.
       folder: where what takes long is kept, by default in the data folder's `evaluate`.
     """
     config, maker, fine = config or CompletionConfig(), masks_for_tests(head), laplacian(head)
     folder = folder or data_folder() / "evaluate"
     pca = fit_pca(train.vertices, max(k for k, _ in ((config.components, 0.0), *config.grid)), folder)
+    linear = {"pca": pca}
+    if more is not None:
+        linear["pca_augmented"] = fit_pca(np.concatenate([train.vertices, more]), config.components, folder)
     cases = make_cases(maker, scans, spread_out(len(scans.subject), limit), config.seed)
-    found = completions(head, pca, model, cases, progress, config, folder)
+    found = completions(head, linear, model, cases, progress, config, folder)
     errors = {method: measure(heads, cases, fine) for method, heads in found.items()}
     few = make_cases(maker, scans, spread_out(len(scans.subject), min(config.grid_scans, len(cases) // 2)), config.seed)
     some = make_cases(maker, scans, spread_out(len(scans.subject), min(config.sampled, len(cases) // 2)), config.seed)
-    drawn = _samples(pca, model, some, config)
+    drawn = _samples(linear, model, some, config)
     table = CompletionTable(
         [_row(method, occluder, errors[method], cases) for method in errors for occluder in OCCLUDERS],
         [_ratio(method, occluder, errors, cases) for method in errors if method != "pca" for occluder in OCCLUDERS],
@@ -149,16 +154,18 @@ def make(
 
 
 def completions(
-    head: HeadModel, pca: ScanPCA, model: MeshVAE | None, cases: Cases, progress: Progress, config: CompletionConfig,
-    folder: Path,
+    head: HeadModel, linear: dict[str, ScanPCA], model: MeshVAE | None, cases: Cases, progress: Progress,
+    config: CompletionConfig, folder: Path,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """method -> (N, V, 3), or (V, 3) for all."""
-    found: dict[str, np.ndarray] = {"mean": pca.mean.astype(np.float32)}
-    found["pca"] = np.empty(cases.heads.shape, np.float32)
-    best = pca.leading(config.components)
-    for k in range(len(cases)):
-        found["pca"][k] = scan_pca.complete(best, cases.heads[k], cases.visible[k], config.components, config.sigma)
-        progress("pca", len(cases), 1)
+    found: dict[str, np.ndarray] = {"mean": linear["pca"].mean.astype(np.float32)}
+    for method, pca in linear.items():
+        found[method] = np.empty(cases.heads.shape, np.float32)
+        best = pca.leading(config.components)
+        for k in range(len(cases)):
+            setting = config.components, config.sigma
+            found[method][k] = scan_pca.complete(best, cases.heads[k], cases.visible[k], *setting)
+            progress(method, len(cases), 1)
     chosen = GlobalConfig(noise=config.noise)
 
     def by_head(heads: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -252,14 +259,18 @@ def _digest(*settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _samples(pca: ScanPCA, model: MeshVAE | None, cases: Cases, config: CompletionConfig) -> dict[str, np.ndarray]:
+def _samples(
+    linear: dict[str, ScanPCA], model: MeshVAE | None, cases: Cases, config: CompletionConfig
+) -> dict[str, np.ndarray]:  # fmt: skip
     """method -> (N, samples, V, 3) draws of whole heads, given the visible part."""
-    rng, best = np.random.default_rng(config.seed), pca.leading(config.components)
-    drawn = {"pca": np.empty((len(cases), config.samples, *cases.heads.shape[1:]), np.float32)}
-    for k in range(len(cases)):
-        setting = [(config.components, config.sigma)]
-        (normal,) = scan_pca.posteriors(best, cases.heads[k], cases.visible[k], setting)
-        drawn["pca"][k] = best.heads(normal.sample(rng, config.samples))
+    drawn: dict[str, np.ndarray] = {}
+    for method, pca in linear.items():
+        rng, best = np.random.default_rng(config.seed), pca.leading(config.components)
+        drawn[method] = np.empty((len(cases), config.samples, *cases.heads.shape[1:]), np.float32)
+        for k in range(len(cases)):
+            setting = [(config.components, config.sigma)]
+            (normal,) = scan_pca.posteriors(best, cases.heads[k], cases.visible[k], setting)
+            drawn[method][k] = best.heads(normal.sample(rng, config.samples))
     if model is not None:
         graph, state = nnx.split(model)
 

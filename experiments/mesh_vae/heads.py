@@ -133,6 +133,17 @@ def training_parts(
     return [(heads, weight) for heads, weight in parts if weight > 0]
 
 
+def augmentation(head: HeadModel, scans: np.ndarray, rotations: np.ndarray, synthetic: float = 0.25) -> np.ndarray:
+    """What a Mesh-VAE is shown beside scans (N, V, 3), with their joint rotations (N, 5, 3): their mirror images, and
+    draws from the head model, as many as make a share `synthetic` of all heads. (M, V, 3)."""
+    mirror, source = mirror_map(head), generator(head, HeadSplit(scans, rotations))
+    flipped = np.zeros((0, *scans.shape[1:]), np.float32)
+    if mirror is not None:
+        flipped = (scans * MIRROR.astype(np.float32))[:, mirror]
+    count = round(synthetic / (1 - synthetic) * (len(scans) + len(flipped)))
+    return np.concatenate([flipped, draw_heads(source, count, seed=1)])
+
+
 def statistics(parts: Sequence[tuple[np.ndarray, float]]) -> tuple[np.ndarray, float]:
     """The mean head (V, 3), and the RMS deviation from it per coordinate, metres; weights of the parts add up to 1."""
     mean = sum(weight * heads.mean(axis=0, dtype=np.float64) for heads, weight in parts)

@@ -79,6 +79,8 @@ class TrainSettings:
     """Steps between errors on validation heads, with a picture."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
+    no_linear_branch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Convolutions alone, for comparisons; the config `mesh_vae` has no linear branch anyway."""
     restart: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Delete WORKDIR's checkpoints and start anew."""
     smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -43,7 +43,7 @@ from experiments.mesh_vae.step import (
 from flamejax.head import HeadModel
 from flamejax.io.files import write_bytes, write_text
 from models.mesh_hierarchy import MeshHierarchy
-from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters
+from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters, without_linear_branch
 from models.pretrained import build_mesh_vae, write_mesh_vae
 
 JUDGED, JUDGED_AT_END = 48, 120
@@ -57,6 +57,7 @@ def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console
         checkpoint is kept. OSError: the folder cannot be written.
     """
     settings = smoke_settings(settings) if settings.smoke else settings
+    architecture = without_linear_branch(architecture) if settings.no_linear_branch else architecture
     started = time.perf_counter()
     head = flamejax.load_head(settings.head)
     mesh = device_mesh(settings.devices)

@@ -150,7 +150,7 @@ def test_the_table_has_the_rows_it_should_and_is_the_same_again(tmp_path, monkey
         done[name] = done.get(name, 0) + count
 
     def table():
-        return completion.make(HEAD, scans(10, 0), scans(3, 1), tiny_vae(), 5, tick, SETTINGS, tmp_path)
+        return completion.make(HEAD, scans(10, 0), scans(3, 1), tiny_vae(), 5, tick, SETTINGS, tmp_path, heads(20, 7))
 
     made, pictured = table()
     assert [(r["method"], r["occluder"]) for r in made.rows] == [
@@ -167,7 +167,7 @@ def test_the_table_has_the_rows_it_should_and_is_the_same_again(tmp_path, monkey
     assert by["mesh_vae_refined", "overall"]["visible_mm"] < by["mesh_vae", "overall"]["visible_mm"]
     assert {k: v for k, v in done.items() if k != "pca, other settings"} == dict.fromkeys(completion.METHODS[1:], 10)
     assert [(r["components"], r["sigma_mm"], r["scans"]) for r in made.extra] == [(3, 0.1, 2), (6, 1.0, 2)]
-    assert [r["method"] for r in made.samples] == ["held-out heads", "pca", "mesh_vae"]
+    assert [r["method"] for r in made.samples] == ["held-out heads", "pca", "pca_augmented", "mesh_vae"]
     assert made.expressions[0]["hidden_mm_neutral"] is None or made.expressions[0]["hidden_mm_neutral"] > 0
     assert set(made.expressions[0]["each"]) <= set(EXPRESSIONS)
     json.dumps(dataclasses.asdict(made), allow_nan=False)
@@ -200,7 +200,7 @@ def test_the_spectrum_tells_a_normal_world_from_another(tmp_path):
     assert [row["components"] for row in normal.left] == []  # fewer components than the shortest that is listed
 
 
-def test_where_no_weights_ship_the_table_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_without_weights_the_table_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
     def missing(head, path):
         raise FileNotFoundError("no Mesh-VAE here; train one")
 
@@ -220,7 +220,7 @@ def test_where_no_weights_ship_the_table_says_so_and_goes_on(tmp_path, monkeypat
     out = capsys.readouterr().out
     assert "mesh_vae is left out" in out and "pca" in out
     rows = json.loads(files["json"].read_text())
-    assert {row["method"] for row in rows} == {"mean", "pca", "global"} and rows[0]["scans"] == 2
+    assert {row["method"] for row in rows} == {"mean", "pca", "pca_augmented", "global"} and rows[0]["scans"] == 2
     more = json.loads((tmp_path / "table.more.json").read_text())
     assert {"ratios", "extra", "expressions", "details", "samples", "spectrum"} == set(more)
     assert "2 scans of the open scans' test split" in files["md"].read_text()

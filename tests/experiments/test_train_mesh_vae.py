@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,16 +19,38 @@ from flax import nnx
 from rich.console import Console
 
 import flamejax
+from experiments.data.vertex_masks import mask_maker
 from experiments.mesh_vae import train as training
-from experiments.mesh_vae.heads import draw_head, generator, load_split, statistics
+from experiments.mesh_vae.heads import (
+    Generator,
+    augmentation,
+    draw_head,
+    generator,
+    load_split,
+    mirror_map,
+    principal_components,
+    statistics,
+    training_parts,
+)
 from experiments.mesh_vae.record import Record
 from experiments.mesh_vae.settings import TrainSettings
-from experiments.mesh_vae.step import draw_mask, losses_of, mask_limit
+from experiments.mesh_vae.step import (
+    Fixed,
+    TrainState,
+    device_mesh,
+    draw_mask,
+    losses_of,
+    make_step,
+    mask_limit,
+    maybe_mirrored,
+    optimizer_of,
+)
 from flamejax.head import HeadFileError
-from models.mesh_vae import MeshVAEConfig
+from models.mesh_vae import MeshVAEConfig, hierarchy_for
 from models.pretrained import build_mesh_vae, flat_state, load_mesh_vae, write_mesh_vae
 from tests import flame_format
 from tests.experiments.test_train_local_pca import SIZE, VERTICES, write_scans
+from tests.heads import random_head
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True, linear_rank=5)
@@ -60,6 +84,7 @@ def settings_of(data, workdir, **changes):
     settings = TrainSettings(
         workdir=workdir, head=data / "generic_model.pkl", scans=data / "scans", steps=STEPS, batch_size=8,
         synthetic=0.5, warmup=2, checkpoint_every=4, judge_every=12, log_every=1, curriculum=0.5,
+        spread_weight=0.5,
     )  # fmt: skip
     return dataclasses.replace(settings, **changes)
 
@@ -202,7 +227,7 @@ def test_synthetic_heads_have_the_models_statistics(data, tmp_path):
     mean = np.asarray(head.v_template - head.joint_template[:1])
     spread = np.asarray(jnp.std(drawn, axis=0)).mean()
     assert np.abs(np.asarray(drawn.mean(axis=0)) - mean).mean() < 0.3 * spread
-    found, deviation = statistics(split)
+    found, deviation = statistics([(split.vertices, 1.0)])
     np.testing.assert_allclose(found, split.vertices.mean(0), atol=1e-6)
     np.testing.assert_allclose(deviation, np.sqrt(((split.vertices - found) ** 2).mean()), rtol=1e-4)
 
@@ -213,8 +238,6 @@ def test_the_curriculum_grows(data, tmp_path):
     np.testing.assert_allclose(limits, [0, 0.2, 0.4, 0.4])
     without = dataclasses.replace(settings, curriculum=0.0)
     assert float(mask_limit(without, jnp.asarray(0))) == pytest.approx(0.4)
-    from experiments.data.vertex_masks import mask_maker
-
     head = flamejax.load_head(data / "generic_model.pkl")
     masks = mask_maker(head, count=8)
     for limit in (0.0, 0.4):
@@ -224,22 +247,72 @@ def test_the_curriculum_grows(data, tmp_path):
         assert hidden.max() == 0 if limit == 0 else 0.1 < hidden.max() <= 0.75
 
 
-def test_losses(data, tmp_path):
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_losses(data, tmp_path, weight):
     head = flamejax.load_head(data / "generic_model.pkl")
     model = build_mesh_vae(head, TINY, np.zeros((VERTICES, 3)), 1.0)
-    from models.mesh_vae import hierarchy_for
-
     graph = hierarchy_for(TINY, np.asarray(head.faces), np.asarray(head.v_template)).graph()
     heads = 0.01 * jax.random.normal(jax.random.key(0), (3, VERTICES, 3))
-    keys, settings = jax.random.split(jax.random.key(1), 3), settings_of(data, tmp_path)
+    keys, settings = jax.random.split(jax.random.key(1), 3), settings_of(data, tmp_path, spread_weight=weight)
     visible = jnp.ones((3, VERTICES), bool)
-    total, (l1, lap, kl) = losses_of(model, graph, heads, visible, keys, settings, jnp.asarray(10**6))
+    total, (l1, lap, kl, spread) = losses_of(model, graph, heads, visible, keys, settings, jnp.asarray(10**6))
     posterior = model.encode(heads, visible)
-    noise = jnp.stack([jax.random.normal(key, posterior.mean.shape[1:]) for key in keys])
-    decoded = model.decode(posterior.mean + jnp.exp(0.5 * posterior.log_variance) * noise)
-    np.testing.assert_allclose(l1, 1e3 * jnp.mean(jnp.abs(decoded - heads)), rtol=1e-4)
+    count = 2 if weight else 1
+    drawn = [[jax.tree.map(lambda x, k=k: x[k], posterior).sample(key) for key in jax.random.split(keys[k], count)]
+             for k in range(3)]  # fmt: skip
+    decoded = model.decode(jnp.stack([jnp.stack(each) for each in drawn]))
+    np.testing.assert_allclose(l1, 1e3 * jnp.mean(jnp.abs(decoded - heads[:, None])), rtol=1e-4)
+    np.testing.assert_allclose(spread, 1e3 * jnp.mean(jnp.abs(decoded[:, 0] - decoded[:, -1])), rtol=1e-4)
     np.testing.assert_allclose(kl, jnp.mean(posterior.kl()), rtol=1e-5)
-    np.testing.assert_allclose(total, l1 + settings.laplacian_weight * lap + settings.kl_weight * kl, rtol=1e-5)
+    expected = l1 + settings.laplacian_weight * lap + settings.kl_weight * kl - weight * spread
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    assert (spread > 0) == (weight > 0)
+
+
+def test_mirror_images(data):
+    head = flamejax.load_head()
+    mirror = mirror_map(head)
+    np.testing.assert_array_equal(mirror[mirror], np.arange(head.num_vertices))
+    drawn = np.asarray(head.v_template) + np.float32(0.001) * np.arange(head.num_vertices, dtype=np.float32)[:, None]
+    flipped = jax.jit(maybe_mirrored, static_argnums=3)
+    there = flipped(jnp.asarray(drawn), jnp.asarray(mirror), jax.random.key(0), TrainSettings(mirrored=1.0))
+    back = flipped(there, jnp.asarray(mirror), jax.random.key(0), TrainSettings(mirrored=1.0))
+    np.testing.assert_array_equal(back, drawn)
+    np.testing.assert_allclose(there[mirror[5]], drawn[5] * [-1, 1, 1])
+    same = flipped(jnp.asarray(drawn), jnp.asarray(mirror), jax.random.key(0), TrainSettings(mirrored=0.0))
+    np.testing.assert_array_equal(same, drawn)
+    # The mirror image of the mesh is the mesh: faces become faces, turned round.
+    faces = {tuple(sorted(face)) for face in np.asarray(head.faces).tolist()}
+    assert {tuple(sorted(face)) for face in mirror[np.asarray(head.faces)].tolist()} == faces
+    assert mirror_map(flamejax.load_head(data / "generic_model.pkl")) is None
+
+
+def test_components_of_weighted_heads():
+    rng = np.random.default_rng(0)
+    parts = [(rng.normal(size=(7, 4, 3)).astype(np.float32), 0.8), (rng.normal(size=(5, 4, 3)).astype(np.float32), 0.2)]
+    mean, spread = statistics(parts)
+    away = [(heads - mean).reshape(len(heads), -1) for heads, _ in parts]
+    covariance = sum(w / len(rows) * rows.T @ rows for rows, (_, w) in zip(away, parts, strict=True))
+    np.testing.assert_allclose(mean, 0.8 * parts[0][0].mean(0) + 0.2 * parts[1][0].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(spread, np.sqrt(np.trace(covariance) / 12), rtol=1e-5)
+    rows = principal_components(parts, mean, 11).reshape(11, 12)
+    np.testing.assert_allclose(rows.T @ rows, covariance, atol=0.05 * covariance.max())
+    values = np.linalg.eigvalsh(covariance)[::-1]
+    np.testing.assert_allclose((rows**2).sum(1), values[:11], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="fewer"):
+        principal_components(parts, mean, 12)
+
+
+def test_what_a_network_sees_beside_the_scans(data, tmp_path):
+    head = flamejax.load_head(data / "generic_model.pkl")
+    settings = settings_of(data, tmp_path)
+    split = load_split(settings, head, "train", Console(quiet=True))
+    parts = training_parts(split, None, generator(head, split), settings)
+    assert [weight for _, weight in parts] == [0.5, 0.5] and len(parts[1][0]) == 600
+    turned = np.arange(VERTICES)[::-1]
+    assert [w for _, w in training_parts(split, turned, generator(head, split), settings)] == [0.25, 0.25, 0.5]
+    more = augmentation(head, split.vertices, split.rotations, synthetic=0.5)  # no mirror images of this head
+    assert more.shape == split.vertices.shape
 
 
 def test_weights_files(data, whole, tmp_path):
@@ -257,3 +330,25 @@ def test_weights_files(data, whole, tmp_path):
     (tmp_path / "broken.npz").write_bytes((whole / "mesh_vae.npz").read_bytes()[:2000])
     with pytest.raises(HeadFileError):
         load_mesh_vae(head, tmp_path / "broken.npz")
+
+
+def test_the_step_lowers_for_every_accelerator_without_callbacks():
+    """On a small sphere-topology mesh, no accelerator at hand: StableHLO for all three, nothing that asks the host."""
+    head = random_head(subdivisions=2)
+    settings = TrainSettings(batch_size=4, steps=10, spread_weight=0.5)
+    components = np.random.default_rng(0).normal(size=(5, head.num_vertices, 3)) * 1e-3
+    model = build_mesh_vae(head, TINY, head.v_template, 0.01, components)
+    graphdef, state = nnx.split(model)
+    params, rest = nnx.split_state(state, nnx.Param, ...)
+    optimizer, mesh = optimizer_of(settings), device_mesh(1)
+    step = make_step(graphdef, settings, optimizer, mesh)
+    graph = hierarchy_for(TINY, np.asarray(head.faces), np.asarray(head.v_template)).graph()
+    source = Generator(head, jnp.zeros((2, 5, 3)))
+    fixed = Fixed(rest, graph, mask_maker(head, count=4), source, jnp.arange(head.num_vertices))
+    start = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    heads = jnp.zeros((3, head.num_vertices, 3))
+    with jax.set_mesh(mesh):
+        lowered = jax.export.export(step, platforms=("cpu", "cuda", "tpu"))(start, fixed, heads)
+    assert lowered.platforms == ("cpu", "cuda", "tpu")
+    calls = set(re.findall(r"custom_call @([\w.]+)", lowered.mlir_module()))
+    assert calls and not {name for name in calls if "python" in name or "callback" in name}
