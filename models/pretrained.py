@@ -31,7 +31,7 @@ KINDS = {nnx.Param: "parameter:", Frame: "frame:"}
 
 
 def mesh_vae_path() -> Path:
-    """Where the open head's weights belong. None ship yet."""
+    """The open head's weights, which ship (models/assets/MODEL_CARD.md)."""
     return Path(__file__).parent / "assets" / SHIPPED
 
 

@@ -36,7 +36,7 @@ def complete(
       vae: a trained Mesh-VAE of the head.
       model: what was fitted, `prepare(head, local)`.
       fit: of one face, or of a batch (*b,).
-      key: a key, or keys (*b,) of the faces.
+      key: a key, or a key for each face (*b,).
       num_samples: M.
 
     Returns:
@@ -49,8 +49,13 @@ def complete(
         raise ValueError(f"num_samples is at least 1, not {num_samples}.")
     if fit.vertices.shape[-2] != vae.num_vertices:
         raise ValueError(f"a fit of {fit.vertices.shape[-2]} vertices, but a Mesh-VAE of {vae.num_vertices}.")
+    return _complete(vae, model, fit, key, num_samples)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _complete(vae: MeshVAE, model: FitModel, fit: Fit, key: Array, num_samples: int) -> Hypotheses:
     batch = fit.vertices.shape[:-2]
-    keys = jnp.broadcast_to(key, batch) if key.shape != batch else key
+    keys = key if key.shape == batch else jax.random.split(key, batch)
     vertices, rotation, root = over(batch, functools.partial(to_head_frame, model), fit)
     visible = visible_vertices(model.head, fit)
     posterior = vae.encode(vertices, visible)

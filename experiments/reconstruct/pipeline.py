@@ -60,8 +60,7 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
     draw = None
     if config.method == "complete":
         vae = config.load_mesh_vae(head)
-        jitted = jax.jit(functools.partial(complete, num_samples=config.num_samples))
-        draw = functools.partial(jitted, vae, model)
+        draw = functools.partial(complete, vae, model, num_samples=config.num_samples)
     return Tools(
         observe=functools.partial(observe_photo, detector=LiteRTDetector()),
         mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,

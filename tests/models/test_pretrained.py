@@ -1,0 +1,57 @@
+"""The weights that ship: small enough, said where they come from, and worth something on heads they have not seen."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flamejax
+from experiments.data.vertex_masks import hidden_vertices, mask_maker
+from experiments.mesh_vae.heads import Generator, draw_head
+from fitting.local_files import load_local_model
+from fitting.local_model import with_local
+from models.mesh_vae import SMALL, num_parameters
+from models.pretrained import config_from, load_mesh_vae, mesh_vae_path
+
+
+@pytest.fixture(scope="module")
+def head():
+    return flamejax.load_head()
+
+
+@pytest.fixture(scope="module")
+def model(head):
+    return load_mesh_vae(head)
+
+
+def test_small_enough_to_ship_and_says_where_it_comes_from(model):
+    assert mesh_vae_path().stat().st_size < 10e6
+    assert num_parameters(model) <= 4.5e6 and model.config == SMALL
+    with np.load(mesh_vae_path(), allow_pickle=False) as file:
+        notes = {name: str(file[name]) for name in file.files if name.startswith("provenance_")}
+        assert config_from(json.loads(str(file["config"]))) == SMALL
+    assert notes["provenance_licence"] == "CC0-1.0" and "open_faces" in notes["provenance_data"]
+    assert json.loads(notes["provenance_validation"])["visible_mm"] < 0.07
+
+
+def test_new_heads_are_completed(head, model):
+    """Draws from the head model with its local models, behind masks: mm from the truth, mean head beside it."""
+    drawn = with_local(head, load_local_model(head, variant="full"), head.num_betas, head.num_expression)
+    keys = jax.random.split(jax.random.key(1234), 4)
+    heads = jax.jit(jax.vmap(lambda key: draw_head(Generator(drawn, jnp.zeros((1, 5, 3))), key)))(keys)
+    masks = mask_maker(head, seed=3, count=8)
+    hidden = jax.vmap(lambda key, kind: hidden_vertices(masks, key, jnp.asarray(0.3), kind))(keys, jnp.arange(4) % 2)
+
+    @jax.jit
+    def both(heads, visible):
+        return model.complete(heads, visible), model.sample(heads, visible, jax.random.key(0), 4)
+
+    completed, samples = both(heads, ~hidden)
+    error = 1e3 * np.linalg.norm(completed - heads, axis=-1)
+    plain = 1e3 * np.linalg.norm(model.mean[...][None] - heads, axis=-1)
+    assert np.median(error[~hidden]) < 0.15
+    assert np.median(error[hidden]) < 0.35 * np.median(plain[hidden])
+    spread = 1e3 * np.asarray(samples.std(axis=1)).max(axis=-1)
+    assert np.median(spread[~hidden]) < 0.2 < np.median(spread[hidden])
