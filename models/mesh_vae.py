@@ -75,7 +75,7 @@ SMALL = MeshVAEConfig(
     mean_scale=0.01,
     log_variance_scale=0.01,
 )
-"""For CPUs."""
+"""For CPUs. Its weights ship for the open head."""
 CONFIGS = {"paper": PAPER, "small": SMALL}
 
 

@@ -1,6 +1,9 @@
-"""The small Mesh-VAE, for CPUs. Not trained to its end yet: no time and no errors are known.
+"""The small Mesh-VAE, for CPUs; its weights ship.
 
 python -m experiments.train --config mesh_vae_small --output models/assets/open_head_mesh_vae.npz
+
+29 minutes on two CPU cores that had other work besides. Expected, median errors on 120 validation heads of which 25 to 40 %
+is hidden: visible 0.056 mm, hidden 0.42 mm; given whole 0.075 mm (models/assets/MODEL_CARD.md).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from rich.console import Console
 from experiments.mesh_vae.settings import TrainSettings
 from models.mesh_vae import SMALL
 
-SUMMARY = "a small Mesh-VAE, for CPUs (no weights ship yet)"
+SUMMARY = "the small Mesh-VAE, for CPUs; half an hour on two cores"
 
 
 @dataclass(frozen=True)
