@@ -2,8 +2,8 @@
 
 python -m experiments.train --config mesh_vae --head FLAME.pkl --scans DIR --workdir W
 
-Never run to its end here, where there is no GPU and no licensed scan: neither its time nor its errors are known, and the paper
-states none of the network alone.
+Never run to its end here, where there is no GPU and no licensed scan: neither its time nor its errors are known, and
+the paper states none of the network alone.
 """
 
 from __future__ import annotations

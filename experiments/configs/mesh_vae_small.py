@@ -2,8 +2,8 @@
 
 python -m experiments.train --config mesh_vae_small --output models/assets/open_head_mesh_vae.npz
 
-29 minutes on two CPU cores that had other work besides. Expected, median errors on 120 validation heads of which 25 to 40 %
-is hidden: visible 0.056 mm, hidden 0.42 mm; given whole 0.075 mm (models/assets/MODEL_CARD.md).
+29 minutes on two CPU cores that had other work besides. Expected, median errors on 120 validation heads of which 25 to
+40 % is hidden: visible 0.056 mm, hidden 0.42 mm; given whole 0.075 mm (models/assets/MODEL_CARD.md).
 """
 
 from __future__ import annotations
