@@ -44,8 +44,9 @@ class MeshVAEConfig:
     """False: raw metres, as in the paper, where a hidden vertex lies at the origin. True: deviations from the mean head
     in units of their spread, and a fourth channel that says which vertices are seen."""
     linear_rank: int = 0
-    """Components of a `LinearBranch` beside the convolutions; 0: none, as in the paper. It spares a small network from
-    learning what a PCA of the training heads knows, and gives the latents' distribution its correlations."""
+    """Components of a `LinearBranch` beside the convolutions; a mesh with fewer latents takes the leading ones. 0:
+    none, as in the paper. It spares a small network from learning what a PCA of the training heads knows, and gives the
+    latents' distribution its correlations."""
     linear_fine: int | None = None
     """Of these, how many are kept at all vertices, the others being interpolated; all when left out."""
     linear_noise: float = 0.03
@@ -183,12 +184,12 @@ class MeshVAE(nnx.Module):
 
     def _linear_branch(self, hierarchy: MeshHierarchy, components: Array | None) -> LinearBranch:
         rank, size = self.config.linear_rank, math.prod(self.latent_shape)
-        if (components is not None and len(components) != rank) or rank > size:
-            raise ValueError(f"a linear branch of {rank} components needs as many, and no fewer latents than that.")
+        if components is not None and len(components) != rank:
+            raise ValueError(f"a linear branch of {rank} components needs as many, not {len(components)}.")
         # Latents beyond the rank are components of nothing: the branch leaves them at N(0, 1).
         rows = np.zeros((size, self.num_vertices, 3), np.float32)
         if components is not None:
-            rows[:rank] = components
+            rows[:rank] = components[:size]
         # The convolutions start as a small correction.
         for weights in (self.up[-1].conv.bases, self.up[-1].residual.projection):
             if weights is not None:

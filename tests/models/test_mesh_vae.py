@@ -12,7 +12,7 @@ from flax import nnx
 
 import flamejax
 from experiments.benchmark.spheres import spheres
-from models.mesh_vae import CONFIGS, PAPER, MeshVAE, MeshVAEConfig, Posterior, hierarchy_for, num_parameters
+from models.mesh_vae import CONFIGS, PAPER, SMALL, MeshVAE, MeshVAEConfig, Posterior, hierarchy_for, num_parameters
 from tests.models.conftest import SMALL_SPHERES
 
 TINY = MeshVAEConfig(strides=(2, 1, 2), features=(4, 6), latent_features=5, num_bases=3, centred=True)
@@ -166,6 +166,19 @@ def test_other_strides_are_refused():
         dataclasses.replace(TINY, features=(4,))
 
 
+def test_a_mesh_with_few_latents_takes_the_leading_components():
+    config = dataclasses.replace(TINY, linear_rank=60)
+    hierarchy = hierarchy_for(config, *spheres(SMALL_SPHERES))
+    fields = np.linalg.qr(np.random.default_rng(0).standard_normal((360, 60)))[0].T.reshape(60, 120, 3)
+    fields *= np.linspace(2, 1, 60)[:, None, None]
+    model = MeshVAE(hierarchy, config, rngs=nnx.Rngs(0), components=jnp.asarray(fields, jnp.float32))
+    size = int(np.prod(model.latent_shape))
+    assert size < 60
+    np.testing.assert_allclose(model.linear.scales[...], np.linspace(2, 1, 60)[:size], rtol=1e-5)
+    with pytest.raises(ValueError, match="needs as many, not 59"):
+        MeshVAE(hierarchy, config, rngs=nnx.Rngs(0), components=jnp.asarray(fields[:59], jnp.float32))
+
+
 def test_latents_and_sizes_of_the_papers_network(networks, flame_sized, open_head):
     paper = networks["paper"]
     assert paper.latent_shape == (hierarchy_for(PAPER, *open_head).num_vertices[-1], 64)
@@ -174,6 +187,8 @@ def test_latents_and_sizes_of_the_papers_network(networks, flame_sized, open_hea
     assert on_spheres.latent_shape == (flame_sized.num_vertices[-1], 64)
     assert num_parameters(on_spheres) == pytest.approx(2 * 17.4e6, rel=0.1)  # Tables 5 and 6 as they are written
     assert 2e6 < num_parameters(networks["small"]) <= 4.5e6
+    small = MeshVAE(hierarchy_for(SMALL, *spheres()), SMALL, rngs=nnx.Rngs(0))  # FLAME's size: fewer latents than rank
+    assert np.prod(small.latent_shape) < SMALL.linear_rank and 2e6 < num_parameters(small) <= 4.5e6
 
 
 def waves(positions):
