@@ -62,6 +62,8 @@ class MeshVAEConfig:
     def __post_init__(self) -> None:
         if len(self.features) != len(self.strides) - 1:
             raise ValueError(f"{len(self.strides)} layers need {len(self.strides) - 1} features between them.")
+        if self.linear_rank < 0 or (self.linear_fine or 0) < 0 or (self.linear_rank and not self.centred):
+            raise ValueError("a linear branch has a rank of 1 or more, and inputs that are centred.")
 
 
 PAPER = MeshVAEConfig()

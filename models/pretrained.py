@@ -64,9 +64,13 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
         raise HeadFileError(
             f"{path}: trained for the head '{made_for[0]} {made_for[1]}' (geometry {made_for[2][:12]}), not for this "
             f"'{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). Load that head, or train one "
-            "for this with `python -m experiments.train --config mesh_vae --head FILE --scans DIR --output FILE`."
+            "for this with `python -m experiments.train --config mesh_vae --head FILE --scans DIR --output VAE`, and "
+            "give it as `--mesh-vae VAE`, or load_mesh_vae(head, VAE)."
         )
-    model = build_mesh_vae(head, config_from(settings), mean, spread)
+    try:
+        model = build_mesh_vae(head, config_from(settings), mean, spread)
+    except (TypeError, ValueError) as error:
+        raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
     for kind, prefix in KINDS.items():
         nnx.update(model, _filled(nnx.state(model, kind), prefix, found, path))
     return model

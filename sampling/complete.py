@@ -20,6 +20,8 @@ from sampling.hypotheses import Hypotheses, sorted_best_first
 
 EVIDENCE_SIGMA = 1e-3
 """Metres: standard deviation of a visible coordinate of a fit about the truth, in scores."""
+AT_ONCE = 16
+"""Draws of a face that are decoded at once."""
 EYEBALLS = ("left_eyeball", "right_eyeball")
 
 
@@ -43,10 +45,15 @@ def complete(
       `num_samples` heads a face, sorted by `score`.
 
     Raises:
-      ValueError: the Mesh-VAE is of another mesh, or num_samples is below 1.
+      ValueError: the Mesh-VAE is of another mesh, the fit of another `model`, the key of another batch, or num_samples
+        is below 1.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is at least 1, not {num_samples}.")
+    _check_model(model, fit)
+    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    if key.shape not in ((), fit.vertices.shape[:-2]):
+        raise ValueError(f"one key, or one for each of the fits {fit.vertices.shape[:-2]}, not {key.shape}.")
     if fit.vertices.shape[-2] != vae.num_vertices:
         raise ValueError(f"a fit of {fit.vertices.shape[-2]} vertices, but a Mesh-VAE of {vae.num_vertices}.")
     return _complete(vae, model, fit, key, num_samples)
@@ -60,21 +67,38 @@ def _complete(vae: MeshVAE, model: FitModel, fit: Fit, key: Array, num_samples: 
     visible = visible_vertices(model.head, fit)
     posterior = vae.encode(vertices, visible)
     latents = over(batch, functools.partial(_draws, num_samples), posterior, keys)
-    decoded = vae.decode(latents)
+    # In parts: as many heads at once as fit into an accelerator's memory.
+    parts = jnp.split(latents, list(range(AT_ONCE, num_samples, AT_ONCE)), axis=-3)
+    decoded = jnp.concatenate([vae.decode(part) for part in parts], axis=-3)
     found = over(batch, score, latents, decoded, vertices, visible)
     heads = Hypotheses(over(batch, to_world, decoded, rotation, root), None, latents, found)
     return over(batch, sorted_best_first, heads)
 
 
+def _check_model(model: FitModel, fit: Fit) -> None:
+    """Raises: ValueError, the fit's local coefficients are not of this model."""
+    wanted = model.head.num_betas + model.head.num_expression - model.global_betas - model.global_expression
+    found = 0 if fit.local is None else fit.local.shape[-1]
+    if found != (wanted if model.has_local else 0):
+        raise ValueError(
+            f"the fit has {found} local coefficients, the model {wanted if model.has_local else 0}: give what was "
+            "fitted, `fitting.prepare(head, local)`."
+        )
+
+
 def visible_vertices(head: HeadModel, fit: Fit) -> Array:
     """(*b, V) bool: the vertices of a fit that a Mesh-VAE gets to see: what the photo shows, and the eyeballs, which a
     fit places by the lids."""
-    shape = fit.vertex_visibility.shape
-    seen = fit.vertex_visibility.astype(bool)
+    eyes = jnp.broadcast_to(eyeball_vertices(head), fit.vertex_visibility.shape)
+    return fit.vertex_visibility.astype(bool) | eyes
+
+
+def eyeball_vertices(head: HeadModel) -> Array:
+    """(V,) bool; none of a head without region masks."""
+    found = jnp.zeros(head.num_vertices, bool)
     for name in EYEBALLS:
-        if name in head.regions:
-            seen = seen | jnp.broadcast_to(head.regions[name], shape)
-    return seen
+        found = found | head.regions.get(name, found)
+    return found
 
 
 def to_head_frame(model: FitModel, fit: Fit) -> tuple[Array, Array, Array]:

@@ -3,26 +3,37 @@ had happened."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.mesh_vae.settings import TrainSettings
 from experiments.mesh_vae.step import TrainState
-from flamejax.io.files import write_text
+from flamejax.io.files import write_bytes, write_text
+from models.mesh_vae import MeshVAEConfig
 
 
 class Checkpoints:
-    """The checkpoints of one working folder."""
+    """The checkpoints of one working folder. Opened once nothing can be refused any more: with --restart that deletes
+    the earlier ones."""
 
-    def __init__(self, settings: TrainSettings):
+    def __init__(self, settings: TrainSettings, architecture: MeshVAEConfig):
         self.folder = settings.workdir.absolute() / "checkpoints"
+        check_settings(settings, architecture)
         if settings.restart:
             shutil.rmtree(self.folder, ignore_errors=True)
-        check_settings(settings)
+        settings.workdir.mkdir(parents=True, exist_ok=True)
+        record = json.dumps(_record(settings, architecture), indent=1)
+        write_text(settings.workdir / "settings.json", record + "\n")
         options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -65,20 +76,70 @@ class Checkpoints:
         self._manager.close()
 
 
-def check_settings(settings: TrainSettings) -> None:
-    """Keep the settings in the folder; refuse to go on with others.
+def check_settings(settings: TrainSettings, architecture: MeshVAEConfig) -> None:
+    """Refuse to go on with other settings than those of the folder's checkpoints.
 
     Raises:
       ValueError: a run with other settings lies there.
     """
-    path, now = settings.workdir / "settings.json", settings.numbers()
-    if path.is_file() and not settings.restart and (settings.workdir / "checkpoints").is_dir():
-        before = json.loads(path.read_text())
-        changed = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
-        if changed:
-            raise ValueError(
-                f"{settings.workdir}: holds a run with other settings ({'; '.join(changed)}). Give another --workdir, "
-                "or --restart to delete it."
-            )
-    settings.workdir.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(now, indent=1) + "\n")
+    path = settings.workdir / "settings.json"
+    if settings.restart or not path.is_file() or not has_checkpoints(settings):
+        return
+    before, now = json.loads(path.read_text()), _record(settings, architecture)
+    changed = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
+    if changed:
+        raise ValueError(
+            f"{settings.workdir}: holds a run with other settings ({'; '.join(changed)}). Give another --workdir, "
+            "or --restart to delete it."
+        )
+
+
+def has_checkpoints(settings: TrainSettings) -> bool:
+    """Whether there is one to go on from."""
+    return any(path.name.isdigit() for path in (settings.workdir / "checkpoints").glob("*"))
+
+
+def _record(settings: TrainSettings, architecture: MeshVAEConfig) -> dict[str, Any]:
+    """As JSON gives it back."""
+    whole = {**settings.numbers(), "architecture": dataclasses.asdict(architecture)}
+    return json.loads(json.dumps(whole))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Statistics of the training heads that a network is built on."""
+
+    mean: np.ndarray
+    """(V, 3) metres."""
+    spread: float
+    """RMS distance from it per coordinate, metres."""
+    components: np.ndarray | None
+    """(K, V, 3) metres a standard deviation."""
+
+
+def kept_frames(settings: TrainSettings, make: Callable[[], Frames]) -> Frames:
+    """Those that a run began with, from WORKDIR/frame.npz, or new ones: another computer finds components of other
+    signs, which trained weights would not know.
+
+    Raises:
+      RuntimeError: there are checkpoints, but the file is missing or damaged.
+    """
+    path = settings.workdir / "frame.npz"
+    if has_checkpoints(settings) and not settings.restart:
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                components = file["components"] if "components" in file.files else None
+                return Frames(file["mean"], float(file["spread"]), components)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise RuntimeError(f"{path} cannot be read, but its checkpoints need it: give --restart.") from error
+    return make()
+
+
+def write_frames(settings: TrainSettings, frames: Frames) -> None:
+    """Keep them for a run that goes on. Raises: OSError."""
+    arrays: dict[str, Any] = {"mean": frames.mean, "spread": np.float64(frames.spread)}
+    if frames.components is not None:
+        arrays["components"] = frames.components
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(settings.workdir / "frame.npz", buffer.getvalue())

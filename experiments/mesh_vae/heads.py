@@ -84,7 +84,9 @@ def generator(head: HeadModel, training: HeadSplit) -> Generator:
     """Draws follow the head's own statistics, joint rotations those of the training scans."""
     try:
         drawn = with_local(head, load_local_model(head, variant="full"), head.num_betas, head.num_expression)
-    except HeadFileError:  # another head than the open one
+    except HeadFileError:
+        if head.name == scans.OPEN_HEAD:  # what ships is damaged
+            raise
         drawn = head
     return Generator(drawn, jnp.asarray(training.rotations))
 
@@ -151,9 +153,7 @@ def statistics(parts: Sequence[tuple[np.ndarray, float]]) -> tuple[np.ndarray, f
     return np.asarray(mean, np.float32), float(np.sqrt(square))
 
 
-def principal_components(
-    parts: Sequence[tuple[np.ndarray, float]], mean: np.ndarray, rank: int
-) -> np.ndarray | None:  # fmt: skip
+def principal_components(parts: Sequence[tuple[np.ndarray, float]], mean: np.ndarray, rank: int) -> np.ndarray | None:
     """The leading components of weighted heads, (rank, V, 3) metres a standard deviation; None for rank 0.
 
     Raises:
@@ -165,8 +165,13 @@ def principal_components(
         [np.float32(np.sqrt(weight / len(heads))) * (heads - mean).reshape(len(heads), -1) for heads, weight in parts]
     )
     if rank >= len(rows):
-        raise ValueError(f"{len(rows)} training heads have fewer than {rank} components; the config's linear_rank.")
+        raise ValueError(
+            f"{len(rows)} training heads have fewer than {rank} components: give more scans, or --no-linear-branch."
+        )
     # (U^T A) has the components' lengths.
     product = (rows @ rows.T).astype(np.float64)
     _, vectors = eigh(product, subset_by_index=[len(rows) - rank, len(rows) - 1], overwrite_a=True)
-    return (vectors[:, ::-1].T.astype(np.float32) @ rows).reshape(rank, *mean.shape)
+    found = vectors[:, ::-1].T.astype(np.float32) @ rows
+    # Of either sign one is as good as the other: take that which every computer takes.
+    largest = np.take_along_axis(found, np.abs(found).argmax(axis=1)[:, None], axis=1)
+    return (np.where(largest < 0, -1, 1).astype(np.float32) * found).reshape(rank, *mean.shape)

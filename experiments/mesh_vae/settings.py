@@ -55,7 +55,7 @@ class TrainSettings:
     """Of the l1 error of Laplacians, mm, beside that of vertices."""
     spread_weight: float = 0.0
     """Of the mean absolute difference between two draws of a head, mm, which is taken off the error. 0.5 makes the l1
-    error a proper score of the distribution (CRPS: Gneiting & Raftery 2007); at 0, as in the paper, it pays to be
+    error a proper score of each coordinate (CRPS: Gneiting & Raftery 2007); at 0, as in the paper, it pays to be
     surer of what is hidden than one can be."""
     kl_weight: float = 1e-5
     """Of the KL divergence, nats a head, against a millimetre of error."""

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import flamejax
 from experiments.data.vertex_masks import mask_maker
 from experiments.mesh_vae.batches import batches
-from experiments.mesh_vae.checkpoints import Checkpoints
+from experiments.mesh_vae.checkpoints import Checkpoints, Frames, check_settings, kept_frames, write_frames
 from experiments.mesh_vae.heads import (
     generator,
     load_split,
@@ -44,7 +44,7 @@ from flamejax.head import HeadModel
 from flamejax.io.files import write_bytes, write_text
 from models.mesh_hierarchy import MeshHierarchy
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters, without_linear_branch
-from models.pretrained import build_mesh_vae, write_mesh_vae
+from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
 
 JUDGED, JUDGED_AT_END = 48, 120
 
@@ -62,20 +62,27 @@ def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console
     head = flamejax.load_head(settings.head)
     mesh = device_mesh(settings.devices)
     synthetic = synthetic_count(settings, mesh.devices.size)
-    checkpoints = Checkpoints(settings)
-    try:
-        training = load_split(settings, head, "train", console)
-        held_out = load_split(settings, head, "validation", console)
-        source, mirror = generator(head, training), mirror_map(head)
+    check_settings(settings, architecture)
+    training = load_split(settings, head, "train", console)
+    held_out = load_split(settings, head, "validation", console)
+    data = batches(training.vertices, settings.batch_size - synthetic, settings.seed)
+    source, mirror = generator(head, training), mirror_map(head)
+
+    def make_frames() -> Frames:
         parts = training_parts(training, mirror, source, settings)
         mean, spread = statistics(parts)
-        if settings.smoke:  # a few scans have few components
-            count = sum(len(heads) for heads, _ in parts)
-            architecture = replace(architecture, linear_rank=min(architecture.linear_rank, count - 1))
-        components = principal_components(parts, mean, architecture.linear_rank)
-        del parts  # twice the scans
+        # A few scans have few components.
+        most = sum(len(heads) for heads, _ in parts) - 1 if settings.smoke else architecture.linear_rank
+        return Frames(mean, spread, principal_components(parts, mean, min(architecture.linear_rank, most)))
+
+    frames = kept_frames(settings, make_frames)
+    checkpoints = Checkpoints(settings, architecture)
+    try:
+        write_frames(settings, frames)
+        if frames.components is not None:
+            architecture = replace(architecture, linear_rank=len(frames.components))
         hierarchy = hierarchy_for(architecture, np.asarray(head.faces), np.asarray(head.v_template))
-        model = build_mesh_vae(head, architecture, mean, spread, components, settings.seed)
+        model = build_mesh_vae(head, architecture, frames.mean, frames.spread, frames.components, settings.seed)
         _introduce(console, settings, hierarchy, model, len(training.vertices), synthetic, mesh.devices.size)
         masks = mask_maker(head, settings.seed)
         run = _Run(settings, head, model, hierarchy, checkpoints, console)
@@ -83,7 +90,6 @@ def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console
             run.rest, hierarchy.graph(), masks, source, None if mirror is None else jnp.asarray(mirror)
         )
         judge = judge_of(head, held_out.vertices, masks, 4 if settings.smoke else JUDGED)
-        data = batches(training.vertices, settings.batch_size - synthetic, settings.seed)
         state = run.go(data, judge, mesh)
         final = judge_of(head, held_out.vertices, masks, 4 if settings.smoke else JUDGED_AT_END)
         return run.finish(state, final, time.perf_counter() - started)
@@ -178,9 +184,12 @@ class _Run:
         model = self._model(state)
         output = self.settings.output or self.settings.workdir / "mesh_vae.npz"
         output.parent.mkdir(parents=True, exist_ok=True)
-        errors = judge.errors(model)
+        # Judged as it is kept, in half precision.
+        write_mesh_vae(output, self.head, model)
+        errors = judge.errors(load_mesh_vae(self.head, output))
         notes = {
-            "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train --config mesh_vae",
+            "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train",
+            "architecture": json.dumps(asdict(model.config)),
             "settings": json.dumps(self.settings.numbers()),
             "validation": json.dumps(errors),
             "data": "the open scans (experiments.data.open_faces), CC0" if self.settings.scans is None else "own scans",

@@ -18,6 +18,8 @@ from models.mesh_vae import MeshVAE
 from models.pretrained import load_mesh_vae, mesh_vae_path
 
 MOST_SAMPLES = 100
+DRAWING = ("method", "num_samples", "seed", "mesh_vae")
+"""Settings that the fit does not depend on."""
 
 
 class UsageError(Exception):
@@ -70,7 +72,8 @@ class Config:
     all_faces: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """All faces of each photo rather than the largest."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Do only what is missing in OUTPUT."""
+    """Do only what is missing in OUTPUT. Faces of other settings count as missing, so do those without hypotheses if
+    --method asks for some."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Delete earlier results in OUTPUT first (nothing else that lies there)."""
     size: int = 256
@@ -89,6 +92,8 @@ class Config:
             raise UsageError(f"--size is between 64 and 1024 pixels, not {self.size}.")
         if not 1 <= self.num_samples <= MOST_SAMPLES:
             raise UsageError(f"--num-samples is between 1 and {MOST_SAMPLES}, not {self.num_samples}.")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed is between 0 and 2^32 - 1, not {self.seed}.")
         if self.mesh_vae is not None and self.method == "fit":
             raise UsageError("--mesh-vae goes with --method complete.")
         if self.iterations is not None and self.iterations < 0:

@@ -71,7 +71,10 @@ def sheet(fit: np.ndarray, heads: np.ndarray, head: HeadModel) -> Image.Image:
     images = np.asarray(_shaded(head.faces, jnp.asarray(turned), camera, jnp.asarray(colours)))
     pictures = np.round(np.clip(np.nan_to_num(images), 0, 1) * 255).astype(np.uint8)
     names = ["fit", f"how far apart, to {1e3 * FULL_SPREAD:.0f} mm"]
-    return _grid([on_backdrop(picture) for picture in pictures], [*names, *(f"{k:02d}" for k in range(len(heads)))])
+    names += [f"{place:02d}" for place in range(len(drawn) - 2)]
+    if len(heads) > SHOWN:
+        names[0] += f"; then the first {SHOWN} of {len(heads)}"
+    return _grid([on_backdrop(picture) for picture in pictures], names)
 
 
 @jax.jit
@@ -92,7 +95,7 @@ def _grid(pictures: list[np.ndarray], names: list[str]) -> Image.Image:
     rows = -(-len(pictures) // COLUMNS)
     whole = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(12)
-    for place, (picture, name) in enumerate(zip(pictures, names, strict=False)):
+    for place, (picture, name) in enumerate(zip(pictures, names, strict=True)):
         x, y = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + CAPTION)
         draw.text((x + 4, y + 1), name, fill="black", font=font)
         whole.paste(Image.fromarray(picture), (x, y + CAPTION))

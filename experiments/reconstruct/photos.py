@@ -45,7 +45,7 @@ class Failure:
 
     photo: str
     stage: str
-    """find, load, observe, fit or write."""
+    """find, load, observe, fit, complete or write."""
     reason: str
 
 

@@ -150,10 +150,11 @@ class Pipeline:
     def _process(self, faces: list[Face], writing: ThreadPoolExecutor) -> None:
         """Fit one batch and hand its faces to the writers."""
         try:
-            result, masks, textures, error, seconds, hypotheses = self._fit(faces)
+            result, masks, textures, error, seconds, found = self._fit(faces)
         except Exception as exception:  # e.g. out of memory: the next batch may still fit
             self._fail([Failure(str(f.photo.path), "fit", reason_of(exception)) for f in faces], faces)
             return
+        hypotheses = self._complete(faces, found)
         for i, face in enumerate(faces):
             code = int(result.code[i])
             if code:
@@ -161,15 +162,15 @@ class Pipeline:
                 continue
             fitted = _one_face(masked(face, masks[i]), result, i, textures[i], float(error[i]), seconds / len(faces))
             if hypotheses is not None:
-                fitted = replace(fitted, hypotheses=jax.tree.map(lambda leaf: leaf[i], hypotheses))  # noqa: B023
+                fitted = self._with_hypotheses(fitted, jax.tree.map(lambda leaf: leaf[i], hypotheses))  # noqa: B023
             self._writing[writing.submit(self._write, fitted)] = face
         self._collect(at_most=2 * self.batch_size)
 
     def _fit(
         self, faces: list[Face]
-    ) -> tuple[Fit, np.ndarray, np.ndarray, np.ndarray, float, Hypotheses | None]:  # fmt: skip
+    ) -> tuple[Fit, np.ndarray, np.ndarray, np.ndarray, float, Fit]:  # fmt: skip
         """Fit faces as a batch of the fixed size. Returns the fit, occlusion masks, textures, parameter errors (NumPy),
-        seconds, and what else the photos allow."""
+        seconds, and the fit on the device."""
         first = self.outcome.first_batch_seconds is None
         if first:
             self.report("compiling", self.batch_size)
@@ -187,15 +188,30 @@ class Pipeline:
         textures = np.clip(np.asarray(jax.vmap(self.head.albedo)(found.texture)), 0.0, 1.0)
         implied = np.asarray(self.tools.vertices(self.head, found.params))
         error = np.linalg.norm(implied - result.vertices, axis=-1).max(axis=-1)
-        hypotheses = None
-        if self.tools.complete is not None:
-            keys = face_keys([(face.photo_sha256, face.index) for face in padded], self.config.seed)
-            hypotheses = jax.device_get(self.tools.complete(found, keys))
         if first:
             self.outcome.first_batch_seconds = elapsed
             self.report("compiled", elapsed)
         self.outcome.fit_seconds += seconds
-        return result, masks, textures, error, seconds, hypotheses
+        return result, masks, textures, error, seconds, found
+
+    def _complete(self, faces: list[Face], found: Fit) -> Hypotheses | None:
+        """Hypotheses of a batch's fits. Where they cannot be made the fits are kept without."""
+        if self.tools.complete is None:
+            return None
+        padded = faces + [faces[-1]] * (self.batch_size - len(faces))
+        keys = face_keys([(face.photo_sha256, face.index) for face in padded], self.config.seed)
+        try:
+            return jax.device_get(self.tools.complete(found, keys))
+        except Exception as exception:
+            self.outcome.failures += [Failure(str(f.photo.path), "complete", reason_of(exception)) for f in faces]
+            return None
+
+    def _with_hypotheses(self, fitted: FittedFace, hypotheses: Hypotheses) -> FittedFace:
+        if all(np.isfinite(values).all() for values in (hypotheses.vertices, hypotheses.score)):
+            return replace(fitted, hypotheses=hypotheses)
+        reason = "the Mesh-VAE gave numbers that are none; the fit was kept without hypotheses."
+        self.outcome.failures.append(Failure(str(fitted.face.photo.path), "complete", reason))
+        return fitted
 
     def _write(self, fitted: FittedFace) -> None:
         face = fitted.face

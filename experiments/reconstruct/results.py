@@ -17,6 +17,7 @@ from experiments.reconstruct.views import View, mask_over, overlay
 from fitting.observation import VISIBLE_CONFIDENCE
 from flamejax.camera import OrthographicCamera
 from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
+from sampling.complete import eyeball_vertices
 from sampling.hypotheses import Hypotheses
 
 FORMAT_VERSION = 1
@@ -110,7 +111,7 @@ def write_result(
     )
     write_obj(folder / "mesh.obj", mesh)
     write_glb(folder / "mesh.glb", mesh)
-    metrics = metrics_record(fitted, identity, settings)
+    metrics = metrics_record(fitted, identity, settings, np.asarray(eyeball_vertices(head)))
     _write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -170,7 +171,9 @@ def landmarks_record(fitted: FittedFace) -> dict[str, Any]:
     }
 
 
-def metrics_record(fitted: FittedFace, identity: HeadIdentity, settings: dict[str, Any]) -> dict[str, Any]:
+def metrics_record(
+    fitted: FittedFace, identity: HeadIdentity, settings: dict[str, Any], eyeballs: np.ndarray
+) -> dict[str, Any]:  # fmt: skip
     """What metrics.json says. A loss that is not a number (nothing to measure) is null."""
     face = fitted.face
     confidence = np.asarray(face.observation.confidence)
@@ -191,20 +194,20 @@ def metrics_record(fitted: FittedFace, identity: HeadIdentity, settings: dict[st
         "losses": losses,
         "exact": fitted.parameter_error < EXACT_METRES,
         "fit_seconds": round(fitted.seconds, 3),
-        **hypotheses_record(fitted),
+        **hypotheses_record(fitted, eyeballs),
         "head": dataclasses.asdict(identity),
         "settings": settings,
     }
 
 
-def hypotheses_record(fitted: FittedFace) -> dict[str, Any]:
+def hypotheses_record(fitted: FittedFace, eyeballs: np.ndarray) -> dict[str, Any]:
     """What metrics.json says of hypotheses: how many; how far they lie from the fit where the photo shows the head
     (median over these vertices and all heads); how far from each other (RMS distance from their mean), there and where
-    nothing is seen."""
+    nothing is seen. Eyeballs count as seen, as for the Mesh-VAE."""
     if fitted.hypotheses is None:
         return {}
     heads = np.asarray(fitted.hypotheses.vertices, np.float64)
-    seen = np.asarray(fitted.vertex_visibility, bool)
+    seen = np.asarray(fitted.vertex_visibility, bool) | eyeballs
     away = np.linalg.norm(heads[:, seen] - fitted.vertices[None, seen], axis=-1)
     spread = spread_of(heads)
     record: dict[str, Any] = {"hypotheses": len(heads)}

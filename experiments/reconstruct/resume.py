@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from experiments.reconstruct.config import DRAWING
 from experiments.reconstruct.observing import photo_digest
 from experiments.reconstruct.photos import Photo, name_photos
 from experiments.reconstruct.store import Store
@@ -47,12 +48,21 @@ def plan(store: Store, photos: Sequence[Photo], settings: dict[str, Any]) -> Pla
         own = [records[name] for name in owned[source]]
         # Of two equal files under one file name, each has its own result: then the name decides.
         own = [m for m in own if m["photo_path"] == str(source) or m["name"].startswith(photo.name)]
-        kept = [m for m in own if m["name"] in complete and m["settings"] == settings]
+        kept = [m for m in own if m["name"] in complete and _serves(m, settings)]
         kept = [m for m in kept if m["photo_sha256"] == digest(source)]
         whole = bool(kept) and {m["face"] for m in kept} == set(range(kept[0]["num_faces"]))
         (done if whole else todo).append(photo)
         stale[photo.name] = [] if whole else [m["name"] for m in own if m not in kept]
     return Plan(todo, done, taken | {photo.name for photo in [*todo, *done]}, stale)
+
+
+def _serves(metrics: Metrics, settings: dict[str, Any]) -> bool:
+    """Whether a result is what these settings would give. One with hypotheses besides serves as a plain fit."""
+    made = metrics["settings"]
+    if settings.get("method") == "fit":
+        made, settings = ({k: v for k, v in each.items() if k not in DRAWING} for each in (made, settings))
+        return made == settings
+    return made == settings and bool(metrics.get("hypotheses"))
 
 
 def _owned_by(

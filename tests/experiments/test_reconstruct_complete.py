@@ -1,7 +1,9 @@
 """`reconstruct --method complete`: files, numbers, keys, resuming, refusals. The Mesh-VAE itself: tests/sampling."""
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,10 +13,12 @@ from PIL import Image
 
 import flamejax
 from experiments.reconstruct import Config, UsageError
-from experiments.reconstruct.hypotheses import hypothesis_files
+from experiments.reconstruct.hypotheses import hypothesis_files, sheet
 from experiments.reconstruct.pipeline import default_tools, face_keys
+from experiments.reconstruct.results import hypotheses_record
 from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, write_mesh_vae
+from sampling.hypotheses import Hypotheses
 from tests.experiments.fakes import HEAD, FakeTools, reconstruct, results, rows, stamps, write_photo
 
 
@@ -87,6 +91,62 @@ def test_resume_does_again_what_misses_a_hypothesis(photos, tmp_path):
     assert not (out / "a" / "hypotheses" / "02").exists() and stamps(out)["a"] != after["a"]
 
 
+def test_resume_as_a_plain_fit_keeps_hypotheses(photos, tmp_path):
+    out = tmp_path / "out"
+    complete(photos, out)
+    before = stamps(out)
+    reconstruct(photos, out, FakeTools(), resume=True)
+    assert stamps(out) == before and (out / "a" / "hypotheses" / "00").is_dir()
+    plain = tmp_path / "plain"
+    reconstruct(photos, plain, FakeTools())
+    complete(photos, plain, resume=True)  # the other way round there is something missing
+    assert all((plain / name / "hypotheses" / "02").is_dir() for name in "abc")
+
+
+@pytest.mark.parametrize("way", ["raises", "not a number"])
+def test_fits_are_kept_where_hypotheses_fail(photos, tmp_path, way):
+    fake, out = FakeTools(seen_beyond=0.05), tmp_path / "out"
+    whole = fake.complete
+
+    def failing(fit, keys, count):
+        if way == "raises":
+            raise RuntimeError("out of memory")
+        found = whole(fit, keys, count)
+        return dataclasses.replace(found, vertices=np.full_like(found.vertices, np.nan))
+
+    fake.complete = failing
+    assert reconstruct(photos, out, fake, method="complete", num_samples=3) == 0
+    assert results(out) == ["a", "b", "c"]
+    failures = rows(out / "failures.jsonl")
+    assert len(failures) == 3 and {row["stage"] for row in failures} == {"complete"}
+    assert not (out / "a" / "hypotheses").exists()
+    complete(photos, out, resume=True)
+    assert (out / "a" / "hypotheses" / "02").is_dir() and not rows(out / "failures.jsonl")
+
+
+def test_numbers_when_all_or_nothing_is_seen():
+    heads = np.zeros((2, 4, 3))
+    heads[1, 2] = [0.002, 0, 0]
+    fitted = SimpleNamespace(
+        hypotheses=Hypotheses(heads, None, None, np.zeros(2)), vertices=np.zeros((4, 3)), vertex_visibility=np.ones(4)
+    )
+    record = hypotheses_record(fitted, np.zeros(4, bool))
+    assert record["hypotheses_hidden_spread_mm"] is None
+    np.testing.assert_allclose(record["hypotheses_visible_spread_mm"], 0.5)
+    fitted.vertex_visibility = np.zeros(4)
+    record = hypotheses_record(fitted, np.zeros(4, bool))
+    assert record["hypotheses_visible_mm"] is None and record["hypotheses_hidden_spread_mm"] == pytest.approx(0.5)
+    record = hypotheses_record(fitted, np.array([False, False, True, False]))  # an eyeball, which the Mesh-VAE sees
+    assert record["hypotheses_hidden_spread_mm"] == 0 and record["hypotheses_visible_spread_mm"] == pytest.approx(1)
+
+
+def test_a_picture_of_more_heads_than_it_shows():
+    points = np.asarray(HEAD.v_template)
+    many = sheet(points, np.stack([points] * 20), HEAD)
+    assert many.size == sheet(points, np.stack([points] * 16), HEAD).size
+    assert (np.asarray(many) != np.asarray(sheet(points, np.stack([points] * 16), HEAD))).any()  # it says so
+
+
 def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path):
     out = tmp_path / "out"
     reconstruct(photos, out, FakeTools())
@@ -101,6 +161,8 @@ def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path)
     [
         ({"num_samples": 0}, "--num-samples"),
         ({"num_samples": 101}, "--num-samples"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**32}, "--seed"),
         ({"mesh_vae": "some.npz", "method": "fit"}, "--method complete"),
         ({"mesh_vae": "missing.npz"}, "--mesh-vae missing.npz: no such file"),
     ],

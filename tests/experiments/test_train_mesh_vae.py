@@ -179,6 +179,34 @@ def test_a_finished_run_goes_no_further(data, whole):
     assert len(rows(whole)) == STEPS
 
 
+def test_a_run_goes_on_with_the_components_it_began_with(data, whole, monkeypatch):
+    """Another computer's would have other signs, which the trained weights do not know."""
+    monkeypatch.setattr(training, "principal_components", None)  # not made again
+    before = dict(np.load(whole / "mesh_vae.npz"))
+    training.train(settings_of(data, whole), TINY, Console(quiet=True))
+    after = dict(np.load(whole / "mesh_vae.npz"))
+    frames = [name for name in before if name.startswith("frame:")]
+    assert frames and all(np.array_equal(before[name], after[name]) for name in frames)
+    kept = (whole / "frame.npz").read_bytes()
+    (whole / "frame.npz").write_bytes(kept[:100])
+    try:
+        with pytest.raises(RuntimeError, match="--restart"):
+            training.train(settings_of(data, whole), TINY, Console(quiet=True))
+    finally:
+        (whole / "frame.npz").write_bytes(kept)
+
+
+def test_what_is_refused_deletes_nothing_and_is_mended_by_the_right_options(data, whole, tmp_path):
+    with pytest.raises(ValueError):
+        training.train(settings_of(data, whole, restart=True, scans=tmp_path), TINY, Console(quiet=True))
+    assert (whole / "checkpoints" / str(STEPS)).is_dir()
+    with pytest.raises(ValueError, match="architecture"):
+        training.train(settings_of(data, whole), dataclasses.replace(TINY, linear_noise=0.1), Console(quiet=True))
+    with pytest.raises(ValueError):
+        training.train(settings_of(data, tmp_path / "run", scans=tmp_path), TINY, Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_it_learns(data, tmp_path):
     settings = settings_of(
         data, tmp_path / "run", steps=150, learning_rate=3e-2, clip=1e3, synthetic=0.0, largest_mask=0.1,
@@ -299,6 +327,7 @@ def test_components_of_weighted_heads():
     np.testing.assert_allclose(rows.T @ rows, covariance, atol=0.05 * covariance.max())
     values = np.linalg.eigvalsh(covariance)[::-1]
     np.testing.assert_allclose((rows**2).sum(1), values[:11], rtol=1e-3, atol=1e-4)
+    assert (rows[np.arange(11), np.abs(rows).argmax(axis=1)] > 0).all()  # of two signs the same everywhere
     with pytest.raises(ValueError, match="fewer"):
         principal_components(parts, mean, 12)
 

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import fitting
 import flamejax
 from fitting import Fit
 from fitting.fit_model import bare
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadParams
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
-from sampling.complete import complete, score, to_head_frame, to_world, visible_vertices
+from models.pretrained import load_mesh_vae
+from sampling.complete import AT_ONCE, complete, score, to_head_frame, to_world, visible_vertices
 from sampling.hypotheses import Hypotheses, sorted_best_first
 from tests.heads import random_head
 
@@ -161,6 +163,48 @@ def test_refusals():
     fit = make_fit()
     with pytest.raises(ValueError, match="vertices"):
         complete(VAE, MODEL, dataclasses.replace(fit, vertices=fit.vertices[:-1]), KEY)
+
+
+def test_more_draws_than_are_decoded_at_once():
+    found = complete(VAE, MODEL, make_fit(), KEY, num_samples=AT_ONCE + 3)
+    assert found.vertices.shape == (AT_ONCE + 3, HEAD.num_vertices, 3)
+    _, rotation, root = to_head_frame(MODEL, make_fit())
+    expected = to_world(VAE.decode(found.latents), rotation, root)
+    np.testing.assert_allclose(found.vertices, expected, atol=1e-5)
+
+
+def test_keys_of_either_kind():
+    fit = make_fit((2,))
+    new = complete(VAE, MODEL, fit, jax.random.key(5), num_samples=2)
+    old = complete(VAE, MODEL, fit, jax.random.PRNGKey(5), num_samples=2)
+    np.testing.assert_array_equal(new.vertices, old.vertices)
+    with pytest.raises(ValueError, match="one key"):
+        complete(VAE, MODEL, fit, jax.random.split(KEY, 3), num_samples=2)
+
+
+def test_the_root_of_a_fit_with_local_models():
+    """On the open head with its local models: the head frame is where the head's own root joint is."""
+    head = flamejax.load_head()
+    model = fitting.prepare(head, fitting.load_local_model(head))
+    extended, rng = model.head, np.random.default_rng(0)
+    sizes = extended.num_betas, extended.num_expression
+    betas, expression = (jnp.asarray(rng.standard_normal(size), jnp.float32) for size in sizes)
+    params = dataclasses.replace(HeadParams.zeros(extended), betas=betas, expression=expression)
+    posed = dataclasses.replace(params, global_orient=jnp.asarray([0.1, -0.4, 0.2]))
+    shape, moved, local = model.split(betas, expression)
+    turned = {"global_orient": posed.global_orient}
+    short = dataclasses.replace(HeadParams.zeros(head), betas=shape, expression=moved, **turned)
+    fit = dataclasses.replace(make_fit(), params=short, local=local, vertices=flamejax.vertices(extended, posed))
+    root = extended.joint_template[0] + extended.joint_dirs[0] @ jnp.concatenate([betas, expression])
+    found, _, _ = to_head_frame(model, fit)
+    np.testing.assert_allclose(found, flamejax.vertices(extended, params) - root[None], atol=3e-6)
+    vae = load_mesh_vae(head)
+    seen = dataclasses.replace(fit, vertex_visibility=jnp.asarray(head.v_template[:, 2] > 0.05))
+    heads = complete(vae, model, seen, KEY, num_samples=2).vertices
+    away = np.linalg.norm(heads - fit.vertices[None], axis=-1)[:, np.asarray(seen.vertex_visibility)]
+    assert np.median(away) < 5e-4
+    with pytest.raises(ValueError, match="local coefficients"):
+        complete(vae, fitting.prepare(head), seen, KEY)
 
 
 def test_a_second_batch_compiles_nothing():
