@@ -92,13 +92,18 @@ class FitModel:
         local = jnp.concatenate([betas[..., self.global_betas :], expression[..., self.global_expression :]], axis=-1)
         return parts[0], parts[1], local
 
+    def join(self, betas: Array, expression: Array, local: Array | None) -> tuple[Array, Array]:
+        """The way back: a fit's coefficients (*b, S), (*b, E), (*b, L) as those of `head`, (*b, S'), (*b, E')."""
+        betas, expression = betas[..., : self.global_betas], expression[..., : self.global_expression]
+        if local is None:
+            return betas, expression
+        shape, moved = jnp.split(local, [self.head.num_betas - self.global_betas], axis=-1)
+        return jnp.concatenate([betas, shape], axis=-1), jnp.concatenate([expression, moved], axis=-1)
+
     def root_joint(self, betas: Array, expression: Array, local: Array | None) -> Array:
         """The root joint's place (*b, 3), metres, of a fit's coefficients (as `split` gives them): the global rotation
         is about it."""
-        parts = [betas[..., : self.global_betas], expression[..., : self.global_expression]]
-        if local is not None:
-            shape, moved = jnp.split(local, [self.head.num_betas - self.global_betas], axis=-1)
-            parts = [parts[0], shape, parts[1], moved]
+        parts = self.join(betas, expression, local)
         offset = jnp.matmul(jnp.concatenate(parts, axis=-1), self.head.joint_dirs[0].T)
         return offset + jnp.broadcast_to(self.head.joint_template[0], offset.shape)
 

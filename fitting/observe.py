@@ -180,25 +180,52 @@ def _observation(
     if not inside.any():
         raise NoFaceError(f"all landmarks lie outside the photo. Are they in pixels of the full photo? {HELP}")
     crop = crop_transform(box, size)
-    within = _inside_photo(crop, size, (height, width))
-    hidden = np.zeros((size, size), np.float32) if occlusion_mask is None else crop_image(occlusion_mask, crop, size)
-    face = np.ones((size, size), np.float32) if face_mask is None else crop_image(face_mask, crop, size)
-    in_crop = float(crop.scale) * points + np.asarray(crop.offset)
+    hidden = None if occlusion_mask is None else crop_image(occlusion_mask, crop, size)
+    face = None if face_mask is None else crop_image(face_mask, crop, size)
     confidence = np.where(inside, confidence, 0.0)
-    dense, dense_confidence = np.zeros((DENSE, 2)), np.zeros(DENSE)
-    if mesh is not None:
-        dense = float(crop.scale) * mesh[:, :2] + np.asarray(crop.offset)
-        dense_confidence = _nearby_confidence(mesh[:, :2], points, confidence)
+    dense = None if mesh is None else (mesh[:, :2], _nearby_confidence(mesh[:, :2], points, confidence))
+    return observation_in(crop, image, size, (points, confidence), dense, hidden, face)
+
+
+def observation_in(
+    crop: CropTransform,
+    image: np.ndarray,
+    size: int,
+    landmarks: tuple[np.ndarray, np.ndarray],
+    dense: tuple[np.ndarray, np.ndarray] | None = None,
+    hidden: np.ndarray | None = None,
+    face: np.ndarray | None = None,
+) -> Observation:
+    """What is seen of a photo in a crop of it.
+
+    Args:
+        image: (H, W, 3) float32 RGB in [0, 1].
+        size: S.
+        landmarks: (68, 2) photo pixels, NaN rows where missing, and confidence (68,).
+        dense: (468, 2) photo pixels and confidence (468,), as `landmarks`; none are known when left out.
+        hidden: (S, S) of the crop, 1 = hidden; what lies beyond the photo is added.
+        face: (S, S) of the crop, 1 = face; what lies beyond the photo is taken away. All of it when left out.
+    """
+    within = _inside_photo(crop, size, (image.shape[0], image.shape[1]))
+    points = [_in_crop(crop, each[0]) for each in (landmarks, dense) if each is not None]
+    nothing = np.zeros((size, size), np.float32)
     return Observation(
         image=jnp.asarray(crop_image(image, crop, size)),
-        landmarks=jnp.asarray(np.where(present[:, None], in_crop, 0.0), jnp.float32),
-        confidence=jnp.asarray(confidence, jnp.float32),
-        dense_landmarks=jnp.asarray(dense, jnp.float32),
-        dense_confidence=jnp.asarray(dense_confidence, jnp.float32),
-        face_mask=jnp.asarray(face * within),
-        occlusion_mask=jnp.asarray(np.maximum(hidden, 1.0 - within)),
+        landmarks=points[0],
+        confidence=jnp.asarray(landmarks[1], jnp.float32),
+        dense_landmarks=jnp.zeros((DENSE, 2)) if dense is None else points[1],
+        dense_confidence=jnp.zeros(DENSE) if dense is None else jnp.asarray(dense[1], jnp.float32),
+        face_mask=jnp.asarray(within if face is None else face * within),
+        occlusion_mask=jnp.asarray(np.maximum(nothing if hidden is None else hidden, 1.0 - within)),
         crop=crop,
     )
+
+
+def _in_crop(crop: CropTransform, points: np.ndarray) -> jnp.ndarray:
+    """Photo pixels (N, 2) as crop pixels; 0 for rows that are not finite."""
+    present = np.isfinite(points).all(axis=-1, keepdims=True)
+    moved = float(crop.scale) * np.where(present, points, 0.0) + np.asarray(crop.offset)
+    return jnp.asarray(np.where(present, moved, 0.0), jnp.float32)
 
 
 def _nearby_confidence(mesh: np.ndarray, points: np.ndarray, confidence: np.ndarray) -> np.ndarray:

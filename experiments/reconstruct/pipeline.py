@@ -160,7 +160,7 @@ class Pipeline:
             if code:
                 self._fail([Failure(str(face.photo.path), "fit", FIT_REASONS.get(code, f"code {code}"))], [face])
                 continue
-            fitted = _one_face(masked(face, masks[i]), result, i, textures[i], float(error[i]), seconds / len(faces))
+            fitted = _one_face(masked(face, *masks[i]), result, i, textures[i], float(error[i]), seconds / len(faces))
             if hypotheses is not None:
                 fitted = self._with_hypotheses(fitted, jax.tree.map(lambda leaf: leaf[i], hypotheses))  # noqa: B023
             self._writing[writing.submit(self._write, fitted)] = face
@@ -169,8 +169,8 @@ class Pipeline:
     def _fit(
         self, faces: list[Face]
     ) -> tuple[Fit, np.ndarray, np.ndarray, np.ndarray, float, Fit]:  # fmt: skip
-        """Fit faces as a batch of the fixed size. Returns the fit, occlusion masks, textures, parameter errors (NumPy),
-        seconds, and the fit on the device."""
+        """Fit faces as a batch of the fixed size. Returns the fit, masks (occlusion, face), textures, parameter errors
+        (NumPy), seconds, and the fit on the device."""
         first = self.outcome.first_batch_seconds is None
         if first:
             self.report("compiling", self.batch_size)
@@ -181,7 +181,7 @@ class Pipeline:
         batch = self.tools.mask(self.head, batch)
         found = self.tools.fit(batch)
         result: Fit = jax.device_get(found)
-        masks = np.asarray(batch.occlusion_mask)
+        masks = np.stack([batch.occlusion_mask, batch.face_mask], axis=1)
         elapsed = time.perf_counter() - start
         seconds = max(0.0, elapsed - (self.clock.seconds - compiled))
         # Outside the clock of the fit: what the files need besides.
@@ -272,8 +272,8 @@ class Pipeline:
             self.report("photo", 1)
 
 
-def masked(face: Face, occlusion_mask: Any) -> Face:
-    """The face with the occlusion mask (S, S) that the fit used; landmarks under it have no confidence, as there."""
+def masked(face: Face, occlusion_mask: Any, face_mask: Any) -> Face:
+    """The face with the masks (S, S) that the fit used; landmarks that are hidden have no confidence, as there."""
     seen, side = face.observation, len(occlusion_mask)
 
     def uncovered(points: Any, confidence: Any) -> Any:
@@ -283,6 +283,7 @@ def masked(face: Face, occlusion_mask: Any) -> Face:
     observation = replace(
         seen,
         occlusion_mask=occlusion_mask,
+        face_mask=face_mask,
         confidence=uncovered(seen.landmarks, seen.confidence),
         dense_confidence=uncovered(seen.dense_landmarks, seen.dense_confidence),
     )

@@ -15,7 +15,7 @@ from PIL import Image
 from experiments.reconstruct.observing import Face
 from experiments.reconstruct.views import View, mask_over, overlay
 from fitting.observation import VISIBLE_CONFIDENCE
-from flamejax.camera import OrthographicCamera
+from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
 from sampling.complete import eyeball_vertices
 from sampling.hypotheses import Hypotheses
@@ -27,6 +27,7 @@ RESULT_FILES = (
     "landmarks.json",
     "overlay.png",
     "occlusion_mask.png",
+    "face_mask.png",
     "mesh.obj",
     "mesh.mtl",
     "mesh.png",
@@ -102,6 +103,7 @@ def write_result(
     )
     Image.fromarray(drawn).save(folder / "overlay.png", compress_level=4)
     Image.fromarray(written_mask(face)).save(folder / "occlusion_mask.png")
+    Image.fromarray(_over_preview(face, face.observation.face_mask)).save(folder / "face_mask.png")
     mesh = TexturedMesh(
         np.asarray(fitted.vertices, np.float64),
         np.asarray(head.faces),
@@ -119,12 +121,14 @@ def write_result(
 def written_mask(face: Face) -> np.ndarray:
     """What occlusion_mask.png shows, (h, w) uint8 of 0 and 255 in the preview's size: the user's mask as it was given,
     or the one that the fit used in its crop and nothing outside."""
-    if face.given_mask is not None:
-        return face.given_mask
+    return _over_preview(face, face.observation.occlusion_mask) if face.given_mask is None else face.given_mask
+
+
+def _over_preview(face: Face, mask: Any) -> np.ndarray:
+    """A mask (S, S) of the crop in the preview's size: (h, w) uint8 of 0 and 255."""
     crop = face.observation.crop
     size = (face.preview.shape[1], face.preview.shape[0])
-    mask = np.asarray(face.observation.occlusion_mask)
-    return mask_over(mask, float(crop.scale), np.asarray(crop.offset, np.float64), face.photo_size, size)
+    return mask_over(np.asarray(mask), float(crop.scale), np.asarray(crop.offset, np.float64), face.photo_size, size)
 
 
 def camera_record(fitted: FittedFace) -> dict[str, Any]:
@@ -155,20 +159,28 @@ def camera_record(fitted: FittedFace) -> dict[str, Any]:
 
 def landmarks_record(fitted: FittedFace) -> dict[str, Any]:
     """What landmarks.json says. `points` and `confidence` are in the form that --landmarks reads."""
-    crop = fitted.face.observation.crop
-    in_crop, confidence = np.asarray(fitted.face.observation.landmarks), np.asarray(fitted.face.observation.confidence)
-    observed = (in_crop.astype(np.float64) - np.asarray(crop.offset)) / float(crop.scale)
-    missing = (confidence == 0) & (in_crop == 0).all(axis=-1)
-    points = [None if gone else p for gone, p in zip(missing, _rounded(observed), strict=True)]
-    return {
+    seen = fitted.face.observation
+    record = {
         "format_version": FORMAT_VERSION,
         "scheme": "iBUG 68",
         "frame": "pixels of the full image",
-        "points": points,
-        "confidence": _rounded(confidence),
+        "points": _in_photo(seen.crop, seen.landmarks, seen.confidence),
+        "confidence": _rounded(seen.confidence, 6),
         "fitted": _rounded(_projected(fitted)),
         "fitted_3d": _rounded(fitted.landmarks, 6),
     }
+    if np.any(seen.dense_landmarks):
+        record["dense_points"] = _in_photo(seen.crop, seen.dense_landmarks, seen.dense_confidence)
+        record["dense_confidence"] = _rounded(seen.dense_confidence, 6)
+    return record
+
+
+def _in_photo(crop: CropTransform, points: Any, confidence: Any) -> list[list[float] | None]:
+    """Crop pixels (N, 2) as pixels of the full photo; None where missing."""
+    points, confidence = np.asarray(points), np.asarray(confidence)
+    moved = (points.astype(np.float64) - np.asarray(crop.offset)) / float(crop.scale)
+    missing = (confidence == 0) & (points == 0).all(axis=-1)
+    return [None if gone else p for gone, p in zip(missing, _rounded(moved), strict=True)]
 
 
 def metrics_record(
@@ -258,7 +270,7 @@ def _params_bytes(fitted: FittedFace, identity: HeadIdentity, local_model: str) 
     return buffer.getvalue()
 
 
-def _rounded(values: np.ndarray, digits: int = 3) -> list:
+def _rounded(values: Any, digits: int = 3) -> list:
     return np.round(np.asarray(values, np.float64), digits).tolist()
 
 

@@ -102,6 +102,11 @@ def write_glb(path: str | os.PathLike, mesh: TexturedMesh) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    write_bytes(path, glb_bytes(mesh))
+
+
+def glb_bytes(mesh: TexturedMesh) -> bytes:
+    """What `write_glb` writes."""
     normals = vertex_normals(mesh)
     if mesh.uv is None:
         solid = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=normals, process=False)
@@ -116,7 +121,7 @@ def write_glb(path: str | os.PathLike, mesh: TexturedMesh) -> None:
             visual=TextureVisuals(uv=mesh.uv[uv_source], material=material),
             process=False,
         )
-    write_bytes(path, trimesh.exchange.gltf.export_glb(trimesh.Scene(solid), include_normals=True))
+    return trimesh.exchange.gltf.export_glb(trimesh.Scene(solid), include_normals=True)
 
 
 def write_ply(path: str | os.PathLike, mesh: TexturedMesh) -> None:

@@ -1,0 +1,82 @@
+"""Small results of reconstruct whose fits and hypotheses are real ones of a small head, and known."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import flamejax
+from experiments.reconstruct.pipeline import Tools
+from fitting import Fit, prepare
+from fitting.local_files import load_local_model, write_local_model
+from fitting.observation import Observation
+from models.mesh_vae import MeshVAEConfig
+from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
+from sampling.complete import complete
+from tests.experiments.fakes import HEAD, FakeTools
+from tests.fitting.test_algorithm1 import local_model
+
+vertices = jax.jit(flamejax.vertices)
+
+
+def write_networks(folder: Path) -> tuple[Path, Path]:
+    """Local models and a Mesh-VAE of the small head; untrained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_local_model(folder / "local.npz", local_model(HEAD))
+    config = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True)
+    write_mesh_vae(folder / "vae.npz", HEAD, build_mesh_vae(HEAD, config, HEAD.v_template, 0.01))
+    return folder / "local.npz", folder / "vae.npz"
+
+
+class KnownTools(FakeTools):
+    """Fits that are random heads of the head with its local models, and real draws; keeps what it has given."""
+
+    def __init__(self, local: Path | None = None, vae: Path | None = None):
+        super().__init__(seen_beyond=0.05)
+        self.model = prepare(HEAD, None if local is None else load_local_model(HEAD, local))
+        self.vae = None if vae is None else load_mesh_vae(HEAD, vae)
+        self.given: list[Observation] = []
+        self.fits: list[Fit] = []
+        self.drawn: list = []
+
+    def tools(self, config=None, head=HEAD) -> Tools:
+        drawn = None
+        if config is not None and config.method == "complete":
+            drawn = partial(self._draw, config.num_samples)
+        return Tools(self.observe, self.mask, lambda seen: self.fit(head, seen), vertices, self.render, drawn)
+
+    def mask(self, head, observation: Observation) -> Observation:
+        observation = super().mask(head, observation)
+        self.given.append(observation)
+        return observation
+
+    def fit(self, head, observation: Observation) -> Fit:
+        plain = super().fit(head, observation)
+        rng, model = np.random.default_rng(len(self.fits)), self.model
+        batch = observation.image.shape[:1]
+        full = flamejax.HeadParams.zeros(model.head, batch)
+        full = jax.tree.map(lambda leaf: 0.2 * rng.normal(size=leaf.shape).astype(np.float32), full)
+        full = dataclasses.replace(full, transl=np.zeros_like(full.transl))
+        betas, expression, local = model.split(full.betas, full.expression)
+        fit = dataclasses.replace(
+            plain,
+            params=dataclasses.replace(full, betas=betas, expression=expression),
+            local=local,
+            vertices=vertices(model.head, full),
+            texture=rng.normal(size=plain.texture.shape).astype(np.float32),
+            light=rng.normal(size=plain.light.shape).astype(np.float32),
+        )
+        self.fits.append(jax.tree.map(np.asarray, fit))
+        return fit
+
+    def _draw(self, count: int, fit: Fit, keys):
+        found = complete(self.vae, self.model, fit, keys, num_samples=count)
+        self.drawn.append(jax.device_get(found))
+        return found
+
+
+def one(tree, place: int = 0):
+    """One face of a batch."""
+    return jax.tree.map(lambda leaf: leaf[place], tree)

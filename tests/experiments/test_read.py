@@ -1,0 +1,218 @@
+"""Reading a result back: it equals what was fitted; foreign, changed and damaged folders are refused by name."""
+
+import dataclasses
+import json
+import shutil
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.reconstruct.read import ResultError, fitted_with, full_params, read_face, read_metrics
+from fitting import observe_photo
+from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
+from tests.experiments.results import KnownTools, one, vertices, write_networks
+
+pytestmark = pytest.mark.usefixtures("small_head")
+
+
+class Masking(KnownTools):
+    """Finds dense landmarks, and masks whose pixels are those of the photo, so that nothing is lost on the way."""
+
+    def observe(self, image, **options):
+        rng = np.random.default_rng(4)
+        dense = rng.uniform(1, 60, (468, 2)).astype(np.float32), rng.uniform(0.3, 1, 468).astype(np.float32)
+        observed = super().observe(image, **options)
+        return [dataclasses.replace(o, dense_landmarks=dense[0], dense_confidence=dense[1]) for o in observed]
+
+    def mask(self, head, observation):
+        rng = np.random.default_rng(3)
+        blocks = [np.kron(rng.integers(0, 2, (32, 32)), np.ones((2, 2))).astype(np.float32) for _ in range(2)]
+        hidden, face = (np.broadcast_to(each, observation.face_mask.shape) for each in blocks)
+        return super().mask(head, dataclasses.replace(observation, occlusion_mask=hidden, face_mask=face))
+
+
+class Real(KnownTools):
+    """Observes photos as the command does, from given landmarks."""
+
+    observe = staticmethod(partial(observe_photo, detector=lambda image: None))
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    return write_networks(tmp_path_factory.mktemp("networks"))
+
+
+@pytest.fixture
+def result(tmp_path, networks):
+    """A face of two with hypotheses and local models: (folder, what made it)."""
+    photo = write_photo(tmp_path / "in" / "a.png")
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(photo)
+    fake = Masking(*networks)
+    options = {"local": str(networks[0]), "mesh_vae": networks[1], "method": "complete", "num_samples": 3}
+    assert reconstruct(tmp_path / "in", tmp_path / "out", fake, **options) == 0
+    return tmp_path / "out" / "a", fake
+
+
+def read(folder, fake):
+    return read_face(folder, IDENTITY, fake.model)
+
+
+def equal(found, expected, tolerance=0.0):
+    for name, value in vars(expected).items():
+        if dataclasses.is_dataclass(value):
+            equal(getattr(found, name), value, tolerance)
+        elif value is not None and not isinstance(value, dict):
+            np.testing.assert_allclose(getattr(found, name), value, atol=tolerance, rtol=0, err_msg=name)
+        else:
+            assert (getattr(found, name) is None) == (value is None), name
+
+
+def test_what_is_read_is_what_was_fitted(result):
+    folder, fake = result
+    saved = read(folder, fake)
+    fit = one(fake.fits[0])
+    equal(saved.fit, fit, 1e-6)
+    assert saved.fit.local.shape == (6,) and saved.fit.losses.keys() == fit.losses.keys()
+    assert saved.fit.losses["total"] == 1 and np.isnan(saved.fit.losses["nme"]) and saved.fit.code == 0
+    np.testing.assert_allclose(vertices(fake.model.head, full_params(fake.model, saved.fit)), fit.vertices, atol=1e-6)
+    drawn = one(fake.drawn[0])
+    equal(saved.hypotheses, drawn, 1e-6)
+    assert saved.hypotheses.latents.shape == drawn.latents.shape and saved.missing == ""
+    # Everything that takes a fit takes this one: the same draws again.
+    jax.block_until_ready(fake._draw(3, saved.fit, jax.random.key(0)))
+
+
+def test_the_crop_is_read_with_the_masks_and_landmarks_that_were_found(result):
+    folder, fake = result
+    found, given = read(folder, fake).observation, one(fake.given[0])
+    np.testing.assert_array_equal(found.occlusion_mask, given.occlusion_mask)
+    np.testing.assert_array_equal(found.face_mask, given.face_mask)
+    equal(found.crop, given.crop)
+    for name in ("landmarks", "dense_landmarks"):
+        np.testing.assert_allclose(getattr(found, name), getattr(given, name), atol=2e-3)
+    # Hidden ones have no confidence, as in the fit.
+    for points, sure, given_sure in (
+        (given.landmarks, found.confidence, given.confidence),
+        (given.dense_landmarks, found.dense_confidence, given.dense_confidence),
+    ):
+        column, row = np.floor(np.asarray(points)).astype(int).T
+        seen = given.occlusion_mask[row, column] < 0.5
+        np.testing.assert_allclose(sure, np.where(seen, given_sure, 0), atol=1e-6)
+        assert 0 < seen.sum() < len(seen)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+
+
+def test_given_landmarks_and_masks_give_the_very_observation(tmp_path):
+    write_photo(tmp_path / "in" / "a.png")
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.where(pixels[..., 0] > 150, 255, 0).astype(np.uint8)).save(tmp_path / "masks" / "a.png")
+    points = np.random.default_rng(1).uniform(12, 46, (68, 2))  # the crop reaches beyond the photo
+    points[5] = np.nan
+    np.save(tmp_path / "a.npy", points)
+    fake = Real()
+    options = {"landmarks": tmp_path, "masks": str(tmp_path / "masks")}
+    assert reconstruct(tmp_path / "in", tmp_path / "out", fake, **options) == 0
+    saved, given = read(tmp_path / "out" / "a", fake), one(fake.given[0])
+    assert saved.hypotheses is None and saved.fit.local is None
+    for name in ("image", "occlusion_mask", "face_mask"):
+        np.testing.assert_array_equal(getattr(saved.observation, name), getattr(given, name))
+    np.testing.assert_allclose(saved.observation.landmarks, given.landmarks, atol=2e-3)
+    assert not np.asarray(saved.observation.landmarks[5]).any() and not np.any(saved.observation.dense_landmarks)
+    assert np.asarray(given.occlusion_mask).min() == 0 and (given.face_mask == 0).any()
+
+
+def test_a_photo_that_is_gone_or_changed_leaves_the_fit(result):
+    folder, fake = result
+    photo = folder.parents[1] / "in" / "a.png"
+    write_photo(photo)
+    saved = read(folder, fake)
+    assert saved.observation is None and "changed since" in saved.missing and str(photo) in saved.missing
+    photo.unlink()
+    saved = read(folder, fake)
+    assert saved.observation is None and "not there any more" in saved.missing
+    equal(saved.fit, one(fake.fits[0]), 1e-6)
+
+
+def test_results_of_before_have_no_face_mask(result):
+    folder, fake = result
+    (folder / "face_mask.png").unlink()
+    assert np.all(np.asarray(read(folder, fake).observation.face_mask) == 1)  # the whole crop lies in the photo
+
+
+def test_folders_that_are_no_results_and_other_heads(result, tmp_path):
+    folder, fake = result
+    with pytest.raises(ResultError, match=r"in: no result of flamejax reconstruct"):
+        read(tmp_path / "in", fake)
+    other = dataclasses.replace(IDENTITY, sha256="0" * 64, name="other")
+    with pytest.raises(ResultError, match=r"a: made with the head 'random'.*not with 'other'.*--head FILE"):
+        read_face(folder, other, fake.model)
+    with pytest.raises(ResultError, match=r"params.npz: fitted with local models.*--local"):
+        read(folder, KnownTools())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"format_version": 9}))
+    with pytest.raises(ResultError, match=r"metrics.json: format 9"):
+        read_metrics(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("params.npz", b"PK nothing"),
+        ("params.npz", None),
+        ("camera.json", b"{"),
+        ("camera.json", b'{"crop": {}}'),
+        ("camera.json", None),
+        ("landmarks.json", b'{"points": [[1, 2]]}'),
+        ("landmarks.json", b"[]"),
+        ("occlusion_mask.png", b"no image"),
+        ("occlusion_mask.png", None),
+        ("metrics.json", b"\xff\xfe"),
+        ("hypotheses/01/params.npz", b""),
+        ("hypotheses/02/params.npz", None),
+    ],
+)
+def test_damaged_files_are_named(result, file, content):
+    folder, fake = result
+    (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
+    with pytest.raises(ResultError) as error:
+        read(folder, fake)
+    assert f"{folder / file}: " in str(error.value)
+    assert f"Delete the folder {folder} and" in str(error.value)
+
+
+def test_numbers_that_do_not_fit_together_are_refused(result):
+    folder, fake = result
+    with np.load(folder / "params.npz") as file:
+        whole = dict(file)
+    for name, value, message in (
+        ("betas", whole["betas"][:2], "'betas' is float32"),
+        ("light", whole["light"] * np.nan, "not finite"),
+        ("vertices", whole["vertices"] + 0.001, r"from those of its coefficients.*--local"),
+    ):
+        np.savez(folder / "params.npz", **(whole | {name: value}))
+        with pytest.raises(ResultError, match=message):
+            read(folder, fake)
+
+
+def test_the_model_is_the_one_that_was_fitted(result, networks, tmp_path):
+    folder, fake = result
+    metrics = read_metrics(folder)
+    model = fitted_with(metrics, HEAD)
+    np.testing.assert_array_equal(model.head.basis, fake.model.head.basis)
+    assert not fitted_with({"settings": {"local": None}}, HEAD).has_local
+    assert not fitted_with({"settings": {"local": "auto 0123"}}, HEAD).has_local  # nothing ships for this head
+    moved = tmp_path / "moved.npz"
+    shutil.copy(networks[0], moved)
+    assert fitted_with(metrics, HEAD, str(moved)).has_local
+    changed = metrics | {"settings": {"local": f"{moved} 0123456789abcdef"}}
+    with pytest.raises(ResultError, match=r"moved.npz: not the local models that the result was fitted with"):
+        fitted_with(changed, HEAD)
+    moved.unlink()
+    with pytest.raises(ResultError, match=r"moved.npz: no such local model.*--local FILE"):
+        fitted_with(changed, HEAD)
