@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "reconstruct": "turn photos of faces into 3D heads",
+    "view": "look at results in the browser, move the heads, draw more",
     "demo": "reconstruct a public-domain portrait, clean and with a face mask",
     "evaluate": "print the papers' tables, computed on the open scans",
     "calibrate-landmarks": "measure where on a head the detector puts its landmarks",

@@ -92,7 +92,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     if metrics.get("format_version") != FORMAT_VERSION:
         found = metrics.get("format_version")
         raise ResultError(f"{path}: format {found}, but this flamejax reads {FORMAT_VERSION}. {_again(folder)}")
-    if not {"photo_path", "photo_sha256", "photo_size", "head", "settings"} <= metrics.keys():
+    if not {"photo_path", "photo_sha256", "face", "head", "settings"} <= metrics.keys():
         raise ResultError(f"{path}: entries are missing. {_again(folder)}")
     return metrics
 

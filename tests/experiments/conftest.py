@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from experiments.reconstruct import command
-from tests.experiments.fakes import HEAD, IDENTITY, write_photo
+from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
+from tests.experiments.results import KnownTools, write_networks
 
 
 @pytest.fixture
@@ -20,3 +21,19 @@ def photos(tmp_path) -> Path:
     for i in range(5):
         write_photo(tmp_path / "in" / f"p{i}.png", colour=100 + 10 * i)
     return tmp_path / "in"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> tuple[Path, tuple[Path, Path], KnownTools]:
+    """A result to look at, not to change: OUT with the faces a and b, four hypotheses each; the files of local models
+    and Mesh-VAE; and what made it."""
+    folder = tmp_path_factory.mktemp("made")
+    networks = write_networks(folder / "networks")
+    write_photo(folder / "in" / "a.png")
+    write_photo(folder / "in" / "b.png", colour=160)
+    fake = KnownTools(*networks)
+    options = {"local": str(networks[0]), "mesh_vae": networks[1], "method": "complete", "num_samples": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
+        assert reconstruct(folder / "in", folder / "out", fake, **options) == 0
+    return folder / "out", networks, fake

@@ -1,0 +1,5 @@
+"""Results of reconstruct in the browser: `python -m experiments.view OUT`."""
+
+from experiments.view.command import main
+
+__all__ = ["main"]

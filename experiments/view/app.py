@@ -1,0 +1,292 @@
+"""The page: viser's widgets round what `scene` says is to be seen."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import viser
+
+from experiments.reconstruct.hypotheses import CLAY
+from experiments.reconstruct.observing import reason_of
+from experiments.reconstruct.read import ResultError
+from experiments.view.edits import Slider, sliders
+from experiments.view.scene import (
+    BETWEEN,
+    COLOURS,
+    FIT,
+    DrawSettings,
+    Explorer,
+    Shown,
+    ViewedFace,
+    ViewError,
+    coloured,
+    has_algorithm_2,
+    legend,
+    photo_plane,
+)
+from flamejax.io.meshes import glb_bytes
+
+DISTANCE = 1.6
+"""Metres from the eye to the head at first: far, as the fit's camera is orthographic."""
+HEIGHT = 0.42
+"""Metres that the page shows from top to bottom at first."""
+GROUPS = ("identity", "expression", "pose")
+WITHOUT_ALGORITHM_2 = "Not in this version: heads are drawn from the Mesh-VAE alone."
+
+
+class App:
+    """A page that shows an output folder. All who open it see and change the same.
+
+    Attributes are the widgets' handles; setting their `value` does what a click or drag does.
+    """
+
+    def __init__(self, explorer: Explorer, host: str = "127.0.0.1", port: int = 0):
+        """Start to serve. port: 0 for any free one. Raises: ResultError, the first face cannot be read."""
+        self.explorer = explorer
+        self.face: ViewedFace = explorer.face(explorer.names[0])
+        self.server = viser.ViserServer(host=host, port=port, label="flamejax", verbose=False)
+        self._lock = threading.RLock()
+        self._drawing = threading.Lock()
+        self._asked = 0
+        self._quiet = False
+        self._scene()
+        self._panel()
+        self.edits: dict[str, Any] = {}
+        self._show_face()
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host = self.server.get_host()
+        return f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self.server.get_port()}"
+
+    @property
+    def drawing(self) -> bool:
+        """Whether hypotheses are being drawn."""
+        return self._drawing.locked()
+
+    def stop(self) -> None:
+        """End the page."""
+        self.server.stop()
+
+    def update(self, _: Any = None) -> None:
+        """Show what the widgets say. Of many calls in a row only the last one computes."""
+        if self._quiet:
+            return
+        self._asked += 1
+        mine = self._asked
+        with self._lock:
+            if mine == self._asked:
+                self._show()
+
+    def shown(self) -> Shown:
+        """What the widgets say."""
+        values = {name: handle.value for name, handle in self.edits.items()}
+        ends = (int(self.first.value), int(self.second.value)) if self.face.count else (0, 0)
+        return Shown(self.what.value, values, ends, float(self.weight.value))
+
+    # What there is to see.
+
+    def _scene(self) -> None:
+        scene, vertices = self.server.scene, np.asarray(self.face.fit.vertices)
+        scene.set_up_direction("+y")
+        middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+        self._eye = middle + np.array([0.0, 0.0, DISTANCE])
+        camera = self.server.initial_camera
+        camera.position, camera.look_at, camera.up = self._eye, middle, np.array([0.0, 1.0, 0.0])
+        camera.fov = 2 * float(np.arctan(HEIGHT / 2 / DISTANCE))
+        clay = tuple(np.round(255 * np.broadcast_to(CLAY, 3)).astype(int).tolist())
+        self.mesh = scene.add_mesh_simple("/head", vertices, np.asarray(self.explorer.head.faces), color=clay)
+        """The head in clay."""
+        first = glb_bytes(coloured(self.face, self.explorer.head, vertices, COLOURS[1]))
+        self.coloured = scene.add_glb("/coloured", first, visible=False)
+        """The head in another colour."""
+        self._plane: Any = None
+
+    def _panel(self) -> None:
+        gui = self.server.gui
+        self.photo = gui.add_dropdown("photo", self.explorer.names)
+        self.image = gui.add_image(np.zeros((8, 8, 3), np.uint8))
+        self.what = gui.add_dropdown("shown", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
+        self.colour = gui.add_dropdown("colour", COLOURS)
+        self.behind = gui.add_checkbox("photo behind", False)
+        self.note = gui.add_markdown("")
+        with gui.add_folder("between two", expand_by_default=False):
+            self.first, self.second = gui.add_dropdown("from", ["00"]), gui.add_dropdown("to", ["00"])
+            self.weight = gui.add_slider("way", 0.0, 1.0, 0.01, 0.5)
+        self._diverse_panel()
+        self.reset = gui.add_button("reset the fit's sliders", hint="Back to what was fitted.")
+        self._groups: dict[str, Any] = {}
+        self.photo.on_update(self._open)
+        for handle in (self.what, self.colour, self.behind):
+            handle.on_update(self.update)
+        for handle in (self.first, self.second, self.weight):
+            handle.on_update(self._turn_to(BETWEEN))
+        self.draw.on_click(self._draw)
+        self.reset.on_click(self._reset)
+
+    def _diverse_panel(self) -> None:
+        gui, hint = self.server.gui, None if has_algorithm_2() else WITHOUT_ALGORITHM_2
+        with gui.add_folder("diverse"):
+            self.k = gui.add_slider("k", 0.1, 2.0, 0.1, 0.5, disabled=hint is not None, hint=hint)
+            self.n_sigma = gui.add_slider("n_sigma", 1.0, 5.0, 0.1, 3.0, disabled=hint is not None, hint=hint)
+            self.samples = gui.add_slider("samples", 4, 32, 4, 16)
+            self.seed = gui.add_number("seed", 0, min=0, max=2**32 - 1, step=1)
+            self.draw = gui.add_button("draw")
+            self.progress = gui.add_progress_bar(100.0, animated=True, visible=False)
+            self.drawn = gui.add_markdown("")
+
+    def _show(self) -> None:
+        face, colour, problem = self.face, self.colour.value, ""
+        try:
+            vertices = self.explorer.vertices(face, self.shown())
+            with self.server.atomic():
+                self._show_head(vertices, colour)
+        except ViewError as error:
+            problem = str(error)
+        notes = (problem, legend(face, colour), face.saved.missing)
+        self.note.content = "\n\n".join(part for part in notes if part)
+        if self._plane is not None:
+            self._plane.visible = self.behind.value
+
+    def _show_head(self, vertices: np.ndarray, colour: str) -> None:
+        plain = colour == COLOURS[0]
+        self.mesh.visible, self.coloured.visible = plain, not plain
+        if plain:
+            self.mesh.vertices = vertices
+        else:
+            self.coloured.glb_data = glb_bytes(coloured(self.face, self.explorer.head, vertices, colour))
+
+    # What happens on a change.
+
+    def _open(self, _: Any) -> None:
+        """Another photo was chosen."""
+        with self._lock:
+            try:
+                self.face = self.explorer.face(self.photo.value)
+            except ResultError as error:
+                self.note.content = f"**{self.photo.value} cannot be shown**; the head is still that of before. {error}"
+                return
+            self._show_face()
+
+    def _show_face(self) -> None:
+        """Fit the widgets to the face, and show it."""
+        with self._lock, self._quietly():
+            plane = photo_plane(self.face, self._eye)
+            self.image.visible = plane is not None
+            if self._plane is not None:
+                self._plane.remove()
+            self._plane = None
+            if plane is not None:
+                self.image.image = plane.image
+                self._plane = self.server.scene.add_image(
+                    "/photo", plane.image, plane.side, plane.side, position=plane.centre, visible=False,
+                    wxyz=(0.0, 1.0, 0.0, 0.0), cast_shadow=False, receive_shadow=False,
+                )  # fmt: skip
+            _set(self.what, FIT)
+            self._list_hypotheses()
+            self._make_sliders()
+        self.update()
+
+    def _list_hypotheses(self) -> None:
+        face = self.face
+        self.what.options = face.choices()
+        between = BETWEEN in face.choices()
+        for handle, place in ((self.first, 0), (self.second, min(1, max(0, face.count - 1)))):
+            handle.options = face.numbers() or ["00"]
+            _set(handle, f"{place:02d}")
+            handle.disabled = not between
+        self.weight.disabled = not between
+        self.drawn.content = f"{face.count} hypotheses, {face.source}." if face.count else "No hypotheses yet."
+
+    def _make_sliders(self) -> None:
+        for folder in self._groups.values():
+            folder.remove()
+        self._starts: list[Slider] = sliders(self.face.model, self.face.fit)
+        gui, self.edits = self.server.gui, {}
+        self._groups = {group: gui.add_folder(group, expand_by_default=False) for group in GROUPS}
+        turn_to_fit = self._turn_to(FIT)
+        for each in self._starts:
+            with self._groups[each.group]:
+                label = each.name.removeprefix(f"{each.group} ")
+                handle = gui.add_slider(label, each.low, each.high, each.step, each.start)
+            handle.on_update(turn_to_fit)
+            self.edits[each.name] = handle
+
+    def _turn_to(self, what: str) -> Callable[[Any], None]:
+        """What a slider does: it shows what it changes."""
+
+        def changed(_: Any) -> None:
+            if self._quiet:
+                return
+            if self.what.value != what:
+                with self._lock, self._quietly():
+                    _set(self.what, what)
+            self.update()
+
+        return changed
+
+    def _reset(self, _: Any) -> None:
+        with self._lock, self._quietly():
+            for each in self._starts:
+                _set(self.edits[each.name], each.start)
+            _set(self.what, FIT)
+        self.update()
+
+    def _draw(self, _: Any) -> None:
+        """Draw hypotheses; in the thread of the click, while others go on."""
+        if not self._drawing.acquire(blocking=False):
+            return
+        face, problem = self.face, ""
+        settings = DrawSettings(self.k.value, self.n_sigma.value, int(self.samples.value), int(self.seed.value))
+        self.draw.disabled, self.progress.visible = True, True
+        done = threading.Event()
+        clock = threading.Thread(target=self._tell_time, args=(done, settings.num_samples), daemon=True)
+        clock.start()
+        try:
+            self.explorer.draw(face, settings)
+        except Exception as error:  # e.g. out of memory; the page goes on
+            problem = str(error) if isinstance(error, ViewError) else reason_of(error)
+        finally:
+            done.set()
+            clock.join()
+            self.draw.disabled, self.progress.visible = False, False
+            self._drawing.release()
+        self._show_drawn(face, problem)
+
+    def _show_drawn(self, face: ViewedFace, problem: str) -> None:
+        if face is self.face:  # else another photo was chosen meanwhile
+            with self._lock, self._quietly():
+                self._list_hypotheses()
+                if not problem:
+                    _set(self.what, "00")
+            self.update()
+        if problem:
+            self.drawn.content = f"**Nothing was drawn:** {problem}"
+
+    def _tell_time(self, done: threading.Event, count: int) -> None:
+        start = time.monotonic()
+        while True:
+            seconds = time.monotonic() - start
+            self.drawn.content = f"Drawing {count} heads ... {seconds:.0f} s (the first time it compiles)"
+            if done.wait(1.0):
+                return
+
+    @contextlib.contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Widgets may be set meanwhile without anything happening; the caller updates in the end."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+
+def _set(handle: Any, value: Any) -> None:
+    """Set a widget. (viser's setter hides its own type from mypy.)"""
+    handle.value = value

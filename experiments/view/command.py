@@ -1,0 +1,137 @@
+"""The command: `python -m experiments.view OUT`."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from experiments.reconstruct.config import UsageError
+
+if TYPE_CHECKING:
+    from experiments.view.app import App
+
+EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """Look at results of `flamejax reconstruct` in the browser, and change them.
+
+    Shape, expression and pose of the fit by sliders; its hypotheses, heads between two of them, and new ones.
+    Nothing is written to the folder. Exit status: 0, or 2 when the page could not start.
+    """
+
+    out: tyro.conf.Positional[Path]
+    """Folder that `flamejax reconstruct --output OUT` wrote."""
+    port: int = 8080
+    """Of the page; 0 for any free one."""
+    host: str = "localhost"
+    """Address to serve at. localhost: for this machine alone; 0.0.0.0: for whoever reaches it, without a password."""
+    head: Path | None = None
+    """Head model file that the results were made with; the embedded open head unless given."""
+    mesh_vae: Path | None = None
+    """Mesh-VAE of the head, to draw hypotheses with; the shipped one of the open head unless given."""
+    local: str = "auto"
+    """Local models that the results were made with: a file, 'none', or 'auto' for what each result says."""
+
+
+def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.view") -> int:
+    """Serve until Ctrl-C. Returns the exit status (see `ViewConfig`)."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    config = tyro.cli(ViewConfig, args=None if args is None else list(args), prog=prog)
+    try:
+        app = start(config, console)
+    except UsageError as error:
+        console.print(f"[red]error:[/red] {escape(str(error))}")
+        return EXIT_USAGE
+    console.print(f"{len(app.explorer.names)} faces of {config.out} at {app.url}  (Ctrl-C ends)", markup=False)
+    return serve(app, console)
+
+
+def start(config: ViewConfig, console: Console) -> App:
+    """The page, served. Raises: UsageError, it cannot be."""
+    if importlib.util.find_spec("viser") is None:
+        raise UsageError('the viewer needs viser: pip install "flamejax[view]"')
+    address = free_address(config.host, config.port)
+    # Late: these take seconds, and a wrong call is to be told at once.
+    from experiments import runtime
+    from experiments.reconstruct.command import load_head
+    from experiments.reconstruct.read import ResultError
+    from experiments.view.app import App
+    from experiments.view.scene import Explorer
+
+    for flag, file in (("--head", config.head), ("--mesh-vae", config.mesh_vae)):
+        if file is not None and not file.exists():
+            raise UsageError(f"{flag} {file}: no such file.")
+    runtime.use_compilation_cache()
+    explorer = Explorer(config.out, *load_head(config.head), config.local, config.mesh_vae)
+    console.print("Preparing (the first time it compiles) ...")
+    try:
+        app = App(explorer, *address)
+    except ResultError as error:
+        raise UsageError(str(error)) from error
+    if config.port not in (0, app.server.get_port()):  # taken since it was looked at; viser went on to the next
+        app.stop()
+        raise _in_use(config.port)
+    return app
+
+
+def serve(app: App, console: Console, wait: Callable[[float], None] = time.sleep) -> int:
+    """Until Ctrl-C, then end the page. wait: for tests to replace. Returns 0."""
+    try:
+        while True:
+            wait(3600.0)
+    except KeyboardInterrupt:
+        console.print("\nThe page has ended.")
+    try:
+        app.stop()
+        if app.drawing:
+            console.print("Waiting for the draw that is under way; Ctrl-C again leaves at once.")
+        while app.drawing:
+            wait(0.1)
+    except KeyboardInterrupt:
+        os._exit(EXIT_INTERRUPTED)  # Python itself would wait for the thread that draws
+    return EXIT_OK
+
+
+def free_address(host: str, port: int) -> tuple[str, int]:
+    """Where to serve. viser itself takes the next port when one is taken, and never ends where a host is none's.
+
+    Raises:
+        UsageError: the port is taken or not allowed, or the host is not this machine's.
+    """
+    if not 0 <= port < 2**16:
+        raise UsageError(f"--port is between 0 and {2**16 - 1}, not {port}.")
+    address = "127.0.0.1" if host == "localhost" else host
+    try:
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, place in found[:1]:
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+    except socket.gaierror as error:
+        raise UsageError(f"--host {host}: no such host ({error}).") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _in_use(port) from error
+        raise UsageError(f"--host {host} --port {port}: cannot be served at ({error.strerror or error}).") from error
+    return address, port
+
+
+def _in_use(port: int) -> UsageError:
+    return UsageError(
+        f"--port {port}: taken by another program, such as a viewer that still runs. Give another, such as "
+        f"--port {port + 1 if port < 2**16 - 1 else port - 1}, or --port 0 for any free one."
+    )

@@ -1,0 +1,254 @@
+"""The viewer's logic, without a browser: sliders, hypotheses, what lies between, colours, draws, refusals."""
+
+import dataclasses
+import json
+import sys
+from types import ModuleType
+
+import jax
+import numpy as np
+import pytest
+
+import flamejax
+from experiments.reconstruct import UsageError
+from experiments.reconstruct.read import ResultError
+from experiments.view import scene
+from experiments.view.edits import COEFFICIENT_LIMIT, edited, head_angles, sliders
+from experiments.view.scene import (
+    BETWEEN,
+    COLOURS,
+    FIT,
+    DrawSettings,
+    Explorer,
+    Shown,
+    ViewError,
+    coloured,
+    legend,
+    photo_plane,
+)  # fmt: skip
+from sampling.hypotheses import Hypotheses
+from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
+from tests.experiments.results import KnownTools, one, vertices, write_networks
+from tests.heads import random_params
+
+
+@pytest.fixture
+def explorer(made):
+    return Explorer(made[0], HEAD, IDENTITY, mesh_vae=made[1][1])
+
+
+@pytest.fixture
+def face(explorer):
+    return explorer.face("a")
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Without Algorithm 2."""
+    monkeypatch.setattr(scene, "has_algorithm_2", lambda: False)
+
+
+def test_it_starts_with_the_very_fit(made, explorer, face):
+    fit = one(made[2].fits[0])
+    assert explorer.names == ["a", "b"] and face.fit.local is not None
+    np.testing.assert_allclose(explorer.vertices(face, Shown()), fit.vertices, atol=1e-6)
+    starts = {each.name: each.start for each in sliders(face.model, face.fit)}
+    assert len(starts) == 3 + 2 + 3 + 3 + 2 + 2 + 2  # the global components that the fit has, and joints
+    np.testing.assert_allclose(explorer.vertices(face, Shown(values=starts)), fit.vertices, atol=1e-6)
+    other = one(made[2].fits[0], 1)
+    np.testing.assert_allclose(explorer.vertices(explorer.face("b"), Shown()), other.vertices, atol=1e-6)
+
+
+def test_sliders_reach_as_far_as_the_fit(face):
+    far = dataclasses.replace(face.fit.params, betas=face.fit.params.betas.at[1].set(-5.0))
+    found = sliders(face.model, dataclasses.replace(face.fit, params=far))
+    assert all(each.low <= each.start <= each.high for each in found)
+    by_name = {each.name: each for each in found}
+    assert by_name["identity 0"].high == COEFFICIENT_LIMIT and by_name["identity 1"].low == -5.0
+    limits = np.array([[-1.0, -2.0, 0, 0, 0, 0], [0.5, 2.5, 0, 0, 0, 0]])[:, : face.model.head.num_expression]
+    narrow = dataclasses.replace(face.model, head=dataclasses.replace(face.model.head, expression_range=limits))
+    by_name = {each.name: each for each in sliders(narrow, face.fit)}
+    assert by_name["expression 1"].low == -2.0 and by_name["expression 1"].high == 2.5
+
+
+def test_sliders_change_what_they_name(explorer, face):
+    full = edited(face.model, face.fit, {})
+    moved = edited(face.model, face.fit, {"identity 2": 1.5, "expression 0": -1.0, "jaw open": 20.0})
+    assert moved.betas[2] == 1.5 and moved.expression[0] == -1.0
+    np.testing.assert_allclose(moved.jaw_pose, [np.deg2rad(20), *full.jaw_pose[1:]], atol=1e-6)
+    np.testing.assert_array_equal(moved.betas[3:], full.betas[3:])  # the local ones
+    for name in ("neck_pose", "leye_pose", "reye_pose", "transl"):
+        np.testing.assert_array_equal(getattr(moved, name), getattr(full, name))
+    expected = vertices(face.model.head, moved)
+    shown = Shown(values={"identity 2": 1.5, "expression 0": -1.0, "jaw open": 20.0})
+    np.testing.assert_allclose(explorer.vertices(face, shown), expected, atol=1e-6)
+    assert np.abs(explorer.vertices(face, shown) - face.fit.vertices).max() > 1e-3
+
+
+def test_the_head_turns_to_its_left_nods_down_and_tilts():
+    np.testing.assert_allclose(head_angles(np.array([0, np.deg2rad(30), 0])), [30, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(head_angles(np.array([np.deg2rad(20), 0, 0])), [0, 20, 0], atol=1e-5)
+    np.testing.assert_allclose(head_angles(np.array([0, 0, np.deg2rad(-10)])), [0, 0, -10], atol=1e-5)
+
+
+def test_a_fit_without_local_models_has_a_slider_for_each_global_component(tmp_path, small_head):
+    write_photo(tmp_path / "in" / "a.png")
+    assert reconstruct(tmp_path / "in", tmp_path / "out", KnownTools()) == 0
+    explorer = Explorer(tmp_path / "out", HEAD, IDENTITY)
+    face = explorer.face("a")
+    names = [each.name for each in sliders(face.model, face.fit)]
+    assert f"identity {HEAD.num_betas - 1}" in names and f"expression {HEAD.num_expression - 1}" in names
+    assert face.choices() == [FIT] and legend(face, "spread").startswith("There are no hypotheses")
+    np.testing.assert_allclose(explorer.vertices(face, Shown()), face.fit.vertices, atol=1e-6)
+    with pytest.raises(ViewError, match="no hypothesis 00: draw some"):
+        explorer.vertices(face, Shown("00"))
+    assert np.ptp(coloured(face, HEAD, np.asarray(face.fit.vertices), "spread").uv[:, 0]) == 0
+
+
+def test_hypotheses_and_what_lies_between_them(made, explorer, face):
+    drawn = one(made[2].drawn[0])
+    assert face.choices() == [FIT, "00", "01", "02", "03", BETWEEN]
+    np.testing.assert_allclose(explorer.vertices(face, Shown("02")), drawn.vertices[2], atol=1e-6)
+    for weight, end in ((0.0, 1), (1.0, 3)):
+        found = explorer.vertices(face, Shown(BETWEEN, ends=(1, 3), weight=weight))
+        np.testing.assert_allclose(found, drawn.vertices[end], atol=1e-5)
+    middle = explorer.vertices(face, Shown(BETWEEN, ends=(1, 3), weight=0.5))
+    apart = np.abs(drawn.vertices[1] - drawn.vertices[3]).max()
+    assert 0 < np.abs(middle - drawn.vertices[1]).max() < 2 * apart
+    # One way of saying the same: the Mesh-VAE's own interpolation, in the head frame.
+    vae, first, second = made[2].vae, drawn.latents[1], drawn.latents[3]
+    own = vae.interpolate(first, second, 3)[1]
+    centred = lambda points: np.linalg.norm(points - np.mean(points, axis=0), axis=1)  # noqa: E731
+    np.testing.assert_allclose(centred(middle), centred(np.asarray(own)), atol=1e-5)
+
+
+def test_latents_of_another_mesh_vae_are_not_mixed(made, tmp_path):
+    other = write_networks(tmp_path / "other")[1]
+    with np.load(other) as file:
+        changed = {name: value * (2 if name.startswith("frame:spread") else 1) for name, value in file.items()
+                   if value.dtype.kind != "U"} | {n: v for n, v in file.items() if v.dtype.kind == "U"}  # fmt: skip
+    np.savez(other, **changed)
+    explorer = Explorer(made[0], HEAD, IDENTITY, mesh_vae=other)
+    with pytest.raises(ViewError, match=r"another Mesh-VAE.*--mesh-vae"):
+        explorer.vertices(explorer.face("a"), Shown(BETWEEN))
+    missing = Explorer(made[0], HEAD, IDENTITY, mesh_vae=tmp_path / "none.npz")
+    with pytest.raises(ViewError, match=r"none.npz: no such Mesh-VAE"):
+        missing.draw(missing.face("a"), DrawSettings())
+
+
+def test_draws_replace_hypotheses_and_the_seed_of_reconstruct_gives_its_own(made, explorer, face, plain):
+    explorer.draw(face, DrawSettings(num_samples=4, seed=0))
+    np.testing.assert_allclose(face.hypotheses.vertices, one(made[2].drawn[0]).vertices, atol=1e-5)
+    explorer.draw(face, DrawSettings(num_samples=6, seed=5))
+    assert face.count == 6 and "seed 5" in face.source and face.choices()[-2:] == ["05", BETWEEN]
+    assert explorer.vertices(face, Shown(BETWEEN, ends=(0, 5))).shape == face.fit.vertices.shape
+
+
+def fake_algorithm_2(seen: list) -> ModuleType:
+    """Stands for sampling.diversify, whose interface it has."""
+    module = ModuleType("sampling.diversify")
+
+    @dataclasses.dataclass(frozen=True)
+    class DiversifyConfig:
+        k: float = 0.5
+        n_sigma: float = 3.0
+        steps: int = 7
+
+    def diversify(vae, model, fit, observation, key, *, num_samples=16, config=None):
+        seen.append((config, observation, num_samples))
+        heads = np.repeat(np.asarray(fit.vertices)[None], num_samples, axis=0)
+        return Hypotheses(heads, None, None, np.zeros(num_samples))
+
+    module.DiversifyConfig, module.diversify = DiversifyConfig, diversify
+    module.DIVERSIFY_PRESETS = {"fast": DiversifyConfig(steps=3)}
+    return module
+
+
+def test_algorithm_2_gets_its_settings_and_the_photo(explorer, face, monkeypatch):
+    seen: list = []
+    monkeypatch.setitem(sys.modules, "sampling.diversify", fake_algorithm_2(seen))
+    monkeypatch.setattr(scene, "has_algorithm_2", lambda: True)
+    explorer.draw(face, DrawSettings(k=0.7, n_sigma=2.0, num_samples=8))
+    config, observation, count = seen[0]
+    assert (config.k, config.n_sigma, config.steps, count) == (0.7, 2.0, 3, 8)
+    assert observation is face.saved.observation and observation.image.shape == (64, 64, 3)
+    assert "k 0.7, n_sigma 2" in face.source and BETWEEN not in face.choices()  # it gave no latents
+    gone = dataclasses.replace(face, saved=dataclasses.replace(face.saved, observation=None))
+    with pytest.raises(ViewError, match="needs the photo"):
+        explorer.draw(gone, DrawSettings())
+
+
+def test_draws_that_are_no_numbers_are_not_taken(explorer, face, monkeypatch):
+    before = face.hypotheses
+    wrong = dataclasses.replace(before, score=before.score * np.nan)
+    monkeypatch.setattr(scene, "draw_hypotheses", lambda *args: wrong)
+    with pytest.raises(ViewError, match="numbers that are none"):
+        explorer.draw(face, DrawSettings())
+    assert face.hypotheses is before
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_colours(face, colour):
+    points = np.asarray(face.fit.vertices)
+    mesh = coloured(face, HEAD, points, colour)
+    np.testing.assert_allclose(mesh.vertices, points, atol=1e-7)
+    assert mesh.uv_faces.shape == mesh.faces.shape and 0 <= mesh.texture.min() <= mesh.texture.max() <= 1
+    if colour == "texture":
+        np.testing.assert_allclose(mesh.texture, np.clip(HEAD.albedo(face.fit.texture), 0, 1))
+        return
+    place = mesh.uv[:, 0]
+    if colour == "seen and hidden":
+        seen = np.asarray(face.fit.vertex_visibility)
+        assert 0 < seen.sum() < len(seen) and place[seen].max() < 0.01 and place[~seen].min() > 0.99
+        assert f"{100 * seen.mean():.0f} %" in legend(face, colour)
+    elif colour == "spread":
+        heads = np.asarray(face.hypotheses.vertices, np.float64)
+        spread = np.sqrt(((heads - heads.mean(axis=0)) ** 2).sum(axis=-1).mean(axis=0))
+        assert place[spread.argmax()] > 0.99 and place[spread.argmin()] < place[spread.argmax()]
+        assert "4 hypotheses" in legend(face, colour)
+    else:
+        assert np.ptp(place) == 0
+
+
+def test_the_photo_lies_under_the_face_for_who_looks_at_it(face):
+    eye = np.array([0.02, 0.1, 1.7])
+    plane = photo_plane(face, eye)
+    assert plane.image.shape == (64, 64, 3) and plane.centre[2] < np.asarray(face.fit.vertices)[:, 2].min()
+    # A ray from the eye through a landmark's depth meets the plane at the landmark's pixel.
+    front = np.asarray(face.fit.landmarks)[:, 2].mean()
+    point = np.array([0.03, 0.12, front])
+    pixel = float(face.fit.camera.scale) * point[:2] * (1, -1) + np.asarray(face.fit.camera.translation)
+    met = eye + (plane.centre[2] - eye[2]) / (point[2] - eye[2]) * (point - eye)
+    there = (met - plane.centre)[:2] * (1, -1) / plane.side * 64 + 32
+    np.testing.assert_allclose(there, pixel, atol=1e-3)
+    assert photo_plane(dataclasses.replace(face, saved=dataclasses.replace(face.saved, observation=None)), eye) is None
+
+
+def test_folders_without_results_are_refused(made, tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere: no such folder.*flamejax reconstruct PHOTOS"):
+        Explorer(tmp_path / "nowhere", HEAD, IDENTITY)
+    with pytest.raises(UsageError, match="no results of flamejax reconstruct in it"):
+        Explorer(tmp_path, HEAD, IDENTITY)
+    with pytest.raises(UsageError, match="Give the folder above it"):
+        Explorer(made[0] / "a", HEAD, IDENTITY)
+
+
+def test_faces_of_other_heads_are_refused(made):
+    explorer = Explorer(made[0], HEAD, dataclasses.replace(IDENTITY, sha256="0" * 64))
+    with pytest.raises(ResultError, match="--head FILE"):
+        explorer.face("a")
+
+
+def test_edits_follow_the_head_model(face):
+    params = random_params(face.model.head, 3)
+    betas, expression, local = face.model.split(params.betas, params.expression)
+    plain = dataclasses.replace(params, betas=betas, expression=expression)
+    fit = dataclasses.replace(face.fit, params=plain, local=local)
+    found = flamejax.vertices(face.model.head, edited(face.model, fit, {}))
+    np.testing.assert_allclose(found, flamejax.vertices(face.model.head, params), atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), edited(face.model, fit, {}), params)
+
+
+def test_metrics_name_what_the_viewer_needs(made):
+    metrics = json.loads((made[0] / "a" / "metrics.json").read_text())
+    assert {"photo_sha256", "face", "settings"} <= metrics.keys() and metrics["settings"]["mesh_vae"]
