@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import viser
 
-from experiments.reconstruct.hypotheses import CLAY
 from experiments.reconstruct.observing import reason_of
 from experiments.reconstruct.read import ResultError
 from experiments.view.edits import Slider, sliders
 from experiments.view.scene import (
     BETWEEN,
+    CLAY,
     COLOURS,
     FIT,
     DrawSettings,
@@ -114,7 +114,7 @@ class App:
         self.image = gui.add_image(np.zeros((8, 8, 3), np.uint8))
         self.what = gui.add_dropdown("shown", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
         self.colour = gui.add_dropdown("colour", COLOURS)
-        self.behind = gui.add_checkbox("photo behind", False)
+        self.behind = gui.add_checkbox("photo behind", False, hint="The head in clay becomes wires.")
         self.note = gui.add_markdown("")
         with gui.add_folder("between two", expand_by_default=False):
             self.first, self.second = gui.add_dropdown("from", ["00"]), gui.add_dropdown("to", ["00"])
@@ -151,8 +151,10 @@ class App:
             problem = str(error)
         notes = (problem, legend(face, colour), face.saved.missing)
         self.note.content = "\n\n".join(part for part in notes if part)
+        over = self._plane is not None and self.behind.value
         if self._plane is not None:
-            self._plane.visible = self.behind.value
+            self._plane.visible = over
+        self.mesh.wireframe = over
 
     def _show_head(self, vertices: np.ndarray, colour: str) -> None:
         plain = colour == COLOURS[0]

@@ -123,5 +123,6 @@ def _turns(fit: Fit) -> list[Slider]:
 
 def _slider(group: str, name: str, low: float, high: float, step: float, start: float | Array) -> Slider:
     start = float(start)
-    low, high = min(float(low), np.floor(start / step) * step), max(float(high), np.ceil(start / step) * step)
-    return Slider(group, name, float(low), float(high), step, start)
+    # Whole tenths: the page writes the limits out.
+    low, high = (float(limit) for limit in (np.floor(10 * min(low, start)) / 10, np.ceil(10 * max(high, start)) / 10))
+    return Slider(group, name, low, high, step, start)

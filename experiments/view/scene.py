@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from experiments.reconstruct.config import UsageError, digest_of
-from experiments.reconstruct.hypotheses import CLAY, HOT
+from experiments.reconstruct.hypotheses import HOT
 from experiments.reconstruct.pipeline import face_keys
 from experiments.reconstruct.read import SavedFace, fitted_with, read_face, read_metrics, vertices_of
 from experiments.reconstruct.results import HeadIdentity, spread_of
@@ -35,6 +35,8 @@ from sampling.hypotheses import Hypotheses
 Colour = Literal["clay", "texture", "spread", "seen and hidden"]
 COLOURS: tuple[str, ...] = get_args(Colour)
 FIT, BETWEEN = "fit", "between two"
+CLAY = np.float32(0.6)
+"""Grey of the head; the page's lights are bright."""
 STEPS = 256
 """Texels of a scale of colours."""
 LEAST_SPREAD = 1e-4

@@ -6,7 +6,6 @@ import pytest
 
 from experiments.reconstruct import command
 from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
-from tests.experiments.results import KnownTools, write_networks
 
 
 @pytest.fixture
@@ -24,9 +23,11 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory) -> tuple[Path, tuple[Path, Path], KnownTools]:
+def made(tmp_path_factory):
     """A result to look at, not to change: OUT with the faces a and b, four hypotheses each; the files of local models
     and Mesh-VAE; and what made it."""
+    from tests.experiments.results import KnownTools, write_networks
+
     folder = tmp_path_factory.mktemp("made")
     networks = write_networks(folder / "networks")
     write_photo(folder / "in" / "a.png")

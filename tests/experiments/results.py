@@ -16,13 +16,14 @@ from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
 from sampling.complete import complete
 from tests.experiments.fakes import HEAD, FakeTools
-from tests.fitting.test_algorithm1 import local_model
 
 vertices = jax.jit(flamejax.vertices)
 
 
 def write_networks(folder: Path) -> tuple[Path, Path]:
     """Local models and a Mesh-VAE of the small head; untrained."""
+    from tests.fitting.test_algorithm1 import local_model
+
     folder.mkdir(parents=True, exist_ok=True)
     write_local_model(folder / "local.npz", local_model(HEAD))
     config = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True)

@@ -111,6 +111,9 @@ def test_a_model_with_local_parts_splits_into_global_and_local():
     np.testing.assert_array_equal(first, [0, 1, 2, 0, 0, 0])
     np.testing.assert_array_equal(second, [0, 1, 0, 0])
     np.testing.assert_array_equal(local, [3, 4, 5, 6, 2, 3])
+    for joined, size in zip(LOCAL.join(first, second, local), (7.0, 4.0), strict=True):
+        np.testing.assert_array_equal(joined, jnp.arange(size))
+    assert [len(part) for part in coarse.join(first, second, None)] == list(KEPT)
     np.testing.assert_allclose(LOCAL.step_rates(0.5)[0], [1, 1, 1, 1, 1, 1, 0.5])
     zero = flamejax.HeadParams.zeros(LOCAL.head)
     params = dataclasses.replace(zero, betas=jnp.arange(7.0), expression=jnp.arange(4.0))
