@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import logging
 import os
 import socket
 import time
@@ -75,6 +76,8 @@ def start(config: ViewConfig, console: Console) -> App:
         if file is not None and not file.exists():
             raise UsageError(f"{flag} {file}: no such file.")
     runtime.use_compilation_cache()
+    # Browsers open connections that they then do not need; websockets reports each with a traceback.
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
     explorer = Explorer(config.out, *load_head(config.head), config.local, config.mesh_vae)
     console.print("Preparing (the first time it compiles) ...")
     try:
