@@ -1,10 +1,11 @@
 # Everything runs in .venv, made on first use and kept until pyproject.toml changes.
-#   make demo       a real portrait becomes two heads, in demo_output/
-#   make test       all tests
-#   make lint       ruff and mypy
-#   make install    the environment alone
-#   make open-head  build the embedded head model again from its CC0 sources
-#   make clean      remove what the targets above have made
+#   make demo         a real portrait becomes two heads, in demo_output/
+#   make test         all tests but the next ones
+#   make test-viewer  the viewer in a headless Chromium, where there is one
+#   make lint         ruff and mypy
+#   make install      the environment alone
+#   make open-head    build the embedded head model again from its CC0 sources
+#   make clean        remove what the targets above have made
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install -qq
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint open-head clean
+.PHONY: help venv install demo test test-viewer lint open-head clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -47,6 +48,10 @@ test: $(VENV)/.dev
 	@$(PY) -m experiments.fetch_sources || echo "==> not to be had: those tests will be skipped"
 	@echo "==> tests"
 	@$(PY) -m pytest -q -n $(WORKERS)
+
+test-viewer: $(VENV)/.dev
+	@echo "==> the viewer in a browser"
+	@$(PY) -m pytest -q -m browser tests/viewer
 
 lint: $(VENV)/.dev
 	@echo "==> ruff"

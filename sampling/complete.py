@@ -50,7 +50,7 @@ def complete(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is at least 1, not {num_samples}.")
-    _check_model(model, fit)
+    check_model(model, fit)
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
     if key.shape not in ((), fit.vertices.shape[:-2]):
         raise ValueError(f"one key, or one for each of the fits {fit.vertices.shape[:-2]}, not {key.shape}.")
@@ -75,7 +75,7 @@ def _complete(vae: MeshVAE, model: FitModel, fit: Fit, key: Array, num_samples: 
     return over(batch, sorted_best_first, heads)
 
 
-def _check_model(model: FitModel, fit: Fit) -> None:
+def check_model(model: FitModel, fit: Fit) -> None:
     """Raises: ValueError, the fit's local coefficients are not of this model."""
     wanted = model.head.num_betas + model.head.num_expression - model.global_betas - model.global_expression
     found = 0 if fit.local is None else fit.local.shape[-1]

@@ -31,8 +31,8 @@ class Config:
     """Reconstruct 3D heads from photos of faces.
 
     Writes one folder per photo (mesh.obj with mesh.mtl and mesh.png, mesh.glb, params.npz, camera.json, landmarks.json,
-    overlay.png, occlusion_mask.png, face_mask.png, metrics.json; hypotheses/ with --method complete) and, over all
-    photos, index.html, contact_sheet.png, summary.jsonl, failures.jsonl and run.json.
+    overlay.png, occlusion_mask.png, face_mask.png, metrics.json; hypotheses/ and, to look at them, index.html with
+    --method complete) and, over all photos, index.html, contact_sheet.png, summary.jsonl, failures.jsonl and run.json.
     A photo that fails is listed in failures.jsonl with the reason, and the others go on.
 
     Exit status: 0 when the output holds at least one head, 1 when it holds none, 2 when the command could not start.

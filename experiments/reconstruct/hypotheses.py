@@ -12,15 +12,20 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.reconstruct.results import FORMAT_VERSION, FittedFace, HeadIdentity, spread_of
+from experiments.reconstruct.viewing import scene_of
 from experiments.reconstruct.views import framing, on_backdrop, turn
+from experiments.viewer import viewer_page
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel
+from flamejax.io.files import write_text
 from flamejax.io.meshes import TexturedMesh, write_glb
 from flamejax.render import Fragments, interpolate, rasterize
 from sampling.hypotheses import Hypotheses
 
 HYPOTHESES, SHEET = "hypotheses", "sheet.jpg"
+VIEWER = "index.html"
+"""Beside them, in the face's folder: the page on which they are looked at."""
 SIDE, COLUMNS, CAPTION = 256, 6, 16
 SHOWN = 16
 """At most so many heads are in the picture."""
@@ -33,7 +38,7 @@ FULL_SPREAD = 3e-3
 def hypothesis_files(count: int) -> list[str]:
     """What a result with so many hypotheses has, below its folder."""
     each = [f"{HYPOTHESES}/{place:02d}/{file}" for place in range(count) for file in ("params.npz", "mesh.glb")]
-    return [*each, f"{HYPOTHESES}/{SHEET}"] if count else []
+    return [*each, f"{HYPOTHESES}/{SHEET}", VIEWER] if count else []
 
 
 def write_hypotheses(folder: Path, fitted: FittedFace, head: HeadModel, identity: HeadIdentity) -> None:
@@ -54,6 +59,7 @@ def write_hypotheses(folder: Path, fitted: FittedFace, head: HeadModel, identity
         )
         write_glb(inner / "mesh.glb", mesh)
     sheet(fitted.vertices, np.asarray(found.vertices), head).save(folder / HYPOTHESES / SHEET, quality=88)
+    write_text(folder / VIEWER, viewer_page(scene_of(fitted, head)))
 
 
 def sheet(fit: np.ndarray, heads: np.ndarray, head: HeadModel) -> Image.Image:

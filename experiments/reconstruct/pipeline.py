@@ -24,6 +24,7 @@ from experiments.reconstruct.sheet import write_thumbnail
 from experiments.reconstruct.store import Store
 from experiments.reconstruct.views import View, render_view, tile
 from experiments.runtime import CompileClock
+from experiments.viewer import MORPHED
 from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.detector import LiteRTDetector
 from fitting.occlusion import auto_masks
@@ -31,6 +32,7 @@ from flamejax.head import HeadModel
 from flamejax.io.files import new_folder
 from sampling.complete import complete
 from sampling.hypotheses import Hypotheses
+from sampling.interpolate import midpoints
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2
@@ -52,15 +54,18 @@ class Tools:
     """`flamejax.render`, compiled once per size."""
     complete: Callable[[Fit, jax.Array], Hypotheses] | None = None
     """(fit, keys (B,)) -> hypotheses of each face; None where none are asked for."""
+    between: Callable[[Fit, Hypotheses], jax.Array] | None = None
+    """(fit, hypotheses) -> heads half-way between any two (B, P, V, 3); None where hypotheses have no latents."""
 
 
 def default_tools(config: Config, head: HeadModel) -> Tools:
     """The real steps. Raises: UsageError if the local models cannot be used."""
     model = prepare(head, config.local_model(head))
-    draw = None
+    draw = between = None
     if config.method == "complete":
         vae = config.load_mesh_vae(head)
         draw = functools.partial(complete, vae, model, num_samples=config.num_samples)
+        between = functools.partial(midpoints, vae, model)
     return Tools(
         observe=functools.partial(observe_photo, detector=LiteRTDetector()),
         mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,
@@ -68,6 +73,7 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
         vertices=jax.jit(flamejax.vertices),
         render=jax.jit(flamejax.render, static_argnames="size"),
         complete=draw,
+        between=between,
     )
 
 
@@ -154,7 +160,7 @@ class Pipeline:
         except Exception as exception:  # e.g. out of memory: the next batch may still fit
             self._fail([Failure(str(f.photo.path), "fit", reason_of(exception)) for f in faces], faces)
             return
-        hypotheses = self._complete(faces, found)
+        hypotheses, middles = self._complete(faces, found)
         for i, face in enumerate(faces):
             code = int(result.code[i])
             if code:
@@ -162,7 +168,8 @@ class Pipeline:
                 continue
             fitted = _one_face(masked(face, *masks[i]), result, i, textures[i], float(error[i]), seconds / len(faces))
             if hypotheses is not None:
-                fitted = self._with_hypotheses(fitted, jax.tree.map(lambda leaf: leaf[i], hypotheses))  # noqa: B023
+                one, middle = jax.tree.map(lambda leaf: leaf[i], (hypotheses, middles))  # noqa: B023
+                fitted = self._with_hypotheses(fitted, one, middle)
             self._writing[writing.submit(self._write, fitted)] = face
         self._collect(at_most=2 * self.batch_size)
 
@@ -194,21 +201,31 @@ class Pipeline:
         self.outcome.fit_seconds += seconds
         return result, masks, textures, error, seconds, found
 
-    def _complete(self, faces: list[Face], found: Fit) -> Hypotheses | None:
-        """Hypotheses of a batch's fits. Where they cannot be made the fits are kept without."""
+    def _complete(self, faces: list[Face], found: Fit) -> tuple[Hypotheses | None, np.ndarray | None]:
+        """Hypotheses of a batch's fits, and the heads half-way between them. Where they cannot be made the fits are
+        kept without."""
         if self.tools.complete is None:
-            return None
+            return None, None
         padded = faces + [faces[-1]] * (self.batch_size - len(faces))
         keys = face_keys([(face.photo_sha256, face.index) for face in padded], self.config.seed)
         try:
-            return jax.device_get(self.tools.complete(found, keys))
+            drawn = self.tools.complete(found, keys)
+            hypotheses = jax.device_get(drawn)
         except Exception as exception:
             self.outcome.failures += [Failure(str(f.photo.path), "complete", reason_of(exception)) for f in faces]
-            return None
+            return None, None
+        if self.tools.between is None:
+            return hypotheses, None
+        try:
+            first = jax.tree.map(lambda leaf: leaf[:, :MORPHED], drawn)
+            return hypotheses, jax.device_get(self.tools.between(found, first))
+        except Exception:  # the viewer then goes straight from one to another, and says so
+            return hypotheses, None
 
-    def _with_hypotheses(self, fitted: FittedFace, hypotheses: Hypotheses) -> FittedFace:
+    def _with_hypotheses(self, fitted: FittedFace, hypotheses: Hypotheses, middles: np.ndarray | None) -> FittedFace:
         if all(np.isfinite(values).all() for values in (hypotheses.vertices, hypotheses.score)):
-            return replace(fitted, hypotheses=hypotheses)
+            whole = middles is not None and bool(np.isfinite(middles).all())
+            return replace(fitted, hypotheses=hypotheses, midpoints=middles if whole else None)
         reason = "the Mesh-VAE gave numbers that are none; the fit was kept without hypotheses."
         self.outcome.failures.append(Failure(str(fitted.face.photo.path), "complete", reason))
         return fitted

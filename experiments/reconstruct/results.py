@@ -79,6 +79,9 @@ class FittedFace:
     """Of the fit, per face of its batch, compiling left out."""
     hypotheses: Hypotheses | None = None
     """Other heads that the photo allows, best first."""
+    midpoints: np.ndarray | None = None
+    """(P, V, 3) world metres: half-way between the first of them, see `sampling.interpolate`; None of methods without
+    latents."""
 
 
 def write_result(

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.reconstruct.hypotheses import HYPOTHESES, SHEET
+from experiments.reconstruct.hypotheses import HYPOTHESES, SHEET, VIEWER
 from experiments.reconstruct.photos import Failure
 from experiments.reconstruct.store import THUMBNAILS
 from flamejax.io.files import write_bytes, write_text
@@ -29,6 +29,9 @@ figure { margin: 0; border: 1px solid #8884; border-radius: 8px; overflow: hidde
 figure img { display: block; width: 100%; }
 figcaption { padding: .5rem .8rem; overflow-wrap: anywhere; }
 figcaption a { display: inline-block; margin-right: .7rem; }
+figcaption a.viewer { margin: .35rem 0 .45rem; padding: .4rem .9rem; border-radius: 6px; font-weight: 600;
+  background: #2f6fdf; color: #fff; text-decoration: none; }
+figcaption a.viewer:hover { background: #2459b8; }
 .quiet { opacity: .7; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .25rem .8rem .25rem 0; vertical-align: top; }
 """
@@ -108,9 +111,14 @@ def _card(name: str, metrics: dict[str, Any]) -> str:
     ]
     files = [*LINKS, *([f"{HYPOTHESES}/{SHEET}"] if metrics.get("hypotheses") else [])]
     links = "".join(f'<a href="{at}/{file}">{file}</a>' for file in files)
+    look, page = "", f"{at}/overlay.png"
+    if metrics.get("hypotheses"):
+        page = f"{at}/{VIEWER}"
+        heads = _count(metrics["hypotheses"], "hypothesis", "hypotheses")
+        look = f'<a class="viewer" href="{page}">Look at the {heads} in 3D</a><br>\n'
     return f"""<figure>
-<a href="{at}/overlay.png"><img loading="lazy" src="{THUMBNAILS}/{at}.jpg" alt="{html.escape(name)}"></a>
-<figcaption><b>{html.escape(name)}</b>
+<a href="{page}"><img loading="lazy" src="{THUMBNAILS}/{at}.jpg" alt="{html.escape(name)}"></a>
+<figcaption>{look}<b>{html.escape(name)}</b>
 <span class="quiet" title="{html.escape(metrics["photo"])}">{html.escape(Path(metrics["photo"]).name)}</span><br>
 {"; ".join(facts)}<br>{links}</figcaption>
 </figure>"""
@@ -126,5 +134,5 @@ def _failure_table(failures: Sequence[Failure]) -> str:
     return f"<h2>Failures</h2>\n<table>\n<tr><th>photo</th><th>stage</th><th>reason</th></tr>\n{rows}\n</table>"
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def _count(number: int, word: str, several: str | None = None) -> str:
+    return f"{number} {word if number == 1 else several or word + 's'}"

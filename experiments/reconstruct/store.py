@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.reconstruct.config import Config, UsageError
-from experiments.reconstruct.hypotheses import HYPOTHESES, hypothesis_files
+from experiments.reconstruct.hypotheses import HYPOTHESES, VIEWER, hypothesis_files
 from experiments.reconstruct.photos import Failure, Photo
 from experiments.reconstruct.results import FORMAT_VERSION, RESULT_FILES, HeadIdentity
 from flamejax.io.files import remove_unfinished, write_text
@@ -71,7 +71,8 @@ class Store:
         records = self.records()
         for entry in self.folder.iterdir():
             # What holds nothing but files of a result is a result whose metrics.json was deleted.
-            remains = entry.is_dir() and {inner.name for inner in entry.iterdir()} <= {*RESULT_FILES, HYPOTHESES}
+            known = {*RESULT_FILES, HYPOTHESES, VIEWER}
+            remains = entry.is_dir() and {inner.name for inner in entry.iterdir()} <= known
             if entry.name not in records and not remains:
                 names.add(entry.name)
         return names

@@ -47,10 +47,12 @@ class FakeTools:
         self.lock = threading.Lock()
 
     def tools(self, config=None, head=HEAD) -> Tools:
-        drawn = None
+        drawn = between = None
         if config is not None and config.method == "complete":
             drawn = lambda fit, keys: self.complete(fit, keys, config.num_samples)  # noqa: E731
-        return Tools(self.observe, self.mask, lambda seen: self.fit(head, seen), self.vertices, self.render, drawn)
+            between = self.between
+        steps = self.observe, self.mask, lambda seen: self.fit(head, seen), self.vertices, self.render
+        return Tools(*steps, drawn, between)
 
     def complete(self, fit: Fit, keys, count: int) -> Hypotheses:
         """The fit moved sideways, by numbers that the keys give, where nothing is seen."""
@@ -58,6 +60,12 @@ class FakeTools:
         moved = np.where(fit.vertex_visibility, 0.0, 1.0)[:, None, :, None] * [0.01, 0.0, 0.0]
         heads = np.asarray(fit.vertices)[:, None] + steps[..., None, None] * moved
         return Hypotheses(heads, None, np.zeros((*steps.shape, 2, 3)), -np.sort(steps, axis=1))
+
+    def between(self, fit: Fit, hypotheses: Hypotheses) -> np.ndarray:
+        """A millimetre above the mean of both."""
+        heads = hypotheses.vertices
+        first, second = np.triu_indices(heads.shape[1], 1)
+        return (heads[:, first] + heads[:, second]) / 2 + np.array([0.0, 1e-3, 0.0])
 
     def mask(self, head, observation: Observation) -> Observation:
         return observation

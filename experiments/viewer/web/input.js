@@ -1,0 +1,86 @@
+// Mouse, touch and keyboard on the stage.
+
+const RADIANS_PER_PIXEL = 0.008;
+
+/** Drag to turn, with Shift, the right button or two fingers to move; wheel and pinch to zoom. */
+function listenToPointers(canvas, camera, changed) {
+  const held = new Map();
+  const size = () => [canvas.clientWidth, canvas.clientHeight];
+  const at = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
+
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    held.set(event.pointerId, at(event));
+    canvas.classList.add("held");
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const before = held.get(event.pointerId);
+    if (!before) return;
+    const now = at(event);
+    const [dx, dy] = [now[0] - before[0], now[1] - before[1]];
+    if (held.size === 2) {
+      const [, other] = [...held].find(([id]) => id !== event.pointerId);
+      const apart = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]) || 1;
+      camera.zoomAt(apart(now) / apart(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2, ...size());
+      camera.pan(dx / 2, dy / 2, ...size());
+    } else if (event.shiftKey || event.buttons & 6) {
+      camera.pan(dx, dy, ...size());
+    } else {
+      camera.orbit(dx * RADIANS_PER_PIXEL, dy * RADIANS_PER_PIXEL);
+    }
+    held.set(event.pointerId, now);
+    changed();
+  });
+  for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) {
+    canvas.addEventListener(kind, (event) => {
+      held.delete(event.pointerId);
+      if (!held.size) canvas.classList.remove("held");
+    });
+  }
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    // Lines or pages instead of pixels, in some browsers.
+    const pixels = event.deltaY * [1, 16, 400][event.deltaMode];
+    camera.zoomAt(Math.exp(-0.0016 * Math.max(-400, Math.min(400, pixels))), ...at(event), ...size());
+    changed();
+  }, { passive: false });
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+}
+
+/**
+ * Keys anywhere on the page, but for those that a control with the focus has a use for.
+ * @param actions {pick(head), step(by), orbit(x, y), zoom(by), slide(by), home(), colour(), wire()}
+ */
+function listenToKeys(actions) {
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const letters = {
+    f: () => actions.pick(0),
+    p: () => actions.home(),
+    c: () => actions.colour(),
+    w: () => actions.wire(),
+    "+": () => actions.zoom(1.2),
+    "=": () => actions.zoom(1.2),
+    "-": () => actions.zoom(1 / 1.2),
+    "[": () => actions.slide(-0.1),
+    "]": () => actions.slide(0.1),
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
+    const arrow = arrows[event.key];
+    if (arrow) {
+      if (event.target.matches("input")) return;
+      if (event.shiftKey) actions.orbit(...arrow);
+      else actions.step(arrow[0] + arrow[1]);
+    } else if (/^[0-9]$/.test(event.key)) {
+      actions.pick(1 + Number(event.key));
+    } else if (letters[event.key.toLowerCase()]) {
+      letters[event.key.toLowerCase()]();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+}
