@@ -1,8 +1,8 @@
 """Determinantal point processes over heads: the diversity loss of Diverse3DFace (section 4.3), and exact sampling.
 
-A DPP gives a subset A of M items a probability proportional to det(L_A), with L_ij = q_i S_ij q_j out of qualities q and
-similarities S (Kulesza & Taskar, Determinantal Point Processes for Machine Learning, 2012): large for good items that
-differ.
+A DPP gives a subset A of M items a probability proportional to det(L_A), with L_ij = q_i S_ij q_j out of qualities q
+and similarities S (Kulesza & Taskar, Determinantal Point Processes for Machine Learning, 2012): large for good items
+that differ.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ def similarity(distances: Array, k: float | Array = 0.5) -> Array:
 def shell_radius(dimensions: int, n_sigma: float | Array = 3.0) -> Array:
     """Radius within which a standard normal vector lies but for a tail of `n_sigma` sigma: ().
 
-    |z|^2 of d dimensions has mean d and variance 2 d: sqrt(d + n_sigma sqrt(2 d)). The paper's Eq. 9 compares z^T z with
-    3 sqrt(d), which a normal vector of many dimensions always exceeds (z^T z is about d).
+    |z|^2 of d dimensions has mean d and variance 2 d: sqrt(d + n_sigma sqrt(2 d)). The paper's Eq. 9 compares z^T z
+    with 3 sqrt(d), which a normal vector of many dimensions always exceeds (z^T z is about d).
     """
     return jnp.sqrt(dimensions + n_sigma * jnp.sqrt(2.0 * dimensions))
 
 
 def quality(latents: Array, n_sigma: float | Array = 3.0) -> Array:
-    """q = exp(-max(0, |z| - r)) with r = `shell_radius` (Diverse3DFace, Eq. 9, with norms, as in the authors' code: with
-    squares it is e^-500 at once).
+    """q = exp(-max(0, |z| - r)) with r = `shell_radius` (Diverse3DFace, Eq. 9, with norms, as in the authors' code:
+    with squares it is e^-500 at once).
 
     Args:
       latents: (*b, M, D) that are standard normal where heads are plausible.

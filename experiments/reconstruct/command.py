@@ -67,6 +67,12 @@ def run(
     if any(Path(a).expanduser().resolve() == config.output.resolve() for a in config.photos):
         raise UsageError(f"--output {config.output} is also a folder of photos; choose another.")
     head, identity = load_head(config.head)
+    asked, config = config.method, config.with_method(head)
+    if asked == "auto" and config.method == "fit":
+        console.print(
+            f"There is no Mesh-VAE of the head {head.name}: faces are fitted, without further hypotheses of what is "
+            "hidden (--mesh-vae gives one that `experiments.train --config mesh_vae` made)."
+        )
     tools = make_tools(config, head)
     store = Store(config.output)
     store.open(config, identity)

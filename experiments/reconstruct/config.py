@@ -16,9 +16,10 @@ from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
 from models.mesh_vae import MeshVAE
 from models.pretrained import load_mesh_vae, mesh_vae_path
+from sampling.diversify import DIVERSIFY_PRESETS, DiversifyConfig
 
 MOST_SAMPLES = 100
-DRAWING = ("method", "num_samples", "seed", "mesh_vae")
+DRAWING = ("method", "num_samples", "seed", "mesh_vae", "diversify")
 """Settings that the fit does not depend on."""
 
 
@@ -32,7 +33,8 @@ class Config:
 
     Writes one folder per photo (mesh.obj with mesh.mtl and mesh.png, mesh.glb, params.npz, camera.json, landmarks.json,
     overlay.png, occlusion_mask.png, face_mask.png, metrics.json; hypotheses/ and, to look at them, index.html with
-    --method complete) and, over all photos, index.html, contact_sheet.png, summary.jsonl, failures.jsonl and run.json.
+    --method diverse or complete) and, over all photos, index.html, contact_sheet.png, summary.jsonl, failures.jsonl and
+    run.json.
     A photo that fails is listed in failures.jsonl with the reason, and the others go on.
 
     Exit status: 0 when the output holds at least one head, 1 when it holds none, 2 when the command could not start.
@@ -44,11 +46,19 @@ class Config:
     """Folder to write; made if missing."""
     head: Path | None = None
     """Head model file; the embedded open head unless given."""
-    method: Literal["fit", "complete"] = "fit"
+    method: Literal["auto", "fit", "complete", "diverse"] = "auto"
     """fit: one head per face, by Algorithm 1 with local models. complete: beside it, several whole heads that agree
-    with what the photo shows of it, drawn from a Mesh-VAE; they are written to hypotheses/00, 01, ..., best first."""
+    with what the photo shows of it, drawn from a Mesh-VAE; they are written to hypotheses/00, 01, ..., best first.
+    diverse: such heads moved apart where the photo shows nothing, by Algorithm 2. auto: diverse if there is a Mesh-VAE
+    of the head, else fit."""
     num_samples: int = 16
-    """Heads drawn per face by --method complete."""
+    """Heads per face of --method diverse and complete."""
+    k: float = 0.5
+    """diverse: how fast similarity falls with distance (Eq. 8)."""
+    n_sigma: float = 3.0
+    """diverse: how unusual heads may be, in standard deviations: more is more diverse and less realistic."""
+    diversify: Literal["fast", "paper"] = "fast"
+    """diverse: 60 iterations along what is hidden; or 300 on all latents, as the paper has it."""
     mesh_vae: Path | None = None
     """Mesh-VAE of the head, a file that `experiments.train --config mesh_vae` made; the shipped one of the open head
     unless given."""
@@ -94,8 +104,10 @@ class Config:
             raise UsageError(f"--num-samples is between 1 and {MOST_SAMPLES}, not {self.num_samples}.")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed is between 0 and 2^32 - 1, not {self.seed}.")
+        if not 0 <= self.k <= 100 or not 0 <= self.n_sigma <= 100:
+            raise UsageError(f"--k and --n-sigma are between 0 and 100, not {self.k} and {self.n_sigma}.")
         if self.mesh_vae is not None and self.method == "fit":
-            raise UsageError("--mesh-vae goes with --method complete.")
+            raise UsageError("--mesh-vae goes with --method diverse or complete.")
         if self.iterations is not None and self.iterations < 0:
             raise UsageError(f"--iterations is at least 0, not {self.iterations}.")
         if self.iterations is not None and self.preset != "fast":
@@ -131,6 +143,22 @@ class Config:
         except (HeadFileError, OSError) as error:
             raise UsageError(f"--mesh-vae: {error}") from error
 
+    def with_method(self, head: HeadModel) -> Config:
+        """The same with the method that `auto` stands for."""
+        if self.method != "auto":
+            return self
+        if self.mesh_vae is not None:
+            return dataclasses.replace(self, method="diverse")
+        try:
+            load_mesh_vae(head)
+        except (HeadFileError, OSError):
+            return dataclasses.replace(self, method="fit")
+        return dataclasses.replace(self, method="diverse")
+
+    def diversify_config(self) -> DiversifyConfig:
+        """The settings of Algorithm 2."""
+        return dataclasses.replace(DIVERSIFY_PRESETS[self.diversify], k=self.k, n_sigma=self.n_sigma)
+
     def fit_config(self) -> AnyFitConfig:
         """The settings of the fit."""
         if self.iterations is None:
@@ -146,10 +174,12 @@ class Config:
             "face_masks": self.face_masks,
             "boxes": self.boxes,
         }
-        drawn = {}
+        drawn: dict[str, object] = {}
         if self.method != "fit":
             weights = digest_of(self.mesh_vae or mesh_vae_path())
             drawn = {"num_samples": self.num_samples, "seed": self.seed, "mesh_vae": weights}
+        if self.method == "diverse":
+            drawn["diversify"] = dataclasses.asdict(self.diversify_config())
         return {
             "method": self.method,
             **drawn,

@@ -30,7 +30,7 @@ from fitting.detector import LiteRTDetector
 from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel
 from flamejax.io.files import new_folder
-from sampling.complete import complete
+from sampling.diversify import diversify
 from sampling.hypotheses import Hypotheses
 from sampling.interpolate import midpoints
 
@@ -52,8 +52,8 @@ class Tools:
     """(head, params) -> (B, V, 3)."""
     render: Callable[..., jax.Array]
     """`flamejax.render`, compiled once per size."""
-    complete: Callable[[Fit, jax.Array], Hypotheses] | None = None
-    """(fit, keys (B,)) -> hypotheses of each face; None where none are asked for."""
+    complete: Callable[[Fit, Observation, jax.Array], Hypotheses] | None = None
+    """(fit, observation, keys (B,)) -> hypotheses of each face; None where none are asked for."""
     between: Callable[[Fit, Hypotheses], jax.Array] | None = None
     """(fit, hypotheses) -> heads half-way between any two (B, P, V, 3); None where hypotheses have no latents."""
 
@@ -62,9 +62,11 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
     """The real steps. Raises: UsageError if the local models cannot be used."""
     model = prepare(head, config.local_model(head))
     draw = between = None
-    if config.method == "complete":
-        vae = config.load_mesh_vae(head)
-        draw = functools.partial(complete, vae, model, num_samples=config.num_samples)
+    if config.method != "fit":
+        vae, settings = config.load_mesh_vae(head), config.diversify_config()
+        if config.method == "complete":
+            settings = replace(settings, iterations=0)
+        draw = functools.partial(diversify, vae, model, num_samples=config.num_samples, config=settings)
         between = functools.partial(midpoints, vae, model)
     return Tools(
         observe=functools.partial(observe_photo, detector=LiteRTDetector()),
@@ -104,6 +106,31 @@ class Outcome:
     """Of all batches, compiling left out."""
     first_batch_seconds: float | None = None
     """With compiling."""
+
+
+@dataclass(frozen=True)
+class FittedBatch:
+    """Faces fitted together, filled up with copies to the batch size."""
+
+    observation: Observation
+    """With the masks that were used."""
+    found: Fit
+    """On the device."""
+    result: Fit
+    """NumPy."""
+    masks: np.ndarray
+    """(B, 2, S, S): occlusion, face."""
+    textures: np.ndarray
+    """(B, Ht, Wt, 3)"""
+    error: np.ndarray
+    """(B,) largest distance between the fit's vertices and those of its parameters alone, metres."""
+    seconds: float
+    """Of the fit, compiling left out."""
+
+
+def hypotheses_at_once(batch_size: int) -> int:
+    """Faces whose hypotheses are made together: a processor gains nothing from more than one, and needs less memory."""
+    return min(batch_size, jax.device_count()) if jax.default_backend() == "cpu" else batch_size
 
 
 class Pipeline:
@@ -156,28 +183,23 @@ class Pipeline:
     def _process(self, faces: list[Face], writing: ThreadPoolExecutor) -> None:
         """Fit one batch and hand its faces to the writers."""
         try:
-            result, masks, textures, error, seconds, found = self._fit(faces)
+            batch = self._fit(faces)
         except Exception as exception:  # e.g. out of memory: the next batch may still fit
             self._fail([Failure(str(f.photo.path), "fit", reason_of(exception)) for f in faces], faces)
             return
-        hypotheses, middles = self._complete(faces, found)
-        for i, face in enumerate(faces):
-            code = int(result.code[i])
+        for i, (face, found) in enumerate(zip(faces, self._complete(faces, batch), strict=True)):
+            code = int(batch.result.code[i])
             if code:
                 self._fail([Failure(str(face.photo.path), "fit", FIT_REASONS.get(code, f"code {code}"))], [face])
                 continue
-            fitted = _one_face(masked(face, *masks[i]), result, i, textures[i], float(error[i]), seconds / len(faces))
-            if hypotheses is not None:
-                one, middle = jax.tree.map(lambda leaf: leaf[i], (hypotheses, middles))  # noqa: B023
-                fitted = self._with_hypotheses(fitted, one, middle)
+            fitted = _one_face(masked(face, *batch.masks[i]), batch, i, batch.seconds / len(faces))
+            if found is not None:
+                fitted = self._with_hypotheses(fitted, *found)
             self._writing[writing.submit(self._write, fitted)] = face
         self._collect(at_most=2 * self.batch_size)
 
-    def _fit(
-        self, faces: list[Face]
-    ) -> tuple[Fit, np.ndarray, np.ndarray, np.ndarray, float, Fit]:  # fmt: skip
-        """Fit faces as a batch of the fixed size. Returns the fit, masks (occlusion, face), textures, parameter errors
-        (NumPy), seconds, and the fit on the device."""
+    def _fit(self, faces: list[Face]) -> FittedBatch:
+        """Fit faces as a batch of the fixed size."""
         first = self.outcome.first_batch_seconds is None
         if first:
             self.report("compiling", self.batch_size)
@@ -199,26 +221,40 @@ class Pipeline:
             self.outcome.first_batch_seconds = elapsed
             self.report("compiled", elapsed)
         self.outcome.fit_seconds += seconds
-        return result, masks, textures, error, seconds, found
+        return FittedBatch(batch, found, result, masks, textures, error, seconds)
 
-    def _complete(self, faces: list[Face], found: Fit) -> tuple[Hypotheses | None, np.ndarray | None]:
-        """Hypotheses of a batch's fits, and the heads half-way between them. Where they cannot be made the fits are
-        kept without."""
-        if self.tools.complete is None:
-            return None, None
-        padded = faces + [faces[-1]] * (self.batch_size - len(faces))
-        keys = face_keys([(face.photo_sha256, face.index) for face in padded], self.config.seed)
-        try:
-            drawn = self.tools.complete(found, keys)
-            hypotheses = jax.device_get(drawn)
-        except Exception as exception:
-            self.outcome.failures += [Failure(str(f.photo.path), "complete", reason_of(exception)) for f in faces]
-            return None, None
+    def _complete(self, faces: list[Face], batch: FittedBatch) -> list[tuple[Hypotheses, np.ndarray | None] | None]:
+        """Hypotheses of each face of a batch, and the heads half-way between them; None where they cannot be made, and
+        where the fit failed: the fit is then kept without."""
+        made: list[tuple[Hypotheses, np.ndarray | None] | None] = [None] * len(faces)
+        wanted = [i for i in range(len(faces)) if self.tools.complete is not None and not batch.result.code[i]]
+        for start in range(0, len(wanted), size := hypotheses_at_once(self.batch_size)):
+            part = wanted[start : start + size]
+            # Filled up with copies, as the batch, so that no other shape is ever compiled.
+            places = np.array(part + [part[-1]] * (size - len(part)))
+            try:
+                hypotheses, middles = self._hypotheses([faces[i] for i in places], batch, places)
+            except Exception as exception:
+                reason = reason_of(exception)
+                self.outcome.failures += [Failure(str(faces[i].photo.path), "complete", reason) for i in part]
+                continue
+            for k, i in enumerate(part):
+                made[i] = jax.tree.map(lambda leaf: leaf[k], (hypotheses, middles))  # noqa: B023
+        return made
+
+    def _hypotheses(
+        self, faces: list[Face], batch: FittedBatch, places: np.ndarray
+    ) -> tuple[Hypotheses, np.ndarray | None]:
+        assert self.tools.complete is not None
+        keys = face_keys([(face.photo_sha256, face.index) for face in faces], self.config.seed)
+        fits, seen = jax.tree.map(lambda leaf: leaf[places], (batch.found, batch.observation))
+        drawn = self.tools.complete(fits, seen, keys)
+        hypotheses: Hypotheses = jax.device_get(drawn)
         if self.tools.between is None:
             return hypotheses, None
         try:
             first = jax.tree.map(lambda leaf: leaf[:, :MORPHED], drawn)
-            return hypotheses, jax.device_get(self.tools.between(found, first))
+            return hypotheses, jax.device_get(self.tools.between(fits, first))
         except Exception:  # the viewer then goes straight from one to another, and says so
             return hypotheses, None
 
@@ -314,9 +350,9 @@ def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:
     return folded(jnp.asarray(numbers))
 
 
-def _one_face(face: Face, batch: Fit, i: int, texture: np.ndarray, error: float, seconds: float) -> FittedFace:
+def _one_face(face: Face, batch: FittedBatch, i: int, seconds: float) -> FittedFace:
     """Face i of a fitted batch."""
-    one: Fit = jax.tree.map(lambda leaf: np.asarray(leaf[i]), batch)
+    one: Fit = jax.tree.map(lambda leaf: np.asarray(leaf[i]), batch.result)
     return FittedFace(
         face=face,
         params=one.params,
@@ -324,11 +360,11 @@ def _one_face(face: Face, batch: Fit, i: int, texture: np.ndarray, error: float,
         vertices=np.asarray(one.vertices),
         landmarks=np.asarray(one.landmarks),
         camera=one.camera,
-        texture=texture,
+        texture=batch.textures[i],
         texture_coefficients=np.asarray(one.texture),
         light=np.asarray(one.light),
         vertex_visibility=np.asarray(one.vertex_visibility),
         losses={name: float(value) for name, value in one.losses.items()},
-        parameter_error=error,
+        parameter_error=float(batch.error[i]),
         seconds=seconds,
     )

@@ -25,7 +25,6 @@ from experiments.view.scene import (
     ViewedFace,
     ViewError,
     coloured,
-    has_algorithm_2,
     legend,
     photo_plane,
 )
@@ -36,7 +35,6 @@ DISTANCE = 1.6
 HEIGHT = 0.42
 """Metres that the page shows from top to bottom at first."""
 GROUPS = ("identity", "expression", "pose")
-WITHOUT_ALGORITHM_2 = "Not in this version: heads are drawn from the Mesh-VAE alone."
 
 
 class App:
@@ -131,10 +129,10 @@ class App:
         self.reset.on_click(self._reset)
 
     def _diverse_panel(self) -> None:
-        gui, hint = self.server.gui, None if has_algorithm_2() else WITHOUT_ALGORITHM_2
+        gui = self.server.gui
         with gui.add_folder("diverse"):
-            self.k = gui.add_slider("k", 0.1, 2.0, 0.1, 0.5, disabled=hint is not None, hint=hint)
-            self.n_sigma = gui.add_slider("n_sigma", 1.0, 5.0, 0.1, 3.0, disabled=hint is not None, hint=hint)
+            self.k = gui.add_slider("k", 0.1, 2.0, 0.1, 0.5)
+            self.n_sigma = gui.add_slider("n_sigma", 1.0, 5.0, 0.1, 3.0)
             self.samples = gui.add_slider("samples", 4, 32, 4, 16)
             self.seed = gui.add_number("seed", 0, min=0, max=2**32 - 1, step=1)
             self.draw = gui.add_button("draw")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +28,8 @@ from flamejax.head import HeadFileError, HeadModel
 from flamejax.io.meshes import TexturedMesh
 from models.mesh_vae import MeshVAE
 from models.pretrained import load_mesh_vae, mesh_vae_path
-from sampling.complete import complete, to_head_frame, to_world
+from sampling.complete import to_head_frame, to_world
+from sampling.diversify import DIVERSIFY_PRESETS, diversify
 from sampling.hypotheses import Hypotheses
 
 Colour = Literal["clay", "texture", "spread", "seen and hidden"]
@@ -41,7 +41,6 @@ STEPS = 256
 """Texels of a scale of colours."""
 LEAST_SPREAD = 1e-4
 """Metres: where hypotheses differ by less at most, the scale of colours does not follow them further down."""
-ALGORITHM_2 = "sampling.diversify"
 
 
 class ViewError(Exception):
@@ -161,9 +160,7 @@ class Explorer:
         found = jax.block_until_ready(found)
         if not (np.isfinite(found.vertices).all() and np.isfinite(found.score).all()):
             raise ViewError("the Mesh-VAE gave numbers that are none; the hypotheses of before were kept.")
-        face.source = f"drawn now, seed {settings.seed}" + (
-            f", k {settings.k:g}, n_sigma {settings.n_sigma:g}" if has_algorithm_2() else ""
-        )
+        face.source = f"drawn now, seed {settings.seed}, k {settings.k:g}, n_sigma {settings.n_sigma:g}"
         face.hypotheses, face.mesh_vae = found, self._digest
 
     @cached_property
@@ -202,22 +199,14 @@ def _decoded(vae: MeshVAE, model: FitModel, fit: Fit, first: Array, second: Arra
     return to_world(vae.decode((1 - weight) * first + weight * second)[None], rotation, root)[0]
 
 
-def has_algorithm_2() -> bool:
-    """Whether diverse hypotheses can be drawn, or plain ones of the Mesh-VAE alone."""
-    return importlib.util.find_spec(ALGORITHM_2) is not None
-
-
 def draw_hypotheses(
     vae: MeshVAE, model: FitModel, fit: Fit, observation: Observation | None, key: Array, settings: DrawSettings
 ) -> Hypotheses:
-    """Algorithm 2; plain draws of the Mesh-VAE as long as it is not there. Raises: ViewError, it needs the photo."""
-    if not has_algorithm_2():
-        return complete(vae, model, fit, key, num_samples=settings.num_samples)
+    """Algorithm 2. Raises: ViewError, it needs the photo."""
     if observation is None:
         raise ViewError("drawing needs the photo, see below.")
-    module = importlib.import_module(ALGORITHM_2)
-    config = dataclasses.replace(module.DIVERSIFY_PRESETS["fast"], k=settings.k, n_sigma=settings.n_sigma)
-    return module.diversify(vae, model, fit, observation, key, num_samples=settings.num_samples, config=config)
+    config = dataclasses.replace(DIVERSIFY_PRESETS["fast"], k=settings.k, n_sigma=settings.n_sigma)
+    return diversify(vae, model, fit, observation, key, num_samples=settings.num_samples, config=config)
 
 
 def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: str) -> TexturedMesh:

@@ -48,8 +48,8 @@ class FakeTools:
 
     def tools(self, config=None, head=HEAD) -> Tools:
         drawn = between = None
-        if config is not None and config.method == "complete":
-            drawn = lambda fit, keys: self.complete(fit, keys, config.num_samples)  # noqa: E731
+        if config is not None and config.method in ("complete", "diverse"):
+            drawn = lambda fit, seen, keys: self.complete(fit, keys, config.num_samples)  # noqa: E731
             between = self.between
         steps = self.observe, self.mask, lambda seen: self.fit(head, seen), self.vertices, self.render
         return Tools(*steps, drawn, between)

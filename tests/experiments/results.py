@@ -44,7 +44,7 @@ class KnownTools(FakeTools):
 
     def tools(self, config=None, head=HEAD) -> Tools:
         drawn = None
-        if config is not None and config.method == "complete":
+        if config is not None and config.method in ("complete", "diverse"):
             drawn = partial(self._draw, config.num_samples)
         return Tools(self.observe, self.mask, lambda seen: self.fit(head, seen), vertices, self.render, drawn)
 
@@ -72,7 +72,7 @@ class KnownTools(FakeTools):
         self.fits.append(jax.tree.map(np.asarray, fit))
         return fit
 
-    def _draw(self, count: int, fit: Fit, keys):
+    def _draw(self, count: int, fit: Fit, seen: Observation, keys):
         found = complete(self.vae, self.model, fit, keys, num_samples=count)
         self.drawn.append(jax.device_get(found))
         return found

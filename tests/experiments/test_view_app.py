@@ -16,6 +16,7 @@ from experiments.reconstruct import UsageError, command
 from experiments.view import command as view
 from experiments.view.scene import BETWEEN, COLOURS, FIT, DrawSettings, Explorer, Shown, ViewError
 from tests.experiments.fakes import HEAD, IDENTITY
+from tests.experiments.test_view_scene import draws_alone
 
 needs_viser = pytest.mark.skipif(
     view.importlib.util.find_spec("viser") is None, reason="viser is not installed: pip install 'flamejax[view]'"
@@ -135,7 +136,7 @@ def test_draws_replace_what_is_shown(app, monkeypatch):
         began.set()
         assert go_on.wait(20)
         assert settings == DrawSettings(0.5, 3.0, 8, 2)
-        monkeypatch.setattr("experiments.view.scene.has_algorithm_2", lambda: False)
+        monkeypatch.setattr("experiments.view.scene.diversify", draws_alone)
         real(face, settings)
 
     monkeypatch.setattr(app.explorer, "draw", slow)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import sys
-from types import ModuleType
 
 import jax
 import numpy as np
@@ -26,6 +24,7 @@ from experiments.view.scene import (
     legend,
     photo_plane,
 )  # fmt: skip
+from sampling.complete import complete
 from sampling.hypotheses import Hypotheses
 from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 from tests.experiments.results import KnownTools, one, vertices, write_networks
@@ -42,10 +41,14 @@ def face(explorer):
     return explorer.face("a")
 
 
+def draws_alone(vae, model, fit, observation, key, *, num_samples, config):
+    return complete(vae, model, fit, key, num_samples=num_samples)
+
+
 @pytest.fixture
 def plain(monkeypatch):
-    """Without Algorithm 2."""
-    monkeypatch.setattr(scene, "has_algorithm_2", lambda: False)
+    """Without Algorithm 2, whose draws they are at the start."""
+    monkeypatch.setattr(scene, "diversify", draws_alone)
 
 
 def test_it_starts_with_the_very_fit(made, explorer, face):
@@ -144,33 +147,18 @@ def test_draws_replace_hypotheses_and_the_seed_of_reconstruct_gives_its_own(made
     assert explorer.vertices(face, Shown(BETWEEN, ends=(0, 5))).shape == face.fit.vertices.shape
 
 
-def fake_algorithm_2(seen: list) -> ModuleType:
-    """Stands for sampling.diversify, whose interface it has."""
-    module = ModuleType("sampling.diversify")
+def test_algorithm_2_gets_its_settings_and_the_photo(explorer, face, monkeypatch):
+    seen: list = []
 
-    @dataclasses.dataclass(frozen=True)
-    class DiversifyConfig:
-        k: float = 0.5
-        n_sigma: float = 3.0
-        steps: int = 7
-
-    def diversify(vae, model, fit, observation, key, *, num_samples=16, config=None):
+    def fake(vae, model, fit, observation, key, *, num_samples, config):
         seen.append((config, observation, num_samples))
         heads = np.repeat(np.asarray(fit.vertices)[None], num_samples, axis=0)
         return Hypotheses(heads, None, None, np.zeros(num_samples))
 
-    module.DiversifyConfig, module.diversify = DiversifyConfig, diversify
-    module.DIVERSIFY_PRESETS = {"fast": DiversifyConfig(steps=3)}
-    return module
-
-
-def test_algorithm_2_gets_its_settings_and_the_photo(explorer, face, monkeypatch):
-    seen: list = []
-    monkeypatch.setitem(sys.modules, "sampling.diversify", fake_algorithm_2(seen))
-    monkeypatch.setattr(scene, "has_algorithm_2", lambda: True)
+    monkeypatch.setattr(scene, "diversify", fake)
     explorer.draw(face, DrawSettings(k=0.7, n_sigma=2.0, num_samples=8))
     config, observation, count = seen[0]
-    assert (config.k, config.n_sigma, config.steps, count) == (0.7, 2.0, 3, 8)
+    assert (config.k, config.n_sigma, config.iterations, count) == (0.7, 2.0, 60, 8)
     assert observation is face.saved.observation and observation.image.shape == (64, 64, 3)
     assert "k 0.7, n_sigma 2" in face.source and BETWEEN not in face.choices()  # it gave no latents
     gone = dataclasses.replace(face, saved=dataclasses.replace(face.saved, observation=None))

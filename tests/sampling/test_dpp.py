@@ -97,7 +97,7 @@ def test_loss_and_gradient_in_float32_are_those_of_float64(count: int) -> None:
 
 
 def test_gradient_near_equal_heads_stays_accurate() -> None:
-    """As at the start of a single-stage fit: heads that differ by a hundredth of a millimetre, 0.1 m from the origin."""
+    """As when copies start: heads that differ by a hundredth of a millimetre, 0.1 m from the origin."""
     shapes = (_heads(1, 400) + 1e-5 * np.random.default_rng(3).normal(size=(100, 400, 3))).astype(np.float32)
     latents = _latents(100)
     gradient = jax.grad(lambda s: dpp.diversity_loss(s, jnp.asarray(latents)))(jnp.asarray(shapes))
