@@ -89,10 +89,10 @@ class EvaluateConfig:
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.evaluate") -> int:
     """Print the table. Returns the exit status: 2 when it could not be made."""
+    config = tyro.cli(EvaluateConfig, args=args, prog=prog)
+    use_compilation_cache()
+    console = Console(width=None if sys.stdout.isatty() else 150 if config.table not in DIVERSE else 190)
     try:
-        config = tyro.cli(EvaluateConfig, args=args, prog=prog)
-        use_compilation_cache()
-        console = Console(width=None if sys.stdout.isatty() else 150 if config.table not in DIVERSE else 190)
         if config.table in DIVERSE:
             from experiments.evaluate import diversity_command
 

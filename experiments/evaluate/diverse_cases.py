@@ -22,7 +22,7 @@ from fitting.observation import Observation
 from flamejax.head import HeadModel
 from sampling.complete import eyeball_vertices
 
-TURNS = ("glasses", "face-mask", "hand", "glasses", "face-mask", "object")
+TURNS = ("glasses", "face-mask", "hand", "object", "glasses", "face-mask")
 """Occluders in the order in which photos are chosen: a third glasses, a third masks, a third hands and objects."""
 
 Tick = Callable[[int], None]

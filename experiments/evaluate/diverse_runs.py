@@ -108,17 +108,17 @@ def diversify_config(preset: str) -> Any:
     """A preset of Algorithm 2: fast or paper."""
     from sampling.diversify import DIVERSIFY_PRESETS
 
-    return DIVERSIFY_PRESETS[preset]  # type: ignore[index, unused-ignore]
+    return DIVERSIFY_PRESETS[preset]
 
 
 class Runner:
     """Fits photos and draws hypotheses; each result is a file of its own, under a digest of what decides it."""
 
     def __init__(
-        self, head: HeadModel, vae: MeshVAE, settings: Settings, folder: Path | None = None, drawing: Draw = draw
+        self, head: HeadModel, vae: MeshVAE, settings: Settings, folder: Path | None = None, drawing: Draw | None = None
     ):  # fmt: skip
-        """folder: keeps what is made, by default in the data folder's `evaluate`."""
-        self.head, self.vae, self.settings, self._draw = head, vae, settings, drawing
+        """folder: keeps what is made, by default in the data folder's `evaluate`. drawing: `draw` when left out."""
+        self.head, self.vae, self.settings, self._draw = head, vae, settings, drawing or draw
         self.folder = folder or data_folder() / "evaluate"
         self.model = functools.cache(self._prepare)
         self._weights = functools.cache(lambda: _digest_of_weights(vae))

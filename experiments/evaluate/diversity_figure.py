@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.evaluate.diversity_table import Pictured
-from experiments.evaluate.head_pictures import GREY, SIDE, WRONG, marked, picture, save_sheet
+from experiments.evaluate.head_pictures import FACE, GREY, SIDE, WRONG, marked, picture, save_sheet
 from flamejax.head import HeadModel
 from models.mesh_vae import MeshVAE
 
@@ -35,7 +35,7 @@ def one_of_each(kinds: Sequence[str]) -> list[int]:
 
 def hypotheses_figure(head: HeadModel, pictured: Sequence[Pictured], path: Path) -> None:
     """Photo, fit, where hypotheses differ, six hypotheses, and the truth where there is one."""
-    sheet = []
+    sheet, most = [], max((min(len(one.found.heads), SHOWN) for one in pictured), default=0)
     for one in pictured:
         heads = one.found.heads
         places = np.unique(np.linspace(0, len(heads) - 1, SHOWN).round().astype(int))
@@ -47,7 +47,7 @@ def hypotheses_figure(head: HeadModel, pictured: Sequence[Pictured], path: Path)
         sheet.append((_name(one), line))
     last = "; the truth" if any(one.case.truth is not None for one in pictured) else ""
     note = f"photo; fit, red where the photo shows nothing; spread of the hypotheses, red from {MOST:g} mm; "
-    save_sheet(sheet, path, note + f"{SHOWN} hypotheses, best first{last}")
+    save_sheet(sheet, path, note + f"{most} hypotheses, best first{last}")
 
 
 def interpolation_figure(head: HeadModel, vae: MeshVAE, pictured: Sequence[Pictured], path: Path) -> None:
@@ -108,7 +108,7 @@ def _photo(one: Pictured) -> np.ndarray:
 
 
 def _clay(head: HeadModel, verts: np.ndarray, colours: np.ndarray = GREY) -> np.ndarray:
-    return picture(head, verts, colours, ZOOM)
+    return picture(head, verts, colours, ZOOM, FACE)
 
 
 def _heat(metres: np.ndarray) -> np.ndarray:

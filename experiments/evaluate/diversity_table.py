@@ -162,8 +162,8 @@ def summary(values: dict[str, np.ndarray], cases: Sequence[Case], which: np.ndar
     subjects = np.array([case.subject for case in cases])[which]
     row: dict = {"photos": int(which.sum()), "failed": int(values["failed"][which].sum())}
     for name in MEASURES:
-        row |= _interval(name, mean_of(values[name][which], subjects))
-    row |= _interval("ratio", ratio_of(values["asd_o"][which], values["asd_v"][which], subjects))
+        row |= _interval(name, mean_of(values[name][which], subjects), subjects)
+    row |= _interval("ratio", ratio_of(values["asd_o"][which], values["asd_v"][which], subjects), subjects)
     row["seconds"] = none_of(float(np.median(values["seconds"][which])))
     return row
 
@@ -185,9 +185,9 @@ def references(runner: Runner, cases: Sequence[Case], realism: Realism, held_out
 def _reference(name: str, heads: np.ndarray, subjects: np.ndarray, realism: Realism) -> dict:
     distance = realism.distance(heads)
     row: dict = {"heads": name, "count": len(heads)}
-    row |= _interval("inside", mean_of((distance <= realism.threshold).astype(float), subjects))
-    row |= _interval("vertices_inside", mean_of(realism.vertices_inside(heads), subjects))
-    row |= _interval("mahalanobis", mean_of(distance, subjects))
+    row |= _interval("inside", mean_of((distance <= realism.threshold).astype(float), subjects), subjects)
+    row |= _interval("vertices_inside", mean_of(realism.vertices_inside(heads), subjects), subjects)
+    row |= _interval("mahalanobis", mean_of(distance, subjects), subjects)
     row["threshold"] = realism.threshold
     return row
 
@@ -203,7 +203,9 @@ def _each(values: dict[str, np.ndarray]) -> list[dict]:
     return [{name: none_of(float(values[name][k])) for name in names} for k in range(len(values["failed"]))]
 
 
-def _interval(name: str, found: Sequence[float]) -> dict:
+def _interval(name: str, found: Sequence[float], subjects: np.ndarray) -> dict:
+    """One subject has no interval."""
+    found = found if len(set(subjects.tolist())) > 1 else (found[0], math.nan, math.nan)
     return dict(zip((name, f"{name}_low", f"{name}_high"), map(none_of, found), strict=True))
 
 

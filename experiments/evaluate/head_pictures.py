@@ -19,6 +19,8 @@ from flamejax.render.rasterize import rasterize
 SIDE, LABEL = 176, 110
 """Pixels of a picture, and of the names before a row."""
 YAW = 0.4
+WHOLE, FACE = (0.0, 0.12, 0.06), (0.0, 0.085, 0.09)
+"""Points of the head frame in the middle of a picture, metres."""
 GREY, HIDDEN, WRONG = np.array([[0.78, 0.78, 0.78], [0.86, 0.45, 0.38], [0.75, 0.0, 0.05]])
 
 
@@ -27,14 +29,17 @@ def marked(visible: np.ndarray) -> np.ndarray:
     return np.where(visible[:, None], GREY, HIDDEN)
 
 
-def picture(head: HeadModel, verts: np.ndarray, colours: np.ndarray = GREY, zoom: float = 1.0) -> np.ndarray:
+def picture(
+    head: HeadModel, verts: np.ndarray, colours: np.ndarray = GREY, zoom: float = 1.0,
+    middle: tuple[float, float, float] = WHOLE,
+) -> np.ndarray:  # fmt: skip
     """(SIDE, SIDE, 3) uint8 of a head (V, 3) in the head frame, turned a little to the side.
 
     Args:
-      colours: (3,) or (V, 3) in [0, 1]. zoom: 1 shows the whole head; 1.5 the face.
+      colours: (3,) or (V, 3) in [0, 1]. zoom: 1 shows a whole head. middle: what is in the middle.
     """
     turn = np.asarray(rotation_matrix(jnp.asarray([0.0, YAW, 0.0])), np.float64)
-    moved = (np.asarray(verts, np.float64) - [0, 0.12, 0.06]) @ turn.T
+    moved = (np.asarray(verts, np.float64) - middle) @ turn.T
     colours = np.broadcast_to(colours, moved.shape)
     shown = _rendered(head, jnp.asarray(moved, jnp.float32), jnp.asarray(colours, jnp.float32), jnp.asarray(zoom))
     return np.rint(255 * np.clip(np.asarray(shown), 0, 1)).astype(np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -47,9 +48,9 @@ class Realism:
         return np.concatenate(found)
 
 
-def learn(train: Scans, validation: Scans) -> Realism:
-    """From the training scans, with the threshold from the validation scans."""
-    pca = fit_pca(train.vertices, COMPONENTS)
+def learn(train: Scans, validation: Scans, folder: Path | None = None) -> Realism:
+    """From the training scans, with the threshold from the validation scans. folder: as in `fit_pca`."""
+    pca = fit_pca(train.vertices, COMPONENTS, folder)
     squares = sum(np.sum((part - pca.mean) ** 2, axis=0) for part in _in_parts(train.vertices))
     deviation = np.sqrt(np.asarray(squares) / max(len(train.vertices) - 1, 1))
     free = Realism(pca, deviation, np.inf)

@@ -12,11 +12,11 @@ from experiments.evaluate.diverse_cases import Case, masked
 from fitting.observation import Observation
 
 PLACES: dict[str, tuple[tuple[int, ...], float, tuple[float, float]]] = {
-    "left cheek": ((45, 35, 54, 13), 0.5, (0.5, 0.62)),
-    "mouth": (tuple(range(48, 68)), 0.5, (0.72, 0.5)),
-    "right cheek": ((36, 31, 48, 3), 0.5, (0.5, 0.62)),
-    "centre": ((27, 30, 33), 0.5, (0.62, 0.72)),
-    "eyes": (tuple(range(36, 48)), 0.45, (1.15, 0.42)),
+    "left cheek": ((45, 35, 54, 13), 0.5, (0.6, 0.75)),
+    "mouth": (tuple(range(48, 68)), 0.5, (0.85, 0.62)),
+    "right cheek": ((36, 31, 48, 3), 0.5, (0.6, 0.75)),
+    "centre": ((27, 30, 33), 0.5, (0.68, 0.85)),
+    "eyes": (tuple(range(36, 48)), 0.45, (1.3, 0.5)),
 }
 """In the order of Fig. 8; left is the subject's. The iBUG points whose mean is the middle of the patch, how far up its
 height that middle lies, and its width and height in outer-eye distances."""
