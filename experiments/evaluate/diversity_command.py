@@ -136,7 +136,7 @@ def _table(
         moved = {place: [case for case in cases if case.occluder == place] for place in PLACES}
         # Of the first photo, the most frontal one, at every place.
         return diversity_table.moving_occlusion(runner, moved, realism, progress), [each[0] for each in moved.values()]
-    table = diversity_table.diversity(runner, cases, realism, load_scans(config.split), progress)
+    table = diversity_table.diversity(runner, cases, realism, load_scans("test"), progress)
     return table, [cases[k] for k in diversity_figure.one_of_each([case.occluder for case in cases])]
 
 

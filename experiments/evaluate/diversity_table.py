@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from experiments.data.open_faces import Scans
-from experiments.evaluate.diverse_cases import Case, Parts
+from experiments.evaluate.diverse_cases import Case, Parts, Tick
 from experiments.evaluate.diverse_runs import LOCAL, METHODS, OURS, Found, Runner
 from experiments.evaluate.head_realism import Realism
 from experiments.evaluate.statistics import mean_of, ratio_of
@@ -68,9 +69,7 @@ def diversity(
     runner.fits("global", cases, _tick(progress, "fits: global", cases))
     rows, each = [], []
     for method in METHODS:
-        found = runner.hypotheses(method, cases, _tick(progress, method, cases))
-        values = measured(found, cases, parts, realism)
-        values["failed"] = _failed(runner, METHODS[method].fitted, cases, found)
+        values = measured(runner, method, cases, parts, realism, _tick(progress, method, cases))
         for occluder in OCCLUDERS:
             which = chosen(cases, occluder)
             if which.any():
@@ -90,12 +89,12 @@ def hyperparameters(
     total = len(cases) * len(k_values) * len(n_sigma_values)
     for k in k_values:
         for n_sigma in n_sigma_values:
-            found = runner.hypotheses(OURS, cases, lambda n: progress("k x n_sigma", total, n), k=k, n_sigma=n_sigma)
-            values = measured(found, cases, parts, realism)
-            values["failed"] = _failed(runner, LOCAL, cases, found)
-            rows.append({"k": k, "n_sigma": n_sigma} | summary(values, cases))
-            each += [{"k": k, "n_sigma": n_sigma, "photo": case.key} | one
-                     for case, one in zip(cases, _each(values), strict=True)]  # fmt: skip
+            changes = {"k": k, "n_sigma": n_sigma}
+            values = measured(
+                runner, OURS, cases, parts, realism, lambda n: progress("k x n_sigma", total, n), **changes
+            )
+            rows.append(changes | summary(values, cases))
+            each += [changes | {"photo": case.key} | one for case, one in zip(cases, _each(values), strict=True)]
     return DiversityTable(rows, [], each)
 
 
@@ -107,9 +106,7 @@ def moving_occlusion(
     everything = [case for moved in cases.values() for case in moved]
     runner.parts(everything, _tick(progress, f"fits: {LOCAL}", everything))
     for place, moved in cases.items():
-        found = runner.hypotheses(OURS, moved, _tick(progress, place, moved))
-        values = measured(found, moved, runner.parts(moved), realism)
-        values["failed"] = _failed(runner, LOCAL, moved, found)
+        values = measured(runner, OURS, moved, runner.parts(moved), realism, _tick(progress, place, moved))
         rows.append({"place": place} | summary(values, moved))
         each += [{"place": place, "photo": case.key} | one for case, one in zip(moved, _each(values), strict=True)]
     return DiversityTable(rows, [], each)
@@ -130,15 +127,22 @@ def chosen(cases: Sequence[Case], occluder: str) -> np.ndarray:
 
 
 def measured(
-    found: Sequence[Found], cases: Sequence[Case], parts: Sequence[Parts], realism: Realism
-) -> dict[str, np.ndarray]:
-    """Each of `MEASURES`, and `seconds`, for every photo: (N,), NaN where there is nothing to measure."""
-    values: dict[str, list[float]] = {name: [] for name in (*MEASURES, "seconds")}
-    for one, case, part in zip(found, cases, parts, strict=True):
-        for name, value in _measures(one.heads, case.truth, part, realism).items():
-            values[name].append(value)
-        values["seconds"].append(one.seconds)
-    return {name: np.array(column) for name, column in values.items()}
+    runner: Runner, method: str, cases: Sequence[Case], parts: Sequence[Parts], realism: Realism, tick: Tick,
+    **changes: Any,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Each of `MEASURES`, `seconds` and `failed` for every photo: (N,), NaN where there is nothing to measure.
+
+    `failed` is 1 where the fit failed (the photo counts with what it got) or hypotheses are not finite.
+    Hypotheses are measured photo by photo, and not held: hundreds of heads for hundreds of photos are gigabytes.
+    """
+    rows = []
+    for case, part in zip(cases, parts, strict=True):
+        (one,) = runner.hypotheses(method, [case], tick, **changes)
+        (fit,) = runner.fits(METHODS[method].fitted, [case])
+        failed = int(fit.code) != 0 or not np.isfinite(one.heads).all()
+        row = _measures(one.heads, case.truth, part, realism)
+        rows.append(row | {"seconds": one.seconds, "failed": float(failed)})
+    return {name: np.array([row[name] for row in rows]) for name in (*MEASURES, "seconds", "failed")}
 
 
 def _measures(heads: np.ndarray, truth: np.ndarray | None, parts: Parts, realism: Realism) -> dict[str, float]:
@@ -190,12 +194,6 @@ def _reference(name: str, heads: np.ndarray, subjects: np.ndarray, realism: Real
     row |= _interval("mahalanobis", mean_of(distance, subjects), subjects)
     row["threshold"] = realism.threshold
     return row
-
-
-def _failed(runner: Runner, fitted: str, cases: Sequence[Case], found: Sequence[Found]) -> np.ndarray:
-    """(N,) bool: photos whose fit failed (they count with what it got), or whose hypotheses are not finite."""
-    fits = runner.fits(fitted, cases)
-    return np.array([int(f.code) != 0 or not np.isfinite(h.heads).all() for f, h in zip(fits, found, strict=True)])
 
 
 def _each(values: dict[str, np.ndarray]) -> list[dict]:
