@@ -24,10 +24,13 @@ from rich.progress import (
 
 import flamejax
 from experiments.evaluate.observations import Landmarks, spread_out
+from experiments.evaluate.report import as_csv
 from experiments.runtime import use_compilation_cache
 from flamejax.io.files import write_text
 
-DEFAULT_LIMITS = {"fitting": 96, "completion": 120}
+DEFAULT_LIMITS = {"fitting": 96, "completion": 120, "diversity": 24, "hyperparameters": 4, "moving-occlusion": 4}
+DIVERSE = ("diversity", "hyperparameters", "moving-occlusion")
+"""Tables of hypotheses (`diversity_command`)."""
 
 
 @dataclass(frozen=True)
@@ -38,38 +41,62 @@ class EvaluateConfig:
     it was, and another table takes what it shares.
     """
 
-    table: Literal["fitting", "completion"]
+    table: Literal["fitting", "completion", "diversity", "hyperparameters", "moving-occlusion"]
     """fitting: mean head, global and global+local fit of occluded photos (Diverse3DFace, Table 1). completion: heads
-    completed from their visible vertices by linear models and the Mesh-VAE."""
+    completed from their visible vertices by linear models and the Mesh-VAE. diversity: hypotheses by Diverse3DFace
+    and its baselines (Tables 2, 3). hyperparameters: by k and n_sigma (Table 4). moving-occlusion: behind a patch
+    at five places (Fig. 8)."""
     limit: int | None = None
-    """Photos (96) or scans (120), spread over all subjects and occluders; 0 for all 360. The defaults take up to 45
-    minutes on 2 cores."""
+    """fitting: 96 photos, completion: 120 scans, diversity: 24 photos, hyperparameters and moving-occlusion: 4, spread
+    over subjects and occluders; 0 for all 360. The defaults take up to 45 minutes on 2 cores."""
+    photos: Path | None = None
+    """diversity, hyperparameters, moving-occlusion: photos of this folder instead of the open scans', observed as
+    `flamejax reconstruct` does. Nobody knows these heads: no CSE, and what is visible is what the global+local fit
+    makes of the photo."""
     split: Literal["test", "validation"] = "test"
     """Settings are chosen on `validation`."""
     preset: Literal["fast", "paper", "code"] = "fast"
-    """fitting: how to fit: ours, or Algorithm 1 as in the paper or in its released code (slow)."""
+    """How to fit: ours, or Algorithm 1 as in the paper or in its released code (slow)."""
+    num_samples: int = 16
+    """diversity, hyperparameters, moving-occlusion: hypotheses of each photo."""
+    diversify_preset: Literal["fast", "paper"] = "fast"
+    """diversity, hyperparameters, moving-occlusion: settings of Algorithm 2."""
     landmarks: Landmarks = "exact"
-    """fitting: the true landmarks, or those of the default detector."""
+    """The true landmarks, or those of the default detector."""
     robustness: bool = True
     """fitting: also fit the clean photos and find masks: the tables of robustness and of masks."""
     seed: int = 0
-    """Of what a detector would make of hidden landmarks; of masks of vertices and samples."""
+    """Of what a detector would make of hidden landmarks; of masks of vertices, samples and hypotheses."""
     weights: Path | None = None
-    """completion: a Mesh-VAE's weights; those that ship when left out."""
+    """A Mesh-VAE's weights; those that ship when left out."""
     json: Path | None = None
     """Write the rows here as a list of objects; the other tables into a `.more.json` beside it."""
     markdown: Path | None = None
     """Write the tables here as Markdown."""
+    csv: Path | None = None
+    """Write the rows here as CSV."""
     figure: Path | None = None
-    """Write a PNG here: the histogram of errors (Fig. 6); or completed heads, and samples into a `-samples.png`."""
+    """Write a PNG or JPG here: the histogram of errors (Fig. 6); completed heads, and samples into a `-samples.png`;
+    hypotheses by occluder (Fig. 3), and the way from one to another (Fig. 9) into an `-interpolation.png`; heat maps of
+    k and n_sigma (Table 4); hypotheses behind the patch at each place (Fig. 8)."""
+
+    def __post_init__(self) -> None:
+        if self.photos is not None and self.table not in DIVERSE:
+            raise ValueError(f"--photos goes with --table {', '.join(DIVERSE)}, not with {self.table}.")
+        if not 1 <= self.num_samples <= 100:
+            raise ValueError(f"--num-samples is between 1 and 100, not {self.num_samples}.")
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.evaluate") -> int:
     """Print the table. Returns the exit status: 2 when it could not be made."""
     config = tyro.cli(EvaluateConfig, args=args, prog=prog)
     use_compilation_cache()
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console(width=None if sys.stdout.isatty() else 150 if config.table not in DIVERSE else 190)
     try:
+        if config.table in DIVERSE:
+            from experiments.evaluate import diversity_command
+
+            return diversity_command.run(config, console)
         return _completion(config, console) if config.table == "completion" else _fitting(config, console)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -84,11 +111,11 @@ def _fitting(config: EvaluateConfig, console: Console) -> int:
 
     head = flamejax.load_head()
     data = "test" if config.split == "test" else "full"
-    places = spread_out(len(data_source(config.split, data)), _limit(config))
+    places = spread_out(len(data_source(config.split, data)), limit_of(config))
     photos = list(load_photos(config.split, data, indices=list(places)))
     wanted = fitting_table.jobs(config.preset, config.landmarks, config.seed, config.robustness)
     fitter = Fitter(head, LiteRTDetector)
-    with _progress() as progress:
+    with progress_bars() as progress:
         tasks: dict[str, int] = {}
 
         def advance(name: str, count: int) -> None:
@@ -99,7 +126,7 @@ def _fitting(config: EvaluateConfig, console: Console) -> int:
         table = fitting_table.make(head, fitter, photos, wanted, advance)
     for each in report.tables(report.sheets(table)):
         console.print(each)
-    _write_json(config, dataclasses.asdict(table))
+    write_rows(config, dataclasses.asdict(table))
     if config.markdown:
         write_text(config.markdown, report.markdown(table, config.preset, config.landmarks, len(photos)))
     if config.figure:
@@ -116,7 +143,7 @@ def _completion(config: EvaluateConfig, console: Console) -> int:
     model = completion.load_vae(head, config.weights)
     train, scans = load_scans("train"), load_scans(config.split)
     settings = completion.CompletionConfig(seed=config.seed)
-    with _progress() as progress:
+    with progress_bars() as progress:
         tasks: dict[str, TaskID] = {}
 
         def advance(name: str, total: int, count: int) -> None:
@@ -125,11 +152,11 @@ def _completion(config: EvaluateConfig, console: Console) -> int:
             progress.advance(tasks[name], count)
 
         more = augmentation(head, train.vertices, train.joint_rotations)
-        table, pictured = completion.make(head, train, scans, model, _limit(config), advance, settings, more=more)
+        table, pictured = completion.make(head, train, scans, model, limit_of(config), advance, settings, more=more)
     made = completion_report.sheets(table)
     for each in report.tables(made):
         console.print(each)
-    _write_json(config, dataclasses.asdict(table))
+    write_rows(config, dataclasses.asdict(table))
     if config.markdown:
         used = len(pictured.cases) // 2
         introduction = completion_report.introduction(used, config.split, config.seed)
@@ -140,18 +167,23 @@ def _completion(config: EvaluateConfig, console: Console) -> int:
     return 0
 
 
-def _limit(config: EvaluateConfig) -> int | None:
+def limit_of(config: EvaluateConfig) -> int | None:
     """None: all."""
     return DEFAULT_LIMITS[config.table] if config.limit is None else config.limit or None
 
 
-def _write_json(config: EvaluateConfig, tables: dict) -> None:
+def write_rows(config: EvaluateConfig, tables: dict) -> None:
+    """The rows as JSON, with the other tables beside them, and as CSV, as far as files are asked for."""
+    rows = tables.pop("rows")
+    if config.csv:
+        write_text(config.csv, as_csv(rows))
     if config.json:
-        write_text(config.json, json.dumps(tables.pop("rows"), indent=1) + "\n")
+        write_text(config.json, json.dumps(rows, indent=1) + "\n")
         write_text(config.json.with_suffix(".more.json"), json.dumps(tables, indent=1) + "\n")
 
 
-def _progress() -> Progress:
+def progress_bars() -> Progress:
+    """For the terminal's stderr."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

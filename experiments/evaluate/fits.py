@@ -125,11 +125,13 @@ def digest(job: Job, head: HeadModel) -> str:
 
 @functools.cache
 def code_version(rooms: tuple[str, ...] = ROOMS) -> str:
-    """A digest of the code and data files that decide a fit: results of other code are not mixed with this one's."""
+    """A digest of the code and data files (folders, or single files) that decide a fit: results of other code are not
+    mixed with this one's."""
     root = Path(fitting.__file__).parents[1]
     state = hashlib.sha256()
     for room in (root / name for name in rooms):
-        for path in (*sorted(room.rglob("*")), root / "experiments" / "metrics.py"):
+        inside = [room] if room.is_file() else sorted(room.rglob("*"))
+        for path in (*inside, root / "experiments" / "metrics.py"):
             if path.suffix in (".py", ".npz", ".json", ".tflite"):
                 state.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return state.hexdigest()[:12]

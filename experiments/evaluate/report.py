@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +51,17 @@ def as_markdown(introduction: str, made: Sequence[Sheet]) -> str:
         head = "| " + " | ".join(columns) + " |\n|" + "---|" * len(columns)
         parts.append(f"**{title}**\n\n{head}\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
     return "\n\n".join(parts) + "\n"
+
+
+def as_csv(rows: Sequence[dict]) -> str:
+    """Rows under one heading; what could not be measured is empty."""
+    if not rows:
+        return ""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def _errors(table: FittingTable) -> Sheet:

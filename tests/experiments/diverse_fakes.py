@@ -1,0 +1,72 @@
+"""Quick stand-ins for fits and for Algorithm 2, for tests of the tables of hypotheses."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fitting
+from experiments.evaluate import diverse_runs
+from experiments.evaluate.diverse_cases import Case
+from experiments.evaluate.diverse_runs import Runner, Settings
+from sampling.complete import eyeball_vertices
+from sampling.hypotheses import Hypotheses
+from tests.experiments.fakes import FakeTools
+from tests.experiments.test_completion import HEAD, tiny_vae
+
+VAE = tiny_vae()
+SIDE = 64
+COUNT = HEAD.num_vertices
+EYES = np.asarray(eyeball_vertices(HEAD))
+
+
+@dataclass(frozen=True)
+class FakeConfig:
+    """In place of DiversifyConfig."""
+
+    k: float = 0.5
+    n_sigma: float = 3.0
+    iterations: int = 10
+
+
+class Fakes:
+    """Fits and hypotheses at once, and how many were asked for."""
+
+    def __init__(self, monkeypatch):
+        self.fits, self.draws, self.bad = 0, [], None
+        monkeypatch.setattr(diverse_runs.fitting, "fit", self.fit)
+        monkeypatch.setattr(Runner, "_prepare", lambda runner, fitted: fitting.prepare(HEAD))
+
+    def fit(self, model, observation, config):
+        self.fits += 1
+        return FakeTools().fit(HEAD, jax.tree.map(np.asarray, observation))
+
+    def draw(self, vae, model, fit, observation, key, count, config):
+        """Heads pushed apart by a micrometre where they are seen, by n_sigma micrometres a step where not."""
+        self.draws.append((vae is not None, fit, config))
+        steps = np.arange(count)[:, None, None] * np.where(fit.vertex_visibility, 1, config.n_sigma)[None, :, None]
+        verts = np.asarray(fit.vertices)[None] + 1e-3 * steps * np.array([1.0, 0, 0]) * (1 + config.iterations)
+        if self.bad is not None and np.asarray(observation.image).mean() < self.bad:
+            verts = np.full_like(verts, np.nan)
+        latents = None if vae is None else jax.random.normal(key, (count, *vae.latent_shape))
+        return Hypotheses(jnp.asarray(verts, jnp.float32), None, latents, -jnp.arange(count, dtype=jnp.float32))
+
+
+def case(number: int, occluder: str = "glasses", truth: bool = True) -> Case:
+    image = np.full((SIDE, SIDE, 3), 0.2 + 0.05 * number, np.float32)
+    (seen,) = FakeTools().observe(image, size=SIDE, all_faces=False)
+    shown = np.asarray(HEAD.v_template)[:, 2] > 0.05
+    if not truth:
+        return Case(f"photo{number}", number, "photo", seen)
+    clean = np.asarray(HEAD.v_template)[:, 2] > 0.0
+    at_root = np.asarray(HEAD.v_template) - np.asarray(HEAD.joint_template[0])
+    return Case(f"subject_{number:04d}-bareteeth", number, occluder, seen, shown, clean, at_root)
+
+
+def runner(fakes: Fakes, folder, **settings) -> Runner:
+    return Runner(HEAD, VAE, Settings(FakeConfig(), **{"num_samples": 3, **settings}), folder, fakes.draw)
+
+
+def run_fit(one: Case):
+    return jax.tree.map(lambda leaf: leaf[0], FakeTools().fit(HEAD, jax.tree.map(lambda a: a[None], one.observation)))
