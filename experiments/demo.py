@@ -1,4 +1,5 @@
-"""A real portrait becomes two heads: once clean, once with a face mask drawn over it.
+"""A real portrait, once clean, once with a face mask drawn over it, becomes heads: one fitted to each photo, and sixteen
+that agree with what it shows.
 
 The portrait is scikit-image's `astronaut` (Eileen Collins; NASA, public domain), which that package bundles.
 """
@@ -29,7 +30,8 @@ PLEATS = 3
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Reconstruct a portrait twice, clean and with a synthetic face mask, and say where to look."""
+    """Reconstruct a portrait twice, clean and with a synthetic face mask, and say where to look: a fit of each, and
+    sixteen heads that agree with what each photo shows."""
 
     output: Path = Path("demo_output")
     """Folder to write; earlier results in it are replaced."""
@@ -50,6 +52,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.d
         for name in ("astronaut", "astronaut_masked"):
             print(f"  {config.output / name / 'overlay.png'}   the head over the photo")
             print(f"  {config.output / name / 'mesh.glb'}   the head, for any 3D viewer")
+            print(f"  {config.output / name / 'index.html'}   other heads that the photo allows, in 3D")
     return status
 
 

@@ -35,6 +35,15 @@ def mesh_vae_path() -> Path:
     return Path(__file__).parent / "assets" / SHIPPED
 
 
+def has_shipped_mesh_vae(head: HeadModel) -> bool:
+    """Whether the Mesh-VAE that ships is of this head; without loading it."""
+    try:
+        with np.load(mesh_vae_path(), allow_pickle=False) as file:
+            return str(file["head_hash"]) == geometry_hash(head)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -> MeshVAE:
     """A trained Mesh-VAE of a head.
 

@@ -163,9 +163,12 @@ def _program(config: DiversifyConfig, count: int, two_stage: bool, devices: tupl
     """The jitted (everywhere, photos) -> Hypotheses of photos along one leading axis, shared out over `devices`."""
 
     def run(everywhere: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
+        fit, observation, keys = photos
         if two_stage:
-            return diversify_batch(*everywhere, *photos, count, config)
-        return single_stage(*everywhere, *photos, count, config)
+            vae, model, knobs = everywhere
+            return diversify_batch(vae, model, knobs, fit, observation, keys, count, config)
+        model, knobs = everywhere
+        return single_stage(model, knobs, fit, observation, keys, count, config)
 
     return shared_program(run, devices)
 

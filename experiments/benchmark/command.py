@@ -15,17 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 import flamejax
-from experiments.benchmark import fit, head, memory, mesh_conv, render
+from experiments.benchmark import diversity, fit, head, memory, mesh_conv, render
 from experiments.benchmark.timing import Row, Setting
 from flamejax.io.files import write_text
 
-Group = Literal["head", "render", "memory", "fit", "mesh_conv"]
+Group = Literal["head", "render", "memory", "fit", "mesh_conv", "diversity"]
+ALL: tuple[Group, ...] = ("head", "render", "memory", "fit", "mesh_conv", "diversity")
 GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "head": head.rows,
     "render": render.rows,
     "memory": memory.rows,
     "fit": fit.rows,
     "mesh_conv": mesh_conv.rows,
+    "diversity": diversity.rows,
 }
 
 
@@ -37,7 +39,7 @@ class BenchmarkConfig:
     and how to get the other libraries: docs/benchmark.md.
     """
 
-    groups: Annotated[tuple[Group, ...], tyro.conf.Positional] = ("head", "render", "memory", "fit", "mesh_conv")
+    groups: Annotated[tuple[Group, ...], tyro.conf.Positional] = ALL
     """What to time."""
     json: Path | None = None
     """Write the rows here as a list of objects."""

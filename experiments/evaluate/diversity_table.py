@@ -19,7 +19,7 @@ from experiments.evaluate.diverse_cases import Case, Parts, Tick
 from experiments.evaluate.diverse_runs import LOCAL, METHODS, OURS, Found, Runner
 from experiments.evaluate.head_realism import Realism
 from experiments.evaluate.statistics import mean_of, ratio_of
-from experiments.metrics import asd, cse
+from experiments.metrics import asd, cse, rms
 
 OCCLUDERS = ("glasses", "face-mask", "random", "overall")
 RANDOM = ("hand", "object")
@@ -173,7 +173,8 @@ def summary(values: dict[str, np.ndarray], cases: Sequence[Case], which: np.ndar
 
 
 def references(runner: Runner, cases: Sequence[Case], realism: Realism, held_out: Scans | None) -> list[dict]:
-    """Realism of real heads (test scans, none of them seen in training) and of the fits that hypotheses start from."""
+    """Realism of real heads (test scans, none of them seen in training) and of the fits that hypotheses start from; of
+    these `rms`, too, the distance from the true head that `cse` is to be held against."""
     rows = []
     if held_out is not None:
         rows.append(_reference("test scans", held_out.vertices, held_out.subject, realism))
@@ -182,7 +183,10 @@ def references(runner: Runner, cases: Sequence[Case], realism: Realism, held_out
     if len(truths) == len(cases):
         rows.append(_reference("true heads of the photos", np.stack(truths), subjects, realism))
     for fitted in ("global", LOCAL):
-        rows.append(_reference(f"fits: {fitted}", runner.fitted_heads(fitted, cases), subjects, realism))
+        heads = runner.fitted_heads(fitted, cases)
+        row = _reference(f"fits: {fitted}", heads, subjects, realism)
+        away = [math.nan if c.truth is None else rms(head, c.truth) for head, c in zip(heads, cases, strict=True)]
+        rows.append(row | _interval("rms", mean_of(np.array(away), subjects), subjects))
     return rows
 
 
@@ -192,8 +196,7 @@ def _reference(name: str, heads: np.ndarray, subjects: np.ndarray, realism: Real
     row |= _interval("inside", mean_of((distance <= realism.threshold).astype(float), subjects), subjects)
     row |= _interval("vertices_inside", mean_of(realism.vertices_inside(heads), subjects), subjects)
     row |= _interval("mahalanobis", mean_of(distance, subjects), subjects)
-    row["threshold"] = realism.threshold
-    return row
+    return row | {"threshold": realism.threshold, "rms": None, "rms_low": None, "rms_high": None}
 
 
 def _each(values: dict[str, np.ndarray]) -> list[dict]:

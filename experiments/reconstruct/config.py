@@ -15,7 +15,7 @@ from fitting.local_files import load_local_model, local_model_path, shipped_loca
 from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
 from models.mesh_vae import MeshVAE
-from models.pretrained import load_mesh_vae, mesh_vae_path
+from models.pretrained import has_shipped_mesh_vae, load_mesh_vae, mesh_vae_path
 from sampling.diversify import DIVERSIFY_PRESETS, DiversifyConfig
 
 MOST_SAMPLES = 100
@@ -147,13 +147,8 @@ class Config:
         """The same with the method that `auto` stands for."""
         if self.method != "auto":
             return self
-        if self.mesh_vae is not None:
-            return dataclasses.replace(self, method="diverse")
-        try:
-            load_mesh_vae(head)
-        except (HeadFileError, OSError):
-            return dataclasses.replace(self, method="fit")
-        return dataclasses.replace(self, method="diverse")
+        known = self.mesh_vae is not None or has_shipped_mesh_vae(head)
+        return dataclasses.replace(self, method="diverse" if known else "fit")
 
     def diversify_config(self) -> DiversifyConfig:
         """The settings of Algorithm 2."""

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import flamejax
-from experiments.benchmark import command, head, head_peers, jaxrenderer, mesh_conv, render
+from experiments.benchmark import command, diversity, head, head_peers, jaxrenderer, mesh_conv, render
 from experiments.benchmark.memory import render_gradient
 from experiments.benchmark.spheres import FLAME_SPHERES, spheres
 from experiments.benchmark.timing import Call, PeerMissing, Row, Setting, interleaved
@@ -20,6 +21,7 @@ from experiments.data.synthetic_flame import TRUE_SIZE, write_flame_folder
 from models.mesh_conv import MeshConv
 from models.mesh_hierarchy import mesh_hierarchy
 from models.mesh_vae import MeshVAEConfig
+from sampling import dpp
 from tests.heads import random_head
 
 ROW = Row("vertices", 4, 12.3456, 0.5, 0.0123, None, "a GEMM", 1.0)
@@ -172,6 +174,25 @@ def test_rows_of_the_mesh_convolutions(monkeypatch):
     assert [row.reference for row in rows[:3]] == [mesh_conv.AGGREGATE, mesh_conv.AGGREGATE, mesh_conv.PROJECT]
     assert rows[3].batch == 8 and "training step" in rows[3].name
     assert all(0 < value < np.inf for row in rows for value in (row.ratio_forward, row.ratio_gradient, row.compile_s))
+
+
+def test_the_closed_form_is_the_loss_and_its_gradient():
+    rng = np.random.default_rng(0)
+    shapes, latents = rng.normal(size=(7, 20, 3)).astype(np.float32), rng.normal(size=(7, 30)).astype(np.float32) * 1.5
+    value, gradient = diversity.closed_form(shapes.astype(np.float64), latents.astype(np.float64))
+    ours = jax.value_and_grad(lambda s: dpp.diversity_loss(s, jnp.asarray(latents)))(jnp.asarray(shapes))
+    np.testing.assert_allclose(ours[0], value, rtol=1e-5)
+    np.testing.assert_allclose(ours[1], gradient, atol=1e-5 * np.abs(gradient).max())
+
+
+def test_rows_of_the_dpp(monkeypatch):
+    """Of a head without a Mesh-VAE: Algorithm 2 is left out, and a line says so."""
+    said: list[str] = []
+    monkeypatch.setattr(diversity, "SETS", (3,))
+    (row,) = command.GROUPS["diversity"](Setting(random_head(), jax.random.key(0), 1, say=said.append))
+    assert "3 heads" in row.name and row.reference == "closed form in NumPy"
+    assert 0 < row.ratio_forward < np.inf and 0 < row.ratio_gradient < np.inf
+    assert "Algorithm 2 is left out" in said[0]
 
 
 def test_the_reference_has_the_shapes_of_the_convolution():
