@@ -1,5 +1,5 @@
-"""A real portrait, once clean, once with a face mask drawn over it, becomes heads: one fitted to each photo, and sixteen
-that agree with what it shows.
+"""A real portrait, once clean, once with a face mask drawn over it, becomes heads: one fitted to each photo, and
+sixteen that agree with what it shows.
 
 The portrait is scikit-image's `astronaut` (Eileen Collins; NASA, public domain), which that package bundles.
 """

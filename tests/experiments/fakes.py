@@ -124,7 +124,7 @@ class FakeTools:
 
 
 def reconstruct(folder: Path, output: Path, fake: FakeTools | None = None, **options) -> int:
-    config = Config(photos=(str(folder),), output=output, size=64, **{"batch_size": 2, **options})
+    config = Config(photos=(str(folder),), output=output, size=64, **{"batch_size": 2, "method": "fit", **options})
     return command.run(config, Console(quiet=True), (fake or FakeTools()).tools)
 
 

@@ -83,7 +83,7 @@ def test_what_is_read_is_what_was_fitted(result):
     equal(saved.hypotheses, drawn, 1e-6)
     assert saved.hypotheses.latents.shape == drawn.latents.shape and saved.missing == ""
     # Everything that takes a fit takes this one: the same draws again.
-    jax.block_until_ready(fake._draw(3, saved.fit, jax.random.key(0)))
+    jax.block_until_ready(fake._draw(3, saved.fit, saved.observation, jax.random.key(0)))
 
 
 def test_the_crop_is_read_with_the_masks_and_landmarks_that_were_found(result):

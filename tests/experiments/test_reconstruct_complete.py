@@ -20,6 +20,7 @@ from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, write_mesh_vae
 from sampling.hypotheses import Hypotheses
 from tests.experiments.fakes import HEAD, FakeTools, reconstruct, results, rows, stamps, write_photo
+from tests.heads import random_head
 
 
 @pytest.fixture
@@ -95,10 +96,10 @@ def test_resume_as_a_plain_fit_keeps_hypotheses(photos, tmp_path):
     out = tmp_path / "out"
     complete(photos, out)
     before = stamps(out)
-    reconstruct(photos, out, FakeTools(), resume=True)
+    reconstruct(photos, out, FakeTools(), resume=True, method="fit")
     assert stamps(out) == before and (out / "a" / "hypotheses" / "00").is_dir()
     plain = tmp_path / "plain"
-    reconstruct(photos, plain, FakeTools())
+    reconstruct(photos, plain, FakeTools(), method="fit")
     complete(photos, plain, resume=True)  # the other way round there is something missing
     assert all((plain / name / "hypotheses" / "02").is_dir() for name in "abc")
 
@@ -149,7 +150,7 @@ def test_a_picture_of_more_heads_than_it_shows():
 
 def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path):
     out = tmp_path / "out"
-    reconstruct(photos, out, FakeTools())
+    reconstruct(photos, out, FakeTools(), method="fit")
     assert not (out / "a" / "hypotheses").exists()
     metrics = json.loads((out / "a" / "metrics.json").read_text())
     assert not any("hypotheses" in name for name in metrics)
@@ -163,7 +164,7 @@ def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path)
         ({"num_samples": 101}, "--num-samples"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**32}, "--seed"),
-        ({"mesh_vae": "some.npz", "method": "fit"}, "--method complete"),
+        ({"mesh_vae": "some.npz", "method": "fit"}, "--method diverse or complete"),
         ({"mesh_vae": "missing.npz"}, "--mesh-vae missing.npz: no such file"),
     ],
 )
@@ -180,3 +181,36 @@ def test_weights_of_another_head_are_refused(tmp_path):
     config = Config(photos=("x",), output=tmp_path, method="complete", mesh_vae=tmp_path / "other.npz")
     with pytest.raises(UsageError, match="trained for the head"):
         default_tools(config, flamejax.load_head())
+
+
+def test_the_default_is_diverse_where_there_is_a_mesh_vae(tmp_path):
+    """Of the open head it ships; of another head there is one if the user gives it."""
+    config = Config(photos=("x",), output=tmp_path)
+    assert config.method == "auto" and config.with_method(flamejax.load_head()).method == "diverse"
+    assert config.with_method(random_head()).method == "fit"
+    given = dataclasses.replace(config, mesh_vae=tmp_path / "mine.npz")
+    assert given.with_method(random_head()).method == "diverse"
+    assert dataclasses.replace(config, method="complete").with_method(random_head()).method == "complete"
+
+
+def test_auto_runs_as_what_it_stands_for(photos, tmp_path):
+    assert reconstruct(photos, tmp_path / "out", method="auto", num_samples=2) == 0
+    metrics = json.loads((tmp_path / "out" / "a" / "metrics.json").read_text())
+    assert metrics["method"] == "diverse" and metrics["hypotheses"] == 2
+    assert metrics["settings"]["diversify"]["n_sigma"] == 3.0
+
+
+def test_other_knobs_are_other_results(photos, tmp_path):
+    out = tmp_path / "out"
+    reconstruct(photos, out, method="diverse", num_samples=2)
+    before = stamps(out)
+    reconstruct(photos, out, method="diverse", num_samples=2, resume=True)
+    assert stamps(out) == before
+    reconstruct(photos, out, method="diverse", num_samples=2, n_sigma=2.0, resume=True)
+    assert all(stamps(out)[name] != before[name] for name in before)
+
+
+@pytest.mark.parametrize("wrong", [{"k": -1.0}, {"n_sigma": float("nan")}, {"n_sigma": 1e6}])
+def test_knobs_out_of_range_are_refused(tmp_path, wrong):
+    with pytest.raises(UsageError, match="--k and --n-sigma"):
+        Config(photos=("x",), output=tmp_path, **wrong)

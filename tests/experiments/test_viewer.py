@@ -145,7 +145,7 @@ def test_reconstruct_writes_it(tmp_path):
 
 def test_plain_fits_have_no_page(tmp_path):
     write_photo(tmp_path / "in" / "a.png")
-    reconstruct(tmp_path / "in", tmp_path / "out")
+    reconstruct(tmp_path / "in", tmp_path / "out", method="fit")
     assert not (tmp_path / "out" / "a" / "index.html").exists()
     assert "in 3D" not in (tmp_path / "out" / "index.html").read_text()
 
