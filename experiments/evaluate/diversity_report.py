@@ -53,8 +53,11 @@ def _realism(name: str, rows: Sequence[dict]) -> Sheet:
 def _reference(rows: Sequence[dict]) -> Sheet:
     names = ("inside", "vertices_inside", "mahalanobis")
     cells = [
-        [row["heads"], str(row["count"]), *(_interval(row, n, 3) for n in names)]
-        + [f"{row['threshold']:.3f}", _interval(row, "rms", 2)]
+        [
+            *(row["heads"], str(row["count"])),
+            *(_interval(row, name, 3) for name in names),
+            *(f"{row['threshold']:.3f}", _interval(row, "rms", 2)),
+        ]
         for row in rows
     ]
     title = "The same of real heads and of fits; inside: distance at most the threshold; rms: from the truth"
