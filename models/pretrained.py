@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def has_shipped_mesh_vae(head: HeadModel) -> bool:
     try:
         with np.load(mesh_vae_path(), allow_pickle=False) as file:
             return str(file["head_hash"]) == geometry_hash(head)
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return False
 
 

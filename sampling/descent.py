@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from flamejax.head import HeadModel
-from sampling.dpp import dpp_loss, excess, kernel, pairwise_distances, similarity
+from sampling.dpp import diversity_loss
 from sampling.photo_match import photometric_pull
 
 if TYPE_CHECKING:
@@ -35,13 +35,9 @@ class Problem:
 
 def set_loss(problem: Problem, face: Any, heads: Array, variables: Array, knobs: Array) -> Array:
     """L_dpp of one photo's heads (Eqs. 8-10): (). knobs: (2,) k, n_sigma."""
-    k, n_sigma = knobs[0], knobs[1]
-    plausible = problem.plausible(face, variables)
-    far = excess(plausible, n_sigma)
-    if problem.bounded:
-        far = far + jnp.sum(jnp.maximum(jnp.abs(plausible) - n_sigma, 0), axis=-1)
     shapes = jnp.where(face.hidden[None, :, None], heads, 0)
-    return dpp_loss(kernel(jnp.exp(-far), similarity(pairwise_distances(shapes), k)))
+    plausible = problem.plausible(face, variables)
+    return diversity_loss(shapes, plausible, k=knobs[0], n_sigma=knobs[1], each=problem.bounded)
 
 
 def descend(

@@ -32,9 +32,10 @@ class DiversifyConfig:
     """Algorithm 2. Losses are sums over the hypotheses of means: over visible coordinates (metres), over pixels."""
 
     k: float = 0.5
-    """Scaling of distances in the similarity (Eq. 8)."""
+    """Scaling of distances in the similarity (Eq. 8). Near 0 and beyond about 10 all heads are as alike as any."""
     n_sigma: float = 3.0
-    """How plausible heads must be (Eq. 9): larger is more diverse and less realistic."""
+    """How plausible heads must be (Eq. 9): larger is more diverse and less realistic. Below about 0.5 nearly every draw
+    lies outside, where qualities vanish and with them the DPP's pull: heads stay as drawn."""
     iterations: int = 60
     """0: the draws as they are, `complete`."""
     space: Literal["directions", "latents"] = "directions"
@@ -58,8 +59,8 @@ class DiversifyConfig:
     """lambda_3."""
     photometric_interval: int = 4
     """Iterations after which the photo is looked at again: in between the pull of its colours stays as it was."""
-    photometric_scale: float = 0.15
-    """Colour difference at which the colours' loss levels off; infinity: it does not (Eq. 12)."""
+    photometric_scale: float | None = 0.15
+    """Colour difference at which the colours' loss levels off; None: it does not (Eq. 12)."""
     render_size: int = 128
     """Side of the image that is compared, pixels."""
     settled: float = 2e-5
@@ -74,7 +75,8 @@ class DiversifyConfig:
                 f"iterations ({self.iterations}) must be a multiple of photometric_interval "
                 f"({self.photometric_interval})."
             )
-        if min(self.k, self.n_sigma) < 0 or min(self.width, self.photometric_scale, self.learning_rate) <= 0:
+        scale = 1.0 if self.photometric_scale is None else self.photometric_scale
+        if min(self.k, self.n_sigma) < 0 or min(self.width, scale, self.learning_rate) <= 0:
             raise ValueError("k and n_sigma must not be negative; width, photometric_scale, learning_rate positive.")
         if self.render_size < 16 or self.directions < 1:
             raise ValueError("render_size is at least 16 and directions at least 1.")
@@ -87,7 +89,7 @@ DIVERSIFY_PRESETS: dict[str, DiversifyConfig] = {
         space="latents",
         learning_rate=1e-2,
         photometric_interval=1,
-        photometric_scale=float("inf"),
+        photometric_scale=None,
         settled=0.0,
     ),
 }

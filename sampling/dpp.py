@@ -69,18 +69,23 @@ def shell_radius(dimensions: int, n_sigma: float | Array = 3.0) -> Array:
     return jnp.sqrt(dimensions + n_sigma * jnp.sqrt(2.0 * dimensions))
 
 
-def quality(latents: Array, n_sigma: float | Array = 3.0) -> Array:
+def quality(latents: Array, n_sigma: float | Array = 3.0, *, each: bool = False) -> Array:
     """q = exp(-max(0, |z| - r)) with r = `shell_radius` (Diverse3DFace, Eq. 9, with norms, as in the authors' code:
     with squares it is e^-500 at once).
 
     Args:
       latents: (*b, M, D) that are standard normal where heads are plausible.
       n_sigma: the knob between diversity (large) and realism (small).
+      each: each latent must lie within n_sigma, too, and not only all together within the shell: q falls off with the
+        sum of what is beyond.
 
     Returns:
       (*b, M) in (0, 1].
     """
-    return jnp.exp(-excess(latents, n_sigma))
+    far = excess(latents, n_sigma)
+    if each:
+        far = far + jnp.sum(jnp.maximum(jnp.abs(latents) - n_sigma, 0), axis=-1)
+    return jnp.exp(-far)
 
 
 def excess(latents: Array, n_sigma: float | Array = 3.0) -> Array:
@@ -130,17 +135,18 @@ def _inverse(matrix: Array) -> Array:
 
 
 def diversity_loss(
-    shapes: Array, latents: Array, *, k: float | Array = 0.5, n_sigma: float | Array = 3.0
+    shapes: Array, latents: Array, *, k: float | Array = 0.5, n_sigma: float | Array = 3.0, each: bool = False
 ) -> Array:
     """The DPP loss of one set of heads (Diverse3DFace, Eqs. 8-10).
 
     Args:
       shapes: (*b, M, V, 3) what must differ. latents: (*b, M, D) what says how plausible each is.
+      each: as in `quality`.
 
     Returns:
       (*b,).
     """
-    return dpp_loss(kernel(quality(latents, n_sigma), similarity(pairwise_distances(shapes), k)))
+    return dpp_loss(kernel(quality(latents, n_sigma, each=each), similarity(pairwise_distances(shapes), k)))
 
 
 @jax.jit

@@ -4,6 +4,7 @@ better."""
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -61,16 +62,17 @@ def seen_triangles(head: HeadModel, term: PhotoTerm, vertices: Array) -> Array:
     return rasterize(term.camera.project(vertices), head.faces, (size, size), perspective=False, cull=True).face_index
 
 
-def photometric(head: HeadModel, term: PhotoTerm, vertices: Array, face_index: Array, scale: float) -> Array:
+def photometric(head: HeadModel, term: PhotoTerm, vertices: Array, face_index: Array, scale: float | None) -> Array:
     """Mean robust colour difference over visible skin, at fixed visibility, for one head: () (see
-    `photometric_energy`; without end at `scale` = infinity)."""
+    `photometric_energy`; without a `scale` it does not level off)."""
     screen = term.camera.project(vertices)
     albedo, normals = surface(head, vertices, screen, face_index, term.texture)
     weights = term.allowed * term.skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
-    return photometric_energy(term.image - albedo * shade(normals, term.light), weights, scale)
+    difference = term.image - albedo * shade(normals, term.light)
+    return photometric_energy(difference, weights, math.inf if scale is None else scale)
 
 
-def photometric_pull(head: HeadModel, term: PhotoTerm, heads: Array, scale: float) -> Array:
+def photometric_pull(head: HeadModel, term: PhotoTerm, heads: Array, scale: float | None) -> Array:
     """Derivative of `photometric` with respect to the vertices of heads of one photo, each at its own visibility:
     (M, V, 3) -> (M, V, 3). Not finite numbers count as none."""
     seen = jax.vmap(lambda vertices: seen_triangles(head, term, vertices))(heads)

@@ -75,7 +75,8 @@ def single_stage(
     """
     single = config.single_stage
     config = dataclasses.replace(config, dpp_weight=single.dpp_weight, learning_rate=single.learning_rate,
-                                 photometric_weight=single.fit.photometric_weight)  # fmt: skip
+                                 photometric_weight=single.fit.photometric_weight,
+                                 photometric_scale=single.fit.photometric_scale)  # fmt: skip
 
     def start(fit: Fit, observation: Observation, key: Array) -> tuple[FittedFace, Array]:
         geometry = _geometry(model, fit, observation.image.shape[-2])

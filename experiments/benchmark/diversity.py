@@ -53,15 +53,17 @@ def dpp_row(setting: Setting, count: int) -> Row:
         1,
         Timed(loss, shapes, latents),
         Timed(jax.value_and_grad(loss), shapes, latents),
-        Call(lambda: closed_form(x, z)[0]),
+        Call(lambda: closed_form(x, z, gradient=False)),
         Call(lambda: closed_form(x, z)),
         "closed form in NumPy",
         setting.limit,
     )
 
 
-def closed_form(shapes: np.ndarray, latents: np.ndarray) -> tuple[float, np.ndarray]:
-    """Loss and gradient of `diversity_loss` as NumPy would have them, in the precision of its arguments."""
+def closed_form(
+    shapes: np.ndarray, latents: np.ndarray, gradient: bool = True
+) -> tuple[float, np.ndarray | None]:  # fmt: skip
+    """Loss and gradient (None if not wanted) of `diversity_loss` as NumPy has them, in its arguments' precision."""
     x = shapes.reshape(len(shapes), -1)
     x = x - x.mean(axis=0)
     gram = x @ x.T
@@ -73,10 +75,12 @@ def closed_form(shapes: np.ndarray, latents: np.ndarray) -> tuple[float, np.ndar
     quality = np.exp(-np.maximum(np.linalg.norm(latents, axis=1) - radius, 0))
     kernel = quality[:, None] * np.exp(-scale * distances) * quality
     inverse = np.linalg.inv(kernel + np.eye(len(x), dtype=x.dtype))
+    loss = float(np.trace(inverse)) - len(x)
+    if not gradient:
+        return loss, None
     pull = (inverse @ inverse) * kernel * scale / np.where(distances > 0, distances, 1)
     np.fill_diagonal(pull, 0)
-    gradient = 2 * (pull.sum(axis=1)[:, None] * x - pull @ x)
-    return float(np.trace(inverse)) - len(x), gradient.reshape(shapes.shape)
+    return loss, (2 * (pull.sum(axis=1)[:, None] * x - pull @ x)).reshape(shapes.shape)
 
 
 def algorithm_row(setting: Setting, preset: str) -> Row:

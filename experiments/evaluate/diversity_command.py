@@ -59,7 +59,9 @@ def run(config: EvaluateConfig, console: Console) -> int:
         console.print(each)
     write_rows(config, dataclasses.asdict(table))
     if config.markdown:
-        source = f"of the open scans' {config.split} split" if config.photos is None else f"of {config.photos}"
+        source = f"of the open scans' {config.split} split, {config.landmarks} landmarks"
+        source = source if config.photos is None else f"of {config.photos}"
+        source += f", fits of preset `{config.preset}`"
         text = diversity_report.introduction(
             config.table, table, source, config.num_samples, config.diversify_preset, config.seed
         )

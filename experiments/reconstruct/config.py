@@ -104,8 +104,8 @@ class Config:
             raise UsageError(f"--num-samples is between 1 and {MOST_SAMPLES}, not {self.num_samples}.")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed is between 0 and 2^32 - 1, not {self.seed}.")
-        if not 0 <= self.k <= 100 or not 0 <= self.n_sigma <= 100:
-            raise UsageError(f"--k and --n-sigma are between 0 and 100, not {self.k} and {self.n_sigma}.")
+        if not 0.01 <= self.k <= 10 or not 0.5 <= self.n_sigma <= 10:
+            raise UsageError(f"--k is between 0.01 and 10, --n-sigma between 0.5 and 10, not {self.k}, {self.n_sigma}.")
         if self.mesh_vae is not None and self.method == "fit":
             raise UsageError("--mesh-vae goes with --method diverse or complete.")
         if self.iterations is not None and self.iterations < 0:

@@ -36,6 +36,8 @@ from sampling.interpolate import midpoints
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2
+HEADS_AT_ONCE = 512
+"""Hypotheses that are made at once on each accelerator."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,12 @@ class FittedBatch:
     """Of the fit, compiling left out."""
 
 
-def hypotheses_at_once(batch_size: int) -> int:
-    """Faces whose hypotheses are made together: a processor gains nothing from more than one, and needs less memory."""
-    return min(batch_size, jax.device_count()) if jax.default_backend() == "cpu" else batch_size
+def hypotheses_at_once(batch_size: int, num_samples: int) -> int:
+    """Faces whose hypotheses are made together: a processor gains nothing from more than one, and an accelerator holds
+    so many heads and their gradients."""
+    devices = jax.device_count()
+    most = 1 if jax.default_backend() == "cpu" else max(1, HEADS_AT_ONCE // num_samples)
+    return min(batch_size, devices * most)
 
 
 class Pipeline:
@@ -228,7 +233,7 @@ class Pipeline:
         where the fit failed: the fit is then kept without."""
         made: list[tuple[Hypotheses, np.ndarray | None] | None] = [None] * len(faces)
         wanted = [i for i in range(len(faces)) if self.tools.complete is not None and not batch.result.code[i]]
-        for start in range(0, len(wanted), size := hypotheses_at_once(self.batch_size)):
+        for start in range(0, len(wanted), size := hypotheses_at_once(self.batch_size, self.config.num_samples)):
             part = wanted[start : start + size]
             # Filled up with copies, as the batch, so that no other shape is ever compiled.
             places = np.array(part + [part[-1]] * (size - len(part)))

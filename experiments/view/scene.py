@@ -66,9 +66,9 @@ class DrawSettings:
     """How hypotheses are drawn."""
 
     k: float = 0.5
-    """Weight of diversity against what is seen (Algorithm 2)."""
+    """How fast similarity falls with distance (Eq. 8)."""
     n_sigma: float = 3.0
-    """Standard deviations that latents may lie from the mean (Algorithm 2)."""
+    """How unusual heads may be, given what is seen, in standard deviations (Eq. 9)."""
     num_samples: int = 16
     seed: int = 0
     """The seed of reconstruct: it gives the same draws, where the rest is the same too."""
@@ -121,8 +121,7 @@ class Explorer:
             what = "no results of flamejax reconstruct in it" if folder.is_dir() else "no such folder"
             hint = " Give the folder above it." if (folder / "metrics.json").is_file() else ""
             raise UsageError(
-                f"{folder}: {what}.{hint} `flamejax reconstruct PHOTOS... --output {folder}` makes some; "
-                "`--method complete` with hypotheses."
+                f"{folder}: {what}.{hint} `flamejax reconstruct PHOTOS... --output {folder}` makes some."
             )
         self._faces: dict[str, ViewedFace] = {}
         self._models: dict[str, FitModel] = {}

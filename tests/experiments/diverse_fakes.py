@@ -43,7 +43,7 @@ class Fakes:
         return FakeTools().fit(HEAD, jax.tree.map(np.asarray, observation))
 
     def draw(self, vae, model, fit, observation, key, count, config):
-        """Heads pushed apart by a micrometre where they are seen, by n_sigma micrometres a step where not."""
+        """Heads pushed apart by a millimetre where they are seen, by n_sigma millimetres a step where not."""
         self.draws.append((vae is not None, fit, config))
         steps = np.arange(count)[:, None, None] * np.where(fit.vertex_visibility, 1, config.n_sigma)[None, :, None]
         verts = np.asarray(fit.vertices)[None] + 1e-3 * steps * np.array([1.0, 0, 0]) * (1 + config.iterations)

@@ -200,6 +200,15 @@ def test_auto_runs_as_what_it_stands_for(photos, tmp_path):
     assert metrics["settings"]["diversify"]["n_sigma"] == 3.0
 
 
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+def test_settings_of_all_presets_are_written_and_recognised(photos, tmp_path, preset):
+    out = tmp_path / "out"
+    assert reconstruct(photos, out, method="diverse", num_samples=2, diversify=preset) == 0
+    before = stamps(out)
+    reconstruct(photos, out, method="diverse", num_samples=2, diversify=preset, resume=True)
+    assert stamps(out) == before
+
+
 def test_other_knobs_are_other_results(photos, tmp_path):
     out = tmp_path / "out"
     reconstruct(photos, out, method="diverse", num_samples=2)
@@ -212,5 +221,5 @@ def test_other_knobs_are_other_results(photos, tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"k": -1.0}, {"n_sigma": float("nan")}, {"n_sigma": 1e6}])
 def test_knobs_out_of_range_are_refused(tmp_path, wrong):
-    with pytest.raises(UsageError, match="--k and --n-sigma"):
+    with pytest.raises(UsageError, match="--n-sigma between"):
         Config(photos=("x",), output=tmp_path, **wrong)
