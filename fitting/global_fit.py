@@ -23,7 +23,7 @@ from fitting.fit_model import FitModel, prepare
 from fitting.gradient_fit import descend
 from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_targets
 from fitting.observation import Observation
-from fitting.photometric_fit import Best, Evidence, Unknowns, refine
+from fitting.photometric_fit import Best, Evidence, Unknowns, reduced, refine
 from fitting.sharing import run_shared, shared_program
 from flamejax.geometry import triangle_normals
 from flamejax.head import HeadModel, landmarks_from_vertices, vertices
@@ -105,12 +105,7 @@ def _replace_unsound(observation: Observation) -> tuple[Observation, Array]:
 
 def _evidence(observation: Observation, config: AnyFitConfig) -> Evidence:
     """One photo at the resolution of the photometric term."""
-    size = config.render_size
-    image = jax.image.resize(observation.image, (size, size, 3), "linear", antialias=True)
-    allowed = observation.face_mask * (1.0 - observation.occlusion_mask)
-    allowed = jax.image.resize(allowed, (size, size), "linear", antialias=True)
-    # A pixel that is partly hidden shows a mixture: it is not compared.
-    return Evidence(image, (allowed > 0.99).astype(jnp.float32), landmark_targets(observation, config))
+    return Evidence(*reduced(observation, config.render_size), landmark_targets(observation, config))
 
 
 def _result(model: FitModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array) -> Fit:

@@ -141,7 +141,7 @@ def loss_terms(
     screen = geometry.camera(config.render_size).project(verts)
     albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
     difference = jnp.abs(evidence.image - albedo * shade(normals, unknowns.light))
-    weights = pixel_weights(face_index, skin, evidence)
+    weights = pixel_weights(face_index, skin, evidence.allowed)
     photometric = jnp.sum(weights[..., None] * difference) / (3.0 * jnp.maximum(jnp.sum(weights), 1.0))
     coefficients = (geometry.betas, geometry.expression, unknowns.texture)
     squared = sum((jnp.sum(c**2) for c in coefficients), start=jnp.zeros(()))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from flamejax.camera import CropTransform
@@ -36,6 +38,12 @@ class Observation:
     """(*b, S, S) in [0, 1]: 1 = the face is hidden here (also beyond the photo)"""
     crop: CropTransform
     """crop pixels = scale * full-photo pixels + offset; scale (*b,), offset (*b, 2)"""
+
+
+def uncovered(points: Any, confidence: Any, mask: Any) -> Any:
+    """NumPy, not to be traced: confidences (N,) of points (N, 2) in crop pixels, 0 under a mask (S, S), 1 = hidden."""
+    column, row = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, len(mask) - 1).T
+    return np.where(np.asarray(mask)[row, column] < 0.5, confidence, 0.0)
 
 
 def stack(observations: Sequence[Observation]) -> Observation:

@@ -19,6 +19,7 @@ from fitting.landmark_fit import (
     prior_residuals,
     smoothing_residuals,
 )
+from fitting.observation import Observation
 from flamejax.head import HeadModel, vertices
 from flamejax.render import ambient_light, rasterize, shade
 
@@ -86,7 +87,7 @@ def energies(
     screen = geometry.camera(config.render_size).project(verts)
     albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
     difference = evidence.image - albedo * shade(normals, unknowns.light)
-    weights = pixel_weights(face_index, skin, evidence)
+    weights = pixel_weights(face_index, skin, evidence.allowed)
     residuals = landmark_residuals(head, geometry, evidence.targets, config)
     prior = jnp.sum(prior_residuals(head, geometry) ** 2) + jnp.sum(unknowns.texture**2)
     prior += jnp.sum(light_prior_residuals(unknowns.light) ** 2)
@@ -179,13 +180,22 @@ def _light(
     verts = vertices(head, unknowns.geometry.params())
     screen = unknowns.geometry.camera(config.render_size).project(verts)
     albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
-    weights = pixel_weights(face_index, skin, evidence)
+    weights = pixel_weights(face_index, skin, evidence.allowed)
     return estimate_light(evidence.image, albedo, normals, weights, config.photometric_scale)
 
 
-def pixel_weights(face_index: Array, skin: Array, evidence: Evidence) -> Array:
+def reduced(observation: Observation, size: int) -> tuple[Array, Array]:
+    """One photo at the resolution that is compared: image (size, size, 3), and (size, size) 1 = face and not hidden. A
+    pixel that is partly hidden shows a mixture: it is not compared."""
+    image = jax.image.resize(observation.image, (size, size, 3), "linear", antialias=True)
+    allowed = observation.face_mask * (1.0 - observation.occlusion_mask)
+    allowed = jax.image.resize(allowed, (size, size), "linear", antialias=True)
+    return image, (allowed > 0.99).astype(jnp.float32)
+
+
+def pixel_weights(face_index: Array, skin: Array, allowed: Array) -> Array:
     """(R, R): 1 where visible skin is compared."""
-    return evidence.allowed * skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
+    return allowed * skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
 
 
 def total(terms: dict[str, Array]) -> Array:

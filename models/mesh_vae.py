@@ -106,11 +106,21 @@ class Posterior:
     def sample(self, key: Array) -> Array:
         """One draw of each: (*b, L, C)."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + self.deviation(to_coefficients(noise))
+
+    def deviation(self, white: Array) -> Array:
+        """Standard normal numbers (*b, D) as a deviation of the latents from their mean (*b, L, C); linear."""
         if self.factor is not None and self.scale is not None:
-            drawn = to_coefficients(noise)[..., None]
-            drawn = jax.scipy.linalg.solve_triangular(self.factor, drawn, lower=True, trans="T")[..., 0]
-            noise = to_latents(self.scale * drawn, (self.mean.shape[-2], self.mean.shape[-1]))
-        return self.mean + jnp.exp(0.5 * self.log_variance) * noise
+            solved = jax.scipy.linalg.solve_triangular(self.factor, white[..., None], lower=True, trans="T")
+            white = self.scale * solved[..., 0]
+        return jnp.exp(0.5 * self.log_variance) * to_latents(white, (self.mean.shape[-2], self.mean.shape[-1]))
+
+    def whitened(self, latents: Array) -> Array:
+        """The way back: latents (*b, L, C) as numbers (*b, D) that are standard normal if they are draws."""
+        white = to_coefficients((latents - self.mean) * jnp.exp(-0.5 * self.log_variance))
+        if self.factor is None or self.scale is None:
+            return white
+        return jnp.matmul((white / self.scale)[..., None, :], self.factor, precision="highest")[..., 0, :]
 
     def kl(self) -> Array:
         """Kullback-Leibler divergence from N(0, 1), nats, summed over the latent: (*b,)."""

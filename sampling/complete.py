@@ -48,21 +48,13 @@ def complete(
       ValueError: the Mesh-VAE is of another mesh, the fit of another `model`, the key of another batch, or num_samples
         is below 1.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples is at least 1, not {num_samples}.")
-    check_model(model, fit)
-    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-    if key.shape not in ((), fit.vertices.shape[:-2]):
-        raise ValueError(f"one key, or one for each of the fits {fit.vertices.shape[:-2]}, not {key.shape}.")
-    if fit.vertices.shape[-2] != vae.num_vertices:
-        raise ValueError(f"a fit of {fit.vertices.shape[-2]} vertices, but a Mesh-VAE of {vae.num_vertices}.")
-    return _complete(vae, model, fit, key, num_samples)
+    check_inputs(vae, model, fit, num_samples)
+    return _complete(vae, model, fit, keys_of(key, fit.vertices.shape[:-2]), num_samples)
 
 
 @functools.partial(jax.jit, static_argnums=4)
-def _complete(vae: MeshVAE, model: FitModel, fit: Fit, key: Array, num_samples: int) -> Hypotheses:
+def _complete(vae: MeshVAE, model: FitModel, fit: Fit, keys: Array, num_samples: int) -> Hypotheses:
     batch = fit.vertices.shape[:-2]
-    keys = key if key.shape == batch else jax.random.split(key, batch)
     vertices, rotation, root = over(batch, functools.partial(to_head_frame, model), fit)
     visible = visible_vertices(model.head, fit)
     posterior = vae.encode(vertices, visible)
@@ -73,6 +65,23 @@ def _complete(vae: MeshVAE, model: FitModel, fit: Fit, key: Array, num_samples: 
     found = over(batch, score, latents, decoded, vertices, visible)
     heads = Hypotheses(over(batch, to_world, decoded, rotation, root), None, latents, found)
     return over(batch, sorted_best_first, heads)
+
+
+def keys_of(key: Array, batch: tuple[int, ...]) -> Array:
+    """A key for each face (*b,), from one or as many. Raises: ValueError, they are of another batch."""
+    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    if key.shape not in ((), batch):
+        raise ValueError(f"one key, or one for each of the fits {batch}, not {key.shape}.")
+    return key if key.shape == batch else jax.random.split(key, batch)
+
+
+def check_inputs(vae: MeshVAE | None, model: FitModel, fit: Fit, num_samples: int) -> None:
+    """Raises: ValueError, as `complete`."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples is at least 1, not {num_samples}.")
+    check_model(model, fit)
+    if vae is not None and fit.vertices.shape[-2] != vae.num_vertices:
+        raise ValueError(f"a fit of {fit.vertices.shape[-2]} vertices, but a Mesh-VAE of {vae.num_vertices}.")
 
 
 def check_model(model: FitModel, fit: Fit) -> None:

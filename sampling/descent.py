@@ -57,25 +57,25 @@ def descend(
     """
     optimiser = _optimiser(config)
 
-    def pull_of(face: Any, variables: Array) -> Array:
+    def pull_of(face: Any, heads: Array) -> Array:
         if not config.photometric_weight:
-            return jnp.zeros_like(problem.heads(face, variables))
-        heads = problem.heads(face, variables)
+            return jnp.zeros_like(heads)
         return config.photometric_weight * photometric_pull(head, face.photo, heads, config.photometric_scale)
 
-    def total(variables: Array, face: Any, pull: Array) -> tuple[Array, Array]:
+    def total(variables: Array, face: Any, pull: Array) -> Array:
         heads = problem.heads(face, variables)
         cost = problem.loss(face, heads, variables) + jnp.sum(pull * heads)
-        return cost + config.dpp_weight * set_loss(problem, face, heads, variables, knobs), heads
+        return cost + config.dpp_weight * set_loss(problem, face, heads, variables, knobs)
 
     def iteration(face: Any, pull: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
         variables, moments = state
-        gradient, _ = jax.grad(total, has_aux=True)(variables, face, pull)
+        gradient = jax.grad(total)(variables, face, pull)
         updates, moments = optimiser.update(jnp.nan_to_num(gradient, posinf=0.0, neginf=0.0), moments)
         return optax.apply_updates(variables, updates), moments
 
     def one_photo(face: Any, variables: Array, moments: Any) -> tuple[Array, Any, Array]:
-        before, pull = problem.heads(face, variables), pull_of(face, variables)
+        before = problem.heads(face, variables)
+        pull = pull_of(face, before)
         state = jax.lax.fori_loop(
             0, config.photometric_interval, lambda _, inner: iteration(face, pull, inner), (variables, moments)
         )

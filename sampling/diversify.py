@@ -16,9 +16,9 @@ from fitting.fit_model import FitModel
 from fitting.observation import Observation
 from fitting.sharing import run_shared, shared_program
 from models.mesh_vae import MeshVAE
-from sampling.complete import check_model, complete, score, to_head_frame, to_world, visible_vertices
+from sampling.complete import check_inputs, complete, keys_of, score, to_head_frame, to_world, visible_vertices
 from sampling.descent import Problem, descend
-from sampling.hidden_directions import Whitening, hidden_directions
+from sampling.hidden_directions import hidden_directions
 from sampling.hypotheses import Hypotheses, sorted_best_first
 from sampling.photo_match import PhotoTerm, photo_term
 from sampling.single_stage import SingleStageConfig, single_stage
@@ -136,13 +136,9 @@ def diversify(
     config = config or DiversifyConfig()
     if vae is not None and not config.iterations:
         return complete(vae, model, fit, key, num_samples=num_samples)
-    check_model(model, fit)
+    check_inputs(vae, model, fit, num_samples)
     batch = fit.vertices.shape[:-2]
-    keys = _keys(key, batch)
-    if num_samples < 1:
-        raise ValueError(f"num_samples is at least 1, not {num_samples}.")
-    if vae is not None and fit.vertices.shape[-2] != vae.num_vertices:
-        raise ValueError(f"a fit of {fit.vertices.shape[-2]} vertices, but a Mesh-VAE of {vae.num_vertices}.")
+    keys = keys_of(key, batch)
     if observation.confidence.shape[:-1] != batch:
         raise ValueError(f"fits {batch}, but observations {observation.confidence.shape[:-1]}.")
     knobs = jnp.asarray([config.k, config.n_sigma], jnp.float32)
@@ -150,14 +146,6 @@ def diversify(
     program = functools.partial(_program, fixed, num_samples, vae is not None)
     everywhere = (model, knobs) if vae is None else (vae, model, knobs)
     return run_shared(program, everywhere, (fit, observation, keys), batch, devices)
-
-
-def _keys(key: Array, batch: tuple[int, ...]) -> Array:
-    """A key for each face. Raises: ValueError, they are of another batch."""
-    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-    if key.shape not in ((), batch):
-        raise ValueError(f"one key, or one for each of the fits {batch}, not {key.shape}.")
-    return key if key.shape == batch else jax.random.split(key, batch)
 
 
 @functools.lru_cache(maxsize=16)
@@ -187,8 +175,7 @@ def diversify_batch(
         plausible=functools.partial(_plausible, config),
         bounded=config.space == "directions",
     )
-    head = model.head
-    found = descend(head, problem, faces, faces.start, knobs, config)
+    found = descend(model.head, problem, faces, faces.start, knobs, config)
 
     def finish(face: Face, variables: Array) -> Hypotheses:
         latents = _latents(config, face, variables)
@@ -211,17 +198,21 @@ class Face:
     """(V, 3) of the fit, head frame."""
     visible: Array
     """(V,) bool, eyeballs too."""
-    hidden: Array
-    """(V,) bool."""
     rotation: Array
-    """(3, 3), with `root` (3,) and `world`: head frame -> world."""
+    """(3, 3)"""
     root: Array
+    """(3,) these two lead from the head frame to the world, see `to_world`."""
     drawn: Array
     """(M, L, C) latents of the draws."""
     start: Array
     """(M, K) variables of the draws."""
     directions: Array
     """(K, L, C) how latents follow the variables; of `space` latents (0, L, C)."""
+
+    @property
+    def hidden(self) -> Array:
+        """(V,) bool"""
+        return ~self.visible
 
 
 def _start(
@@ -230,16 +221,15 @@ def _start(
     vertices, rotation, root = to_head_frame(model, fit)
     visible = visible_vertices(model.head, fit)
     posterior = vae.encode(vertices, visible)
-    whitening = Whitening(posterior)
     drawn = jax.vmap(posterior.sample)(jax.random.split(key, count))
     if config.space == "latents":
         start, directions = drawn.reshape(count, -1), jnp.zeros((0, *drawn.shape[1:]))
     else:
         rows, _ = hidden_directions(vae, posterior, ~visible, config.directions, jax.random.key(DIRECTIONS_KEY))
-        start = jnp.matmul(whitening.white(drawn), rows.T, precision="highest")
-        directions = whitening.deviations(rows)
+        start = jnp.matmul(jax.vmap(posterior.whitened)(drawn), rows.T, precision="highest")
+        directions = jax.vmap(posterior.deviation)(rows)
     photo = photo_term(model.head, fit, observation, config.render_size)
-    return Face(photo, vertices, visible, ~visible, rotation, root, drawn, start, directions)
+    return Face(photo, vertices, visible, rotation, root, drawn, start, directions)
 
 
 def _latents(config: DiversifyConfig, face: Face, variables: Array) -> Array:

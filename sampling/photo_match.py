@@ -13,13 +13,10 @@ from jax import Array
 from fitting.appearance import skin_triangles, surface
 from fitting.config import Fit
 from fitting.observation import Observation
-from fitting.photometric_fit import photometric_energy
+from fitting.photometric_fit import photometric_energy, pixel_weights, reduced
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel
 from flamejax.render import rasterize, shade
-
-ALLOWED = 0.99
-"""A pixel that is partly hidden shows a mixture: it is not compared."""
 
 
 @jax.tree_util.register_dataclass
@@ -44,11 +41,9 @@ class PhotoTerm:
 def photo_term(head: HeadModel, fit: Fit, observation: Observation, size: int) -> PhotoTerm:
     """Of one photo, its image reduced to `size` pixels."""
     ratio = size / observation.image.shape[-2]
-    allowed = observation.face_mask * (1.0 - observation.occlusion_mask)
-    allowed = jax.image.resize(allowed, (size, size), "linear", antialias=True)
+    observation = dataclasses.replace(observation, image=jnp.nan_to_num(observation.image))
     return PhotoTerm(
-        jax.image.resize(jnp.nan_to_num(observation.image), (size, size, 3), "linear", antialias=True),
-        (allowed > ALLOWED).astype(jnp.float32),
+        *reduced(observation, size),
         skin_triangles(head),
         OrthographicCamera(fit.camera.scale * ratio, fit.camera.translation * ratio),
         fit.texture,
@@ -67,7 +62,7 @@ def photometric(head: HeadModel, term: PhotoTerm, vertices: Array, face_index: A
     `photometric_energy`; without a `scale` it does not level off)."""
     screen = term.camera.project(vertices)
     albedo, normals = surface(head, vertices, screen, face_index, term.texture)
-    weights = term.allowed * term.skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
+    weights = pixel_weights(face_index, term.skin, term.allowed)
     difference = term.image - albedo * shade(normals, term.light)
     return photometric_energy(difference, weights, math.inf if scale is None else scale)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -115,15 +116,10 @@ def _fitting(config: EvaluateConfig, console: Console) -> int:
     photos = list(load_photos(config.split, data, indices=list(places)))
     wanted = fitting_table.jobs(config.preset, config.landmarks, config.seed, config.robustness)
     fitter = Fitter(head, LiteRTDetector)
-    with progress_bars() as progress:
-        tasks: dict[str, int] = {}
-
-        def advance(name: str, count: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=len(photos))
-            progress.advance(tasks[name], count)  # type: ignore[arg-type]
-
-        table = fitting_table.make(head, fitter, photos, wanted, advance)
+    with progress_bars() as advance:
+        table = fitting_table.make(
+            head, fitter, photos, wanted, lambda name, count: advance(name, len(photos), count)
+        )  # fmt: skip
     for each in report.tables(report.sheets(table)):
         console.print(each)
     write_rows(config, dataclasses.asdict(table))
@@ -143,14 +139,7 @@ def _completion(config: EvaluateConfig, console: Console) -> int:
     model = completion.load_vae(head, config.weights)
     train, scans = load_scans("train"), load_scans(config.split)
     settings = completion.CompletionConfig(seed=config.seed)
-    with progress_bars() as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(name: str, total: int, count: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.advance(tasks[name], count)
-
+    with progress_bars() as advance:
         more = augmentation(head, train.vertices, train.joint_rotations)
         table, pictured = completion.make(head, train, scans, model, limit_of(config), advance, settings, more=more)
     made = completion_report.sheets(table)
@@ -182,8 +171,10 @@ def write_rows(config: EvaluateConfig, tables: dict) -> None:
         write_text(config.json.with_suffix(".more.json"), json.dumps(tables, indent=1) + "\n")
 
 
-def progress_bars() -> Progress:
-    """For the terminal's stderr."""
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for everything that is done: gives what is called with its name, how many there are, and how many
+    were done since the last call."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -191,4 +182,12 @@ def progress_bars() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(file=sys.stderr))
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(file=sys.stderr)) as bars:
+
+        def advance(name: str, total: int, count: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.advance(tasks[name], count)
+
+        yield advance

@@ -18,7 +18,7 @@ from experiments.evaluate.observations import Landmarks, Look, observe
 from fitting.config import Fit
 from fitting.detector import FaceDetector
 from fitting.global_fit import vertex_visibility
-from fitting.observation import Observation
+from fitting.observation import Observation, uncovered
 from flamejax.head import HeadModel
 from sampling.complete import eyeball_vertices
 
@@ -167,16 +167,10 @@ def on_host(observation: Observation) -> Any:
 
 def masked(observation: Observation, image: np.ndarray, mask: np.ndarray) -> Observation:
     """Another image, and a further mask (S, S) bool: landmarks under it count as hidden."""
-    side = len(mask)
-
-    def left(points: Any, confidence: Any) -> np.ndarray:
-        column, row = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, side - 1).T
-        return np.where(mask[row, column], 0, confidence).astype(np.float32)
-
-    return dataclasses.replace(
-        observation,
-        image=image.astype(np.float32),  # type: ignore[arg-type]
-        occlusion_mask=np.maximum(observation.occlusion_mask, mask).astype(np.float32),
-        confidence=left(observation.landmarks, observation.confidence),  # type: ignore[arg-type]
-        dense_confidence=left(observation.dense_landmarks, observation.dense_confidence),  # type: ignore[arg-type]
-    )
+    parts = {
+        "image": image,
+        "occlusion_mask": np.maximum(observation.occlusion_mask, mask),
+        "confidence": uncovered(observation.landmarks, observation.confidence, mask),
+        "dense_confidence": uncovered(observation.dense_landmarks, observation.dense_confidence, mask),
+    }
+    return dataclasses.replace(observation, **{name: part.astype(np.float32) for name, part in parts.items()})

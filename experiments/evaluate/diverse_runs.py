@@ -31,6 +31,7 @@ from flamejax.head import HeadModel
 from flamejax.head.dense_landmarks import geometry_hash
 from models.mesh_vae import MeshVAE
 from sampling.complete import to_head_frame
+from sampling.diversify import DiversifyConfig, diversify
 from sampling.hypotheses import Hypotheses
 
 BATCH = 4
@@ -69,8 +70,8 @@ OURS = "global+local+vae+dpp"
 class Settings:
     """What decides the hypotheses of a photo, beside the method."""
 
-    config: Any
-    """DiversifyConfig of Algorithm 2."""
+    config: DiversifyConfig
+    """Of Algorithm 2."""
     num_samples: int = 16
     fit_preset: str = "fast"
     seed: int = 0
@@ -99,16 +100,7 @@ def draw(
     vae: MeshVAE | None, model: FitModel, fit: Fit, observation: Observation, key: jax.Array, count: int, config: Any
 ) -> Hypotheses:
     """Algorithm 2, or its single-stage baseline where `vae` is None: the only call of it here."""
-    from sampling.diversify import diversify
-
     return diversify(vae, model, fit, observation, key, num_samples=count, config=config)
-
-
-def diversify_config(preset: str) -> Any:
-    """A preset of Algorithm 2: fast or paper."""
-    from sampling.diversify import DIVERSIFY_PRESETS
-
-    return DIVERSIFY_PRESETS[preset]
 
 
 class Runner:

@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import TaskID
 
 import flamejax
 from experiments.evaluate import diversity_figure, diversity_report, diversity_table, report
 from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
 from experiments.evaluate.diverse_cases import Case, balanced, case_of, clean_case_of, folder_cases
-from experiments.evaluate.diverse_runs import Runner, Settings, diversify_config
+from experiments.evaluate.diverse_runs import Runner, Settings
 from experiments.evaluate.diversity_table import DiversityTable, Progress
 from experiments.evaluate.head_realism import Realism, learn
 from experiments.evaluate.moving_occlusion import PLACES, frontality, with_patch
@@ -21,6 +20,7 @@ from experiments.runtime import data_folder
 from fitting.detector import LiteRTDetector
 from flamejax.head import HeadModel
 from flamejax.io.files import write_text
+from sampling.diversify import DIVERSIFY_PRESETS
 
 FRONTAL_OF = 3
 """For the moving patch so many times the photos are looked at, and the most frontal of them are taken: a patch on a
@@ -34,17 +34,10 @@ def run(config: EvaluateConfig, console: Console) -> int:
 
     head = flamejax.load_head()
     settings = Settings(
-        diversify_config(config.diversify_preset), config.num_samples, config.preset, config.seed
+        DIVERSIFY_PRESETS[config.diversify_preset], config.num_samples, config.preset, config.seed
     )  # fmt: skip
     runner = Runner(head, load_mesh_vae(head, config.weights), settings)
-    with progress_bars() as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(name: str, total: int, count: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.advance(tasks[name], count)
-
+    with progress_bars() as progress:
         cases, failures = cases_for(config, head, progress)
         if not cases:
             raise ValueError("no photo with a face that could be observed" + "".join(f"; {each}" for each in failures))

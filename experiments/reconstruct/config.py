@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -106,6 +106,8 @@ class Config:
             raise UsageError(f"--seed is between 0 and 2^32 - 1, not {self.seed}.")
         if not 0.01 <= self.k <= 10 or not 0.5 <= self.n_sigma <= 10:
             raise UsageError(f"--k is between 0.01 and 10, --n-sigma between 0.5 and 10, not {self.k}, {self.n_sigma}.")
+        if self.method in ("fit", "complete") and (self.k, self.n_sigma, self.diversify) != (0.5, 3.0, "fast"):
+            raise UsageError("--k, --n-sigma and --diversify go with --method diverse.")
         if self.mesh_vae is not None and self.method == "fit":
             raise UsageError("--mesh-vae goes with --method diverse or complete.")
         if self.iterations is not None and self.iterations < 0:
@@ -169,12 +171,13 @@ class Config:
             "face_masks": self.face_masks,
             "boxes": self.boxes,
         }
-        drawn: dict[str, object] = {}
+        drawn: dict[str, Any] = {}
         if self.method != "fit":
             weights = digest_of(self.mesh_vae or mesh_vae_path())
             drawn = {"num_samples": self.num_samples, "seed": self.seed, "mesh_vae": weights}
         if self.method == "diverse":
             drawn["diversify"] = dataclasses.asdict(self.diversify_config())
+            del drawn["diversify"]["single_stage"]  # of the baselines
         return {
             "method": self.method,
             **drawn,

@@ -27,6 +27,7 @@ from experiments.runtime import CompileClock
 from experiments.viewer import MORPHED
 from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.detector import LiteRTDetector
+from fitting.observation import uncovered
 from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel
 from flamejax.io.files import new_folder
@@ -332,18 +333,13 @@ class Pipeline:
 
 def masked(face: Face, occlusion_mask: Any, face_mask: Any) -> Face:
     """The face with the masks (S, S) that the fit used; landmarks that are hidden have no confidence, as there."""
-    seen, side = face.observation, len(occlusion_mask)
-
-    def uncovered(points: Any, confidence: Any) -> Any:
-        column, row = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, side - 1).T
-        return np.where(occlusion_mask[row, column] < 0.5, confidence, 0.0)
-
+    seen = face.observation
     observation = replace(
         seen,
         occlusion_mask=occlusion_mask,
         face_mask=face_mask,
-        confidence=uncovered(seen.landmarks, seen.confidence),
-        dense_confidence=uncovered(seen.dense_landmarks, seen.dense_confidence),
+        confidence=uncovered(seen.landmarks, seen.confidence, occlusion_mask),
+        dense_confidence=uncovered(seen.dense_landmarks, seen.dense_confidence, occlusion_mask),
     )
     return replace(face, observation=observation)
 

@@ -218,7 +218,7 @@ def test_the_command_writes_what_it_prints(table, tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
     monkeypatch.setattr("models.pretrained.load_mesh_vae", lambda head, path: VAE)
     monkeypatch.setattr(open_faces, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
-    monkeypatch.setattr(diversity_command, "diversify_config", lambda preset: FakeConfig())
+    monkeypatch.setitem(diversity_command.DIVERSIFY_PRESETS, "fast", FakeConfig())
     monkeypatch.setattr(diverse_runs, "draw", fakes.draw)
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     limits = []
@@ -258,6 +258,6 @@ def test_bad_options_are_refused(capsys, tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match="2"):
             evaluate.main(["--table", *options])
         assert message in capsys.readouterr().err
-    monkeypatch.setattr(diversity_command, "diversify_config", lambda preset: FakeConfig())
+    monkeypatch.setitem(diversity_command.DIVERSIFY_PRESETS, "fast", FakeConfig())
     assert evaluate.main(["--table", "diversity", "--photos", str(tmp_path)]) == 2
     assert "no folder with photos" in capsys.readouterr().err

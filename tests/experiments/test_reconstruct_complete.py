@@ -219,6 +219,13 @@ def test_other_knobs_are_other_results(photos, tmp_path):
     assert all(stamps(out)[name] != before[name] for name in before)
 
 
+@pytest.mark.parametrize("knob", [{"k": 1.0}, {"n_sigma": 2.0}, {"diversify": "paper"}])
+@pytest.mark.parametrize("method", ["fit", "complete"])
+def test_knobs_without_algorithm_2_are_refused(tmp_path, knob, method):
+    with pytest.raises(UsageError, match="--method diverse"):
+        Config(photos=("x",), output=tmp_path, method=method, **knob)
+
+
 @pytest.mark.parametrize("wrong", [{"k": -1.0}, {"n_sigma": float("nan")}, {"n_sigma": 1e6}])
 def test_knobs_out_of_range_are_refused(tmp_path, wrong):
     with pytest.raises(UsageError, match="--n-sigma between"):

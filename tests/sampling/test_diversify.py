@@ -23,7 +23,7 @@ from sampling.complete import complete, to_head_frame, visible_vertices
 from sampling.descent import Problem, set_loss
 from sampling.diversify import DIVERSIFY_PRESETS, DiversifyConfig, _program, diversify, diversify_batch
 from sampling.dpp import shell_radius
-from sampling.hidden_directions import Whitening, hidden_directions
+from sampling.hidden_directions import hidden_directions
 from sampling.photo_match import photo_term, photometric, photometric_pull, seen_triangles
 from tests.sampling.test_complete import HEAD, KEY, MODEL, VAE, make_fit, make_vae
 
@@ -88,7 +88,7 @@ def test_more_sigmas_are_more_diverse_and_keep_to_their_shell():
     posterior = HALVES.encode(vertices, visible_vertices(HEAD, FIT))
     rows, _ = hidden_directions(HALVES, posterior, ~visible_vertices(HEAD, FIT), 3, KEY)
     for each, n_sigma in zip(found, (1.0, 3.0, 5.0), strict=True):
-        along = np.asarray(Whitening(posterior).white(each.latents) @ rows.T) / PLAIN.width
+        along = np.asarray(jax.vmap(posterior.whitened)(each.latents) @ rows.T) / PLAIN.width
         assert np.linalg.norm(along, axis=-1).max() < 1.15 * float(shell_radius(3, n_sigma)) + 0.1
 
 
@@ -176,11 +176,11 @@ def test_directions_are_the_principal_components_of_hidden_movement():
     vertices, _, _ = to_head_frame(MODEL, FIT)
     visible = visible_vertices(HEAD, FIT)
     posterior = HALVES.encode(vertices, visible)
-    whitening, size = Whitening(posterior), posterior.mean.size
+    size = posterior.mean.size
     rows, energy = hidden_directions(HALVES, posterior, ~visible, 3, KEY)
     np.testing.assert_allclose(rows @ rows.T, np.eye(3), atol=1e-4)
     mask = np.asarray(~visible)
-    jacobian = jax.jacfwd(lambda white: HALVES.decode(whitening.latents(white)))(jnp.zeros(size))
+    jacobian = jax.jacfwd(lambda w: HALVES.decode(posterior.mean + posterior.deviation(w)))(jnp.zeros(size))
     jacobian = np.asarray(jacobian)[mask].reshape(-1, size).astype(np.float64)
     values = np.linalg.eigvalsh(jacobian.T @ jacobian)[::-1][:3] / (3 * mask.sum())
     np.testing.assert_allclose(energy, values, rtol=0.02)
@@ -189,13 +189,17 @@ def test_directions_are_the_principal_components_of_hidden_movement():
 def test_whitening_goes_there_and_back_and_draws_are_white():
     vertices, _, _ = to_head_frame(MODEL, FIT)
     posterior = VAE.encode(vertices, visible_vertices(HEAD, FIT))
-    whitening = Whitening(posterior)
-    white = jax.random.normal(KEY, (2, 5, posterior.mean.size))
-    np.testing.assert_allclose(whitening.white(whitening.latents(white)), white, atol=2e-3)
-    draws = jax.vmap(posterior.sample)(jax.random.split(KEY, 4000))
-    np.testing.assert_allclose(np.cov(np.asarray(whitening.white(draws)).T), np.eye(white.shape[-1]), atol=0.12)
+    white = jax.random.normal(KEY, (5, posterior.mean.size))
+
+    def there_and_back(found: Posterior) -> jax.Array:
+        return jax.vmap(lambda w: found.whitened(found.mean + found.deviation(w)))(white)
+
+    np.testing.assert_allclose(there_and_back(posterior), white, atol=2e-3)
     plain = Posterior(posterior.mean, posterior.log_variance + 1.0)
-    np.testing.assert_allclose(Whitening(plain).white(Whitening(plain).latents(white)), white, atol=1e-4)
+    np.testing.assert_allclose(there_and_back(plain), white, atol=1e-4)
+    draws = jax.vmap(posterior.sample)(jax.random.split(KEY, 4000))
+    covariance = np.cov(np.asarray(jax.vmap(posterior.whitened)(draws)).T)
+    np.testing.assert_allclose(covariance, np.eye(white.shape[-1]), atol=0.12)
 
 
 def test_the_photo_pulls_a_wrong_head_towards_the_right_one():
