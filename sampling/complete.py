@@ -25,9 +25,7 @@ AT_ONCE = 16
 EYEBALLS = ("left_eyeball", "right_eyeball")
 
 
-def complete(
-    vae: MeshVAE, model: FitModel, fit: Fit, key: Array, *, num_samples: int = 16
-) -> Hypotheses:
+def complete(vae: MeshVAE, model: FitModel, fit: Fit, key: Array, *, num_samples: int = 16) -> Hypotheses:
     """Draw whole heads from what the Mesh-VAE makes of the visible vertices of fits.
 
     The fit's vertices are brought into the head frame (global rotation undone, root joint at the origin), those that

@@ -10,9 +10,7 @@ from typing import Annotated
 import tyro
 
 from experiments.data.registered_scans import Unit
-
-UNSEEN = ("workdir", "output", "smoke", "restart", "checkpoint_every", "judge_every", "log_every", "keep", "devices")
-"""Options that leave a run's numbers alone: a run may go on with others."""
+from experiments.training.settings import UNSEEN
 
 
 @dataclass(frozen=True)

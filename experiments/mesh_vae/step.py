@@ -12,16 +12,16 @@ import jraph
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from experiments.data.vertex_masks import KINDS, MaskMaker, hidden_vertices, turned_away
 from experiments.mesh_vae.heads import MIRROR, Generator, draw_head
 from experiments.mesh_vae.settings import TrainSettings
+from experiments.training.devices import AXIS
 from models.mesh_hierarchy import laplacian
 from models.mesh_vae import MeshVAE
 
 MM = 1e3
-AXIS = "batch"
 
 
 @jax.tree_util.register_dataclass
@@ -179,16 +179,3 @@ def synthetic_count(settings: TrainSettings, devices: int) -> int:
         raise ValueError(f"--batch-size {settings.batch_size} cannot be shared by {devices} devices evenly.")
     count = min(round(settings.synthetic * settings.batch_size), settings.batch_size - devices)
     return count - count % devices
-
-
-def device_mesh(count: int | None) -> Mesh:
-    """The devices that share a batch. Raises: ValueError, there are not so many."""
-    found = jax.devices()
-    if count is not None and not 1 <= count <= len(found):
-        raise ValueError(f"--devices {count}, but there are {len(found)}.")
-    return jax.make_mesh((count or len(found),), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:count])
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Where a batch's heads lie."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))

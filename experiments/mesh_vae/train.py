@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from dataclasses import asdict, replace
@@ -13,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import flamejax
 from experiments.data.vertex_masks import mask_maker
 from experiments.mesh_vae.batches import batches
-from experiments.mesh_vae.checkpoints import Checkpoints, Frames, check_settings, kept_frames, write_frames
+from experiments.mesh_vae.frames import Frames, kept_frames, write_frames
 from experiments.mesh_vae.heads import (
     generator,
     load_split,
@@ -28,20 +26,20 @@ from experiments.mesh_vae.heads import (
     training_parts,
 )  # fmt: skip
 from experiments.mesh_vae.judge import Judge, judge_of
-from experiments.mesh_vae.record import Record
 from experiments.mesh_vae.settings import TrainSettings, smoke_settings
 from experiments.mesh_vae.step import (
     Fixed,
     Losses,
     TrainState,
-    batch_sharding,
-    device_mesh,
     make_step,
     optimizer_of,
     synthetic_count,
 )  # fmt: skip
+from experiments.training.checkpoints import Checkpoints, check_settings
+from experiments.training.devices import batch_sharding, device_mesh
+from experiments.training.loop import Loop
 from flamejax.head import HeadModel
-from flamejax.io.files import write_bytes, write_text
+from flamejax.io.files import write_text
 from models.mesh_hierarchy import MeshHierarchy
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters, without_linear_branch
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
@@ -62,7 +60,7 @@ def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console
     head = flamejax.load_head(settings.head)
     mesh = device_mesh(settings.devices)
     synthetic = synthetic_count(settings, mesh.devices.size)
-    check_settings(settings, architecture)
+    check_settings(settings, asdict(architecture))
     training = load_split(settings, head, "train", console)
     held_out = load_split(settings, head, "validation", console)
     data = batches(training.vertices, settings.batch_size - synthetic, settings.seed)
@@ -76,7 +74,7 @@ def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console
         return Frames(mean, spread, principal_components(parts, mean, min(architecture.linear_rank, most)))
 
     frames = kept_frames(settings, make_frames)
-    checkpoints = Checkpoints(settings, architecture)
+    checkpoints = Checkpoints(settings, asdict(architecture))
     try:
         write_frames(settings, frames)
         if frames.components is not None:
@@ -115,65 +113,17 @@ class _Run:
         """All steps that are still to be done."""
         state = TrainState(self.params, self.optimizer.init(self.params), jnp.zeros((), jnp.int32))
         state = jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-        start = self.checkpoints.latest() or 0
-        if start:
-            state = self.checkpoints.restore(state, data)
-            self.console.print(f"going on from step {start} of {self.settings.steps}")
-        record = Record(self.settings.workdir, start)
-        step = make_step(self.graphdef, self.settings, self.optimizer, mesh)
-        sharding, waiting = batch_sharding(mesh), []
-        try:
-            with _progress(self.console) as progress:
-                task = progress.add_task("training", total=self.settings.steps, completed=start, loss="compiling")
-                for done in range(start + 1, self.settings.steps + 1):
-                    heads = jax.device_put(next(data), sharding)
-                    state, losses = step(state, self.fixed, heads)
-                    waiting.append(losses)
-                    last = done == self.settings.steps
-                    checkpoint = last or done % self.settings.checkpoint_every == 0
-                    if checkpoint or done % self.settings.log_every == 0:
-                        row = self._log(record, done, waiting)
-                        progress.update(task, completed=done, loss=f"l1 {row['l1_mm']:.3f} mm")
-                    if checkpoint:
-                        self.checkpoints.save(done, state, data)
-                    if last or done % self.settings.judge_every == 0:
-                        self._judge(record, done, state, judge)
-        finally:
-            record.close()
-        self.checkpoints.wait()
-        return state
+        step, sharding = make_step(self.graphdef, self.settings, self.optimizer, mesh), batch_sharding(mesh)
 
-    def _log(self, record: Record, done: int, waiting: list[Losses]) -> dict[str, float]:
-        """Write the mean of the steps since the last row. Raises: RuntimeError, one is no number."""
-        found = [{k: float(v) for k, v in asdict(losses).items()} for losses in jax.device_get(waiting)]
-        waiting.clear()
-        row = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-        if not all(np.isfinite(value) for value in row.values()):
-            self.checkpoints.wait()
-            kept = self.checkpoints.latest()
-            raise RuntimeError(
-                f"the loss is no number any more, before step {done}. "
-                + (f"The checkpoint of step {kept} is good. " if kept else "")
-                + "Train with a smaller --learning-rate in another --workdir."
-            )
-        record.add(done, "train", {**row, "last_total": found[-1]["total"]})
-        return row
+        def go_on(state: TrainState, heads: Any) -> tuple[TrainState, Losses]:
+            return step(state, self.fixed, jax.device_put(heads, sharding))
 
-    def _judge(self, record: Record, done: int, state: TrainState, judge: Judge) -> None:
-        model = self._model(state)
-        errors = judge.errors(model)
-        record.add(done, "validation", errors)
-        said = ", ".join(f"{name.removesuffix('_mm')} {value:.3f}" for name, value in errors.items())
-        self.console.print(f"step {done}: median errors on validation heads, mm: {said}")
-        picture = judge.picture(model)
-        record.picture(done, np.asarray(picture))
-        self._write_picture(picture, f"step-{done:06d}.jpg")
+        def judged(state: TrainState) -> tuple[dict[str, float], Any]:
+            model = self._model(state)
+            return judge.errors(model), judge.picture(model)
 
-    def _write_picture(self, picture: Any, name: str) -> None:
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=85)
-        (self.settings.workdir / "pictures").mkdir(exist_ok=True)
-        write_bytes(self.settings.workdir / "pictures" / name, buffer.getvalue())
+        loop = Loop(self.settings, self.checkpoints, self.console, lambda row: f"l1 {row['l1_mm']:.3f} mm")
+        return loop.run(state, go_on, data, judged, "median errors on validation heads, mm: ")
 
     def _model(self, state: TrainState) -> MeshVAE:
         params = jax.device_put(state.params, jax.devices()[0])
@@ -214,7 +164,3 @@ def _introduce(
         markup=False,
     )
 
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)

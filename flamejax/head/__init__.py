@@ -5,7 +5,7 @@ from flamejax.head.dense_landmarks import calibrated, dense_landmarks, load_dens
 from flamejax.head.files import HeadFileError, head_digest, open_head_path
 from flamejax.head.flame_files import FlameFiles
 from flamejax.head.joint_positions import joints
-from flamejax.head.landmarks import contour_bin, landmark_triangles, landmarks, landmarks_from_vertices
+from flamejax.head.landmarks import contour_bin, landmark_head, landmark_triangles, landmarks, landmarks_from_vertices
 from flamejax.head.load import load_head
 from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
 from flamejax.head.rotation import rotation_matrix
@@ -26,6 +26,7 @@ __all__ = [
     "head_at",
     "head_digest",
     "joints",
+    "landmark_head",
     "landmark_triangles",
     "landmarks",
     "landmarks_from_vertices",

@@ -1,7 +1,10 @@
 """The 68 iBUG landmarks of a posed head; the jaw contour follows the head's yaw."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from flamejax.head.blend_skin import head_at, vertices
@@ -66,3 +69,22 @@ def landmarks(head: HeadModel, params: HeadParams) -> Array:
     triangles, barycentric = landmark_triangles(head, params)
     corners = vertices(head_at(head, triangles.reshape(-1)), params).reshape(*triangles.shape, 3)
     return jnp.sum(corners * barycentric[..., None], axis=-2)
+
+
+def landmark_head(head: HeadModel) -> HeadModel:
+    """A head of only those vertices that its 68 landmarks lie on, at any yaw: for landmarks of many heads at once, as
+    `landmarks_from_vertices(small, vertices(small, params), params)`. Not to be traced; regions and texture are kept
+    as they were, so they do not refer to its vertices."""
+    embedding = head.landmark_embedding
+    used, place = np.unique(
+        np.concatenate([np.asarray(embedding.contour_face).ravel(), np.asarray(embedding.face)]), return_inverse=True
+    )
+    corners, faces = np.unique(np.asarray(head.faces)[used], return_inverse=True)
+    contour = embedding.contour_face.shape
+    small = dataclasses.replace(
+        embedding,
+        contour_face=jnp.asarray(place[: np.prod(contour)].reshape(contour), jnp.int32),
+        face=jnp.asarray(place[np.prod(contour) :], jnp.int32),
+    )
+    few = head_at(head, jnp.asarray(corners))
+    return dataclasses.replace(few, faces=jnp.asarray(faces.reshape(-1, 3), jnp.int32), landmark_embedding=small)

@@ -32,12 +32,10 @@ from experiments.mesh_vae.heads import (
     statistics,
     training_parts,
 )
-from experiments.mesh_vae.record import Record
 from experiments.mesh_vae.settings import TrainSettings
 from experiments.mesh_vae.step import (
     Fixed,
     TrainState,
-    device_mesh,
     draw_mask,
     losses_of,
     make_step,
@@ -45,9 +43,12 @@ from experiments.mesh_vae.step import (
     maybe_mirrored,
     optimizer_of,
 )
+from experiments.training.devices import device_mesh
+from experiments.training.record import Record
 from flamejax.head import HeadFileError
 from models.mesh_vae import MeshVAEConfig, hierarchy_for
-from models.pretrained import build_mesh_vae, flat_state, load_mesh_vae, write_mesh_vae
+from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
+from models.weight_files import flat_state
 from tests import flame_format
 from tests.experiments.test_train_local_pca import SIZE, VERTICES, write_scans
 from tests.heads import random_head
@@ -61,9 +62,10 @@ SCRIPT = """
     from rich.console import Console
     from experiments import runtime
     from experiments.mesh_vae import train as training
+    from experiments.training.record import Record
     from tests.experiments.test_train_mesh_vae import TINY, settings_of
 
-    whole = training.Record.add
+    whole = Record.add
 
     def add(self, step, kind, values):
         whole(self, step, kind, values)
@@ -72,7 +74,7 @@ SCRIPT = """
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    training.Record.add = add
+    Record.add = add
     runtime.use_compilation_cache()
     training.JUDGED = training.JUDGED_AT_END = 2
     training.train(settings_of(Path(sys.argv[1]), Path(sys.argv[2])), TINY, Console(stderr=True))

@@ -3,30 +3,22 @@ had happened."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import json
 import shutil
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.mesh_vae.settings import TrainSettings
-from experiments.mesh_vae.step import TrainState
-from flamejax.io.files import write_bytes, write_text
-from models.mesh_vae import MeshVAEConfig
+from experiments.training.settings import RunSettings
+from flamejax.io.files import write_text
 
 
 class Checkpoints:
     """The checkpoints of one working folder. Opened once nothing can be refused any more: with --restart that deletes
-    the earlier ones."""
+    the earlier ones. `architecture` is the model's, as numbers and names."""
 
-    def __init__(self, settings: TrainSettings, architecture: MeshVAEConfig):
+    def __init__(self, settings: RunSettings, architecture: dict[str, Any]):
         self.folder = settings.workdir.absolute() / "checkpoints"
         check_settings(settings, architecture)
         if settings.restart:
@@ -37,7 +29,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def save(self, step: int, state: TrainState, data: Any) -> None:
+    def save(self, step: int, state: Any, data: Any) -> None:
         """Keep a state and its place in the data. Written beside the training; an unfinished one does not count."""
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"iterator": data.get_state()})
@@ -48,7 +40,7 @@ class Checkpoints:
         """The last complete one's step."""
         return self._manager.latest_step()
 
-    def restore(self, state: TrainState, data: Any) -> TrainState:
+    def restore(self, state: Any, data: Any) -> Any:
         """The last state; `data` is set to its place. `state` gives shapes and places.
 
         Raises:
@@ -76,7 +68,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def check_settings(settings: TrainSettings, architecture: MeshVAEConfig) -> None:
+def check_settings(settings: RunSettings, architecture: dict[str, Any]) -> None:
     """Refuse to go on with other settings than those of the folder's checkpoints.
 
     Raises:
@@ -94,52 +86,12 @@ def check_settings(settings: TrainSettings, architecture: MeshVAEConfig) -> None
         )
 
 
-def has_checkpoints(settings: TrainSettings) -> bool:
+def has_checkpoints(settings: RunSettings) -> bool:
     """Whether there is one to go on from."""
     return any(path.name.isdigit() for path in (settings.workdir / "checkpoints").glob("*"))
 
 
-def _record(settings: TrainSettings, architecture: MeshVAEConfig) -> dict[str, Any]:
+def _record(settings: RunSettings, architecture: dict[str, Any]) -> dict[str, Any]:
     """As JSON gives it back."""
-    whole = {**settings.numbers(), "architecture": dataclasses.asdict(architecture)}
+    whole = {**settings.numbers(), "architecture": architecture}
     return json.loads(json.dumps(whole))
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Statistics of the training heads that a network is built on."""
-
-    mean: np.ndarray
-    """(V, 3) metres."""
-    spread: float
-    """RMS distance from it per coordinate, metres."""
-    components: np.ndarray | None
-    """(K, V, 3) metres a standard deviation."""
-
-
-def kept_frames(settings: TrainSettings, make: Callable[[], Frames]) -> Frames:
-    """Those that a run began with, from WORKDIR/frame.npz, or new ones: another computer finds components of other
-    signs, which trained weights would not know.
-
-    Raises:
-      RuntimeError: there are checkpoints, but the file is missing or damaged.
-    """
-    path = settings.workdir / "frame.npz"
-    if has_checkpoints(settings) and not settings.restart:
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                components = file["components"] if "components" in file.files else None
-                return Frames(file["mean"], float(file["spread"]), components)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise RuntimeError(f"{path} cannot be read, but its checkpoints need it: give --restart.") from error
-    return make()
-
-
-def write_frames(settings: TrainSettings, frames: Frames) -> None:
-    """Keep them for a run that goes on. Raises: OSError."""
-    arrays: dict[str, Any] = {"mean": frames.mean, "spread": np.float64(frames.spread)}
-    if frames.components is not None:
-        arrays["components"] = frames.components
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(settings.workdir / "frame.npz", buffer.getvalue())

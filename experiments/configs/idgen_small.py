@@ -1,0 +1,36 @@
+"""The small IdGen, for CPUs; its weights ship.
+
+python -m experiments.train --config idgen_small --output models/assets/open_head_idgen.npz
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.ofer.architectures import small
+from experiments.ofer.settings import GeneratorSettings
+
+SUMMARY = "the small IdGen of OFER, for CPUs"
+
+
+@dataclass(frozen=True)
+class Config(GeneratorSettings):
+    __doc__ = GeneratorSettings.__doc__
+
+    workdir: Path = Path("output/idgen_small")
+    steps: int = 6_000
+    batch_size: int = 128
+    draws: int = 4
+    learning_rate: float = 1e-3
+    encoder_rate: float = 1e-3
+    even: bool = True
+
+
+def run(config: Config, console: Console) -> dict[str, float]:
+    """Do what `config` asks. Returns the errors on validation examples."""
+    from experiments.ofer.train import train
+
+    return train(config, small("identity"), console)

@@ -1,0 +1,16 @@
+"""The sizes that are trained."""
+
+from __future__ import annotations
+
+from models.encoders.landmark import LandmarkEncoderConfig
+from models.generator import GeneratorConfig
+from models.unet1d import UNet1DConfig
+
+WIDTHS = {"identity": (300, 50, 10), "expression": (53, 25, 10)}
+"""Of FLAME; the widest level is set to the head's number of coefficients."""
+
+
+def small(kind: str) -> GeneratorConfig:
+    """For CPUs, with the landmark encoder."""
+    unet = UNet1DConfig(WIDTHS[kind], context=256, time=256, head_width=16, tokens=8)
+    return GeneratorConfig(kind, unet, landmark=LandmarkEncoderConfig(width=256, hidden=512), preconditioned=True)

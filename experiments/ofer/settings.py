@@ -1,0 +1,135 @@
+"""Options of the commands that train OFER's networks, shared by their configs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.data.registered_scans import Unit
+from experiments.training.settings import UNSEEN
+
+
+@dataclass(frozen=True)
+class OferSettings:
+    """Options that IdGen, ExpGen and IdRank have in common.
+
+    A run that was stopped, or killed, goes on from its last checkpoint when the same command is given again. WORKDIR
+    gets checkpoints/, metrics.jsonl, tensorboard/, settings.json and, at the end, the weights and results.json.
+    """
+
+    workdir: Path = Path("output/ofer")
+    """Folder of the run."""
+    head: Path | None = None
+    """Head model file; the embedded open head unless given."""
+    scans: Path | None = None
+    """Folder of registered scans in the head's topology, DIR/<subject>/<expression>/*.ply|obj|npy|npz, whose
+    expressions are learned. Without it: the open faces, which are built when they are missing."""
+    unit: Unit = "m"
+    """Of the scans' coordinates."""
+    every: int = 1
+    """Take every n-th scan of a folder."""
+    output: Path | None = None
+    """File of the trained weights; in WORKDIR unless given."""
+    steps: int = 100_000
+    """Steps in all."""
+    batch_size: int = 128
+    """Examples a step, over all devices."""
+    learning_rate: float = 1e-3
+    """Highest; AdamW, linear warm-up, cosine decay."""
+    encoder_rate: float = 1e-4
+    """Highest of the encoders."""
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+    warmup: int = 500
+    """Steps of the learning rates' warm-up."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.999
+    """The weights that are kept are a moving average, which keeps so much of itself in a step; 0: the last ones."""
+    seed: int = 0
+    """Of weights and draws."""
+    devices: int | None = None
+    """Devices to share a batch; all unless given."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Checkpoints that are kept."""
+    judge_every: int = 2000
+    """Steps between errors on validation examples."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    restart: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Delete WORKDIR's checkpoints and start anew."""
+    smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """A few small steps on a few examples, in WORKDIR/smoke: does it run?"""
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size, self.every, self.checkpoint_every, self.judge_every, self.log_every) < 1:
+            raise ValueError("--steps, --batch-size, --every and the intervals are at least 1.")
+        if not 0 <= self.ema < 1:
+            raise ValueError("--ema is from 0 to below 1.")
+
+    def numbers(self) -> dict[str, Any]:
+        """The options that decide what a run computes; a run can only go on with the same."""
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in UNSEEN}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class GeneratorSettings(OferSettings):
+    """Train IdGen or ExpGen (OFER, sections 3.2 and 3.4)."""
+
+    __doc__ += OferSettings.__doc__.split("\n", 1)[1]  # type: ignore[union-attr]
+
+    draws: int = 1
+    """Diffusion steps that each example is noised for; its context is computed once for all."""
+    loss: Literal["l1", "l2"] = "l1"
+    """Of the noise; l1 in the paper (Eqs. 2 and 6)."""
+    even: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Of a generator that is `preconditioned`: the loss in units of alpha_t, as its U-Net gives the noise, so that the
+    noisiest steps, where the photo decides, count as much as the others."""
+    dropped: float = 0.0
+    """Share of the examples whose context is left out, for classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draws < 1 or not 0 <= self.dropped < 1:
+            raise ValueError("--draws is at least 1, and --dropped a share below 1.")
+
+
+@dataclass(frozen=True)
+class RankSettings(OferSettings):
+    """Train IdRank (OFER, section 3.3)."""
+
+    __doc__ += OferSettings.__doc__.split("\n", 1)[1]  # type: ignore[union-attr]
+
+    idgen: Path | None = None
+    """Weights of the IdGen whose candidates are ranked; those that ship unless given."""
+    candidates: int = 100
+    """N of a photo."""
+    sampler_steps: int = 10
+    """Of the candidates' sampler."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.candidates < 2 or self.sampler_steps < 1:
+            raise ValueError("--candidates is at least 2, and --sampler-steps at least 1.")
+
+
+def smoke_settings(settings: Any) -> Any:
+    """What --smoke makes of options: in a folder of its own, so that neither a run nor weights are touched."""
+    return dataclasses.replace(
+        settings,
+        workdir=settings.workdir / "smoke",
+        output=None,
+        steps=20,
+        batch_size=8,
+        warmup=5,
+        checkpoint_every=10,
+        judge_every=20,
+        log_every=5,
+    )

@@ -1,0 +1,1 @@
+"""What all training runs share: checkpoints, the loop, its record, and devices that share a batch."""

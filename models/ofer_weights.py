@@ -1,0 +1,107 @@
+"""Trained IdGen, ExpGen and IdRank: those that ship, and files of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from flamejax.head import HeadFileError, HeadModel
+from models.encoders.landmark import LandmarkEncoderConfig, Reference, reference_landmarks
+from models.generator import Generator, GeneratorConfig, Scale
+from models.rank import IdRank, IdRankConfig, frontal_vertices
+from models.unet1d import UNet1DConfig
+from models.weight_files import ASSETS, Kinds, fill, from_json, made_for, open_weights, write_weights
+
+NETWORKS = {"identity": "IdGen", "expression": "ExpGen"}
+FILES = {"IdGen": "open_head_idgen.npz", "ExpGen": "open_head_expgen.npz", "IdRank": "open_head_idrank.npz"}
+KINDS: Kinds = {nnx.Param: "parameter:", Scale: "scale:", Reference: "reference:"}
+
+
+def ofer_path(network: str) -> Path:
+    """The open head's weights of IdGen, ExpGen or IdRank, which ship (models/assets/MODEL_CARD.md)."""
+    return ASSETS / FILES[network]
+
+
+def has_shipped_ofer(head: HeadModel) -> bool:
+    """Whether all three networks ship for this head; without loading them."""
+    return all(made_for(ofer_path(network), head) for network in FILES)
+
+
+def build_generator(
+    head: HeadModel, config: GeneratorConfig, seed: int = 0, mean: Any = None, deviation: Any = None
+) -> Generator:
+    """An untrained generator of a head; arguments as those of `Generator`."""
+    return Generator(config, reference_landmarks(head), rngs=nnx.Rngs(seed), mean=mean, deviation=deviation)
+
+
+def load_generator(head: HeadModel, kind: str, path: str | os.PathLike[str] | None = None) -> Generator:
+    """A trained IdGen (kind `identity`) or ExpGen (`expression`) of a head.
+
+    Args:
+      path: a file that `python -m experiments.train --config idgen|expgen` wrote; the one that ships when left out.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      HeadFileError: it is damaged, of another version or network, or was trained for another head.
+    """
+    network = NETWORKS[kind]
+    path, found, settings = _opened(head, network, path)
+    try:
+        parts = {"unet": UNet1DConfig, "landmark": LandmarkEncoderConfig}
+        nested = {name: build(**from_json(settings.pop(name))) for name, build in parts.items()}
+        model = build_generator(head, GeneratorConfig(**from_json(settings), **nested))
+    except (KeyError, TypeError, ValueError) as error:
+        raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
+    fill(model, KINDS, found, path)
+    return model
+
+
+def write_generator(
+    path: str | os.PathLike[str], head: HeadModel, model: Generator, notes: Mapping[str, str] | None = None
+) -> None:
+    """Write weights, whole or not at all. notes: provenance. Raises: OSError, the folder is missing or full."""
+    write_weights(path, head, model, model.config, NETWORKS[model.config.kind], KINDS, notes)
+
+
+def build_rank(head: HeadModel, config: IdRankConfig, seed: int = 0) -> IdRank:
+    """An untrained IdRank of a head."""
+    return IdRank(config, int(frontal_vertices(head).sum()), reference_landmarks(head), rngs=nnx.Rngs(seed))
+
+
+def load_rank(head: HeadModel, path: str | os.PathLike[str] | None = None) -> IdRank:
+    """A trained IdRank of a head; arguments and errors as those of `load_generator`."""
+    path, found, settings = _opened(head, "IdRank", path)
+    try:
+        landmark = LandmarkEncoderConfig(**from_json(settings.pop("landmark")))
+        model = build_rank(head, IdRankConfig(**from_json(settings), landmark=landmark))
+    except (KeyError, TypeError, ValueError) as error:
+        raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
+    fill(model, KINDS, found, path)
+    return model
+
+
+def write_rank(
+    path: str | os.PathLike[str], head: HeadModel, model: IdRank, notes: Mapping[str, str] | None = None
+) -> None:
+    """As `write_generator`."""
+    write_weights(path, head, model, model.config, "IdRank", KINDS, notes)
+
+
+def _opened(
+    head: HeadModel, network: str, path: str | os.PathLike[str] | None
+) -> tuple[Path, Mapping[str, Any], dict[str, Any]]:
+    path = ofer_path(network) if path is None else Path(path)
+    config = network.lower()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such {network}. `python -m experiments.train --config {config}_small` trains one."
+        )
+    how = (
+        f"train one for this with `python -m experiments.train --config {config} --head FILE --output WEIGHTS`, and "
+        f"give it as `--{config} WEIGHTS`."
+    )
+    return path, *open_weights(head, path, network, how)

@@ -1,0 +1,175 @@
+"""IdRank of OFER (section 3.3): which of the identities that IdGen proposes fits the photo best."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from flamejax.geometry import vertex_normals
+from flamejax.head import HeadModel
+from models.encoders.landmark import LandmarkEncoder, LandmarkEncoderConfig
+from models.unet1d import added, multiplied
+
+GROUPS = 8
+MM = 1e3
+
+
+@dataclasses.dataclass(frozen=True)
+class IdRankConfig:
+    """Sizes of an `IdRank`; the defaults are those of the released code."""
+
+    widths: tuple[int, ...] = (4096, 1024, 256, 64)
+    """Of the hidden layers; the fifth layer gives the score."""
+    context: int = 512
+    encoders: tuple[str, ...] = ("landmark",)
+    landmark: LandmarkEncoderConfig = dataclasses.field(default_factory=LandmarkEncoderConfig)
+    spread_mm: float = 3.0
+    """Unit of the network's input: candidates' residuals, and the mean's distance from the mean head."""
+
+    def __post_init__(self) -> None:
+        if not self.widths or any(width < GROUPS or width % GROUPS for width in self.widths):
+            raise ValueError(f"the widths are multiples of {GROUPS}, and at least one.")
+
+
+class ConditionedLayer(nnx.Module):
+    """h = norm(SELU(W x)) sigmoid(A c) + B c (the released code's concat-squash layer); the last: W x sigmoid + B c."""
+
+    def __init__(self, before: int, after: int, context: int, last: bool, *, rngs: nnx.Rngs):
+        self.product = nnx.Linear(before, after, rngs=rngs)
+        self.norm = None if last else nnx.GroupNorm(after, GROUPS, rngs=rngs)
+        self.gate = nnx.Linear(context, after, rngs=rngs)
+        self.shift = nnx.Linear(context, after, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Array, context: Array) -> Array:
+        """x (*b, before), context (*b', D) of at most as many axes -> (*b, after)"""
+        return self.rest(self.product(x), context)
+
+    def rest(self, inner: Array, context: Array) -> Array:
+        """What follows the product W x."""
+        if self.norm is not None:
+            flat = jax.nn.selu(inner).reshape(-1, inner.shape[-1])
+            inner = self.norm(flat).reshape(inner.shape)
+        return added(multiplied(inner, jax.nn.sigmoid(self.gate(context))), self.shift(context))
+
+
+class IdRank(nnx.Module):
+    """Scores candidates of one photo against each other: a multi-layer perceptron under the photo's condition."""
+
+    def __init__(self, config: IdRankConfig, num_frontal: int, reference: Array, *, rngs: nnx.Rngs):
+        """num_frontal: vertices of the frontal mask. reference: (68, 2) for the landmark encoder."""
+        self.config = config
+        parts = [LandmarkEncoder(config.landmark, reference, rngs=rngs)] if "landmark" in config.encoders else []
+        self.encoders = nnx.List(parts)
+        # [mean | residual] through one product is two products, and that of the mean is the same for all candidates.
+        self.of_mean = nnx.Linear(3 * num_frontal, config.widths[0], use_bias=False, rngs=rngs)
+        widths = (3 * num_frontal, *config.widths, 1)
+        last = len(widths) - 2
+        self.layers = nnx.List(
+            ConditionedLayer(widths[k], widths[k + 1], config.context, k == last, rngs=rngs) for k in range(last + 1)
+        )
+
+    def context(self, photo: Array | None, landmarks: Array, visibility: Array) -> Array:
+        """As that of `models.generator.Generator`."""
+        return jnp.concatenate([encoder(photo, landmarks, visibility) for encoder in self.encoders], axis=-1)
+
+    def __call__(self, mean: Array, residuals: Array, context: Array) -> Array:
+        """Scores, higher is better; only their differences within a photo mean anything.
+
+        Args:
+          mean: (*b, F, 3) mean of a photo's candidates, as their offset from the head's mean face (`FrontalFace`), mm.
+          residuals: (*b, N, F, 3) candidates less their mean, mm (Eq. 4). context: (*b, D).
+
+        Returns:
+          (*b, N)
+        """
+        flat, centre = (a.reshape(*a.shape[:-2], -1) / self.config.spread_mm for a in (residuals, mean))
+        return self._scores(self.layers[0].product(flat), self.of_mean(centre), context)
+
+    def of_betas(self, face: FrontalFace, betas: Array, context: Array) -> Array:
+        """The same of candidates' coefficients (*b, N, S) -> (*b, N), without forming a vertex: they are linear in the
+        coefficients, so the first layer's product is with a matrix of S rows."""
+        mean = betas.mean(axis=-2)
+        basis = face.basis.reshape(len(face.basis), -1) / self.config.spread_mm
+        first = self.layers[0].product
+        folded = jnp.matmul(basis, first.kernel[...])
+        products = jnp.matmul(betas - mean[..., None, :], folded)
+        if first.bias is not None:
+            products = added(products, first.bias[...])
+        return self._scores(products, jnp.matmul(mean, jnp.matmul(basis, self.of_mean.kernel[...])), context)
+
+    def _scores(self, of_residuals: Array, of_mean: Array, context: Array) -> Array:
+        context, x = context[..., None, :], of_residuals + of_mean[..., None, :]
+        for k, layer in enumerate(self.layers):
+            x = layer.rest(x, context) if k == 0 else layer(x, context)
+        return x[..., 0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FrontalFace:
+    """What of an identity the ranker sees: the front of the neutral face, linear in the coefficients."""
+
+    basis: Array
+    """(S, F, 3) mm a standard deviation."""
+
+    def offsets(self, betas: Array) -> Array:
+        """Frontal vertices' offsets from the mean face: (*b, S) -> (*b, F, 3) mm."""
+        return jnp.matmul(betas, self.basis.reshape(len(self.basis), -1)).reshape(
+            *betas.shape[:-1], *self.basis.shape[1:]
+        )
+
+
+def frontal_face(head: HeadModel, aligned: bool = True) -> FrontalFace:
+    """A head's frontal face. Not to be traced.
+
+    Args:
+      aligned: without what a similarity can do: place, turn and size, which a photo does not show (and which an error
+        after alignment does not count). False: as in the paper.
+    """
+    front = np.flatnonzero(frontal_vertices(head))
+    basis = MM * np.asarray(head.basis[: head.num_betas], np.float64).swapaxes(1, 2)[:, front]
+    if aligned:
+        motions = np.linalg.qr(_similarity_motions(np.asarray(head.v_template, np.float64)[front]))[0]
+        flat = basis.reshape(len(basis), -1)
+        basis = (flat - (flat @ motions) @ motions.T).reshape(basis.shape)
+    return FrontalFace(jnp.asarray(basis, jnp.float32))
+
+
+def frontal_vertices(head: HeadModel) -> np.ndarray:
+    """(V,) bool: the front of the face, without eyeballs, ears, neck and scalp, and without what faces backwards: the
+    insides of mouth and eye sockets (OFER's mask: 1,785 of FLAME's vertices)."""
+    regions = {name: np.asarray(mask) for name, mask in head.regions.items()}
+    front = regions["face"] | regions["forehead"]
+    for name in ("left_eyeball", "right_eyeball", "left_ear", "right_ear", "neck", "scalp", "boundary"):
+        front &= ~regions[name]
+    normals = np.asarray(vertex_normals(head.v_template, head.faces))
+    return front & (normals[:, 2] > 0)
+
+
+def _similarity_motions(points: np.ndarray) -> np.ndarray:
+    """(3F, 7) small translations, rotations and scaling of points (F, 3)."""
+    centred = points - points.mean(axis=0)
+    unit = np.eye(3)
+    turned = [np.cross(axis, centred) for axis in unit]
+    moved = [np.broadcast_to(axis, points.shape) for axis in unit]
+    return np.stack([part.reshape(-1) for part in (*moved, *turned, centred)], axis=1)
+
+
+def rank_errors(face: FrontalFace, betas: Array, truth: Array) -> Array:
+    """Mean absolute distance of candidates (*b, N, S) from the truth (*b, S), mm a coordinate (Eq. 3): (*b, N)."""
+    offsets = face.offsets(betas - truth[..., None, :])
+    return jnp.mean(jnp.abs(offsets), axis=(-2, -1))
+
+
+def rank_loss(scores: Array, errors: Array, sharpness: float = 1.0) -> Array:
+    """Cross-entropy between softmax(-sharpness error) and softmax(score) of candidates (*b, N) -> (*b,).
+
+    Eq. 5 lacks the minus sign. sharpness: 1 / mm; 1 in the paper, where candidates lie farther apart than ours.
+    """
+    target = jax.nn.softmax(-sharpness * errors, axis=-1)
+    return -jnp.sum(target * jax.nn.log_softmax(scores, axis=-1), axis=-1)
