@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from models.encoders.landmark import LandmarkEncoderConfig
 from models.generator import GeneratorConfig
+from models.rank import IdRankConfig
 from models.unet1d import UNet1DConfig
 
 WIDTHS = {"identity": (300, 50, 10), "expression": (53, 25, 10)}
 """Of FLAME; the widest level is set to the head's number of coefficients."""
+LANDMARK = LandmarkEncoderConfig(width=256, hidden=512)
+"""Of the small networks."""
+
+
+def small_rank() -> IdRankConfig:
+    """For CPUs, with the landmark encoder."""
+    return IdRankConfig((256, 128, 64, 64), context=256, landmark=LANDMARK)
 
 
 def small(kind: str) -> GeneratorConfig:
     """For CPUs, with the landmark encoder."""
     unet = UNet1DConfig(WIDTHS[kind], context=256, time=256, head_width=16, tokens=8)
-    return GeneratorConfig(kind, unet, landmark=LandmarkEncoderConfig(width=256, hidden=512), preconditioned=True)
+    return GeneratorConfig(kind, unet, landmark=LANDMARK, preconditioned=True)

@@ -113,6 +113,9 @@ class RankSettings(OferSettings):
     """N of a photo."""
     sampler_steps: int = 10
     """Of the candidates' sampler."""
+    sharpness: float = 1.0
+    """1 / mm: the target is softmax(-sharpness * error). 1 in the paper; candidates that differ by tenths of a
+    millimetre are told apart at 10."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
