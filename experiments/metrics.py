@@ -37,16 +37,27 @@ def rms(found: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) 
 
 
 def aligned(found: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-    """`found` moved onto `truth` by the similarity that is best over the chosen vertices (Umeyama 1991). (V, 3)."""
-    source, target = (a[chosen] if chosen is not None else a for a in (found, truth))
-    if len(source) < 3:
+    """`found` moved onto `truth` by the similarity that is best over the chosen vertices (Umeyama 1991).
+
+    Args:
+      found: (*b, V, 3), each of which is moved by its own similarity. truth: (V, 3), or (*b, V, 3).
+      chosen: (V,) bool, all when left out; with fewer than three, `found` comes back as it is.
+
+    Returns:
+      (*b, V, 3), in double precision.
+    """
+    source, target = (a[..., chosen, :] if chosen is not None else a for a in (found, truth))
+    if source.shape[-2] < 3:
         return found
-    source_mean, target_mean = source.mean(axis=0, dtype=np.float64), target.mean(axis=0, dtype=np.float64)
+    source_mean, target_mean = (a.mean(axis=-2, keepdims=True, dtype=np.float64) for a in (source, target))
     a, b = source - source_mean, target - target_mean
-    u, singular, vt = np.linalg.svd(b.T @ a)
-    flip = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    scale = (singular * flip).sum() / max((a**2).sum(), 1e-30)
-    return scale * (found - source_mean) @ ((u * flip) @ vt).T + target_mean
+    u, singular, vt = np.linalg.svd(np.swapaxes(b, -1, -2) @ a)
+    flip = np.ones(singular.shape)
+    flip[..., 2] = np.sign(np.linalg.det(u @ vt))
+    spread = np.maximum(np.sum(a**2, axis=(-2, -1)), 1e-30)
+    scale = (np.sum(singular * flip, axis=-1) / spread)[..., None, None]
+    rotation = (u * flip[..., None, :]) @ vt
+    return scale * (found - source_mean) @ np.swapaxes(rotation, -1, -2) + target_mean
 
 
 def mask_counts(found: np.ndarray, truth: np.ndarray, area: np.ndarray) -> tuple[int, int]:
@@ -56,22 +67,20 @@ def mask_counts(found: np.ndarray, truth: np.ndarray, area: np.ndarray) -> tuple
     return int((found & truth & area).sum()), int(((found | truth) & area).sum())
 
 
-def cse(heads: np.ndarray, truth: np.ndarray) -> float:
-    """Closest sample error x 1000: min_j |S_j - S|_F / sqrt(V) (Diverse3DFace, section 5, Metrics).
+def cse(heads: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) -> float:
+    """Closest sample error x 1000: min_j |(S_j - S)_x|_F / sqrt(|x|) (Diverse3DFace, section 5, Metrics).
 
     No alignment. Lower is better: at least one hypothesis should be near the truth.
 
     Args:
       heads: (M, V, 3) metres. truth: (V, 3) metres, same frame.
+      chosen: (V,) bool, the vertices x; all when left out, as in Diverse3DFace.
 
     Returns:
-      NaN where there is no head, or a head is not finite.
+      NaN where there is no head, no vertex is chosen, or a head is not finite.
     """
-    if not len(heads):
-        return float("nan")
     # One head after the other: all of them in double precision would be three copies of M heads.
-    squared = [np.mean(np.sum((np.asarray(head, np.float64) - truth) ** 2, axis=-1)) for head in heads]
-    return float(PAPER_UNIT * np.sqrt(np.min(squared)))
+    return float(np.min([rms(head, truth, chosen) for head in heads])) if len(heads) else float("nan")
 
 
 def asd(heads: np.ndarray, chosen: np.ndarray | None = None) -> float:
@@ -85,15 +94,22 @@ def asd(heads: np.ndarray, chosen: np.ndarray | None = None) -> float:
     Returns:
       NaN for fewer than two heads, where no vertex is chosen, or where a head is not finite.
     """
+    distances = self_distances(heads, chosen)
+    if len(distances) < 2:
+        return float("nan")
+    np.fill_diagonal(distances, np.inf)
+    return float(np.mean(distances.min(axis=1)))
+
+
+def self_distances(heads: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+    """(M, M): `rms` between every two of the heads (M, V, 3), over the chosen vertices (V,) bool. NaN where none is."""
     taken = np.asarray(heads) if chosen is None else np.asarray(heads)[:, np.asarray(chosen, bool)]
     count, size = taken.shape[:2]
-    if count < 2 or not size:
-        return float("nan")
-    flat = taken.reshape(count, -1).astype(np.float64)
-    nearest = np.full(count, np.inf)
+    found = np.zeros((count, count))
+    if not size:
+        return np.full_like(found, np.nan)
+    flat = taken.reshape(count, 3 * size).astype(np.float64)
     # A row of the pairs at a time, by differences: a Gram matrix loses the digits of heads that nearly agree.
     for i in range(count - 1):
-        squared = np.sum((flat[i + 1 :] - flat[i]) ** 2, axis=-1)
-        nearest[i] = np.minimum(nearest[i], squared.min())
-        nearest[i + 1 :] = np.minimum(nearest[i + 1 :], squared)
-    return float(PAPER_UNIT * np.mean(np.sqrt(nearest / size)))
+        found[i, i + 1 :] = np.sum((flat[i + 1 :] - flat[i]) ** 2, axis=-1)
+    return PAPER_UNIT * np.sqrt((found + found.T) / size)

@@ -20,8 +20,9 @@ from flax import nnx
 import fitting
 from experiments.evaluate.diverse_cases import Case, Parts, Tick, parts_of
 from experiments.evaluate.fits import code_version
-from experiments.evaluate.kept_trees import read_arrays, read_fit, write_tree
+from experiments.evaluate.kept_trees import read_fit, write_tree
 from experiments.evaluate.masked_heads import batches
+from experiments.kept_arrays import read_arrays
 from experiments.runtime import compile_clock, data_folder
 from fitting.config import PRESETS, Fit
 from fitting.fit_model import FitModel

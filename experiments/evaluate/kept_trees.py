@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.kept_arrays import DAMAGED, read_arrays, write_arrays
 from fitting.config import Fit
 from fitting.observation import Observation
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.head import HeadParams
-from flamejax.io.files import write_bytes
-
-DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
-"""What reading a file raises that is missing, cut off or of something else."""
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -38,19 +33,7 @@ def flat(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 def write_tree(path: Path, tree: Any) -> None:
     """Keep a tree, and make its folder."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **flat(tree))  # type: ignore[arg-type]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """What `write_tree` kept; None if there is nothing, or nothing whole."""
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
-            return {name: file[name] for name in file.files}
-    except DAMAGED:
-        return None
+    write_arrays(path, flat(tree))
 
 
 def read_fit(path: Path) -> Fit | None:

@@ -7,17 +7,14 @@ likely head has z = argmin |B_v z - (x - mean)_v|^2 / sigma^2 + |z|^2. In double
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
+from experiments.kept_arrays import array_digest, read_arrays, write_arrays
 from experiments.runtime import data_folder
-from flamejax.io.files import write_bytes
 
 MOST = 1500
 """Components that are kept."""
@@ -58,9 +55,7 @@ def fit_pca(heads: np.ndarray, count: int = MOST, folder: Path | None = None) ->
       count: components, at most N - 1; fewer where the heads span less.
       folder: keeps the decomposition there (by default in the data folder's `evaluate`) under a digest of the heads.
     """
-    digest = hashlib.sha256(str(heads.shape).encode())
-    digest.update(np.ascontiguousarray(heads).data)
-    path = (folder or data_folder() / "evaluate") / f"pca-{digest.hexdigest()[:16]}.npz"
+    path = (folder or data_folder() / "evaluate") / f"pca-{array_digest(heads)}.npz"
     away = heads.reshape(len(heads), -1).astype(np.float64)
     mean = away.mean(axis=0)
     away -= mean
@@ -70,10 +65,7 @@ def fit_pca(heads: np.ndarray, count: int = MOST, folder: Path | None = None) ->
         values, vectors = values[:0:-1], vectors[:, :0:-1]  # the smallest is zero: the mean is taken off
         most = min(max(count, MOST), len(values))
         kept = np.maximum(values, 0.0), vectors[:, :most]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.savez(buffer, values=kept[0], vectors=kept[1])
-        write_bytes(path, buffer.getvalue())
+        write_arrays(path, {"values": kept[0], "vectors": kept[1]})
     values, vectors = kept
     used = min(count, vectors.shape[1], int(np.count_nonzero(values > 1e-12 * values[0])))
     scale = np.sqrt(len(heads) - 1.0)
@@ -87,11 +79,10 @@ def fit_pca(heads: np.ndarray, count: int = MOST, folder: Path | None = None) ->
 
 def _read(path: Path, heads: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
     """None where nothing is kept, too little, or where the file is damaged."""
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
-            values, vectors = file["values"], file["vectors"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    kept = read_arrays(path)
+    if kept is None or not {"values", "vectors"} <= kept.keys():
         return None
+    values, vectors = kept["values"], kept["vectors"]
     return (values, vectors) if vectors.shape[1] >= min(count, heads - 1) else None
 
 

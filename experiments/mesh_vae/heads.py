@@ -65,14 +65,25 @@ def load_split(settings: TrainSettings, head: HeadModel, split: str, console: Co
     read = scans.load(head, split, settings.scans, settings.unit, settings.every, settings.smoke, console)
     if not len(read):
         raise ValueError(f"no scans of {split}: at least three subjects are needed.")
-    # Scans of one's own lie anywhere: their fits say where the head frame is.
-    fitted, sound = scans.fit(head, read, f"placing the scans of {split}", console)
+    return place(head, read, f"placing the scans of {split}", console)[0]
+
+
+def place(head: HeadModel, read: scans.Scans, what: str, console: Console) -> tuple[HeadSplit, np.ndarray]:
+    """Scans of one's own, which lie anywhere, in the head frame: their fits say where that is.
+
+    Returns:
+      Those that can be fitted, and which they are, (N,) bool.
+
+    Raises:
+      ValueError: none can.
+    """
+    fitted, sound = scans.fit(head, read, what, console)
     joints = jax.vmap(lambda b, e: _root(head, b, e))(fitted.params.betas, fitted.params.expression)
     root = np.asarray(joints) + np.asarray(fitted.params.transl)
     placed = head_frame(read.vertices, root, np.asarray(fitted.params.global_orient)).astype(np.float32)
     rotations = np.array(fitted.params.joint_rotations(), np.float32)
     rotations[:, 0] = 0
-    return HeadSplit(placed[sound], rotations[sound])
+    return HeadSplit(placed[sound], rotations[sound]), sound
 
 
 def _root(head: HeadModel, betas: Array, expression: Array) -> Array:

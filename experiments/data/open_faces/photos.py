@@ -65,30 +65,33 @@ def make_photo(
     scene = draw_scene(rng, head, vertices, rotations)
     back = patterns.background(rng, SIZE)
     coefficients, texture = look
-    occluder = _occluder(studio, vertices, unposed, rotations, scene, tone(texture, studio.texels), subject, expression)
+    kind, pivot = kind_of(subject, expression), np.asarray(head.J_regressor, np.float64)[1] @ unposed
+    occluder = occluder_for(
+        studio, kind, np.random.default_rng([SEED, 5, subject, expression]), vertices, rotations, pivot, scene,
+        tone(texture, studio.texels),
+    )  # fmt: skip
     seen = views(head, vertices, texture, occluder, scene, back)
-    images, index = np.asarray(seen.images, np.float64), np.asarray(seen.fragments.face_index)
-    grain = scene.noise * rng.standard_normal((SIZE, SIZE, 3))
-    clean, occluded = images[0], images[1] + occluder.opacity * (images[2] - images[1])
-    hidden = index[2] >= len(head.faces)
+    index = np.asarray(seen.fragments.face_index)
+    clean, occluded = pictures(seen, occluder, scene, rng)
+    hidden = hidden_pixels(head, seen)
     of_face = np.append(_face_triangles(head), False)  # -1, an empty pixel, is the last
     on_face, left_over = of_face[index[0]], of_face[np.where(hidden, -1, index[2])]
     shown, points, dense, shown_points, shown_dense = (
         np.asarray(a) for a in _seen(head, jnp.asarray(vertices), scene.params, seen, scene.camera.T_camera_world)
     )
     return {
-        "image": png(clean + grain), "occluded": png(occluded + grain), "occlusion_mask": png(hidden),
+        "image": png(clean), "occluded": png(occluded), "occlusion_mask": png(hidden),
         "face_mask": png(on_face), "face_mask_occluded": png(left_over),
         "landmarks": points, "dense_landmarks": dense,
         "landmarks_visible": shown_points, "dense_visible": shown_dense, "vertices_visible": shown,
-        "landmarks_visible_occluded": shown_points & ~_at(hidden, points),
-        "dense_visible_occluded": shown_dense & ~_at(hidden, dense),
-        "vertices_visible_occluded": shown & ~_at(hidden, np.asarray(seen.screen)),
+        "landmarks_visible_occluded": shown_points & ~at_pixels(hidden, points),
+        "dense_visible_occluded": shown_dense & ~at_pixels(hidden, dense),
+        "vertices_visible_occluded": shown & ~at_pixels(hidden, np.asarray(seen.screen)),
         "focal": np.float32(scene.focal), "centre": scene.centre.astype(np.float32),
         "T_camera_world": scene.T_camera_world.astype(np.float32),
         "light": scene.light, "lamp_direction": scene.lamp_direction.astype(np.float32),
         "lamp_colour": scene.lamp_colour.astype(np.float32), "texture": coefficients,
-        "occluder": np.array(kind_of(subject, expression)),
+        "occluder": np.array(kind),
     }  # fmt: skip
 
 
@@ -100,18 +103,35 @@ def png(image: np.ndarray) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def _occluder(
-    studio: Studio, vertices: np.ndarray, unposed: np.ndarray, rotations: np.ndarray, scene: Scene,
-    skin_tone: np.ndarray, subject: int, expression: int,
+def pictures(
+    seen: Views, occluder: Occluder, scene: Scene, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The clean and the occluded photo, (S, S, 3) each, with the same sensor noise."""
+    images = np.asarray(seen.images, np.float64)
+    grain = scene.noise * rng.standard_normal((SIZE, SIZE, 3))
+    return images[0] + grain, images[1] + occluder.opacity * (images[2] - images[1]) + grain
+
+
+def hidden_pixels(head: HeadModel, seen: Views) -> np.ndarray:
+    """(S, S) bool: the occluder, see-through parts too, wherever it is in the picture."""
+    return np.asarray(seen.fragments.face_index)[2] >= len(head.faces)
+
+
+def occluder_for(
+    studio: Studio, kind: str, rng: np.random.Generator, vertices: np.ndarray, rotations: np.ndarray,
+    pivot: np.ndarray, scene: Scene, skin_tone: np.ndarray,
 ) -> Occluder:  # fmt: skip
-    """The scan's occluder in its place, head frame."""
-    rng, head = np.random.default_rng([SEED, 5, subject, expression]), studio.head
-    kind = kind_of(subject, expression)
+    """A random occluder of a kind (glasses, face-mask, hand, object) in its place, head frame.
+
+    Args:
+      vertices: (V, 3) metres, head frame. rotations: (5, 3) of its joints. pivot: (3,) its neck joint.
+      skin_tone: (3,) the colour of most hands.
+    """
+    head = studio.head
     if kind == "object":
         return _before(objects.thing(rng), rng, vertices[studio.skin.outer], scene, head, vertices)
     # Without the neck's turn, about the neck's joint.
     turn = np.asarray(rotation_matrix(jnp.asarray(rotations[1])), np.float64)
-    pivot = np.asarray(head.J_regressor, np.float64)[1] @ unposed
     local = (vertices - pivot) @ turn + pivot
     still = dataclasses.replace(scene.params, global_orient=jnp.zeros(3), neck_pose=jnp.zeros(3))
     marks = np.asarray(landmarks_from_vertices(head, jnp.asarray(local, jnp.float32), still), np.float64)
@@ -155,7 +175,7 @@ def _face_triangles(head: HeadModel) -> np.ndarray:
     return inside[np.asarray(head.faces)].all(1)
 
 
-def _at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+def at_pixels(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(N,) the mask's value at the pixels of points (N, 2 or more); False outside."""
     pixel = np.floor(points[:, :2]).astype(int)
     inside = ((pixel >= 0) & (pixel < SIZE)).all(1)
@@ -163,22 +183,37 @@ def _at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
     return mask[pixel[:, 1], pixel[:, 0]] & inside
 
 
-@functools.partial(jax.jit)
-def _seen(head: HeadModel, verts: Array, params: HeadParams, seen: Views, T_camera_world: Array) -> tuple[Array, ...]:
-    """Vertices that the clean photo shows (V,); landmarks (68, 2) and dense ones (468, 2), pixels; which it shows."""
-    assert head.dense is not None
-    fine = seen.screen * jnp.asarray([[FINER, FINER, 1.0]])
+@jax.jit
+def visible_vertices(head: HeadModel, verts: Array, screen: Array, T_camera_world: Array) -> Array:
+    """(V,) bool: vertices that a photo without occluder shows: first in the z-buffer, inside the picture, facing the
+    camera. verts (V, 3) head frame, screen (V, 3) pixels and depth."""
+    fine, buffer, facing = _fine_views(head, verts, screen, T_camera_world)
+    return _first(buffer, fine, TOLERANCE) & (facing > 0)
+
+
+def _fine_views(head: HeadModel, verts: Array, screen: Array, T_camera_world: Array) -> tuple[Array, Array, Array]:
+    """Vertices in the finer z-buffer (V, 3), that buffer, and cosines of the normals to the camera (V,)."""
+    fine = screen * jnp.asarray([[FINER, FINER, 1.0]])
     buffer = rasterize(fine, head.faces, (FINER * SIZE, FINER * SIZE), cull=True).depth
     eye = -jnp.matmul(T_camera_world[:3, :3].T, T_camera_world[:3, 3], precision="highest")
     normals = vertex_normals(verts, head.faces)
     away = jnp.broadcast_to(eye, verts.shape) - verts
-    facing = jnp.sum(normals * away, axis=-1) / jnp.linalg.norm(away, axis=-1)
+    return fine, buffer, jnp.sum(normals * away, axis=-1) / jnp.linalg.norm(away, axis=-1)
 
-    def first(points: Array, tolerance: float) -> Array:
-        pixel = jnp.floor(points[:, :2]).astype(jnp.int32)
-        inside = jnp.all((pixel >= 0) & (pixel < FINER * SIZE), axis=-1)
-        pixel = jnp.clip(pixel, 0, FINER * SIZE - 1)
-        return inside & (points[:, 2] <= buffer[pixel[:, 1], pixel[:, 0]] + tolerance)
+
+def _first(buffer: Array, points: Array, tolerance: float) -> Array:
+    """(P,) bool: points (P, 3) inside the picture that lie at most so far behind the buffer."""
+    pixel = jnp.floor(points[:, :2]).astype(jnp.int32)
+    inside = jnp.all((pixel >= 0) & (pixel < FINER * SIZE), axis=-1)
+    pixel = jnp.clip(pixel, 0, FINER * SIZE - 1)
+    return inside & (points[:, 2] <= buffer[pixel[:, 1], pixel[:, 0]] + tolerance)
+
+
+@functools.partial(jax.jit)
+def _seen(head: HeadModel, verts: Array, params: HeadParams, seen: Views, T_camera_world: Array) -> tuple[Array, ...]:
+    """Vertices that the clean photo shows (V,); landmarks (68, 2) and dense ones (468, 2), pixels; which it shows."""
+    assert head.dense is not None
+    fine, buffer, facing = _fine_views(head, verts, seen.screen, T_camera_world)
 
     # Points inside a triangle of a perspective view: their place in space is interpolated, then projected.
     local = jnp.concatenate([fine[:, :2] * fine[:, 2:], fine[:, 2:], facing[:, None]], axis=1)
@@ -191,11 +226,11 @@ def _seen(head: HeadModel, verts: Array, params: HeadParams, seen: Views, T_came
     dense, dense_turned = on_surface(jnp.sum(corners * head.dense.dense_barycentric[..., None], axis=1))
     outline = jnp.arange(68) < CONTOUR
     return (
-        first(fine, TOLERANCE) & (facing > 0),
+        _first(buffer, fine, TOLERANCE) & (facing > 0),
         points[:, :2] / FINER,
         dense[:, :2] / FINER,
-        first(points, LANDMARK_TOLERANCE) & (outline | (turned > GRAZING)),
-        first(dense, LANDMARK_TOLERANCE) & (head.dense.sliding | (dense_turned > GRAZING)),
+        _first(buffer, points, LANDMARK_TOLERANCE) & (outline | (turned > GRAZING)),
+        _first(buffer, dense, LANDMARK_TOLERANCE) & (head.dense.sliding | (dense_turned > GRAZING)),
     )
 
 

@@ -17,6 +17,8 @@ SIZE = 256
 """Side of the photos, pixels."""
 YAW, PITCH, ROLL = 40.0, 15.0, 12.0
 """Degrees: the most the head is turned by the global rotation."""
+SPREAD = (20.0, 7.0, 5.0)
+"""Degrees: standard deviations of yaw, pitch and roll of the face in the picture."""
 NEAREST, FARTHEST = 1.0, 4.0
 """Metres from the camera to the face."""
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
@@ -53,13 +55,16 @@ def camera_of(focal: float, centre: np.ndarray, T_camera_world: np.ndarray) -> P
     return PerspectiveCamera(*(jnp.asarray(a, jnp.float32) for a in (focal, centre, T_camera_world)))
 
 
-def draw_scene(rng: np.random.Generator, head: HeadModel, verts: np.ndarray, joint_rotations: np.ndarray) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, head: HeadModel, verts: np.ndarray, joint_rotations: np.ndarray,
+    spread: tuple[float, float, float] = SPREAD,
+) -> Scene:  # fmt: skip
     """A random scene for one posed head (V, 3), head frame; the face fills the photo as in a crop of `fitting.observe`.
 
     The turn of the neck counts: what is drawn is how far the face is turned in the picture, within limits for both.
     """
     neck = Rotation.from_rotvec(joint_rotations[1]).as_euler("YXZ", degrees=True)
-    wanted = np.array([20.0, 7.0, 5.0]) * np.clip(rng.standard_normal(3), -2.2, 2.2)
+    wanted = np.array(spread) * np.clip(rng.standard_normal(3), -2.2, 2.2)
     most = np.array([YAW, PITCH, ROLL])
     turn = Rotation.from_euler("YXZ", np.clip(wanted - 0.7 * neck, -most, most), degrees=True)
     matrix = turn.as_matrix()

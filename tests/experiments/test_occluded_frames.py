@@ -1,0 +1,140 @@
+"""Benchmarks by CO-545's protocol, on the smallest part of the open scans and on a folder as CoMA has them."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.data import open_faces
+from experiments.data.occluded_frames import __main__ as command
+from experiments.data.occluded_frames import pictures, read_frames, sequences, store
+from experiments.data.open_faces import scenes
+from flamejax.io.files import TEMPORARY_PREFIX
+from tests.experiments.test_open_faces import built, data, head  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def made(built, tmp_path_factory):  # noqa: F811
+    """The three frames of the slice's test subject."""
+    folder = tmp_path_factory.mktemp("occluded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLAMEJAX_DATA", str(built))
+        assert command.main([str(folder / "open"), "--config", "slice"]) == 0
+        yield folder / "open"
+
+
+def test_frames_hold_what_their_names_say(made, head):  # noqa: F811
+    frames = list(read_frames(made))
+    assert [f.expression for f in frames] == ["eyebrow", "high_smile", "mouth_extreme"]
+    scans = open_faces.load_scans("test", "slice")
+    facial = pictures.facial_vertices(head)
+    for k, frame in enumerate(frames):
+        assert frame.name == scans.keys[k] and frame.occluder in pictures.KINDS
+        np.testing.assert_array_equal(frame.vertices, scans.vertices[k])
+        assert frame.photo.shape == frame.occluded.shape == (256, 256, 3) and frame.mask.shape == (256, 256)
+        assert not (frame.front & ~facial).any() and not (frame.unoccluded & ~frame.front).any()
+        assert 0.75 * facial.sum() < frame.front.sum()  # from the front nearly all of a face is seen
+        low, high = pictures.HIDDEN
+        assert low <= 1 - frame.unoccluded.sum() / frame.front.sum() <= high
+        assert frame.landmarks.shape == (68, 2) and (frame.landmarks > 0).all() and (frame.landmarks < 256).all()
+
+
+def test_geometry_masks_and_photos_agree(made):
+    for frame in read_frames(made):
+        screen = np.asarray(frame.camera.project(jnp.asarray(frame.vertices)))
+        column, row = np.floor(screen[frame.front, :2]).astype(int).T
+        under = frame.mask[row, column] > 0
+        np.testing.assert_array_equal(under, ~frame.unoccluded[frame.front])
+        changed = np.abs(frame.photo - frame.occluded).max(axis=-1) > 2 / 255
+        assert changed[frame.mask > 0].mean() > 0.9 and changed[frame.mask == 0].mean() < 0.03  # antialiased outlines
+        way = np.asarray(frame.camera.T_camera_world)[:3, :3] @ [0, 0, 1.0]
+        assert way[2] < -np.cos(np.deg2rad(15))  # the face looks into the camera
+
+
+def test_a_benchmark_goes_on_where_it_was_and_is_the_same(made, built, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("FLAMEJAX_DATA", str(built))
+    args = [str(tmp_path / "again"), "--config", "slice", "--limit", "2"]
+    assert command.main(args) == 0
+    first, last = read_frames(tmp_path / "again")
+    again = {f.name: f for f in read_frames(made)}
+    assert (first.expression, last.expression) == ("eyebrow", "mouth_extreme")
+    for frame in (first, last):  # whatever else is made beside it
+        np.testing.assert_array_equal(frame.occluded, again[frame.name].occluded)
+        np.testing.assert_array_equal(frame.unoccluded, again[frame.name].unoccluded)
+    (tmp_path / "again" / f"{TEMPORARY_PREFIX}0").mkdir()
+    with monkeypatch.context() as patch:
+        calls = []
+        patch.setattr(store, "write_frame", lambda folder, frame, picture: calls.append(frame.name) or killed())
+        assert command.main([*args[:3]]) == 1 and len(calls) == 1
+    with pytest.raises(ValueError, match="not finished"):
+        read_frames(tmp_path / "again")
+    assert command.main(args[:3]) == 0 and len(list(read_frames(tmp_path / "again"))) == 3
+    assert not list((tmp_path / "again").glob(f"{TEMPORARY_PREFIX}*"))
+
+
+def killed():
+    raise OSError("no space left")
+
+
+def test_other_settings_and_other_folders_are_refused(made, built, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("FLAMEJAX_DATA", str(built))
+    assert command.main([str(made), "--config", "slice", "--seed", "1"]) == 1
+    assert "other settings (seed)" in capsys.readouterr().err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    assert command.main([str(tmp_path / "full"), "--config", "slice"]) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert command.main([str(tmp_path / "x"), "--limit", "0"]) == 1 and "--limit" in capsys.readouterr().err
+    assert command.main([str(tmp_path / "x"), "--seed", "-1"]) == 1 and "--seed" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"no readable index\.json"):
+        read_frames(tmp_path)
+    (tmp_path / store.INDEX).write_text(json.dumps({"settings": {}, "frames": [{"name": "lost"}]}))
+    with pytest.raises(ValueError, match="damaged case"):
+        next(read_frames(tmp_path))
+
+
+def coma(folder, vertices, moved=True):
+    """Two subjects' sequences of five frames, as registered scans lie about: turned, shifted, in millimetres."""
+    rng = np.random.default_rng(0)
+    turn = scenes.Rotation.from_rotvec([0.0, 0.2, 0.1]).as_matrix() if moved else np.eye(3)
+    for subject in ("FaceTalk_170", "FaceTalk_171"):
+        for expression, head_of_it in zip(("bareteeth", "mouth_open", "Neutral"), vertices, strict=True):
+            (folder / subject / expression).mkdir(parents=True)
+            for k in range(5):
+                near = head_of_it @ turn.T + [0.1, 1.5, -0.3] + 1e-5 * rng.normal(size=3)
+                np.save(folder / subject / expression / f"frame.{k:06d}.npy", 1e3 * near)
+
+
+def test_the_middle_frame_of_each_sequence_is_taken(tmp_path):
+    coma(tmp_path, np.zeros((3, 4, 3)))
+    (tmp_path / "FaceTalk_171" / "bareteeth" / "frame.000002.png").write_bytes(b"")
+    files, notes = sequences.middle_files(tmp_path)
+    assert [str(f.relative_to(tmp_path)) for f in files] == [
+        f"FaceTalk_{n}/{e}/frame.000002.npy" for n in (170, 171) for e in ("bareteeth", "mouth_open")
+    ]
+    assert len(notes) == 3 and "neutral" in notes[0] and "not supported" in notes[-1]
+    (tmp_path / "only" / "a" / "neutral").mkdir(parents=True)
+    np.save(tmp_path / "only" / "a" / "neutral" / "0.npy", np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="are neutral"):
+        sequences.middle_files(tmp_path / "only")
+
+
+@pytest.mark.slow
+def test_a_folder_of_sequences(data, tmp_path, capsys):  # noqa: F811
+    scans = open_faces.load_scans("test", "slice")
+    coma(tmp_path / "coma", scans.vertices)
+    (tmp_path / "coma" / "FaceTalk_170" / "mouth_open" / "frame.000002.npy").write_bytes(b"torn")
+    args = [str(tmp_path / "out"), "--scans", str(tmp_path / "coma"), "--unit", "mm"]
+    assert command.main(args) == 0
+    assert "frame.000002.npy" in capsys.readouterr().err
+    frames = list(read_frames(tmp_path / "out"))
+    assert [f.name for f in frames] == [
+        f"FaceTalk_{n}-{e}" for n, e in ((170, "bareteeth"), (171, "bareteeth"), (171, "mouth_open"))
+    ]
+    for frame, truth in zip(frames, scans.vertices[[0, 0, 1]], strict=True):
+        # Placed by a fit: to about a degree and a few millimetres in the head frame that the scan came from.
+        assert np.linalg.norm(frame.vertices - truth, axis=1).mean() < 0.01
+        assert frame.front.sum() > 1000 and 0 < frame.unoccluded.sum() < frame.front.sum()
+    assert command.main([str(tmp_path / "x"), "--scans", str(tmp_path / "nowhere")]) == 1
+    assert "no such folder" in capsys.readouterr().err
