@@ -207,7 +207,7 @@ def _fit_all(model: FitModel, start: Geometry, targets: Targets, config: FitConf
         prior = jnp.concatenate([prior_residuals(head, geometry), smoothing_residuals(model, geometry, config)])
         return jnp.concatenate([points, openings]), prior
 
-    return unravel(_levenberg_marquardt(residuals, flat, steps)[0])
+    return unravel(levenberg_marquardt(residuals, flat, steps)[0])
 
 
 def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig) -> Geometry:
@@ -228,7 +228,7 @@ def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig
 
     def from_yaw(yaw: Array) -> tuple[Array, Array]:
         rigid = jnp.concatenate([jnp.stack([0.0, yaw, 0.0]), log_scale[None], translation])
-        return _levenberg_marquardt(residuals, rigid, config.rigid_steps)
+        return levenberg_marquardt(residuals, rigid, config.rigid_steps)
 
     candidates, energy = jax.vmap(from_yaw)(jnp.asarray(START_YAWS))
     best = candidates[jnp.argmin(jnp.nan_to_num(energy, nan=jnp.inf))]
@@ -240,7 +240,7 @@ def _spread(points: Array, share: Array) -> Array:
     return jnp.sum(share[:, None] * (points - (share @ points)[None]) ** 2)
 
 
-def _levenberg_marquardt(residuals_of, start: Array, steps: int) -> tuple[Array, Array]:  # noqa: ANN001
+def levenberg_marquardt(residuals_of, start: Array, steps: int) -> tuple[Array, Array]:  # noqa: ANN001
     """Minimise Huber(landmarks) + priors / 2 with reweighted, damped Gauss-Newton steps; never worse than the start.
 
     residuals_of: x (n,) -> (landmark residuals (L, 2), prior residuals (m,)). Returns x and its energy before the

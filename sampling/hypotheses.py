@@ -24,6 +24,9 @@ class Hypotheses:
     """(*b, M, L, C) of the Mesh-VAE; None of other methods."""
     score: Array
     """(*b, M) how well each agrees with what is visible and with the prior, descending; nats up to a constant."""
+    size: Array | None = None
+    """(*b, M) of methods with `params`: `vertices` are those of the params times so much, which makes them as large as
+    the fit they are shown with: a photo does not show size. None: 1."""
 
 
 def sorted_best_first(found: Hypotheses) -> Hypotheses:
