@@ -1,13 +1,16 @@
-"""Convert a head model into one file of flamejax's own format: `flamejax convert IN OUT.npz`."""
+"""Convert a head model, or an image encoder's weights, into one file of flamejax's own format.
+
+`flamejax convert IN OUT.npz`; `flamejax convert IN [OUT.npz] --to arcface`.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,15 +19,20 @@ from flamejax.head import FlameFiles, HeadFileError
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Convert a head model into one file of flamejax's own format, which loads faster and needs no companions.
+    """Convert a head model, or an image encoder's weights, into one file of flamejax's own format.
 
-    Exit status: 0 when it is written, 1 when the model cannot be read, 2 when it cannot be written.
+    A head model loads faster then and needs no companions; an encoder is used in this format only (docs/encoders.md).
+    Exit status: 0 when it is written, 1 when the source cannot be read, 2 when it cannot be written.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
-    """FLAME's .pkl or .npz with its companions beside it, ICT-FaceKit's folder FaceXModel, or a flamejax .npz."""
-    output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT.npz")]
-    """The .npz to write. Its licence is that of the source: do not pass FLAME on."""
+    """FLAME's .pkl or .npz with its companions beside it, ICT-FaceKit's folder FaceXModel, or a flamejax .npz; for
+    --to arcface a .pth, .tar or .onnx of an iResNet, for --to farl FaRL's .pth."""
+    output: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="OUT.npz")] = None
+    """The .npz to write; may be left out for encoders, which then go to $FLAMEJAX_DATA/encoders. Its licence is that of
+    the source: do not pass FLAME, ArcFace's or FaRL's weights on."""
+    to: Literal["head", "arcface", "farl"] = "head"
+    """What the source is."""
     flame: Annotated[FlameFiles, tyro.conf.arg(name="")] = field(default_factory=FlameFiles)
     """Companions of a FLAME model that do not lie beside it."""
     overwrite: bool = False
@@ -34,31 +42,69 @@ class ConvertConfig:
 def main(args: Sequence[str] | None = None, prog: str = "flamejax convert") -> int:
     """Convert. Returns the exit status."""
     config = tyro.cli(ConvertConfig, args=None if args is None else list(args), prog=prog)
-    from flamejax.head.load import read_head
-    from flamejax.head.save import write_head
-
-    if config.output.suffix != ".npz" or (config.output.exists() and not config.overwrite):
-        reason = "exists (give --overwrite)" if config.output.suffix == ".npz" else "must end in .npz"
-        print(f"{prog}: {config.output} {reason}.", file=sys.stderr)
+    output = _output(config)
+    if output is None:
+        print(f"{prog}: give OUT.npz, the file to write.", file=sys.stderr)
+        return 2
+    if output.suffix != ".npz" or (output.exists() and not config.overwrite):
+        reason = "exists (give --overwrite)" if output.suffix == ".npz" else "must end in .npz"
+        print(f"{prog}: {output} {reason}.", file=sys.stderr)
         return 2
     began = time.perf_counter()
     try:
-        arrays = read_head(config.source, config.flame)
-    except (HeadFileError, OSError) as error:
+        write, summary = _read_head(config) if config.to == "head" else _read_encoder(config.source, config.to)
+    except (HeadFileError, OSError, ImportError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
     try:
-        write_head(config.output, {name: value for name, value in arrays.items() if name != "format_version"})
+        write(output)
     except OSError as error:
-        print(f"{prog}: {config.output} cannot be written ({error}).", file=sys.stderr)
+        print(f"{prog}: {output} cannot be written ({error}).", file=sys.stderr)
         return 2
-    count, betas = arrays["shapedirs"].shape[-1], int(arrays["num_betas"])
-    print(
-        f"{config.output}: {arrays['name']} {arrays['version']}; {len(arrays['v_template'])} vertices, "
-        f"{betas} identity and {count - betas} expression components, {len(arrays['albedo_basis'])} of albedo; "
-        f"licence: {arrays['licence']}; {time.perf_counter() - began:.1f} s"
-    )
+    print(f"{output}: {summary}; {time.perf_counter() - began:.1f} s")
     return 0
+
+
+def _output(config: ConvertConfig) -> Path | None:
+    """Where to write; None when that must be said. Encoders have a place of their own."""
+    if config.output is not None or config.to == "head":
+        return config.output
+    from models.encoders import encoder_path
+
+    return encoder_path(config.to)
+
+
+def _read_head(config: ConvertConfig) -> tuple[Callable[[Path], None], str]:
+    """What writes the head model, and what it is."""
+    from flamejax.head.load import read_head
+    from flamejax.head.save import write_head
+
+    arrays = read_head(config.source, config.flame)
+    count, betas = arrays["shapedirs"].shape[-1], int(arrays["num_betas"])
+    summary = (
+        f"{arrays['name']} {arrays['version']}; {len(arrays['v_template'])} vertices, "
+        f"{betas} identity and {count - betas} expression components, {len(arrays['albedo_basis'])} of albedo; "
+        f"licence: {arrays['licence']}"
+    )
+    kept = {name: value for name, value in arrays.items() if name != "format_version"}
+    return lambda path: write_head(path, kept), summary
+
+
+def _read_encoder(source: Path, name: Literal["arcface", "farl"]) -> tuple[Callable[[Path], None], str]:
+    """What writes the encoder, and what it is."""
+    from models.encoders import encoder_path
+    from models.encoders.convert import provenance, read_arcface, read_farl
+    from models.encoders.files import TITLES, architecture, write_encoder
+
+    encoder = read_arcface(source) if name == "arcface" else read_farl(source)
+    notes = provenance(source)
+
+    def write(path: Path) -> None:
+        if path == encoder_path(name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_encoder(path, encoder, notes)
+
+    return write, f"{TITLES[name]}, {architecture(encoder.config)}; licence: {notes['licence']}"
 
 
 if __name__ == "__main__":

@@ -16,17 +16,35 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import runtime
-from experiments.head_models import State, examine_models
+from experiments.head_models import State, examine_models, look
+from flamejax.head import HeadFileError
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh", "pillow", "tyro", "rich")
 EXTRAS = {
     "photos": ("ai-edge-litert", "scikit-image"),
     "data": ("tensorflow-datasets", "grain", "array-record"),
     "view": ("viser",),
+    "encoders": ("onnx",),
     "bench": ("body-models", "smplx", "torch"),
     "dev": ("pytest", "ruff", "mypy"),
 }
 DETECTOR_MODELS = ("face_landmark.tflite", "face_detection_back.tflite", "face_detection_short_range.tflite")
+
+ENCODER_SOURCES = {
+    "arcface": ("mica.tar", "backbone.pth", "w600k_r50.onnx", "glint*r*.onnx"),
+    "farl": ("FaRL-Base-Patch16-*.pth",),
+}
+"""Names under which weights are published."""
+ENCODER_HOMES = {
+    "arcface": (
+        "non-commercial research only, not to be passed on: w600k_r50.onnx or a backbone.pth of "
+        "https://github.com/deepinsight/insightface (model_zoo), or mica.tar of https://zielon.github.io/mica"
+    ),
+    "farl": (
+        "for research, read its terms, not to be passed on: FaRL-Base-Patch16-LAIONFace20M-ep16.pth of "
+        "https://github.com/FacePerceiver/FaRL"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         *check_detector(),
         *check_extras(),
         *check_models(config.models or runtime.data_folder()),
+        *check_encoders(runtime.data_folder()),
         *check_folders(),
     ]
 
@@ -148,6 +167,28 @@ def check_extras() -> list[Finding]:
 def check_models(folder: Path) -> list[Finding]:
     """Head models that flamejax may not pass on, and their companions: never needed."""
     return [Finding("models", found.item, found.state, found.detail) for found in examine_models(folder)]
+
+
+def check_encoders(folder: Path) -> list[Finding]:
+    """Image encoders, which flamejax may not pass on either: never needed."""
+    from models.encoders.files import TITLES, describe_encoder, encoder_path
+
+    found = []
+    for name, title in TITLES.items():
+        path, item = encoder_path(name), f"{title} encoder"
+        sources = [file for pattern in ENCODER_SOURCES[name] for file in look(folder, pattern)]
+        if path.is_file():
+            try:
+                found.append(Finding("encoders", item, "ok", f"{describe_encoder(name, path)}; {path}"))
+            except (HeadFileError, OSError) as error:
+                found.append(Finding("encoders", item, "broken", str(error)))
+        elif sources:
+            detail = f"found {sources[0]}; run: flamejax convert {sources[0]} --to {name}"
+            found.append(Finding("encoders", item, "absent", detail))
+        else:
+            detail = f"optional, {ENCODER_HOMES[name]}; then: flamejax convert FILE --to {name} (writes {path})"
+            found.append(Finding("encoders", item, "absent", detail))
+    return found
 
 
 def check_folders() -> list[Finding]:

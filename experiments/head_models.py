@@ -51,19 +51,19 @@ def examine_models(folder: Path) -> list[Found]:
 
     Models are read, which takes about a second each; of ICT-FaceKit only names and the list of indices are looked at.
     """
-    models = [file for name in FLAME_MODELS for file in _look(folder, name) if file.name not in _companion_names()]
+    models = [file for name in FLAME_MODELS for file in look(folder, name) if file.name not in _companion_names()]
     found = [_examine_flame(file) for file in dict.fromkeys(models)]
     if not models:
         where = f"optional, research only, by registration: {FLAME_HOME}; place generic_model.pkl or flame2023.pkl in"
         found.append(Found("FLAME head model", "absent", f"{where} {folder}"))
-    both = bool(_look(folder, COMPANIONS["landmarks"][0]))
+    both = bool(look(folder, COMPANIONS["landmarks"][0]))
     for field, (item, source) in SOURCES.items():
-        files = [file for name in COMPANIONS[field] for file in _look(folder, name)]
+        files = [file for name in COMPANIONS[field] for file in look(folder, name)]
         if files:
             found.extend(_examine_companion(field, item, file) for file in files)
         elif not (both and field.endswith("_landmarks")):
             found.append(Found(item, "absent", f"{source}; place {COMPANIONS[field][0]} beside the model"))
-    neutral = _look(folder, NEUTRAL)
+    neutral = look(folder, NEUTRAL)
     found.extend(_examine_ict(file.parent) for file in neutral)
     if not neutral:
         detail = f"optional, MIT licence, no registration: {ICT_HOME}; place its folder FaceXModel in {folder}"
@@ -71,7 +71,8 @@ def examine_models(folder: Path) -> list[Found]:
     return found
 
 
-def _look(folder: Path, name: str) -> list[Path]:
+def look(folder: Path, name: str) -> list[Path]:
+    """Files of that name, or pattern, in a folder and down to two levels below it."""
     return [file for level in LEVELS for file in sorted(folder.glob(level + name)) if file.is_file()]
 
 

@@ -12,10 +12,7 @@ from pathlib import Path
 
 import jax
 
-
-def data_folder() -> Path:
-    """Where data made or fetched lies: $FLAMEJAX_DATA, by default ~/.cache/flamejax. It may not exist yet."""
-    return Path(os.environ.get("FLAMEJAX_DATA") or "~/.cache/flamejax").expanduser()
+from flamejax.io.folders import data_folder
 
 
 def use_compilation_cache() -> Path | None:

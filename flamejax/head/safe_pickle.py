@@ -59,13 +59,18 @@ class Held:
     state: Any = None
 
 
-def load_pickle(data: bytes, where: str, start: int = 0) -> tuple[Any, int]:
+def load_pickle(
+    data: bytes, where: str, start: int = 0, also: re.Pattern[str] | None = None, of: str = "head model"
+) -> tuple[Any, int]:
     """Read one pickle.
 
     Args:
       data: the file's content.
       where: names the file in messages.
       start: position of the pickle's first byte.
+      also: names "module name" that are allowed besides the list below. They too become `Name`s and `Held`s, and are
+        never called; where they are given, items of a `Held` are left out.
+      of: what the file should hold, for messages.
 
     Returns:
       The object, made of Python's basic types, `Name` and `Held`; and the position after it.
@@ -73,7 +78,7 @@ def load_pickle(data: bytes, where: str, start: int = 0) -> tuple[Any, int]:
     Raises:
       HeadFileError: the pickle is damaged, too long, or names something that is not on the list.
     """
-    machine = _Machine(data, where, start)
+    machine = _Machine(data, where, start, also, of)
     try:
         return machine.run(), machine.at
     except HeadFileError:
@@ -90,8 +95,9 @@ def load_pickle(data: bytes, where: str, start: int = 0) -> tuple[Any, int]:
 class _Machine:
     """The stack machine of a pickle."""
 
-    def __init__(self, data: bytes, where: str, start: int) -> None:
+    def __init__(self, data: bytes, where: str, start: int, also: re.Pattern[str] | None, of: str) -> None:
         self.data, self.where, self.at = data, where, start
+        self.also, self.of = also, of
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -109,9 +115,9 @@ class _Machine:
                 return self.stack.pop()
             action = _ACTIONS.get(code)
             if action is None:
-                self.fail(f"uses opcode 0x{code:02x}, which no head model needs")
+                self.fail(f"uses opcode 0x{code:02x}, which no {self.of} needs")
             action(self)
-        raise HeadFileError(f"{self.where}: the pickle has more than {MAX_STEPS} steps: it is no head model.")
+        raise HeadFileError(f"{self.where}: the pickle has more than {MAX_STEPS} steps: it is no {self.of}.")
 
     def fail(self, what: str) -> NoReturn:
         raise HeadFileError(f"{self.where}: the pickle {what} (byte {self.at}). Fetch the file again.")
@@ -151,12 +157,16 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if self.also is not None and type(target) is Held:
+            return
         if type(target) is not dict or len(items) % 2:
             self.fail("sets items of what is no dictionary")
         target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if self.also is not None and type(target) is Held:
+            return
         if type(target) is not list:
             self.fail("appends to what is no list")
         target.extend(items)
@@ -164,9 +174,10 @@ class _Machine:
     def look_up(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             self.fail("names something that is no text")
-        if not _ALLOWED.fullmatch(f"{module} {name}"):
+        full = f"{module} {name}"
+        if not (_ALLOWED.fullmatch(full) or (self.also is not None and self.also.fullmatch(full))):
             raise HeadFileError(
-                f"{self.where}: the pickle names {module[:80]}.{name[:80]}, which no head model needs. It was not "
+                f"{self.where}: the pickle names {module[:80]}.{name[:80]}, which no {self.of} needs. It was not "
                 "opened: such a file can run programs. Fetch it again from where it is published."
             )
         self.push(Name(module, name))

@@ -1,0 +1,123 @@
+"""FaRL's image tower: the ViT-B/16 of CLIP (Radford et al. 2021; Dosovitskiy et al. 2021), trained on faces by Zheng et
+al., "General Facial Representation Learning in a Visual-Linguistic Manner" (CVPR 2022)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from models.encoders.alignment import FARL_SIZE, square_transform, warp
+from models.encoders.layers import Convolution, Frozen, LayerNorm, Linear
+
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+"""Of RGB in [0, 1] over CLIP's images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Architecture."""
+
+    image_size: int = FARL_SIZE
+    """Side of the input, pixels."""
+    patch_size: int = 16
+    hidden: int = 768
+    """Width of the tokens; that of the MLPs is four times it."""
+    layers: int = 12
+    heads: int = 12
+    width: int = 512
+    """Of the projection."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size or self.hidden % self.heads:
+            raise ValueError(f"patches must fill the image, and heads the tokens: {self}")
+
+    @property
+    def tokens(self) -> int:
+        """Patches, and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+VIT_B16 = ViTConfig()
+
+
+class TransformerBlock(nnx.Module):
+    """Layer norm, self-attention, and layer norm, MLP of QuickGELU, each with a residual: (N, T, C) -> (N, T, C)."""
+
+    def __init__(self, hidden: int, heads: int, *, rngs: nnx.Rngs) -> None:
+        self.heads = heads
+        self.ln_1, self.ln_2 = LayerNorm(hidden), LayerNorm(hidden)
+        self.qkv, self.attention_out = Linear(hidden, 3 * hidden, rngs=rngs), Linear(hidden, hidden, rngs=rngs)
+        self.mlp_in, self.mlp_out = Linear(hidden, 4 * hidden, rngs=rngs), Linear(4 * hidden, hidden, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self._attention(self.ln_1(x))
+        return x + self.mlp_out(quick_gelu(self.mlp_in(self.ln_2(x))))
+
+    def _attention(self, x: Array) -> Array:
+        count, tokens, hidden = x.shape
+        parts = self.qkv(x).reshape(count, tokens, 3, self.heads, hidden // self.heads)
+        query, key, value = (parts[:, :, part] for part in range(3))
+        scores = jnp.einsum("nqhc,nkhc->nhqk", query, key, precision="highest") * (hidden // self.heads) ** -0.5
+        mixed = jnp.einsum("nhqk,nkhc->nqhc", jax.nn.softmax(scores, axis=-1), value, precision="highest")
+        return self.attention_out(mixed.reshape(x.shape))
+
+
+class FaRL(nnx.Module):
+    """An `ImageEncoder`: FaRL's embedding of a face and what is about it, not normalised. All is frozen but the last
+    layer, the projection."""
+
+    needs_photo: bool = True
+
+    def __init__(self, config: ViTConfig = VIT_B16, *, rngs: nnx.Rngs) -> None:
+        """Untrained weights; `models.encoders.load_farl` gives trained ones."""
+        self.config = config
+        self.width, self.feature_width = config.width, config.hidden
+        self.patches = Convolution(3, config.hidden, config.patch_size, config.patch_size, padded=False, rngs=rngs)
+        scale = config.hidden**-0.5
+        self.class_token = Frozen(scale * jax.random.normal(rngs.params(), (config.hidden,)))
+        self.positions = Frozen(scale * jax.random.normal(rngs.params(), (config.tokens, config.hidden)))
+        self.ln_pre, self.ln_post = LayerNorm(config.hidden), LayerNorm(config.hidden)
+        self.blocks = nnx.List(TransformerBlock(config.hidden, config.heads, rngs=rngs) for _ in range(config.layers))
+        self.projection = Linear(config.hidden, config.width, bias=False, kind=nnx.Param, rngs=rngs)
+
+    def __call__(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
+        """The embedding (*b, width); arguments as `Encoder`."""
+        return self.head(self.features(photo, landmarks, visibility))
+
+    def features(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
+        """The class token after the last block and its layer norm (*b, feature_width). No gradient passes."""
+        return self.features_of(self.crop(photo, landmarks, visibility))
+
+    def crop(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
+        """The square about the face (*b, S, S, 3), RGB in [0, 1], black outside of the photo."""
+        size = self.config.image_size
+        return warp(photo, square_transform(landmarks, visibility, photo.shape, size), size)
+
+    def features_of(self, crops: Array) -> Array:
+        """As `features`, of crops (*b, S, S, 3), RGB in [0, 1]."""
+        x = crops.reshape(-1, *crops.shape[-3:])
+        x = (x - CLIP_MEAN.reshape(1, 1, 1, 3)) / CLIP_DEVIATION.reshape(1, 1, 1, 3)
+        x = self.patches(x)
+        x = x.reshape(x.shape[0], -1, self.config.hidden)
+        first = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, self.config.hidden))
+        x = jnp.concatenate([first, x], axis=1) + self.positions[...][None]
+        x = self.ln_pre(x)
+        for block in self.blocks:
+            x = block(x)
+        x = self.ln_post(x[:, 0])
+        return jax.lax.stop_gradient(x.reshape(*crops.shape[:-3], self.feature_width))
+
+    def head(self, features: Array) -> Array:
+        """The projection: (*b, feature_width) -> (*b, width)."""
+        return self.projection(features)
+
+
+def quick_gelu(x: Array) -> Array:
+    """x sigmoid(1.702 x), CLIP's approximation of GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)

@@ -1,0 +1,105 @@
+"""The image encoders' interface: batch axes, transformations, what is trained and what is not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from models.encoders import Encoder, ImageEncoder, concatenated
+from models.encoders.layers import Frozen
+
+run = nnx.jit(lambda encoder, *given: encoder(*given))
+features_of = nnx.jit(lambda encoder, *given: encoder.features(*given))
+
+
+@pytest.fixture(params=["arcface", "farl", "both"])
+def encoder(request, arcface, farl):
+    return {"arcface": arcface, "farl": farl, "both": concatenated([arcface, farl])}[request.param]
+
+
+def test_it_is_an_image_encoder(encoder):
+    assert isinstance(encoder, Encoder) and isinstance(encoder, ImageEncoder) and encoder.needs_photo
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,)])
+def test_batch_axes(encoder, inputs, batch):
+    given = inputs(*batch)
+    features, context = features_of(encoder, *given), run(encoder, *given)
+    assert features.shape == (*batch, encoder.feature_width) and context.shape == (*batch, encoder.width)
+    np.testing.assert_allclose(encoder.head(features), context, atol=1e-6)
+    if batch == (3,):
+        each = jnp.stack([run(encoder, *(value[k] for value in given)) for k in range(3)])
+        np.testing.assert_allclose(context, each, atol=2e-5)
+        assert np.abs(context[0] - context[1]).max() > 1e-3, "each photo has its own context"
+
+
+def test_jit_and_vmap_change_nothing(encoder, inputs):
+    given = inputs(3)
+    eager = encoder(*given)
+    np.testing.assert_allclose(run(encoder, *given), eager, atol=2e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(encoder))(*given), eager, atol=2e-5)
+
+
+def test_arcface_has_unit_length_and_farl_has_not(arcface, farl, inputs):
+    np.testing.assert_allclose(jnp.linalg.norm(run(arcface, *inputs(3)), axis=-1), 1, atol=1e-5)
+    assert np.abs(np.linalg.norm(run(farl, *inputs(3)), axis=-1) - 1).min() > 1e-2
+
+
+def test_only_the_last_layer_is_trained(encoder, inputs):
+    given = inputs(2)
+
+    def loss(encoder):
+        return jnp.sum(encoder(*given) ** 3)
+
+    gradients = nnx.jit(nnx.grad(loss, argnums=nnx.DiffState(0, nnx.Param)))(encoder)
+    names = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(gradients)}
+    assert {name.split("/")[-2] for name in names} <= {"fc", "fc_bn", "projection"}
+    for leaf in jax.tree.leaves(gradients):
+        assert jnp.isfinite(leaf).all() and jnp.abs(leaf).max() > 0
+    frozen = nnx.jit(nnx.grad(loss, argnums=nnx.DiffState(0, Frozen)))(encoder)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(frozen)), "no gradient passes the features"
+
+
+def test_weight_decay_spares_the_frozen_layers(encoder, inputs):
+    before = jax.tree.map(jnp.copy, nnx.state(encoder, (Frozen, nnx.BatchStat)))
+    optimizer = nnx.Optimizer(encoder, optax.adamw(0.1, weight_decay=0.1), wrt=nnx.Param)
+    features = features_of(encoder, *inputs(2))
+    gradients = nnx.grad(lambda e: jnp.sum(e.head(features) ** 3), argnums=nnx.DiffState(0, nnx.Param))(encoder)
+    first = encoder.head(features)
+    optimizer.update(encoder, gradients)
+    assert np.abs(encoder.head(features) - first).max() > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(encoder, (Frozen, nnx.BatchStat)), before)
+
+
+def test_no_landmark_visible_is_finite(encoder, inputs):
+    photo, landmarks, visibility = inputs(2)
+    for places in (landmarks, jnp.full_like(landmarks, jnp.nan)):
+        assert jnp.isfinite(run(encoder, photo, places, jnp.zeros_like(visibility))).all()
+
+
+def test_hidden_landmarks_do_not_matter(encoder, inputs):
+    photo, landmarks, visibility = inputs(2)
+    other = jnp.where(visibility[..., None] > 0, landmarks, jnp.nan)
+    np.testing.assert_array_equal(run(encoder, photo, landmarks, visibility), run(encoder, photo, other, visibility))
+
+
+class ZeroEncoder(nnx.Module):
+    width, needs_photo = 2, False
+
+    def __call__(self, photo, landmarks, visibility):
+        return jnp.zeros((*visibility.shape[:-1], 2))
+
+
+def test_concatenation(arcface, farl, inputs):
+    given = inputs(2)
+    both = concatenated([arcface, farl])
+    assert both.width == arcface.width + farl.width
+    expected = jnp.concatenate([run(arcface, *given), run(farl, *given)], -1)
+    np.testing.assert_allclose(run(both, *given), expected, atol=1e-5)
+    mixed = concatenated([ZeroEncoder(), arcface])
+    assert mixed.width == 26 and mixed.needs_photo and not isinstance(mixed, ImageEncoder)
+    assert run(mixed, *given).shape == (2, 26) and not concatenated([ZeroEncoder()]).needs_photo
+    with pytest.raises(ValueError, match="one encoder"):
+        concatenated([])
