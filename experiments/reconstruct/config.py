@@ -15,11 +15,15 @@ from fitting.local_files import load_local_model, local_model_path, shipped_loca
 from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
 from models.mesh_vae import MeshVAE
+from models.ofer_weights import ofer_path
 from models.pretrained import has_shipped_mesh_vae, load_mesh_vae, mesh_vae_path
 from sampling.diversify import DIVERSIFY_PRESETS, DiversifyConfig
+from sampling.ofer import OferConfig, OferNetworks, load_networks
+from sampling.ofer_dpp import OferDppConfig
 
 MOST_SAMPLES = 100
-DRAWING = ("method", "num_samples", "seed", "mesh_vae", "diversify")
+OFER = ("ofer", "ofer+dpp")
+DRAWING = ("method", "num_samples", "seed", "mesh_vae", "diversify", "idgen", "expgen", "idrank", "ofer")
 """Settings that the fit does not depend on."""
 
 
@@ -33,7 +37,7 @@ class Config:
 
     Writes one folder per photo (mesh.obj with mesh.mtl and mesh.png, mesh.glb, params.npz, camera.json, landmarks.json,
     overlay.png, occlusion_mask.png, face_mask.png, metrics.json; hypotheses/ and, to look at them, index.html with
-    --method diverse or complete) and, over all photos, index.html, contact_sheet.png, summary.jsonl, failures.jsonl and
+    every --method but fit) and, over all photos, index.html, contact_sheet.png, summary.jsonl, failures.jsonl and
     run.json.
     A photo that fails is listed in failures.jsonl with the reason, and the others go on.
 
@@ -46,15 +50,17 @@ class Config:
     """Folder to write; made if missing."""
     head: Path | None = None
     """Head model file; the embedded open head unless given."""
-    method: Literal["auto", "fit", "complete", "diverse"] = "auto"
+    method: Literal["auto", "fit", "complete", "diverse", "ofer", "ofer+dpp"] = "auto"
     """fit: one head per face, by Algorithm 1 with local models. complete: beside it, several whole heads that agree
     with what the photo shows of it, drawn from a Mesh-VAE; they are written to hypotheses/00, 01, ..., best first.
-    diverse: such heads moved apart where the photo shows nothing, by Algorithm 2. auto: diverse if there is a Mesh-VAE
-    of the head, else fit."""
+    diverse: such heads moved apart where the photo shows nothing, by Algorithm 2. ofer: heads drawn by diffusion from
+    the landmarks that the photo shows, one ranked identity with several expressions. ofer+dpp: such heads of several
+    identities, weighed by the photo, picked to differ where it shows nothing, and brought onto what it shows. auto:
+    diverse if there is a Mesh-VAE of the head, else fit."""
     num_samples: int = 16
-    """Heads per face of --method diverse and complete."""
+    """Heads per face, of all methods but fit."""
     k: float = 0.5
-    """diverse: how fast similarity falls with distance (Eq. 8)."""
+    """diverse and ofer+dpp: how fast similarity falls with distance (Eq. 8)."""
     n_sigma: float = 3.0
     """diverse: how unusual heads may be, in standard deviations: more is more diverse and less realistic."""
     diversify: Literal["fast", "paper"] = "fast"
@@ -62,6 +68,13 @@ class Config:
     mesh_vae: Path | None = None
     """Mesh-VAE of the head, a file that `experiments.train --config mesh_vae` made; the shipped one of the open head
     unless given."""
+    idgen: Path | None = None
+    """ofer and ofer+dpp: weights that `experiments.train --config idgen` made; the shipped ones of the open head unless
+    given."""
+    expgen: Path | None = None
+    """As --idgen, of `--config expgen`."""
+    idrank: Path | None = None
+    """As --idgen, of `--config idrank`."""
     seed: int = 0
     """Of the draws. A face gets the same ones whatever photos are beside it."""
     preset: Literal["fast", "paper", "code"] = "fast"
@@ -106,14 +119,23 @@ class Config:
             raise UsageError(f"--seed is between 0 and 2^32 - 1, not {self.seed}.")
         if not 0.01 <= self.k <= 10 or not 0.5 <= self.n_sigma <= 10:
             raise UsageError(f"--k is between 0.01 and 10, --n-sigma between 0.5 and 10, not {self.k}, {self.n_sigma}.")
-        if self.method in ("fit", "complete") and (self.k, self.n_sigma, self.diversify) != (0.5, 3.0, "fast"):
+        if self.method in ("fit", "complete", "ofer") and (self.k, self.n_sigma, self.diversify) != (0.5, 3.0, "fast"):
             raise UsageError("--k, --n-sigma and --diversify go with --method diverse.")
-        if self.mesh_vae is not None and self.method == "fit":
+        if self.method == "ofer+dpp" and (self.n_sigma, self.diversify) != (3.0, "fast"):
+            raise UsageError("--n-sigma and --diversify go with --method diverse; ofer+dpp knows --k.")
+        if self.mesh_vae is not None and self.method in ("fit", *OFER):
             raise UsageError("--mesh-vae goes with --method diverse or complete.")
+        if self.method not in OFER and any(self.networks):
+            raise UsageError("--idgen, --expgen and --idrank go with --method ofer or ofer+dpp.")
         if self.iterations is not None and self.iterations < 0:
             raise UsageError(f"--iterations is at least 0, not {self.iterations}.")
         if self.iterations is not None and self.preset != "fast":
             raise UsageError(f"--iterations goes with --preset fast; '{self.preset}' has a number of its own.")
+
+    @property
+    def networks(self) -> tuple[Path | None, Path | None, Path | None]:
+        """Files of OFER's networks that were given: IdGen, ExpGen, IdRank."""
+        return self.idgen, self.expgen, self.idrank
 
     @property
     def mask_folder(self) -> Path | None:
@@ -145,6 +167,13 @@ class Config:
         except (HeadFileError, OSError) as error:
             raise UsageError(f"--mesh-vae: {error}") from error
 
+    def load_networks(self, head: HeadModel) -> OferNetworks:
+        """OFER's networks. Raises: UsageError if a file cannot be used or is another head's."""
+        try:
+            return load_networks(head, *self.networks)
+        except (HeadFileError, OSError) as error:
+            raise UsageError(f"--method {self.method}: {error}") from error
+
     def with_method(self, head: HeadModel) -> Config:
         """The same with the method that `auto` stands for."""
         if self.method != "auto":
@@ -155,6 +184,10 @@ class Config:
     def diversify_config(self) -> DiversifyConfig:
         """The settings of Algorithm 2."""
         return dataclasses.replace(DIVERSIFY_PRESETS[self.diversify], k=self.k, n_sigma=self.n_sigma)
+
+    def ofer_dpp_config(self) -> OferDppConfig:
+        """The settings of ofer+dpp."""
+        return OferDppConfig(k=self.k, pool=max(self.num_samples, OferDppConfig().pool))
 
     def fit_config(self) -> AnyFitConfig:
         """The settings of the fit."""
@@ -173,11 +206,16 @@ class Config:
         }
         drawn: dict[str, Any] = {}
         if self.method != "fit":
-            weights = digest_of(self.mesh_vae or mesh_vae_path())
-            drawn = {"num_samples": self.num_samples, "seed": self.seed, "mesh_vae": weights}
+            drawn = {"num_samples": self.num_samples, "seed": self.seed}
+        if self.method in ("complete", "diverse"):
+            drawn["mesh_vae"] = digest_of(self.mesh_vae or mesh_vae_path())
         if self.method == "diverse":
             drawn["diversify"] = dataclasses.asdict(self.diversify_config())
             del drawn["diversify"]["single_stage"]  # of the baselines
+        if self.method in OFER:
+            for name, given in zip(("IdGen", "ExpGen", "IdRank"), self.networks, strict=True):
+                drawn[name.lower()] = digest_of(given or ofer_path(name))
+            drawn["ofer"] = dataclasses.asdict(self.ofer_dpp_config() if self.method == "ofer+dpp" else OferConfig())
         return {
             "method": self.method,
             **drawn,
@@ -198,9 +236,10 @@ class Config:
         ):
             if folder is not None and not folder.is_dir():
                 raise UsageError(f"{flag} {folder}: no such folder.")
-        for flag, file in (("--head", self.head), ("--boxes", self.boxes), ("--mesh-vae", self.mesh_vae)):
+        files = (self.head, self.boxes, self.mesh_vae, *self.networks)
+        for flag, file in zip(("head", "boxes", "mesh-vae", "idgen", "expgen", "idrank"), files, strict=True):
             if file is not None and not file.exists():
-                raise UsageError(f"{flag} {file}: no such file.")
+                raise UsageError(f"--{flag} {file}: no such file.")
 
 
 def digest_of(path: Path) -> str | None:

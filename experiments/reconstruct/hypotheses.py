@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,11 @@ def _params(found: Hypotheses, place: int, identity: HeadIdentity) -> bytes:
     }
     if found.latents is not None:
         arrays["latents"] = np.asarray(found.latents[place], np.float32)
+    if found.params is not None:
+        for field in dataclasses.fields(found.params):
+            arrays[field.name] = np.asarray(getattr(found.params, field.name)[place], np.float32)
+        # The vertices are the parameters' times this: a photo does not show size, and they lie before the fit's camera.
+        arrays["size"] = np.float32(1.0 if found.size is None else found.size[place])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

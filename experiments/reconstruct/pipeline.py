@@ -27,6 +27,7 @@ from experiments.runtime import CompileClock
 from experiments.viewer import MORPHED
 from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.detector import LiteRTDetector
+from fitting.fit_model import FitModel
 from fitting.observation import uncovered
 from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel
@@ -34,6 +35,8 @@ from flamejax.io.files import new_folder
 from sampling.diversify import diversify
 from sampling.hypotheses import Hypotheses
 from sampling.interpolate import midpoints
+from sampling.ofer import ofer
+from sampling.ofer_dpp import ofer_dpp
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2
@@ -64,13 +67,7 @@ class Tools:
 def default_tools(config: Config, head: HeadModel) -> Tools:
     """The real steps. Raises: UsageError if the local models cannot be used."""
     model = prepare(head, config.local_model(head))
-    draw = between = None
-    if config.method != "fit":
-        vae, settings = config.load_mesh_vae(head), config.diversify_config()
-        if config.method == "complete":
-            settings = replace(settings, iterations=0)
-        draw = functools.partial(diversify, vae, model, num_samples=config.num_samples, config=settings)
-        between = functools.partial(midpoints, vae, model)
+    draw, between = drawing_tools(config, head, model)
     return Tools(
         observe=functools.partial(observe_photo, detector=LiteRTDetector()),
         mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,
@@ -80,6 +77,23 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
         complete=draw,
         between=between,
     )
+
+
+def drawing_tools(config: Config, head: HeadModel, model: FitModel) -> tuple[Any, Any]:
+    """`complete` and `between` of `Tools`. Raises: UsageError, weights cannot be used."""
+    count = config.num_samples
+    if config.method == "fit":
+        return None, None
+    if config.method == "ofer":
+        return functools.partial(ofer, config.load_networks(head), head, num_samples=count), None
+    if config.method == "ofer+dpp":
+        networks, picking = config.load_networks(head), config.ofer_dpp_config()
+        return functools.partial(ofer_dpp, networks, head, num_samples=count, config=picking), None
+    vae, settings = config.load_mesh_vae(head), config.diversify_config()
+    if config.method == "complete":
+        settings = replace(settings, iterations=0)
+    draw = functools.partial(diversify, vae, model, num_samples=count, config=settings)
+    return draw, functools.partial(midpoints, vae, model)
 
 
 def choose_batch_size(config: Config, photos: int) -> int:
@@ -268,7 +282,7 @@ class Pipeline:
         if all(np.isfinite(values).all() for values in (hypotheses.vertices, hypotheses.score)):
             whole = middles is not None and bool(np.isfinite(middles).all())
             return replace(fitted, hypotheses=hypotheses, midpoints=middles if whole else None)
-        reason = "the Mesh-VAE gave numbers that are none; the fit was kept without hypotheses."
+        reason = "the networks gave numbers that are none; the fit was kept without hypotheses."
         self.outcome.failures.append(Failure(str(fitted.face.photo.path), "complete", reason))
         return fitted
 

@@ -145,9 +145,7 @@ def _check_head(folder: Path, metrics: dict[str, Any], head: HeadIdentity) -> No
 def _fit(folder: Path, metrics: dict[str, Any], camera: dict[str, Any], model: FitModel) -> Fit:
     path = folder / "params.npz"
     found, head = _npz(path), model.head
-    sizes = {"betas": model.num_betas, "expression": model.num_expression}
-    fields = [field.name for field in dataclasses.fields(HeadParams)]
-    params = HeadParams(**{name: _array(found, name, (sizes.get(name, 3),), path) for name in fields})
+    params = _head_params(found, model, path)
     width = head.num_betas + head.num_expression - model.global_betas - model.global_expression
     if ("local" in found) != model.has_local:
         made = "with local models" if "local" in found else "without local models"
@@ -175,11 +173,18 @@ def _fit(folder: Path, metrics: dict[str, Any], camera: dict[str, Any], model: F
     return fit
 
 
+def _head_params(found: dict[str, Any], model: FitModel, path: Path) -> HeadParams:
+    """Parameters of the head without local models."""
+    sizes = {"betas": model.num_betas, "expression": model.num_expression}
+    fields = [field.name for field in dataclasses.fields(HeadParams)]
+    return HeadParams(**{name: _array(found, name, (sizes.get(name, 3),), path) for name in fields})
+
+
 def _hypotheses(folder: Path, metrics: dict[str, Any], head: HeadIdentity, model: FitModel) -> Hypotheses | None:
     count = metrics.get("hypotheses", 0)
     if not count:
         return None
-    vertices, scores, latents = [], [], []
+    vertices, scores, latents, params, sizes = [], [], [], [], []
     for place in range(count):
         path = folder / HYPOTHESES / f"{place:02d}" / "params.npz"
         found = _npz(path)
@@ -189,8 +194,18 @@ def _hypotheses(folder: Path, metrics: dict[str, Any], head: HeadIdentity, model
         scores.append(_array(found, "score", (), path))
         if "latents" in found:
             latents.append(_array(found, "latents", found["latents"].shape, path))
+        if "size" in found:
+            params.append(_head_params(found, model, path))
+            sizes.append(_array(found, "size", (), path))
     whole = len({each.shape for each in latents}) == 1 and len(latents) == count
-    return Hypotheses(jnp.stack(vertices), None, jnp.stack(latents) if whole else None, jnp.stack(scores))
+    parametric = len(params) == count
+    return Hypotheses(
+        jnp.stack(vertices),
+        jax.tree.map(lambda *each: jnp.stack(each), *params) if parametric else None,
+        jnp.stack(latents) if whole else None,
+        jnp.stack(scores),
+        jnp.stack(sizes) if parametric else None,
+    )
 
 
 def _observation(folder: Path, metrics: dict[str, Any], camera: dict[str, Any]) -> Observation:
