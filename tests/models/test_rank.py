@@ -1,0 +1,131 @@
+"""IdRank: its scores, its target, and the face that it looks at."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from flamejax import HeadParams, load_head, vertices
+from models.encoders.landmark import LandmarkEncoderConfig, reference_landmarks
+from models.ofer_weights import build_rank
+from models.rank import FrontalFace, IdRank, IdRankConfig, frontal_face, frontal_vertices, rank_errors, rank_loss
+from tests.heads import random_head
+
+HEAD = random_head()
+CONFIG = IdRankConfig((16, 8), context=12, landmark=LandmarkEncoderConfig(width=12, hidden=16, blocks=1))
+
+
+@pytest.fixture(scope="module")
+def face():
+    return frontal_face(HEAD)
+
+
+@pytest.fixture(scope="module")
+def ranker():
+    return build_rank(HEAD, CONFIG)
+
+
+def draws(batch=(), count=7):
+    keys = jax.random.split(jax.random.key(0), 2)
+    return jax.random.normal(keys[0], (*batch, count, HEAD.num_betas)), jax.random.normal(keys[1], (*batch, 12))
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,)])
+def test_coefficients_and_vertices_give_the_same_scores(ranker, face, batch):
+    betas, context = draws(batch)
+    offsets = face.offsets(betas)
+    mean = offsets.mean(axis=-3)
+    by_vertices = ranker(mean, offsets - mean[..., None, :, :], context)
+    chex.assert_shape(by_vertices, (*batch, 7))
+    chex.assert_trees_all_close(ranker.of_betas(face, betas, context), by_vertices, atol=1e-4)
+    jitted = jax.jit(lambda m, f, b, c: m.of_betas(f, b, c))(ranker, face, betas, context)
+    chex.assert_trees_all_close(jitted, by_vertices, atol=1e-4)
+
+
+def test_the_order_of_candidates_does_not_matter(ranker, face):
+    betas, context = draws()
+    scores = ranker.of_betas(face, betas, context)
+    chex.assert_trees_all_close(ranker.of_betas(face, betas[::-1], context), scores[::-1], atol=1e-5)
+
+
+def test_the_target_prefers_small_errors():
+    errors = jnp.asarray([0.5, 1.0, 3.0])
+    right, wrong = rank_loss(-errors, errors), rank_loss(errors, errors)
+    assert right < wrong
+    entropy = -jnp.sum(jax.nn.softmax(-errors) * jax.nn.log_softmax(-errors))
+    np.testing.assert_allclose(right, entropy, rtol=1e-6)  # the least that a cross-entropy can be
+    np.testing.assert_allclose(rank_loss(-4 * errors, errors, 4.0), rank_loss(-errors * 4, 4 * errors), rtol=1e-6)
+
+
+def test_errors_are_those_of_the_neutral_meshes(face):
+    """Eq. 3: mean absolute distance of a coordinate, mm, here of a face that is not aligned."""
+    plain = frontal_face(HEAD, aligned=False)
+    betas, _ = draws()
+    neutral = HeadParams.zeros(HEAD, (7,))
+    meshes = 1e3 * np.asarray(vertices(HEAD, HeadParams(betas, *(getattr(neutral, n) for n in NAMES))))
+    front = frontal_vertices(HEAD)
+    wanted = np.abs(meshes[:6, front] - meshes[6:, front]).mean(axis=(1, 2))
+    np.testing.assert_allclose(rank_errors(plain, betas[:6], betas[6]), wanted, rtol=1e-4)
+    assert (np.asarray(rank_errors(face, betas[:6], betas[6])) < wanted).all()
+
+
+NAMES = ("expression", "global_orient", "neck_pose", "jaw_pose", "leye_pose", "reye_pose", "transl")
+
+
+def test_an_aligned_face_does_not_know_place_turn_and_size(face):
+    front = np.asarray(HEAD.v_template)[frontal_vertices(HEAD)].astype(np.float64)
+    flat = np.asarray(face.basis, np.float64).reshape(len(face.basis), -1)
+    for motion in (np.broadcast_to([1.0, 0, 0], front.shape), front - front.mean(0), np.cross([0, 1.0, 0], front)):
+        away = motion.reshape(-1) / np.linalg.norm(motion)
+        assert np.abs(flat @ away).max() < 1e-4 * np.linalg.norm(flat, axis=1).max()
+
+
+def test_the_front_of_the_open_head():
+    head = load_head()
+    front, regions = frontal_vertices(head), head.regions
+    assert 1000 < front.sum() < 2000  # 1,785 of FLAME's
+    for name in ("left_eyeball", "right_eyeball", "left_ear", "right_ear", "neck", "scalp"):
+        assert not (front & np.asarray(regions[name])).any()
+    assert np.asarray(head.v_template)[front][:, 2].min() > 0
+
+
+def test_it_learns_to_prefer_the_nearest():
+    """With the truth as its context, a small network finds it among candidates."""
+    size = HEAD.num_betas
+    config = IdRankConfig((32, 16), context=size, landmark=LandmarkEncoderConfig(width=size, hidden=8, blocks=1))
+    face = FrontalFace(frontal_face(HEAD).basis)
+    model = IdRank(config, face.basis.shape[1], reference_landmarks(HEAD), rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    optimizer = optax.adam(3e-3)
+
+    def batch(key):
+        keys = jax.random.split(key, 2)
+        truth = jax.random.normal(keys[0], (32, size))
+        return truth, jax.random.normal(keys[1], (32, 20, size))
+
+    @jax.jit
+    def step(carry, key):
+        params, state = carry
+        truth, drawn = batch(key)
+
+        def loss(p):
+            scores = nnx.merge(graphdef, p, rest).of_betas(face, drawn, truth)
+            return jnp.mean(rank_loss(scores, rank_errors(face, drawn, truth), 2.0))
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(jax.random.key(0), 400))
+    truth, drawn = batch(jax.random.key(99))
+    errors = rank_errors(face, drawn, truth)
+    scores = nnx.merge(graphdef, params, rest).of_betas(face, drawn, truth)
+    ranked = np.take_along_axis(np.asarray(errors), np.argmax(scores, axis=1)[:, None], axis=1).mean()
+    assert ranked < errors.mean() - 0.5 * (errors.mean() - errors.min(axis=1).mean())
+
+
+def test_widths_that_cannot_be():
+    with pytest.raises(ValueError, match="multiples of 8"):
+        IdRankConfig((12,))

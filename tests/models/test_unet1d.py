@@ -1,0 +1,92 @@
+"""The U-Net over coefficients: shapes, transformations, conditioning, and what is trained."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.test_util import check_grads
+
+from models.unet1d import UNet1D, UNet1DConfig, products, time_embedding
+
+CONFIG = UNet1DConfig((12, 6, 4), context=8, time=16, heads=2, head_width=4, tokens=3)
+
+
+@pytest.fixture(scope="module")
+def net():
+    """With a last layer that is not zero."""
+    model = UNet1D(CONFIG, rngs=nnx.Rngs(0))
+    model.noise.kernel[...] = jax.random.normal(jax.random.key(1), (12, 12)) / 4
+    return model
+
+
+def inputs(batch, key=0):
+    """x, time, context."""
+    keys = jax.random.split(jax.random.key(key), 3)
+    x = jax.random.normal(keys[0], (*batch, 12))
+    return x, 1 + 998 * jax.random.uniform(keys[1], batch), jax.random.normal(keys[2], (*batch, 8))
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3)])
+def test_batch_axes_jit_and_vmap(net, batch):
+    x, time, context = inputs(batch)
+    eager = net(x, time, context)
+    chex.assert_shape(eager, (*batch, 12))
+    graphdef, state = nnx.split(net)
+    jitted = jax.jit(lambda s, *a: nnx.merge(graphdef, s)(*a))(state, x, time, context)
+    chex.assert_trees_all_close(eager, jitted, atol=2e-5)
+    mapped = net
+    for _ in batch:
+        mapped = jax.vmap(mapped)
+    chex.assert_trees_all_close(eager, mapped(x, time, context), atol=2e-5)
+
+
+def test_a_shared_time_and_context_are_those_of_all(net):
+    x, time, context = inputs((5,))
+    shared = net(x, time[0], context[0])
+    repeated = net(x, jnp.full(5, time[0]), jnp.broadcast_to(context[0], (5, 8)))
+    chex.assert_trees_all_close(shared, repeated, atol=1e-5)
+
+
+def test_derivatives(net):
+    x, time, context = inputs((2,))
+    check_grads(lambda x, c: net(x, time, c), (x, context), order=1, modes=("fwd", "rev"), atol=1e-2, rtol=1e-2)
+
+
+def test_everything_is_trained_attention_too(net):
+    x, time, context = inputs((4,))
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    gradient = jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p, rest)(x, time, context) ** 2))(params)
+    flat = {"/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(gradient)}
+    assert any("attention/to_qkv" in name for name in flat)
+    assert [name for name, leaf in flat.items() if not np.abs(leaf).max() > 0] == []
+
+
+def test_untrained_it_says_nothing():
+    x, time, context = inputs((3,))
+    assert not np.any(UNet1D(CONFIG, rngs=nnx.Rngs(0))(x, time, context))
+
+
+def test_the_papers_widths():
+    for widths, context in (((300, 50, 10), 512), ((53, 25, 10), 1024)):
+        config = UNet1DConfig(widths, context)
+        state = nnx.state(nnx.eval_shape(lambda c=config: UNet1D(c, rngs=nnx.Rngs(0))), nnx.Param)
+        shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+        assert shapes["narrow/0/layers/0/kernel"] == widths[:2]
+        assert shapes["narrow/1/layers/0/kernel"] == widths[1:]
+        assert shapes["last/first/kernel"] == (2 * widths[0], widths[0])
+        assert sum(a * b for a, b in products(config)) <= sum(int(np.prod(s)) for s in shapes.values())
+
+
+def test_times_are_told_apart():
+    waves = time_embedding(jnp.asarray([0.0, 1.0, 500.0, 1000.0]), 16)
+    np.testing.assert_allclose(waves[0], [0.0] * 8 + [1.0] * 8, atol=1e-6)
+    apart = np.linalg.norm(waves[:, None] - waves[None], axis=-1)
+    assert apart[~np.eye(4, dtype=bool)].min() > 0.5
+
+
+@pytest.mark.parametrize("bad", [{"widths": (12,)}, {"time": 15}, {"heads": 0}, {"widths": (12, 0)}])
+def test_sizes_that_cannot_be(bad):
+    with pytest.raises(ValueError, match=r"U-Net|embedding"):
+        UNet1DConfig(**{"widths": (12, 6), **bad})
