@@ -114,7 +114,7 @@ class Runner:
         self.head, self.vae, self.settings, self._draw = head, vae, settings, drawing or draw
         self.folder = folder or data_folder() / "evaluate"
         self.model = functools.cache(self._prepare)
-        self._weights = functools.cache(lambda: _digest_of_weights(vae))
+        self._weights = functools.cache(lambda: digest_of_weights(vae))
 
     def fits(self, fitted: str, cases: Sequence[Case], tick: Tick = lambda count: None) -> list[Fit]:
         """A fit of each case (NumPy, no batch axes) by the model `fitted`, made or taken from an earlier run."""
@@ -173,36 +173,44 @@ class Runner:
         with compile_clock() as clock:
             made = self._draw(vae, model, fit, case.observation, key, self.settings.num_samples, config)
             made = jax.block_until_ready(made)
-        seconds = max(time.perf_counter() - start - clock.seconds, 0.0)
-        _, rotation, root = (np.asarray(part, np.float64) for part in _to_head_frame(model, fit))
-        heads = (np.asarray(made.vertices, np.float64) - root) @ rotation
-        latents = None if made.latents is None else np.asarray(made.latents, np.float32)
-        return Found(heads.astype(np.float32), latents, np.asarray(made.score, np.float32), seconds)
+        return found_of(model, fit, made, max(time.perf_counter() - start - clock.seconds, 0.0))
 
     def _read(self, path: Path) -> Found | None:
-        arrays = read_arrays(path)
-        if arrays is None or not {"heads", "score", "seconds"} <= set(arrays):
-            return None
-        if arrays["heads"].shape != (self.settings.num_samples, self.head.num_vertices, 3):
-            return None
-        return Found(arrays["heads"], arrays.get("latents"), arrays["score"], float(arrays["seconds"]))
+        return read_found(path, (self.settings.num_samples, self.head.num_vertices, 3))
 
     def _fit_folder(self, fitted: str) -> Path:
         preset = self.settings.fit_preset
-        wanted = [fitted, preset, dataclasses.asdict(PRESETS[preset]), self._head_name()]
-        return self.folder / code_version(FIT_ROOMS) / f"fits-{_digest(wanted)}"
+        wanted = [fitted, preset, dataclasses.asdict(PRESETS[preset]), self.head_name()]
+        return self.folder / code_version(FIT_ROOMS) / f"fits-{digest_of_settings(wanted)}"
 
     def _folder(self, method: Method, config: Any) -> Path:
         settings = [dataclasses.asdict(each) for each in (method, config, PRESETS[self.settings.fit_preset])]
         weights = self._weights() if method.vae else None
-        wanted = [*settings, self.settings.num_samples, self.settings.seed, self._head_name(), weights]
-        return self.folder / code_version(ROOMS) / f"hypotheses-{_digest(wanted)}"
+        wanted = [*settings, self.settings.num_samples, self.settings.seed, self.head_name(), weights]
+        return self.folder / code_version(ROOMS) / f"hypotheses-{digest_of_settings(wanted)}"
 
-    def _head_name(self) -> list[str]:
+    def head_name(self) -> list[str]:
+        """What names the head in settings."""
         return [self.head.name, self.head.version, geometry_hash(self.head)]
 
     def _prepare(self, fitted: str) -> FitModel:
         return fitting.prepare(self.head, load_local_model(self.head) if fitted == LOCAL else None)
+
+
+def found_of(model: FitModel, fit: Fit, made: Hypotheses, seconds: float) -> Found:
+    """Hypotheses of a fit as they are kept."""
+    _, rotation, root = (np.asarray(part, np.float64) for part in _to_head_frame(model, fit))
+    heads = (np.asarray(made.vertices, np.float64) - root) @ rotation
+    latents = None if made.latents is None else np.asarray(made.latents, np.float32)
+    return Found(heads.astype(np.float32), latents, np.asarray(made.score, np.float32), seconds)
+
+
+def read_found(path: Path, shape: tuple[int, int, int]) -> Found | None:
+    """What an earlier run kept; None where there is nothing, or something else than heads of this shape."""
+    arrays = read_arrays(path)
+    if arrays is None or not {"heads", "score", "seconds"} <= set(arrays) or arrays["heads"].shape != shape:
+        return None
+    return Found(arrays["heads"], arrays.get("latents"), arrays["score"], float(arrays["seconds"]))
 
 
 def case_key(case: Case, seed: int) -> jax.Array:
@@ -213,9 +221,12 @@ def case_key(case: Case, seed: int) -> jax.Array:
 _to_head_frame = jax.jit(to_head_frame)
 
 
-def _digest_of_weights(vae: MeshVAE) -> str:
-    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(vae)))).hexdigest()
+def digest_of_weights(network: nnx.Module) -> str:
+    """SHA-256 of all that a network holds."""
+    leaves = jax.tree.leaves(nnx.state(network))
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
-def _digest(wanted: object) -> str:
+def digest_of_settings(wanted: object) -> str:
+    """A short name of settings."""
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]

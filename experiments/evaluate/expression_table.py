@@ -1,0 +1,184 @@
+"""OFER's Tables 3 to 5 on photos of the open scans: Diverse3DFace, OFER, and both together.
+
+All is measured over the front of the face (`models.rank.frontal_vertices`), as in CO-545, x 1000, in the head frame:
+all methods' heads are brought there by the pose of the fit that they share. Formulas: docs/sample-metrics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.data.open_faces import Scans
+from experiments.evaluate.diverse_cases import Case, Parts, Tick, masked
+from experiments.evaluate.diverse_runs import Found
+from experiments.evaluate.diversity_table import OCCLUDERS, Progress, chosen, none_of
+from experiments.evaluate.expression_runs import METHODS, ExpressionRunner
+from experiments.evaluate.statistics import mean_of
+from experiments.mesh_vae.heads import MIRROR, mirror_map
+from experiments.metrics import aligned, asd, cse
+from experiments.sample_metrics import (
+    Distribution,
+    asd_extremes,
+    harmonic_diversity,
+    learn_distribution,
+    out_of_distribution,
+    sample_error,
+    shape_deviation,
+)
+from flamejax.head import HeadModel
+from models.rank import frontal_vertices
+
+MEASURES = (
+    "cse", "cse_aligned", "visible_se", "asd_v_min", "asd_v_max", "asd_o_rms", "asd_o", "ode", "ode_v", "ode_o",
+    "std_s", "std_s_hidden",
+)  # fmt: skip
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the face's height, from the chin up, that is covered."""
+COVER = np.array([0.32, 0.36, 0.42], np.float32)
+
+
+@dataclass(frozen=True)
+class ExpressionTable:
+    """The rows, as printed and as written; what could not be measured is None."""
+
+    rows: list[dict]
+    """`method`, `occluder`, `photos`, each of `MEASURES` with a 95 % interval (subjects drawn with replacement), and
+    the median `seconds`."""
+    covered: list[dict]
+    """`method`, `share`: STD-S of the vertices that the largest cover hides, as the cover grows."""
+    reference: list[dict]
+    """ODE of real heads that nobody trained on."""
+
+
+def expression(
+    runner: ExpressionRunner, cases: Sequence[Case], train: Scans, held_out: Scans, progress: Progress,
+    covered: int = 8,
+) -> ExpressionTable:  # fmt: skip
+    """Every method on every photo. covered: so many of the photos, spread evenly, for the growing cover; 0: none."""
+    head = runner.runner.head
+    front, known = frontal_vertices(head), distribution(head, train)
+    parts = runner.runner.parts(cases, _tick(progress, "fits", cases))
+    rows = []
+    for method in METHODS:
+        found = runner.hypotheses(method, cases, _tick(progress, method, cases))
+        values = [measures(one, case, part, front, known) for one, case, part in zip(found, cases, parts, strict=True)]
+        for occluder in OCCLUDERS:
+            which = chosen(cases, occluder)
+            if which.any():
+                rows.append({"method": method, "occluder": occluder} | summary(values, cases, which))
+    places = np.unique(np.linspace(0, len(cases) - 1, covered).round().astype(int)).tolist()
+    return ExpressionTable(
+        rows,
+        growing_cover(runner, [cases[k] for k in places], front, known, progress),
+        reference(known, held_out, front),
+    )
+
+
+def distribution(head: HeadModel, train: Scans) -> Distribution:
+    """Of the training scans and their mirror images, by vertex."""
+    heads, mirror = train.vertices, mirror_map(head)
+    if mirror is not None:
+        heads = np.concatenate([heads, (heads * MIRROR.astype(np.float32))[:, mirror]])
+    return learn_distribution(heads)
+
+
+def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: Distribution) -> dict[str, float]:
+    """Each of `MEASURES`, and `seconds`, of one photo."""
+    heads, truth = found.heads, case.truth
+    if not np.isfinite(heads).all():
+        return dict.fromkeys((*MEASURES, "seconds"), math.nan)
+    visible, occluded = front & parts.visible, front & parts.occluded
+    least, most = asd_extremes(heads, visible)
+    row = {
+        "asd_v_min": least,
+        "asd_v_max": most,
+        "asd_o_rms": asd(heads, occluded),
+        "ode": out_of_distribution(known, heads, front),
+        "ode_v": out_of_distribution(known, heads, visible),
+        "ode_o": out_of_distribution(known, heads, occluded),
+        "std_s": shape_deviation(known, heads, front),
+        "std_s_hidden": shape_deviation(known, heads, occluded),
+        "seconds": found.seconds,
+    }
+    with_truth = dict.fromkeys(("cse", "cse_aligned", "visible_se", "asd_o"), math.nan)
+    if truth is not None:
+        moved = np.stack([aligned(head, truth, front) for head in heads])
+        with_truth = {
+            "cse": cse(heads, truth, front),
+            "cse_aligned": cse(moved, truth, front),
+            "visible_se": sample_error(heads, truth, visible),
+            "asd_o": harmonic_diversity(known, heads, truth, visible, occluded),
+        }
+    return row | with_truth
+
+
+def summary(values: Sequence[dict[str, float]], cases: Sequence[Case], which: np.ndarray) -> dict:
+    """A row over the photos `which` (N,) bool."""
+    subjects = np.array([case.subject for case in cases])[which]
+    row: dict = {"photos": int(which.sum())}
+    for name in MEASURES:
+        row |= _interval(name, np.array([one[name] for one in values])[which], subjects)
+    seconds = np.array([one["seconds"] for one in values])[which]
+    row["seconds"] = none_of(float(np.nanmedian(seconds))) if np.isfinite(seconds).any() else None
+    return row
+
+
+def growing_cover(
+    runner: ExpressionRunner, cases: Sequence[Case], front: np.ndarray, known: Distribution, progress: Progress
+) -> list[dict]:
+    """STD-S as a plain cover rises from the chin to the brows, of all vertices that it hides in the end."""
+    if not cases:
+        return []
+    rows = []
+    whole = [covered_case(case, SHARES[-1]) for case in cases]
+    hidden = [front & parts.occluded for parts in runner.runner.parts(whole)]
+    subjects = np.array([case.subject for case in cases])
+    total = len(cases) * len(SHARES) * len(METHODS)
+    for share in SHARES:
+        moved = [covered_case(case, share) for case in cases]
+        for method in METHODS:
+            found = runner.hypotheses(method, moved, lambda n: progress("growing cover", total, n))
+            spread = [shape_deviation(known, one.heads, part) for one, part in zip(found, hidden, strict=True)]
+            row = {"method": method, "share": share, "photos": len(cases)}
+            rows.append(row | _interval("std_s", np.array(spread), subjects))
+    return rows
+
+
+def covered_case(case: Case, share: float) -> Case:
+    """A case whose lower face is covered beside what hides it anyway: the share of its height from the chin up."""
+    seen = case.observation
+    points, side = np.asarray(seen.landmarks), np.asarray(seen.image).shape[0]
+    right = points[42:48].mean(axis=0) - points[36:42].mean(axis=0)
+    right = right / max(float(np.linalg.norm(right)), 1e-6)
+    down = np.array([-right[1], right[0]])
+    chin, brows = float((points @ down)[8]), float((points @ down)[17:27].mean())
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    mask = np.stack([columns, rows], axis=-1) @ down > chin + share * (brows - chin)
+    if share == 0:
+        mask = np.zeros_like(mask)
+    image = np.where(mask[..., None], COVER[None, None], np.asarray(seen.image))
+    observation = masked(seen, image, mask)
+    # What the true head shows behind the cover is not known here: the fit says it.
+    return Case(f"{case.key}-covered_{round(100 * share)}", case.subject, "cover", observation, truth=case.truth)
+
+
+def reference(known: Distribution, held_out: Scans, front: np.ndarray) -> list[dict]:
+    """Of real heads, one at a time."""
+    each = np.array([out_of_distribution(known, head[None], front) for head in held_out.vertices])
+    row = {"heads": "test scans", "count": len(each)}
+    return [row | _interval("ode", each, held_out.subject)]
+
+
+def _interval(name: str, values: np.ndarray, subjects: np.ndarray) -> dict:
+    """One subject has no interval."""
+    found = mean_of(values, subjects)
+    found = found if len(set(subjects.tolist())) > 1 else (found[0], math.nan, math.nan)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), map(none_of, found), strict=True))
+
+
+def _tick(progress: Callable[[str, int, int], None], name: str, cases: Sequence[Case]) -> Tick:
+    return lambda count: progress(name, len(cases), count)
