@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 import flamejax
-from experiments.benchmark import diversity, fit, head, memory, mesh_conv, render
+from experiments.benchmark import diversity, fit, head, memory, mesh_conv, ofer, render
 from experiments.benchmark.timing import Row, Setting
 from flamejax.io.files import write_text
 
-Group = Literal["head", "render", "memory", "fit", "mesh_conv", "diversity"]
-ALL: tuple[Group, ...] = ("head", "render", "memory", "fit", "mesh_conv", "diversity")
+Group = Literal["head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer"]
+ALL: tuple[Group, ...] = ("head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer")
 GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "head": head.rows,
     "render": render.rows,
@@ -28,6 +28,7 @@ GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
     "fit": fit.rows,
     "mesh_conv": mesh_conv.rows,
     "diversity": diversity.rows,
+    "ofer": ofer.rows,
 }
 
 
