@@ -25,7 +25,10 @@ UNETS = {
     "53-25-10, context 1024": UNet1DConfig((53, 25, 10), context=1024),
 }
 """The paper's."""
-METHODS: dict[str, tuple[Any, int]] = {"100 identities, ranking, 15 expressions": (ofer, 15), "ofer+dpp, 16 heads": (ofer_dpp, 16)}
+METHODS: dict[str, tuple[Any, int]] = {
+    "100 identities, ranking, 15 expressions": (ofer, 15),
+    "ofer+dpp, 16 heads": (ofer_dpp, 16),
+}
 
 
 def rows(setting: Setting) -> list[Row]:
