@@ -29,9 +29,14 @@ from experiments.evaluate.report import as_csv
 from experiments.runtime import use_compilation_cache
 from flamejax.io.files import write_text
 
-DEFAULT_LIMITS = {"fitting": 96, "completion": 120, "diversity": 24, "hyperparameters": 4, "moving-occlusion": 4}
+DEFAULT_LIMITS = {
+    "fitting": 96, "completion": 120, "diversity": 24, "hyperparameters": 4, "moving-occlusion": 4, "identity": 240,
+    "samples": 240, "ranking": 240, "expression": 24,
+}  # fmt: skip
 DIVERSE = ("diversity", "hyperparameters", "moving-occlusion")
 """Tables of hypotheses (`diversity_command`)."""
+OFER = ("identity", "samples", "ranking")
+"""Tables of OFER's identities (`ofer_command`)."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,20 @@ class EvaluateConfig:
     it was, and another table takes what it shares.
     """
 
-    table: Literal["fitting", "completion", "diversity", "hyperparameters", "moving-occlusion"]
+    table: Literal[
+        "fitting", "completion", "diversity", "hyperparameters", "moving-occlusion", "identity", "samples", "ranking",
+        "expression",
+    ]  # fmt: skip
     """fitting: mean head, global and global+local fit of occluded photos (Diverse3DFace, Table 1). completion: heads
     completed from their visible vertices by linear models and the Mesh-VAE. diversity: hypotheses by Diverse3DFace
     and its baselines (Tables 2, 3). hyperparameters: by k and n_sigma (Table 4). moving-occlusion: behind a patch
-    at five places (Fig. 8)."""
+    at five places (Fig. 8). identity: what OFER's IdGen draws for new people, and IdRank picks (OFER, Table 1);
+    samples: the best of n, and other samplers (Table 8); ranking: IdRank's order (Tables 9, 10). expression:
+    hypotheses by Diverse3DFace, OFER, and both together (Tables 3 to 5)."""
     limit: int | None = None
-    """fitting: 96 photos, completion: 120 scans, diversity: 24 photos, hyperparameters and moving-occlusion: 4, spread
-    over subjects and occluders; 0 for all 360. The defaults take up to 45 minutes on 2 cores."""
+    """fitting: 96 photos, completion: 120 scans, diversity and expression: 24 photos, hyperparameters and moving-occlusion:
+    4, spread over subjects and occluders; 0 for all 360. identity, samples, ranking: 240 people; 0 for all 300. The defaults take
+    up to 45 minutes on 2 cores."""
     photos: Path | None = None
     """diversity, hyperparameters, moving-occlusion: photos of this folder instead of the open scans', observed as
     `flamejax reconstruct` does. Nobody knows these heads: no CSE, and what is visible is what the global+local fit
@@ -70,6 +81,12 @@ class EvaluateConfig:
     """Of what a detector would make of hidden landmarks; of masks of vertices, samples and hypotheses."""
     weights: Path | None = None
     """A Mesh-VAE's weights; those that ship when left out."""
+    idgen: Path | None = None
+    """identity, samples, ranking, expression: weights of IdGen; those that ship when left out."""
+    idrank: Path | None = None
+    """identity, ranking, expression: weights of IdRank; those that ship when left out."""
+    expgen: Path | None = None
+    """expression: weights of ExpGen; those that ship when left out."""
     json: Path | None = None
     """Write the rows here as a list of objects; the other tables into a `.more.json` beside it."""
     markdown: Path | None = None
@@ -86,18 +103,28 @@ class EvaluateConfig:
             raise ValueError(f"--photos goes with --table {', '.join(DIVERSE)}, not with {self.table}.")
         if not 1 <= self.num_samples <= 100:
             raise ValueError(f"--num-samples is between 1 and 100, not {self.num_samples}.")
+        if self.figure is not None and self.table in (*OFER, "expression"):
+            raise ValueError(f"--figure does not go with --table {self.table}.")
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.evaluate") -> int:
     """Print the table. Returns the exit status: 2 when it could not be made."""
     config = tyro.cli(EvaluateConfig, args=args, prog=prog)
     use_compilation_cache()
-    console = Console(width=None if sys.stdout.isatty() else 150 if config.table not in DIVERSE else 190)
+    console = Console(width=None if sys.stdout.isatty() else 190 if config.table in (*DIVERSE, "expression") else 150)
     try:
         if config.table in DIVERSE:
             from experiments.evaluate import diversity_command
 
             return diversity_command.run(config, console)
+        if config.table == "expression":
+            from experiments.evaluate import expression_command
+
+            return expression_command.run(config, console)
+        if config.table in OFER:
+            from experiments.evaluate import ofer_command
+
+            return ofer_command.run(config, console)
         return _completion(config, console) if config.table == "completion" else _fitting(config, console)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

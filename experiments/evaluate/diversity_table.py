@@ -18,7 +18,7 @@ from experiments.data.open_faces import Scans
 from experiments.evaluate.diverse_cases import Case, Parts, Tick
 from experiments.evaluate.diverse_runs import LOCAL, METHODS, OURS, Found, Runner
 from experiments.evaluate.head_realism import Realism
-from experiments.evaluate.statistics import mean_of, ratio_of
+from experiments.evaluate.statistics import interval_columns, mean_of, none_of, ratio_of
 from experiments.metrics import asd, cse, rms
 
 OCCLUDERS = ("glasses", "face-mask", "random", "overall")
@@ -166,8 +166,8 @@ def summary(values: dict[str, np.ndarray], cases: Sequence[Case], which: np.ndar
     subjects = np.array([case.subject for case in cases])[which]
     row: dict = {"photos": int(which.sum()), "failed": int(values["failed"][which].sum())}
     for name in MEASURES:
-        row |= _interval(name, mean_of(values[name][which], subjects), subjects)
-    row |= _interval("ratio", ratio_of(values["asd_o"][which], values["asd_v"][which], subjects), subjects)
+        row |= interval_columns(name, mean_of(values[name][which], subjects), subjects)
+    row |= interval_columns("ratio", ratio_of(values["asd_o"][which], values["asd_v"][which], subjects), subjects)
     row["seconds"] = none_of(float(np.median(values["seconds"][which])))
     return row
 
@@ -186,33 +186,22 @@ def references(runner: Runner, cases: Sequence[Case], realism: Realism, held_out
         heads = runner.fitted_heads(fitted, cases)
         row = _reference(f"fits: {fitted}", heads, subjects, realism)
         away = [math.nan if c.truth is None else rms(head, c.truth) for head, c in zip(heads, cases, strict=True)]
-        rows.append(row | _interval("rms", mean_of(np.array(away), subjects), subjects))
+        rows.append(row | interval_columns("rms", mean_of(np.array(away), subjects), subjects))
     return rows
 
 
 def _reference(name: str, heads: np.ndarray, subjects: np.ndarray, realism: Realism) -> dict:
     distance = realism.distance(heads)
     row: dict = {"heads": name, "count": len(heads)}
-    row |= _interval("inside", mean_of((distance <= realism.threshold).astype(float), subjects), subjects)
-    row |= _interval("vertices_inside", mean_of(realism.vertices_inside(heads), subjects), subjects)
-    row |= _interval("mahalanobis", mean_of(distance, subjects), subjects)
+    row |= interval_columns("inside", mean_of((distance <= realism.threshold).astype(float), subjects), subjects)
+    row |= interval_columns("vertices_inside", mean_of(realism.vertices_inside(heads), subjects), subjects)
+    row |= interval_columns("mahalanobis", mean_of(distance, subjects), subjects)
     return row | {"threshold": realism.threshold, "rms": None, "rms_low": None, "rms_high": None}
 
 
 def _each(values: dict[str, np.ndarray]) -> list[dict]:
     names = (*MEASURES, "seconds", "failed")
     return [{name: none_of(float(values[name][k])) for name in names} for k in range(len(values["failed"]))]
-
-
-def _interval(name: str, found: Sequence[float], subjects: np.ndarray) -> dict:
-    """One subject has no interval."""
-    found = found if len(set(subjects.tolist())) > 1 else (found[0], math.nan, math.nan)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), map(none_of, found), strict=True))
-
-
-def none_of(value: float) -> float | None:
-    """None for what JSON has no number for."""
-    return value if math.isfinite(value) else None
 
 
 def _tick(progress: Progress, name: str, cases: Sequence[Case]) -> Callable[[int], None]:

@@ -15,9 +15,9 @@ import numpy as np
 from experiments.data.open_faces import Scans
 from experiments.evaluate.diverse_cases import Case, Parts, Tick, masked
 from experiments.evaluate.diverse_runs import Found
-from experiments.evaluate.diversity_table import OCCLUDERS, Progress, chosen, none_of
+from experiments.evaluate.diversity_table import OCCLUDERS, Progress, chosen
 from experiments.evaluate.expression_runs import METHODS, ExpressionRunner
-from experiments.evaluate.statistics import mean_of
+from experiments.evaluate.statistics import interval_columns, mean_of, none_of
 from experiments.mesh_vae.heads import MIRROR, mirror_map
 from experiments.metrics import aligned, asd, cse
 from experiments.sample_metrics import (
@@ -121,7 +121,7 @@ def summary(values: Sequence[dict[str, float]], cases: Sequence[Case], which: np
     subjects = np.array([case.subject for case in cases])[which]
     row: dict = {"photos": int(which.sum())}
     for name in MEASURES:
-        row |= _interval(name, np.array([one[name] for one in values])[which], subjects)
+        row |= interval_columns(name, mean_of(np.array([one[name] for one in values])[which], subjects), subjects)
     seconds = np.array([one["seconds"] for one in values])[which]
     row["seconds"] = none_of(float(np.nanmedian(seconds))) if np.isfinite(seconds).any() else None
     return row
@@ -144,7 +144,7 @@ def growing_cover(
             found = runner.hypotheses(method, moved, lambda n: progress("growing cover", total, n))
             spread = [shape_deviation(known, one.heads, part) for one, part in zip(found, hidden, strict=True)]
             row = {"method": method, "share": share, "photos": len(cases)}
-            rows.append(row | _interval("std_s", np.array(spread), subjects))
+            rows.append(row | interval_columns("std_s", mean_of(np.array(spread), subjects), subjects))
     return rows
 
 
@@ -170,14 +170,7 @@ def reference(known: Distribution, held_out: Scans, front: np.ndarray) -> list[d
     """Of real heads, one at a time."""
     each = np.array([out_of_distribution(known, head[None], front) for head in held_out.vertices])
     row = {"heads": "test scans", "count": len(each)}
-    return [row | _interval("ode", each, held_out.subject)]
-
-
-def _interval(name: str, values: np.ndarray, subjects: np.ndarray) -> dict:
-    """One subject has no interval."""
-    found = mean_of(values, subjects)
-    found = found if len(set(subjects.tolist())) > 1 else (found[0], math.nan, math.nan)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), map(none_of, found), strict=True))
+    return [row | interval_columns("ode", mean_of(each, held_out.subject), held_out.subject)]
 
 
 def _tick(progress: Callable[[str, int, int], None], name: str, cases: Sequence[Case]) -> Tick:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,3 +43,19 @@ def mean_of(values: np.ndarray, subjects: np.ndarray) -> tuple[float, float, flo
 def ratio_of(values: np.ndarray, reference: np.ndarray, subjects: np.ndarray) -> tuple[float, float, float]:
     """Ratio of two means over the same photos, with its interval."""
     return bootstrap(np.stack([values, reference], axis=1), subjects, lambda means: means[..., 0] / means[..., 1])
+
+
+def difference_of(values: np.ndarray, reference: np.ndarray, subjects: np.ndarray) -> tuple[float, float, float]:
+    """Difference of two means over the same photos, with its interval."""
+    return bootstrap(np.stack([values, reference], axis=1), subjects, lambda means: means[..., 0] - means[..., 1])
+
+
+def interval_columns(name: str, found: Sequence[float], subjects: np.ndarray) -> dict:
+    """Columns `name`, `name_low` and `name_high` of a row; one subject has no interval."""
+    found = found if len(set(subjects.tolist())) > 1 else (found[0], math.nan, math.nan)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), map(none_of, found), strict=True))
+
+
+def none_of(value: float) -> float | None:
+    """None for what JSON has no number for."""
+    return value if math.isfinite(value) else None

@@ -138,6 +138,12 @@ def photographed(source: Source, params: HeadParams, keys: Array) -> Examples:
     """How photos show heads (B,): projection, detector noise, occluders; keys (B,)."""
     head = source.head
     points = landmarks_from_vertices(head, vertices(head, params), params)
+    seen, visible = photographed_points(source, points, keys)
+    return Examples(params.betas, jnp.concatenate([params.expression, params.jaw_pose], axis=-1), seen, visible)
+
+
+def photographed_points(source: Source, points: Array, keys: Array) -> tuple[Array, Array]:
+    """The same of landmarks (B, 68, 3) of any heads: `Examples.points` and `Examples.visible`."""
 
     def photograph(points: Array, key: Array) -> tuple[Array, Array]:
         near, noise, cover = jax.random.split(key, 3)
@@ -145,8 +151,7 @@ def photographed(source: Source, params: HeadParams, keys: Array) -> Examples:
         flat = flat + source.noise[:, None] * jax.random.normal(noise, flat.shape)
         return flat, draw_visible(source.reference, cover)
 
-    seen, visible = jax.vmap(photograph)(points, keys)
-    return Examples(params.betas, jnp.concatenate([params.expression, params.jaw_pose], axis=-1), seen, visible)
+    return jax.vmap(photograph)(points, keys)
 
 
 def project(points: Array, nearness: Array) -> Array:

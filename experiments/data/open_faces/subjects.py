@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.open_head import corners, expression, identity, joints
+from experiments.data.open_head.geometry import Head
 from experiments.data.open_head.sources import Source, find_source
 from flamejax.io.files import write_bytes
 
@@ -17,6 +18,8 @@ SEED = 31_415
 """Of everything here. The open head's own people were drawn with seed 20240, so none of them is among these."""
 PEOPLE = 300
 SPLITS = ("train", "validation", "test")
+NEW_SEEDS = {"validation": 57_721, "test": 14_142}
+"""Of people who have no scans: truths to judge identities by, none of them in any split above."""
 VERSION = "1.0.0"
 """Of the data: work files of another version are not read."""
 
@@ -80,14 +83,34 @@ def prepare(path: Path) -> None:
     """
     source = Source(find_source())
     head = corners.build_head(source)
-    settings = dataclasses.replace(identity.Config(), people=PEOPLE, seed=SEED)
-    people, _ = identity.calibrated(source, head, settings, joints.rig_weights(source, head)[:, 0])
-    people = people[:PEOPLE]  # without the mirrored twins
+    people = _draw_people(source, head, SEED)
     units = expression.load_units(source, head)
     keep = expression.neck_fade(people.mean(0), head)[:, None]
     names = sorted(units)
     fields = np.stack([units[n] * keep for n in names]).astype(np.float32)
+    _write(path, people=people.astype(np.float32), unit_names=np.array(names), units=fields)
+
+
+def prepare_people(path: Path, seed: int) -> None:
+    """Draw 300 other people into a file; time, threads and errors as those of `prepare`."""
+    source = Source(find_source())
+    _write(path, people=_draw_people(source, corners.build_head(source), seed).astype(np.float32))
+
+
+def read_people(path: Path) -> np.ndarray:
+    """What `prepare_people` wrote: (300, V, 3) float32, as `Sources.people`."""
+    with np.load(path, allow_pickle=False) as found:
+        return found["people"]
+
+
+def _draw_people(source: Source, head: Head, seed: int) -> np.ndarray:
+    settings = dataclasses.replace(identity.Config(), people=PEOPLE, seed=seed)
+    people, _ = identity.calibrated(source, head, settings, joints.rig_weights(source, head)[:, 0])
+    return people[:PEOPLE]  # without the mirrored twins
+
+
+def _write(path: Path, **arrays: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    np.savez(buffer, people=people.astype(np.float32), unit_names=np.array(names), units=fields)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())

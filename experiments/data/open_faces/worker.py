@@ -33,10 +33,13 @@ def look(subject: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def do(piece: str) -> None:
-    """Make one piece: `sources`, `scans SUBJECT` or `photo SUBJECT EXPRESSION`."""
+    """Make one piece: `sources`, `people SEED`, `scans SUBJECT` or `photo SUBJECT EXPRESSION`."""
     kind, *numbers = piece.split()
     if kind == "sources":
         subjects.prepare(store.sources_path())
+    elif kind == "people":
+        (seed,) = map(int, numbers)
+        subjects.prepare_people(store.people_path(seed), seed)
     elif kind == "scans":
         (subject,) = map(int, numbers)
         store.write_scans(scans.make_subject(*prepared(), subject), store.scans_path(subject))

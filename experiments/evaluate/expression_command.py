@@ -1,0 +1,91 @@
+"""The table `expression`: from options to tables and files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich.console import Console
+
+import flamejax
+from experiments.evaluate import report
+from experiments.evaluate.command import EvaluateConfig, progress_bars, write_rows
+from experiments.evaluate.diverse_runs import Runner, Settings
+from experiments.evaluate.diversity_command import cases_for
+from experiments.evaluate.expression_runs import ExpressionRunner
+from experiments.evaluate.expression_table import ExpressionTable, expression
+from experiments.evaluate.report import Sheet
+from flamejax.io.files import write_text
+from models.pretrained import load_mesh_vae
+from sampling.diversify import DIVERSIFY_PRESETS
+from sampling.ofer import load_networks
+
+PARTS = {
+    "faithful": ("cse", "cse_aligned", "visible_se", "asd_v_min", "asd_v_max"),
+    "diverse and plausible": ("asd_o", "asd_o_rms", "std_s", "std_s_hidden", "ode", "ode_v", "ode_o"),
+}
+DIGITS = {"ode": 4, "ode_v": 4, "ode_o": 4, "asd_o": 3}
+
+
+def run(config: EvaluateConfig, console: Console) -> int:
+    """Make the table. Returns the exit status; raises as `experiments.evaluate.command.main` catches."""
+    from experiments.data.open_faces import load_scans
+
+    head = flamejax.load_head()
+    settings = Settings(
+        DIVERSIFY_PRESETS[config.diversify_preset], config.num_samples, config.preset, config.seed
+    )  # fmt: skip
+    networks = load_networks(head, config.idgen, config.expgen, config.idrank)
+    runner = ExpressionRunner(Runner(head, load_mesh_vae(head, config.weights), settings), networks)
+    with progress_bars() as progress:
+        cases, failures = cases_for(config, head, progress)
+        if not cases:
+            raise ValueError("no photo with a face that could be observed.")
+        table = expression(runner, cases, load_scans("train"), load_scans("test"), progress)
+    for line in failures:
+        console.print(f"left out: {line}", markup=False)
+    made = sheets(table)
+    for each in report.tables(made):
+        console.print(each)
+    write_rows(config, dataclasses.asdict(table))
+    if config.markdown:
+        text = (
+            f"Table `expression`: {len(cases)} photos of the open scans' {config.split} split, {config.landmarks} "
+            f"landmarks, {config.num_samples} heads each, seed {config.seed}. Front of the face, x 1000, head frame; "
+            "95 % intervals over subjects."
+        )
+        write_text(config.markdown, report.as_markdown(text, made))
+    return 0
+
+
+def sheets(table: ExpressionTable) -> list[Sheet]:
+    """All tables as text."""
+    made = [_part(name, table.rows) for name in PARTS]
+    if table.covered:
+        cells = [
+            [row["method"], f"{row['share']:.2f}", f"{row['photos']}", _value(row, "std_s")] for row in table.covered
+        ]
+        title = "STD-S of what the whole cover hides, as it rises from the chin (0) to the brows (1)"
+        made.append((title, ["method", "share", "photos", "std_s"], cells))
+    cells = [[row["heads"], f"{row['count']}", _value(row, "ode")] for row in table.reference]
+    return [*made, ("ODE of real heads", ["heads", "count", "ode"], cells)]
+
+
+def _part(name: str, rows: Sequence[dict]) -> Sheet:
+    names = PARTS[name]
+    cells = [
+        [row["method"], row["occluder"], f"{row['photos']}", *(_value(row, n) for n in names), f"{row['seconds']:.1f}"]
+        for row in rows
+    ]
+    title = f"Hypotheses: how {name}, x 1000 (95 % interval)"
+    return title, ["method", "occluder", "photos", *names, "seconds"], cells
+
+
+def _value(row: dict, name: str) -> str:
+    if row[name] is None:
+        return "-"
+    digits = DIGITS.get(name, 2)
+    value = f"{row[name]:.{digits}f}"
+    if row[f"{name}_low"] is None:
+        return value
+    return f"{value} ({row[f'{name}_low']:.{digits}f}-{row[f'{name}_high']:.{digits}f})"

@@ -1,0 +1,77 @@
+"""OFER's tables of identities for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.evaluate.ofer_table import CANDIDATES, MEASURES, RANDOM_ORDERS, RANK_MEASURES, OferTable
+from experiments.evaluate.report import Sheet
+
+TITLES = {
+    "identity": f"Errors of {CANDIDATES} identities, frontal vertices after a similarity, mm (95 % interval)",
+    "samples": "The best of n identities: median_mm (95 % interval)",
+    "ranking": f"{CANDIDATES} of IdGen's identities by their true median_mm (95 % interval); chance: the mean of "
+    f"{RANDOM_ORDERS} random orders; best_fifth: the first is among the best 20 %",
+}
+
+
+def sheets(name: str, table: OferTable) -> list[Sheet]:
+    """All tables as text."""
+    made = {"identity": _identity, "samples": _samples, "ranking": _ranking}[name](table)
+    return [*made, *([_samplers(table.samplers)] if table.samplers else [])]
+
+
+def introduction(name: str, table: OferTable, split: str, seed: int) -> str:
+    """What the tables are of."""
+    count = max((row["cases"] for row in table.rows), default=0)
+    return (
+        f"Table `{name}`: {count} new people, in no split of the open scans, with expressions of the {split} scans, "
+        f"seed {seed}; their landmarks alone are seen. 95 % intervals over people."
+    )
+
+
+def _identity(table: OferTable) -> list[Sheet]:
+    cells = [
+        [row["method"], row["occluder"], _count(row), *(_interval(row, n) for n in MEASURES)] for row in table.rows
+    ]
+    rows = [
+        [f"{row['method']} {'/' if row['kind'] == 'ratio' else '-'} {row['reference']}",
+         _interval(row, "value"), row["wanted"], "yes" if row["met"] else "no"]
+        for row in table.comparisons
+    ]  # fmt: skip
+    compared = "Of the means of median_mm (95 % interval)", ["methods", "value", "wanted", "met"], rows
+    return [(TITLES["identity"], ["method", "landmarks covered", "cases", *MEASURES], cells), compared]
+
+
+def _samples(table: OferTable) -> list[Sheet]:
+    names = ("median_mm", "random_median_mm")
+    cells = [[str(row["n"]), _count(row), *(_interval(row, name) for name in names)] for row in table.rows]
+    return [(TITLES["samples"], ["n", "cases", "IdGen", "random"], cells)]
+
+
+def _samplers(rows: Sequence[dict]) -> Sheet:
+    names = ("median_mm", "ratio", "minimum_mm", "minimum_ratio")
+    cells = [
+        [row["sampler"], str(row["steps"]), _count(row), *(_interval(row, name) for name in names)] for row in rows
+    ]
+    title = f"{CANDIDATES} identities by the sampler, and the ratio to all 1000 steps (wanted of 20: 0.95 to 1.05)"
+    return title, ["sampler", "steps", "cases", "average", "ratio", "minimum", "ratio"], cells
+
+
+def _ranking(table: OferTable) -> list[Sheet]:
+    # As rows, or the table would be wider than a terminal.
+    cells = [[name, *(_interval(row, name) for row in table.rows)] for name in RANK_MEASURES]
+    return [(TITLES["ranking"], ["measure", *(row["method"] for row in table.rows)], cells)]
+
+
+def _count(row: dict) -> str:
+    return f"{row['cases']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
+
+
+def _interval(row: dict, name: str) -> str:
+    if row[name] is None:
+        return "-"
+    value = f"{row[name]:.3f}"
+    if row[f"{name}_low"] is None or row[f"{name}_high"] is None:
+        return value
+    return f"{value} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
