@@ -24,6 +24,7 @@ from flamejax.head.blend_skin import head_at
 from flamejax.head.rotation import axis_angle, rotation_matrix
 
 STEPS = 8
+NUM_LANDMARKS = 68
 
 
 @jax.tree_util.register_dataclass
@@ -132,12 +133,14 @@ def place(view: LandmarkView, fit: Fit, side: int, points: Array, one_size: bool
         found = jax.vmap(lambda p, x: aligned(p, x, common))(points, found.at[:, 3].set(common))
         log_size = jnp.broadcast_to(common, log_size.shape)
     cost = jax.vmap(lambda x, p, s: huber_energy(residuals(x, p, s)))(found, points, log_size)
-    orient = axis_angle(jnp.matmul(rotation_matrix(found[:, :3]), fitted[None], precision="highest"))
+    turns = jnp.matmul(rotation_matrix(found[:, :3]), fitted[None], precision="highest")
     # The fit's camera shows (x, y) at scale * (x, -y) + translation.
     place_xy = (found[:, 4:] - translation[None]) / scale * flip
-    depth = jnp.broadcast_to(root_joint(view.head, fit.params)[2], (len(points), 1))
     size = jnp.exp(log_size) / scale
-    return Placement(orient, jnp.concatenate([place_xy, depth], axis=-1), size), cost
+    # The camera sees no depth: the face, not the root behind it, lies where the fit's does.
+    face = jnp.mean(points[:, :NUM_LANDMARKS], axis=1)
+    depth = jnp.mean(fit.landmarks[:, 2]) - size * jnp.sum(turns[:, 2] * face, axis=-1)
+    return Placement(axis_angle(turns), jnp.concatenate([place_xy, depth[:, None]], axis=-1), size), cost
 
 
 def placed(head: HeadModel, params: HeadParams, placement: Placement) -> tuple[HeadParams, Array]:

@@ -58,9 +58,9 @@ class EvaluateConfig:
     samples: the best of n, and other samplers (Table 8); ranking: IdRank's order (Tables 9, 10). expression:
     hypotheses by Diverse3DFace, OFER, and both together (Tables 3 to 5)."""
     limit: int | None = None
-    """fitting: 96 photos, completion: 120 scans, diversity and expression: 24 photos, hyperparameters and moving-occlusion:
-    4, spread over subjects and occluders; 0 for all 360. identity, samples, ranking: 240 people; 0 for all 300. The defaults take
-    up to 45 minutes on 2 cores."""
+    """fitting: 96 photos, completion: 120 scans, diversity and expression: 24 photos, hyperparameters and
+    moving-occlusion: 4, spread over subjects and occluders; 0 for all 360. identity, samples, ranking: 240 people; 0
+    for all 300. The defaults take up to 45 minutes on 2 cores."""
     photos: Path | None = None
     """diversity, hyperparameters, moving-occlusion: photos of this folder instead of the open scans', observed as
     `flamejax reconstruct` does. Nobody knows these heads: no CSE, and what is visible is what the global+local fit

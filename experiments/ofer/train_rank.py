@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -93,7 +94,8 @@ def learned_before(model: IdRank, idgen: Any) -> None:
     """Start from IdGen's landmark encoder, where it is of the same shape: it knows already what landmarks say."""
     shapes = [{k: v.shape for k, v in flat_state(owner.encoders).items()} for owner in (idgen, model)]
     if shapes[0] == shapes[1]:
-        nnx.update(model.encoders, nnx.state(idgen.encoders, nnx.Param))
+        # Copies: a step gives its parameters' memory away, and IdGen keeps its own.
+        nnx.update(model.encoders, jax.tree.map(jnp.copy, nnx.state(idgen.encoders, nnx.Param)))
 
 
 @partial(jax.jit, static_argnums=0)
