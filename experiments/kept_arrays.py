@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +41,20 @@ def array_digest(array: np.ndarray) -> str:
     state = hashlib.sha256(str(array.shape).encode())
     state.update(np.ascontiguousarray(array).data)
     return state.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Waits while another process builds in a folder: two would do the same work, and tidy up each other's files.
+
+    Args:
+      what: is built, for the line on stderr that says so.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".building").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"{what}: another process is building in {folder}; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

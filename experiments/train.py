@@ -20,7 +20,17 @@ from rich.console import Console
 
 from experiments import runtime
 
-CONFIGS = ("mesh_vae_small", "mesh_vae", "local_pca", "idgen_small", "expgen_small", "idrank_small")
+CONFIGS = (
+    "mesh_vae_small",
+    "mesh_vae",
+    "local_pca",
+    "idgen_small",
+    "expgen_small",
+    "idrank_small",
+    "idgen",
+    "expgen",
+    "idrank",
+)
 """Modules of `experiments.configs`."""
 DEFAULT = "mesh_vae_small"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from models.encoders.landmark import LandmarkEncoder, LandmarkEncoderConfig
+from models.encoders.landmark import LandmarkEncoderConfig
+from models.encoders.parts import Conditioned, check_names, make_encoders
 from models.noise_schedule import ScheduleName, make_schedule
 from models.unet1d import UNet1D, UNet1DConfig, added, multiplied
 
@@ -38,30 +41,36 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"a generator's kind is {' or '.join(KINDS)}, not {self.kind!r}.")
+        check_names(self.encoders)
 
 
 class Scale(nnx.Variable):
     """Statistics of the training data: fixed, and kept with the weights."""
 
 
-class Generator(nnx.Module):
+class Generator(Conditioned):
     """Denoises coefficients under the condition of a photo. Samplers are in `sampling.diffusion`."""
 
     def __init__(
         self, config: GeneratorConfig, reference: Array, *, rngs: nnx.Rngs,
-        mean: Array | None = None, deviation: Array | None = None,
+        mean: Array | None = None, deviation: Array | None = None, encoders: Mapping[Any, Any] | None = None,
     ):  # fmt: skip
         """Args:
         reference: (68, 2) of the head, for the landmark encoder (`reference_landmarks`).
         mean, deviation: (S,) of the training coefficients, by which they are centred and scaled: the jaw's radians are
           no standard deviations. 0 and 1 when left out, as in the paper.
+        encoders: the image encoders that `config.encoders` names (`load_image_encoders`).
+
+        Raises:
+          ValueError: one is missing, or they do not give as many numbers as the U-Net's context has.
         """
         self.config = config
         size = config.unet.size
         self.mean = Scale(jnp.zeros(size) if mean is None else jnp.asarray(mean, jnp.float32))
         self.deviation = Scale(jnp.ones(size) if deviation is None else jnp.asarray(deviation, jnp.float32))
-        parts = [LandmarkEncoder(config.landmark, reference, rngs=rngs)] if "landmark" in config.encoders else []
-        self.encoders = nnx.List(parts)
+        self.encoders = make_encoders(
+            config.encoders, config.unet.context, config.landmark, reference, encoders or {}, rngs
+        )
         self.nothing = nnx.Param(jnp.zeros(config.unet.context)) if config.unconditional else None
         self.unet = UNet1D(config.unet, rngs=rngs)
 
@@ -72,10 +81,6 @@ class Generator(nnx.Module):
             return found
         alpha, sigma = (part[..., None] for part in make_schedule(self.config.schedule).alpha_sigma(time))
         return added(multiplied(x, sigma), multiplied(found, alpha))
-
-    def context(self, photo: Array | None, landmarks: Array, visibility: Array) -> Array:
-        """The condition of photos (*b, D): all encoders' contexts, joined; arguments as those of an encoder."""
-        return jnp.concatenate([encoder(photo, landmarks, visibility) for encoder in self.encoders], axis=-1)
 
     def sometimes_without(self, context: Array, keys: Array, share: float) -> Array:
         """Contexts (B, D), a share of them replaced by that of no photo, for classifier-free guidance; keys (B,)."""

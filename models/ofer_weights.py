@@ -1,4 +1,8 @@
-"""Trained IdGen, ExpGen and IdRank: those that ship, and files of one's own."""
+"""Trained IdGen, ExpGen and IdRank: those that ship, and files of one's own.
+
+A file holds what was trained, the last layers of ArcFace and FaRL included, and no frozen layer of these: their weights
+may not be passed on. They come from the encoders' own files, which must be those that the network was trained with.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from flax import nnx
 
 from flamejax.head import HeadFileError, HeadModel
 from models.encoders.landmark import LandmarkEncoderConfig, Reference, reference_landmarks
+from models.encoders.parts import Conditioned, base_digests, load_image_encoders
 from models.generator import Generator, GeneratorConfig, Scale
 from models.rank import IdRank, IdRankConfig, frontal_vertices
 from models.unet1d import UNet1DConfig
@@ -18,6 +23,8 @@ from models.weight_files import ASSETS, Kinds, fill, from_json, made_for, open_w
 
 NETWORKS = {"identity": "IdGen", "expression": "ExpGen"}
 FILES = {"IdGen": "open_head_idgen.npz", "ExpGen": "open_head_expgen.npz", "IdRank": "open_head_idrank.npz"}
+BASE = "base_"
+"""Before an image encoder's name: a note of which one the network was trained with."""
 KINDS: Kinds = {nnx.Param: "parameter:", Scale: "scale:", Reference: "reference:"}
 
 
@@ -32,30 +39,49 @@ def has_shipped_ofer(head: HeadModel) -> bool:
 
 
 def build_generator(
-    head: HeadModel, config: GeneratorConfig, seed: int = 0, mean: Any = None, deviation: Any = None
-) -> Generator:
-    """An untrained generator of a head; arguments as those of `Generator`."""
-    return Generator(config, reference_landmarks(head), rngs=nnx.Rngs(seed), mean=mean, deviation=deviation)
+    head: HeadModel, config: GeneratorConfig, seed: int = 0, mean: Any = None, deviation: Any = None,
+    encoders: Mapping[Any, Any] | None = None,
+) -> Generator:  # fmt: skip
+    """An untrained generator of a head.
+
+    Args:
+      mean, deviation: as those of `Generator`. encoders: as `load_generator`.
+
+    Raises:
+      FileNotFoundError, HeadFileError: as `load_image_encoders`. ValueError: as `Generator`.
+    """
+    images = load_image_encoders(config.encoders, encoders)
+    rngs = nnx.Rngs(seed)
+    return Generator(config, reference_landmarks(head), rngs=rngs, mean=mean, deviation=deviation, encoders=images)
 
 
-def load_generator(head: HeadModel, kind: str, path: str | os.PathLike[str] | None = None) -> Generator:
+def load_generator(
+    head: HeadModel, kind: str, path: str | os.PathLike[str] | None = None,
+    encoders: Mapping[Any, Any] | None = None,
+) -> Generator:  # fmt: skip
     """A trained IdGen (kind `identity`) or ExpGen (`expression`) of a head.
 
     Args:
       path: a file that `python -m experiments.train --config idgen|expgen` wrote; the one that ships when left out.
+      encoders: image encoders, or their files, by the names `arcface` and `farl`, for a network that looks at photos;
+        those at `encoder_path(name)` when left out. Several networks can share loaded ones.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      HeadFileError: it is damaged, of another version or network, or was trained for another head.
+      FileNotFoundError: there is no such file, or none of an image encoder; the message says how to convert one.
+      HeadFileError: it is damaged, of another version or network, or was trained for another head or with another
+        image encoder.
     """
     network = NETWORKS[kind]
     path, found, settings = _opened(head, network, path)
     try:
         parts = {"unet": UNet1DConfig, "landmark": LandmarkEncoderConfig}
         nested = {name: build(**from_json(settings.pop(name))) for name, build in parts.items()}
-        model = build_generator(head, GeneratorConfig(**from_json(settings), **nested))
+        model = build_generator(head, GeneratorConfig(**from_json(settings), **nested), encoders=encoders)
+    except HeadFileError:  # an image encoder's
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
+    check_bases(model, found, path)
     fill(model, KINDS, found, path)
     return model
 
@@ -64,22 +90,31 @@ def write_generator(
     path: str | os.PathLike[str], head: HeadModel, model: Generator, notes: Mapping[str, str] | None = None
 ) -> None:
     """Write weights, whole or not at all. notes: provenance. Raises: OSError, the folder is missing or full."""
-    write_weights(path, head, model, model.config, NETWORKS[model.config.kind], KINDS, notes)
+    what = NETWORKS[model.config.kind]
+    write_weights(path, head, model, model.config, what, KINDS, {**(notes or {}), **_base_notes(model)})
 
 
-def build_rank(head: HeadModel, config: IdRankConfig, seed: int = 0) -> IdRank:
-    """An untrained IdRank of a head."""
-    return IdRank(config, int(frontal_vertices(head).sum()), reference_landmarks(head), rngs=nnx.Rngs(seed))
+def build_rank(
+    head: HeadModel, config: IdRankConfig, seed: int = 0, encoders: Mapping[Any, Any] | None = None
+) -> IdRank:
+    """An untrained IdRank of a head; as `build_generator`."""
+    images, count = load_image_encoders(config.encoders, encoders), int(frontal_vertices(head).sum())
+    return IdRank(config, count, reference_landmarks(head), rngs=nnx.Rngs(seed), encoders=images)
 
 
-def load_rank(head: HeadModel, path: str | os.PathLike[str] | None = None) -> IdRank:
+def load_rank(
+    head: HeadModel, path: str | os.PathLike[str] | None = None, encoders: Mapping[Any, Any] | None = None
+) -> IdRank:
     """A trained IdRank of a head; arguments and errors as those of `load_generator`."""
     path, found, settings = _opened(head, "IdRank", path)
     try:
         landmark = LandmarkEncoderConfig(**from_json(settings.pop("landmark")))
-        model = build_rank(head, IdRankConfig(**from_json(settings), landmark=landmark))
+        model = build_rank(head, IdRankConfig(**from_json(settings), landmark=landmark), encoders=encoders)
+    except HeadFileError:  # an image encoder's
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
+    check_bases(model, found, path)
     fill(model, KINDS, found, path)
     return model
 
@@ -88,7 +123,22 @@ def write_rank(
     path: str | os.PathLike[str], head: HeadModel, model: IdRank, notes: Mapping[str, str] | None = None
 ) -> None:
     """As `write_generator`."""
-    write_weights(path, head, model, model.config, "IdRank", KINDS, notes)
+    write_weights(path, head, model, model.config, "IdRank", KINDS, {**(notes or {}), **_base_notes(model)})
+
+
+def check_bases(model: Conditioned, found: Mapping[str, Any], path: Path) -> None:
+    """Raises: HeadFileError, the file's last layers were trained on another encoder than the model has."""
+    for name, digest in base_digests(model).items():
+        trained = str(found.get(f"provenance_{BASE}{name}", "?"))
+        if trained != digest:
+            raise HeadFileError(
+                f"{path}: trained with another {name} ({trained[:12]}) than the one given ({digest[:12]}). Give that "
+                f"one's file: `flamejax convert FILE --to {name}`, docs/encoders.md."
+            )
+
+
+def _base_notes(model: Conditioned) -> dict[str, str]:
+    return {BASE + name: digest for name, digest in base_digests(model).items()}
 
 
 def _opened(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,8 @@ from jax import Array
 
 from flamejax.geometry import vertex_normals
 from flamejax.head import HeadModel
-from models.encoders.landmark import LandmarkEncoder, LandmarkEncoderConfig
+from models.encoders.landmark import LandmarkEncoderConfig
+from models.encoders.parts import Conditioned, check_names, make_encoders
 from models.unet1d import added, multiplied
 
 GROUPS = 8
@@ -27,6 +30,7 @@ class IdRankConfig:
     """Of the hidden layers; the fifth layer gives the score."""
     context: int = 512
     encoders: tuple[str, ...] = ("landmark",)
+    """As those of `models.generator.GeneratorConfig`."""
     landmark: LandmarkEncoderConfig = dataclasses.field(default_factory=LandmarkEncoderConfig)
     spread_mm: float = 3.0
     """Unit of the network's input: candidates' residuals, and the mean's distance from the mean head."""
@@ -34,6 +38,7 @@ class IdRankConfig:
     def __post_init__(self) -> None:
         if not self.widths or any(width < GROUPS or width % GROUPS for width in self.widths):
             raise ValueError(f"the widths are multiples of {GROUPS}, and at least one.")
+        check_names(self.encoders)
 
 
 class ConditionedLayer(nnx.Module):
@@ -57,14 +62,17 @@ class ConditionedLayer(nnx.Module):
         return added(multiplied(inner, jax.nn.sigmoid(self.gate(context))), self.shift(context))
 
 
-class IdRank(nnx.Module):
+class IdRank(Conditioned):
     """Scores candidates of one photo against each other: a multi-layer perceptron under the photo's condition."""
 
-    def __init__(self, config: IdRankConfig, num_frontal: int, reference: Array, *, rngs: nnx.Rngs):
-        """num_frontal: vertices of the frontal mask. reference: (68, 2) for the landmark encoder."""
+    def __init__(
+        self, config: IdRankConfig, num_frontal: int, reference: Array, *, rngs: nnx.Rngs,
+        encoders: Mapping[Any, Any] | None = None,
+    ):  # fmt: skip
+        """num_frontal: vertices of the frontal mask. reference: (68, 2) for the landmark encoder. encoders, and what is
+        raised: as `models.generator.Generator`."""
         self.config = config
-        parts = [LandmarkEncoder(config.landmark, reference, rngs=rngs)] if "landmark" in config.encoders else []
-        self.encoders = nnx.List(parts)
+        self.encoders = make_encoders(config.encoders, config.context, config.landmark, reference, encoders or {}, rngs)
         # [mean | residual] through one product is two products, and that of the mean is the same for all candidates.
         self.of_mean = nnx.Linear(3 * num_frontal, config.widths[0], use_bias=False, rngs=rngs)
         widths = (3 * num_frontal, *config.widths, 1)
@@ -72,10 +80,6 @@ class IdRank(nnx.Module):
         self.layers = nnx.List(
             ConditionedLayer(widths[k], widths[k + 1], config.context, k == last, rngs=rngs) for k in range(last + 1)
         )
-
-    def context(self, photo: Array | None, landmarks: Array, visibility: Array) -> Array:
-        """As that of `models.generator.Generator`."""
-        return jnp.concatenate([encoder(photo, landmarks, visibility) for encoder in self.encoders], axis=-1)
 
     def __call__(self, mean: Array, residuals: Array, context: Array) -> Array:
         """Scores, higher is better; only their differences within a photo mean anything.

@@ -1,11 +1,12 @@
-"""Batches of the training heads, through grain: shuffled anew in each epoch, endless, and resumable exactly."""
+"""Batches of the training heads."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import grain
 import numpy as np
+
+from experiments.training.batches import endless
 
 
 class _Rows:
@@ -29,5 +30,4 @@ def batches(vertices: np.ndarray, size: int, seed: int) -> Any:
     """
     if len(vertices) < size:
         raise ValueError(f"{len(vertices)} training heads are fewer than a batch takes from them ({size}).")
-    data = grain.MapDataset.source(_Rows(vertices)).shuffle(seed=seed).repeat().batch(size, drop_remainder=True)
-    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+    return endless(_Rows(vertices), size, seed)

@@ -13,6 +13,17 @@ LANDMARK = LandmarkEncoderConfig(width=256, hidden=512)
 """Of the small networks."""
 
 
+def paper(kind: str) -> GeneratorConfig:
+    """OFER's IdGen (ArcFace) or ExpGen (ArcFace and FaRL)."""
+    encoders = ("arcface",) if kind == "identity" else ("arcface", "farl")
+    return GeneratorConfig(kind, UNet1DConfig(WIDTHS[kind], context=512 * len(encoders)), encoders)
+
+
+def paper_rank() -> IdRankConfig:
+    """OFER's IdRank."""
+    return IdRankConfig(context=1024, encoders=("arcface", "farl"))
+
+
 def small_rank() -> IdRankConfig:
     """For CPUs, with the landmark encoder."""
     return IdRankConfig((256, 128, 64, 64), context=256, landmark=LANDMARK)

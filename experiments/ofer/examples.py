@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from experiments.ofer.coefficients import ScanCoefficients
 from fitting.landmark_fit import OUTER_EYE_DISTANCE
 from flamejax.head import HeadModel, HeadParams, landmark_head, landmarks_from_vertices, vertices
 from models.encoders.landmark import reference_landmarks
+from models.encoders.parts import Conditioned
 
 Kind = Literal["identity", "expression"]
 LIKELY = 3.0
@@ -64,13 +66,19 @@ class Examples:
     motion: Array
     """(*b, E + 3) expression and jaw."""
     points: Array
-    """(*b, 68, 2) metres in the image plane, y down, detector noise and all."""
+    """(*b, 68, 2) y down; drawn ones in metres in the image plane, detector noise and all; of photos, pixels."""
     visible: Array
     """(*b, 68) 1 = visible, 0 = hidden or missing."""
+    features: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    """What image encoders' frozen layers give of photos, by name (*b, F); drawn examples have none."""
 
     def target(self, kind: Kind) -> Array:
         """What a generator of that kind is to draw."""
         return self.betas if kind == "identity" else self.motion
+
+    def context(self, model: Conditioned) -> Array:
+        """A network's condition, (*b, D)."""
+        return model.context_of_features(self.features, self.points, self.visible)
 
 
 def make_source(head: HeadModel, scans: ScanCoefficients | None) -> Source:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from experiments.ofer.examples import Examples, Source, draw_examples
+from experiments.ofer.examples import Examples
 from flamejax.head import HeadModel
 from models.generator import Generator, GeneratorConfig
 from models.rank import frontal_face
@@ -19,16 +19,15 @@ from sampling.generate import draw_coefficients
 
 SAMPLES = 16
 SEED = 987_654
-"""Of validation examples: no training step draws them."""
+"""Of the samples."""
 
 
 class GeneratorJudge:
-    """Judges generators of one kind on examples drawn once."""
+    """Judges generators of one kind on held-out examples."""
 
-    def __init__(self, head: HeadModel, source: Source, architecture: GeneratorConfig, count: int):
-        self.examples = jax.jit(draw_examples, static_argnums=2)(source, jax.random.key(SEED), count)
+    def __init__(self, head: HeadModel, examples: Examples, architecture: GeneratorConfig):
+        self.examples = examples
         self.basis = _field(head, architecture.kind)
-        self._draw = None
 
     def errors(self, model: Generator) -> dict[str, float]:
         """Means over examples, mm: RMS distance of samples from the truth, of their mean from it, and their spread
@@ -56,7 +55,7 @@ def _field(head: HeadModel, kind: str) -> Array:
 @partial(jax.jit, static_argnums=0)
 def _offsets(graphdef: nnx.GraphDef, state: nnx.State, examples: Examples, basis: Array) -> tuple[Array, Array]:
     model = nnx.merge(graphdef, state)
-    context = model.context(None, examples.points, examples.visible)
+    context = examples.context(model)
     keys = jax.random.split(jax.random.key(SEED), len(context))
     drawn = jax.vmap(lambda c, k: draw_coefficients(model, c, k, SAMPLES, SamplerConfig()))(context, keys)
     truth = examples.betas if model.config.kind == "identity" else examples.motion

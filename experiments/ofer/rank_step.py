@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,9 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from experiments.ofer.examples import Source, draw_each
+from experiments.ofer.examples import Examples, Source, draw_each
 from experiments.ofer.settings import RankSettings
-from experiments.ofer.step import TrainState, share_of, updated
+from experiments.ofer.step import TrainState, in_single, share_of, updated
 from experiments.training.devices import AXIS
 from models.generator import Generator
 from models.rank import FrontalFace, rank_errors, rank_loss
@@ -45,14 +46,13 @@ class RankFixed:
 
     rest: nnx.State
     """Of the ranker: what is not trained."""
-    source: Source
     face: FrontalFace
     idgen: nnx.State
 
 
-def candidates_of(idgen: Generator, points: Array, visible: Array, keys: Array, count: int, steps: int) -> Array:
-    """IdGen's candidates of photos (B, 68, 2), (B, 68), without gradient; keys (B,) -> (B, count, S)."""
-    contexts = idgen.context(None, points, visible)
+def candidates_of(idgen: Generator, examples: Examples, keys: Array, count: int, steps: int) -> Array:
+    """IdGen's candidates of examples (B,), without gradient; keys (B,) -> (B, count, S)."""
+    contexts = examples.context(idgen)
     config = SamplerConfig(steps=steps)
     drawn = jax.vmap(lambda c, k: draw_coefficients(idgen, c, k, count, config))(contexts, keys)
     return jax.lax.stop_gradient(drawn)
@@ -60,26 +60,23 @@ def candidates_of(idgen: Generator, points: Array, visible: Array, keys: Array, 
 
 def make_rank_step(
     graphdef: nnx.GraphDef, idgen_graphdef: nnx.GraphDef, settings: RankSettings,
-    optimizer: optax.GradientTransformation, mesh: Mesh,
-) -> Callable[[TrainState, RankFixed], tuple[TrainState, RankLosses]]:  # fmt: skip
+    optimizer: optax.GradientTransformation, mesh: Mesh, online: bool = True,
+) -> Callable[[TrainState, RankFixed, Source | Examples], tuple[TrainState, RankLosses]]:  # fmt: skip
     """The jitted step; as `experiments.ofer.step.make_step`."""
     share = share_of(settings, mesh)
 
-    def shard(state: TrainState, fixed: RankFixed) -> tuple[TrainState, RankLosses]:
+    def shard(state: TrainState, fixed: RankFixed, data: Any) -> tuple[TrainState, RankLosses]:
         step_key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
         places = jax.lax.axis_index(AXIS) * share + jnp.arange(share)
         keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(step_key, k), 2))(places)
-        examples = draw_each(fixed.source, keys[:, 0])
+        examples = draw_each(data, keys[:, 0]) if online else in_single(data)
         idgen = nnx.merge(idgen_graphdef, fixed.idgen)
-        drawn = candidates_of(
-            idgen, examples.points, examples.visible, keys[:, 1], settings.candidates, settings.sampler_steps
-        )
+        drawn = candidates_of(idgen, examples, keys[:, 1], settings.candidates, settings.sampler_steps)
         errors = rank_errors(fixed.face, drawn, examples.betas)
 
         def loss(params: nnx.State) -> tuple[Array, Array]:
             model = nnx.merge(graphdef, params, fixed.rest)
-            context = model.context(None, examples.points, examples.visible)
-            scores = model.of_betas(fixed.face, drawn, context)
+            scores = model.of_betas(fixed.face, drawn, examples.context(model))
             return jnp.mean(rank_loss(scores, errors, settings.sharpness)), scores
 
         (total, scores), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -89,6 +86,8 @@ def make_rank_step(
         found = RankLosses(total, average, ranked, least, optax.tree.norm(gradient))
         return updated(state, gradient, optimizer, settings.ema), found
 
-    everywhere = PartitionSpec()
-    sharded = jax.shard_map(shard, mesh=mesh, in_specs=(everywhere, everywhere), out_specs=everywhere, check_vma=False)
+    everywhere, spread = PartitionSpec(), PartitionSpec() if online else PartitionSpec(AXIS)
+    sharded = jax.shard_map(
+        shard, mesh=mesh, in_specs=(everywhere, everywhere, spread), out_specs=everywhere, check_vma=False
+    )
     return functools.partial(jax.jit, donate_argnums=0)(sharded)

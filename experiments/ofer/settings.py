@@ -12,6 +12,9 @@ import tyro
 from experiments.data.registered_scans import Unit
 from experiments.training.settings import UNSEEN
 
+PLACES = ("photos", "arcface", "farl")
+"""Options that may change as long as what lies there is the same, which `PhotoData.digest` checks."""
+
 
 @dataclass(frozen=True)
 class OferSettings:
@@ -32,6 +35,15 @@ class OferSettings:
     """Of the scans' coordinates."""
     every: int = 1
     """Take every n-th scan of a folder."""
+    photos: Path | None = None
+    """Folder of data sets of photos with coefficients, DIR/<data set>/<identity>/..., for networks that look at photos
+    (docs/ofer-training.md). Without it: the open faces' photos, which are made when they are missing."""
+    dataset: str | None = None
+    """Data sets of --photos, by name, such as stirling,famos; all in the folder unless given."""
+    arcface: Path | None = None
+    """ArcFace as `flamejax convert FILE --to arcface` wrote it; the one in $FLAMEJAX_DATA/encoders unless given."""
+    farl: Path | None = None
+    """FaRL, likewise."""
     output: Path | None = None
     """File of the trained weights; in WORKDIR unless given."""
     steps: int = 100_000
@@ -75,8 +87,13 @@ class OferSettings:
 
     def numbers(self) -> dict[str, Any]:
         """The options that decide what a run computes; a run can only go on with the same."""
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in UNSEEN}
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in (*UNSEEN, *PLACES)}
         return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+    def encoder_files(self) -> dict[str, Path]:
+        """Those that were given, by the encoder's name."""
+        files = {"arcface": self.arcface, "farl": self.farl}
+        return {name: path for name, path in files.items() if path is not None}
 
 
 @dataclass(frozen=True)

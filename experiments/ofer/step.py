@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from experiments.ofer.examples import Source, draw_each
+from experiments.ofer.examples import Examples, Source, draw_each
 from experiments.ofer.settings import GeneratorSettings, OferSettings
 from experiments.training.devices import AXIS
 from models.generator import Generator
@@ -47,7 +47,9 @@ class Losses:
 
 def start_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
     """Before the first step."""
-    return TrainState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros((), jnp.int32))
+    # Copies: a step gives its state's memory away, and encoders or an IdGen that others use may have lent theirs.
+    first, average = (jax.tree.map(jnp.copy, params) for _ in range(2))
+    return TrainState(first, average, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def optimizer_of(settings: OferSettings) -> optax.GradientTransformation:
@@ -111,25 +113,29 @@ def denoising_loss(
 
 
 def make_step(
-    graphdef: nnx.GraphDef, settings: GeneratorSettings, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> Callable[[TrainState, nnx.State, Source], tuple[TrainState, Losses]]:
-    """The jitted step on examples drawn online. Every example depends on the seed, the step and its place in the
-    batch, not on the devices.
+    graphdef: nnx.GraphDef, settings: GeneratorSettings, optimizer: optax.GradientTransformation, mesh: Mesh,
+    online: bool = True,
+) -> Callable[[TrainState, nnx.State, Source | Examples], tuple[TrainState, Losses]]:  # fmt: skip
+    """The jitted step. All draws of an example depend on the seed, the step and its place in the batch, not on the
+    devices.
+
+    Args:
+      online: it takes a source, and draws its examples; otherwise a batch of examples, spread over the devices.
 
     Raises:
       ValueError: the batch cannot be shared out.
     """
     share = share_of(settings, mesh)
 
-    def shard(state: TrainState, rest: nnx.State, source: Source) -> tuple[TrainState, Losses]:
+    def shard(state: TrainState, rest: nnx.State, data: Any) -> tuple[TrainState, Losses]:
         step_key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         places = jax.lax.axis_index(AXIS) * share + jnp.arange(share)
         keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(step_key, k), 3))(places)
-        examples = draw_each(source, keys[:, 0])
+        examples = draw_each(data, keys[:, 0]) if online else in_single(data)
 
         def loss(params: nnx.State) -> tuple[Array, Array]:
             model = nnx.merge(graphdef, params, rest)
-            context = model.context(None, examples.points, examples.visible)
+            context = examples.context(model)
             context = model.sometimes_without(context, keys[:, 2], settings.dropped)
             target = examples.target(model.config.kind)
             error, t = denoising_loss(model, target, context, keys[:, 1], settings)
@@ -140,11 +146,16 @@ def make_step(
         gradient, total, late = jax.lax.pmean((gradient, total, late), AXIS)
         return updated(state, gradient, optimizer, settings.ema), Losses(total, late, optax.tree.norm(gradient))
 
-    everywhere = PartitionSpec()
+    everywhere, spread = PartitionSpec(), PartitionSpec() if online else PartitionSpec(AXIS)
     sharded = jax.shard_map(
-        shard, mesh=mesh, in_specs=(everywhere, everywhere, everywhere), out_specs=everywhere, check_vma=False
+        shard, mesh=mesh, in_specs=(everywhere, everywhere, spread), out_specs=everywhere, check_vma=False
     )
     return functools.partial(jax.jit, donate_argnums=0)(sharded)
+
+
+def in_single(examples: Examples) -> Examples:
+    """Examples whose features are kept in half precision, in single precision."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), examples)
 
 
 def share_of(settings: OferSettings, mesh: Mesh) -> int:

@@ -14,15 +14,16 @@ from flax import nnx
 from rich.console import Console
 
 import flamejax
-from experiments.ofer.examples import Examples, draw_examples
-from experiments.ofer.judge import SEED
+from experiments.ofer.data import SEED, training_data
+from experiments.ofer.examples import Examples
 from experiments.ofer.rank_step import RankFixed, RankLosses, candidates_of, make_rank_step
 from experiments.ofer.settings import RankSettings, smoke_settings
 from experiments.ofer.step import TrainState, optimizer_of, share_of, start_state
-from experiments.ofer.train import introduce, notes_of, report, sources
+from experiments.ofer.train import introduce, notes_of, record_of, report
 from experiments.training.checkpoints import Checkpoints, check_settings
 from experiments.training.devices import device_mesh
-from experiments.training.loop import Endless, Loop
+from experiments.training.loop import Loop
+from models.encoders.parts import Conditioned, load_image_encoders
 from models.ofer_weights import build_rank, load_generator, load_rank, write_rank
 from models.rank import FrontalFace, IdRank, IdRankConfig, frontal_face, rank_errors
 from models.weight_files import flat_state
@@ -44,58 +45,78 @@ def train_rank(settings: RankSettings, architecture: IdRankConfig, console: Cons
     mesh = device_mesh(settings.devices)
     share_of(settings, mesh)
     check_settings(settings, asdict(architecture))
-    idgen = load_generator(head, "identity", settings.idgen)
+    files = settings.encoder_files()
+    encoders = load_image_encoders(architecture.encoders, files)
+    idgen = load_generator(head, "identity", settings.idgen, {**files, **encoders})
+    check_sight(architecture, idgen)
     idgen_graphdef, idgen_state = nnx.split(idgen)
-    training, validation = sources(settings, head, console)
-    model = build_rank(head, architecture, settings.seed)
+    data = training_data(settings, head, "identity", encoders, console)
+    model = build_rank(head, architecture, settings.seed, encoders)
     learned_before(model, idgen)
     graphdef, state = nnx.split(model)
     params, rest = nnx.split_state(state, nnx.Param, ...)
     optimizer = optimizer_of(settings)
-    introduce(console, settings, model, mesh.devices.size)
+    introduce(console, settings, model, data, mesh.devices.size)
     face = frontal_face(head)
-    fixed = RankFixed(rest, training, face, idgen_state)
+    fixed = RankFixed(rest, face, idgen_state)
 
-    checkpoints = Checkpoints(settings, asdict(architecture))
+    checkpoints = Checkpoints(settings, asdict(architecture), record_of(model, data))
     try:
-        step = make_rank_step(graphdef, idgen_graphdef, settings, optimizer, mesh)
+        step = make_rank_step(graphdef, idgen_graphdef, settings, optimizer, mesh, data.online)
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         start = jax.device_put(start_state(params, optimizer), everywhere)
 
         def judged(count: int) -> Any:
-            examples = jax.jit(draw_examples, static_argnums=2)(validation, jax.random.key(SEED), count)
-            keys = jax.random.split(jax.random.key(SEED), count)
-            drawn = jax.jit(
-                lambda e, k: candidates_of(idgen, e.points, e.visible, k, settings.candidates, settings.sampler_steps)
-            )(examples, keys)
+            examples = data.held_out(count)
+            keys = jax.random.split(jax.random.key(SEED), len(examples.points))
+            drawn = _candidates(
+                idgen_graphdef, settings.candidates, settings.sampler_steps, idgen_state, examples, keys
+            )
             return lambda model: rank_figures(model, face, examples, drawn)
 
-        def go_on(state: TrainState, _: Any) -> tuple[TrainState, RankLosses]:
-            return step(state, fixed)
+        def go_on(state: TrainState, batch: Any) -> tuple[TrainState, RankLosses]:
+            return step(state, fixed, data.feed(batch, mesh))
 
         def merged(state: TrainState) -> IdRank:
             return nnx.merge(graphdef, jax.device_put(state.average, jax.devices()[0]), rest)
 
         few = judged(8 if settings.smoke else JUDGED)
         loop = Loop(settings, checkpoints, console, lambda row: f"ranked {row['ranked_mm']:.3f} mm")
-        state = loop.run(start, go_on, Endless(), lambda state: (few(merged(state)), None), "validation: ")
+        state = loop.run(start, go_on, data.batches, lambda state: (few(merged(state)), None), "validation: ")
         output = settings.output or settings.workdir / "idrank.npz"
         output.parent.mkdir(parents=True, exist_ok=True)
         write_rank(output, head, merged(state))
-        errors = judged(8 if settings.smoke else JUDGED_AT_END)(load_rank(head, output))
-        write_rank(output, head, merged(state), notes_of(settings, errors))
+        errors = judged(8 if settings.smoke else JUDGED_AT_END)(load_rank(head, output, encoders))
+        write_rank(output, head, merged(state), notes_of(settings, errors, architecture.encoders))
         report(settings, output, errors, console, time.perf_counter() - started)
         return errors
     finally:
         checkpoints.close()
 
 
+def check_sight(architecture: IdRankConfig, idgen: Conditioned) -> None:
+    """Raises: ValueError, IdGen sees more than the ranker."""
+    beyond = set(idgen.config.encoders) - {"landmark"} - set(architecture.encoders)
+    if beyond:
+        raise ValueError(
+            f"this IdGen looks at photos through {', '.join(sorted(beyond))}, and the ranker does not: train "
+            "--config idrank, or give an --idgen that sees landmarks alone."
+        )
+
+
 def learned_before(model: IdRank, idgen: Any) -> None:
-    """Start from IdGen's landmark encoder, where it is of the same shape: it knows already what landmarks say."""
+    """Start from IdGen's encoders, where they are of the same shape: they know already what a photo says."""
     shapes = [{k: v.shape for k, v in flat_state(owner.encoders).items()} for owner in (idgen, model)]
     if shapes[0] == shapes[1]:
         # Copies: a step gives its parameters' memory away, and IdGen keeps its own.
         nnx.update(model.encoders, jax.tree.map(jnp.copy, nnx.state(idgen.encoders, nnx.Param)))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _candidates(
+    graphdef: nnx.GraphDef, count: int, steps: int, state: nnx.State, examples: Examples, keys: jax.Array
+) -> jax.Array:
+    return candidates_of(nnx.merge(graphdef, state), examples, keys, count, steps)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -103,7 +124,7 @@ def _scored(
     graphdef: nnx.GraphDef, state: nnx.State, face: FrontalFace, examples: Examples, drawn: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     model = nnx.merge(graphdef, state)
-    scores = model.of_betas(face, drawn, model.context(None, examples.points, examples.visible))
+    scores = model.of_betas(face, drawn, examples.context(model))
     return scores, rank_errors(face, drawn, examples.betas)
 
 

@@ -16,15 +16,15 @@ from flamejax.io.files import write_text
 
 class Checkpoints:
     """The checkpoints of one working folder. Opened once nothing can be refused any more: with --restart that deletes
-    the earlier ones. `architecture` is the model's, as numbers and names."""
+    the earlier ones. `architecture` is the model's, as numbers and names; `data` says what else must be the same."""
 
-    def __init__(self, settings: RunSettings, architecture: dict[str, Any]):
+    def __init__(self, settings: RunSettings, architecture: dict[str, Any], data: dict[str, Any] | None = None):
         self.folder = settings.workdir.absolute() / "checkpoints"
-        check_settings(settings, architecture)
+        check_settings(settings, architecture, data)
         if settings.restart:
             shutil.rmtree(self.folder, ignore_errors=True)
         settings.workdir.mkdir(parents=True, exist_ok=True)
-        record = json.dumps(_record(settings, architecture), indent=1)
+        record = json.dumps(_record(settings, architecture, data), indent=1)
         write_text(settings.workdir / "settings.json", record + "\n")
         options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -68,8 +68,9 @@ class Checkpoints:
         self._manager.close()
 
 
-def check_settings(settings: RunSettings, architecture: dict[str, Any]) -> None:
-    """Refuse to go on with other settings than those of the folder's checkpoints.
+def check_settings(settings: RunSettings, architecture: dict[str, Any], data: dict[str, Any] | None = None) -> None:
+    """Refuse to go on with other settings than those of the folder's checkpoints; `data` is left out where it is not
+    known yet.
 
     Raises:
       ValueError: a run with other settings lies there.
@@ -77,7 +78,7 @@ def check_settings(settings: RunSettings, architecture: dict[str, Any]) -> None:
     path = settings.workdir / "settings.json"
     if settings.restart or not path.is_file() or not has_checkpoints(settings):
         return
-    before, now = json.loads(path.read_text()), _record(settings, architecture)
+    before, now = json.loads(path.read_text()), _record(settings, architecture, data)
     changed = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
     if changed:
         raise ValueError(
@@ -91,7 +92,7 @@ def has_checkpoints(settings: RunSettings) -> bool:
     return any(path.name.isdigit() for path in (settings.workdir / "checkpoints").glob("*"))
 
 
-def _record(settings: RunSettings, architecture: dict[str, Any]) -> dict[str, Any]:
+def _record(settings: RunSettings, architecture: dict[str, Any], data: dict[str, Any] | None) -> dict[str, Any]:
     """As JSON gives it back."""
-    whole = {**settings.numbers(), "architecture": architecture}
+    whole = {**settings.numbers(), "architecture": architecture, **(data or {})}
     return json.loads(json.dumps(whole))

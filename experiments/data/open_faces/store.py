@@ -14,7 +14,6 @@ threads.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import queue
@@ -29,6 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments import kept_arrays
 from experiments.runtime import data_folder
 from flamejax.io.files import remove_unfinished, write_bytes
 
@@ -147,17 +147,9 @@ def make_photos(config: Config, workers: int | None = None) -> None:
     run_pieces(missing_photos(config), workers, f"open faces '{config}': photos")
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Waits while another process builds here: two would do the same work, and tidy up each other's files."""
-    folder().mkdir(parents=True, exist_ok=True)
-    with (folder() / ".building").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f"open faces: another process is building in {folder()}; waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def alone() -> contextlib.AbstractContextManager[None]:
+    """Waits while another process builds here."""
+    return kept_arrays.alone(folder(), "open faces")
 
 
 def drop_photos(config: Config) -> None:

@@ -1,0 +1,148 @@
+"""Photos that OFER's networks are trained on: data sets in folders, the open faces', and what is kept of them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import flamejax
+from experiments.ofer import kept_rows, open_photos, photo_features
+from experiments.ofer.coefficients import ScanCoefficients
+from experiments.ofer.flame_coefficients import CoefficientReader
+from experiments.ofer.photo_folders import folder_photos, held_out_identities
+from flamejax.head import HeadFileError
+from tests import flame_format
+from tests.experiments.test_train_local_pca import SIZE, VERTICES
+from tests.experiments.test_train_ofer_photos import EACH, IDENTITIES, write_dataset
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A synthetic FLAME model."""
+    path = flame_format.write_folder(tmp_path_factory.mktemp("flame"), SIZE)
+    flame_format.write_masks(path.parent, VERTICES)
+    return flamejax.load_head(path)
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    """Features are kept elsewhere."""
+    monkeypatch.setattr(photo_features, "features_folder", lambda: tmp_path.parent / f"{tmp_path.name}-kept")
+
+
+def test_features_go_on_after_the_last_block(tmp_path):
+    path, good = tmp_path / "a" / "rows.npy", np.arange(20, dtype=np.float16).reshape(10, 2)
+    first = kept_rows.KeptRows(path, (10, 2), np.float16)
+    first.add(good[:4])
+    assert not path.exists()
+    with pytest.raises(ValueError):
+        first.whole()
+    again = kept_rows.KeptRows(path, (10, 2), np.float16)
+    assert again.done == 4
+    np.testing.assert_array_equal(again.rows(1, 4), good[1:4])
+    again.add(good[4:])
+    np.testing.assert_array_equal(again.whole(), good)
+    assert [p.name for p in path.parent.iterdir()] == ["rows.npy"]
+    assert kept_rows.KeptRows(path, (10, 2), np.float16).done == 10
+    assert kept_rows.KeptRows(path, (10, 3), np.float16).done == 0
+
+
+def test_the_open_faces_photos(monkeypatch):
+    """Of each scan the clean and the occluded one; identity is the mean over a subject's scans."""
+    open_head, rng = flamejax.load_head(), np.random.default_rng(0)
+    sizes = open_head.num_betas, open_head.num_expression, 3
+    scans = ScanCoefficients(*(rng.normal(size=(4, n)).astype(np.float32) for n in sizes), np.array([3, 3, 7, 7]))
+    pixels = rng.integers(0, 255, (4, 2, 64, 64, 3), np.uint8)
+    visible = rng.random((4, 2, 68)) < 0.5
+    examples = [
+        {
+            "image": pixels[k, 0], "occluded": pixels[k, 1], "landmarks": rng.uniform(10, 50, (68, 2)),
+            "landmarks_visible": visible[k, 0], "landmarks_visible_occluded": visible[k, 1],
+        }
+        for k in range(4)
+    ]  # fmt: skip
+    monkeypatch.setattr(open_photos, "scan_coefficients", lambda *given: scans)
+    monkeypatch.setattr(open_photos, "data_source", lambda *given: examples)
+    source = open_photos.OpenPhotos(open_head, "train", True, Console(quiet=True))
+    assert source.identity.tolist() == [3] * 4 + [7] * 4 and len(set(source.digests)) == 8
+    np.testing.assert_allclose(source.betas[5], scans.betas[2:].mean(axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(source.motion[5], np.concatenate([scans.expression[2], scans.jaw[2]]))
+    seen = [source.observe(k) for k in (4, 5)]
+    for k in range(2):
+        np.testing.assert_array_equal(seen[k].confidence > 0, visible[2, k])
+    assert np.abs(seen[0].image - seen[1].image).max() > 0.1
+    with pytest.raises(ValueError, match="give --photos"):
+        open_photos.OpenPhotos(dataclasses.replace(open_head, name="other"), "train", True, Console(quiet=True))
+
+
+def test_data_sets_without_expressions(head, tmp_path):
+    console = Console(quiet=True)
+    write_dataset(tmp_path / "LYHM", head.num_betas, head.num_expression, motion=False)
+    training, validation = folder_photos(tmp_path, "lyhm", head, "identity", console)
+    assert training.motion is None and not set(training.identity) & set(validation.identity)
+    assert len(training.betas) == (IDENTITIES - 1) * EACH and training.identity[0].startswith("LYHM/")
+    with pytest.raises(ValueError, match=r"identities alone.*famos"):
+        folder_photos(tmp_path, "Lyhm", head, "expression", console)
+    (tmp_path / "LYHM").rename(tmp_path / "own")
+    with pytest.raises(ValueError, match="has no expression"):
+        folder_photos(tmp_path, None, head, "expression", console)
+    (tmp_path / "own").rename(tmp_path / "famos")
+    with pytest.raises(ValueError, match="Give --head, a FLAME model"):
+        folder_photos(tmp_path, None, flamejax.load_head(), "identity", console)
+
+
+def test_files_that_cannot_be_used(head, tmp_path, capsys):
+    console = Console(width=300)
+    write_dataset(tmp_path / "own", head.num_betas + 5, head.num_expression)
+    person = tmp_path / "own" / "person0"
+    np.savez(person / "0.npz", betas=np.zeros(3))
+    (person / "1.npz").write_bytes(b"broken")
+    (person / "2.npz").unlink()
+    (tmp_path / "own" / "person1" / "2.png").write_bytes(b"no photo")
+    found = folder_photos(tmp_path, None, head, "expression", console)
+    said = capsys.readouterr().out
+    assert sum(len(part.betas) for part in found) == IDENTITIES * EACH - 3
+    assert "identity coefficients cut: the first" in said and f"of {head.num_betas + 5}" in said
+    assert f"3 identity coefficients, but the head has {head.num_betas}" in said
+    assert "no coefficients: 2.npz beside it, or flame.npz" in said
+    bad = next(part for part in found if "own/person1" in part.identity)
+    seen = photo_features.seen_photos(bad, {}, console)
+    assert (~seen.sound).sum() == 1 and "2.png" in capsys.readouterr().out
+    for path in (tmp_path / "own").rglob("*.npz"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"no photo with coefficients.*31 left out|32 left out"):
+        folder_photos(tmp_path, None, head, "expression", console)
+    np.savez(person / "flame.npz", betas=np.zeros(head.num_betas))
+    with pytest.raises(ValueError, match="another identity"):
+        folder_photos(tmp_path, None, head, "identity", console)
+
+
+def test_coefficients_by_their_names(tmp_path):
+    reader = CoefficientReader(4, 3, True)
+    pose = np.arange(15.0)
+    np.savez(tmp_path / "a.npz", **{"flame.shape_params": np.ones(6), "flame.exp": np.ones(3), "flame.pose": pose})
+    betas, motion = reader.read(tmp_path / "a.npz")
+    assert betas.shape == (4,) and reader.cut == {"identity": (6, 4)}
+    np.testing.assert_array_equal(motion, [1, 1, 1, 6, 7, 8])
+    whole = {"betas": np.ones(4), "expression": np.ones(3), "jaw": np.zeros(3)}
+    for name, value, words in (
+        ("betas", np.ones((2, 4)), "no vector"),
+        ("betas", np.full(4, np.nan), "not finite"),
+        ("expression", np.ones(2), "2 expression coefficients"),
+        ("jaw", np.ones(4), "a jaw of 4"),
+    ):
+        np.savez(tmp_path / "b.npz", **{**whole, name: value})
+        with pytest.raises(HeadFileError, match=words):
+            reader.read(tmp_path / "b.npz")
+    del whole["jaw"]
+    np.savez(tmp_path / "c.npz", **whole, pose=np.ones(6))
+    with pytest.raises(HeadFileError, match="a pose of 6"):
+        reader.read(tmp_path / "c.npz")
+
+
+def test_identities_are_always_split_the_same_way():
+    names = [f"person{k}" for k in range(40)]
+    held = held_out_identities(names)
+    assert len(held) == 4 and held == held_out_identities(names[::-1] + names)
+    assert len(held_out_identities(names[:2])) == 1 and not held_out_identities(names[:1])
