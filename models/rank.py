@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +32,9 @@ class IdRankConfig:
     encoders: tuple[str, ...] = ("landmark",)
     """As those of `models.generator.GeneratorConfig`."""
     landmark: LandmarkEncoderConfig = dataclasses.field(default_factory=LandmarkEncoderConfig)
+    quadratic: int = 0
+    """Directions of a quadratic form that is added to the perceptron's scores: minus the squared distance of a residual
+    from where the photo says it should be. 0, as in the paper: none."""
     spread_mm: float = 3.0
     """Unit of the network's input: candidates' residuals, and the mean's distance from the mean head."""
 
@@ -62,6 +65,22 @@ class ConditionedLayer(nnx.Module):
         return added(multiplied(inner, jax.nn.sigmoid(self.gate(context))), self.shift(context))
 
 
+class QuadraticForm(nnx.Module):
+    """-sum_k w_k(c) (u_k . r - m_k(c, mean))^2 of residuals r: what a normal distribution of the truth would say."""
+
+    def __init__(self, inputs: int, directions: int, context: int, *, rngs: nnx.Rngs):
+        zero = nnx.initializers.zeros_init()
+        self.product = nnx.Linear(inputs, directions, use_bias=False, rngs=rngs)
+        self.of_mean = nnx.Linear(inputs, directions, use_bias=False, kernel_init=zero, rngs=rngs)
+        self.centre = nnx.Linear(context, directions, kernel_init=zero, rngs=rngs)
+        self.weight = nnx.Linear(context, directions, kernel_init=zero, rngs=rngs)
+
+    def __call__(self, residuals: Array, mean: Array, context: Array) -> Array:
+        """Products with residuals (*b, N, K) and with the mean (*b, K), context (*b, D) -> (*b, N)"""
+        away = residuals - (self.centre(context) + mean)[..., None, :]
+        return -jnp.sum(jax.nn.softplus(self.weight(context))[..., None, :] * away**2, axis=-1)
+
+
 class IdRank(Conditioned):
     """Scores candidates of one photo against each other: a multi-layer perceptron under the photo's condition."""
 
@@ -80,6 +99,9 @@ class IdRank(Conditioned):
         self.layers = nnx.List(
             ConditionedLayer(widths[k], widths[k + 1], config.context, k == last, rngs=rngs) for k in range(last + 1)
         )
+        self.quadratic = None
+        if config.quadratic:
+            self.quadratic = QuadraticForm(widths[0], config.quadratic, config.context, rngs=rngs)
 
     def __call__(self, mean: Array, residuals: Array, context: Array) -> Array:
         """Scores, higher is better; only their differences within a photo mean anything.
@@ -92,25 +114,33 @@ class IdRank(Conditioned):
           (*b, N)
         """
         flat, centre = (a.reshape(*a.shape[:-2], -1) / self.config.spread_mm for a in (residuals, mean))
-        return self._scores(self.layers[0].product(flat), self.of_mean(centre), context)
+        return self._scores(lambda kernel: flat @ kernel, lambda kernel: centre @ kernel, context)
 
     def of_betas(self, face: FrontalFace, betas: Array, context: Array) -> Array:
         """The same of candidates' coefficients (*b, N, S) -> (*b, N), without forming a vertex: they are linear in the
         coefficients, so the first layer's product is with a matrix of S rows."""
         mean = betas.mean(axis=-2)
         basis = face.basis.reshape(len(face.basis), -1) / self.config.spread_mm
-        first = self.layers[0].product
-        folded = jnp.matmul(basis, first.kernel[...])
-        products = jnp.matmul(betas - mean[..., None, :], folded)
-        if first.bias is not None:
-            products = added(products, first.bias[...])
-        return self._scores(products, jnp.matmul(mean, jnp.matmul(basis, self.of_mean.kernel[...])), context)
+        away = betas - mean[..., None, :]
+        return self._scores(lambda kernel: away @ (basis @ kernel), lambda kernel: mean @ (basis @ kernel), context)
 
-    def _scores(self, of_residuals: Array, of_mean: Array, context: Array) -> Array:
-        context, x = context[..., None, :], of_residuals + of_mean[..., None, :]
+    def _scores(
+        self, of_residuals: Callable[[Array], Array], of_mean: Callable[[Array], Array], context: Array
+    ) -> Array:
+        """of_residuals, of_mean: (3F, K) -> their products with it, (*b, N, K) and (*b, K)."""
+        first = self.layers[0].product
+        x = of_residuals(first.kernel[...])
+        if first.bias is not None:
+            x = added(x, first.bias[...])
+        x = x + of_mean(self.of_mean.kernel[...])[..., None, :]
+        each = context[..., None, :]
         for k, layer in enumerate(self.layers):
-            x = layer.rest(x, context) if k == 0 else layer(x, context)
-        return x[..., 0]
+            x = layer.rest(x, each) if k == 0 else layer(x, each)
+        if self.quadratic is None:
+            return x[..., 0]
+        form = self.quadratic
+        residuals, mean = of_residuals(form.product.kernel[...]), of_mean(form.of_mean.kernel[...])
+        return x[..., 0] + form(residuals, mean, context)
 
 
 @jax.tree_util.register_dataclass

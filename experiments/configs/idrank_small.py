@@ -22,10 +22,11 @@ class Config(RankSettings):
 
     workdir: Path = Path("output/idrank_small")
     steps: int = 2_000
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 1e-3
     encoder_rate: float = 3e-4
     warmup: int = 100
+    sampler_steps: int = 5
     sharpness: float = 10.0
 
 

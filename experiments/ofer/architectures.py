@@ -26,7 +26,7 @@ def paper_rank() -> IdRankConfig:
 
 def small_rank() -> IdRankConfig:
     """For CPUs, with the landmark encoder."""
-    return IdRankConfig((256, 128, 64, 64), context=256, landmark=LANDMARK)
+    return IdRankConfig((192, 128, 64, 64), context=256, landmark=LANDMARK, quadratic=64)
 
 
 def small(kind: str) -> GeneratorConfig:
