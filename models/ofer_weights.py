@@ -38,6 +38,11 @@ def has_shipped_ofer(head: HeadModel) -> bool:
     return all(made_for(ofer_path(network), head) for network in FILES)
 
 
+def encoders_of(head: HeadModel, network: str, path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """Names of the encoders of IdGen, ExpGen or IdRank in a file; errors as those of `load_generator`."""
+    return tuple(_opened(head, network, path)[2].get("encoders", ()))
+
+
 def build_generator(
     head: HeadModel, config: GeneratorConfig, seed: int = 0, mean: Any = None, deviation: Any = None,
     encoders: Mapping[Any, Any] | None = None,
@@ -148,7 +153,8 @@ def _opened(
     config = network.lower()
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such {network}. `python -m experiments.train --config {config}_small` trains one."
+            f"{path}: no such {network}. `python -m experiments.train --config {config}_small` trains one, which is "
+            f"given as --{config} FILE."
         )
     how = (
         f"train one for this with `python -m experiments.train --config {config} --head FILE --output WEIGHTS`, and "

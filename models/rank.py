@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from models.unet1d import added, multiplied
 
 GROUPS = 8
 MM = 1e3
+UNIT = nnx.initializers.normal(1.0)
+"""Of products with thousands of coordinates that move together: a face has length one there and weights have size one,
+so that a step of Adam, which moves all weights by as much, moves the product by as little as others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class IdRankConfig:
     """Directions of a quadratic form that is added to the perceptron's scores: minus the squared distance of a residual
     from where the photo says it should be. 0, as in the paper: none."""
     spread_mm: float = 3.0
-    """Unit of the network's input: candidates' residuals, and the mean's distance from the mean head."""
+    """Candidates leave their mean, and that the mean head, by so much."""
 
     def __post_init__(self) -> None:
         if not self.widths or any(width < GROUPS or width % GROUPS for width in self.widths):
@@ -47,8 +51,9 @@ class IdRankConfig:
 class ConditionedLayer(nnx.Module):
     """h = norm(SELU(W x)) sigmoid(A c) + B c (the released code's concat-squash layer); the last: W x sigmoid + B c."""
 
-    def __init__(self, before: int, after: int, context: int, last: bool, *, rngs: nnx.Rngs):
-        self.product = nnx.Linear(before, after, rngs=rngs)
+    def __init__(self, before: int, after: int, context: int, *, first: bool, last: bool, rngs: nnx.Rngs):
+        init = UNIT if first else nnx.initializers.lecun_normal()
+        self.product = nnx.Linear(before, after, kernel_init=init, rngs=rngs)
         self.norm = None if last else nnx.GroupNorm(after, GROUPS, rngs=rngs)
         self.gate = nnx.Linear(context, after, rngs=rngs)
         self.shift = nnx.Linear(context, after, use_bias=False, rngs=rngs)
@@ -70,10 +75,12 @@ class QuadraticForm(nnx.Module):
 
     def __init__(self, inputs: int, directions: int, context: int, *, rngs: nnx.Rngs):
         zero = nnx.initializers.zeros_init()
-        self.product = nnx.Linear(inputs, directions, use_bias=False, rngs=rngs)
+        self.product = nnx.Linear(inputs, directions, use_bias=False, kernel_init=UNIT, rngs=rngs)
         self.of_mean = nnx.Linear(inputs, directions, use_bias=False, kernel_init=zero, rngs=rngs)
         self.centre = nnx.Linear(context, directions, kernel_init=zero, rngs=rngs)
-        self.weight = nnx.Linear(context, directions, kernel_init=zero, rngs=rngs)
+        # As sure at first as trained ones are.
+        surety = nnx.initializers.constant(-1.0)
+        self.weight = nnx.Linear(context, directions, kernel_init=zero, bias_init=surety, rngs=rngs)
 
     def __call__(self, residuals: Array, mean: Array, context: Array) -> Array:
         """Products with residuals (*b, N, K) and with the mean (*b, K), context (*b, D) -> (*b, N)"""
@@ -93,15 +100,16 @@ class IdRank(Conditioned):
         self.config = config
         self.encoders = make_encoders(config.encoders, config.context, config.landmark, reference, encoders or {}, rngs)
         # [mean | residual] through one product is two products, and that of the mean is the same for all candidates.
-        self.of_mean = nnx.Linear(3 * num_frontal, config.widths[0], use_bias=False, rngs=rngs)
+        self.of_mean = nnx.Linear(3 * num_frontal, config.widths[0], use_bias=False, kernel_init=UNIT, rngs=rngs)
+        self.unit_mm = config.spread_mm * math.sqrt(3 * num_frontal)
         widths = (3 * num_frontal, *config.widths, 1)
         last = len(widths) - 2
         self.layers = nnx.List(
-            ConditionedLayer(widths[k], widths[k + 1], config.context, k == last, rngs=rngs) for k in range(last + 1)
+            ConditionedLayer(widths[k], widths[k + 1], config.context, first=k == 0, last=k == last, rngs=rngs)
+            for k in range(last + 1)
         )
-        self.quadratic = None
-        if config.quadratic:
-            self.quadratic = QuadraticForm(widths[0], config.quadratic, config.context, rngs=rngs)
+        directions = config.quadratic
+        self.quadratic = QuadraticForm(widths[0], directions, config.context, rngs=rngs) if directions else None
 
     def __call__(self, mean: Array, residuals: Array, context: Array) -> Array:
         """Scores, higher is better; only their differences within a photo mean anything.
@@ -113,14 +121,14 @@ class IdRank(Conditioned):
         Returns:
           (*b, N)
         """
-        flat, centre = (a.reshape(*a.shape[:-2], -1) / self.config.spread_mm for a in (residuals, mean))
+        flat, centre = (a.reshape(*a.shape[:-2], -1) / self.unit_mm for a in (residuals, mean))
         return self._scores(lambda kernel: flat @ kernel, lambda kernel: centre @ kernel, context)
 
     def of_betas(self, face: FrontalFace, betas: Array, context: Array) -> Array:
         """The same of candidates' coefficients (*b, N, S) -> (*b, N), without forming a vertex: they are linear in the
         coefficients, so the first layer's product is with a matrix of S rows."""
         mean = betas.mean(axis=-2)
-        basis = face.basis.reshape(len(face.basis), -1) / self.config.spread_mm
+        basis = face.basis.reshape(len(face.basis), -1) / self.unit_mm
         away = betas - mean[..., None, :]
         return self._scores(lambda kernel: away @ (basis @ kernel), lambda kernel: mean @ (basis @ kernel), context)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -111,6 +113,12 @@ def fill(model: nnx.Module, kinds: Kinds, found: Mapping[str, np.ndarray], path:
 def flat_state(model: nnx.Module, kind: type = nnx.Param) -> dict[str, Array]:
     """Arrays by their path, such as up/0/conv/bases."""
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
+
+
+def digest_of_weights(network: nnx.Module) -> str:
+    """SHA-256 (hex) of all that a network holds."""
+    leaves = jax.tree.leaves(nnx.state(network))
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
 def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:

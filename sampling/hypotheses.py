@@ -23,7 +23,9 @@ class Hypotheses:
     latents: Array | None
     """(*b, M, L, C) of the Mesh-VAE; None of other methods."""
     score: Array
-    """(*b, M) how well each agrees with what is visible and with the prior, descending; nats up to a constant."""
+    """(*b, M) how well each agrees with what is visible and with the prior, descending; nats up to a constant.
+    What is weighed depends on the method: the Mesh-VAE's by visible vertices and latents; OFER's, which are draws of
+    the prior, by visible landmarks; those of ofer+dpp by visible vertices and how far they were moved onto them."""
     size: Array | None = None
     """(*b, M) of methods with `params`: `vertices` are those of the params times so much, which makes them as large as
     the fit they are shown with: a photo does not show size. None: 1."""

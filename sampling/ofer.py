@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +17,9 @@ from fitting.landmark_fit import landmark_targets
 from fitting.observation import Observation
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel, HeadParams
+from models.encoders.parts import load_image_encoders
 from models.generator import Generator
-from models.ofer_weights import load_generator, load_rank
+from models.ofer_weights import encoders_of, load_generator, load_rank
 from models.rank import FrontalFace, IdRank, frontal_face
 from sampling.complete import keys_of
 from sampling.diffusion import SamplerConfig
@@ -67,16 +69,25 @@ class Drawn:
     """(M, 3) axis-angle, radians."""
 
 
-def load_networks(head: HeadModel, idgen: Any = None, expgen: Any = None, idrank: Any = None) -> OferNetworks:
+def load_networks(
+    head: HeadModel, idgen: Any = None, expgen: Any = None, idrank: Any = None,
+    encoders: Mapping[Any, Any] | None = None,
+) -> OferNetworks:  # fmt: skip
     """Trained networks of a head: files of one's own, or those that ship.
+
+    Args:
+      encoders: image encoders, or their files, by the names `arcface` and `farl`, for networks that look at photos.
 
     Raises:
       As `models.ofer_weights.load_generator`.
     """
+    files = {"IdGen": idgen, "ExpGen": expgen, "IdRank": idrank}
+    names = {name for network, file in files.items() for name in encoders_of(head, network, file)}
+    shared = load_image_encoders(names, encoders)  # once for all three
     return OferNetworks(
-        load_generator(head, "identity", idgen),
-        load_generator(head, "expression", expgen),
-        load_rank(head, idrank),
+        load_generator(head, "identity", idgen, shared),
+        load_generator(head, "expression", expgen, shared),
+        load_rank(head, idrank, shared),
         frontal_face(head),
     )
 

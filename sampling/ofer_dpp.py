@@ -15,7 +15,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from fitting.config import Fit
-from fitting.landmark_fit import levenberg_marquardt
+from fitting.landmark_fit import huber_energy, levenberg_marquardt
 from fitting.observation import Observation
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel, HeadParams, vertices
@@ -27,6 +27,9 @@ from sampling.ofer import OferConfig, OferNetworks, check_inputs, draw_hypothese
 from sampling.photo_match import PhotoTerm, photo_term, photometric, seen_triangles
 from sampling.placement import landmark_view, place, placed, seen_points
 
+WORST = 5.0
+INDEPENDENT = 60.0
+"""Observations that all visible vertices together count as."""
 HIDDEN_STRIDE, VISIBLE_STRIDE = 4, 8
 """Every so manieth vertex stands for its neighbours: in distances, and in what heads are brought onto."""
 
@@ -40,6 +43,9 @@ class OferDppConfig:
     """Heads that are drawn to pick from."""
     identities: int = 32
     """Of the ranked candidates, so many of the best are used."""
+    kept: int = 32
+    """Of the pool, so many that the photo speaks for most are refined and picked from; at least twice as many as are
+    asked for, if there are."""
     k: float = 0.5
     """Scaling of distances in the similarity (Diverse3DFace, Eq. 8)."""
     temperature: float = 8.0
@@ -51,7 +57,7 @@ class OferDppConfig:
     """Side of the image that is compared, pixels."""
     refine_steps: int = 4
     """Gauss-Newton steps that bring a head onto the visible vertices; 0: none."""
-    sigma: float = 5e-4
+    sigma: float = 1e-3
     """Metres: how well the head's global components can follow the visible vertices of a fit."""
 
     def __post_init__(self) -> None:
@@ -90,11 +96,11 @@ def ofer_dpp(
     """Heads of several identities and expressions, plausible as the diffusion models have them, diverse where the photo
     shows nothing and faithful where it shows something.
 
-    A pool of heads is drawn and placed; the evidence, the robust cost of visible landmarks and of colours, gives each
-    its quality q; a k-DPP with the kernel q_i S_ij q_j, S from distances of hidden vertices (Eq. 8), picks
-    `num_samples`; and each is moved so that its visible vertices are those of the fit, at which Algorithm 1's losses
+    A pool of heads is drawn and placed. The evidence, the robust cost of visible landmarks and of colours, says which
+    are kept. Each of these is moved so that its visible vertices are those of the fit, at which Algorithm 1's losses
     are least, by as little as possible: as a draw of a normal distribution is conditioned on what is seen, which leaves
-    the differences elsewhere.
+    the differences elsewhere. Then a k-DPP picks, with the kernel q_i S_ij q_j: q from what that move and what is left
+    of the misfit cost, S from distances of hidden vertices (Eq. 8). Score: minus that cost.
 
     Args, returns, raises:
       As `sampling.ofer.ofer`; ValueError also when num_samples is above `config.pool`.
@@ -131,12 +137,14 @@ def one_photo(
     params, verts = placed(head, params, placement)
     photo = photo_term(head, fit, observation, config.render_size)
     energy = cost + _colours(head, photo, verts, config)
-    chosen = pick(pick_key, verts, ~fit.vertex_visibility & ~eyeball_vertices(head), energy, count, config)
-    params, size = jax.tree.map(lambda leaf: leaf[chosen], (params, placement.size))
-    refined = jax.vmap(lambda one, s: refine(head, one, s, fit, config))(params, size)
+    kept = jnp.argsort(jnp.nan_to_num(energy, nan=jnp.inf), stable=True)[: max(config.kept, 2 * count)]
+    params, size = jax.tree.map(lambda leaf: leaf[kept], (params, placement.size))
+    refined, misfit = jax.vmap(lambda one, s: refine(head, one, s, fit, config))(params, size)
     verts = size[:, None, None] * vertices(head, refined)
-    misfit = jax.vmap(lambda v: visible_misfit(head, v, fit, config))(verts)
-    return sorted_best_first(Hypotheses(verts, refined, None, -misfit, size))
+    hidden = ~fit.vertex_visibility & ~eyeball_vertices(head)
+    chosen = pick(pick_key, verts, hidden, misfit, count, config)
+    found = Hypotheses(verts, refined, None, -misfit, size)
+    return sorted_best_first(jax.tree.map(lambda leaf: leaf[chosen], found))
 
 
 def pick(key: Array, verts: Array, hidden: Array, energy: Array, count: int, config: OferDppConfig) -> Array:
@@ -148,29 +156,35 @@ def pick(key: Array, verts: Array, hidden: Array, energy: Array, count: int, con
     Returns:
       (count,) int32 places.
     """
-    quality = -jnp.nan_to_num(energy, nan=jnp.inf) / (2 * config.temperature)
-    quality = jnp.exp(quality - jnp.max(quality))
-    shapes = jnp.where(hidden[None, :, None], verts, 0)[:, ::HIDDEN_STRIDE]
-    # Alike, pictures of the same head would make the kernel singular: a little of each is its own.
+    sound = jnp.isfinite(energy) & jnp.all(jnp.isfinite(verts), axis=(-2, -1))
+    # What is not finite would make all distances so.
+    shapes = jnp.where(hidden[None, :, None] & sound[:, None, None], verts, 0)[:, ::HIDDEN_STRIDE]
+    cost = jnp.where(sound, energy, jnp.inf) / (2 * config.temperature)
+    # A k-DPP cannot tell qualities apart that are lost beside the best: none falls lower than this.
+    quality = jnp.where(sound, jnp.exp(-jnp.minimum(cost - jnp.min(cost), WORST)), 0.0)
     return sample_k_dpp(key, kernel(quality, similarity(pairwise_distances(shapes), config.k)), count)
 
 
-def refine(head: HeadModel, params: HeadParams, size: Array, fit: Fit, config: OferDppConfig) -> HeadParams:
-    """One head's parameters () moved so that its visible vertices, times `size`, are those of the fit."""
-    if not config.refine_steps:
-        return params
+def refine(
+    head: HeadModel, params: HeadParams, size: Array, fit: Fit, config: OferDppConfig
+) -> tuple[HeadParams, Array]:
+    """One head's parameters () moved so that its visible vertices, times `size`, are those of the fit; and what the
+    move and the misfit cost, nats (robust)."""
     index, weight = _visible_sample(head, fit)
     few, target = dataclasses.replace(head_at(head, index), dense=None), fit.vertices[index]
-    start = Move(
-        *(jnp.zeros_like(v) for v in (params.betas, params.expression, params.jaw_pose, params.jaw_pose, params.transl))
-    )
+    jaw = jnp.zeros_like(params.jaw_pose)
+    start = Move(jnp.zeros_like(params.betas), jnp.zeros_like(params.expression), jaw, jaw, jaw)
     flat, unravel = ravel_pytree(start)
 
     def residuals(x: Array) -> tuple[Array, Array]:
         away = size * vertices(few, moved(params, unravel(x))) - target
         return away * (weight / config.sigma)[:, None], x
 
-    return moved(params, unravel(levenberg_marquardt(residuals, flat, config.refine_steps)[0]))
+    found = levenberg_marquardt(residuals, flat, config.refine_steps)[0] if config.refine_steps else flat
+    away, prior = residuals(found)
+    # So many vertices are not as many observations: their errors hang together.
+    cost = huber_energy(away) * INDEPENDENT / jnp.maximum(jnp.sum(weight), 1) + 0.5 * jnp.sum(prior**2)
+    return moved(params, unravel(found)), cost
 
 
 def moved(params: HeadParams, move: Move) -> HeadParams:
@@ -183,13 +197,6 @@ def moved(params: HeadParams, move: Move) -> HeadParams:
         global_orient=params.global_orient + DEVIATIONS["orient"] * move.orient,
         transl=params.transl + DEVIATIONS["transl"] * move.transl,
     )
-
-
-def visible_misfit(head: HeadModel, verts: Array, fit: Fit, config: OferDppConfig) -> Array:
-    """Half the squared distances of one head's (V, 3) visible vertices from the fit's, in sigmas: ()."""
-    index, weight = _visible_sample(head, fit)
-    away = (verts[index] - fit.vertices[index]) * (weight / config.sigma)[:, None]
-    return 0.5 * jnp.sum(away**2)
 
 
 def _visible_sample(head: HeadModel, fit: Fit) -> tuple[Array, Array]:

@@ -119,18 +119,19 @@ def place(view: LandmarkView, fit: Fit, side: int, points: Array, one_size: bool
     # Few landmarks seen: the pose stays near the fit's.
     prior = jnp.asarray([5.0, 5.0, 5.0, 10.0, 2.0, 2.0])
 
-    def aligned(points: Array, start: Array, log_scale: Array | None) -> Array:
+    def aligned(points: Array, centre: Array, start: Array, log_scale: Array | None) -> Array:
         def energy(x: Array) -> tuple[Array, Array]:
-            return residuals(x, points, x[3] if log_scale is None else log_scale), (x - start) * prior
+            return residuals(x, points, x[3] if log_scale is None else log_scale), (x - centre) * prior
 
         return levenberg_marquardt(energy, start, STEPS)[0]
 
     starts = jax.vmap(start_of)(points)
-    found = jax.vmap(lambda p, x: aligned(p, x, None))(points, starts)
+    found = jax.vmap(lambda p, x: aligned(p, x, x, None))(points, starts)
     log_size = found[:, 3]
     if one_size:
         common = jnp.mean(log_size)
-        found = jax.vmap(lambda p, x: aligned(p, x, common))(points, found.at[:, 3].set(common))
+        again = found.at[:, 3].set(common)
+        found = jax.vmap(lambda p, c, x: aligned(p, c, x, common))(points, starts, again)
         log_size = jnp.broadcast_to(common, log_size.shape)
     cost = jax.vmap(lambda x, p, s: huber_energy(residuals(x, p, s)))(found, points, log_size)
     turns = jnp.matmul(rotation_matrix(found[:, :3]), fitted[None], precision="highest")

@@ -21,7 +21,7 @@ class Config(GeneratorSettings):
     __doc__ = GeneratorSettings.__doc__
 
     workdir: Path = Path("output/expgen_small")
-    steps: int = 6_000
+    steps: int = 5_000
     batch_size: int = 128
     draws: int = 4
     learning_rate: float = 1e-3

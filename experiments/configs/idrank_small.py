@@ -21,12 +21,12 @@ class Config(RankSettings):
     __doc__ = RankSettings.__doc__
 
     workdir: Path = Path("output/idrank_small")
-    steps: int = 2_000
+    steps: int = 1_500
     batch_size: int = 16
-    learning_rate: float = 1e-3
-    encoder_rate: float = 3e-4
+    learning_rate: float = 1e-4
+    encoder_rate: float = 3e-5
     warmup: int = 100
-    sampler_steps: int = 5
+    sampler_steps: int = 10
     sharpness: float = 10.0
 
 

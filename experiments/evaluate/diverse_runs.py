@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 import fitting
 from experiments.evaluate.diverse_cases import Case, Parts, Tick, parts_of
@@ -31,6 +30,7 @@ from fitting.observation import Observation
 from flamejax.head import HeadModel
 from flamejax.head.dense_landmarks import geometry_hash
 from models.mesh_vae import MeshVAE
+from models.weight_files import digest_of_weights
 from sampling.complete import to_head_frame
 from sampling.diversify import DiversifyConfig, diversify
 from sampling.hypotheses import Hypotheses
@@ -219,12 +219,6 @@ def case_key(case: Case, seed: int) -> jax.Array:
 
 
 _to_head_frame = jax.jit(to_head_frame)
-
-
-def digest_of_weights(network: nnx.Module) -> str:
-    """SHA-256 of all that a network holds."""
-    leaves = jax.tree.leaves(nnx.state(network))
-    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
 def digest_of_settings(wanted: object) -> str:

@@ -19,7 +19,6 @@ from experiments.evaluate.diverse_runs import (
     Runner,
     case_key,
     digest_of_settings,
-    digest_of_weights,
     found_of,
     read_found,
 )
@@ -27,6 +26,7 @@ from experiments.evaluate.fits import code_version
 from experiments.evaluate.kept_trees import write_tree
 from experiments.runtime import compile_clock
 from fitting.config import Fit
+from models.weight_files import digest_of_weights
 from sampling.ofer import OferConfig, OferNetworks, ofer
 from sampling.ofer_dpp import OferDppConfig, ofer_dpp
 

@@ -46,7 +46,8 @@ class ExpressionTable:
     """The rows, as printed and as written; what could not be measured is None."""
 
     rows: list[dict]
-    """`method`, `occluder`, `photos`, each of `MEASURES` with a 95 % interval (subjects drawn with replacement), and
+    """`method`, `occluder`, `photos`, how many `failed` (numbers that are none), each of `MEASURES` with a 95 % interval
+    (subjects drawn with replacement), and
     the median `seconds`."""
     covered: list[dict]
     """`method`, `share`: STD-S of the vertices that the largest cover hides, as the cover grows."""
@@ -119,7 +120,8 @@ def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: D
 def summary(values: Sequence[dict[str, float]], cases: Sequence[Case], which: np.ndarray) -> dict:
     """A row over the photos `which` (N,) bool."""
     subjects = np.array([case.subject for case in cases])[which]
-    row: dict = {"photos": int(which.sum())}
+    failed = sum(not np.isfinite(one["ode"]) for one, chosen in zip(values, which, strict=True) if chosen)
+    row: dict = {"photos": int(which.sum()), "failed": failed}
     for name in MEASURES:
         row |= interval_columns(name, mean_of(np.array([one[name] for one in values])[which], subjects), subjects)
     seconds = np.array([one["seconds"] for one in values])[which]

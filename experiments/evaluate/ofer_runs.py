@@ -30,6 +30,7 @@ from flamejax.head import HeadModel
 from flamejax.head.dense_landmarks import geometry_hash
 from models.generator import Generator
 from models.rank import FrontalFace, IdRank, frontal_face, frontal_vertices, rank_errors
+from models.weight_files import digest_of_weights
 from sampling.diffusion import SamplerConfig
 from sampling.generate import draw_coefficients
 
@@ -83,7 +84,8 @@ class OferRunner:
         front = np.asarray(head.basis[: head.num_betas]).swapaxes(1, 2)[:, self.frontal]
         self._mean, self._basis = np.asarray(head.v_template)[self.frontal], front.reshape(len(front), -1)
         self._prior = functools.cache(lambda: learn_prior(source))
-        self._weights = functools.cache(lambda: [_digest_of_weights(model) for model in (idgen, idrank)])
+        networks = (idgen, idrank)
+        self._weights = functools.cache(lambda: [None if n is None else digest_of_weights(n) for n in networks])
 
     def judged(
         self, drawn_from: str, cases: Sequence[OferCase], count: int, tick: Tick = lambda count: None,
@@ -183,10 +185,3 @@ def _read(path: Path, count: int) -> Judged | None:
     if arrays is None or set(arrays) != names or arrays["median"].shape != (count,):
         return None
     return Judged(**arrays)
-
-
-def _digest_of_weights(model: nnx.Module | None) -> str | None:
-    if model is None:
-        return None
-    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(model))]
-    return hashlib.sha256(b"".join(leaves)).hexdigest()

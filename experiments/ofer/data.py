@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from experiments.kept_arrays import array_digest
 from experiments.ofer.coefficients import scan_coefficients
 from experiments.ofer.examples import Examples, Kind, Source, draw_examples, make_source
 from experiments.ofer.photo_examples import PhotoExamples, photo_examples
@@ -49,7 +50,8 @@ class OnlineData:
 
     def record(self) -> dict[str, Any]:
         """What of the data a run that goes on must find again, besides the options."""
-        return {}
+        source = self.training
+        return {"examples": [array_digest(np.asarray(a)) for a in (source.expression, source.jaw, source.noise)]}
 
     def said(self, settings: OferSettings) -> str:
         """For the line that introduces a run."""

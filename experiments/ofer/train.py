@@ -44,6 +44,8 @@ def train(settings: GeneratorSettings, architecture: GeneratorConfig, console: C
         written.
     """
     settings = smoke_settings(settings) if settings.smoke else settings
+    if settings.even and not architecture.preconditioned:
+        raise ValueError("--even is for preconditioned networks, such as --config idgen_small.")
     started = time.perf_counter()
     head = flamejax.load_head(settings.head)
     architecture = fitted_to(head, architecture, settings)

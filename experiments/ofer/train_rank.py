@@ -26,7 +26,8 @@ from experiments.training.loop import Loop
 from models.encoders.parts import Conditioned, load_image_encoders
 from models.ofer_weights import build_rank, load_generator, load_rank, write_rank
 from models.rank import FrontalFace, IdRank, IdRankConfig, frontal_face, rank_errors
-from models.weight_files import flat_state
+from models.weight_files import digest_of_weights, flat_state
+from sampling.diffusion import SamplerConfig
 
 JUDGED, JUDGED_AT_END = 64, 256
 
@@ -60,7 +61,8 @@ def train_rank(settings: RankSettings, architecture: IdRankConfig, console: Cons
     face = frontal_face(head)
     fixed = RankFixed(rest, face, idgen_state)
 
-    checkpoints = Checkpoints(settings, asdict(architecture), record_of(model, data))
+    record = {**record_of(model, data), "idgen": digest_of_weights(idgen)}
+    checkpoints = Checkpoints(settings, asdict(architecture), record)
     try:
         step = make_rank_step(graphdef, idgen_graphdef, settings, optimizer, mesh, data.online)
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -68,9 +70,10 @@ def train_rank(settings: RankSettings, architecture: IdRankConfig, console: Cons
 
         def judged(count: int) -> Any:
             examples = data.held_out(count)
-            keys = jax.random.split(jax.random.key(SEED), len(examples.points))
+            # Judged on candidates as they are drawn for a photo, not on the quick ones of training.
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 1), len(examples.points))
             drawn = _candidates(
-                idgen_graphdef, settings.candidates, settings.sampler_steps, idgen_state, examples, keys
+                idgen_graphdef, settings.candidates, SamplerConfig().steps, idgen_state, examples, keys
             )
             return lambda model: rank_figures(model, face, examples, drawn)
 
@@ -87,7 +90,8 @@ def train_rank(settings: RankSettings, architecture: IdRankConfig, console: Cons
         output.parent.mkdir(parents=True, exist_ok=True)
         write_rank(output, head, merged(state))
         errors = judged(8 if settings.smoke else JUDGED_AT_END)(load_rank(head, output, encoders))
-        write_rank(output, head, merged(state), notes_of(settings, errors, architecture.encoders))
+        notes = notes_of(settings, errors, architecture.encoders)
+        write_rank(output, head, merged(state), {**notes, "idgen": record["idgen"]})
         report(settings, output, errors, console, time.perf_counter() - started)
         return errors
     finally:

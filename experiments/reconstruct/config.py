@@ -17,13 +17,15 @@ from flamejax.head import HeadFileError, HeadModel
 from models.mesh_vae import MeshVAE
 from models.ofer_weights import ofer_path
 from models.pretrained import has_shipped_mesh_vae, load_mesh_vae, mesh_vae_path
+from sampling.diffusion import SamplerConfig, SamplerName
 from sampling.diversify import DIVERSIFY_PRESETS, DiversifyConfig
 from sampling.ofer import OferConfig, OferNetworks, load_networks
 from sampling.ofer_dpp import OferDppConfig
 
 MOST_SAMPLES = 100
 OFER = ("ofer", "ofer+dpp")
-DRAWING = ("method", "num_samples", "seed", "mesh_vae", "diversify", "idgen", "expgen", "idrank", "ofer")
+DRAWING = ("method", "num_samples", "seed", "mesh_vae", "diversify", "idgen", "expgen", "idrank", "arcface", "farl",
+           "ofer", "candidates", "sampler", "sampler_steps", "guidance")  # fmt: skip
 """Settings that the fit does not depend on."""
 
 
@@ -75,6 +77,20 @@ class Config:
     """As --idgen, of `--config expgen`."""
     idrank: Path | None = None
     """As --idgen, of `--config idrank`."""
+    arcface: Path | None = None
+    """ofer and ofer+dpp: what `flamejax convert --to arcface` made, for networks that look at photos through it; that
+    in the data folder unless given."""
+    farl: Path | None = None
+    """As --arcface, of `--to farl`."""
+    candidates: int = 100
+    """ofer and ofer+dpp: identities that are drawn and ranked."""
+    sampler: SamplerName = "dpm"
+    """ofer and ofer+dpp: dpm (DPM-Solver++ 2M), ddim, or ancestral: all 1000 steps, as in the paper."""
+    sampler_steps: int = 20
+    """ofer and ofer+dpp: steps of dpm and ddim."""
+    guidance: float = 1.0
+    """ofer and ofer+dpp: weight of what the photo says over what it does not, of networks that were trained for it
+    (--dropped)."""
     seed: int = 0
     """Of the draws. A face gets the same ones whatever photos are beside it."""
     preset: Literal["fast", "paper", "code"] = "fast"
@@ -120,13 +136,20 @@ class Config:
         if not 0.01 <= self.k <= 10 or not 0.5 <= self.n_sigma <= 10:
             raise UsageError(f"--k is between 0.01 and 10, --n-sigma between 0.5 and 10, not {self.k}, {self.n_sigma}.")
         if self.method in ("fit", "complete", "ofer") and (self.k, self.n_sigma, self.diversify) != (0.5, 3.0, "fast"):
-            raise UsageError("--k, --n-sigma and --diversify go with --method diverse.")
+            raise UsageError("--k, --n-sigma and --diversify go with --method diverse (--k with ofer+dpp, too).")
         if self.method == "ofer+dpp" and (self.n_sigma, self.diversify) != (3.0, "fast"):
             raise UsageError("--n-sigma and --diversify go with --method diverse; ofer+dpp knows --k.")
         if self.mesh_vae is not None and self.method in ("fit", *OFER):
             raise UsageError("--mesh-vae goes with --method diverse or complete.")
-        if self.method not in OFER and any(self.networks):
-            raise UsageError("--idgen, --expgen and --idrank go with --method ofer or ofer+dpp.")
+        drawing = (*self.networks, self.arcface, self.farl)
+        sampling = self.candidates, self.sampler, self.sampler_steps, self.guidance
+        if self.method not in OFER and (any(drawing) or sampling != (100, "dpm", 20, 1.0)):
+            raise UsageError(
+                "--idgen, --expgen, --idrank, --arcface, --farl, --candidates, --sampler, --sampler-steps and "
+                "--guidance go with --method ofer or ofer+dpp."
+            )
+        if not 1 <= self.candidates <= 10_000 or not 1 <= self.sampler_steps <= 1000:
+            raise UsageError("--candidates is between 1 and 10000, --sampler-steps between 1 and 1000.")
         if self.iterations is not None and self.iterations < 0:
             raise UsageError(f"--iterations is at least 0, not {self.iterations}.")
         if self.iterations is not None and self.preset != "fast":
@@ -170,9 +193,12 @@ class Config:
     def load_networks(self, head: HeadModel) -> OferNetworks:
         """OFER's networks. Raises: UsageError if a file cannot be used or is another head's."""
         try:
-            return load_networks(head, *self.networks)
+            found = load_networks(head, *self.networks, {"arcface": self.arcface, "farl": self.farl})
         except (HeadFileError, OSError) as error:
             raise UsageError(f"--method {self.method}: {error}") from error
+        if self.guidance != 1 and None in (found.idgen.nothing, found.expgen.nothing):
+            raise UsageError("--guidance needs an IdGen and an ExpGen that were trained with --dropped.")
+        return found
 
     def with_method(self, head: HeadModel) -> Config:
         """The same with the method that `auto` stands for."""
@@ -185,9 +211,14 @@ class Config:
         """The settings of Algorithm 2."""
         return dataclasses.replace(DIVERSIFY_PRESETS[self.diversify], k=self.k, n_sigma=self.n_sigma)
 
+    def ofer_config(self) -> OferConfig:
+        """The settings of ofer."""
+        sampler = SamplerConfig(self.sampler, self.sampler_steps, guidance=self.guidance)
+        return OferConfig(self.candidates, sampler)
+
     def ofer_dpp_config(self) -> OferDppConfig:
         """The settings of ofer+dpp."""
-        return OferDppConfig(k=self.k, pool=max(self.num_samples, OferDppConfig().pool))
+        return OferDppConfig(self.ofer_config(), k=self.k, pool=max(2 * self.num_samples, OferDppConfig().pool))
 
     def fit_config(self) -> AnyFitConfig:
         """The settings of the fit."""
@@ -215,7 +246,10 @@ class Config:
         if self.method in OFER:
             for name, given in zip(("IdGen", "ExpGen", "IdRank"), self.networks, strict=True):
                 drawn[name.lower()] = digest_of(given or ofer_path(name))
-            drawn["ofer"] = dataclasses.asdict(self.ofer_dpp_config() if self.method == "ofer+dpp" else OferConfig())
+            encoders = ((n, digest_of(p)) for n, p in (("arcface", self.arcface), ("farl", self.farl)) if p is not None)
+            drawn |= dict(encoders)
+            drawing = self.ofer_dpp_config() if self.method == "ofer+dpp" else self.ofer_config()
+            drawn["ofer"] = dataclasses.asdict(drawing)
         return {
             "method": self.method,
             **drawn,
@@ -236,8 +270,9 @@ class Config:
         ):
             if folder is not None and not folder.is_dir():
                 raise UsageError(f"{flag} {folder}: no such folder.")
-        files = (self.head, self.boxes, self.mesh_vae, *self.networks)
-        for flag, file in zip(("head", "boxes", "mesh-vae", "idgen", "expgen", "idrank"), files, strict=True):
+        files = (self.head, self.boxes, self.mesh_vae, *self.networks, self.arcface, self.farl)
+        flags = ("head", "boxes", "mesh-vae", "idgen", "expgen", "idrank", "arcface", "farl")
+        for flag, file in zip(flags, files, strict=True):
             if file is not None and not file.exists():
                 raise UsageError(f"--{flag} {file}: no such file.")
 

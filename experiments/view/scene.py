@@ -71,7 +71,7 @@ class DrawSettings:
     """How unusual heads may be, given what is seen, in standard deviations (Eq. 9)."""
     num_samples: int = 16
     seed: int = 0
-    """The seed of reconstruct: it gives the same draws, where the rest is the same too."""
+    """The seed of reconstruct: it gives the draws of --method diverse, where the rest is the same too."""
 
 
 @dataclass
@@ -159,7 +159,7 @@ class Explorer:
         found = jax.block_until_ready(found)
         if not (np.isfinite(found.vertices).all() and np.isfinite(found.score).all()):
             raise ViewError("the Mesh-VAE gave numbers that are none; the hypotheses of before were kept.")
-        face.source = f"drawn now, seed {settings.seed}, k {settings.k:g}, n_sigma {settings.n_sigma:g}"
+        face.source = f"drawn now by Algorithm 2, seed {settings.seed}, k {settings.k:g}, n_sigma {settings.n_sigma:g}"
         face.hypotheses, face.mesh_vae = found, self._digest
 
     @cached_property

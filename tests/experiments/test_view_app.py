@@ -152,7 +152,7 @@ def test_draws_replace_what_is_shown(app, monkeypatch):
     clicks[0].join(60)
     assert not app.drawing and not app.draw.disabled and not app.progress.visible
     assert app.face.count == 8 and app.what.value == "00" and "07" in app.what.options
-    assert "8 hypotheses, drawn now, seed 2" in app.drawn.content
+    assert "8 hypotheses, drawn now by Algorithm 2, seed 2" in app.drawn.content
     np.testing.assert_allclose(positions(app), app.face.hypotheses.vertices[0], atol=1e-6)
 
 

@@ -1,0 +1,135 @@
+"""`reconstruct --method ofer` and `ofer+dpp`: real networks of a small head, files, reading back, refusals."""
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flamejax
+from experiments.reconstruct import Config, UsageError
+from experiments.reconstruct.hypotheses import hypothesis_files
+from experiments.reconstruct.pipeline import default_tools, drawing_tools
+from experiments.reconstruct.read import fitted_with, read_face, read_metrics
+from experiments.reconstruct.results import HeadIdentity
+from fitting import prepare
+from models.encoders.landmark import LandmarkEncoderConfig
+from models.generator import GeneratorConfig
+from models.ofer_weights import build_generator, build_rank, write_generator, write_rank
+from models.rank import IdRankConfig
+from models.unet1d import UNet1DConfig
+from tests.experiments.fakes import HEAD, FakeTools, reconstruct, results, write_photo
+
+NETWORKS = ("idgen", "expgen", "idrank")
+
+
+def write_ofer(folder: Path) -> dict[str, Path]:
+    """Untrained networks of the small head, as options."""
+    folder.mkdir(exist_ok=True)
+    landmark = LandmarkEncoderConfig(width=12, hidden=16, blocks=1)
+    sizes = {"identity": HEAD.num_betas, "expression": HEAD.num_expression + 3}
+    for (kind, size), name in zip(sizes.items(), NETWORKS[:2], strict=True):
+        unet = UNet1DConfig((size, 4), context=12, time=16, heads=1, head_width=4, tokens=2)
+        config = GeneratorConfig(kind, unet, landmark=landmark, preconditioned=True)
+        write_generator(folder / f"{name}.npz", HEAD, build_generator(HEAD, config, deviation=np.full(size, 0.3)))
+    write_rank(folder / "idrank.npz", HEAD, build_rank(HEAD, IdRankConfig((16, 8), context=12, landmark=landmark)))
+    return {name: folder / f"{name}.npz" for name in NETWORKS}
+
+
+class OferTools(FakeTools):
+    """Fakes but for the drawing."""
+
+    def tools(self, config=None, head=HEAD):
+        made = super().tools(config, head)
+        if config is None or not config.method.startswith("ofer"):
+            return made
+        draw, between = drawing_tools(config, HEAD, prepare(HEAD))
+        draw = partial(draw.func, *draw.args, **draw.keywords)
+        return dataclasses.replace(made, complete=draw, between=between)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of photos, the networks, and the results of both methods."""
+    folder = tmp_path_factory.mktemp("ofer")
+    for name, colour in (("a", 100), ("b", 140)):
+        write_photo(folder / "in" / f"{name}.png", colour=colour)
+    options = write_ofer(folder / "networks")
+    for method in ("ofer", "ofer+dpp"):
+        tools = OferTools(seen_beyond=0.05)
+        assert reconstruct(folder / "in", folder / method, tools, method=method, num_samples=3, **options) == 0
+    return folder, options
+
+
+@pytest.mark.parametrize("method", ["ofer", "ofer+dpp"])
+def test_files_and_numbers(made, method):
+    out = made[0] / method
+    assert results(out) == ["a", "b"]
+    for name in results(out):
+        assert all((out / name / file).is_file() for file in hypothesis_files(3))
+        metrics = json.loads((out / name / "metrics.json").read_text())
+        assert metrics["method"] == method and metrics["hypotheses"] == 3
+        assert {"idgen", "expgen", "idrank", "ofer"} <= metrics["settings"].keys()
+        heads = [dict(np.load(out / name / "hypotheses" / f"{k:02d}" / "params.npz")) for k in range(3)]
+        for head in heads:
+            fields = {f.name: head[f.name] for f in dataclasses.fields(flamejax.HeadParams)}
+            again = float(head["size"]) * np.asarray(flamejax.vertices(HEAD, flamejax.HeadParams(**fields)))
+            np.testing.assert_allclose(head["vertices"], again, atol=1e-5)
+        scores = [float(head["score"]) for head in heads]
+        assert scores == sorted(scores, reverse=True)
+        same = np.ptp(np.stack([head["betas"] for head in heads]), axis=0).max() == 0
+        assert same == (method == "ofer")
+
+
+def test_results_are_read_back_with_params_and_size(made):
+    folder = made[0] / "ofer" / "a"
+    metrics = read_metrics(folder)
+    identity = HeadIdentity(**{k: metrics["head"][k] for k in ("name", "version", "sha256")})
+    saved = read_face(folder, identity, fitted_with(metrics, HEAD))
+    found = saved.hypotheses
+    assert found.latents is None
+    again = found.size[:, None, None] * flamejax.vertices(HEAD, found.params)
+    np.testing.assert_allclose(found.vertices, again, atol=1e-5)
+
+
+def test_other_networks_are_other_results(made, tmp_path):
+    _, options = made
+    config = Config(photos=("x",), output=tmp_path, method="ofer", **options)
+    other = tmp_path / "idgen.npz"
+    other.write_bytes(options["idgen"].read_bytes() + b"0")
+    assert config.settings() != dataclasses.replace(config, idgen=other).settings()
+    assert config.settings() != dataclasses.replace(config, method="ofer+dpp").settings()
+    picked = dataclasses.replace(config, method="ofer+dpp")
+    assert picked.settings() != dataclasses.replace(picked, k=2.0).settings()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "ofer", "k": 2.0}, "--method diverse"),
+        ({"method": "ofer", "n_sigma": 2.0}, "--method diverse"),
+        ({"method": "ofer+dpp", "n_sigma": 2.0}, "ofer.dpp knows --k"),
+        ({"method": "ofer", "mesh_vae": Path("x.npz")}, "--mesh-vae goes"),
+        ({"method": "diverse", "idgen": Path("x.npz")}, "--idgen"),
+        ({"idrank": Path("x.npz")}, "--idgen, --expgen, --idrank"),
+    ],
+)
+def test_refused_options(tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        Config(photos=("x",), output=tmp_path, **options)
+
+
+def test_files_that_are_missing_or_of_another_head(made, tmp_path):
+    _, options = made
+    config = Config(photos=("x",), output=tmp_path, method="ofer", idgen=tmp_path / "none.npz")
+    with pytest.raises(UsageError, match=r"--idgen .*no such file"):
+        config.check_inputs()
+    with pytest.raises(UsageError, match="trained for the head"):
+        default_tools(dataclasses.replace(config, **options), flamejax.load_head())
+
+
+def test_the_open_heads_networks_ship(tmp_path):
+    tools = default_tools(Config(photos=("x",), output=tmp_path, method="ofer"), flamejax.load_head())
+    assert tools.complete is not None and tools.between is None
