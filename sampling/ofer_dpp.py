@@ -48,7 +48,7 @@ class OferDppConfig:
     asked for, if there are."""
     k: float = 0.5
     """Scaling of distances in the similarity (Diverse3DFace, Eq. 8)."""
-    temperature: float = 8.0
+    temperature: float = 60.0
     """What the evidence, nats, is divided by: landmarks and pixels err together, so all of them count as fewer."""
     photometric_weight: float = 600.0
     photometric_scale: float = 0.15

@@ -46,9 +46,8 @@ class ExpressionTable:
     """The rows, as printed and as written; what could not be measured is None."""
 
     rows: list[dict]
-    """`method`, `occluder`, `photos`, how many `failed` (numbers that are none), each of `MEASURES` with a 95 % interval
-    (subjects drawn with replacement), and
-    the median `seconds`."""
+    """`method`, `occluder`, `photos`, how many `failed` (numbers that are none), each of `MEASURES` with a 95 %
+    interval (subjects drawn with replacement), and the median `seconds`."""
     covered: list[dict]
     """`method`, `share`: STD-S of the vertices that the largest cover hides, as the cover grows."""
     reference: list[dict]
@@ -57,7 +56,7 @@ class ExpressionTable:
 
 def expression(
     runner: ExpressionRunner, cases: Sequence[Case], train: Scans, held_out: Scans, progress: Progress,
-    covered: int = 8,
+    covered: int = 4,
 ) -> ExpressionTable:  # fmt: skip
     """Every method on every photo. covered: so many of the photos, spread evenly, for the growing cover; 0: none."""
     head = runner.runner.head

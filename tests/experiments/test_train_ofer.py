@@ -176,7 +176,7 @@ def test_the_weights_are_those_of_the_run(run):
     assert model.config.unet.widths == (wanted, 4)
     assert np.asarray(model.deviation[...]).min() > 0
     with np.load(path) as file:
-        assert "idgen" in str(file["provenance_made_with"]) or "train" in str(file["provenance_made_with"])
+        assert "experiments.train" in str(file["provenance_made_with"])
         assert json.loads(str(file["provenance_validation"]))["samples_mm"] > 0
     rows = [json.loads(line) for line in (settings.workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, STEPS + 1))

@@ -76,7 +76,21 @@ def test_the_papers_widths():
         assert shapes["narrow/0/layers/0/kernel"] == widths[:2]
         assert shapes["narrow/1/layers/0/kernel"] == widths[1:]
         assert shapes["last/first/kernel"] == (2 * widths[0], widths[0])
-        assert sum(a * b for a, b in products(config)) <= sum(int(np.prod(s)) for s in shapes.values())
+
+
+def test_the_products_of_a_step_are_counted_exactly():
+    """What the benchmark's bare GEMMs are: written out for one level of width 6 over one of width 4."""
+    config = UNet1DConfig((6, 4), context=5, time=8, heads=1, head_width=2, tokens=3)
+
+    def block(before, after):
+        residual = before * after if before != after else 0
+        return before * after + after * after + (8 + 5) * 2 * after + residual
+
+    def level(width, skipped):
+        return 2 * block(width + skipped, width) + width * 18 + 6 * width
+
+    wanted = 4 * 8 + 8 * 8 + 36 + level(6, 0) + (24 + 16) + level(4, 0) + (24 + 36) + level(6, 6) + block(12, 6) + 36
+    assert sum(a * b for a, b in products(config)) == wanted
 
 
 def test_times_are_told_apart():

@@ -33,6 +33,7 @@ from tests.sampling.test_complete import KEY, make_fit
 
 HEAD = dataclasses.replace(OTHER, dense=None)
 SIDE = 64
+HIDDEN_ALL = jnp.ones(HEAD.num_vertices, bool)
 SIZES = {"context": 12, "time": 16, "heads": 1, "head_width": 4, "tokens": 2}
 LANDMARK = LandmarkEncoderConfig(width=12, hidden=16, blocks=1)
 
@@ -150,6 +151,25 @@ def test_the_dpp_prefers_the_likely_and_the_different():
         chosen = np.asarray(pick(jax.random.key(seed), verts, hidden, energy, 2, POOL))
         assert sorted(chosen // 3) == [0, 1]
         assert 1 not in chosen
+
+
+def test_a_head_that_is_no_number_is_left_out_and_spoils_nothing():
+    verts = jnp.zeros((9, HEAD.num_vertices, 3)).at[3:6].add(0.01).at[8].set(jnp.nan)
+    hidden = jnp.ones(HEAD.num_vertices, bool)
+    for seed in range(8):
+        chosen = np.asarray(pick(jax.random.key(seed), verts, hidden, jnp.zeros(9), 2, POOL))
+        assert 8 not in chosen
+        assert ((chosen >= 3) & (chosen < 6)).sum() == 1
+
+
+def test_among_unlikely_heads_the_least_unlikely_are_picked():
+    """Few near the best: the others must not be drawn as if all were as good."""
+    rng = np.random.default_rng(0)
+    verts = jnp.asarray(rng.normal(size=(32, HEAD.num_vertices, 3)) * 0.003, jnp.float32)
+    energy = jnp.concatenate([jnp.zeros(6), jnp.linspace(20, 600, 26)])
+    places = [np.asarray(pick(jax.random.key(s), verts, HIDDEN_ALL, energy, 10, POOL)) for s in range(20)]
+    assert np.mean([(chosen < 6).sum() for chosen in places]) > 5.5
+    assert np.mean([chosen[chosen >= 6].mean() for chosen in places]) < 18.0
 
 
 def one_of(tree, k):
