@@ -1,8 +1,7 @@
-"""`reconstruct --method ofer` and `ofer+dpp`: real networks of a small head, files, reading back, refusals."""
+"""`reconstruct --method ofer` and `ofer+dpp`: real networks of the open head, files, reading back, refusals."""
 
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +13,28 @@ from experiments.reconstruct.hypotheses import hypothesis_files
 from experiments.reconstruct.pipeline import default_tools, drawing_tools
 from experiments.reconstruct.read import fitted_with, read_face, read_metrics
 from experiments.reconstruct.results import HeadIdentity
-from fitting import prepare
 from models.encoders.landmark import LandmarkEncoderConfig
 from models.generator import GeneratorConfig
 from models.ofer_weights import build_generator, build_rank, write_generator, write_rank
 from models.rank import IdRankConfig
 from models.unet1d import UNet1DConfig
-from tests.experiments.fakes import HEAD, FakeTools, reconstruct, results, write_photo
+from tests.experiments.fakes import HEAD as OTHER
+from tests.experiments.fakes import FakeTools, reconstruct, results, write_photo
 
 NETWORKS = ("idgen", "expgen", "idrank")
+HEAD = flamejax.load_head()
 
 
-def write_ofer(folder: Path) -> dict[str, Path]:
-    """Untrained networks of the small head, as options."""
+def write_ofer(folder: Path, head=HEAD) -> dict[str, Path]:
+    """Small untrained networks, as options."""
     folder.mkdir(exist_ok=True)
     landmark = LandmarkEncoderConfig(width=12, hidden=16, blocks=1)
-    sizes = {"identity": HEAD.num_betas, "expression": HEAD.num_expression + 3}
+    sizes = {"identity": head.num_betas, "expression": head.num_expression + 3}
     for (kind, size), name in zip(sizes.items(), NETWORKS[:2], strict=True):
         unet = UNet1DConfig((size, 4), context=12, time=16, heads=1, head_width=4, tokens=2)
         config = GeneratorConfig(kind, unet, landmark=landmark, preconditioned=True)
-        write_generator(folder / f"{name}.npz", HEAD, build_generator(HEAD, config, deviation=np.full(size, 0.3)))
-    write_rank(folder / "idrank.npz", HEAD, build_rank(HEAD, IdRankConfig((16, 8), context=12, landmark=landmark)))
+        write_generator(folder / f"{name}.npz", head, build_generator(head, config, deviation=np.full(size, 0.3)))
+    write_rank(folder / "idrank.npz", head, build_rank(head, IdRankConfig((16, 8), context=12, landmark=landmark)))
     return {name: folder / f"{name}.npz" for name in NETWORKS}
 
 
@@ -45,8 +45,7 @@ class OferTools(FakeTools):
         made = super().tools(config, head)
         if config is None or not config.method.startswith("ofer"):
             return made
-        draw, between = drawing_tools(config, HEAD, prepare(HEAD))
-        draw = partial(draw.func, *draw.args, **draw.keywords)
+        draw, between = drawing_tools(config, head, None)
         return dataclasses.replace(made, complete=draw, between=between)
 
 
@@ -59,7 +58,7 @@ def made(tmp_path_factory):
     options = write_ofer(folder / "networks")
     for method in ("ofer", "ofer+dpp"):
         tools = OferTools(seen_beyond=0.05)
-        assert reconstruct(folder / "in", folder / method, tools, method=method, num_samples=3, **options) == 0
+        assert reconstruct(folder / "in", folder / method, tools, method=method, num_samples=3, local="none", **options) == 0
     return folder, options
 
 
@@ -86,7 +85,7 @@ def test_files_and_numbers(made, method):
 def test_results_are_read_back_with_params_and_size(made):
     folder = made[0] / "ofer" / "a"
     metrics = read_metrics(folder)
-    identity = HeadIdentity(**{k: metrics["head"][k] for k in ("name", "version", "sha256")})
+    identity = HeadIdentity(**{k: metrics["head"][k] for k in ("name", "version", "licence", "sha256")})
     saved = read_face(folder, identity, fitted_with(metrics, HEAD))
     found = saved.hypotheses
     assert found.latents is None
@@ -121,8 +120,8 @@ def test_refused_options(tmp_path, options, message):
         Config(photos=("x",), output=tmp_path, **options)
 
 
-def test_files_that_are_missing_or_of_another_head(made, tmp_path):
-    _, options = made
+def test_files_that_are_missing_or_of_another_head(tmp_path):
+    options = write_ofer(tmp_path / "other", OTHER)
     config = Config(photos=("x",), output=tmp_path, method="ofer", idgen=tmp_path / "none.npz")
     with pytest.raises(UsageError, match=r"--idgen .*no such file"):
         config.check_inputs()

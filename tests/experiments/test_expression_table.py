@@ -1,0 +1,118 @@
+"""The table `expression` with quick stand-ins: rows, resuming, the growing cover, the command's sheets."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.data.open_faces import Scans
+from experiments.evaluate import expression_runs
+from experiments.evaluate.diverse_cases import Parts
+from experiments.evaluate.diverse_runs import Found
+from experiments.evaluate.expression_command import sheets
+from experiments.evaluate.expression_runs import METHODS, ExpressionRunner
+from experiments.evaluate.expression_table import SHARES, covered_case, expression, measures, summary
+from experiments.sample_metrics import learn_distribution
+from models.rank import frontal_vertices
+from sampling.hypotheses import Hypotheses
+from sampling.ofer import OferNetworks
+from tests.experiments.diverse_fakes import COUNT, Fakes, case, runner
+from tests.experiments.test_completion import HEAD
+
+FRONT = frontal_vertices(HEAD)
+
+
+def scans(count, seed):
+    rng = np.random.default_rng(seed)
+    at_root = np.asarray(HEAD.v_template) - np.asarray(HEAD.joint_template[0])
+    heads = (at_root + 2e-3 * rng.normal(size=(count, COUNT, 3))).astype(np.float32)
+    zero = np.zeros(count, np.int32)
+    return Scans(heads, heads, np.zeros((count, 5, 3), np.float32), np.arange(count, dtype=np.int32), zero)
+
+
+class NoNetwork:
+    """In place of a network: nothing to digest."""
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A runner whose drawing is a stand-in, and what was asked of it."""
+    asked = []
+
+    def draw(name):
+        def drawn(networks, head, fit, observation, key, *, num_samples, config):
+            asked.append(name)
+            steps = jnp.arange(num_samples)[:, None, None] * jnp.asarray([[[1e-3, 0.0, 0.0]]])
+            shown = HEAD.v_template[:, 2] > 0.05  # as in `case`
+            heads = fit.vertices[None] + jnp.where(shown[None, :, None], 0.1, 1.0) * steps
+            return Hypotheses(heads, None, None, -jnp.arange(num_samples, dtype=jnp.float32))
+
+        return drawn
+
+    monkeypatch.setattr(expression_runs, "ofer", draw("ofer"))
+    monkeypatch.setattr(expression_runs, "ofer_dpp", draw("ofer+dpp"))
+    monkeypatch.setattr(expression_runs, "digest_of_weights", lambda network: "none")
+    networks = OferNetworks(NoNetwork(), NoNetwork(), NoNetwork(), None)
+
+    def make(**settings):
+        return ExpressionRunner(runner(Fakes(monkeypatch), tmp_path, **settings), networks)
+
+    return make, asked
+
+
+def test_the_table_and_that_a_second_run_takes_what_the_first_kept(made):
+    make, asked = made
+    cases = [case(0), case(1, "face-mask"), case(2, "hand")]
+    ticks = []
+    table = expression(
+        make(), cases, scans(30, 0), scans(5, 1), lambda name, total, count: ticks.append((name, count)), covered=2
+    )
+    assert {row["method"] for row in table.rows} == set(METHODS)
+    overall = {row["method"]: row for row in table.rows if row["occluder"] == "overall"}
+    for row in overall.values():
+        assert row["photos"] == 3 and row["failed"] == 0
+        assert row["asd_v_min"] <= row["asd_v_max"] and 0 <= row["asd_o"] <= 1
+    # A tenth of a millimetre between neighbours where the photo shows the face, one where not.
+    assert overall["ofer"]["asd_v_min"] < 0.3 < overall["ofer"]["asd_o_rms"]
+    assert [(row["method"], row["share"]) for row in table.covered] == [(m, s) for s in SHARES for m in METHODS]
+    assert table.reference[0]["ode"] >= 0
+    assert sum(count for name, count in ticks if name == "ofer") == 3
+    count = len(asked)
+    assert count == 2 * (3 + 2 * len(SHARES))
+    again = expression(make(), cases, scans(30, 0), scans(5, 1), lambda *a: None, covered=2)
+    assert len(asked) == count and again.rows == table.rows
+    expression(make(seed=1), cases, scans(30, 0), scans(5, 1), lambda *a: None, covered=0)
+    assert len(asked) == count + 6
+    titles = [title for title, _, _ in sheets(table)]
+    assert len(titles) == 4 and "faithful" in titles[0] and "ODE" in titles[-1]
+
+
+def test_measures_of_known_heads():
+    truth = np.asarray(HEAD.v_template)
+    known = learn_distribution(scans(50, 3).vertices + np.asarray(HEAD.joint_template[0], np.float32))
+    seen = np.arange(COUNT) % 2 == 0
+    parts = Parts(seen, ~seen, ~seen)
+    heads = np.stack([truth, truth + np.where(seen[:, None], 0, [0.003, 0, 0])]).astype(np.float32)
+    row = measures(Found(heads, None, np.zeros(2), 1.5), dataclasses.replace(case(0), truth=truth), parts, FRONT, known)
+    assert row["cse"] == row["visible_se"] == row["asd_v_min"] == row["asd_v_max"] == 0
+    assert row["asd_o_rms"] == pytest.approx(3.0, rel=1e-3)
+    assert row["seconds"] == 1.5 and row["ode"] >= 0
+    bad = measures(Found(heads * np.nan, None, np.zeros(2), 1.0), case(0), parts, FRONT, known)
+    assert all(np.isnan(value) for value in bad.values())
+    kept = summary([row, bad], [case(0), case(1)], np.array([True, True]))
+    assert kept["photos"] == 2 and kept["failed"] == 1 and kept["cse"] == 0
+
+
+def test_the_cover_grows_from_the_chin_to_the_brows():
+    one = case(0)
+    points = np.full((68, 2), 32.0, np.float32)
+    points[:, 1] = np.linspace(14, 56, 68)
+    points[36:42], points[42:48], points[17:27, 1], points[8] = (20, 22), (44, 22), 14, (32, 56)
+    seen = dataclasses.replace(one.observation, landmarks=points, confidence=np.ones(68, np.float32))
+    one = dataclasses.replace(one, observation=seen)
+    hidden = [np.asarray(covered_case(one, share).observation.occlusion_mask).sum() for share in SHARES]
+    assert hidden[0] == np.asarray(one.observation.occlusion_mask).sum()
+    assert all(np.diff(hidden) > 0)
+    visible = [(np.asarray(covered_case(one, share).observation.confidence) > 0).sum() for share in SHARES]
+    assert visible[0] > visible[2] > visible[-1]
