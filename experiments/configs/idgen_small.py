@@ -1,6 +1,10 @@
 """The small IdGen, for CPUs; its weights ship.
 
 python -m experiments.train --config idgen_small --output models/assets/open_head_idgen.npz
+
+23 minutes on two CPU cores that had other work besides. Expected, 256 validation examples: samples 3.17 mm from the truth (RMS, front of the face, without what a
+similarity can do), their mean 2.28 mm, spread 2.30 mm
+(models/assets/MODEL_CARD.md).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from rich.console import Console
 from experiments.ofer.architectures import small
 from experiments.ofer.settings import GeneratorSettings
 
-SUMMARY = "the small IdGen of OFER, for CPUs"
+SUMMARY = "the small IdGen of OFER, for CPUs; under half an hour on two cores"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """The small IdRank, for CPUs; its weights ship. It ranks the candidates of the IdGen that ships, or of --idgen.
 
 python -m experiments.train --config idrank_small --output models/assets/open_head_idrank.npz
+
+17 minutes on two CPU cores that had other work besides. Expected, 256 validation examples (candidates of 10 steps): mean absolute error of a coordinate 1.39 mm, of the first
+1.20 mm, of the best 0.95 mm; the first among the best fifth for 54 %
+(models/assets/MODEL_CARD.md).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from rich.console import Console
 from experiments.ofer.architectures import small_rank
 from experiments.ofer.settings import RankSettings
 
-SUMMARY = "the small IdRank of OFER, for CPUs"
+SUMMARY = "the small IdRank of OFER, for CPUs; under half an hour on two cores"
 
 
 @dataclass(frozen=True)

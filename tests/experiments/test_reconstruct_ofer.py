@@ -58,7 +58,8 @@ def made(tmp_path_factory):
     options = write_ofer(folder / "networks")
     for method in ("ofer", "ofer+dpp"):
         tools = OferTools(seen_beyond=0.05)
-        assert reconstruct(folder / "in", folder / method, tools, method=method, num_samples=3, local="none", **options) == 0
+        given = {"method": method, "num_samples": 3, "local": "none", **options}
+        assert reconstruct(folder / "in", folder / method, tools, **given) == 0
     return folder, options
 
 
