@@ -2,9 +2,8 @@
 
 python -m experiments.train --config expgen_small --output models/assets/open_head_expgen.npz
 
-22 minutes on two CPU cores that had other work besides. Expected, 256 validation examples: samples 1.59 mm from the truth (RMS, front of the face, jaw left out), their
-mean 1.17 mm, spread 1.20 mm
-(models/assets/MODEL_CARD.md).
+22 minutes on two CPU cores that had other work besides. Expected, 256 validation examples: samples 1.59 mm from the
+truth (RMS, front of the face, jaw left out), their mean 1.17 mm, spread 1.20 mm (models/assets/MODEL_CARD.md).
 """
 
 from __future__ import annotations

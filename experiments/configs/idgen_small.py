@@ -2,8 +2,8 @@
 
 python -m experiments.train --config idgen_small --output models/assets/open_head_idgen.npz
 
-23 minutes on two CPU cores that had other work besides. Expected, 256 validation examples: samples 3.17 mm from the truth (RMS, front of the face, without what a
-similarity can do), their mean 2.28 mm, spread 2.30 mm
+23 minutes on two CPU cores that had other work besides. Expected, 256 validation examples: samples 3.17 mm from the
+truth (RMS, front of the face, without what a similarity can do), their mean 2.28 mm, spread 2.30 mm
 (models/assets/MODEL_CARD.md).
 """
 

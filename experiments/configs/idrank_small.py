@@ -2,9 +2,9 @@
 
 python -m experiments.train --config idrank_small --output models/assets/open_head_idrank.npz
 
-17 minutes on two CPU cores that had other work besides. Expected, 256 validation examples (candidates of 10 steps): mean absolute error of a coordinate 1.39 mm, of the first
-1.20 mm, of the best 0.95 mm; the first among the best fifth for 54 %
-(models/assets/MODEL_CARD.md).
+17 minutes on two CPU cores that had other work besides. Expected, 256 validation examples (candidates of 10 steps):
+mean absolute error of a coordinate 1.39 mm, of the first 1.20 mm, of the best 0.95 mm; the first among the best fifth
+for 54 % (models/assets/MODEL_CARD.md).
 """
 
 from __future__ import annotations
