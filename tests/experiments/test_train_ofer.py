@@ -230,7 +230,8 @@ def test_a_ranker_is_trained_on_the_candidates_of_an_idgen(data, tmp_path):
     made = settings_of(data, tmp_path / "gen")
     training.train(made, architecture("identity"), QUIET)
     settings = settings_of(
-        data, tmp_path / "rank", RankSettings, idgen=tmp_path / "gen" / "idgen.npz", candidates=6, sampler_steps=2
+        data, tmp_path / "rank", RankSettings, idgen=tmp_path / "gen" / "idgen.npz", candidates=6, sampler_steps=2,
+        encoder_rate=1e-2,
     )  # fmt: skip
     errors = ranking.train_rank(settings, RANK, QUIET)
     assert errors["minimum_mm"] <= errors["ranked_mm"] and errors["minimum_mm"] <= errors["average_mm"]
@@ -239,7 +240,7 @@ def test_a_ranker_is_trained_on_the_candidates_of_an_idgen(data, tmp_path):
     idgen = load_generator(head, "identity", tmp_path / "gen" / "idgen.npz")
     # It began with IdGen's encoder, and went on from there.
     before, after = (flat_state(each.encoders)["0/seen/kernel"] for each in (idgen, model))
-    assert 0 < np.abs(np.asarray(before) - np.asarray(after)).max() < 0.1
+    assert 0 < np.abs(np.asarray(before) - np.asarray(after)).max() < 0.3
 
 
 def test_encoders_learn_at_their_own_rate():
