@@ -21,6 +21,8 @@ from models.unet1d import added, multiplied
 
 GROUPS = 8
 MM = 1e3
+FEWEST = 8
+"""Vertices of a face."""
 UNIT = nnx.initializers.normal(1.0)
 """Of products with thousands of coordinates that move together: a face has length one there and weights have size one,
 so that a step of Adam, which moves all weights by as much, moves the product by as little as others."""
@@ -184,13 +186,23 @@ def frontal_face(head: HeadModel, aligned: bool = True) -> FrontalFace:
 
 def frontal_vertices(head: HeadModel) -> np.ndarray:
     """(V,) bool: the front of the face, without eyeballs, ears, neck and scalp, and without what faces backwards: the
-    insides of mouth and eye sockets (OFER's mask: 1,785 of FLAME's vertices)."""
+    insides of mouth and eye sockets (OFER's mask: 1,785 of FLAME's vertices).
+
+    Raises:
+      ValueError: the head's regions leave so few that a similarity explains all that identities do to them.
+    """
     regions = {name: np.asarray(mask) for name, mask in head.regions.items()}
     front = regions["face"] | regions["forehead"]
     for name in ("left_eyeball", "right_eyeball", "left_ear", "right_ear", "neck", "scalp", "boundary"):
         front &= ~regions[name]
     normals = np.asarray(vertex_normals(head.v_template, head.faces))
-    return front & (normals[:, 2] > 0)
+    front &= normals[:, 2] > 0
+    if front.sum() < FEWEST:
+        raise ValueError(
+            f"the regions of the head '{head.name}' leave {front.sum()} vertices for the front of the face, fewer than "
+            f"{FEWEST}: 'face' or 'forehead' must reach beyond eyeballs, ears, neck and scalp. Give it its own masks."
+        )
+    return front
 
 
 def _similarity_motions(points: np.ndarray) -> np.ndarray:

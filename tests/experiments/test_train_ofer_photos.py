@@ -93,7 +93,7 @@ def data(tmp_path_factory):
     path = flame_format.write_folder(folder, SIZE)
     if path.name != "generic_model.pkl":
         path.rename(folder / "generic_model.pkl")
-    flame_format.write_masks(folder, VERTICES)
+    flame_format.write_face_masks(folder, VERTICES)
     head = flamejax.load_head(folder / "generic_model.pkl")
     write_dataset(folder / "photos" / "mine", head.num_betas, head.num_expression)
     write_encoder(folder / "arcface.npz", ArcFace(IRESNET, rngs=nnx.Rngs(1)))

@@ -1,5 +1,7 @@
 """IdRank: its scores, its target, and the face that it looks at."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -92,6 +94,12 @@ def test_the_front_of_the_open_head():
     for name in ("left_eyeball", "right_eyeball", "left_ear", "right_ear", "neck", "scalp"):
         assert not (front & np.asarray(regions[name])).any()
     assert np.asarray(head.v_template)[front][:, 2].min() > 0
+
+
+def test_a_head_whose_regions_leave_no_face_is_refused():
+    regions = {**HEAD.regions, "neck": np.ones(HEAD.num_vertices, bool)}
+    with pytest.raises(ValueError, match="leave 0 vertices for the front"):
+        frontal_vertices(dataclasses.replace(HEAD, regions=regions))
 
 
 def test_it_learns_to_prefer_the_nearest():
