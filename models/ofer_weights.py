@@ -19,7 +19,7 @@ from models.encoders.parts import Conditioned, base_digests, load_image_encoders
 from models.generator import Generator, GeneratorConfig, Scale
 from models.rank import IdRank, IdRankConfig, frontal_vertices
 from models.unet1d import UNet1DConfig
-from models.weight_files import ASSETS, Kinds, fill, from_json, made_for, open_weights, write_weights
+from models.weight_files import ASSETS, Kinds, fill, from_json, open_weights, write_weights
 
 NETWORKS = {"identity": "IdGen", "expression": "ExpGen"}
 FILES = {"IdGen": "open_head_idgen.npz", "ExpGen": "open_head_expgen.npz", "IdRank": "open_head_idrank.npz"}
@@ -31,11 +31,6 @@ KINDS: Kinds = {nnx.Param: "parameter:", Scale: "scale:", Reference: "reference:
 def ofer_path(network: str) -> Path:
     """The open head's weights of IdGen, ExpGen or IdRank, which ship (models/assets/MODEL_CARD.md)."""
     return ASSETS / FILES[network]
-
-
-def has_shipped_ofer(head: HeadModel) -> bool:
-    """Whether all three networks ship for this head; without loading them."""
-    return all(made_for(ofer_path(network), head) for network in FILES)
 
 
 def encoders_of(head: HeadModel, network: str, path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 
 from models.generator import Generator
@@ -37,9 +35,3 @@ def draw_coefficients(
         chosen = guided(predict, lambda x, t: model.noise(x, t, nothing), config.guidance)
     schedule = make_schedule(model.config.schedule)
     return model.coefficients(draw(chosen, schedule, key, (num_samples, model.config.unet.size), config))
-
-
-def draw_many(model: Generator, contexts: Array, key: Array, num_samples: int, config: SamplerConfig) -> Array:
-    """As `draw_coefficients` for photos (B, D): (B, N, S)."""
-    keys = jax.random.split(key, len(contexts))
-    return jax.vmap(lambda c, k: draw_coefficients(model, c, k, num_samples, config))(jnp.asarray(contexts), keys)

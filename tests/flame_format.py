@@ -41,7 +41,7 @@ def write_masks(folder: Path, vertices: int, seed: int = 0) -> dict[str, np.ndar
 
 
 def write_face_masks(folder: Path, vertices: int) -> None:
-    """`FLAME_masks.pkl` in which three quarters are the face and nothing else: random regions leave hardly any front."""
+    """`FLAME_masks.pkl` in which three quarters are the face alone: random regions leave hardly any front of a face."""
     face = np.arange(3 * vertices // 4)
     masks = dict.fromkeys(REGION_NAMES, np.arange(len(face), vertices)) | {"face": face}
     (folder / "FLAME_masks.pkl").write_bytes(pickle.dumps(masks, 2))

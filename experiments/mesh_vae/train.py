@@ -26,7 +26,7 @@ from experiments.mesh_vae.heads import (
     training_parts,
 )  # fmt: skip
 from experiments.mesh_vae.judge import Judge, judge_of
-from experiments.mesh_vae.settings import TrainSettings, smoke_settings
+from experiments.mesh_vae.settings import SMOKE_BATCH, TrainSettings
 from experiments.mesh_vae.step import (
     Fixed,
     Losses,
@@ -38,6 +38,7 @@ from experiments.mesh_vae.step import (
 from experiments.training.checkpoints import Checkpoints, check_settings
 from experiments.training.devices import batch_sharding, device_mesh
 from experiments.training.loop import Loop
+from experiments.training.settings import smoke_settings
 from flamejax.head import HeadModel
 from flamejax.io.files import write_text
 from models.mesh_hierarchy import MeshHierarchy
@@ -54,7 +55,7 @@ def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console
       ValueError: settings or scans that cannot be used. RuntimeError: the loss is no number any more; the last good
         checkpoint is kept. OSError: the folder cannot be written.
     """
-    settings = smoke_settings(settings) if settings.smoke else settings
+    settings = smoke_settings(settings, SMOKE_BATCH) if settings.smoke else settings
     architecture = without_linear_branch(architecture) if settings.no_linear_branch else architecture
     started = time.perf_counter()
     head = flamejax.load_head(settings.head)

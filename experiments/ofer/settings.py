@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.data.registered_scans import Unit
-from experiments.training.settings import UNSEEN
+from experiments.training.settings import RunSettings
+from models.noise_schedule import ScheduleName
 
+SMOKE_BATCH = 8
 PLACES = ("photos", "arcface", "farl")
 """Options that may change as long as what lies there is the same, which `PhotoData.digest` checks."""
 
 
 @dataclass(frozen=True)
-class OferSettings:
+class OferSettings(RunSettings):
     """Options that IdGen, ExpGen and IdRank have in common.
 
     A run that was stopped, or killed, goes on from its last checkpoint when the same command is given again. WORKDIR
@@ -25,16 +25,6 @@ class OferSettings:
     """
 
     workdir: Path = Path("output/ofer")
-    """Folder of the run."""
-    head: Path | None = None
-    """Head model file; the embedded open head unless given."""
-    scans: Path | None = None
-    """Folder of registered scans in the head's topology, DIR/<subject>/<expression>/*.ply|obj|npy|npz, whose
-    expressions are learned. Without it: the open faces, which are built when they are missing."""
-    unit: Unit = "m"
-    """Of the scans' coordinates."""
-    every: int = 1
-    """Take every n-th scan of a folder."""
     photos: Path | None = None
     """Folder of data sets of photos with coefficients, DIR/<data set>/<identity>/..., for networks that look at photos
     (docs/ofer-training.md). Without it: the open faces' photos, which are made when they are missing."""
@@ -44,51 +34,23 @@ class OferSettings:
     """ArcFace as `flamejax convert FILE --to arcface` wrote it; the one in $FLAMEJAX_DATA/encoders unless given."""
     farl: Path | None = None
     """FaRL, likewise."""
-    output: Path | None = None
-    """File of the trained weights; in WORKDIR unless given."""
-    steps: int = 100_000
-    """Steps in all."""
     batch_size: int = 128
-    """Examples a step, over all devices."""
-    learning_rate: float = 1e-3
-    """Highest; AdamW, linear warm-up, cosine decay."""
     encoder_rate: float = 1e-4
     """Highest of the encoders."""
     weight_decay: float = 1e-4
     """Of AdamW."""
-    warmup: int = 500
-    """Steps of the learning rates' warm-up."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
     ema: float = 0.999
     """The weights that are kept are a moving average, which keeps so much of itself in a step; 0: the last ones."""
-    seed: int = 0
-    """Of weights and draws."""
-    devices: int | None = None
-    """Devices to share a batch; all unless given."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints."""
-    keep: int = 3
-    """Checkpoints that are kept."""
-    judge_every: int = 2000
-    """Steps between errors on validation examples."""
     log_every: int = 50
-    """Steps between lines of metrics.jsonl."""
-    restart: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Delete WORKDIR's checkpoints and start anew."""
-    smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """A few small steps on a few examples, in WORKDIR/smoke: does it run?"""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.every, self.checkpoint_every, self.judge_every, self.log_every) < 1:
-            raise ValueError("--steps, --batch-size, --every and the intervals are at least 1.")
+        super().__post_init__()
         if not 0 <= self.ema < 1:
             raise ValueError("--ema is from 0 to below 1.")
 
     def numbers(self) -> dict[str, Any]:
-        """The options that decide what a run computes; a run can only go on with the same."""
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in (*UNSEEN, *PLACES)}
-        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+        """As `RunSettings`, without `PLACES`."""
+        return {k: v for k, v in super().numbers().items() if k not in PLACES}
 
     def encoder_files(self) -> dict[str, Path]:
         """Those that were given, by the encoder's name."""
@@ -109,6 +71,8 @@ class GeneratorSettings(OferSettings):
     even: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Of a generator that is `preconditioned`: the loss in units of alpha_t, as its U-Net gives the noise, so that the
     noisiest steps, where the photo decides, count as much as the others."""
+    schedule: ScheduleName = "ho"
+    """Of the noise: Ho et al.'s, or OFER's own, whose samples are biased."""
     dropped: float = 0.0
     """Share of the examples whose context is left out, for classifier-free guidance."""
 
@@ -138,18 +102,3 @@ class RankSettings(OferSettings):
         super().__post_init__()
         if self.candidates < 2 or self.sampler_steps < 1:
             raise ValueError("--candidates is at least 2, and --sampler-steps at least 1.")
-
-
-def smoke_settings(settings: Any) -> Any:
-    """What --smoke makes of options: in a folder of its own, so that neither a run nor weights are touched."""
-    return dataclasses.replace(
-        settings,
-        workdir=settings.workdir / "smoke",
-        output=None,
-        steps=20,
-        batch_size=8,
-        warmup=5,
-        checkpoint_every=10,
-        judge_every=20,
-        log_every=5,
-    )

@@ -17,11 +17,12 @@ import flamejax
 from experiments.ofer.data import Data, training_data
 from experiments.ofer.examples import Kind
 from experiments.ofer.judge import GeneratorJudge
-from experiments.ofer.settings import GeneratorSettings, OferSettings, smoke_settings
+from experiments.ofer.settings import SMOKE_BATCH, GeneratorSettings, OferSettings
 from experiments.ofer.step import Losses, TrainState, make_step, optimizer_of, share_of, start_state
 from experiments.training.checkpoints import Checkpoints, check_settings
 from experiments.training.devices import device_mesh
 from experiments.training.loop import Loop
+from experiments.training.settings import smoke_settings
 from flamejax.head import HeadModel
 from flamejax.io.files import write_text
 from models.encoders.parts import Conditioned, base_digests, image_encoders, load_image_encoders
@@ -43,7 +44,7 @@ def train(settings: GeneratorSettings, architecture: GeneratorConfig, console: C
         good checkpoint is kept. FileNotFoundError: there is no file of an image encoder. OSError: the folder cannot be
         written.
     """
-    settings = smoke_settings(settings) if settings.smoke else settings
+    settings = smoke_settings(settings, SMOKE_BATCH) if settings.smoke else settings
     if settings.even and not architecture.preconditioned:
         raise ValueError("--even is for preconditioned networks, such as --config idgen_small.")
     started = time.perf_counter()
@@ -87,7 +88,7 @@ def fitted_to(head: HeadModel, architecture: GeneratorConfig, settings: Generato
     """The architecture with the head's number of coefficients at its widest level."""
     size = head.num_betas if architecture.kind == "identity" else head.num_expression + 3
     unet = replace(architecture.unet, widths=(size, *architecture.unet.widths[1:]))
-    return replace(architecture, unet=unet, unconditional=settings.dropped > 0)
+    return replace(architecture, unet=unet, schedule=settings.schedule, unconditional=settings.dropped > 0)
 
 
 def scale_of(architecture: GeneratorConfig, data: Data) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -17,12 +17,13 @@ import flamejax
 from experiments.ofer.data import SEED, training_data
 from experiments.ofer.examples import Examples
 from experiments.ofer.rank_step import RankFixed, RankLosses, candidates_of, make_rank_step
-from experiments.ofer.settings import RankSettings, smoke_settings
+from experiments.ofer.settings import SMOKE_BATCH, RankSettings
 from experiments.ofer.step import TrainState, optimizer_of, share_of, start_state
 from experiments.ofer.train import introduce, notes_of, record_of, report
 from experiments.training.checkpoints import Checkpoints, check_settings
 from experiments.training.devices import device_mesh
 from experiments.training.loop import Loop
+from experiments.training.settings import smoke_settings
 from models.encoders.parts import Conditioned, load_image_encoders
 from models.ofer_weights import build_rank, load_generator, load_rank, write_rank
 from models.rank import FrontalFace, IdRank, IdRankConfig, frontal_face, rank_errors
@@ -38,7 +39,7 @@ def train_rank(settings: RankSettings, architecture: IdRankConfig, console: Cons
     Raises:
       As `experiments.ofer.train.train`; FileNotFoundError, HeadFileError: no IdGen of this head.
     """
-    settings = smoke_settings(settings) if settings.smoke else settings
+    settings = smoke_settings(settings, SMOKE_BATCH) if settings.smoke else settings
     if settings.smoke:
         settings = replace(settings, candidates=8)
     started = time.perf_counter()

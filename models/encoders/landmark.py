@@ -14,8 +14,7 @@ from flax import nnx
 from jax import Array
 
 from flamejax.head import HeadModel, HeadParams, landmarks
-
-EPSILON = 1e-6
+from models.encoders.alignment import similarity_2d
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,7 @@ class _Block(nnx.Module):
 
 
 def similarity_aligned(points: Array, target: Array, weights: Array) -> Array:
-    """Points moved onto a target by the best similarity without reflection, in closed form.
+    """Points moved onto a target by the best similarity without reflection (`similarity_2d`).
 
     Args:
       points, target: (*b, L, 2). weights: (*b, L), 0 = does not count, nor does what the point holds.
@@ -104,21 +103,9 @@ def similarity_aligned(points: Array, target: Array, weights: Array) -> Array:
       (*b, L, 2). Where fewer than two points count, or all lie in one place, all are put in the target's centre.
     """
     points = jnp.where(weights[..., None] > 0, points, 0.0)
-    share = weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), EPSILON)
-    mean, goal = (jnp.sum(share[..., None] * p, axis=-2, keepdims=True) for p in (points, target))
-    a, b = points - mean, target - goal
-    # A similarity of the plane is a complex number: conj(a) b / |a|^2.
-    weighted = share[..., None] * a
-    real = jnp.sum(weighted * b, axis=(-2, -1))
-    imaginary = jnp.sum(weighted[..., 0] * b[..., 1] - weighted[..., 1] * b[..., 0], axis=-1)
-    size = jnp.sum(weighted * a, axis=(-2, -1))
-    # Pixels or metres: what is a small size depends on the unit.
-    sound = size > EPSILON * (jnp.sum(mean**2, axis=(-2, -1)) + jnp.finfo(points.dtype).tiny)
-    scale = jnp.where(sound, 1 / jnp.where(sound, size, 1.0), 0.0)
-    turn = jnp.stack([real * scale, imaginary * scale], axis=-1)[..., None, :]
-    x = turn[..., 0] * a[..., 0] - turn[..., 1] * a[..., 1]
-    y = turn[..., 1] * a[..., 0] + turn[..., 0] * a[..., 1]
-    return jnp.stack([x, y], axis=-1) + goal
+    transform, _ = similarity_2d(points, target, weights)
+    linear, offset = transform[..., None, :, :2], transform[..., None, :, 2]
+    return jnp.sum(linear * points[..., None, :], axis=-1) + offset
 
 
 def reference_landmarks(head: HeadModel) -> Array:

@@ -23,7 +23,7 @@ from models.ofer_weights import build_generator, build_rank
 from models.rank import IdRankConfig, frontal_face
 from models.unet1d import UNet1DConfig
 from sampling.diffusion import SamplerConfig
-from sampling.generate import draw_coefficients, draw_many
+from sampling.generate import draw_coefficients
 from sampling.ofer import OferConfig, OferNetworks, _program, draw_hypotheses, head_params, ofer
 from sampling.ofer_dpp import OferDppConfig, ofer_dpp, pick
 from sampling.ofer_dpp import _program as dpp_program
@@ -215,8 +215,10 @@ def test_samplers_of_a_model_and_guidance():
     model, context = generator("identity"), jnp.ones(12)
     drawn = draw_coefficients(model, context, KEY, 500)
     assert abs(float(drawn.std()) - 1) < 0.05
-    many = draw_many(model, jnp.ones((2, 12)), KEY, 3, SamplerConfig(steps=3))
-    chex.assert_shape(many, (2, 3, HEAD.num_betas))
+    few = SamplerConfig(steps=3)
+    many = jax.vmap(lambda c, k: draw_coefficients(model, c, k, 3, few))(jnp.ones((2, 12)), jax.random.split(KEY))
+    for one, key in zip(many, jax.random.split(KEY), strict=True):
+        chex.assert_trees_all_close(one, draw_coefficients(model, context, key, 3, few), atol=1e-5)
     with pytest.raises(ValueError, match="without guidance"):
         draw_coefficients(model, context, KEY, 2, SamplerConfig(guidance=2.0))
     guided = draw_coefficients(generator("identity", unconditional=True), context, KEY, 2, SamplerConfig(guidance=2.0))
