@@ -26,6 +26,9 @@ TURNS = ("glasses", "face-mask", "hand", "object", "glasses", "face-mask")
 """Occluders in the order in which photos are chosen: a third glasses, a third masks, a third hands and objects."""
 
 Tick = Callable[[int], None]
+"""Called with how many were done since the last call."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how many there are, and how many were done since the last call."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class Parts:
     """Not shown (behind the occluder, the head's own back, outside the picture), eyeballs left out."""
     under: np.ndarray
     """Of these the ones that the clean photo would show: what the occluder hides."""
+
+
+def tick_of(progress: Progress, name: str, cases: Sequence[Any]) -> Tick:
+    """What counts the cases of one bar."""
+    return lambda count: progress(name, len(cases), count)
 
 
 def parts_of(case: Case, head: HeadModel, fit: Fit) -> Parts:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments.evaluate.diversity_table import DiversityTable
 from experiments.evaluate.head_realism import COMPONENTS, MOST_DEVIATIONS
-from experiments.evaluate.report import Sheet
+from experiments.evaluate.report import Sheet, count_text, interval_text
 
 LABELS = {"diversity": ("method", "occluder"), "hyperparameters": ("k", "n_sigma"), "moving-occlusion": ("place",)}
 TITLES = {
@@ -35,14 +35,14 @@ def introduction(name: str, table: DiversityTable, source: str, num_samples: int
 def _distances(name: str, rows: Sequence[dict]) -> Sheet:
     cells = []
     for row in rows:
-        distances = (_interval(row, n, 2) for n in (*DISTANCES, "ratio"))
-        cells.append([*_labels(name, row), _count(row), *distances, _plain(row["seconds"])])
+        distances = (interval_text(row, n, 2) for n in (*DISTANCES, "ratio"))
+        cells.append([*_labels(name, row), count_text(row), *distances, _plain(row["seconds"])])
     return TITLES[name], [*LABELS[name], "photos", *DISTANCES, "asd_o/asd_v", "seconds"], cells
 
 
 def _realism(name: str, rows: Sequence[dict]) -> Sheet:
     names = ("inside", "vertices_inside", "mahalanobis")
-    cells = [[*_labels(name, row), *(_interval(row, n, 3) for n in names)] for row in rows]
+    cells = [[*_labels(name, row), *(interval_text(row, n, 3) for n in names)] for row in rows]
     title = (
         f"Realism: share of hypotheses inside the training heads' {COMPONENTS} components, share of vertices within "
         f"{MOST_DEVIATIONS:g} standard deviations, mean distance"
@@ -55,8 +55,8 @@ def _reference(rows: Sequence[dict]) -> Sheet:
     cells = [
         [
             *(row["heads"], str(row["count"])),
-            *(_interval(row, name, 3) for name in names),
-            *(f"{row['threshold']:.3f}", _interval(row, "rms", 2)),
+            *(interval_text(row, name, 3) for name in names),
+            *(f"{row['threshold']:.3f}", interval_text(row, "rms", 2)),
         ]
         for row in rows
     ]
@@ -66,19 +66,6 @@ def _reference(rows: Sequence[dict]) -> Sheet:
 
 def _labels(name: str, row: dict) -> list[str]:
     return [row[n] if isinstance(row[n], str) else f"{row[n]:g}" for n in LABELS[name]]
-
-
-def _count(row: dict) -> str:
-    return f"{row['photos']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
-
-
-def _interval(row: dict, name: str, digits: int) -> str:
-    if row[name] is None:
-        return "-"
-    value = f"{row[name]:.{digits}f}"
-    if row[f"{name}_low"] is None or row[f"{name}_high"] is None:
-        return value
-    return f"{value} ({row[f'{name}_low']:.{digits}f}-{row[f'{name}_high']:.{digits}f})"
 
 
 def _plain(value: float | None) -> str:

@@ -8,14 +8,14 @@ alignment. Visible and occluded vertices are the same for all methods: those of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from experiments.data.open_faces import Scans
-from experiments.evaluate.diverse_cases import Case, Parts, Tick
+from experiments.evaluate.diverse_cases import Case, Parts, Progress, Tick, tick_of
 from experiments.evaluate.diverse_runs import LOCAL, METHODS, OURS, Found, Runner
 from experiments.evaluate.head_realism import Realism
 from experiments.evaluate.statistics import interval_columns, mean_of, none_of, ratio_of
@@ -26,10 +26,6 @@ RANDOM = ("hand", "object")
 MEASURES = ("cse", "asd_v", "asd_o", "asd_o_under", "inside", "vertices_inside", "mahalanobis")
 K_VALUES = (0.1, 0.25, 0.5, 1.0, 2.0)
 N_SIGMA_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how many there are, and how many were done since the last call."""
-
 
 @dataclass(frozen=True)
 class Pictured:
@@ -65,11 +61,11 @@ def diversity(
     Args:
       held_out: test scans, for the reference.
     """
-    parts = runner.parts(cases, _tick(progress, f"fits: {LOCAL}", cases))
-    runner.fits("global", cases, _tick(progress, "fits: global", cases))
+    parts = runner.parts(cases, tick_of(progress, f"fits: {LOCAL}", cases))
+    runner.fits("global", cases, tick_of(progress, "fits: global", cases))
     rows, each = [], []
     for method in METHODS:
-        values = measured(runner, method, cases, parts, realism, _tick(progress, method, cases))
+        values = measured(runner, method, cases, parts, realism, tick_of(progress, method, cases))
         for occluder in OCCLUDERS:
             which = chosen(cases, occluder)
             if which.any():
@@ -84,7 +80,7 @@ def hyperparameters(
     k_values: Sequence[float] = K_VALUES, n_sigma_values: Sequence[float] = N_SIGMA_VALUES,
 ) -> DiversityTable:  # fmt: skip
     """Diverse3DFace itself for each k and n_sigma: Table 4."""
-    parts = runner.parts(cases, _tick(progress, f"fits: {LOCAL}", cases))
+    parts = runner.parts(cases, tick_of(progress, f"fits: {LOCAL}", cases))
     rows, each = [], []
     total = len(cases) * len(k_values) * len(n_sigma_values)
     for k in k_values:
@@ -104,9 +100,9 @@ def moving_occlusion(
     """Diverse3DFace itself behind a patch that moves around the face: appendix A.5. cases: place -> the same photos."""
     rows, each = [], []
     everything = [case for moved in cases.values() for case in moved]
-    runner.parts(everything, _tick(progress, f"fits: {LOCAL}", everything))
+    runner.parts(everything, tick_of(progress, f"fits: {LOCAL}", everything))
     for place, moved in cases.items():
-        values = measured(runner, OURS, moved, runner.parts(moved), realism, _tick(progress, place, moved))
+        values = measured(runner, OURS, moved, runner.parts(moved), realism, tick_of(progress, place, moved))
         rows.append({"place": place} | summary(values, moved))
         each += [{"place": place, "photo": case.key} | one for case, one in zip(moved, _each(values), strict=True)]
     return DiversityTable(rows, [], each)
@@ -202,7 +198,3 @@ def _reference(name: str, heads: np.ndarray, subjects: np.ndarray, realism: Real
 def _each(values: dict[str, np.ndarray]) -> list[dict]:
     names = (*MEASURES, "seconds", "failed")
     return [{name: none_of(float(values[name][k])) for name in names} for k in range(len(values["failed"]))]
-
-
-def _tick(progress: Progress, name: str, cases: Sequence[Case]) -> Callable[[int], None]:
-    return lambda count: progress(name, len(cases), count)

@@ -14,7 +14,7 @@ from experiments.evaluate.diverse_runs import Runner, Settings
 from experiments.evaluate.diversity_command import cases_for
 from experiments.evaluate.expression_runs import ExpressionRunner
 from experiments.evaluate.expression_table import ExpressionTable, expression
-from experiments.evaluate.report import Sheet
+from experiments.evaluate.report import Sheet, count_text, interval_text
 from flamejax.io.files import write_text
 from models.pretrained import load_mesh_vae
 from sampling.diversify import DIVERSIFY_PRESETS
@@ -63,29 +63,26 @@ def sheets(table: ExpressionTable) -> list[Sheet]:
     made = [_part(name, table.rows) for name in PARTS]
     if table.covered:
         cells = [
-            [row["method"], f"{row['share']:.2f}", f"{row['photos']}", _value(row, "std_s")] for row in table.covered
+            [row["method"], f"{row['share']:.2f}", f"{row['photos']}", interval_text(row, "std_s", 2)]
+            for row in table.covered
         ]
         title = "STD-S of what the whole cover hides, as it rises from the chin (0) to the brows (1)"
         made.append((title, ["method", "share", "photos", "std_s"], cells))
-    cells = [[row["heads"], f"{row['count']}", _value(row, "ode")] for row in table.reference]
+    cells = [[row["heads"], f"{row['count']}", interval_text(row, "ode", 4)] for row in table.reference]
     return [*made, ("ODE of real heads", ["heads", "count", "ode"], cells)]
 
 
 def _part(name: str, rows: Sequence[dict]) -> Sheet:
     names = PARTS[name]
     cells = [
-        [row["method"], row["occluder"], f"{row['photos']}", *(_value(row, n) for n in names), f"{row['seconds']:.1f}"]
+        [
+            row["method"],
+            row["occluder"],
+            count_text(row),
+            *(interval_text(row, n, DIGITS.get(n, 2)) for n in names),
+            "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
+        ]
         for row in rows
     ]
     title = f"Hypotheses: how {name}, x 1000 (95 % interval)"
     return title, ["method", "occluder", "photos", *names, "seconds"], cells
-
-
-def _value(row: dict, name: str) -> str:
-    if row[name] is None:
-        return "-"
-    digits = DIGITS.get(name, 2)
-    value = f"{row[name]:.{digits}f}"
-    if row[f"{name}_low"] is None:
-        return value
-    return f"{value} ({row[f'{name}_low']:.{digits}f}-{row[f'{name}_high']:.{digits}f})"

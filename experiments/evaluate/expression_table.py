@@ -7,15 +7,15 @@ all methods' heads are brought there by the pose of the fit that they share. For
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from experiments.data.open_faces import Scans
-from experiments.evaluate.diverse_cases import Case, Parts, Tick, masked
+from experiments.evaluate.diverse_cases import Case, Parts, Progress, masked, tick_of
 from experiments.evaluate.diverse_runs import Found
-from experiments.evaluate.diversity_table import OCCLUDERS, Progress, chosen
+from experiments.evaluate.diversity_table import OCCLUDERS, chosen
 from experiments.evaluate.expression_runs import METHODS, ExpressionRunner
 from experiments.evaluate.statistics import interval_columns, mean_of, none_of
 from experiments.mesh_vae.heads import MIRROR, mirror_map
@@ -61,10 +61,10 @@ def expression(
     """Every method on every photo. covered: so many of the photos, spread evenly, for the growing cover; 0: none."""
     head = runner.runner.head
     front, known = frontal_vertices(head), distribution(head, train)
-    parts = runner.runner.parts(cases, _tick(progress, "fits", cases))
+    parts = runner.runner.parts(cases, tick_of(progress, "fits", cases))
     rows = []
     for method in METHODS:
-        found = runner.hypotheses(method, cases, _tick(progress, method, cases))
+        found = runner.hypotheses(method, cases, tick_of(progress, method, cases))
         values = [measures(one, case, part, front, known) for one, case, part in zip(found, cases, parts, strict=True)]
         for occluder in OCCLUDERS:
             which = chosen(cases, occluder)
@@ -172,7 +172,3 @@ def reference(known: Distribution, held_out: Scans, front: np.ndarray) -> list[d
     each = np.array([out_of_distribution(known, head[None], front) for head in held_out.vertices])
     row = {"heads": "test scans", "count": len(each)}
     return [row | interval_columns("ode", mean_of(each, held_out.subject), held_out.subject)]
-
-
-def _tick(progress: Callable[[str, int, int], None], name: str, cases: Sequence[Case]) -> Tick:
-    return lambda count: progress(name, len(cases), count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.evaluate.ofer_table import CANDIDATES, MEASURES, RANDOM_ORDERS, RANK_MEASURES, OferTable
-from experiments.evaluate.report import Sheet
+from experiments.evaluate.report import Sheet, count_text, interval_text
 
 TITLES = {
     "identity": f"Errors of {CANDIDATES} identities, frontal vertices after a similarity, mm (95 % interval)",
@@ -32,11 +32,12 @@ def introduction(name: str, table: OferTable, split: str, seed: int) -> str:
 
 def _identity(table: OferTable) -> list[Sheet]:
     cells = [
-        [row["method"], row["occluder"], _count(row), *(_interval(row, n) for n in MEASURES)] for row in table.rows
+        [row["method"], row["occluder"], count_text(row, "cases"), *(interval_text(row, n, between=" to ") for n in MEASURES)]
+        for row in table.rows
     ]
     rows = [
         [f"{row['method']} {'/' if row['kind'] == 'ratio' else '-'} {row['reference']}",
-         _interval(row, "value"), row["wanted"], "yes" if row["met"] else "no"]
+         interval_text(row, "value", between=" to "), row["wanted"], "yes" if row["met"] else "no"]
         for row in table.comparisons
     ]  # fmt: skip
     compared = "Of the means of median_mm (95 % interval)", ["methods", "value", "wanted", "met"], rows
@@ -45,14 +46,18 @@ def _identity(table: OferTable) -> list[Sheet]:
 
 def _samples(table: OferTable) -> list[Sheet]:
     names = ("median_mm", "random_median_mm")
-    cells = [[str(row["n"]), _count(row), *(_interval(row, name) for name in names)] for row in table.rows]
+    cells = [
+        [str(row["n"]), count_text(row, "cases"), *(interval_text(row, name, between=" to ") for name in names)]
+        for row in table.rows
+    ]
     return [(TITLES["samples"], ["n", "cases", "IdGen", "random"], cells)]
 
 
 def _samplers(rows: Sequence[dict]) -> Sheet:
     names = ("median_mm", "ratio", "minimum_mm", "minimum_ratio")
     cells = [
-        [row["sampler"], str(row["steps"]), _count(row), *(_interval(row, name) for name in names)] for row in rows
+        [row["sampler"], str(row["steps"]), count_text(row, "cases"), *(interval_text(row, name, between=" to ") for name in names)]
+        for row in rows
     ]
     title = f"{CANDIDATES} identities by the sampler, and the ratio to all 1000 steps (wanted of 20: 0.95 to 1.05)"
     return title, ["sampler", "steps", "cases", "average", "ratio", "minimum", "ratio"], cells
@@ -60,18 +65,5 @@ def _samplers(rows: Sequence[dict]) -> Sheet:
 
 def _ranking(table: OferTable) -> list[Sheet]:
     # As rows, or the table would be wider than a terminal.
-    cells = [[name, *(_interval(row, name) for row in table.rows)] for name in RANK_MEASURES]
+    cells = [[name, *(interval_text(row, name, between=" to ") for row in table.rows)] for name in RANK_MEASURES]
     return [(TITLES["ranking"], ["measure", *(row["method"] for row in table.rows)], cells)]
-
-
-def _count(row: dict) -> str:
-    return f"{row['cases']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
-
-
-def _interval(row: dict, name: str) -> str:
-    if row[name] is None:
-        return "-"
-    value = f"{row[name]:.3f}"
-    if row[f"{name}_low"] is None or row[f"{name}_high"] is None:
-        return value
-    return f"{value} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from experiments.evaluate.diverse_cases import Tick
 from experiments.evaluate.fits import code_version
 from experiments.evaluate.landmark_posterior import learn_prior, posterior_samples
 from experiments.evaluate.masked_heads import batches
@@ -44,8 +45,6 @@ ROOMS = (
 SOURCES = ("idgen", "random", "linear-gaussian")
 """What identities are drawn from: IdGen given the landmarks, N(0, I) whatever they are, and the posterior of all that
 the landmarks depend on if that were linear and normal (`landmark_posterior`)."""
-
-Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)

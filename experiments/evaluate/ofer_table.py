@@ -14,9 +14,10 @@ from functools import partial
 
 import numpy as np
 
+from experiments.evaluate.diverse_cases import Progress, tick_of
 from experiments.evaluate.ofer_cases import COVERED, OferCase
-from experiments.evaluate.ofer_runs import Judged, OferRunner, Tick
-from experiments.evaluate.statistics import difference_of, interval_columns, mean_of, ratio_of
+from experiments.evaluate.ofer_runs import Judged, OferRunner
+from experiments.evaluate.statistics import difference_of, interval_columns, mean_of, none_of, ratio_of
 from experiments.sample_metrics import error_ratio, iou_at, precision_at
 from sampling.diffusion import SamplerConfig
 
@@ -44,9 +45,6 @@ SAMPLER_CASES = 64
 """A thousand steps are slow."""
 RANDOM_ORDERS = 32
 BEST = 0.2
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how many there are, and how many were done since the last call."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class OferTable:
 
 def identity(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
     """Errors of each of `ROWS`, over all cases and by how much is covered. runner: with a ranker."""
-    drawn = {name: runner.judged(name, cases, CANDIDATES, _tick(progress, name, cases)) for name in _sources()}
+    drawn = {name: runner.judged(name, cases, CANDIDATES, tick_of(progress, name, cases)) for name in _sources()}
     values = {
         method: np.stack([counted(one, which) for one in drawn[source]]) for method, (source, which) in ROWS.items()
     }
@@ -108,7 +106,7 @@ def identity(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) 
                 rows.append({"method": method, "occluder": occluder} | summary(errors, MEASURES, cases, which))
     each = [
         {"method": method, "case": case.key, "covered": case.covered}
-        | dict(zip(MEASURES, map(_none, one), strict=True))
+        | dict(zip(MEASURES, map(none_of, one), strict=True))
         for method, errors in values.items()
         for case, one in zip(cases, errors, strict=True)
     ]
@@ -118,7 +116,7 @@ def identity(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) 
 def samples(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
     """The best of the first n samples, by IdGen and at random, and what other samplers cost."""
     most = max(COUNTS)
-    drawn = {n: runner.judged(n, cases, most, _tick(progress, f"{n}: {most}", cases)) for n in ("idgen", "random")}
+    drawn = {n: runner.judged(n, cases, most, tick_of(progress, f"{n}: {most}", cases)) for n in ("idgen", "random")}
     rows, each = [], []
     for n in COUNTS:
         # Of which one is not finite, the least is NaN: the case failed.
@@ -127,7 +125,7 @@ def samples(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -
         names = ("median_mm", "random_median_mm")
         rows.append({"method": "minimum", "occluder": "overall", "n": n} | summary(both, names, cases))
         each += [
-            {"n": n, "case": c.key} | dict(zip(names, map(_none, b), strict=True))
+            {"n": n, "case": c.key} | dict(zip(names, map(none_of, b), strict=True))
             for c, b in zip(cases, both, strict=True)
         ]
     return OferTable(rows, [], by_sampler(runner, cases[:SAMPLER_CASES], progress), each)
@@ -138,7 +136,7 @@ def by_sampler(runner: OferRunner, cases: Sequence[OferCase], progress: Progress
     names = {sampler: f"{sampler.method} {sampler.steps}" for sampler in SAMPLERS}
     found = {}
     for sampler, name in names.items():
-        drawn = runner.judged("idgen", cases, CANDIDATES, _tick(progress, name, cases), sampler)
+        drawn = runner.judged("idgen", cases, CANDIDATES, tick_of(progress, name, cases), sampler)
         found[sampler] = np.array([[one.median.mean(), one.median.min()] for one in drawn])
     subjects, rows = _subjects(cases), []
     for sampler, errors in found.items():
@@ -154,7 +152,7 @@ def by_sampler(runner: OferRunner, cases: Sequence[OferCase], progress: Progress
 def ranking(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
     """How well IdRank orders IdGen's identities by their true `median_mm`, against a random order and against how near
     each is to the mean of all. runner: with a ranker."""
-    drawn = runner.judged("idgen", cases, CANDIDATES, _tick(progress, "idgen", cases))
+    drawn = runner.judged("idgen", cases, CANDIDATES, tick_of(progress, "idgen", cases))
     random = np.random.default_rng(runner.seed)
     values = {
         "idrank": [rank_measures(one.score, one.median) for one in drawn],
@@ -165,7 +163,7 @@ def ranking(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -
     for method, found in values.items():
         rows.append({"method": method, "occluder": "overall"} | summary(np.stack(found), tuple(RANK_MEASURES), cases))
         each += [
-            {"method": method, "case": case.key} | dict(zip(RANK_MEASURES, map(_none, one), strict=True))
+            {"method": method, "case": case.key} | dict(zip(RANK_MEASURES, map(none_of, one), strict=True))
             for case, one in zip(cases, found, strict=True)
         ]
     return OferTable(rows, [], [], each)
@@ -245,11 +243,3 @@ def _sources() -> list[str]:
 
 def _subjects(cases: Sequence[OferCase]) -> np.ndarray:
     return np.array([case.subject for case in cases])
-
-
-def _none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _tick(progress: Progress, name: str, cases: Sequence[OferCase]) -> Tick:
-    return lambda count: progress(name, len(cases), count)

@@ -108,6 +108,20 @@ def _masks(table: FittingTable) -> Sheet:
     return "Automatic masks within the face", ["occluder", "photos", "IoU", "called hidden on clean faces"], rows
 
 
+def interval_text(row: dict, name: str, digits: int = 3, between: str = "-") -> str:
+    """A number with its interval, such as 1.02 (0.98-1.05); "-" for one that could not be measured."""
+    if row[name] is None:
+        return "-"
+    value = f"{row[name]:.{digits}f}"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return value if low is None or high is None else f"{value} ({low:.{digits}f}{between}{high:.{digits}f})"
+
+
+def count_text(row: dict, name: str = "photos") -> str:
+    """How many, and how many of these failed."""
+    return f"{row[name]}" + (f" ({row['failed']} failed)" if row["failed"] else "")
+
+
 def histogram(table: FittingTable, path: Path) -> None:
     """Fig. 6 of Diverse3DFace: how the errors of the fits are spread over the photos. A PNG."""
     width, height, left, bottom = 720, 400, 60, 50

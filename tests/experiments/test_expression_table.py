@@ -12,7 +12,7 @@ from experiments.evaluate.diverse_cases import Parts
 from experiments.evaluate.diverse_runs import Found
 from experiments.evaluate.expression_command import sheets
 from experiments.evaluate.expression_runs import METHODS, ExpressionRunner
-from experiments.evaluate.expression_table import SHARES, covered_case, expression, measures, summary
+from experiments.evaluate.expression_table import SHARES, ExpressionTable, covered_case, expression, measures, summary
 from experiments.sample_metrics import learn_distribution
 from models.rank import frontal_vertices
 from sampling.hypotheses import Hypotheses
@@ -102,6 +102,11 @@ def test_measures_of_known_heads():
     assert all(np.isnan(value) for value in bad.values())
     kept = summary([row, bad], [case(0), case(1)], np.array([True, True]))
     assert kept["photos"] == 2 and kept["failed"] == 1 and kept["cse"] == 0
+    none = summary([bad, bad], [case(0), case(1)], np.array([True, True]))
+    table = ExpressionTable([{"method": "ofer", "occluder": "overall"} | one for one in (kept, none)], [], [])
+    cells = sheets(table)[0][2]
+    assert cells[0][2] == "2 (1 failed)" and cells[1][2] == "2 (2 failed)"
+    assert cells[1][3] == cells[1][-1] == "-"
 
 
 def test_the_cover_grows_from_the_chin_to_the_brows():
