@@ -17,7 +17,7 @@ from fitting.landmark_fit import landmark_targets
 from fitting.observation import Observation
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel, HeadParams
-from models.encoders.parts import load_image_encoders
+from models.encoders.parts import Conditioned, load_image_encoders
 from models.generator import Generator
 from models.ofer_weights import encoders_of, load_generator, load_rank
 from models.rank import FrontalFace, IdRank, frontal_face
@@ -31,7 +31,8 @@ from sampling.placement import landmark_view, place, placed, seen_points
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OferNetworks:
-    """The three trained networks of a head, and what the ranker sees of it."""
+    """The three trained networks of a head, and what the ranker sees of it. Image encoders of the same name have the
+    same frozen layers in all three, as `load_networks` has them."""
 
     idgen: Generator
     expgen: Generator
@@ -150,13 +151,21 @@ def draw_hypotheses(
     """Candidates' identities, ranked, and expressions, of one photo: pure, traceable."""
     targets = landmark_targets(observation, config.fit)
     visible = (targets.weights > 0).astype(targets.points.dtype)
-    seen = observation.image, observation.landmarks, visible
+    # An image encoder that several networks see through runs once.
+    features: dict[str, Array] = {}
+    for network in (networks.idgen, networks.expgen, networks.idrank):
+        if not set(network.config.encoders) - {"landmark"} <= features.keys():
+            features |= network.features(observation.image, observation.landmarks, visible)
+
+    def context(network: Conditioned) -> Array:
+        return network.context_of_features(features, observation.landmarks, visible)
+
     who, what = jax.random.split(key)
-    betas = draw_coefficients(networks.idgen, networks.idgen.context(*seen), who, config.candidates, config.sampler)
-    scores = networks.idrank.of_betas(networks.face, betas, networks.idrank.context(*seen))
+    betas = draw_coefficients(networks.idgen, context(networks.idgen), who, config.candidates, config.sampler)
+    scores = networks.idrank.of_betas(networks.face, betas, context(networks.idrank))
     # Not a number comes last; ties go to the first.
     order = jnp.argsort(-jnp.nan_to_num(scores, nan=-jnp.inf), stable=True)
-    motion = draw_coefficients(networks.expgen, networks.expgen.context(*seen), what, num_samples, config.sampler)
+    motion = draw_coefficients(networks.expgen, context(networks.expgen), what, num_samples, config.sampler)
     return Drawn(betas[order], scores[order], motion[:, :-3], motion[:, -3:])
 
 

@@ -32,12 +32,12 @@ def introduction(name: str, table: OferTable, split: str, seed: int) -> str:
 
 def _identity(table: OferTable) -> list[Sheet]:
     cells = [
-        [row["method"], row["occluder"], count_text(row, "cases"), *(interval_text(row, n, between=" to ") for n in MEASURES)]
+        [row["method"], row["occluder"], count_text(row, "cases"), *(_text(row, n) for n in MEASURES)]
         for row in table.rows
     ]
     rows = [
         [f"{row['method']} {'/' if row['kind'] == 'ratio' else '-'} {row['reference']}",
-         interval_text(row, "value", between=" to "), row["wanted"], "yes" if row["met"] else "no"]
+         _text(row, "value"), row["wanted"], "yes" if row["met"] else "no"]
         for row in table.comparisons
     ]  # fmt: skip
     compared = "Of the means of median_mm (95 % interval)", ["methods", "value", "wanted", "met"], rows
@@ -47,7 +47,7 @@ def _identity(table: OferTable) -> list[Sheet]:
 def _samples(table: OferTable) -> list[Sheet]:
     names = ("median_mm", "random_median_mm")
     cells = [
-        [str(row["n"]), count_text(row, "cases"), *(interval_text(row, name, between=" to ") for name in names)]
+        [str(row["n"]), count_text(row, "cases"), *(_text(row, name) for name in names)]
         for row in table.rows
     ]
     return [(TITLES["samples"], ["n", "cases", "IdGen", "random"], cells)]
@@ -56,7 +56,7 @@ def _samples(table: OferTable) -> list[Sheet]:
 def _samplers(rows: Sequence[dict]) -> Sheet:
     names = ("median_mm", "ratio", "minimum_mm", "minimum_ratio")
     cells = [
-        [row["sampler"], str(row["steps"]), count_text(row, "cases"), *(interval_text(row, name, between=" to ") for name in names)]
+        [row["sampler"], str(row["steps"]), count_text(row, "cases"), *(_text(row, name) for name in names)]
         for row in rows
     ]
     title = f"{CANDIDATES} identities by the sampler, and the ratio to all 1000 steps (wanted of 20: 0.95 to 1.05)"
@@ -65,5 +65,10 @@ def _samplers(rows: Sequence[dict]) -> Sheet:
 
 def _ranking(table: OferTable) -> list[Sheet]:
     # As rows, or the table would be wider than a terminal.
-    cells = [[name, *(interval_text(row, name, between=" to ") for row in table.rows)] for name in RANK_MEASURES]
+    cells = [[name, *(_text(row, name) for row in table.rows)] for name in RANK_MEASURES]
     return [(TITLES["ranking"], ["measure", *(row["method"] for row in table.rows)], cells)]
+
+
+def _text(row: dict, name: str) -> str:
+    # Differences may be negative, and a dash would then read as another minus.
+    return interval_text(row, name, between=" to ")
