@@ -39,6 +39,12 @@ class Schedule:
         alpha, sigma = self.alpha_sigma(t)
         return jnp.log(alpha) - jnp.log(sigma)
 
+    def at_log_snr(self, log_snr: Array) -> Array:
+        """The inverse of `log_snr`: steps (*b,), held to [0, T]."""
+        # abar_t is the sigmoid of 2 lambda_t. jnp.interp wants ascending abscissae, and log sqrt(abar_t) falls with t.
+        log_alpha = 0.5 * jax.nn.log_sigmoid(2 * log_snr)
+        return jnp.interp(log_alpha, self.log_alpha[::-1], jnp.arange(self.steps, -1.0, -1.0))
+
 
 def make_schedule(name: ScheduleName = "ho", steps: int = 1000) -> Schedule:
     """A linear schedule, from 1e-4 to `LARGEST_BETA[name]` for 1000 steps; for T others, rates are scaled by 1000 / T.

@@ -145,7 +145,5 @@ def draw_dpm(predict: Predict, schedule: Schedule, key: Array, shape: tuple[int,
 
 def solver_times(schedule: Schedule, steps: int) -> Array:
     """(steps,) times from T to 1, evenly spaced in lambda; the network is asked once at each. Of one step: T alone."""
-    t = jnp.arange(1.0, schedule.steps + 1)
-    lambdas = schedule.log_snr(t)
-    # jnp.interp wants ascending abscissae, and lambda falls with t.
-    return jnp.interp(jnp.linspace(lambdas[-1], lambdas[0], steps), lambdas[::-1], t[::-1])
+    last, first = schedule.log_snr(jnp.asarray([schedule.steps, 1.0]))
+    return schedule.at_log_snr(jnp.linspace(last, first, steps))

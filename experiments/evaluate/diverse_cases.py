@@ -12,13 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.data.occluded_frames import read_frames
 from experiments.data.open_faces import Photo
 from experiments.evaluate.kept_trees import flat
-from experiments.evaluate.observations import Landmarks, Look, observe
+from experiments.evaluate.observations import Landmarks, Look, observe, spread_out, whole_photo
 from fitting.config import Fit
 from fitting.detector import FaceDetector
 from fitting.global_fit import vertex_visibility
 from fitting.observation import Observation, uncovered
+from fitting.observe import DENSE
 from flamejax.head import HeadModel
 from sampling.complete import eyeball_vertices
 
@@ -134,6 +136,28 @@ def clean_case_of(photo: Photo, landmarks: Landmarks = "exact", detector: FaceDe
         return None
     shown = photo.vertices_visible
     return Case(photo.key, photo.subject, "none", on_host(seen), shown, shown, photo.vertices)
+
+
+def frame_cases(folder: Path, limit: int | None) -> list[Case]:
+    """The frames of a benchmark by CO-545's protocol (`experiments.data.occluded_frames`), evenly spaced, with their
+    true landmarks and masks. Of the head only facial vertices are known to be shown or not.
+
+    Raises:
+      As `read_frames`.
+    """
+    frames = list(read_frames(folder))
+    people = list(dict.fromkeys(frame.subject for frame in frames))
+    cases = []
+    for k in spread_out(len(frames), limit):
+        frame = frames[k]
+        confidence = uncovered(frame.landmarks, np.ones(len(frame.landmarks)), frame.mask)
+        nothing = np.zeros((DENSE, 2)), np.zeros(DENSE)
+        seen = whole_photo(frame.occluded, frame.mask, frame.landmarks, confidence, *nothing)
+        shown = frame.unoccluded, frame.front
+        cases.append(
+            Case(frame.name, people.index(frame.subject), frame.occluder, on_host(seen), *shown, frame.vertices)
+        )
+    return cases
 
 
 def folder_cases(

@@ -9,7 +9,8 @@ from rich.console import Console
 
 import flamejax
 from experiments.evaluate import report
-from experiments.evaluate.command import EvaluateConfig, progress_bars, write_rows
+from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
+from experiments.evaluate.diverse_cases import frame_cases
 from experiments.evaluate.diverse_runs import Runner, Settings
 from experiments.evaluate.diversity_command import cases_for
 from experiments.evaluate.expression_runs import ExpressionRunner
@@ -38,7 +39,10 @@ def run(config: EvaluateConfig, console: Console) -> int:
     networks = load_networks(head, config.idgen, config.expgen, config.idrank)
     runner = ExpressionRunner(Runner(head, load_mesh_vae(head, config.weights), settings), networks)
     with progress_bars() as progress:
-        cases, failures = cases_for(config, head, progress)
+        if config.frames is None:
+            cases, failures = cases_for(config, head, progress)
+        else:
+            cases, failures = frame_cases(config.frames, limit_of(config)), []
         if not cases:
             raise ValueError("no photo with a face that could be observed.")
         table = expression(runner, cases, load_scans("train"), load_scans("test"), progress)
@@ -49,10 +53,11 @@ def run(config: EvaluateConfig, console: Console) -> int:
         console.print(each)
     write_rows(config, dataclasses.asdict(table))
     if config.markdown:
+        source = f"of the open scans' {config.split} split, {config.landmarks} landmarks"
+        source = source if config.frames is None else f"of {config.frames}"
         text = (
-            f"Table `expression`: {len(cases)} photos of the open scans' {config.split} split, {config.landmarks} "
-            f"landmarks, {config.num_samples} heads each, seed {config.seed}. Front of the face, x 1000, head frame; "
-            "95 % intervals over subjects."
+            f"Table `expression`: {len(cases)} photos {source}, {config.num_samples} heads each, seed {config.seed}. "
+            "Front of the face, x 1000, head frame; 95 % intervals over subjects."
         )
         write_text(config.markdown, report.as_markdown(text, made))
     return 0

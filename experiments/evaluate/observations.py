@@ -53,18 +53,25 @@ def observe(photo: Photo, look: Look, detector: FaceDetector | None = None, seed
         scale, offset = np.asarray(found.crop.scale), np.asarray(found.crop.offset)
         points, dense = ((np.asarray(p) - offset) / scale for p in (found.landmarks, found.dense_landmarks))
         confidence, dense_confidence = np.asarray(found.confidence), np.asarray(found.dense_confidence)
-    whole = CropTransform(jnp.asarray(1.0), jnp.zeros(2))
+    return whole_photo(image, mask, points, confidence, dense, dense_confidence)
+
+
+def whole_photo(
+    image: np.ndarray, mask: np.ndarray, points: np.ndarray, confidence: np.ndarray, dense: np.ndarray,
+    dense_confidence: np.ndarray,
+) -> Observation:  # fmt: skip
+    """An observation whose crop is the photo (S, S, 3) itself; other arguments as the fields of `Observation`."""
     parts = {
         "image": image,
         "landmarks": points,
         "confidence": confidence,
         "dense_landmarks": dense,
         "dense_confidence": dense_confidence,
-        "face_mask": np.ones((side, side)),
+        "face_mask": np.ones(mask.shape),
         "occlusion_mask": mask,
     }
     arrays: dict[str, Any] = {name: part.astype(np.float32) for name, part in parts.items()}
-    return Observation(**arrays, crop=whole)
+    return Observation(**arrays, crop=CropTransform(jnp.asarray(1.0), jnp.zeros(2)))
 
 
 def _landmarks(photo: Photo, look: Look, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,9 @@ from experiments.data import open_faces
 from experiments.data.occluded_frames import __main__ as command
 from experiments.data.occluded_frames import pictures, read_frames, sequences, store
 from experiments.data.open_faces import scenes
+from experiments.evaluate.diverse_cases import frame_cases
 from flamejax.io.files import TEMPORARY_PREFIX
+from models.rank import frontal_vertices
 from tests.experiments.test_open_faces import built, data, head  # noqa: F401
 
 
@@ -24,11 +26,28 @@ def made(built, tmp_path_factory):  # noqa: F811
         yield folder / "open"
 
 
+def test_frames_are_cases_of_the_expression_table(made, tmp_path):
+    cases, frames = frame_cases(made, None), list(read_frames(made))
+    assert [case.key for case in cases] == [frame.name for frame in frames]
+    for case, frame in zip(cases, frames, strict=True):
+        np.testing.assert_array_equal(case.shown, frame.unoccluded)
+        np.testing.assert_array_equal(case.shown_clean, frame.front)
+        np.testing.assert_array_equal(case.truth, frame.vertices)
+        seen = case.observation
+        np.testing.assert_allclose(seen.landmarks, frame.landmarks, atol=1e-4)
+        column, row = np.floor(frame.landmarks).astype(int).T
+        np.testing.assert_array_equal(seen.confidence, (frame.mask[row, column] < 0.5).astype(np.float32))
+    assert len({case.subject for case in cases}) == len({frame.subject for frame in frames})
+    assert [case.key for case in frame_cases(made, 1)] == [frames[0].name]
+    with pytest.raises((OSError, ValueError)):
+        frame_cases(tmp_path, None)
+
+
 def test_frames_hold_what_their_names_say(made, head):  # noqa: F811
     frames = list(read_frames(made))
     assert [f.expression for f in frames] == ["eyebrow", "high_smile", "mouth_extreme"]
     scans = open_faces.load_scans("test", "slice")
-    facial = pictures.facial_vertices(head)
+    facial = frontal_vertices(head)
     for k, frame in enumerate(frames):
         assert frame.name == scans.keys[k] and frame.occluder in pictures.KINDS
         np.testing.assert_array_equal(frame.vertices, scans.vertices[k])

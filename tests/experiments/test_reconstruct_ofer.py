@@ -18,8 +18,8 @@ from models.generator import GeneratorConfig
 from models.ofer_weights import build_generator, build_rank, write_generator, write_rank
 from models.rank import IdRankConfig
 from models.unet1d import UNet1DConfig
-from tests.experiments.fakes import HEAD as OTHER
 from tests.experiments.fakes import FakeTools, reconstruct, results, write_photo
+from tests.heads import random_head
 
 NETWORKS = ("idgen", "expgen", "idrank")
 HEAD = flamejax.load_head()
@@ -122,7 +122,7 @@ def test_refused_options(tmp_path, options, message):
 
 
 def test_files_that_are_missing_or_of_another_head(tmp_path):
-    options = write_ofer(tmp_path / "other", OTHER)
+    options = write_ofer(tmp_path / "other", random_head())
     config = Config(photos=("x",), output=tmp_path, method="ofer", idgen=tmp_path / "none.npz")
     with pytest.raises(UsageError, match=r"--idgen .*no such file"):
         config.check_inputs()

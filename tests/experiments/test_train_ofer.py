@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from experiments.ofer import train_rank as ranking
 from experiments.ofer.coefficients import ScanCoefficients, rest_coefficients
 from experiments.ofer.examples import draw_examples, draw_params, draw_visible, make_source, photographed, project
 from experiments.ofer.settings import GeneratorSettings, RankSettings
-from experiments.ofer.step import optimizer_of, start_state, updated
+from experiments.ofer.step import optimizer_of, share_of, start_state, updated
 from experiments.training import loop
 from experiments.training.record import Record
 from flamejax.head import HeadFileError, HeadParams, landmark_head, landmarks, landmarks_from_vertices, vertices
@@ -260,14 +261,30 @@ def test_the_shipped_networks_are_named():
     assert ofer_path("IdGen").name == "open_head_idgen.npz"
 
 
+def test_a_batch_that_devices_cannot_share():
+    mesh = SimpleNamespace(devices=np.zeros(4))
+    assert share_of(GeneratorSettings(batch_size=8), mesh) == 2
+    with pytest.raises(ValueError, match="batch-size 6 cannot be shared by 4 devices"):
+        share_of(GeneratorSettings(batch_size=6), mesh)
+
+
 @pytest.mark.parametrize(
-    "bad", [{"steps": 0}, {"ema": 1.0}, {"draws": 0}, {"dropped": 1.0}, {"candidates": 1}, {"batch_size": 3}]
+    ("kind", "bad", "match"),
+    [
+        (GeneratorSettings, {"steps": 0}, "--steps"),
+        (GeneratorSettings, {"ema": 1.0}, "--ema"),
+        (GeneratorSettings, {"draws": 0}, "--draws"),
+        (GeneratorSettings, {"dropped": 1.0}, "--dropped"),
+        (RankSettings, {"candidates": 1}, "--candidates"),
+    ],
 )
-def test_settings_that_cannot_be(data, tmp_path, bad):
-    kind = RankSettings if "candidates" in bad else GeneratorSettings
-    with pytest.raises(ValueError):
-        settings = settings_of(
-            data, tmp_path, kind, **{k: v for k, v in bad.items() if k in ("draws", "dropped", "ema", "candidates")}
-        )
-        settings = dataclasses.replace(settings, **bad, devices=64 if "batch_size" in bad else None)
-        training.train(settings, architecture("identity"), QUIET)
+def test_settings_that_cannot_be(kind, bad, match):
+    with pytest.raises(ValueError, match=match):
+        kind(**bad)
+
+
+def test_even_losses_are_of_preconditioned_networks(data, tmp_path):
+    plain = dataclasses.replace(architecture("identity"), preconditioned=False)
+    with pytest.raises(ValueError, match="--even"):
+        training.train(settings_of(data, tmp_path / "run", even=True), plain, QUIET)
+    assert not (tmp_path / "run").exists()

@@ -80,7 +80,8 @@ def test_a_mixture_on_a_line_is_recovered(sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_mixture_in_53_dimensions_is_recovered(sampler):
-    found = np.asarray(jax.jit(lambda k: draw(MANY.noise, HO, k, (10_000, 53), SAMPLERS[sampler]))(jax.random.key(3)))
+    # So many exact draws know their covariance to 1.7 %; 10,000 know it to 3 %.
+    found = np.asarray(jax.jit(lambda k: draw(MANY.noise, HO, k, (40_000, 53), SAMPLERS[sampler]))(jax.random.key(3)))
     mean, covariance = MANY.moments()
     deviation = np.sqrt(np.diag(covariance))
     assert np.sqrt(np.mean(((found.mean(axis=0) - mean) / deviation) ** 2)) < 0.03
@@ -144,7 +145,12 @@ def test_solver_times_fall_and_cover_all():
     np.testing.assert_allclose(times[[0, -1]], [1000, 1], atol=1e-3)
     assert (np.diff(times) < 0).all()
     widths = np.diff(HO.log_snr(jnp.asarray(times)))
-    np.testing.assert_allclose(widths, widths.mean(), rtol=0.02)
+    np.testing.assert_allclose(widths, widths.mean(), rtol=1e-4)
+
+
+def test_steps_are_found_from_their_signal_to_noise_ratio():
+    t = jnp.linspace(0.5, 1000.0, 200)
+    chex.assert_trees_all_close(HO.at_log_snr(HO.log_snr(t)), t, rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", SAMPLERS.values(), ids=SAMPLERS)

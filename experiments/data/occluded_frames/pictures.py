@@ -25,6 +25,7 @@ from experiments.data.open_faces.skin import draw_skin, texels_of
 from experiments.local_pca.scans import OPEN_HEAD
 from flamejax.camera import PerspectiveCamera
 from flamejax.head import HeadModel, landmarks_from_vertices
+from models.rank import frontal_vertices
 
 from .sequences import Frame
 
@@ -32,8 +33,6 @@ KINDS = ("hand", "face-mask", "object")
 """"Synthetically occluded (hand, face, and random)": OFER, section 4.2."""
 FRONTAL = (4.0, 3.0, 2.0)
 """Degrees: standard deviations of yaw, pitch and roll; "frontal face images (no profile or rotated head views)"."""
-LEFT_OUT = ("left_eyeball", "right_eyeball", "left_ear", "right_ear", "neck", "scalp")
-"""Regions that are not facial: "excluding those from the back of the head, eyeballs, neck, and ears"."""
 HIDDEN = (0.05, 0.85)
 """Share of the front vertices that an occluder should hide; others are drawn again, so often:"""
 TRIES = 12
@@ -51,7 +50,7 @@ class Picture:
     mask: np.ndarray
     """(S, S) bool, the occluder, wherever it is in the picture."""
     front: np.ndarray
-    """(V,) bool, V_front: facial vertices that the clean photo shows."""
+    """(V,) bool, V_front: of `frontal_vertices` those that the clean photo shows."""
     unoccluded: np.ndarray
     """(V,) bool, V_unocc: of these the ones whose pixel is not in the mask."""
     landmarks: np.ndarray
@@ -69,7 +68,7 @@ class Photographer:
     def __init__(self, head: HeadModel, seed: int):
         self._head, self._seed = head, seed
         self._studio = Studio(head, skin_of(head), texels_of(head))
-        self._facial = facial_vertices(head)
+        self._frontal = frontal_vertices(head)
         self._look = functools.lru_cache(maxsize=2)(self._texture)
 
     def __call__(self, frame: Frame) -> Picture:
@@ -81,7 +80,7 @@ class Photographer:
         texture = self._look(frame.person)
         pivot = np.asarray(head.J_regressor, np.float64)[1] @ frame.vertices
         screen = np.asarray(scene.camera.project(verts))
-        front = self._facial & np.asarray(visible_vertices(head, verts, screen, scene.camera.T_camera_world))
+        front = self._frontal & np.asarray(visible_vertices(head, verts, screen, scene.camera.T_camera_world))
         for _ in range(TRIES):
             occluder = occluder_for(
                 self._studio, kind, rng, frame.vertices, frame.rotations, pivot, scene, face_tone(head, texture)
@@ -104,15 +103,9 @@ class Photographer:
         return np.clip(np.asarray(self._head.albedo(jnp.asarray(drawn, jnp.float32))), 0, 1)
 
 
-def facial_vertices(head: HeadModel) -> np.ndarray:
-    """(V,) bool: the face's region without eyeballs, ears, neck and scalp."""
-    others = np.any([np.asarray(head.regions[name]) for name in LEFT_OUT if name in head.regions], axis=0)
-    return np.asarray(head.regions["face"]) & ~others
-
-
 def face_tone(head: HeadModel, texture: np.ndarray) -> np.ndarray:
     """(3,) the usual colour of the face in a texture (Ht, Wt, 3)."""
-    on_face = facial_vertices(head)[np.asarray(head.faces)].all(axis=1)
+    on_face = frontal_vertices(head)[np.asarray(head.faces)].all(axis=1)
     places = np.asarray(head.uv)[np.asarray(head.uv_faces)[on_face]].mean(axis=1)
     height, width = texture.shape[:2]
     row = np.clip((1 - places[:, 1]) * height, 0, height - 1).astype(int)
