@@ -47,7 +47,7 @@ test: $(VENV)/.dev
 	@echo "==> the CC0 sources, which tests of the data builders need"
 	@$(PY) -m experiments.fetch_sources || echo "==> not to be had: those tests will be skipped"
 	@echo "==> tests"
-	@$(PY) -m pytest -q -n $(WORKERS)
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-viewer: $(VENV)/.dev
 	@echo "==> the viewer in a browser"
