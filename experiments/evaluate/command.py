@@ -66,7 +66,8 @@ class EvaluateConfig:
     `flamejax reconstruct` does. Nobody knows these heads: no CSE, and what is visible is what the global+local fit
     makes of the photo."""
     frames: Path | None = None
-    """expression: a benchmark that `experiments.data.occluded_frames` made, instead of the open scans' photos."""
+    """expression: a benchmark of the open head that `experiments.data.occluded_frames` made, instead of the open scans'
+    photos."""
     split: Literal["test", "validation"] = "test"
     """Settings are chosen on `validation`."""
     preset: Literal["fast", "paper", "code"] = "fast"
@@ -105,6 +106,8 @@ class EvaluateConfig:
             raise ValueError(f"--photos goes with --table {', '.join(DIVERSE)}, not with {self.table}.")
         if self.frames is not None and self.table != "expression":
             raise ValueError(f"--frames goes with --table expression, not with {self.table}.")
+        if self.frames is not None and self.landmarks != "exact":
+            raise ValueError(f"--frames goes with the true landmarks, not with --landmarks {self.landmarks}.")
         if not 1 <= self.num_samples <= 100:
             raise ValueError(f"--num-samples is between 1 and 100, not {self.num_samples}.")
         if self.figure is not None and self.table in (*OFER, "expression"):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.data.occluded_frames import read_frames
+from experiments.data.occluded_frames import head_of, read_frames
 from experiments.data.open_faces import Photo
 from experiments.evaluate.kept_trees import flat
 from experiments.evaluate.observations import Landmarks, Look, observe, spread_out, whole_photo
@@ -22,6 +22,7 @@ from fitting.global_fit import vertex_visibility
 from fitting.observation import Observation, uncovered
 from fitting.observe import DENSE
 from flamejax.head import HeadModel
+from flamejax.head.dense_landmarks import geometry_hash
 from sampling.complete import eyeball_vertices
 
 TURNS = ("glasses", "face-mask", "hand", "object", "glasses", "face-mask")
@@ -138,13 +139,16 @@ def clean_case_of(photo: Photo, landmarks: Landmarks = "exact", detector: FaceDe
     return Case(photo.key, photo.subject, "none", on_host(seen), shown, shown, photo.vertices)
 
 
-def frame_cases(folder: Path, limit: int | None) -> list[Case]:
+def frame_cases(head: HeadModel, folder: Path, limit: int | None) -> list[Case]:
     """The frames of a benchmark by CO-545's protocol (`experiments.data.occluded_frames`), evenly spaced, with their
     true landmarks and masks. Of the head only facial vertices are known to be shown or not.
 
     Raises:
-      As `read_frames`.
+      ValueError: frames of another head; and as `read_frames`.
     """
+    name, geometry = head_of(folder)
+    if geometry != geometry_hash(head):
+        raise ValueError(f"{folder}: frames of the head '{name}', not of '{head.name}', whose networks are measured.")
     frames = list(read_frames(folder))
     people = list(dict.fromkeys(frame.subject for frame in frames))
     cases = []

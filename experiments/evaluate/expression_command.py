@@ -42,7 +42,7 @@ def run(config: EvaluateConfig, console: Console) -> int:
         if config.frames is None:
             cases, failures = cases_for(config, head, progress)
         else:
-            cases, failures = frame_cases(config.frames, limit_of(config)), []
+            cases, failures = frame_cases(head, config.frames, limit_of(config)), []
         if not cases:
             raise ValueError("no photo with a face that could be observed.")
         table = expression(runner, cases, load_scans("train"), load_scans("test"), progress)
@@ -68,7 +68,7 @@ def sheets(table: ExpressionTable) -> list[Sheet]:
     made = [_part(name, table.rows) for name in PARTS]
     if table.covered:
         cells = [
-            [row["method"], f"{row['share']:.2f}", f"{row['photos']}", interval_text(row, "std_s", 2)]
+            [row["method"], f"{row['share']:.2f}", count_text(row), interval_text(row, "std_s", 2)]
             for row in table.covered
         ]
         title = "STD-S of what the whole cover hides, as it rises from the chin (0) to the brows (1)"

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.open_faces import Scans
 from experiments.evaluate.diverse_cases import Case, Parts, Progress, masked, tick_of
-from experiments.evaluate.diverse_runs import Found
+from experiments.evaluate.diverse_runs import LOCAL, Found
 from experiments.evaluate.diversity_table import OCCLUDERS, chosen
 from experiments.evaluate.expression_runs import METHODS, ExpressionRunner
 from experiments.evaluate.statistics import interval_columns, mean_of, none_of
@@ -29,6 +30,7 @@ from experiments.sample_metrics import (
     sample_error,
     shape_deviation,
 )
+from fitting.config import Fit
 from flamejax.head import HeadModel
 from models.rank import frontal_vertices
 
@@ -37,7 +39,9 @@ MEASURES = (
     "std_s", "std_s_hidden",
 )  # fmt: skip
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of the face's height, from the chin up, that is covered."""
+"""Of the face's height that is covered, from the chin (0) up to just below the brows (1)."""
+BELOW = 1.0
+"""Pixels between the lowest landmark of the brows and the largest cover."""
 COVER = np.array([0.32, 0.36, 0.42], np.float32)
 
 
@@ -49,7 +53,8 @@ class ExpressionTable:
     """`method`, `occluder`, `photos`, how many `failed` (numbers that are none), each of `MEASURES` with a 95 %
     interval (subjects drawn with replacement), and the median `seconds`."""
     covered: list[dict]
-    """`method`, `share`: STD-S of the vertices that the largest cover hides, as the cover grows."""
+    """`method`, `share`, `photos`, `failed` (a fit failed under some cover): STD-S of the vertices that the largest
+    cover hides, as the cover grows."""
     reference: list[dict]
     """ODE of real heads that nobody trained on."""
 
@@ -131,40 +136,61 @@ def summary(values: Sequence[dict[str, float]], cases: Sequence[Case], which: np
 def growing_cover(
     runner: ExpressionRunner, cases: Sequence[Case], front: np.ndarray, known: Distribution, progress: Progress
 ) -> list[dict]:
-    """STD-S as a plain cover rises from the chin to the brows, of all vertices that it hides in the end."""
+    """STD-S as a plain cover rises from the chin to the brows, of all vertices that are hidden in the end.
+
+    What is hidden is the same for all covers, by the fit of the photo without one. A photo whose fit fails under some
+    cover counts under none.
+    """
     if not cases:
         return []
     rows = []
-    whole = [covered_case(case, SHARES[-1]) for case in cases]
-    hidden = [front & parts.occluded for parts in runner.runner.parts(whole)]
+    fits, shown = runner.runner.fits(LOCAL, cases), runner.runner.parts(cases)
+    hidden = [
+        front & (parts.occluded | behind(cover_of(case, SHARES[-1]), fit))
+        for case, fit, parts in zip(cases, fits, shown, strict=True)
+    ]
+    covered = {share: [covered_case(case, share) for case in cases] for share in SHARES}
+    codes = [[int(fit.code) for fit in runner.runner.fits(LOCAL, moved)] for moved in covered.values()]
+    sound = (np.array(codes) == 0).all(axis=0)
     subjects = np.array([case.subject for case in cases])
     total = len(cases) * len(SHARES) * len(METHODS)
-    for share in SHARES:
-        moved = [covered_case(case, share) for case in cases]
+    for share, moved in covered.items():
         for method in METHODS:
             found = runner.hypotheses(method, moved, lambda n: progress("growing cover", total, n))
             spread = [shape_deviation(known, one.heads, part) for one, part in zip(found, hidden, strict=True)]
-            row = {"method": method, "share": share, "photos": len(cases)}
-            rows.append(row | interval_columns("std_s", mean_of(np.array(spread), subjects), subjects))
+            values = np.where(sound, spread, np.nan)
+            row = {"method": method, "share": share, "photos": len(cases), "failed": int((~sound).sum())}
+            rows.append(row | interval_columns("std_s", mean_of(values, subjects), subjects))
     return rows
+
+
+def behind(cover: np.ndarray, fit: Fit) -> np.ndarray:
+    """(V,) bool: vertices of a fit whose pixel is in the cover (S, S)."""
+    screen = np.asarray(fit.camera.project(jnp.asarray(fit.vertices)))[:, :2]
+    column, row = np.clip(np.floor(screen).astype(int), 0, np.array(cover.shape[::-1]) - 1).T
+    return cover[row, column]
 
 
 def covered_case(case: Case, share: float) -> Case:
     """A case whose lower face is covered beside what hides it anyway: the share of its height from the chin up."""
-    seen = case.observation
-    points, side = np.asarray(seen.landmarks), np.asarray(seen.image).shape[0]
-    right = points[42:48].mean(axis=0) - points[36:42].mean(axis=0)
-    right = right / max(float(np.linalg.norm(right)), 1e-6)
-    down = np.array([-right[1], right[0]])
-    chin, brows = float((points @ down)[8]), float((points @ down)[17:27].mean())
-    rows, columns = np.mgrid[:side, :side] + 0.5
-    mask = np.stack([columns, rows], axis=-1) @ down > chin + share * (brows - chin)
-    if share == 0:
-        mask = np.zeros_like(mask)
+    seen, mask = case.observation, cover_of(case, share)
     image = np.where(mask[..., None], COVER[None, None], np.asarray(seen.image))
     observation = masked(seen, image, mask)
     # What the true head shows behind the cover is not known here: the fit says it.
     return Case(f"{case.key}-covered_{round(100 * share)}", case.subject, "cover", observation, truth=case.truth)
+
+
+def cover_of(case: Case, share: float) -> np.ndarray:
+    """(S, S) bool. The landmarks of the brows stay in sight: a fit needs some."""
+    points, side = np.asarray(case.observation.landmarks), np.asarray(case.observation.image).shape[0]
+    if share == 0:
+        return np.zeros((side, side), bool)
+    right = points[42:48].mean(axis=0) - points[36:42].mean(axis=0)
+    right = right / max(float(np.linalg.norm(right)), 1e-6)
+    down = np.array([-right[1], right[0]])
+    chin, brows = float((points @ down)[8]), float((points @ down)[17:27].max()) + BELOW
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    return np.stack([columns, rows], axis=-1) @ down > chin + share * (brows - chin)
 
 
 def reference(known: Distribution, held_out: Scans, front: np.ndarray) -> list[dict]:

@@ -16,7 +16,7 @@ from experiments.ofer.open_photos import OpenPhotos
 from experiments.ofer.photo_features import Seen, seen_photos
 from experiments.ofer.photo_folders import folder_photos
 from experiments.ofer.photo_source import PhotoSource
-from experiments.ofer.settings import OferSettings
+from experiments.ofer.settings import SMOKE_PHOTOS, OferSettings
 from flamejax.head import HeadModel
 from models.encoders import ArcFace, FaRL
 
@@ -107,7 +107,8 @@ def photo_sources(settings: OferSettings, head: HeadModel, kind: Kind, console: 
     if settings.scans is not None:
         raise ValueError("--scans is of networks that see landmarks alone; this one looks at photos: give --photos.")
     if settings.photos is not None:
-        return folder_photos(settings.photos, settings.dataset, head, kind, console)
+        limit = SMOKE_PHOTOS if settings.smoke else None
+        return folder_photos(settings.photos, settings.dataset, head, kind, console, limit)
     if settings.dataset is not None:
         raise ValueError(f"--dataset {settings.dataset}: give --photos, the folder it is in.")
     return tuple(OpenPhotos(head, split, settings.smoke, console) for split in ("train", "validation"))

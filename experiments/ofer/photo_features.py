@@ -143,7 +143,7 @@ def _look(source: PhotoSource, start: int, known: np.ndarray | None, index: int)
         return nothing
     try:
         observation = source.observe(index, None if row is None else _in_photo(row))
-    except (ValueError, OSError) as error:
+    except ValueError as error:  # An OSError may pass, and what is kept here is never looked at again: it ends the run.
         return _Look(nothing.image, nothing.row, str(error))
     return _Look(np.asarray(observation.image), _row(observation))
 

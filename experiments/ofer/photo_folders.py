@@ -74,13 +74,14 @@ class FolderPhotos:
 
 
 def folder_photos(
-    folder: Path, dataset: str | None, head: HeadModel, kind: str, console: Console
+    folder: Path, dataset: str | None, head: HeadModel, kind: str, console: Console, limit: int | None = None
 ) -> tuple[FolderPhotos, FolderPhotos]:
     """Photos to train on, and those of the tenth of the identities that is held out.
 
     Args:
       dataset: names of data sets, with commas between; all in the folder when left out.
       kind: identity or expression: which coefficients are needed.
+      limit: so many photos of each part; all when left out.
 
     Raises:
       ValueError: no such data set, one without the coefficients that are needed, or no photos of two identities that
@@ -111,7 +112,7 @@ def folder_photos(
     if not held_out:
         raise ValueError(f"{folder}: photos of {found[0].identity} alone; another identity is needed to validate on.")
     parts = [photo for photo in found if photo.identity not in held_out], [p for p in found if p.identity in held_out]
-    return FolderPhotos("photos", parts[0]), FolderPhotos("validation photos", parts[1])
+    return FolderPhotos("photos", parts[0][:limit]), FolderPhotos("validation photos", parts[1][:limit])
 
 
 def dataset_folders(folder: Path, dataset: str | None, head: HeadModel, kind: str) -> list[tuple[str, Path]]:

@@ -12,6 +12,8 @@ from experiments.training.settings import RunSettings
 from models.noise_schedule import ScheduleName
 
 SMOKE_BATCH = 8
+SMOKE_PHOTOS = 32
+"""Of training, and of validation."""
 PLACES = ("photos", "arcface", "farl")
 """Options that may change as long as what lies there is the same, which `PhotoData.digest` checks."""
 

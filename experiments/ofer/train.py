@@ -28,6 +28,7 @@ from flamejax.io.files import write_text
 from models.encoders.parts import Conditioned, base_digests, image_encoders, load_image_encoders
 from models.generator import Generator, GeneratorConfig
 from models.ofer_weights import NETWORKS, build_generator, load_generator, write_generator
+from models.rank import frontal_vertices
 
 JUDGED, JUDGED_AT_END = 64, 256
 SMALLEST_DEVIATION = 0.02
@@ -40,15 +41,16 @@ def train(settings: GeneratorSettings, architecture: GeneratorConfig, console: C
     Examples are drawn online if the encoder is the landmark encoder alone, and come from photos otherwise.
 
     Raises:
-      ValueError: settings, scans or photos that cannot be used. RuntimeError: the loss is no number any more; the last
-        good checkpoint is kept. FileNotFoundError: there is no file of an image encoder. OSError: the folder cannot be
-        written.
+      ValueError: settings, scans, photos or a head that cannot be used. RuntimeError: the loss is no number any more;
+        the last good checkpoint is kept. FileNotFoundError: there is no file of an image encoder. OSError: the folder
+        cannot be written, or a photo not be read.
     """
     settings = smoke_settings(settings, SMOKE_BATCH) if settings.smoke else settings
     if settings.even and not architecture.preconditioned:
         raise ValueError("--even is for preconditioned networks, such as --config idgen_small.")
     started = time.perf_counter()
     head = flamejax.load_head(settings.head)
+    frontal_vertices(head)  # A head without a front of the face could be trained for, and not be used.
     architecture = fitted_to(head, architecture, settings)
     mesh = device_mesh(settings.devices)
     share_of(settings, mesh)

@@ -62,7 +62,7 @@ def train_rank(settings: RankSettings, architecture: IdRankConfig, console: Cons
     face = frontal_face(head)
     fixed = RankFixed(rest, face, idgen_state)
 
-    record = {**record_of(model, data), "idgen": digest_of_weights(idgen)}
+    record = {**record_of(model, data), "idgen_digest": digest_of_weights(idgen)}
     checkpoints = Checkpoints(settings, asdict(architecture), record)
     try:
         step = make_rank_step(graphdef, idgen_graphdef, settings, optimizer, mesh, data.online)

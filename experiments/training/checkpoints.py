@@ -94,5 +94,8 @@ def has_checkpoints(settings: RunSettings) -> bool:
 
 def _record(settings: RunSettings, architecture: dict[str, Any], data: dict[str, Any] | None) -> dict[str, Any]:
     """As JSON gives it back."""
-    whole = {**settings.numbers(), "architecture": architecture, **(data or {})}
+    parts = settings.numbers(), {"architecture": architecture}, data or {}
+    whole = {name: value for part in parts for name, value in part.items()}
+    if len(whole) < sum(len(part) for part in parts):
+        raise KeyError("two parts of a run's record share a name, so that it could never go on")
     return json.loads(json.dumps(whole))

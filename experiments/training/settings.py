@@ -60,8 +60,9 @@ class RunSettings:
     """A few small steps on little data, in WORKDIR/smoke: does it run?"""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.every, self.checkpoint_every, self.judge_every, self.log_every) < 1:
-            raise ValueError("--steps, --batch-size, --every and the intervals are at least 1.")
+        intervals = self.checkpoint_every, self.judge_every, self.log_every
+        if min(self.steps, self.batch_size, self.every, self.keep, *intervals) < 1:
+            raise ValueError("--steps, --batch-size, --every, --keep and the intervals are at least 1.")
 
     def numbers(self) -> dict[str, Any]:
         """The options that decide what a run computes; a run can only go on with the same."""
@@ -72,14 +73,14 @@ class RunSettings:
 Settings = TypeVar("Settings", bound=RunSettings)
 
 
-def smoke_settings(settings: Settings, batch_size: int) -> Settings:
+def smoke_settings(settings: Settings, largest_batch: int) -> Settings:
     """What --smoke makes of options: in a folder of its own, so that neither a run nor weights are touched."""
     return dataclasses.replace(
         settings,
         workdir=settings.workdir / "smoke",
         output=None,
         steps=20,
-        batch_size=batch_size,
+        batch_size=min(settings.batch_size, largest_batch),
         warmup=5,
         checkpoint_every=10,
         judge_every=20,

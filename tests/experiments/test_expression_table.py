@@ -12,12 +12,20 @@ from experiments.evaluate.diverse_cases import Parts
 from experiments.evaluate.diverse_runs import Found
 from experiments.evaluate.expression_command import sheets
 from experiments.evaluate.expression_runs import METHODS, ExpressionRunner
-from experiments.evaluate.expression_table import SHARES, ExpressionTable, covered_case, expression, measures, summary
+from experiments.evaluate.expression_table import (
+    SHARES,
+    ExpressionTable,
+    behind,
+    covered_case,
+    expression,
+    measures,
+    summary,
+)
 from experiments.sample_metrics import learn_distribution
 from models.rank import frontal_vertices
 from sampling.hypotheses import Hypotheses
 from sampling.ofer import OferNetworks
-from tests.experiments.diverse_fakes import COUNT, Fakes, case, runner
+from tests.experiments.diverse_fakes import COUNT, Fakes, case, run_fit, runner
 from tests.experiments.test_completion import HEAD
 
 FRONT = frontal_vertices(HEAD)
@@ -88,6 +96,36 @@ def test_the_table_and_that_a_second_run_takes_what_the_first_kept(made):
     assert len(titles) == 4 and "faithful" in titles[0] and "ODE" in titles[-1]
 
 
+def test_a_photo_whose_fit_fails_under_a_cover_counts_under_none(made, monkeypatch):
+    make, _ = made
+    cases, fit = [case(0), case(1, "face-mask")], Fakes.fit
+
+    def failing(self, model, observation, config):
+        found = fit(self, model, observation, config)
+        mask = np.asarray(observation.occlusion_mask)
+        bad = (np.asarray(observation.image)[:, 0, 0, 0] > 0.22) & (mask.mean(axis=(1, 2)) > 0)
+        return dataclasses.replace(found, code=np.where(bad, 1, found.code))
+
+    monkeypatch.setattr(Fakes, "fit", failing)
+    table = expression(make(), cases, scans(30, 0), scans(5, 1), lambda *a: None, covered=2)
+    assert all((row["photos"], row["failed"]) == (2, 1) for row in table.covered)
+    monkeypatch.setattr(Fakes, "fit", fit)
+    alone = expression(make(), cases[:1], scans(30, 0), scans(5, 1), lambda *a: None, covered=1)
+    assert [row["std_s"] for row in table.covered] == [row["std_s"] for row in alone.covered]
+    assert "2 (1 failed)" in sheets(table)[2][2][0]
+
+
+def test_vertices_behind_a_cover_are_those_in_its_pixels():
+    one = case(0)
+    fit = run_fit(one)
+    cover = np.zeros((64, 64), bool)
+    cover[32:] = True
+    screen = np.asarray(fit.camera.project(jnp.asarray(fit.vertices)))
+    inside = (screen > 0).all(axis=1) & (screen < 64).all(axis=1)
+    assert inside.sum() > 10
+    np.testing.assert_array_equal(behind(cover, fit)[inside], screen[inside, 1] >= 32)
+
+
 def test_measures_of_known_heads():
     truth = np.asarray(HEAD.v_template)
     known = learn_distribution(scans(50, 3).vertices + np.asarray(HEAD.joint_template[0], np.float32))
@@ -121,3 +159,4 @@ def test_the_cover_grows_from_the_chin_to_the_brows():
     assert all(np.diff(hidden) > 0)
     visible = [(np.asarray(covered_case(one, share).observation.confidence) > 0).sum() for share in SHARES]
     assert visible[0] > visible[2] > visible[-1]
+    assert (np.asarray(covered_case(one, 1.0).observation.confidence)[17:27] > 0).all(), "the brows stay in sight"

@@ -5,15 +5,18 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments.data import open_faces
 from experiments.data.occluded_frames import __main__ as command
 from experiments.data.occluded_frames import pictures, read_frames, sequences, store
 from experiments.data.open_faces import scenes
+from experiments.evaluate.command import EvaluateConfig
 from experiments.evaluate.diverse_cases import frame_cases
 from flamejax.io.files import TEMPORARY_PREFIX
 from models.rank import frontal_vertices
 from tests.experiments.test_open_faces import built, data, head  # noqa: F401
+from tests.heads import random_head
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,8 @@ def made(built, tmp_path_factory):  # noqa: F811
         yield folder / "open"
 
 
-def test_frames_are_cases_of_the_expression_table(made, tmp_path):
-    cases, frames = frame_cases(made, None), list(read_frames(made))
+def test_frames_are_cases_of_the_expression_table(made, head, tmp_path):  # noqa: F811
+    cases, frames = frame_cases(head, made, None), list(read_frames(made))
     assert [case.key for case in cases] == [frame.name for frame in frames]
     for case, frame in zip(cases, frames, strict=True):
         np.testing.assert_array_equal(case.shown, frame.unoccluded)
@@ -38,9 +41,19 @@ def test_frames_are_cases_of_the_expression_table(made, tmp_path):
         column, row = np.floor(frame.landmarks).astype(int).T
         np.testing.assert_array_equal(seen.confidence, (frame.mask[row, column] < 0.5).astype(np.float32))
     assert len({case.subject for case in cases}) == len({frame.subject for frame in frames})
-    assert [case.key for case in frame_cases(made, 1)] == [frames[0].name]
+    assert [case.key for case in frame_cases(head, made, 1)] == [frames[0].name]
     with pytest.raises((OSError, ValueError)):
-        frame_cases(tmp_path, None)
+        frame_cases(head, tmp_path, None)
+    with pytest.raises(ValueError, match=f"frames of the head '{head.name}', not of 'random'"):
+        frame_cases(random_head(), made, None)
+    with pytest.raises(ValueError, match="--landmarks detected"):
+        EvaluateConfig("expression", frames=made, landmarks="detected")
+
+
+def test_a_split_without_scans_is_refused(built, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match=r"no train split.*Give --config full"):
+        command.make(command.Build(tmp_path / "none", split="train", config="test"), Console(quiet=True))
+    assert not (tmp_path / "none").exists()
 
 
 def test_frames_hold_what_their_names_say(made, head):  # noqa: F811

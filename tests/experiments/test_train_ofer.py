@@ -235,6 +235,9 @@ def test_a_ranker_is_trained_on_the_candidates_of_an_idgen(data, tmp_path):
         encoder_rate=1e-2,
     )  # fmt: skip
     errors = ranking.train_rank(settings, RANK, QUIET)
+    assert ranking.train_rank(settings, RANK, QUIET) == errors  # The run goes on from its end.
+    with pytest.raises(ValueError, match="candidates 6 -> 5"):
+        ranking.train_rank(dataclasses.replace(settings, candidates=5), RANK, QUIET)
     assert 0 < errors["minimum_mm"] <= errors["ranked_mm"] and errors["minimum_mm"] < errors["average_mm"]
     head = flamejax.load_head(settings.head)
     model = load_rank(head, settings.workdir / "idrank.npz")
@@ -272,6 +275,7 @@ def test_a_batch_that_devices_cannot_share():
     ("kind", "bad", "match"),
     [
         (GeneratorSettings, {"steps": 0}, "--steps"),
+        (GeneratorSettings, {"keep": 0}, "--keep"),
         (GeneratorSettings, {"ema": 1.0}, "--ema"),
         (GeneratorSettings, {"draws": 0}, "--draws"),
         (GeneratorSettings, {"dropped": 1.0}, "--dropped"),

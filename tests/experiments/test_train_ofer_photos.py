@@ -18,11 +18,12 @@ from rich.console import Console
 
 import flamejax
 from experiments import train as command
-from experiments.ofer import photo_features, train, train_rank
-from experiments.ofer.photo_examples import photo_examples
+from experiments.ofer import photo_features, photo_folders, train, train_rank
+from experiments.ofer.photo_examples import photo_examples, photo_sources
 from experiments.ofer.photo_folders import folder_photos
 from experiments.ofer.settings import GeneratorSettings, RankSettings
 from experiments.ofer.step import start_state
+from experiments.training.settings import smoke_settings
 from flamejax.head import HeadFileError
 from models.encoders import ArcFace, FaRL, IResNetConfig, ViTConfig
 from models.encoders.files import write_encoder
@@ -209,6 +210,35 @@ def test_features_are_kept_until_the_encoder_changes(data, whole, tmp_path, monk
     assert len(looks) == IDENTITIES * EACH
     assert np.abs(changed[5]["features"]["arcface"] - again[5]["features"]["arcface"]).max() > 1e-2
     np.testing.assert_allclose(changed.points, again.points, atol=1e-3)
+
+
+def test_trouble_with_a_disk_ends_a_run_and_is_not_kept(data, tmp_path, monkeypatch):
+    settings = settings_of(data, tmp_path / "run")
+    head, encoders = flamejax.load_head(settings.head), {"arcface": ArcFace(IRESNET, rngs=nnx.Rngs(1))}
+    monkeypatch.setattr(photo_features, "features_folder", lambda: tmp_path / "kept")
+    whole = photo_folders.FolderPhotos.observe
+
+    def observe(self, index, landmarks=None):
+        if index == 5:
+            raise OSError("Too many open files")
+        return whole(self, index, landmarks)
+
+    monkeypatch.setattr(photo_folders.FolderPhotos, "observe", observe)
+    with pytest.raises(OSError, match="Too many"):
+        photo_examples(settings, head, "identity", encoders, Console(quiet=True))
+    monkeypatch.setattr(photo_folders.FolderPhotos, "observe", whole)
+    parts = photo_examples(settings, head, "identity", encoders, Console(quiet=True))
+    assert sum(len(part) for part in parts) == IDENTITIES * EACH
+
+
+def test_smoke_looks_at_few_photos(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.ofer.photo_examples.SMOKE_PHOTOS", 3)
+    settings = settings_of(data, tmp_path / "run", smoke=True)
+    head = flamejax.load_head(settings.head)
+    sources = photo_sources(settings, head, "identity", Console(quiet=True))
+    assert [len(source.digests) for source in sources] == [3, 3]
+    assert smoke_settings(GeneratorSettings(batch_size=2), 8).batch_size == 2
+    assert smoke_settings(GeneratorSettings(batch_size=64), 8).batch_size == 8
 
 
 def test_a_step_takes_no_memory_from_the_given_encoders(data, head):

@@ -40,7 +40,8 @@ class Build:
     """Of these files."""
     split: Literal["train", "validation", "test"] = "test"
     """Of the open faces."""
-    config: Config = "test"
+    config: Config | None = None
+    """Of the open faces: `test` with its split, `full` with the others, unless given."""
     head: Path | None = None
     """Head model file; by default the open head."""
     limit: int | None = None
@@ -86,7 +87,12 @@ def _frames(head: HeadModel, options: Build, console: Console) -> list[sequences
     if options.scans is None:
         if head.name != OPEN_HEAD:
             raise ValueError(f"the open faces are scans of the open head, not of '{head.name}'. Give --scans DIR.")
-        every = sequences.open_frames(options.split, options.config)
+        config = options.config or ("test" if options.split == "test" else "full")
+        every = sequences.open_frames(options.split, config)
+        if not every:
+            raise ValueError(
+                f"no frames: `{config}` of the open faces has no {options.split} split. Give --config full."
+            )
         return [every[k] for k in spread_out(len(every), options.limit)]
     files, notes = sequences.middle_files(options.scans)
     taken = [files[k] for k in spread_out(len(files), options.limit)]

@@ -118,6 +118,12 @@ def read_frames(folder: Path) -> Iterator[OccludedFrame]:
     return (_read_frame(Path(folder), row) for row in rows)
 
 
+def head_of(folder: Path) -> tuple[str, str]:
+    """Name and geometry hash of the head that a benchmark's frames are of. Raises: ValueError, no benchmark."""
+    settings = _index(Path(folder))["settings"]
+    return settings["head"], settings["head_hash"]
+
+
 def _read_frame(folder: Path, row: dict[str, Any]) -> OccludedFrame:
     arrays, place = _case(folder, row["name"]), folder / row["name"]
     try:
