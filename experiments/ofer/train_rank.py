@@ -92,7 +92,7 @@ def train_rank(settings: RankSettings, architecture: IdRankConfig, console: Cons
         write_rank(output, head, merged(state))
         errors = judged(8 if settings.smoke else JUDGED_AT_END)(load_rank(head, output, encoders))
         notes = notes_of(settings, errors, architecture.encoders)
-        write_rank(output, head, merged(state), {**notes, "idgen": record["idgen"]})
+        write_rank(output, head, merged(state), {**notes, "idgen": record["idgen_digest"]})
         report(settings, output, errors, console, time.perf_counter() - started)
         return errors
     finally:
