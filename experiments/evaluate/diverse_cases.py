@@ -139,9 +139,9 @@ def clean_case_of(photo: Photo, landmarks: Landmarks = "exact", detector: FaceDe
     return Case(photo.key, photo.subject, "none", on_host(seen), shown, shown, photo.vertices)
 
 
-def frame_cases(head: HeadModel, folder: Path, limit: int | None) -> list[Case]:
+def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool = True) -> list[Case]:
     """The frames of a benchmark by CO-545's protocol (`experiments.data.occluded_frames`), evenly spaced, with their
-    true landmarks and masks. Of the head only facial vertices are known to be shown or not.
+    true landmarks and masks, or without occluders. Of the head only facial vertices are known to be shown or not.
 
     Raises:
       ValueError: frames of another head; and as `read_frames`.
@@ -154,12 +154,13 @@ def frame_cases(head: HeadModel, folder: Path, limit: int | None) -> list[Case]:
     cases = []
     for k in spread_out(len(frames), limit):
         frame = frames[k]
-        confidence = uncovered(frame.landmarks, np.ones(len(frame.landmarks)), frame.mask)
+        image, mask = (frame.occluded, frame.mask) if occluded else (frame.photo, np.zeros_like(frame.mask))
+        confidence = uncovered(frame.landmarks, np.ones(len(frame.landmarks)), mask)
         nothing = np.zeros((DENSE, 2)), np.zeros(DENSE)
-        seen = whole_photo(frame.occluded, frame.mask, frame.landmarks, confidence, *nothing)
-        shown = frame.unoccluded, frame.front
+        seen = whole_photo(image, mask, frame.landmarks, confidence, *nothing)
+        shown, kind = (frame.unoccluded, frame.occluder) if occluded else (frame.front, "none")
         cases.append(
-            Case(frame.name, people.index(frame.subject), frame.occluder, on_host(seen), *shown, frame.vertices)
+            Case(frame.name, people.index(frame.subject), kind, on_host(seen), shown, frame.front, frame.vertices)
         )
     return cases
 

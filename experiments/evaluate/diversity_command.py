@@ -76,10 +76,11 @@ def cases_for(config: EvaluateConfig, head: HeadModel, progress: Progress) -> tu
         if config.table == "moving-occlusion":
             cases = [with_patch(case, None, place) for place in PLACES for case in cases]
         return cases, failures
-    return _moving(config, limit) if config.table == "moving-occlusion" else _occluded(config, limit)
+    return _moving(config, limit) if config.table == "moving-occlusion" else scan_cases(config, limit)
 
 
-def _occluded(config: EvaluateConfig, limit: int | None) -> tuple[list[Case], list[str]]:
+def scan_cases(config: EvaluateConfig, limit: int | None, occluded: bool = True) -> tuple[list[Case], list[str]]:
+    """Photos of the open scans, occluded or clean, balanced by occluder; and a line for every one that is left out."""
     from experiments.data.open_faces import load_photos
     from experiments.data.open_faces.photos import kind_of
     from experiments.data.open_faces.store import scan_list
@@ -89,7 +90,7 @@ def _occluded(config: EvaluateConfig, limit: int | None) -> tuple[list[Case], li
     detector = LiteRTDetector() if config.landmarks == "detected" else None
     cases, failures = [], []
     for photo in load_photos(config.split, _data(config), indices=places):
-        case = case_of(photo, config.landmarks, detector)
+        case = (case_of if occluded else clean_case_of)(photo, config.landmarks, detector)
         if case is None:
             failures.append(f"{photo.key}: no face was found.")
         else:

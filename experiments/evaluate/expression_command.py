@@ -12,7 +12,7 @@ from experiments.evaluate import report
 from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
 from experiments.evaluate.diverse_cases import frame_cases
 from experiments.evaluate.diverse_runs import Runner, Settings
-from experiments.evaluate.diversity_command import cases_for
+from experiments.evaluate.diversity_command import cases_for, scan_cases
 from experiments.evaluate.expression_runs import ExpressionRunner
 from experiments.evaluate.expression_table import ExpressionTable, expression
 from experiments.evaluate.report import Sheet, count_text, interval_text
@@ -25,6 +25,8 @@ PARTS = {
     "faithful": ("cse", "cse_aligned", "visible_se", "asd_v_min", "asd_v_max"),
     "diverse and plausible": ("asd_o", "asd_o_rms", "std_s", "std_s_hidden", "ode", "ode_v", "ode_o"),
 }
+COVERED = 8
+"""Photos for the growing cover."""
 DIGITS = {"ode": 4, "ode_v": 4, "ode_o": 4, "asd_o": 3}
 
 
@@ -41,11 +43,14 @@ def run(config: EvaluateConfig, console: Console) -> int:
     with progress_bars() as progress:
         if config.frames is None:
             cases, failures = cases_for(config, head, progress)
+            clean, others = scan_cases(config, len(cases[:COVERED]), occluded=False)
+            failures += others
         else:
             cases, failures = frame_cases(head, config.frames, limit_of(config)), []
+            clean = frame_cases(head, config.frames, len(cases[:COVERED]), occluded=False)
         if not cases:
             raise ValueError("no photo with a face that could be observed.")
-        table = expression(runner, cases, load_scans("train"), load_scans("test"), progress)
+        table = expression(runner, cases, clean, load_scans("train"), load_scans("test"), progress)
     for line in failures:
         console.print(f"left out: {line}", markup=False)
     made = sheets(table)
@@ -71,7 +76,7 @@ def sheets(table: ExpressionTable) -> list[Sheet]:
             [row["method"], f"{row['share']:.2f}", count_text(row), interval_text(row, "std_s", 2)]
             for row in table.covered
         ]
-        title = "STD-S of what the whole cover hides, as it rises from the chin (0) to the brows (1)"
+        title = "Clean photos: STD-S of what the whole cover hides, as it rises from the chin (0) to the brows (1)"
         made.append((title, ["method", "share", "photos", "std_s"], cells))
     cells = [[row["heads"], f"{row['count']}", interval_text(row, "ode", 4)] for row in table.reference]
     return [*made, ("ODE of real heads", ["heads", "count", "ode"], cells)]

@@ -60,10 +60,10 @@ class ExpressionTable:
 
 
 def expression(
-    runner: ExpressionRunner, cases: Sequence[Case], train: Scans, held_out: Scans, progress: Progress,
-    covered: int = 4,
+    runner: ExpressionRunner, cases: Sequence[Case], clean: Sequence[Case], train: Scans, held_out: Scans,
+    progress: Progress,
 ) -> ExpressionTable:  # fmt: skip
-    """Every method on every photo. covered: so many of the photos, spread evenly, for the growing cover; 0: none."""
+    """Every method on every photo. clean: photos without occluders, for the growing cover."""
     head = runner.runner.head
     front, known = frontal_vertices(head), distribution(head, train)
     parts = runner.runner.parts(cases, tick_of(progress, "fits", cases))
@@ -75,11 +75,8 @@ def expression(
             which = chosen(cases, occluder)
             if which.any():
                 rows.append({"method": method, "occluder": occluder} | summary(values, cases, which))
-    places = np.unique(np.linspace(0, len(cases) - 1, covered).round().astype(int)).tolist()
     return ExpressionTable(
-        rows,
-        growing_cover(runner, [cases[k] for k in places], front, known, progress),
-        reference(known, held_out, front),
+        rows, growing_cover(runner, clean, front, known, progress), reference(known, held_out, front)
     )
 
 
@@ -172,7 +169,7 @@ def behind(cover: np.ndarray, fit: Fit) -> np.ndarray:
 
 
 def covered_case(case: Case, share: float) -> Case:
-    """A case whose lower face is covered beside what hides it anyway: the share of its height from the chin up."""
+    """A case whose lower face is covered: the share of its height from the chin up."""
     seen, mask = case.observation, cover_of(case, share)
     image = np.where(mask[..., None], COVER[None, None], np.asarray(seen.image))
     observation = masked(seen, image, mask)

@@ -74,7 +74,7 @@ def test_the_table_and_that_a_second_run_takes_what_the_first_kept(made):
     cases = [case(0), case(1, "face-mask"), case(2, "hand")]
     ticks = []
     table = expression(
-        make(), cases, scans(30, 0), scans(5, 1), lambda name, total, count: ticks.append((name, count)), covered=2
+        make(), cases, cases[:2], scans(30, 0), scans(5, 1), lambda name, total, count: ticks.append((name, count))
     )
     assert {row["method"] for row in table.rows} == set(METHODS)
     overall = {row["method"]: row for row in table.rows if row["occluder"] == "overall"}
@@ -88,9 +88,9 @@ def test_the_table_and_that_a_second_run_takes_what_the_first_kept(made):
     assert sum(count for name, count in ticks if name == "ofer") == 3
     count = len(asked)
     assert count == 2 * (3 + 2 * len(SHARES))
-    again = expression(make(), cases, scans(30, 0), scans(5, 1), lambda *a: None, covered=2)
+    again = expression(make(), cases, cases[:2], scans(30, 0), scans(5, 1), lambda *a: None)
     assert len(asked) == count and again.rows == table.rows
-    expression(make(seed=1), cases, scans(30, 0), scans(5, 1), lambda *a: None, covered=0)
+    expression(make(seed=1), cases, [], scans(30, 0), scans(5, 1), lambda *a: None)
     assert len(asked) == count + 6
     titles = [title for title, _, _ in sheets(table)]
     assert len(titles) == 4 and "faithful" in titles[0] and "ODE" in titles[-1]
@@ -107,10 +107,10 @@ def test_a_photo_whose_fit_fails_under_a_cover_counts_under_none(made, monkeypat
         return dataclasses.replace(found, code=np.where(bad, 1, found.code))
 
     monkeypatch.setattr(Fakes, "fit", failing)
-    table = expression(make(), cases, scans(30, 0), scans(5, 1), lambda *a: None, covered=2)
+    table = expression(make(), cases, cases[:2], scans(30, 0), scans(5, 1), lambda *a: None)
     assert all((row["photos"], row["failed"]) == (2, 1) for row in table.covered)
     monkeypatch.setattr(Fakes, "fit", fit)
-    alone = expression(make(), cases[:1], scans(30, 0), scans(5, 1), lambda *a: None, covered=1)
+    alone = expression(make(), cases[:1], cases[:1], scans(30, 0), scans(5, 1), lambda *a: None)
     assert [row["std_s"] for row in table.covered] == [row["std_s"] for row in alone.covered]
     assert "2 (1 failed)" in sheets(table)[2][2][0]
 
