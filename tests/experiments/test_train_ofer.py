@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -291,4 +292,13 @@ def test_even_losses_are_of_preconditioned_networks(data, tmp_path):
     plain = dataclasses.replace(architecture("identity"), preconditioned=False)
     with pytest.raises(ValueError, match="--even"):
         training.train(settings_of(data, tmp_path / "run", even=True), plain, QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["identity", "expression"])
+def test_a_head_without_a_front_of_the_face_is_refused_before_training(data, tmp_path, kind):
+    shutil.copytree(data, tmp_path / "head")
+    flame_format.write_masks(tmp_path / "head", VERTICES)  # Random regions.
+    with pytest.raises(ValueError, match="front of the face"):
+        training.train(settings_of(tmp_path / "head", tmp_path / "run"), architecture(kind), QUIET)
     assert not (tmp_path / "run").exists()
