@@ -15,7 +15,7 @@ import numpy as np
 from experiments.data.occluded_frames import head_of, read_frames
 from experiments.data.open_faces import Photo
 from experiments.evaluate.kept_trees import flat
-from experiments.evaluate.observations import Landmarks, Look, observe, spread_out, whole_photo
+from experiments.evaluate.observations import Landmarks, Look, observe, whole_photo
 from fitting.config import Fit
 from fitting.detector import FaceDetector
 from fitting.global_fit import vertex_visibility
@@ -149,19 +149,16 @@ def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool
     name, geometry = head_of(folder)
     if geometry != geometry_hash(head):
         raise ValueError(f"{folder}: frames of the head '{name}', not of '{head.name}', whose networks are measured.")
-    frames = list(read_frames(folder))
-    people = list(dict.fromkeys(frame.subject for frame in frames))
-    cases = []
-    for k in spread_out(len(frames), limit):
-        frame = frames[k]
+    cases: list[Case] = []
+    people: dict[str, int] = {}
+    for frame in read_frames(folder, limit):
         image, mask = (frame.occluded, frame.mask) if occluded else (frame.photo, np.zeros_like(frame.mask))
         confidence = uncovered(frame.landmarks, np.ones(len(frame.landmarks)), mask)
         nothing = np.zeros((DENSE, 2)), np.zeros(DENSE)
         seen = whole_photo(image, mask, frame.landmarks, confidence, *nothing)
         shown, kind = (frame.unoccluded, frame.occluder) if occluded else (frame.front, "none")
-        cases.append(
-            Case(frame.name, people.index(frame.subject), kind, on_host(seen), shown, frame.front, frame.vertices)
-        )
+        person = people.setdefault(frame.subject, len(people))
+        cases.append(Case(frame.name, person, kind, on_host(seen), shown, frame.front, frame.vertices))
     return cases
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments.data.open_faces.photos import png
 from experiments.data.open_faces.scenes import camera_of
+from experiments.evaluate.observations import spread_out
 from experiments.kept_arrays import read_arrays, write_arrays
 from flamejax.camera import PerspectiveCamera
 from flamejax.io.files import new_folder, write_text
@@ -106,8 +107,8 @@ def finish(folder: Path, settings: Mapping[str, Any], frames: list[Frame]) -> No
     _write_index(folder, settings, rows)
 
 
-def read_frames(folder: Path) -> Iterator[OccludedFrame]:
-    """The cases of a benchmark, one after the other, in the index's order.
+def read_frames(folder: Path, limit: int | None = None) -> Iterator[OccludedFrame]:
+    """The cases of a benchmark, one after the other, in the index's order; `limit` of them, evenly spaced.
 
     Raises:
       ValueError: no benchmark, one that is not finished (at once), or a damaged case.
@@ -115,7 +116,7 @@ def read_frames(folder: Path) -> Iterator[OccludedFrame]:
     rows = _index(Path(folder))["frames"]
     if rows is None:
         raise ValueError(f"{folder}: is not finished. Run the command that made it again; it goes on where it was.")
-    return (_read_frame(Path(folder), row) for row in rows)
+    return (_read_frame(Path(folder), rows[k]) for k in spread_out(len(rows), limit))
 
 
 def head_of(folder: Path) -> tuple[str, str]:
