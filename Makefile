@@ -61,7 +61,7 @@ lint: $(VENV)/.dev
 
 open-head: $(VENV)/.dev
 	@echo "==> building the open head"
-	@$(PY) -m experiments.data.open_head.build
+	@$(PY) -m tools.open_head.build
 
 clean:
 	rm -rf $(VENV) demo_output build dist .pytest_cache .mypy_cache .ruff_cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from experiments.data.open_head.sources import find_source
+from experiments.datasets.open_people.sources import find_source
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from flamejax.head import HeadFileError
-from flamejax.head.flame_files import COMPANIONS, FlameFiles
-from flamejax.head.ict_files import HOME as ICT_HOME
-from flamejax.head.ict_files import NEUTRAL, describe_ict
+from flamejax.head.formats.flame_files import COMPANIONS, FlameFiles
+from flamejax.head.formats.ict_files import HOME as ICT_HOME
+from flamejax.head.formats.ict_files import NEUTRAL, describe_ict
 
 FLAME_MODELS = (
     "generic_model.pkl",
@@ -81,7 +81,7 @@ def _companion_names() -> set[str]:
 
 
 def _examine_flame(file: Path) -> Found:
-    from flamejax.head.load import read_head
+    from flamejax.head.formats.load import read_head
 
     try:
         # The texture takes seconds to read, so it is looked at by itself.
@@ -99,9 +99,9 @@ def _examine_flame(file: Path) -> Found:
 
 def _examine_companion(field: str, item: str, file: Path) -> Found:
     """Whether a companion can be read by itself; whether it fits a model is told by the model beside it."""
-    from flamejax.head.npy_files import npz_names, read_bytes, read_npy
-    from flamejax.head.obj_files import read_obj
-    from flamejax.head.safe_pickle import load_pickle
+    from flamejax.head.formats.npy_files import npz_names, read_bytes, read_npy
+    from flamejax.head.formats.obj_files import read_obj
+    from flamejax.head.formats.safe_pickle import load_pickle
 
     try:
         if file.suffix == ".npy":

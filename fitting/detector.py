@@ -57,7 +57,7 @@ class FaceDetector(Protocol):
 
 @dataclass(frozen=True)
 class Calibration:
-    """confidence = exp(-(spread / scale)^2), made by `python -m experiments.calibrate_confidence`."""
+    """confidence = exp(-(spread / scale)^2), made by `python -m tools.calibrate_confidence`."""
 
     scale: np.ndarray
     """(68,) outer-eye distances"""
@@ -109,7 +109,7 @@ class LiteRTDetector:
         seed: of the jitters; the same photo always gives the same numbers.
         min_score: detections below are dropped.
         num_threads: per interpreter.
-        calibration: how spread becomes confidence; by default what experiments/calibrate_confidence.py made.
+        calibration: how spread becomes confidence; by default what tools/calibrate_confidence.py made.
     """
 
     def __init__(

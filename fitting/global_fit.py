@@ -27,7 +27,7 @@ from fitting.photometric_fit import Best, Evidence, Unknowns, reduced, refine
 from fitting.sharing import run_shared, shared_program
 from flamejax.geometry import triangle_normals
 from flamejax.head import HeadModel, landmarks_from_vertices, vertices
-from flamejax.render import ambient_light, rasterize
+from flamejax.rendering import ambient_light, rasterize
 
 OUTER_EYES = (36, 45)
 POOR_NME = 0.25

@@ -13,7 +13,7 @@ from fitting.fit_model import FitModel
 from fitting.landmark_fit import INNER, Geometry, Targets, closure_error
 from fitting.photometric_fit import Best, Evidence, Unknowns, pixel_weights, total, visible_faces
 from flamejax.head import HeadModel, HeadParams, landmarks, vertices
-from flamejax.render import ambient_light, shade
+from flamejax.rendering import ambient_light, shade
 
 RIGID = ("orient", "camera")
 """Unknowns of the rigid stage."""
@@ -177,4 +177,3 @@ def _closure_loss(head: HeadModel, geometry: Geometry, targets: Targets) -> Arra
     visible = (weights > 0).astype(error.dtype)
     distance = jnp.sqrt(jnp.sum((2.0 * error) ** 2, axis=-1) + 1e-12)
     return jnp.sum(visible * distance) / jnp.maximum(jnp.sum(visible), 1.0)
-

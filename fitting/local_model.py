@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from flamejax.head import HeadFileError, HeadModel, HeadParams
-from flamejax.head.dense_landmarks import geometry_hash
+from flamejax.head._dense_landmarks import geometry_hash
 
 EYEBALLS = ("left_eyeball", "right_eyeball")
 UNBOUNDED = 1e6

@@ -7,7 +7,7 @@ import numpy as np
 
 from fitting.local_model import LocalModel, LocalRegion
 from flamejax.head import HeadModel
-from flamejax.head.dense_landmarks import geometry_hash
+from flamejax.head._dense_landmarks import geometry_hash
 
 FADE_RINGS = 6
 """Rings of neighbours over which a region's weight rises and falls: two to three centimetres on the face."""

@@ -30,7 +30,7 @@ from fitting.pixel_likelihood import (
 )
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel
-from flamejax.render import shade
+from flamejax.rendering import shade
 
 CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BASE_WEIGHT = 0.3

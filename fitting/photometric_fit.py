@@ -21,7 +21,7 @@ from fitting.landmark_fit import (
 )
 from fitting.observation import Observation
 from flamejax.head import HeadModel, vertices
-from flamejax.render import ambient_light, rasterize, shade
+from flamejax.rendering import ambient_light, rasterize, shade
 
 STEP_SIZES = {
     "orient": 2e-3,

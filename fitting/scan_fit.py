@@ -16,8 +16,8 @@ from jax import Array
 
 from flamejax.geometry import similarity_transform
 from flamejax.head import HeadModel, HeadParams, rotation_matrix, vertices
+from flamejax.head._unpose import unposed_jacobian, unposed_planes
 from flamejax.head.rotation import axis_angle, skew_matrix
-from flamejax.head.unpose import unposed_jacobian, unposed_planes
 
 HIGHEST = jax.lax.Precision.HIGHEST
 OK, NOT_FINITE, NO_HEAD = range(3)

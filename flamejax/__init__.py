@@ -2,7 +2,7 @@
 
 from flamejax.camera import CropTransform, OrthographicCamera, PerspectiveCamera
 from flamejax.head import HeadModel, HeadParams, landmarks, load_head, vertices
-from flamejax.render import Fragments, antialias, rasterize, render
+from flamejax.rendering import Fragments, antialias, rasterize, render
 
 __version__ = "0.1.0"
 

@@ -15,7 +15,7 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from models.mesh_hierarchy import NeighbourLists
+from models.hierarchy import NeighbourLists
 
 
 def gather(lists: NeighbourLists, rows: Array) -> Array:

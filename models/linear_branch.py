@@ -14,8 +14,8 @@ from flax import nnx
 from jax import Array
 
 from models.gather import gather
+from models.hierarchy import MeshHierarchy, centres_near, neighbour_lists
 from models.mesh_conv import Connectivity, over_batch
-from models.mesh_hierarchy import MeshHierarchy, centres_near, neighbour_lists
 
 HIGHEST = jax.lax.Precision.HIGHEST
 RIDGE = 1e-6

@@ -20,7 +20,7 @@ from flax import nnx
 from jax import Array
 
 from models.gather import gather
-from models.mesh_hierarchy import NeighbourLists
+from models.hierarchy import NeighbourLists
 
 ELU_GAIN = 1.278
 """E[elu(g x)^2] = 1 of x ~ N(0, 1)."""

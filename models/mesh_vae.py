@@ -15,9 +15,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from models.hierarchy import MeshHierarchy, mesh_hierarchy
 from models.linear_branch import Frame, LinearBranch, to_coefficients, to_latents
 from models.mesh_conv import Connectivity, MeshBlock
-from models.mesh_hierarchy import MeshHierarchy, mesh_hierarchy
 
 LEFT = 30.0
 """What a linear branch leaves of the vertices is small: so many times of it go into the convolutions."""

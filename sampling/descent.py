@@ -16,7 +16,7 @@ from sampling.dpp import diversity_loss
 from sampling.photo_match import photometric_pull
 
 if TYPE_CHECKING:
-    from sampling.diversify import DiversifyConfig
+    from sampling._diversify import DiversifyConfig
 
 
 @dataclasses.dataclass(frozen=True)

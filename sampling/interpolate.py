@@ -12,7 +12,7 @@ from jax import Array
 from fitting.config import Fit
 from fitting.fit_model import FitModel
 from models.mesh_vae import MeshVAE
-from sampling.complete import AT_ONCE, check_model, over, to_head_frame, to_world
+from sampling._complete import AT_ONCE, check_model, over, to_head_frame, to_world
 from sampling.hypotheses import Hypotheses
 
 

@@ -16,7 +16,7 @@ from fitting.observation import Observation
 from fitting.photometric_fit import photometric_energy, pixel_weights, reduced
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel
-from flamejax.render import rasterize, shade
+from flamejax.rendering import rasterize, shade
 
 
 @jax.tree_util.register_dataclass

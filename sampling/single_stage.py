@@ -25,13 +25,13 @@ from fitting.landmark_fit import (
 )
 from fitting.observation import Observation
 from flamejax.head import HeadParams, vertices
-from sampling.complete import visible_vertices
+from sampling._complete import visible_vertices
 from sampling.descent import Problem, descend
 from sampling.hypotheses import Hypotheses, sorted_best_first
 from sampling.photo_match import PhotoTerm, photo_term, photometric, seen_triangles
 
 if TYPE_CHECKING:
-    from sampling.diversify import DiversifyConfig
+    from sampling._diversify import DiversifyConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""Files as FLAME's releases have them, round the synthetic models of `experiments.data.synthetic_flame`."""
+"""Files as FLAME's releases have them, round the synthetic models of `experiments.datasets.synthetic_flame`."""
 
 import pickle
 from pathlib import Path
 
 import numpy as np
 
-from experiments.data.synthetic_flame import TRUE_SIZE, smplx_landmarks, synthetic_flame, synthetic_landmarks
-from flamejax.head.load import REGION_NAMES
+from experiments.datasets.synthetic_flame import TRUE_SIZE, smplx_landmarks, synthetic_flame, synthetic_landmarks
+from flamejax.head.formats.load import REGION_NAMES
 from tests import python2_pickle
 
 __all__ = ["SMALL", "TRUE_SIZE", "synthetic_flame", "synthetic_landmarks"]

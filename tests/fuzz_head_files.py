@@ -26,10 +26,10 @@ import numpy as np
 
 import flamejax
 from flamejax.head import FlameFiles, HeadFileError
-from flamejax.head.ict_files import read_indices
-from flamejax.head.load import read_head
-from flamejax.head.obj_files import read_obj
-from flamejax.head.save import write_head
+from flamejax.head.formats.ict_files import read_indices
+from flamejax.head.formats.load import read_head
+from flamejax.head.formats.obj_files import read_obj
+from flamejax.head.formats.save import write_head
 from tests import flame_format
 from tests.flame_format import SMALL
 

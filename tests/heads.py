@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import trimesh
 
-from flamejax.head.load import REGION_NAMES, stacked_basis
+from flamejax.head.formats.load import REGION_NAMES, stacked_basis
 from flamejax.head.model import DenseLandmarks, HeadModel, LandmarkEmbedding
 
 PARENTS = (-1, 0, 1, 1, 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flamejax.head.ict_files import EYE_SHAPES, EYEBALLS, HEAD, NUM_VERTICES
+from flamejax.head.formats.ict_files import EYE_SHAPES, EYEBALLS, HEAD, NUM_VERTICES
 
 JAW_ANGLE, EYE_ANGLE = 0.35, 0.3
 RINGS, AROUND = 74, 152

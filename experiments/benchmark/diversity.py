@@ -11,11 +11,11 @@ import numpy as np
 
 import fitting
 from experiments.benchmark.timing import SQUARE_GEMM, Call, Row, Setting, Timed, square_gemm, time_row
-from experiments.data.renders import exact_observation, render_scenes, sample_scenes
+from experiments.datasets.renders import exact_observation, render_scenes, sample_scenes
 from fitting.local_files import shipped_local_model
 from flamejax.head import HeadFileError
 from models.pretrained import load_mesh_vae
-from sampling.diversify import DIVERSIFY_PRESETS, diversify_batch
+from sampling._diversify import DIVERSIFY_PRESETS, diversify_batch
 from sampling.dpp import diversity_loss
 
 SETS = (16, 100)

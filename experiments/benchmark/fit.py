@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import fitting
 from experiments.benchmark.timing import SQUARE_GEMM, Row, Setting, Timed, square_gemm, time_row
-from experiments.data.renders import exact_observation, render_scenes, sample_scenes
+from experiments.datasets.renders import exact_observation, render_scenes, sample_scenes
 from fitting.fit_model import FitModel
 from fitting.global_fit import fit_batch
 from fitting.local_files import shipped_local_model

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 import flamejax
 from experiments.benchmark.timing import PeerMissing, Row, Setting, Timed, time_row
-from experiments.data.renders import sample_scenes
-from experiments.data.synthetic_flame import write_flame_folder
+from experiments.datasets.renders import sample_scenes
+from experiments.datasets.synthetic_flame import write_flame_folder
 from flamejax.head import HeadModel, HeadParams
 
 BATCHES = (1, 16, 64, 256)

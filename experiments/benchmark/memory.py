@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import flamejax
 from experiments.benchmark.timing import SQUARE_GEMM, Row, Setting, Timed, square_gemm, time_row
-from experiments.data.renders import sample_scenes
+from experiments.datasets.renders import sample_scenes
 from flamejax.head import HeadModel
 
 SIZE, BATCHES = 512, (1, 4, 16)

@@ -12,8 +12,8 @@ from jax import Array
 
 from experiments.benchmark.spheres import spheres
 from experiments.benchmark.timing import Row, Setting, Timed, time_row
+from models.hierarchy import mesh_hierarchy
 from models.mesh_conv import MeshBlock, MeshConv
-from models.mesh_hierarchy import mesh_hierarchy
 from models.mesh_vae import SMALL, MeshVAE, hierarchy_for
 
 BATCH, TRAINING_BATCH = 16, 8

@@ -12,12 +12,12 @@ from flax import nnx
 
 import fitting
 from experiments.benchmark.timing import SQUARE_GEMM, Row, Setting, Timed, square_gemm, time_row
-from experiments.data.renders import exact_observation, render_scenes, sample_scenes
-from experiments.ofer.architectures import small
+from experiments.datasets.renders import exact_observation, render_scenes, sample_scenes
+from experiments.training.ofer.architectures import small
 from flamejax.head import HeadFileError
 from models.unet1d import UNet1D, UNet1DConfig, products
-from sampling.ofer import load_networks, ofer
-from sampling.ofer_dpp import ofer_dpp
+from sampling._ofer import load_networks, ofer
+from sampling._ofer_dpp import ofer_dpp
 
 BATCH = 100
 UNETS = {

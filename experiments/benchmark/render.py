@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import flamejax
 from experiments.benchmark.memory import render_forward, render_gradient
 from experiments.benchmark.timing import SQUARE_GEMM, PeerMissing, Row, Setting, Timed, square_gemm, time_row
-from experiments.data.renders import sample_scenes
-from flamejax.render import interpolate, opposite_vertices
+from experiments.datasets.renders import sample_scenes
+from flamejax.rendering import interpolate, opposite_vertices
 
 
 def rows(setting: Setting) -> list[Row]:

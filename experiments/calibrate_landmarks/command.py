@@ -26,7 +26,7 @@ from experiments.calibrate_landmarks.views import Views, observe_views, render_v
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
 from flamejax.head import HeadModel
-from flamejax.head.dense_landmarks import (
+from flamejax.head._dense_landmarks import (
     FORMAT_VERSION,
     NUM_DENSE,
     NUM_INNER,
@@ -35,7 +35,7 @@ from flamejax.head.dense_landmarks import (
     geometry_hash,
     load_dense_landmarks,
 )
-from flamejax.head.load import HeadFileError
+from flamejax.head.formats.load import HeadFileError
 from flamejax.io.files import write_bytes, write_text
 
 CALIBRATION, EVALUATION = 0, 1

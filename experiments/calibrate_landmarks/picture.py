@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel, HeadParams, landmarks, vertices
-from flamejax.head.dense_landmarks import DenseLandmarks, calibrated, dense_landmarks
-from flamejax.render import render
+from flamejax.head._dense_landmarks import DenseLandmarks, calibrated, dense_landmarks
+from flamejax.rendering import render
 
 YAWS = (-35.0, 0.0, 35.0)
 SIZE = 720

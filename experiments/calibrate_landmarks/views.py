@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from experiments.data.renders import SceneSpread, render_scenes, sample_scenes
+from experiments.datasets.renders import SceneSpread, render_scenes, sample_scenes
 from fitting.detections import Detection
 from fitting.detector import FaceDetector
 from fitting.landmark_maps import LEFT_OUTER_EYE, RIGHT_OUTER_EYE
 from flamejax.head import HeadModel, vertices
-from flamejax.head.dense_landmarks import NUM_DENSE
-from flamejax.render import rasterize
+from flamejax.head._dense_landmarks import NUM_DENSE
+from flamejax.rendering import rasterize
 
 SIZE = 256
 BATCH = 8

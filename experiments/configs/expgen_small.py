@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.ofer.architectures import small
-from experiments.ofer.settings import GeneratorSettings
+from experiments.training.ofer.architectures import small
+from experiments.training.ofer.settings import GeneratorSettings
 
 SUMMARY = "the small ExpGen of OFER, for CPUs; under half an hour on two cores"
 
@@ -34,6 +34,6 @@ class Config(GeneratorSettings):
 
 def run(config: Config, console: Console) -> dict[str, float]:
     """Do what `config` asks. Returns the errors on validation examples."""
-    from experiments.ofer.train import train
+    from experiments.training.ofer.train import train
 
     return train(config, small("expression"), console)

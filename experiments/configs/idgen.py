@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.ofer.architectures import paper
-from experiments.ofer.settings import GeneratorSettings
+from experiments.training.ofer.architectures import paper
+from experiments.training.ofer.settings import GeneratorSettings
 
 SUMMARY = "OFER's IdGen, on photos through ArcFace, for GPUs"
 
@@ -30,6 +30,6 @@ class Config(GeneratorSettings):
 
 def run(config: Config, console: Console) -> dict[str, float]:
     """Do what `config` asks. Returns the errors on validation photos."""
-    from experiments.ofer.train import train
+    from experiments.training.ofer.train import train
 
     return train(config, paper("identity"), console)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.ofer.architectures import small
-from experiments.ofer.settings import GeneratorSettings
+from experiments.training.ofer.architectures import small
+from experiments.training.ofer.settings import GeneratorSettings
 
 SUMMARY = "the small IdGen of OFER, for CPUs; under half an hour on two cores"
 
@@ -35,6 +35,6 @@ class Config(GeneratorSettings):
 
 def run(config: Config, console: Console) -> dict[str, float]:
     """Do what `config` asks. Returns the errors on validation examples."""
-    from experiments.ofer.train import train
+    from experiments.training.ofer.train import train
 
     return train(config, small("identity"), console)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.ofer.architectures import paper_rank
-from experiments.ofer.settings import RankSettings
+from experiments.training.ofer.architectures import paper_rank
+from experiments.training.ofer.settings import RankSettings
 
 SUMMARY = "OFER's IdRank, on photos through ArcFace and FaRL, for GPUs"
 
@@ -31,6 +31,6 @@ class Config(RankSettings):
 
 def run(config: Config, console: Console) -> dict[str, float]:
     """Do what `config` asks. Returns the errors on validation photos."""
-    from experiments.ofer.train_rank import train_rank
+    from experiments.training.ofer.train_rank import train_rank
 
     return train_rank(config, paper_rank(), console)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.ofer.architectures import small_rank
-from experiments.ofer.settings import RankSettings
+from experiments.training.ofer.architectures import small_rank
+from experiments.training.ofer.settings import RankSettings
 
 SUMMARY = "the small IdRank of OFER, for CPUs; under half an hour on two cores"
 
@@ -36,6 +36,6 @@ class Config(RankSettings):
 
 def run(config: Config, console: Console) -> dict[str, float]:
     """Do what `config` asks. Returns the errors on validation examples."""
-    from experiments.ofer.train_rank import train_rank
+    from experiments.training.ofer.train_rank import train_rank
 
     return train_rank(config, small_rank(), console)

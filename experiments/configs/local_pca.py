@@ -24,9 +24,10 @@ from rich.console import Console
 
 import flamejax
 from experiments.calibrate_landmarks.command import print_rows, progress_bar
-from experiments.data.registered_scans import Unit
-from experiments.local_pca import evaluation, scans
-from experiments.local_pca.picture import jpeg, sheet
+from experiments.datasets import scans
+from experiments.datasets.registered_scans import Unit
+from experiments.training.local_models import evaluation
+from experiments.training.local_models.picture import jpeg, sheet
 from fitting.local_files import write_local_model
 from fitting.local_model import LocalModel, top_components, with_local
 from fitting.local_training import LocalConfig, residuals, train_local_model
@@ -138,7 +139,9 @@ def train(config: Config, head: HeadModel, console: Console) -> LocalModel:
     )
     left = residuals(head, unposed, betas, expression, training.subject[sound], chosen)
     people = len(left.shape)
-    source = "the open scans (experiments.data.open_faces), CC0" if config.scans is None else "scans of the user's own"
+    source = (
+        "the open scans (experiments.datasets.open_faces), CC0" if config.scans is None else "scans of the user's own"
+    )
     notes = {
         "source": source,
         "scans": f"{int(sound.sum())} of {people} subjects",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from experiments.mesh_vae.settings import TrainSettings
+from experiments.training.mesh_vae.settings import TrainSettings
 from models.mesh_vae import PAPER
 
 SUMMARY = "the Mesh-VAE of Diverse3DFace (Tables 5 and 6); wants a GPU or TPU"
@@ -25,6 +25,6 @@ class Config(TrainSettings):
 
 def run(config: Config, console: Console) -> dict[str, float]:
     """Do what `config` asks. Returns the errors on validation heads."""
-    from experiments.mesh_vae.train import train
+    from experiments.training.mesh_vae.train import train
 
     return train(config, PAPER, console)

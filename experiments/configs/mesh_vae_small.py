@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.mesh_vae.settings import TrainSettings
+from experiments.training.mesh_vae.settings import TrainSettings
 from models.mesh_vae import SMALL
 
 SUMMARY = "the small Mesh-VAE, for CPUs; half an hour on two cores"
@@ -33,6 +33,6 @@ class Config(TrainSettings):
 
 def run(config: Config, console: Console) -> dict[str, float]:
     """Do what `config` asks. Returns the errors on validation heads."""
-    from experiments.mesh_vae.train import train
+    from experiments.training.mesh_vae.train import train
 
     return train(config, SMALL, console)

@@ -24,9 +24,9 @@ from rich.progress import (
 )
 
 import flamejax
-from experiments.evaluate.observations import Landmarks, spread_out
-from experiments.evaluate.report import as_csv
+from experiments.datasets.observations import Landmarks, spread_out
 from experiments.runtime import use_compilation_cache
+from experiments.tables.report import as_csv
 from flamejax.io.files import write_text
 
 DEFAULT_LIMITS = {
@@ -66,7 +66,7 @@ class EvaluateConfig:
     `flamejax reconstruct` does. Nobody knows these heads: no CSE, and what is visible is what the global+local fit
     makes of the photo."""
     frames: Path | None = None
-    """expression: a benchmark of the open head that `experiments.data.occluded_frames` made, instead of the open scans'
+    """expression: a benchmark of the open head that `datasets.occluded_frames` made, instead of the open scans'
     photos."""
     split: Literal["test", "validation"] = "test"
     """Settings are chosen on `validation`."""
@@ -139,9 +139,9 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.e
 
 
 def _fitting(config: EvaluateConfig, console: Console) -> int:
-    from experiments.data.open_faces import data_source, load_photos
-    from experiments.evaluate import fitting_table, report
-    from experiments.evaluate.fits import Fitter
+    from experiments.datasets.open_faces import data_source, load_photos
+    from experiments.tables import fitting_table, report
+    from experiments.tables.fits import Fitter
     from fitting.detector import LiteRTDetector
 
     head = flamejax.load_head()
@@ -165,9 +165,9 @@ def _fitting(config: EvaluateConfig, console: Console) -> int:
 
 
 def _completion(config: EvaluateConfig, console: Console) -> int:
-    from experiments.data.open_faces import load_scans
-    from experiments.evaluate import completion, completion_figure, completion_report, report
-    from experiments.mesh_vae.heads import augmentation
+    from experiments.datasets.open_faces import load_scans
+    from experiments.tables import completion, completion_figure, completion_report, report
+    from experiments.training.mesh_vae.heads import augmentation
 
     head = flamejax.load_head()
     model = completion.load_vae(head, config.weights)

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from rich.console import Console
 
 import flamejax
-from experiments.evaluate import diversity_figure, diversity_report, diversity_table, report
+from experiments.datasets.observations import spread_out
 from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
-from experiments.evaluate.diverse_cases import Case, balanced, case_of, clean_case_of, folder_cases
-from experiments.evaluate.diverse_runs import Runner, Settings
-from experiments.evaluate.diversity_table import DiversityTable, Progress
-from experiments.evaluate.head_realism import Realism, learn
-from experiments.evaluate.moving_occlusion import PLACES, frontality, with_patch
-from experiments.evaluate.observations import spread_out
 from experiments.runtime import data_folder
+from experiments.tables import diversity_figure, diversity_report, diversity_table, report
+from experiments.tables.diverse_cases import Case, balanced, case_of, clean_case_of, folder_cases
+from experiments.tables.diverse_runs import Runner, Settings
+from experiments.tables.diversity_table import DiversityTable, Progress
+from experiments.tables.head_realism import Realism, learn
+from experiments.tables.moving_occlusion import PLACES, frontality, with_patch
 from fitting.detector import LiteRTDetector
 from flamejax.head import HeadModel
 from flamejax.io.files import write_text
-from sampling.diversify import DIVERSIFY_PRESETS
+from sampling._diversify import DIVERSIFY_PRESETS
 
 FRONTAL_OF = 3
 """For the moving patch so many times the photos are looked at, and the most frontal of them are taken: a patch on a
@@ -29,7 +29,7 @@ cheek that is turned away hides nothing."""
 
 def run(config: EvaluateConfig, console: Console) -> int:
     """Make one of the tables. Returns the exit status; raises as `experiments.evaluate.command.main` catches."""
-    from experiments.data.open_faces import load_scans
+    from experiments.datasets.open_faces import load_scans
     from models.pretrained import load_mesh_vae
 
     head = flamejax.load_head()
@@ -81,9 +81,9 @@ def cases_for(config: EvaluateConfig, head: HeadModel, progress: Progress) -> tu
 
 def scan_cases(config: EvaluateConfig, limit: int | None, occluded: bool = True) -> tuple[list[Case], list[str]]:
     """Photos of the open scans, occluded or clean, balanced by occluder; and a line for every one that is left out."""
-    from experiments.data.open_faces import load_photos
-    from experiments.data.open_faces.photos import kind_of
-    from experiments.data.open_faces.store import scan_list
+    from experiments.datasets.open_faces import load_photos
+    from experiments.datasets.open_faces.photos import kind_of
+    from experiments.datasets.open_faces.store import scan_list
 
     pairs = scan_list(_data(config), config.split)
     places = balanced([s for s, _ in pairs], [kind_of(*pair) for pair in pairs], limit)
@@ -99,7 +99,7 @@ def scan_cases(config: EvaluateConfig, limit: int | None, occluded: bool = True)
 
 
 def _moving(config: EvaluateConfig, limit: int | None) -> tuple[list[Case], list[str]]:
-    from experiments.data.open_faces import data_source, load_photos
+    from experiments.datasets.open_faces import data_source, load_photos
 
     count = len(data_source(config.split, _data(config)))
     places = spread_out(count, None if limit is None else FRONTAL_OF * limit)
@@ -124,7 +124,7 @@ def _table(
     config: EvaluateConfig, runner: Runner, cases: Sequence[Case], realism: Realism, progress: Progress
 ) -> tuple[DiversityTable, list[Case]]:
     """The table, and the cases that a picture shows."""
-    from experiments.data.open_faces import load_scans
+    from experiments.datasets.open_faces import load_scans
 
     if config.table == "hyperparameters":
         return diversity_table.hyperparameters(runner, cases, realism, progress), []

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from rich.console import Console
 
 import flamejax
-from experiments.evaluate import report
 from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
-from experiments.evaluate.diverse_cases import frame_cases
-from experiments.evaluate.diverse_runs import Runner, Settings
 from experiments.evaluate.diversity_command import cases_for, scan_cases
-from experiments.evaluate.expression_runs import ExpressionRunner
-from experiments.evaluate.expression_table import ExpressionTable, expression
-from experiments.evaluate.report import Sheet, count_text, interval_text
+from experiments.tables import report
+from experiments.tables.diverse_cases import frame_cases
+from experiments.tables.diverse_runs import Runner, Settings
+from experiments.tables.expression_runs import ExpressionRunner
+from experiments.tables.expression_table import ExpressionTable, expression
+from experiments.tables.report import Sheet, count_text, interval_text
 from flamejax.io.files import write_text
 from models.pretrained import load_mesh_vae
-from sampling.diversify import DIVERSIFY_PRESETS
-from sampling.ofer import load_networks
+from sampling._diversify import DIVERSIFY_PRESETS
+from sampling._ofer import load_networks
 
 PARTS = {
     "faithful": ("cse", "cse_aligned", "visible_se", "asd_v_min", "asd_v_max"),
@@ -32,7 +32,7 @@ DIGITS = {"ode": 4, "ode_v": 4, "ode_o": 4, "asd_o": 3}
 
 def run(config: EvaluateConfig, console: Console) -> int:
     """Make the table. Returns the exit status; raises as `experiments.evaluate.command.main` catches."""
-    from experiments.data.open_faces import load_scans
+    from experiments.datasets.open_faces import load_scans
 
     head = flamejax.load_head()
     settings = Settings(

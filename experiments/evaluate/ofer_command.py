@@ -7,10 +7,10 @@ import dataclasses
 from rich.console import Console
 
 import flamejax
-from experiments.evaluate import ofer_report, ofer_table, report
 from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
-from experiments.evaluate.ofer_cases import case_source, draw_cases
-from experiments.evaluate.ofer_runs import OferRunner
+from experiments.tables import ofer_report, ofer_table, report
+from experiments.tables.ofer_cases import case_source, draw_cases
+from experiments.tables.ofer_runs import OferRunner
 from flamejax.io.files import write_text
 from models.ofer_weights import load_generator, load_rank
 
@@ -19,7 +19,7 @@ MAKERS = {"identity": ofer_table.identity, "samples": ofer_table.samples, "ranki
 
 def run(config: EvaluateConfig, console: Console) -> int:
     """Make one of the tables. Returns the exit status; raises as `experiments.evaluate.command.main` catches."""
-    from experiments.data.open_faces import load_new_people
+    from experiments.datasets.open_faces import load_new_people
 
     head = flamejax.load_head()
     idgen = load_generator(head, "identity", config.idgen)

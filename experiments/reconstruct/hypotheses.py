@@ -15,13 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.reconstruct.results import FORMAT_VERSION, FittedFace, HeadIdentity, spread_of
 from experiments.reconstruct.viewing import scene_of
 from experiments.reconstruct.views import framing, on_backdrop, turn
-from experiments.viewer import viewer_page
+from experiments.view.viewer_page import viewer_page
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel
 from flamejax.io.files import write_text
 from flamejax.io.meshes import TexturedMesh, write_glb
-from flamejax.render import Fragments, interpolate, rasterize
+from flamejax.rendering import Fragments, interpolate, rasterize
 from sampling.hypotheses import Hypotheses
 
 HYPOTHESES, SHEET = "hypotheses", "sheet.jpg"

@@ -24,7 +24,7 @@ from experiments.reconstruct.sheet import write_thumbnail
 from experiments.reconstruct.store import Store
 from experiments.reconstruct.views import View, render_view, tile
 from experiments.runtime import CompileClock
-from experiments.viewer import MORPHED
+from experiments.view.viewer_page import MORPHED
 from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.detector import LiteRTDetector
 from fitting.fit_model import FitModel
@@ -32,11 +32,11 @@ from fitting.observation import uncovered
 from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel
 from flamejax.io.files import new_folder
-from sampling.diversify import diversify
+from sampling._diversify import diversify
+from sampling._ofer import ofer
+from sampling._ofer_dpp import ofer_dpp
 from sampling.hypotheses import Hypotheses
 from sampling.interpolate import midpoints
-from sampling.ofer import ofer
-from sampling.ofer_dpp import ofer_dpp
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2

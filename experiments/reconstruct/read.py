@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fitting.observe import DENSE, crop_image, observation_in
 
 import flamejax
 from experiments.reconstruct.config import digest_of
@@ -22,10 +23,9 @@ from fitting.fit_model import FitModel, prepare
 from fitting.inputs import InputError, load_landmarks
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from fitting.observation import Observation
-from fitting.observe import DENSE, crop_image, observation_in
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.head import HeadFileError, HeadModel, HeadParams
-from flamejax.head.npy_files import read_npz
+from flamejax.head.formats.npy_files import read_npz
 from flamejax.io.images import ImageError, load_image, load_mask
 from sampling.hypotheses import Hypotheses
 

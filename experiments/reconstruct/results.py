@@ -17,7 +17,7 @@ from experiments.reconstruct.views import View, mask_over, overlay
 from fitting.observation import VISIBLE_CONFIDENCE
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
-from sampling.complete import eyeball_vertices
+from sampling._complete import eyeball_vertices
 from sampling.hypotheses import Hypotheses
 
 FORMAT_VERSION = 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.reconstruct.results import FittedFace, spread_of
-from experiments.viewer import Scene
+from experiments.view.viewer_page import Scene
 from flamejax.head import HeadModel
-from sampling.complete import eyeball_vertices
+from sampling._complete import eyeball_vertices
 
 
 def scene_of(fitted: FittedFace, head: HeadModel) -> Scene:

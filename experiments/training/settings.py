@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from experiments.data.registered_scans import Unit
+from experiments.datasets.registered_scans import Unit
 
 UNSEEN = ("workdir", "output", "smoke", "restart", "checkpoint_every", "judge_every", "log_every", "keep", "devices")
 """Options that leave a run's numbers alone: a run may go on with others."""

@@ -28,8 +28,8 @@ from flamejax.head import HeadFileError, HeadModel
 from flamejax.io.meshes import TexturedMesh
 from models.mesh_vae import MeshVAE
 from models.pretrained import load_mesh_vae, mesh_vae_path
-from sampling.complete import to_head_frame, to_world
-from sampling.diversify import DIVERSIFY_PRESETS, diversify
+from sampling._complete import to_head_frame, to_world
+from sampling._diversify import DIVERSIFY_PRESETS, diversify
 from sampling.hypotheses import Hypotheses
 
 Colour = Literal["clay", "texture", "spread", "seen and hidden"]
@@ -120,9 +120,7 @@ class Explorer:
         if not self.names:
             what = "no results of flamejax reconstruct in it" if folder.is_dir() else "no such folder"
             hint = " Give the folder above it." if (folder / "metrics.json").is_file() else ""
-            raise UsageError(
-                f"{folder}: {what}.{hint} `flamejax reconstruct PHOTOS... --output {folder}` makes some."
-            )
+            raise UsageError(f"{folder}: {what}.{hint} `flamejax reconstruct PHOTOS... --output {folder}` makes some.")
         self._faces: dict[str, ViewedFace] = {}
         self._models: dict[str, FitModel] = {}
 

@@ -1,15 +1,15 @@
 """Head models: FLAME's function, its landmarks and regions, and the embedded open head."""
 
+from flamejax.head._dense_landmarks import calibrated, dense_landmarks, load_dense_landmarks
+from flamejax.head._landmarks import contour_bin, landmark_head, landmark_triangles, landmarks, landmarks_from_vertices
+from flamejax.head._unpose import rest_joints, unpose
 from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
-from flamejax.head.dense_landmarks import calibrated, dense_landmarks, load_dense_landmarks
-from flamejax.head.files import HeadFileError, head_digest, open_head_path
-from flamejax.head.flame_files import FlameFiles
+from flamejax.head.formats.files import HeadFileError, head_digest, open_head_path
+from flamejax.head.formats.flame_files import FlameFiles
+from flamejax.head.formats.load import load_head
 from flamejax.head.joint_positions import joints
-from flamejax.head.landmarks import contour_bin, landmark_head, landmark_triangles, landmarks, landmarks_from_vertices
-from flamejax.head.load import load_head
 from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
 from flamejax.head.rotation import rotation_matrix
-from flamejax.head.unpose import rest_joints, unpose
 
 __all__ = [
     "JOINT_NAMES",

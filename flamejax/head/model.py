@@ -100,7 +100,7 @@ class HeadModel:
     parents: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     """(K,) parent joint of each joint; -1 for the root. A parent comes before its children."""
     dense: DenseLandmarks | None = None
-    """A detector's 468 points on this head, where they were measured; see `flamejax.head.dense_landmarks`."""
+    """A detector's 468 points on this head, where they were measured; see `flamejax.head._dense_landmarks`."""
     expression_range: Array | None = None
     """(2, E) lowest and highest coefficients at which each component makes faces of people, where the model's file says
     so: lips part in one direction only. For sampling; the model itself is linear without bounds."""

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import fitting
-from experiments.evaluate import diverse_runs
-from experiments.evaluate.diverse_cases import Case
-from experiments.evaluate.diverse_runs import Runner, Settings
-from sampling.complete import eyeball_vertices
+from experiments.tables import diverse_runs
+from experiments.tables.diverse_cases import Case
+from experiments.tables.diverse_runs import Runner, Settings
+from sampling._complete import eyeball_vertices
 from sampling.hypotheses import Hypotheses
 from tests.experiments.fakes import FakeTools
 from tests.experiments.test_completion import HEAD, tiny_vae

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.data.open_head import anthropometry
+from experiments.datasets.open_people import anthropometry
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from experiments.benchmark import command, diversity, head, head_peers, jaxrende
 from experiments.benchmark.memory import render_gradient
 from experiments.benchmark.spheres import FLAME_SPHERES, spheres
 from experiments.benchmark.timing import Call, PeerMissing, Row, Setting, interleaved
-from experiments.data.synthetic_flame import TRUE_SIZE, write_flame_folder
+from experiments.datasets.synthetic_flame import TRUE_SIZE, write_flame_folder
+from models.hierarchy import mesh_hierarchy
 from models.mesh_conv import MeshConv
-from models.mesh_hierarchy import mesh_hierarchy
 from models.mesh_vae import MeshVAEConfig
 from sampling import dpp
 from tests.heads import random_head

@@ -13,15 +13,15 @@ import pytest
 
 import flamejax
 from experiments import evaluate
-from experiments.data import open_faces
-from experiments.data.open_faces import EXPRESSIONS, Scans
-from experiments.data.vertex_masks import KINDS, mask_maker
-from experiments.evaluate import completion, completion_report, fits, masked_heads, report, scan_pca, scan_spectrum
-from experiments.evaluate.completion import CompletionConfig
-from experiments.evaluate.global_completion import GlobalConfig, complete_global
-from experiments.evaluate.masked_heads import Errors, laplacian, make_cases, measure
+from experiments.datasets import open_faces
+from experiments.datasets.open_faces import EXPRESSIONS, Scans
+from experiments.datasets.vertex_masks import KINDS, mask_maker
+from experiments.tables import completion, completion_report, fits, masked_heads, report, scan_pca, scan_spectrum
+from experiments.tables.completion import CompletionConfig
+from experiments.tables.global_completion import GlobalConfig, complete_global
+from experiments.tables.masked_heads import Errors, laplacian, make_cases, measure
 from fitting.scan_fit import fit_scans
-from flamejax.head.unpose import rest_joints
+from flamejax.head._unpose import rest_joints
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
 from tests.heads import random_head, random_params
 
@@ -232,7 +232,7 @@ def test_without_weights_the_table_says_so_and_goes_on(tmp_path, monkeypatch, ca
 def test_kept_fits_of_photos_do_not_depend_on_models():
     """The version of the code that names them leaves `models` out: so nothing that fits a photo may use it."""
     assert "models" not in fits.ROOMS
-    code = "import sys, experiments.evaluate.fits, experiments.evaluate.fitting_table; print(*sys.modules)"
+    code = "import sys, experiments.tables.fits, experiments.tables.fitting_table; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {name.split(".")[0] for name in done.stdout.split()} & {"models", "sampling"}
     assert fits.code_version() != fits.code_version((*fits.ROOMS, "models"))

@@ -12,11 +12,12 @@ from PIL import Image
 
 import fitting
 import flamejax
-from experiments import evaluate, metrics
-from experiments.data import open_faces
-from experiments.evaluate import (
+from experiments import evaluate
+from experiments.datasets import open_faces
+from experiments.evaluate import diversity_command
+from experiments.kept_trees import read_fit
+from experiments.tables import (
     diverse_runs,
-    diversity_command,
     diversity_figure,
     diversity_report,
     diversity_table,
@@ -24,9 +25,9 @@ from experiments.evaluate import (
     moving_occlusion,
     report,
 )
-from experiments.evaluate.diverse_cases import Parts, parts_of
-from experiments.evaluate.diverse_runs import METHODS, OURS, Found, case_key
-from experiments.evaluate.kept_trees import read_fit
+from experiments.tables.diverse_cases import Parts, parts_of
+from experiments.tables.diverse_runs import METHODS, OURS, Found, case_key
+from flamejax.metrics import heads as metrics
 from tests.experiments.diverse_fakes import COUNT, VAE, FakeConfig, Fakes, case, run_fit, runner
 from tests.experiments.fakes import FakeTools
 from tests.experiments.test_completion import HEAD, scans

@@ -9,18 +9,15 @@ import pytest
 from PIL import Image
 
 import flamejax
-from experiments import evaluate, metrics
-from experiments.data import open_faces
-from experiments.data.open_faces import Scans
-from experiments.data.open_faces.photos import kind_of
-from experiments.evaluate import (
-    diversity_command,
-    folder_photos,
-    head_realism,
-    moving_occlusion,
-)
-from experiments.evaluate.diverse_cases import balanced, folder_cases, parts_of
-from experiments.evaluate.kept_trees import flat, read_fit, read_observation, write_tree
+from experiments import evaluate
+from experiments.datasets import open_faces
+from experiments.datasets.open_faces import Scans
+from experiments.datasets.open_faces.photos import kind_of
+from experiments.evaluate import diversity_command
+from experiments.kept_trees import flat, read_fit, read_observation, write_tree
+from experiments.tables import folder_photos, head_realism, moving_occlusion
+from experiments.tables.diverse_cases import balanced, folder_cases, parts_of
+from flamejax.metrics import heads as metrics
 from tests.experiments.diverse_fakes import COUNT, EYES, SIDE, case
 from tests.experiments.fakes import FakeTools, write_photo
 from tests.experiments.test_completion import HEAD

@@ -10,14 +10,15 @@ import pytest
 
 import fitting
 import flamejax
-from experiments import evaluate, metrics
-from experiments.data import open_faces
-from experiments.data.open_faces import Photo
-from experiments.evaluate import fits, fitting_table, report
-from experiments.evaluate.fits import Fitter, Job, Result
-from experiments.evaluate.observations import Look, observe, spread_out
-from experiments.evaluate.statistics import bootstrap, mean_of, ratio_of
+from experiments import evaluate
+from experiments.datasets import open_faces
+from experiments.datasets.observations import Look, observe, spread_out
+from experiments.datasets.open_faces import Photo
+from experiments.tables import fits, fitting_table, report
+from experiments.tables.fits import Fitter, Job, Result
+from experiments.tables.statistics import bootstrap, mean_of, ratio_of
 from flamejax.camera import PerspectiveCamera
+from flamejax.metrics import heads as metrics
 from tests.heads import random_head, random_params
 
 HEAD = random_head(subdivisions=1)

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data.open_faces import Scans
-from experiments.evaluate import expression_runs
-from experiments.evaluate.diverse_cases import Parts
-from experiments.evaluate.diverse_runs import Found
+from experiments.datasets.open_faces import Scans
 from experiments.evaluate.expression_command import sheets
-from experiments.evaluate.expression_runs import METHODS, ExpressionRunner
-from experiments.evaluate.expression_table import (
+from experiments.tables import expression_runs
+from experiments.tables.diverse_cases import Parts
+from experiments.tables.diverse_runs import Found
+from experiments.tables.expression_runs import METHODS, ExpressionRunner
+from experiments.tables.expression_table import (
     SHARES,
     ExpressionTable,
     behind,
@@ -21,10 +21,10 @@ from experiments.evaluate.expression_table import (
     measures,
     summary,
 )
-from experiments.sample_metrics import learn_distribution
+from flamejax.metrics.samples import learn_distribution
 from models.rank import frontal_vertices
+from sampling._ofer import OferNetworks
 from sampling.hypotheses import Hypotheses
-from sampling.ofer import OferNetworks
 from tests.experiments.diverse_fakes import COUNT, Fakes, case, run_fit, runner
 from tests.experiments.test_completion import HEAD
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.data import open_faces
-from experiments.data.occluded_frames import __main__ as command
-from experiments.data.occluded_frames import pictures, read_frames, sequences, store
-from experiments.data.open_faces import scenes
+from experiments.datasets import open_faces
+from experiments.datasets.occluded_frames import __main__ as command
+from experiments.datasets.occluded_frames import pictures, read_frames, sequences, store
+from experiments.datasets.open_faces import scenes
 from experiments.evaluate.command import EvaluateConfig
-from experiments.evaluate.diverse_cases import frame_cases
+from experiments.tables.diverse_cases import frame_cases
 from flamejax.io.files import TEMPORARY_PREFIX
 from models.rank import frontal_vertices
 from tests.experiments.test_open_faces import built, data, head  # noqa: F401

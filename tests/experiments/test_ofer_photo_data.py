@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 
 import flamejax
-from experiments.ofer import kept_rows, open_photos, photo_features
-from experiments.ofer.coefficients import ScanCoefficients
-from experiments.ofer.flame_coefficients import CoefficientReader
-from experiments.ofer.photo_folders import folder_photos, held_out_identities
+from experiments import kept_rows
+from experiments.training.ofer import open_photos, photo_features
+from experiments.training.ofer.coefficients import ScanCoefficients
+from experiments.training.ofer.flame_coefficients import CoefficientReader
+from experiments.training.ofer.photo_folders import folder_photos, held_out_identities
 from flamejax.head import HeadFileError
 from tests import flame_format
 from tests.experiments.test_train_local_pca import SIZE, VERTICES

@@ -11,15 +11,16 @@ import pytest
 
 import flamejax
 from experiments import evaluate
-from experiments.data import open_faces
-from experiments.evaluate import ofer_cases, ofer_command, ofer_report, ofer_runs, ofer_table
-from experiments.evaluate.landmark_posterior import LandmarkPrior, learn_prior
-from experiments.evaluate.ofer_cases import OferCase, draw_cases
-from experiments.evaluate.ofer_runs import Judged, OferRunner
-from experiments.evaluate.statistics import difference_of
-from experiments.ofer.examples import Source, draw_params, make_source, photographed_points
-from experiments.sample_metrics import identity_errors
+from experiments.datasets import open_faces
+from experiments.evaluate import ofer_command
+from experiments.tables import ofer_cases, ofer_report, ofer_runs, ofer_table
+from experiments.tables.landmark_posterior import LandmarkPrior, learn_prior
+from experiments.tables.ofer_cases import OferCase, draw_cases
+from experiments.tables.ofer_runs import Judged, OferRunner
+from experiments.tables.statistics import difference_of
+from experiments.training.ofer.examples import Source, draw_params, make_source, photographed_points
 from flamejax.head import landmarks, shape_identity
+from flamejax.metrics.samples import identity_errors
 from models.encoders.landmark import LandmarkEncoderConfig
 from models.generator import GeneratorConfig
 from models.ofer_weights import build_generator, build_rank, load_generator, write_generator, write_rank
@@ -329,8 +330,8 @@ def test_no_figure(capsys):
 
 
 def test_new_people_are_in_no_split():
-    from experiments.data.open_faces.subjects import NEW_SEEDS, SEED
-    from experiments.data.open_head.identity import Config
+    from experiments.datasets.open_faces.subjects import NEW_SEEDS, SEED
+    from experiments.datasets.open_people.identity import Config
 
     assert len({*NEW_SEEDS.values(), SEED, Config().seed}) == 4
     assert ofer_cases.COVERED[-1][1] == 1.0

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from experiments import runtime
-from experiments.data import open_faces
-from experiments.data.open_faces import EXPRESSIONS, details, store, subjects, worker
-from experiments.data.open_head.sources import WHEEL_NAME
+from experiments.datasets import open_faces
+from experiments.datasets.open_faces import EXPRESSIONS, details, store, subjects, worker
+from experiments.datasets.open_people.sources import WHEEL_NAME
 from flamejax.head import HeadParams, ShapedHead, load_head, pose_shaped
 from flamejax.io.files import TEMPORARY_PREFIX
 
@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(data, tmp_path, monkeypat
     command = [
         sys.executable,
         "-m",
-        "experiments.data.open_faces",
+        "experiments.datasets.open_faces",
         "--config",
         "slice",
         "--meshes-only",
@@ -182,7 +182,7 @@ def test_grain_reads_the_slice_without_tensorflow(data):
 def test_the_command_writes_a_contact_sheet(data, tmp_path, capsys):
     from PIL import Image
 
-    from experiments.data.open_faces.__main__ import main
+    from experiments.datasets.open_faces.__main__ import main
 
     sheets = ["--preview", str(tmp_path / "sheet.png"), "--preview-scans", str(tmp_path / "scans.png")]
     assert main(["--config", "slice", *sheets]) == 0
@@ -194,7 +194,7 @@ def test_the_command_writes_a_contact_sheet(data, tmp_path, capsys):
 
 
 def test_photos_without_the_extra_say_what_to_install(data, monkeypatch):
-    monkeypatch.setitem(sys.modules, "experiments.data.open_faces.builder", None)
+    monkeypatch.setitem(sys.modules, "experiments.datasets.open_faces.builder", None)
     monkeypatch.delattr(open_faces, "builder", raising=False)
     with pytest.raises(ImportError, match=r"flamejax\[data\]"):
         open_faces.load_photos("test", "slice")

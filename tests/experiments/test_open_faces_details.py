@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.data.open_faces import details, expressions
+from experiments.datasets.open_faces import details, expressions
 from flamejax.head import load_head
 
 LEARNERS, OTHERS = range(100), range(100, 130)
@@ -85,7 +85,7 @@ def test_the_head_lacks_it_and_a_regional_model_learns_it(head, skin, fields, ac
 
 
 def test_expressions_are_one_sided_and_lean_to_one_side():
-    from experiments.data.open_head.activations import WHOLE
+    from experiments.datasets.open_people.activations import WHOLE
 
     assert len(expressions.EXPRESSIONS) == 12 and expressions.EXPRESSIONS == tuple(sorted(expressions.EXPRESSIONS))
     units = {p for _, parts in expressions.KINDS.values() for p in parts} | {

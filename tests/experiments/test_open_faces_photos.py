@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from experiments.data.open_faces import hands, objects, scenes, solids
-from experiments.data.open_faces.photos import kind_of
+from experiments.datasets.open_faces import hands, objects, scenes, solids
+from experiments.datasets.open_faces.photos import kind_of
 from flamejax.head import HeadParams, landmarks_from_vertices
 from tests.experiments.test_open_faces import built, data, head, photos  # noqa: F401
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import flamejax
-from experiments.data.renders import SceneSpread, sample_scenes, within_range
+from experiments.datasets.renders import SceneSpread, sample_scenes, within_range
 
 
 def test_random_expressions_stay_in_the_heads_range():

@@ -8,8 +8,8 @@ import trimesh
 
 import flamejax
 from experiments import train
-from experiments.data import registered_scans
-from experiments.data.registered_scans import find_scans, read_scans, read_vertices, split_of
+from experiments.datasets import registered_scans
+from experiments.datasets.registered_scans import find_scans, read_scans, read_vertices, split_of
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError

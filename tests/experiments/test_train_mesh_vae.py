@@ -19,9 +19,10 @@ from flax import nnx
 from rich.console import Console
 
 import flamejax
-from experiments.data.vertex_masks import mask_maker
-from experiments.mesh_vae import train as training
-from experiments.mesh_vae.heads import (
+from experiments.datasets.vertex_masks import mask_maker
+from experiments.training.devices import device_mesh
+from experiments.training.mesh_vae import train as training
+from experiments.training.mesh_vae.heads import (
     Generator,
     augmentation,
     draw_head,
@@ -32,8 +33,8 @@ from experiments.mesh_vae.heads import (
     statistics,
     training_parts,
 )
-from experiments.mesh_vae.settings import TrainSettings
-from experiments.mesh_vae.step import (
+from experiments.training.mesh_vae.settings import TrainSettings
+from experiments.training.mesh_vae.step import (
     Fixed,
     TrainState,
     draw_mask,
@@ -43,7 +44,6 @@ from experiments.mesh_vae.step import (
     maybe_mirrored,
     optimizer_of,
 )
-from experiments.training.devices import device_mesh
 from experiments.training.record import Record
 from flamejax.head import HeadFileError
 from models.mesh_vae import MeshVAEConfig, hierarchy_for
@@ -61,7 +61,7 @@ SCRIPT = """
     from pathlib import Path
     from rich.console import Console
     from experiments import runtime
-    from experiments.mesh_vae import train as training
+    from experiments.training.mesh_vae import train as training
     from experiments.training.record import Record
     from tests.experiments.test_train_mesh_vae import TINY, settings_of
 

@@ -13,13 +13,20 @@ from flax import nnx
 from rich.console import Console
 
 import flamejax
-from experiments.ofer import train as training
-from experiments.ofer import train_rank as ranking
-from experiments.ofer.coefficients import ScanCoefficients, rest_coefficients
-from experiments.ofer.examples import draw_examples, draw_params, draw_visible, make_source, photographed, project
-from experiments.ofer.settings import GeneratorSettings, RankSettings
-from experiments.ofer.step import optimizer_of, share_of, start_state, updated
 from experiments.training import loop
+from experiments.training.ofer import train as training
+from experiments.training.ofer import train_rank as ranking
+from experiments.training.ofer.coefficients import ScanCoefficients, rest_coefficients
+from experiments.training.ofer.examples import (
+    draw_examples,
+    draw_params,
+    draw_visible,
+    make_source,
+    photographed,
+    project,
+)
+from experiments.training.ofer.settings import GeneratorSettings, RankSettings
+from experiments.training.ofer.step import optimizer_of, share_of, start_state, updated
 from experiments.training.record import Record
 from flamejax.head import HeadFileError, HeadParams, landmark_head, landmarks, landmarks_from_vertices, vertices
 from models.encoders.landmark import LandmarkEncoderConfig, reference_landmarks

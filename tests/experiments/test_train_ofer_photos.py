@@ -18,11 +18,11 @@ from rich.console import Console
 
 import flamejax
 from experiments import train as command
-from experiments.ofer import photo_features, photo_folders, train, train_rank
-from experiments.ofer.photo_examples import photo_examples, photo_sources
-from experiments.ofer.photo_folders import folder_photos
-from experiments.ofer.settings import GeneratorSettings, RankSettings
-from experiments.ofer.step import start_state
+from experiments.training.ofer import photo_features, photo_folders, train, train_rank
+from experiments.training.ofer.photo_examples import photo_examples, photo_sources
+from experiments.training.ofer.photo_folders import folder_photos
+from experiments.training.ofer.settings import GeneratorSettings, RankSettings
+from experiments.training.ofer.step import start_state
 from experiments.training.settings import smoke_settings
 from flamejax.head import HeadFileError
 from models.encoders import ArcFace, FaRL, IResNetConfig, ViTConfig
@@ -46,7 +46,7 @@ SCRIPT = """
     from pathlib import Path
     from rich.console import Console
     from experiments import runtime
-    from experiments.ofer import photo_features, train
+    from experiments.training.ofer import photo_features, train
     from tests.experiments.test_train_ofer_photos import architecture_of, settings_of
 
     runtime.use_compilation_cache()
@@ -232,7 +232,7 @@ def test_trouble_with_a_disk_ends_a_run_and_is_not_kept(data, tmp_path, monkeypa
 
 
 def test_smoke_looks_at_few_photos(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.ofer.photo_examples.SMOKE_PHOTOS", 3)
+    monkeypatch.setattr("experiments.training.ofer.photo_examples.SMOKE_PHOTOS", 3)
     settings = settings_of(data, tmp_path / "run", smoke=True)
     head = flamejax.load_head(settings.head)
     sources = photo_sources(settings, head, "identity", Console(quiet=True))

@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from experiments.data.vertex_masks import EYEBALLS, KINDS, hidden_vertices, mask_maker, turned_away
+from experiments.datasets.vertex_masks import EYEBALLS, KINDS, hidden_vertices, mask_maker, turned_away
 from tests.heads import random_head
 
 HEAD = random_head(subdivisions=3)

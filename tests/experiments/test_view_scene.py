@@ -24,7 +24,7 @@ from experiments.view.scene import (
     legend,
     photo_plane,
 )  # fmt: skip
-from sampling.complete import complete
+from sampling._complete import complete
 from sampling.hypotheses import Hypotheses
 from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 from tests.experiments.results import KnownTools, one, vertices, write_networks

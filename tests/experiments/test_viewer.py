@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from experiments.viewer import MORPHED, viewer_page
-from experiments.viewer.page import FOLDER, SCRIPTS
-from experiments.viewer.scene import quantise
+from experiments.view.viewer_page import MORPHED, viewer_page
+from experiments.view.viewer_page.page import FOLDER, SCRIPTS
+from experiments.view.viewer_page.scene import quantise
 from tests.experiments.fakes import FakeTools, reconstruct, write_photo
 from tests.viewer.scenes import heads_in, make_scene, unpacked
 
@@ -45,7 +45,7 @@ def test_titles_and_numbers_cannot_break_the_page():
     assert "<script>alert" not in page and "<!--" not in page
     header, _ = unpacked(page)
     assert header["title"] == scene.title
-    assert "<h1 id=\"title\">&lt;/script&gt;" in page
+    assert '<h1 id="title">&lt;/script&gt;' in page
 
 
 def test_heads_come_back_to_a_hundredth_of_a_millimetre():

@@ -20,8 +20,8 @@ from fitting.landmark_fit import CLOSURE_PAIRS, Geometry, closure_error, closure
 from fitting.local_model import LocalModel, LocalRegion
 from fitting.photometric_fit import Evidence
 from flamejax.head import HeadFileError
-from flamejax.head.dense_landmarks import geometry_hash
-from flamejax.render import ambient_light
+from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.rendering import ambient_light
 from tests.fitting.test_fit import HEAD, SIDE, SMALL, photos, random_targets
 from tests.heads import random_head
 

@@ -17,7 +17,7 @@ from jax.test_util import check_grads
 
 import fitting
 import flamejax
-from experiments.data.renders import exact_observation
+from experiments.datasets.renders import exact_observation
 from fitting.appearance import estimate_light, skin_triangles
 from fitting.config import NOT_FINITE, OK, POOR_LANDMARKS, TOO_FEW_LANDMARKS
 from fitting.global_fit import fit_batch, fit_program, vertex_visibility
@@ -26,7 +26,7 @@ from fitting.photometric_fit import TERMS, Evidence, Unknowns, energies, photome
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize
 from flamejax.head import dense_landmarks
-from flamejax.render import ambient_light, shade
+from flamejax.rendering import ambient_light, shade
 from tests.heads import random_head, random_params
 
 SMALL = fitting.FitConfig(render_size=32, photometric_steps=8, landmark_steps=8, rigid_steps=10)

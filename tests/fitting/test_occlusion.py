@@ -13,7 +13,7 @@ from jax import export
 
 import fitting
 import flamejax
-from experiments.data.renders import SceneSpread, exact_observation, render_scenes, sample_scenes
+from experiments.datasets.renders import SceneSpread, exact_observation, render_scenes, sample_scenes
 from fitting.face_pixels import FacePixels, face_triangles, fit_appearance, look_at
 from fitting.label_smoothing import (
     box_sum,
@@ -39,7 +39,7 @@ from fitting.pixel_likelihood import (
     tones,
     uniform_density,
 )
-from flamejax.render import ambient_light, shade
+from flamejax.rendering import ambient_light, shade
 from tests.heads import random_head
 
 HEAD = random_head()

@@ -7,8 +7,8 @@ import pytest
 
 import fitting
 import flamejax
-from experiments.compare_fits.known_heads import frontal_error
-from experiments.data.renders import exact_observation, render_scenes, sample_scenes
+from experiments.datasets.renders import exact_observation, render_scenes, sample_scenes
+from tools.compare_fits.known_heads import frontal_error
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import trimesh
 from jax.test_util import check_grads
 
 import flamejax
-from flamejax.render import antialias, composite, interpolate, opposite_vertices, rasterize
+from flamejax.rendering import antialias, composite, interpolate, opposite_vertices, rasterize
 
 SIZE, FINER = 48, 16
 
@@ -144,7 +144,7 @@ def test_batches_equal_singles_under_jit_and_vmap(batch):
 
 
 def test_more_silhouettes_than_the_list_holds_are_blended_too(monkeypatch):
-    module = importlib.import_module("flamejax.render.antialias")
+    module = importlib.import_module("flamejax.rendering._antialias")
     (verts, faces), pose = sphere(2), jnp.asarray([0.3, 0.2, 16.0, 0.1])
     whole = picture(verts, faces, pose, "antialiased")
     monkeypatch.setattr(module, "LISTED_PER_SIDE", 0.05)

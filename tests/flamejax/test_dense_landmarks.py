@@ -19,7 +19,7 @@ from flamejax.head import (
     load_dense_landmarks,
     vertices,
 )
-from flamejax.head.dense_landmarks import FORMAT_VERSION, geometry_hash
+from flamejax.head._dense_landmarks import FORMAT_VERSION, geometry_hash
 from tests.heads import random_head, random_params
 
 BATCHES = [(), (1,), (3,)]

@@ -9,8 +9,8 @@ import trimesh
 
 import flamejax
 from flamejax.head import FlameFiles, HeadFileError, HeadParams
-from flamejax.head.load import REGION_NAMES, read_head
-from flamejax.head.save import write_head
+from flamejax.head.formats.load import REGION_NAMES, read_head
+from flamejax.head.formats.save import write_head
 from tests import flame_format
 from tests.flame_format import SMALL
 from tests.heads import random_params
@@ -306,7 +306,7 @@ def test_decas_camera_puts_points_where_deca_does():
 
 
 def test_a_cylinders_texture_coordinates_have_no_torn_triangles():
-    from flamejax.head.flame_companions import cylinder_uv
+    from flamejax.head.formats.flame_companions import cylinder_uv
 
     sphere = trimesh.creation.icosphere(3)
     found = cylinder_uv(np.asarray(sphere.vertices), np.asarray(sphere.faces))

@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 import flamejax
 import flamejax.head.blend_skin as blend_skin
 from flamejax.head import HeadParams, contour_bin, head_at, pose_shaped, rotation_matrix, shape_identity
-from flamejax.head.load import stacked_basis
+from flamejax.head.formats.load import stacked_basis
 from tests.heads import random_head, random_params
 
 BATCHES = [(), (1,), (3,)]

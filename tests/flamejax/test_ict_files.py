@@ -9,8 +9,8 @@ import pytest
 
 import flamejax
 from flamejax.head import HeadFileError, HeadParams, joints
-from flamejax.head.ict_files import EYEBALLS, HEAD, MIRROR
-from flamejax.head.load import REGION_NAMES
+from flamejax.head.formats.ict_files import EYEBALLS, HEAD, MIRROR
+from flamejax.head.formats.load import REGION_NAMES
 from tests import ict_format
 
 KEPT = np.concatenate([np.asarray(part) for part in (HEAD, *EYEBALLS)])
@@ -105,7 +105,7 @@ def test_joints_are_where_they_belong_and_follow_identity(head):
 
 
 def test_the_folder_above_serves_as_well(written):
-    from flamejax.head.ict_files import find_ict_folder
+    from flamejax.head.formats.ict_files import find_ict_folder
 
     assert find_ict_folder(written[0].parent) == written[0]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flamejax.head import HeadFileError
-from flamejax.head.npy_files import npy_from_bytes, open_npz_member, read_npy, read_npz, read_npz_members
+from flamejax.head.formats.npy_files import npy_from_bytes, open_npz_member, read_npy, read_npz, read_npz_members
 
 ARRAYS = [
     np.arange(12.0).reshape(3, 4),

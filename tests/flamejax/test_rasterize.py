@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 import flamejax
 from flamejax import rasterize
-from flamejax.render import interpolate
+from flamejax.rendering import interpolate
 
 
 def brute_force(screen, faces, size, perspective):

@@ -10,7 +10,7 @@ from PIL import Image
 
 import flamejax
 from flamejax.geometry import normalize
-from flamejax.render import ambient_light, sample_texture, sh_basis, shade
+from flamejax.rendering import ambient_light, sample_texture, sh_basis, shade
 from tests.heads import random_head, random_params
 
 GOLDEN = "tests/golden/open_head.png"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from flamejax.render import mip_level, mip_levels, rasterize, sample_texture, shade_directional
+from flamejax.rendering import mip_level, mip_levels, rasterize, sample_texture, shade_directional
 
 TEXTURE = jnp.asarray(np.random.default_rng(0).uniform(size=(6, 5, 3)), jnp.float32)
 

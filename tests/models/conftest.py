@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.benchmark.spheres import spheres
-from models.mesh_hierarchy import MeshHierarchy, mesh_hierarchy
+from models.hierarchy import MeshHierarchy, mesh_hierarchy
 
 SMALL_SPHERES = ((90, 1.0, (0.0, 0.0, 0.0)), (30, 0.2, (0.3, 0.1, 0.8)))
 

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from models.gather import gather
-from models.mesh_hierarchy import neighbour_lists
+from models.hierarchy import neighbour_lists
 
 LISTS = neighbour_lists([np.array([0, 3, 4]), np.array([3]), np.array([1, 3])], 6)  # nobody draws from 2 and 5
 

@@ -9,8 +9,8 @@ from flax import nnx
 
 import flamejax
 from experiments.benchmark.spheres import spheres
+from models.hierarchy import laplacian, mesh_hierarchy, neighbour_lists
 from models.mesh_conv import MeshResidual
-from models.mesh_hierarchy import laplacian, mesh_hierarchy, neighbour_lists
 from tests.models.conftest import SMALL_SPHERES
 
 STRIDES = (2, 1, 2, 1, 2, 1, 2)

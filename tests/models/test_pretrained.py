@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import flamejax
-from experiments.data.vertex_masks import hidden_vertices, mask_maker
-from experiments.mesh_vae.heads import Generator, draw_head
+from experiments.datasets.vertex_masks import hidden_vertices, mask_maker
+from experiments.training.mesh_vae.heads import Generator, draw_head
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError

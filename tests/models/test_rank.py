@@ -17,9 +17,7 @@ from models.rank import FrontalFace, IdRank, IdRankConfig, frontal_face, frontal
 from tests.heads import random_head
 
 HEAD = random_head()
-CONFIG = IdRankConfig(
-    (16, 8), context=12, landmark=LandmarkEncoderConfig(width=12, hidden=16, blocks=1), quadratic=5
-)
+CONFIG = IdRankConfig((16, 8), context=12, landmark=LandmarkEncoderConfig(width=12, hidden=16, blocks=1), quadratic=5)
 
 
 @pytest.fixture(scope="module")

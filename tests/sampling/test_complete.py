@@ -17,7 +17,7 @@ from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadParams
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
 from models.pretrained import load_mesh_vae
-from sampling.complete import AT_ONCE, complete, score, to_head_frame, to_world, visible_vertices
+from sampling._complete import AT_ONCE, complete, score, to_head_frame, to_world, visible_vertices
 from sampling.hypotheses import Hypotheses, sorted_best_first
 from tests.heads import random_head
 

@@ -16,12 +16,12 @@ from jax import export
 from jax.test_util import check_grads
 
 import flamejax
-from experiments.data.renders import exact_observation
+from experiments.datasets.renders import exact_observation
 from flamejax.camera import OrthographicCamera
 from models.mesh_vae import Posterior
-from sampling.complete import complete, to_head_frame, visible_vertices
+from sampling._complete import complete, to_head_frame, visible_vertices
+from sampling._diversify import DIVERSIFY_PRESETS, DiversifyConfig, _program, diversify, diversify_batch
 from sampling.descent import Problem, set_loss
-from sampling.diversify import DIVERSIFY_PRESETS, DiversifyConfig, _program, diversify, diversify_batch
 from sampling.dpp import shell_radius
 from sampling.hidden_directions import hidden_directions
 from sampling.photo_match import photo_term, photometric, photometric_pull, seen_triangles

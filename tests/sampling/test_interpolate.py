@@ -9,7 +9,7 @@ import pytest
 
 import flamejax
 from models.pretrained import load_mesh_vae
-from sampling.complete import AT_ONCE, complete, to_head_frame, to_world
+from sampling._complete import AT_ONCE, complete, to_head_frame, to_world
 from sampling.interpolate import midpoints
 from tests.sampling.test_complete import HEAD, KEY, MODEL, VAE, make_fit
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import export
 
 import flamejax
-from experiments.data.renders import exact_observation
+from experiments.datasets.renders import exact_observation
 from fitting.config import FitConfig
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadParams
@@ -22,11 +22,11 @@ from models.noise_schedule import make_schedule
 from models.ofer_weights import build_generator, build_rank
 from models.rank import IdRankConfig, frontal_face
 from models.unet1d import UNet1DConfig
+from sampling._ofer import OferConfig, OferNetworks, _program, draw_hypotheses, head_params, ofer
+from sampling._ofer_dpp import OferDppConfig, ofer_dpp, pick
+from sampling._ofer_dpp import _program as dpp_program
 from sampling.diffusion import SamplerConfig
 from sampling.generate import draw_coefficients
-from sampling.ofer import OferConfig, OferNetworks, _program, draw_hypotheses, head_params, ofer
-from sampling.ofer_dpp import OferDppConfig, ofer_dpp, pick
-from sampling.ofer_dpp import _program as dpp_program
 from sampling.placement import landmark_view, place, placed, seen_points
 from tests.sampling.test_complete import HEAD as OTHER
 from tests.sampling.test_complete import KEY, make_fit

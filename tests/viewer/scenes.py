@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 import flamejax
-from experiments.viewer import Scene
+from experiments.view.viewer_page import Scene
 
 SIZE = 480, 400
 SCALE, TRANSLATION = 1000.0, (240.0, 180.0)

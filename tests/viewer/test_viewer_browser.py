@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flamejax
-from experiments.viewer import viewer_page
+from experiments.view.viewer_page import viewer_page
 from tests.viewer import browser
 from tests.viewer.scenes import SCALE, SIZE, SQUARE, TRANSLATION, make_photo, make_scene
 

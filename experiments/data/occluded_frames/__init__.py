@@ -1,6 +1,0 @@
-"""CO-545's protocol (OFER, supplement E.2) on any registered sequences: expressive frames, photographed from the front
-and occluded, with the vertices that stay in sight. See docs/sample-metrics.md."""
-
-from .store import OccludedFrame, head_of, read_frames
-
-__all__ = ["OccludedFrame", "head_of", "read_frames"]

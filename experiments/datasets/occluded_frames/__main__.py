@@ -1,0 +1,121 @@
+"""Makes a benchmark by CO-545's protocol: `python -m experiments.datasets.occluded_frames OUTPUT`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from experiments import runtime
+from experiments.datasets.observations import spread_out
+from experiments.datasets.occluded_frames import sequences, store
+from experiments.datasets.open_faces.store import progress
+from experiments.datasets.open_faces.subjects import Config
+from experiments.datasets.registered_scans import Unit
+from experiments.datasets.scans import OPEN_HEAD
+from flamejax.head import HeadFileError, HeadModel, load_head
+from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.io.files import remove_unfinished
+
+SHOWN = 10
+"""Notes that are printed."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """Occluded photos of expressive heads, with the vertices that stay in sight; goes on where it was."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """Folder of the benchmark."""
+    scans: Path | None = None
+    """Registered sequences in the head's topology (CoMA): DIR/<subject>/<expression>/*.ply|obj|npy|npz. By default the
+    open faces."""
+    unit: Unit = "m"
+    """Of these files."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Of the open faces."""
+    config: Config | None = None
+    """Of the open faces: `test` with its split, `full` with the others, unless given."""
+    head: Path | None = None
+    """Head model file; by default the open head."""
+    limit: int | None = None
+    """So many frames, evenly spaced."""
+    seed: int = 0
+    """Draws occluders, cameras, lights and backgrounds."""
+
+
+def make(options: Build, console: Console) -> Path:
+    """Make what is missing.
+
+    Returns:
+      The benchmark's folder.
+
+    Raises:
+      ValueError: no frames, or a folder that holds something else. OSError: it cannot be written.
+    """
+    from experiments.datasets.occluded_frames.pictures import Photographer
+
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit {options.limit}: at least one frame.")
+    if options.seed < 0:
+        raise ValueError(f"--seed {options.seed}: must not be negative.")
+    head = load_head(options.head)
+    settings = {
+        "source": f"open faces, {options.split}" if options.scans is None else str(options.scans.resolve()),
+        "unit": options.unit, "seed": options.seed, "head": head.name, "head_hash": geometry_hash(head),
+    }  # fmt: skip
+    frames = _frames(head, options, console)
+    store.begin(options.output, settings)
+    remove_unfinished(options.output)
+    photograph = Photographer(head, options.seed)
+    with progress("occluded frames", len(frames)) as advance:
+        for frame in frames:
+            if not store.is_made(options.output, frame):
+                store.write_frame(options.output, frame, photograph(frame))
+            advance()
+    store.finish(options.output, settings, frames)
+    return options.output
+
+
+def _frames(head: HeadModel, options: Build, console: Console) -> list[sequences.Frame]:
+    if options.scans is None:
+        if head.name != OPEN_HEAD:
+            raise ValueError(f"the open faces are scans of the open head, not of '{head.name}'. Give --scans DIR.")
+        config = options.config or ("test" if options.split == "test" else "full")
+        every = sequences.open_frames(options.split, config)
+        if not every:
+            raise ValueError(
+                f"no frames: `{config}` of the open faces has no {options.split} split. Give --config full."
+            )
+        return [every[k] for k in spread_out(len(every), options.limit)]
+    files, notes = sequences.middle_files(options.scans)
+    taken = [files[k] for k in spread_out(len(files), options.limit)]
+    found = sequences.folder_frames(head, options.scans, taken, options.unit, console)
+    notes += found.notes
+    for line in notes[:SHOWN]:
+        console.print(line, markup=False)
+    if len(notes) > SHOWN:
+        console.print(f"and {len(notes) - SHOWN} more of such notes")
+    return found.frames
+
+
+def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.datasets.occluded_frames") -> int:
+    """Returns the exit status; 1 when the benchmark cannot be made."""
+    options = tyro.cli(Build, args=args, prog=prog)
+    runtime.use_compilation_cache()
+    try:
+        folder = make(options, Console(stderr=True))
+    except (OSError, ValueError, RuntimeError, ImportError, HeadFileError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 1
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

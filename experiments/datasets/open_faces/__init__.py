@@ -1,0 +1,34 @@
+"""The open scans: registered heads with details, expressions and photos, made from CC0 data. See docs/open-faces.md."""
+
+from experiments.datasets.open_faces.expressions import EXPRESSIONS
+from experiments.datasets.open_faces.read import (
+    DataSource,
+    Photo,
+    Scans,
+    data_source,
+    ensure,
+    ensure_scans,
+    load_new_people,
+    load_photos,
+    load_scans,
+    photo_of,
+)
+from experiments.datasets.open_faces.scans import posed
+from experiments.datasets.open_faces.subjects import CONFIGS, SPLITS
+
+__all__ = [
+    "CONFIGS",
+    "EXPRESSIONS",
+    "SPLITS",
+    "DataSource",
+    "Photo",
+    "Scans",
+    "data_source",
+    "ensure",
+    "ensure_scans",
+    "load_new_people",
+    "load_photos",
+    "load_scans",
+    "photo_of",
+    "posed",
+]

@@ -1,0 +1,107 @@
+"""The twelve expressions of CoMA's kinds, as one-sided random activations of the CC0 face units and a jaw rotation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiments.datasets.open_people.activations import ALONE, ALONE_PEAK, LOPSIDED, twin
+
+Muscles = Mapping[str, np.ndarray]
+"""Name -> (2,) activation on the subject's left and right."""
+MUSCLES = ("smile", "brow", "frown", "squint", "pucker", "down", "hollow", "open")
+HOLLOW = "cheeks hollow"
+"""An activation of our own beside the face units, none of which sucks the cheeks in: see `details`."""
+
+# expression -> (jaw opening in degrees at full strength, units at full strength); `*` stands for both sides. `<`, one
+# side alone, which is drawn.
+KINDS: dict[str, tuple[float, dict[str, float]]] = {
+    "bareteeth": (4.0, {"mouthUpperUp*": 0.8, "mouthLowerDown*": 0.8, "mouthStretch*": 0.5, "noseSneer*": 0.4,
+                        "cheekSquint*": 0.3}),
+    "cheeks_in": (0.0, {HOLLOW: 1.0, "mouthPucker": 0.55, "unit-mouth-compression": 0.2}),
+    "eyebrow": (0.0, {"browInnerUp": 0.8, "browOuterUp*": 0.8, "eyeWide*": 0.4, "unit-eyebrows-*-up": 0.4}),
+    "high_smile": (2.0, {"mouthSmile*": 0.9, "cheekSquint*": 0.6, "eyeSquint*": 0.4, "mouthUpperUp*": 0.4,
+                         "mouthDimple*": 0.2}),
+    "lips_back": (0.0, {"mouthStretch*": 0.8, "mouthDimple*": 0.5, "mouthPress*": 0.4, "unit-neck-platysma": 0.3}),
+    "lips_up": (0.0, {"mouthShrugUpper": 0.8, "mouthShrugLower": 0.5, "noseSneer*": 0.3, "mouthPucker": 0.25}),
+    "mouth_down": (0.0, {"mouthFrown*": 0.9, "mouthShrugLower": 0.4, "unit-mouth-depression": 0.3,
+                         "browDown*": 0.3}),
+    "mouth_extreme": (19.0, {"mouthStretch*": 0.6, "mouthUpperUp*": 0.5, "mouthLowerDown*": 0.5, "noseSneer*": 0.4,
+                             "eyeSquint*": 0.4, "browDown*": 0.3}),
+    "mouth_middle": (8.0, {"mouthFunnel": 0.7, "mouthPucker": 0.2}),
+    "mouth_open": (17.0, {"browInnerUp": 0.3, "browOuterUp*": 0.3}),
+    "mouth_side": (0.0, {"mouth<": 0.75, "jaw<": 0.6, "mouthDimple<": 0.2}),
+    "mouth_up": (0.0, {"mouthPucker": 0.7, "mouthShrugUpper": 0.5, "noseSneer*": 0.4, "browDown*": 0.2,
+                       "cheekSquint*": 0.3}),
+}  # fmt: skip
+EXPRESSIONS = tuple(KINDS)
+SIDEWAYS = 6.0
+"""Degrees by which the jaw turns about +y at the full strength of `mouth_side`."""
+
+
+def draw(
+    rng: np.random.Generator, expression: int, names: tuple[str, ...], peaks: np.ndarray
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """One person's way of one expression.
+
+    Args:
+      names: (U,) the face units; peaks: (U,) how far each moves a vertex at full strength, metres.
+
+    Returns:
+      (U,) activations in [0, 1]; activation of `HOLLOW`; the jaw's axis-angle (3,), radians.
+    """
+    opening, parts = KINDS[EXPRESSIONS[expression]]
+    strength, uneven = rng.uniform(0.55, 1.0), LOPSIDED * rng.standard_normal()
+    to_left = rng.uniform() < 0.5
+    out, hollow = np.zeros(len(names)), 0.0
+    for pattern, amount in parts.items():
+        if pattern == HOLLOW:
+            hollow = strength * amount
+            continue
+        for side in _sides(pattern, to_left):
+            factor = 1 + uneven * _side_sign(side) if "*" in pattern else 1.0
+            out[names.index(side)] += strength * amount * max(factor, 0.0)
+    # Every unit a little by itself, as the open head's own expressions have it.
+    out += np.minimum(ALONE, ALONE_PEAK / peaks) * np.abs(rng.standard_normal(len(names)))
+    jaw = np.array([opening * strength * rng.uniform(0.85, 1.1) + abs(rng.normal(0, 0.5)), rng.normal(0, 0.6), 0.0])
+    if EXPRESSIONS[expression] == "mouth_side":
+        jaw[1] += SIDEWAYS * strength * (1 if to_left else -1)
+    return np.minimum(out, 1.0), hollow, np.deg2rad(jaw)
+
+
+def muscles(activation: np.ndarray, hollow: float, jaw: np.ndarray, names: tuple[str, ...]) -> Muscles:
+    """What drives wrinkles and folds: name -> (2,) activation in about [0, 1.5] on the subject's left and right."""
+
+    def side(weights: Mapping[str, float]) -> np.ndarray:
+        total = np.zeros(2)
+        for pattern, weight in weights.items():
+            left = pattern.replace("*", "Left")
+            for k, name in enumerate((left, twin(left))):
+                total[k] += weight * activation[names.index(name)]
+        return total
+
+    return {
+        "smile": side({"mouthSmile*": 1.0, "unit-mouth-corner-puller": 0.7, "mouthUpperUp*": 0.5, "noseSneer*": 0.5,
+                       "mouthDimple*": 0.3, "mouthStretch*": 0.3}),
+        "brow": side({"browInnerUp": 0.5, "browOuterUp*": 0.6}),
+        "frown": side({"browDown*": 1.0, "noseSneer*": 0.5}),
+        "squint": side({"eyeSquint*": 0.7, "cheekSquint*": 0.6}),
+        "pucker": side({"mouthPucker": 1.0, "mouthFunnel": 0.7}),
+        "down": side({"mouthFrown*": 0.8, "mouthShrugLower": 0.7}),
+        "hollow": np.full(2, hollow),
+        "open": np.full(2, jaw[0] / np.deg2rad(20.0)),
+    }  # fmt: skip
+
+
+def _sides(pattern: str, to_left: bool) -> tuple[str, ...]:
+    if "<" in pattern:
+        return (pattern.replace("<", "Left" if to_left else "Right"),)
+    if "*" not in pattern:
+        return (pattern,)
+    words = ("left", "right") if "-*-" in pattern else ("Left", "Right")
+    return tuple(pattern.replace("*", word) for word in words)
+
+
+def _side_sign(name: str) -> float:
+    return 1.0 if "Left" in name or "-left-" in name else -1.0 if twin(name) != name else 0.0

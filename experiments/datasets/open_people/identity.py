@@ -1,0 +1,280 @@
+"""Identity space: a random population of adults drawn from MakeHuman's macro and local targets, then PCA.
+
+A person is base + macro blend (race x sex x age x muscle x weight, height and proportions) + local shape targets.
+Natural target ranges give caricatures, so each local target gets sigma = min(0.22, budget / its peak displacement).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from experiments.datasets.open_people.calibrate import calibrate
+from experiments.datasets.open_people.geometry import Head, adjacency
+from experiments.datasets.open_people.mouth import lip_gap
+from experiments.datasets.open_people.sources import MPFB, Source
+from experiments.datasets.open_people.surface import Surface
+from experiments.datasets.open_people.warps import warps
+
+TARGETS = MPFB + "targets/"
+LOCAL_FOLDERS = ("cheek", "chin", "ears", "eyebrows", "eyes", "forehead", "head", "mouth", "neck", "nose")
+OPPOSITES = (
+    ("decr", "incr"), ("down", "up"), ("backward", "forward"), ("in", "out"), ("concave", "convex"),
+    ("compress", "uncompress"),
+)  # fmt: skip
+AGES = ("young", "old")  # adults only
+RACES, SEXES = ("african", "asian", "caucasian"), ("female", "male")
+LEVELS = ("min", "average", "max")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the population; lengths in metres."""
+
+    people: int = 2000  # mirrored twins are added, which makes components even or odd
+    components: int = 150
+    seed: int = 20240
+    max_sigma: float = 0.22
+    peak: float = 0.0020  # a one-sigma local target moves no vertex further than this
+    head_shape_factor: float = 0.6
+    nose_factor: float = 0.75  # noses of many strong targets at once look sculpted; the survey sets their sizes anyway
+    asymmetry_peak: float = 0.0005
+    side_correlation: float = 0.95
+    old_mean: float = 0.30  # weight of "old" against "young" (anny's age 0.78 +- 0.10 on a scale 0.67 young .. 1 old)
+    old_std: float = 0.28
+    size_factor: float = 0.55  # share of the log-size variation that is kept
+    male_mean: float = 0.80  # MakeHuman's `gender` of men; women have the rest
+    corner_lift: float = 0.0012  # the blended adults droop at the mouth; a neutral face does not
+    survey: bool = True  # whether people are moved to the survey's measurements (`calibrate`)
+    neck_damping: float = 0.15  # share of the variation kept at the neck's border
+
+
+def load_local(source: Source, head: Head) -> list[tuple[str, str, list[np.ndarray]]]:
+    """Local target groups: (name, kind "local" | "head" | "asym", [negative, positive] or [positive] fields (V,3))."""
+    names = {}
+    for folder in LOCAL_FOLDERS:
+        for path in source.names(f"{TARGETS}{folder}/", ".target.gz"):
+            names[path.rsplit("/", 1)[1].removesuffix(".target.gz")] = (path, folder)
+    groups = {}
+    for name, (path, folder) in names.items():
+        if re.match(r"(head|neck)-trans-", name):
+            continue  # rigid motion, not shape
+        stem, _, last = name.rpartition("-")
+        for low, high in OPPOSITES:
+            other = {low: high, high: low}.get(last)
+            if other and f"{stem}-{other}" in names:
+                slot = 0 if last == low else 1
+                groups.setdefault((stem, low, folder), [None, None])[slot] = head.carry(source.target(path))
+                break
+        else:
+            groups[(name, "", folder)] = [head.carry(source.target(path))]
+    out = []
+    for (stem, low, folder), fields in sorted(groups.items()):
+        unsided = len(fields) == 1
+        out.append((f"{stem}-{low}" if low else stem, "head" if folder == "head" and unsided else "local", fields))
+    for path in source.names(TARGETS + "asym/asym-", "-l.target.gz"):
+        pair = [head.carry(source.target(p)) for p in (path, path.replace("-l.target", "-r.target"))]
+        out.append((path.rsplit("/", 1)[1].removesuffix("-l.target.gz"), "asym", pair))
+    return [g for g in out if max(np.abs(f).max() for f in g[2]) > 1e-6]
+
+
+def load_macro(source: Source, head: Head) -> dict[tuple, np.ndarray]:
+    """Macro targets of adults by key, each (V,3)."""
+    out, folder = {}, TARGETS + "macrodetails/"
+    for race, sex, age in itertools.product(RACES, SEXES, AGES):
+        out[race, sex, age] = head.carry(source.target(f"{folder}{race}-{sex}-{age}.target.gz"))
+    for sex, age, muscle, weight in itertools.product(SEXES, AGES, LEVELS, LEVELS):
+        body = f"{sex}-{age}-{muscle}muscle-{weight}weight"
+        out[sex, age, muscle, weight] = head.carry(source.target(f"{folder}universal-{body}.target.gz"))
+        for kind in ("minheight", "maxheight"):
+            out[sex, age, muscle, weight, kind] = head.carry(source.target(f"{folder}height/{body}-{kind}.target.gz"))
+        for kind in ("ideal", "uncommon"):
+            path = f"{folder}proportions/{body}-{kind}proportions.target.gz"
+            out[sex, age, muscle, weight, kind] = head.carry(source.target(path))
+    return out
+
+
+def _levels(value: np.ndarray) -> dict[str, np.ndarray]:
+    """Weights of min/average/max for values in [0, 1]."""
+    return {
+        "min": np.clip(1 - 2 * value, 0, 1),
+        "average": 1 - np.abs(2 * value - 1),
+        "max": np.clip(2 * value - 1, 0, 1),
+    }
+
+
+def draw_macro(rng: np.random.Generator, n: int, config: Config) -> tuple[dict[tuple, np.ndarray], dict]:
+    """Macro target weights by key, each (n,), and who is drawn: `male` (n,) bool, `age` (n,) in [0, 1].
+
+    Even people are women, odd people men.
+    """
+    race = rng.dirichlet(np.full(3, 1.2), n)
+    male = np.arange(n) % 2  # half women, half men
+    male = np.clip(np.where(male, config.male_mean, 1 - config.male_mean) + 0.12 * rng.standard_normal(n), 0, 1)
+    old = np.clip(config.old_mean + config.old_std * rng.standard_normal(n), 0, 1)
+    muscle = _levels(np.clip(0.5 + 0.13 * rng.standard_normal(n), 0, 1))
+    weight = _levels(np.clip(0.5 + 0.13 * rng.standard_normal(n), 0, 1))
+    height = np.clip(0.3 * rng.standard_normal(n), -1, 1)
+    proportion = np.clip(0.25 + 0.3 * rng.standard_normal(n), -1, 1)
+    sexes, ages = {"female": 1 - male, "male": male}, {"young": 1 - old, "old": old}
+    out = {}
+    for sex, age in itertools.product(SEXES, AGES):
+        both = sexes[sex] * ages[age]
+        for k, name in enumerate(RACES):
+            out[name, sex, age] = both * race[:, k]
+        for m, w in itertools.product(LEVELS, LEVELS):
+            body = both * muscle[m] * weight[w]
+            out[sex, age, m, w] = body
+            out[sex, age, m, w, "minheight"] = body * np.maximum(-height, 0)
+            out[sex, age, m, w, "maxheight"] = body * np.maximum(height, 0)
+            out[sex, age, m, w, "ideal"] = body * np.maximum(proportion, 0)
+            out[sex, age, m, w, "uncommon"] = body * np.maximum(-proportion, 0)
+    return out, {"male": np.arange(n) % 2 == 1, "age": old}
+
+
+def draw_local(rng: np.random.Generator, n: int, groups: list, config: Config) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(weights (n,), field (V,3)) terms; twins `l-*`/`r-*` are drawn correlated."""
+    latent, terms = {}, []
+    rho = config.side_correlation
+    for name, kind, fields in groups:
+        peak = max(np.linalg.norm(f, axis=1).max() for f in fields)
+        budget = config.asymmetry_peak if kind == "asym" else config.peak
+        sigma = min(config.max_sigma, budget / peak) * (config.head_shape_factor if kind == "head" else 1.0)
+        sigma *= config.nose_factor if name.startswith("nose-") else 1.0
+        shared = name[2:] if name[:2] in ("l-", "r-") else None
+        if shared is None:
+            z = rng.standard_normal(n)
+        else:
+            if shared not in latent:
+                latent[shared] = rng.standard_normal(n)
+            z = np.sqrt(rho) * latent[shared] + np.sqrt(1 - rho) * rng.standard_normal(n)
+        z = sigma * np.clip(z, -3, 3)
+        if len(fields) == 1:
+            terms.append((np.maximum(z, 0), fields[0]))
+        else:
+            terms += [(np.maximum(-z, 0), fields[0]), (np.maximum(z, 0), fields[1])]
+    return terms
+
+
+def population(source: Source, head: Head, config: Config) -> tuple[np.ndarray, dict]:
+    """Random adults (n, V, 3) float32 in MakeHuman's body frame, not aligned; and their sex and age (`draw_macro`)."""
+    rng = np.random.default_rng(config.seed)
+    groups, macro = load_local(source, head), load_macro(source, head)
+    weights, drawn = draw_macro(rng, config.people, config)
+    terms = [(weights[k], macro[k]) for k in sorted(macro, key=str)] + draw_local(rng, config.people, groups, config)
+    template = head.carry(head.base["vertices"])
+    terms += [(np.clip(rng.standard_normal(config.people), -3, 3), f) for f in warps(template).values()]
+    w = np.stack([t[0] for t in terms], 1).astype(np.float32)
+    fields = np.stack([t[1].reshape(-1) for t in terms]).astype(np.float32)
+    people = w @ fields
+    people += template.reshape(1, -1).astype(np.float32)
+    return people.reshape(config.people, -1, 3), drawn
+
+
+def align(people: np.ndarray, weights: np.ndarray, size_factor: float, rounds: int = 3) -> np.ndarray:
+    """Rigid alignment to the mean (vertex weights (V,)); log size deviations are multiplied by `size_factor`."""
+    w = (weights / weights.sum()).astype(np.float64)
+    centre = np.einsum("v,nvd->nd", w, people.astype(np.float64))
+    out = people - centre[:, None].astype(np.float32)
+    size = np.sqrt(np.einsum("v,nvd->n", w, out.astype(np.float64) ** 2))
+    scale = (size / np.exp(np.log(size).mean())) ** (size_factor - 1.0)
+    out *= scale[:, None, None].astype(np.float32)
+    for _ in range(rounds):
+        mean = out.mean(0, dtype=np.float64)
+        h = np.einsum("v,nvi,vj->nij", w, out.astype(np.float64), mean, optimize=True)
+        u, _, vt = np.linalg.svd(h)
+        sign = np.sign(np.linalg.det(u @ vt))
+        u[:, :, 2] *= sign[:, None]
+        out = np.einsum("nvi,nij->nvj", out, (u @ vt).astype(np.float32), optimize=True)
+    return out
+
+
+def pca(samples: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean (D,), components (K, D) scaled to one standard deviation, and all variances, via the Gram matrix."""
+    mean = samples.mean(0, dtype=np.float64)
+    x = (samples - mean).astype(np.float32)
+    gram = (x @ x.T).astype(np.float64) / (len(x) - 1)
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    basis = (x.T @ vectors[:, :components].astype(np.float32)).T.astype(np.float64) / np.sqrt(len(x) - 1)
+    peak = np.take_along_axis(basis, np.abs(basis).argmax(1)[:, None], 1)
+    return mean, basis * np.sign(peak), values
+
+
+def build_identity(source: Source, head: Head, root: np.ndarray, root_share: np.ndarray, config: Config = Config()):
+    """Dict: `mean` (V,3) with its root joint at the origin, `basis` (K,V,3) in standard deviations, `stats`.
+
+    Also `variance_share` (K,), `sex_direction` (K,): half the mean coefficients of men minus those of women, and
+    `age_direction` (K,): the coefficients' regression on age in standard deviations.
+
+    `root` (V,) regresses the root joint; `root_share` (V,) is the root's skinning weight. Components keep that joint in
+    place (a shift of the whole head is translation, not shape), so variances are those of the head frame.
+    """
+    people, drawn = calibrated(source, head, config, root_share)
+    people -= np.einsum("v,nvd->nd", root.astype(np.float32), people)[:, None]
+    mean, basis, values = pca(people.reshape(len(people), -1), config.components)
+    mean = mean.reshape(-1, 3)
+    scores = (people.reshape(len(people), -1) - mean.reshape(-1).astype(np.float32)) @ basis.T.astype(np.float32)
+    scores = scores / (basis**2).sum(1)
+    male, age = drawn["male"], (drawn["age"] - drawn["age"].mean()) / drawn["age"].std()
+    skin = head.part == 0
+    cumulative = np.cumsum(values) / values.sum()
+    spread = (people - mean.astype(np.float32))[:, skin]
+    stats = {
+        "skin_std_mm": float(1e3 * np.sqrt(np.square(spread, dtype=np.float64).sum(2).mean())),
+        "components_for": {str(q): int(np.searchsorted(cumulative, q) + 1) for q in (0.9, 0.95, 0.99, 0.999)},
+        "variance_kept": float(cumulative[config.components - 1]),
+        "first_share": float(cumulative[0]),
+    }
+    return {
+        "mean": mean,
+        "basis": basis.reshape(config.components, -1, 3),
+        "variance_share": (values / values.sum())[: config.components],
+        "sex_direction": (scores[male].mean(0) - scores[~male].mean(0)) / 2,
+        "age_direction": (scores * age[:, None]).mean(0),
+        "stats": stats,
+    }
+
+
+def calibrated(source: Source, head: Head, config: Config, root_share: np.ndarray) -> tuple[np.ndarray, dict]:
+    """Aligned adults and their mirror images (2 n, V, 3) with lips shut and the survey's measurements; sex, age."""
+    people, drawn = population(source, head, config)
+    template = head.carry(head.base["vertices"])
+    # faces align on the head proper; the neck and the insides must not steer it
+    border = template[head.neck_loop, 1].max()
+    weights = np.clip((template[:, 1] - border - 0.03) / 0.03, 0.0, 1.0) * (head.part == 0) + 1e-6
+    people = align(people, weights, config.size_factor)
+    gap = lip_gap(head, Surface(head, template))
+    twins = people[:, head.mirror] * np.array([-1, 1, 1], np.float32)
+    people = np.concatenate([people, twins])
+    drawn = {name: np.concatenate([values, values]) for name, values in drawn.items()}
+    keep = _neck_keep(root_share, head, config)
+    mean = people.mean(0, dtype=np.float64)
+    lift = head.carry(source.target(TARGETS + "mouth/mouth-angles-up.target.gz"))
+    lift *= config.corner_lift / np.abs(lift[:, 1]).max()
+    people -= mean.astype(np.float32)
+    people *= keep[None, :, None].astype(np.float32)
+    people += (mean + lift).astype(np.float32)
+    for _ in range(2 if config.survey else 0):  # shutting lips and setting measurements disturb each other a little
+        people[:, :, 1] -= (gap @ people[:, :, 1].T).T.astype(np.float32)
+        calibrate(people, drawn["male"], drawn["age"], rounds=2)
+    for _ in range(2):
+        people[:, :, 1] -= (gap @ people[:, :, 1].T).T.astype(np.float32)
+    return people, drawn
+
+
+def _neck_keep(root_share: np.ndarray, head: Head, config: Config) -> np.ndarray:
+    """(V,) share of the variation kept: 1 on the head, falling to `neck_damping` as the root's skinning weight rises.
+
+    Necks vary far more than the photo of a face can tell, and the root joint lies in them.
+    """
+    near = adjacency(head.faces, len(head.part))
+    step = sparse.diags(1 / np.asarray(near.sum(1)).ravel()) @ near
+    for _ in range(4):
+        root_share = 0.5 * root_share + 0.5 * (step @ root_share)
+    t = np.clip(1 - root_share / 0.55, 0, 1)
+    return config.neck_damping + (1 - config.neck_damping) * t * t * (3 - 2 * t)

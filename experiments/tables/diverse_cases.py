@@ -1,0 +1,210 @@
+"""Photos for the tables of diversity: of the open scans, or of a folder; what each shows, and what it hides."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from fitting.observe import DENSE
+
+from experiments.datasets.observations import Landmarks, Look, observe, whole_photo
+from experiments.datasets.occluded_frames import head_of, read_frames
+from experiments.datasets.open_faces import Photo
+from experiments.kept_trees import flat
+from fitting.config import Fit
+from fitting.detector import FaceDetector
+from fitting.global_fit import vertex_visibility
+from fitting.observation import Observation, uncovered
+from flamejax.head import HeadModel
+from flamejax.head._dense_landmarks import geometry_hash
+from sampling._complete import eyeball_vertices
+
+TURNS = ("glasses", "face-mask", "hand", "object", "glasses", "face-mask")
+"""Occluders in the order in which photos are chosen: a third glasses, a third masks, a third hands and objects."""
+
+Tick = Callable[[int], None]
+"""Called with how many were done since the last call."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how many there are, and how many were done since the last call."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One photo that hypotheses are drawn for. NumPy, no batch axes."""
+
+    key: str
+    """Names its files; such as subject_0271-mouth_open."""
+    subject: int
+    """Whose face: intervals come from these. Photos of a folder count as so many people."""
+    occluder: str
+    """glasses, face-mask, hand, object; the place of a drawn patch; "photo" where nobody knows."""
+    observation: Observation
+    shown: np.ndarray | None = None
+    """(V,) bool: vertices that the photo shows, by the true head; None: by the fit of the global and local models."""
+    shown_clean: np.ndarray | None = None
+    """(V,) bool: those that it would show without the occluder."""
+    truth: np.ndarray | None = None
+    """(V, 3) metres, head frame; None of photos of people."""
+
+    @property
+    def digest(self) -> str:
+        """A short name of what a fit is told."""
+        state = hashlib.sha256()
+        for name, array in sorted(flat(self.observation).items()):
+            state.update(f"{name}{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Vertices (V,) bool that distances are taken over, the same for all methods."""
+
+    visible: np.ndarray
+    """All that are not occluded: shown by the photo, and the eyeballs."""
+    occluded: np.ndarray
+    """Not shown (behind the occluder, the head's own back, outside the picture), eyeballs left out."""
+    under: np.ndarray
+    """Of these the ones that the clean photo would show: what the occluder hides."""
+
+
+def tick_of(progress: Progress, name: str, cases: Sequence[Any]) -> Tick:
+    """What counts the cases of one bar."""
+    return lambda count: progress(name, len(cases), count)
+
+
+def parts_of(case: Case, head: HeadModel, fit: Fit) -> Parts:
+    """What a case's photo shows. fit: of the global and local models, which stands in where there is no true head."""
+    shown, clean = case.shown, case.shown_clean
+    if shown is None or clean is None:
+        shown = np.asarray(fit.vertex_visibility, bool)
+        no_mask = jax.numpy.zeros(np.shape(case.observation.occlusion_mask))
+        verts = jax.numpy.asarray(fit.vertices)
+        clean = np.asarray(_visible(head, fit.camera.project(verts), verts, no_mask))
+    occluded = ~shown & ~np.asarray(eyeball_vertices(head))
+    return Parts(~occluded, occluded, occluded & clean)
+
+
+_visible = jax.jit(vertex_visibility)
+
+
+def balanced(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -> list[int]:
+    """Places of `limit` photos: subjects spread evenly, occluders as in `TURNS`, expressions in turn; all for None.
+
+    Args:
+      subjects, kinds: (N,) of each photo; a subject's photos lie together, and it has some of each kind in sight.
+    """
+    if limit is None or limit >= len(subjects):
+        return list(range(len(subjects)))
+    names = list(dict.fromkeys(subjects))
+    chosen: list[int] = []
+    for number, wanted in enumerate(np.linspace(0, len(names) - 1, limit)):
+        kind = TURNS[number % len(TURNS)]
+        # Of the subjects from the wanted one on, the first that has a photo of this kind left.
+        for step in range(len(names)):
+            subject = names[(round(float(wanted)) + step) % len(names)]
+            left = [
+                k
+                for k, (s, occluder) in enumerate(zip(subjects, kinds, strict=True))
+                if s == subject and occluder == kind and k not in chosen
+            ]
+            if left:
+                chosen.append(left[number % len(left)])
+                break
+    return sorted(chosen)
+
+
+def case_of(photo: Photo, landmarks: Landmarks = "exact", detector: FaceDetector | None = None) -> Case | None:
+    """The occluded photo with its true mask; None where the detector finds no face."""
+    seen = observe(photo, Look(landmarks=landmarks), detector)
+    if seen is None:
+        return None
+    return Case(
+        photo.key, photo.subject, photo.occluder, on_host(seen),
+        photo.vertices_visible_occluded, photo.vertices_visible, photo.vertices,
+    )  # fmt: skip
+
+
+def clean_case_of(photo: Photo, landmarks: Landmarks = "exact", detector: FaceDetector | None = None) -> Case | None:
+    """The clean photo; None where the detector finds no face."""
+    seen = observe(photo, Look(occluded=False, masks="none", landmarks=landmarks), detector)
+    if seen is None:
+        return None
+    shown = photo.vertices_visible
+    return Case(photo.key, photo.subject, "none", on_host(seen), shown, shown, photo.vertices)
+
+
+def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool = True) -> list[Case]:
+    """The frames of a benchmark by CO-545's protocol (`datasets.occluded_frames`), evenly spaced, with their
+    true landmarks and masks, or without occluders. Of the head only facial vertices are known to be shown or not.
+
+    Raises:
+      ValueError: frames of another head; and as `read_frames`.
+    """
+    name, geometry = head_of(folder)
+    if geometry != geometry_hash(head):
+        raise ValueError(f"{folder}: frames of the head '{name}', not of '{head.name}', whose networks are measured.")
+    cases: list[Case] = []
+    people: dict[str, int] = {}
+    for frame in read_frames(folder, limit):
+        image, mask = (frame.occluded, frame.mask) if occluded else (frame.photo, np.zeros_like(frame.mask))
+        confidence = uncovered(frame.landmarks, np.ones(len(frame.landmarks)), mask)
+        nothing = np.zeros((DENSE, 2)), np.zeros(DENSE)
+        seen = whole_photo(image, mask, frame.landmarks, confidence, *nothing)
+        shown, kind = (frame.unoccluded, frame.occluder) if occluded else (frame.front, "none")
+        person = people.setdefault(frame.subject, len(people))
+        cases.append(Case(frame.name, person, kind, on_host(seen), shown, frame.front, frame.vertices))
+    return cases
+
+
+def folder_cases(
+    head: HeadModel, folder: Path, limit: int | None, cache: Path, tick: Callable[[int, int], None],
+    detector: Callable[[], FaceDetector],
+) -> tuple[list[Case], list[str]]:  # fmt: skip
+    """The largest face of each photo in a folder, as `flamejax reconstruct` observes it: default detector, masks found
+    automatically. What was observed is kept in `cache`, under the photo's content.
+
+    Args:
+      limit: photos, spread over the sorted names. tick: told how many photos there are, and how many more are done.
+      detector: makes one when the first photo needs it.
+
+    Returns:
+      The cases, and a line for every photo that gave none.
+
+    Raises:
+      FileNotFoundError: no photo in the folder.
+    """
+    from experiments.tables.folder_photos import Observer, photos_in
+
+    photos = photos_in(folder, limit)
+    observer = Observer(head, detector, cache)
+    cases, failures = [], []
+    for number, photo in enumerate(photos):
+        found = observer(photo)
+        tick(len(photos), 1)
+        if isinstance(found, str):
+            failures.append(f"{photo.path}: {found}")
+        else:
+            cases.append(Case(photo.name, number, "photo", found))
+    return cases, failures
+
+
+def on_host(observation: Observation) -> Any:
+    """The observation as NumPy arrays."""
+    return jax.tree.map(np.asarray, observation)
+
+
+def masked(observation: Observation, image: np.ndarray, mask: np.ndarray) -> Observation:
+    """Another image, and a further mask (S, S) bool: landmarks under it count as hidden."""
+    parts = {
+        "image": image,
+        "occlusion_mask": np.maximum(observation.occlusion_mask, mask),
+        "confidence": uncovered(observation.landmarks, observation.confidence, mask),
+        "dense_confidence": uncovered(observation.dense_landmarks, observation.dense_confidence, mask),
+    }
+    return dataclasses.replace(observation, **{name: part.astype(np.float32) for name, part in parts.items()})

@@ -1,0 +1,197 @@
+"""OFER's Tables 3 to 5 on photos of the open scans: Diverse3DFace, OFER, and both together.
+
+All is measured over the front of the face (`models.rank.frontal_vertices`), as in CO-545, x 1000, in the head frame:
+all methods' heads are brought there by the pose of the fit that they share. Formulas: docs/sample-metrics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.datasets.open_faces import Scans
+from experiments.tables.diverse_cases import Case, Parts, Progress, masked, tick_of
+from experiments.tables.diverse_runs import LOCAL, Found
+from experiments.tables.diversity_table import OCCLUDERS, chosen
+from experiments.tables.expression_runs import METHODS, ExpressionRunner
+from experiments.tables.statistics import interval_columns, mean_of, none_of
+from experiments.training.mesh_vae.heads import MIRROR, mirror_map
+from fitting.config import Fit
+from flamejax.head import HeadModel
+from flamejax.metrics.heads import aligned, asd, cse
+from flamejax.metrics.samples import (
+    Distribution,
+    asd_extremes,
+    harmonic_diversity,
+    learn_distribution,
+    out_of_distribution,
+    sample_error,
+    shape_deviation,
+)
+from models.rank import frontal_vertices
+
+MEASURES = (
+    "cse", "cse_aligned", "visible_se", "asd_v_min", "asd_v_max", "asd_o_rms", "asd_o", "ode", "ode_v", "ode_o",
+    "std_s", "std_s_hidden",
+)  # fmt: skip
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the face's height that is covered, from the chin (0) up to just below the brows (1)."""
+BELOW = 1.0
+"""Pixels between the lowest landmark of the brows and the largest cover."""
+COVER = np.array([0.32, 0.36, 0.42], np.float32)
+
+
+@dataclass(frozen=True)
+class ExpressionTable:
+    """The rows, as printed and as written; what could not be measured is None."""
+
+    rows: list[dict]
+    """`method`, `occluder`, `photos`, how many `failed` (numbers that are none), each of `MEASURES` with a 95 %
+    interval (subjects drawn with replacement), and the median `seconds`."""
+    covered: list[dict]
+    """`method`, `share`, `photos`, `failed` (a fit failed under some cover): STD-S of the vertices that the largest
+    cover hides, as the cover grows."""
+    reference: list[dict]
+    """ODE of real heads that nobody trained on."""
+
+
+def expression(
+    runner: ExpressionRunner, cases: Sequence[Case], clean: Sequence[Case], train: Scans, held_out: Scans,
+    progress: Progress,
+) -> ExpressionTable:  # fmt: skip
+    """Every method on every photo. clean: photos without occluders, for the growing cover."""
+    head = runner.runner.head
+    front, known = frontal_vertices(head), distribution(head, train)
+    parts = runner.runner.parts(cases, tick_of(progress, "fits", cases))
+    rows = []
+    for method in METHODS:
+        found = runner.hypotheses(method, cases, tick_of(progress, method, cases))
+        values = [measures(one, case, part, front, known) for one, case, part in zip(found, cases, parts, strict=True)]
+        for occluder in OCCLUDERS:
+            which = chosen(cases, occluder)
+            if which.any():
+                rows.append({"method": method, "occluder": occluder} | summary(values, cases, which))
+    return ExpressionTable(
+        rows, growing_cover(runner, clean, front, known, progress), reference(known, held_out, front)
+    )
+
+
+def distribution(head: HeadModel, train: Scans) -> Distribution:
+    """Of the training scans and their mirror images, by vertex."""
+    heads, mirror = train.vertices, mirror_map(head)
+    if mirror is not None:
+        heads = np.concatenate([heads, (heads * MIRROR.astype(np.float32))[:, mirror]])
+    return learn_distribution(heads)
+
+
+def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: Distribution) -> dict[str, float]:
+    """Each of `MEASURES`, and `seconds`, of one photo."""
+    heads, truth = found.heads, case.truth
+    if not np.isfinite(heads).all():
+        return dict.fromkeys((*MEASURES, "seconds"), math.nan)
+    visible, occluded = front & parts.visible, front & parts.occluded
+    least, most = asd_extremes(heads, visible)
+    row = {
+        "asd_v_min": least,
+        "asd_v_max": most,
+        "asd_o_rms": asd(heads, occluded),
+        "ode": out_of_distribution(known, heads, front),
+        "ode_v": out_of_distribution(known, heads, visible),
+        "ode_o": out_of_distribution(known, heads, occluded),
+        "std_s": shape_deviation(known, heads, front),
+        "std_s_hidden": shape_deviation(known, heads, occluded),
+        "seconds": found.seconds,
+    }
+    with_truth = dict.fromkeys(("cse", "cse_aligned", "visible_se", "asd_o"), math.nan)
+    if truth is not None:
+        moved = np.stack([aligned(head, truth, front) for head in heads])
+        with_truth = {
+            "cse": cse(heads, truth, front),
+            "cse_aligned": cse(moved, truth, front),
+            "visible_se": sample_error(heads, truth, visible),
+            "asd_o": harmonic_diversity(known, heads, truth, visible, occluded),
+        }
+    return row | with_truth
+
+
+def summary(values: Sequence[dict[str, float]], cases: Sequence[Case], which: np.ndarray) -> dict:
+    """A row over the photos `which` (N,) bool."""
+    subjects = np.array([case.subject for case in cases])[which]
+    failed = sum(not np.isfinite(one["ode"]) for one, chosen in zip(values, which, strict=True) if chosen)
+    row: dict = {"photos": int(which.sum()), "failed": failed}
+    for name in MEASURES:
+        row |= interval_columns(name, mean_of(np.array([one[name] for one in values])[which], subjects), subjects)
+    seconds = np.array([one["seconds"] for one in values])[which]
+    row["seconds"] = none_of(float(np.nanmedian(seconds))) if np.isfinite(seconds).any() else None
+    return row
+
+
+def growing_cover(
+    runner: ExpressionRunner, cases: Sequence[Case], front: np.ndarray, known: Distribution, progress: Progress
+) -> list[dict]:
+    """STD-S as a plain cover rises from the chin to the brows, of all vertices that are hidden in the end.
+
+    What is hidden is the same for all covers, by the fit of the photo without one. A photo whose fit fails under some
+    cover counts under none.
+    """
+    if not cases:
+        return []
+    rows = []
+    fits, shown = runner.runner.fits(LOCAL, cases), runner.runner.parts(cases)
+    hidden = [
+        front & (parts.occluded | behind(cover_of(case, SHARES[-1]), fit))
+        for case, fit, parts in zip(cases, fits, shown, strict=True)
+    ]
+    covered = {share: [covered_case(case, share) for case in cases] for share in SHARES}
+    codes = [[int(fit.code) for fit in runner.runner.fits(LOCAL, moved)] for moved in covered.values()]
+    sound = (np.array(codes) == 0).all(axis=0)
+    subjects = np.array([case.subject for case in cases])
+    total = len(cases) * len(SHARES) * len(METHODS)
+    for share, moved in covered.items():
+        for method in METHODS:
+            found = runner.hypotheses(method, moved, lambda n: progress("growing cover", total, n))
+            spread = [shape_deviation(known, one.heads, part) for one, part in zip(found, hidden, strict=True)]
+            values = np.where(sound, spread, np.nan)
+            row = {"method": method, "share": share, "photos": len(cases), "failed": int((~sound).sum())}
+            rows.append(row | interval_columns("std_s", mean_of(values, subjects), subjects))
+    return rows
+
+
+def behind(cover: np.ndarray, fit: Fit) -> np.ndarray:
+    """(V,) bool: vertices of a fit whose pixel is in the cover (S, S)."""
+    screen = np.asarray(fit.camera.project(jnp.asarray(fit.vertices)))[:, :2]
+    column, row = np.clip(np.floor(screen).astype(int), 0, np.array(cover.shape[::-1]) - 1).T
+    return cover[row, column]
+
+
+def covered_case(case: Case, share: float) -> Case:
+    """A case whose lower face is covered: the share of its height from the chin up."""
+    seen, mask = case.observation, cover_of(case, share)
+    image = np.where(mask[..., None], COVER[None, None], np.asarray(seen.image))
+    observation = masked(seen, image, mask)
+    # What the true head shows behind the cover is not known here: the fit says it.
+    return Case(f"{case.key}-covered_{round(100 * share)}", case.subject, "cover", observation, truth=case.truth)
+
+
+def cover_of(case: Case, share: float) -> np.ndarray:
+    """(S, S) bool. The landmarks of the brows stay in sight: a fit needs some."""
+    points, side = np.asarray(case.observation.landmarks), np.asarray(case.observation.image).shape[0]
+    if share == 0:
+        return np.zeros((side, side), bool)
+    right = points[42:48].mean(axis=0) - points[36:42].mean(axis=0)
+    right = right / max(float(np.linalg.norm(right)), 1e-6)
+    down = np.array([-right[1], right[0]])
+    chin, brows = float((points @ down)[8]), float((points @ down)[17:27].max()) + BELOW
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    return np.stack([columns, rows], axis=-1) @ down > chin + share * (brows - chin)
+
+
+def reference(known: Distribution, held_out: Scans, front: np.ndarray) -> list[dict]:
+    """Of real heads, one at a time."""
+    each = np.array([out_of_distribution(known, head[None], front) for head in held_out.vertices])
+    row = {"heads": "test scans", "count": len(each)}
+    return [row | interval_columns("ode", mean_of(each, held_out.subject), held_out.subject)]

@@ -1,0 +1,118 @@
+"""Held-out heads of which a part is hidden, and how far completions of them are from the truth."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.sparse import coo_matrix, csr_matrix
+
+from experiments.datasets.open_faces import Scans
+from experiments.datasets.vertex_masks import KINDS, MaskMaker, hidden_vertices, mask_maker
+from flamejax.head import HeadModel
+
+SHARE = (0.25, 0.4)
+"""Of a head's vertices that are hidden: drawn evenly from this range."""
+MASK_SEED = 70_001
+"""Of the patches' outlines: not those that a Mesh-VAE may have been trained with."""
+
+
+@dataclass(frozen=True)
+class Cases:
+    """N masked heads: each scan with each kind of mask."""
+
+    heads: np.ndarray
+    """(N, V, 3) float32 metres, head frame: the truth."""
+    visible: np.ndarray
+    """(N, V) bool"""
+    kind: np.ndarray
+    """(N,) names of `KINDS`."""
+    subject: np.ndarray
+    """(N,)"""
+    expression: np.ndarray
+    """(N,) into `EXPRESSIONS`."""
+    keys: list[str]
+    """Such as subject_0271-mouth_open-patch."""
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+
+def masks_for_tests(head: HeadModel) -> MaskMaker:
+    """What the masks are cut from."""
+    return mask_maker(head, seed=MASK_SEED)
+
+
+def make_cases(maker: MaskMaker, scans: Scans, chosen: Sequence[int], seed: int = 0) -> Cases:
+    """Hide a part of scans, once for each kind of mask; the same for a scan whichever others are chosen.
+
+    Args:
+      chosen: places in `scans`.
+    """
+    places = [k for k in chosen for _ in KINDS]
+    kinds = np.tile(np.arange(len(KINDS)), len(chosen))
+    names = scans.keys
+    numbers = [zlib.crc32(names[k].encode()) for k in places]
+
+    @jax.jit
+    def hidden(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
+        def one(number: jax.Array, kind: jax.Array) -> jax.Array:
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), kind)
+            which, share = jax.random.split(key)
+            return hidden_vertices(maker, which, jax.random.uniform(share, (), minval=SHARE[0], maxval=SHARE[1]), kind)
+
+        return jax.vmap(one)(numbers, kinds)
+
+    masks = np.asarray(hidden(jnp.asarray(np.array(numbers, np.uint32)), jnp.asarray(kinds, jnp.int32)))
+    return Cases(
+        scans.vertices[places],
+        ~masks,
+        np.array(KINDS)[kinds],
+        scans.subject[places],
+        scans.expression[places],
+        [f"{names[k]}-{KINDS[kind]}" for k, kind in zip(places, kinds, strict=True)],
+    )
+
+
+def laplacian(head: HeadModel) -> csr_matrix:
+    """(V, V): a vertex less the mean of its neighbours."""
+    faces, count = np.asarray(head.faces), head.num_vertices
+    ends = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1), axis=0)
+    rows, columns = np.concatenate([ends, ends[:, ::-1]]).T
+    degree = np.maximum(np.bincount(rows, minlength=count), 1)
+    neighbours = coo_matrix((1.0 / degree[rows], (rows, columns)), (count, count)).tocsr()
+    return coo_matrix((np.ones(count), (np.arange(count),) * 2), (count, count)).tocsr() - neighbours
+
+
+@dataclass
+class Errors:
+    """Median distances of each case's vertices, mm: (N,) each."""
+
+    visible: np.ndarray
+    hidden: np.ndarray
+    visible_detail: np.ndarray
+    """Of the Laplacians: what is finer than a few edges."""
+    hidden_detail: np.ndarray
+
+
+def measure(found: np.ndarray, cases: Cases, fine: csr_matrix) -> Errors:
+    """Errors of completions (N, V, 3), or (V, 3) for all. fine: `laplacian`."""
+    out = np.empty((4, len(cases)))
+    for k in range(len(cases)):
+        away = (found[k] if found.ndim == 3 else found).astype(np.float64) - cases.heads[k]
+        for row, field in ((0, away), (2, fine @ away)):
+            distance = 1e3 * np.linalg.norm(field, axis=-1)
+            out[row, k] = np.median(distance[cases.visible[k]])
+            out[row + 1, k] = np.median(distance[~cases.visible[k]])
+    return Errors(*out)
+
+
+def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Places of `count` things in batches of one size, the last filled up with copies; and how many of them are new."""
+    for start in range(0, count, size):
+        new = min(size, count - start)
+        yield np.minimum(np.arange(start, start + size), count - 1), new

@@ -1,0 +1,186 @@
+"""Identities of test cases drawn by IdGen, by the head model and by the linear-Gaussian posterior, with their errors;
+kept on disk so that a run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from experiments.kept_arrays import array_digest, read_arrays, write_arrays
+from experiments.runtime import data_folder
+from experiments.tables.diverse_cases import Tick
+from experiments.tables.fits import code_version
+from experiments.tables.landmark_posterior import learn_prior, posterior_samples
+from experiments.tables.masked_heads import batches
+from experiments.tables.ofer_cases import OferCase
+from experiments.training.ofer.examples import Source
+from flamejax.head import HeadModel
+from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.metrics.samples import identity_errors_mm
+from models.generator import Generator
+from models.rank import FrontalFace, IdRank, frontal_face, frontal_vertices, rank_errors
+from models.weight_files import digest_of_weights
+from sampling.diffusion import SamplerConfig
+from sampling.generate import draw_coefficients
+
+BATCH = 8
+"""Cases that IdGen draws for at once."""
+ROOMS = (
+    "flamejax", "models", "sampling", "experiments/training/ofer/examples.py",
+    "experiments/tables/landmark_posterior.py", "experiments/tables/ofer_runs.py",
+)  # fmt: skip
+"""Code that decides errors of a given case."""
+SOURCES = ("idgen", "random", "linear-gaussian")
+"""What identities are drawn from: IdGen given the landmarks, N(0, I) whatever they are, and the posterior of all that
+the landmarks depend on if that were linear and normal (`landmark_posterior`)."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """N identities of one case: errors as `flamejax.metrics.samples.identity_errors_mm`, and predicted scores."""
+
+    median: np.ndarray
+    """(N,) millimetres, as the next two."""
+    mean: np.ndarray
+    std: np.ndarray
+    of_mean: np.ndarray
+    """(3,) median, mean, std of the mean of the N identities."""
+    score: np.ndarray
+    """(N,) IdRank's, higher is better; NaN where nothing ranks."""
+    closeness: np.ndarray
+    """(N,) minus the mean absolute distance from the mean of the N, mm."""
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(N, 3)"""
+        return np.stack([self.median, self.mean, self.std], axis=1)
+
+
+class OferRunner:
+    """Draws identities and judges them; each result is a file of its own, under a digest of what decides it."""
+
+    def __init__(
+        self, head: HeadModel, source: Source, idgen: Generator, idrank: IdRank | None = None, seed: int = 0,
+        folder: Path | None = None,
+    ):  # fmt: skip
+        """source: what the cases were drawn from. folder: by default the data folder's `evaluate`."""
+        self.head, self.source, self.idgen, self.idrank, self.seed = head, source, idgen, idrank, seed
+        self.folder = folder or data_folder() / "evaluate"
+        self.face = frontal_face(head)
+        self.frontal = frontal_vertices(head)
+        front = np.asarray(head.basis[: head.num_betas]).swapaxes(1, 2)[:, self.frontal]
+        self._mean, self._basis = np.asarray(head.v_template)[self.frontal], front.reshape(len(front), -1)
+        self._prior = functools.cache(lambda: learn_prior(source))
+        networks = (idgen, idrank)
+        self._weights = functools.cache(lambda: [None if n is None else digest_of_weights(n) for n in networks])
+
+    def judged(
+        self, drawn_from: str, cases: Sequence[OferCase], count: int, tick: Tick = lambda count: None,
+        sampler: SamplerConfig | None = None,
+    ) -> list[Judged]:  # fmt: skip
+        """Identities of each case, made or taken from an earlier run.
+
+        Args:
+          drawn_from: of `SOURCES`. count: N. sampler: of IdGen; the default one when left out.
+        """
+        sampler = sampler or SamplerConfig()
+        folder = self._folder(drawn_from, count, sampler)
+        paths = [folder / f"{case.key}-{case.digest}.npz" for case in cases]
+        found = [_read(path, count) for path in paths]
+        missing = [k for k, one in enumerate(found) if one is None]
+        tick(len(cases) - len(missing))
+        drawing = self._drawn(drawn_from, [cases[k] for k in missing], count, sampler)
+        for k, (betas, score) in zip(missing, drawing, strict=True):
+            found[k] = made = self._judge(cases[k], betas, score)
+            write_arrays(paths[k], dataclasses.asdict(made))
+            tick(1)
+        return [one for one in found if one is not None]
+
+    def _drawn(
+        self, drawn_from: str, cases: Sequence[OferCase], count: int, sampler: SamplerConfig
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(N, S) identities and (N,) scores of each case."""
+        if drawn_from == "idgen":
+            yield from self._generated(cases, count, sampler)
+            return
+        nothing = np.full(count, np.nan, np.float32)
+        for case in cases:
+            key = _case_key(case, self.seed, drawn_from)
+            if drawn_from == "random":
+                betas = jax.random.normal(key, (count, self.head.num_betas))
+            else:
+                # One by one, so that a case's key does not depend on what is beside it.
+                seen = jnp.asarray(case.points)[None], jnp.asarray(case.visible)[None]
+                betas = posterior_samples(self.source, self._prior(), *seen, key, count)[0]
+            yield np.asarray(betas), nothing
+
+    def _generated(
+        self, cases: Sequence[OferCase], count: int, sampler: SamplerConfig
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        idgen, idrank = nnx.split(self.idgen), None if self.idrank is None else nnx.split(self.idrank)
+        ranks = None if idrank is None else idrank[0]
+        states = idgen[1], None if idrank is None else idrank[1]
+        for places, new in batches(len(cases), BATCH):
+            part = [cases[k] for k in places]
+            points, visible = np.stack([c.points for c in part]), np.stack([c.visible for c in part])
+            keys = jnp.stack([_case_key(case, self.seed, "idgen") for case in part])
+            found = _generate(idgen[0], ranks, count, sampler, states, self.face, points, visible, keys)
+            betas, scores = map(np.asarray, found)
+            yield from zip(betas[:new], scores[:new], strict=True)
+
+    def _judge(self, case: OferCase, betas: np.ndarray, score: np.ndarray) -> Judged:
+        everyone = np.concatenate([betas, betas.mean(axis=0, keepdims=True)])
+        heads = self._mean[None] + (everyone @ self._basis).reshape(len(everyone), -1, 3)
+        errors = identity_errors_mm(heads, case.neutral[self.frontal])
+        of_mean = np.array([part[-1] for part in (errors.median, errors.mean, errors.std)])
+        away = rank_errors(self.face, jnp.asarray(betas), jnp.asarray(everyone[-1]))
+        return Judged(errors.median[:-1], errors.mean[:-1], errors.std[:-1], of_mean, score, -np.asarray(away))
+
+    def _folder(self, drawn_from: str, count: int, sampler: SamplerConfig) -> Path:
+        wanted: list = [drawn_from, count, self.seed, self.head.name, self.head.version, geometry_hash(self.head)]
+        if drawn_from == "idgen":
+            wanted += [dataclasses.asdict(sampler), self._weights()]
+        if drawn_from == "linear-gaussian":
+            wanted += [array_digest(np.asarray(a)) for a in (self.source.expression, self.source.jaw)]
+        name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+        return self.folder / code_version(ROOMS) / f"identities-{name}"
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _generate(
+    idgen_graph: nnx.GraphDef, idrank_graph: nnx.GraphDef | None, count: int, sampler: SamplerConfig,
+    states: tuple[nnx.State, nnx.State | None], face: FrontalFace, points: Array, visible: Array, keys: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Identities (B, N, S) of cases and their scores (B, N), NaN without a ranker."""
+    idgen = nnx.merge(idgen_graph, states[0])
+    contexts = idgen.context(None, points, visible)
+    betas = jax.vmap(lambda context, key: draw_coefficients(idgen, context, key, count, sampler))(contexts, keys)
+    if idrank_graph is None:
+        return betas, jnp.full(betas.shape[:-1], jnp.nan)
+    idrank = nnx.merge(idrank_graph, states[1])
+    return betas, idrank.of_betas(face, betas, idrank.context(None, points, visible))
+
+
+def _case_key(case: OferCase, seed: int, drawn_from: str) -> Array:
+    """The random key of a case: whatever cases are beside it, and another for each source of identities."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{case.key} {drawn_from}".encode()))
+
+
+def _read(path: Path, count: int) -> Judged | None:
+    arrays = read_arrays(path)
+    names = {field.name for field in dataclasses.fields(Judged)}
+    if arrays is None or set(arrays) != names or arrays["median"].shape != (count,):
+        return None
+    return Judged(**arrays)

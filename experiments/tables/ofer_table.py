@@ -1,0 +1,245 @@
+"""OFER's tables of identities: errors of what IdGen draws and IdRank picks (Table 1), by the number of samples (Table
+8) and by the sampler, and how well IdRank ranks (Tables 9, 10).
+
+An error is that of the neutral face's frontal vertices after the best similarity, mm
+(`flamejax.metrics.samples.identity_errors_mm`). The paper's scans and photos are not free, so the cases are those of
+`ofer_cases`. All means are over cases, 95 % intervals over people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from experiments.tables.diverse_cases import Progress, tick_of
+from experiments.tables.ofer_cases import COVERED, OferCase
+from experiments.tables.ofer_runs import Judged, OferRunner
+from experiments.tables.statistics import difference_of, interval_columns, mean_of, none_of, ratio_of
+from flamejax.metrics.samples import error_ratio, iou_at, precision_at
+from sampling.diffusion import SamplerConfig
+
+CANDIDATES = 100
+"""N, as in the paper."""
+ROWS = {
+    "random": ("random", "average"),
+    "random minimum": ("random", "minimum"),
+    "linear-gaussian": ("linear-gaussian", "average"),
+    "linear-gaussian mean": ("linear-gaussian", "of mean"),
+    "average": ("idgen", "average"),
+    "ranked": ("idgen", "ranked"),
+    "minimum": ("idgen", "minimum"),
+}
+"""Methods: what identities are drawn from, and which of them count. Those without a source are IdGen's."""
+MEASURES = ("median_mm", "mean_mm", "std_mm")
+COUNTS = (1, 10, 50, 100, 500)
+REFERENCE = SamplerConfig("ancestral", steps=1000)
+SAMPLERS = (
+    *(SamplerConfig("dpm", steps=steps) for steps in (5, 10, 20, 50)),
+    *(SamplerConfig("ddim", steps=steps) for steps in (20, 50)),
+    REFERENCE,
+)
+SAMPLER_CASES = 64
+"""A thousand steps are slow."""
+RANDOM_ORDERS = 32
+BEST = 0.2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of two methods' `median_mm` over the same cases."""
+
+    method: str
+    reference: str
+    kind: str
+    """ratio: of the means. difference: method - reference, mm."""
+    wanted: str
+    is_met: Callable[[float, float], bool]
+    """Of the value and its interval's upper end."""
+
+
+COMPARISONS = (
+    Comparison("average", "random", "ratio", "below 1, 95 %", lambda value, high: high < 1),
+    Comparison("average", "linear-gaussian", "ratio", "at most 1.15", lambda value, high: value <= 1.15),
+    Comparison("ranked", "average", "difference", "below 0, 95 %", lambda value, high: high < 0),
+    Comparison("minimum", "average", "ratio", "at most 0.82", lambda value, high: value <= 0.82),
+)
+RANK_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    **{f"precision_{k}": partial(precision_at, share=k / 100) for k in (1, 10, 20)},
+    **{f"iou_{k}": partial(iou_at, share=k / 100) for k in (10, 20, 30)},
+    "error_ratio": partial(error_ratio, count=1),
+    **{f"error_ratio_{n}": partial(error_ratio, count=n) for n in (5, 10)},
+    "best_fifth": lambda scores, errors: top_is_among(scores, errors, BEST),
+}
+
+
+@dataclass(frozen=True)
+class OferTable:
+    """The rows, as printed and as written; what could not be measured is None.
+
+    Rows have `cases`, how many of them `failed` (an identity is not finite: they count nowhere), and measures with 95 %
+    intervals (`_low`, `_high`).
+    """
+
+    rows: list[dict]
+    comparisons: list[dict]
+    """identity: how methods compare, and what is wanted."""
+    samplers: list[dict]
+    """samples: by the sampler; `ratio` and `minimum_ratio` to all 1000 steps."""
+    each: list[dict]
+    """The numbers of every case."""
+
+
+def identity(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
+    """Errors of each of `ROWS`, over all cases and by how much is covered. runner: with a ranker."""
+    drawn = {name: runner.judged(name, cases, CANDIDATES, tick_of(progress, name, cases)) for name in _sources()}
+    values = {
+        method: np.stack([counted(one, which) for one in drawn[source]]) for method, (source, which) in ROWS.items()
+    }
+    rows = []
+    for method, errors in values.items():
+        for occluder in ("overall", *(name for name, _ in COVERED)):
+            which = _chosen(cases, occluder)
+            if which.any():
+                rows.append({"method": method, "occluder": occluder} | summary(errors, MEASURES, cases, which))
+    each = [
+        {"method": method, "case": case.key, "covered": case.covered}
+        | dict(zip(MEASURES, map(none_of, one), strict=True))
+        for method, errors in values.items()
+        for case, one in zip(cases, errors, strict=True)
+    ]
+    return OferTable(rows, comparisons({name: v[:, 0] for name, v in values.items()}, cases), [], each)
+
+
+def samples(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
+    """The best of the first n samples, by IdGen and at random, and what other samplers cost."""
+    most = max(COUNTS)
+    drawn = {n: runner.judged(n, cases, most, tick_of(progress, f"{n}: {most}", cases)) for n in ("idgen", "random")}
+    rows, each = [], []
+    for n in COUNTS:
+        # Of which one is not finite, the least is NaN: the case failed.
+        best = {name: np.array([one.median[:n].min() for one in found]) for name, found in drawn.items()}
+        both = np.stack([best["idgen"], best["random"]], axis=1)
+        names = ("median_mm", "random_median_mm")
+        rows.append({"method": "minimum", "occluder": "overall", "n": n} | summary(both, names, cases))
+        each += [
+            {"n": n, "case": c.key} | dict(zip(names, map(none_of, b), strict=True))
+            for c, b in zip(cases, both, strict=True)
+        ]
+    return OferTable(rows, [], by_sampler(runner, cases[:SAMPLER_CASES], progress), each)
+
+
+def by_sampler(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> list[dict]:
+    """Average and minimum of 100 samples by each sampler, relative to those of `REFERENCE`, on the same cases."""
+    names = {sampler: f"{sampler.method} {sampler.steps}" for sampler in SAMPLERS}
+    found = {}
+    for sampler, name in names.items():
+        drawn = runner.judged("idgen", cases, CANDIDATES, tick_of(progress, name, cases), sampler)
+        found[sampler] = np.array([[one.median.mean(), one.median.min()] for one in drawn])
+    subjects, rows = _subjects(cases), []
+    for sampler, errors in found.items():
+        row = {"sampler": sampler.method, "steps": sampler.steps}
+        row |= summary(errors, ("median_mm", "minimum_mm"), cases)
+        for k, name in enumerate(("ratio", "minimum_ratio")):
+            pair = _paired(errors[:, k], found[REFERENCE][:, k])
+            row |= interval_columns(name, ratio_of(*pair, subjects), subjects)
+        rows.append(row)
+    return rows
+
+
+def ranking(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
+    """How well IdRank orders IdGen's identities by their true `median_mm`, against a random order and against how near
+    each is to the mean of all. runner: with a ranker."""
+    drawn = runner.judged("idgen", cases, CANDIDATES, tick_of(progress, "idgen", cases))
+    random = np.random.default_rng(runner.seed)
+    values = {
+        "idrank": [rank_measures(one.score, one.median) for one in drawn],
+        "mean residual": [rank_measures(one.closeness, one.median) for one in drawn],
+        "chance": [chance(random, one.median) for one in drawn],
+    }
+    rows, each = [], []
+    for method, found in values.items():
+        rows.append({"method": method, "occluder": "overall"} | summary(np.stack(found), tuple(RANK_MEASURES), cases))
+        each += [
+            {"method": method, "case": case.key} | dict(zip(RANK_MEASURES, map(none_of, one), strict=True))
+            for case, one in zip(cases, found, strict=True)
+        ]
+    return OferTable(rows, [], [], each)
+
+
+def counted(judged: Judged, which: str) -> np.ndarray:
+    """(3,) median, mean and std, mm, of what counts: the `average` over identities, the `ranked` first, the one of the
+    lowest median (`minimum`), or the mean of all identities (`of mean`). NaN where an identity is not finite."""
+    errors = judged.errors
+    if which == "of mean":
+        return judged.of_mean
+    if which == "average" or not np.isfinite(errors).all():
+        return errors.mean(axis=0)
+    return errors[np.argmin(judged.median) if which == "minimum" else first_of(judged.score)]
+
+
+def first_of(scores: np.ndarray) -> int:
+    """The place of the highest score; of equal ones the first, and what is not a number comes last."""
+    return int(np.argsort(-scores, kind="stable")[0])
+
+
+def top_is_among(scores: np.ndarray, errors: np.ndarray, share: float) -> float:
+    """1 if fewer than a share of all candidates are better than the one of the highest score, else 0; by chance the
+    share."""
+    return float((errors < errors[first_of(scores)]).mean() < share)
+
+
+def rank_measures(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """(K,) each of `RANK_MEASURES` of one case; NaN where an error is not finite."""
+    if not np.isfinite(errors).all():
+        return np.full(len(RANK_MEASURES), np.nan)
+    return np.array([measure(scores, errors) for measure in RANK_MEASURES.values()])
+
+
+def chance(random: np.random.Generator, errors: np.ndarray) -> np.ndarray:
+    """The same of a random order, the mean of some."""
+    orders = (random.permutation(len(errors)).astype(float) for _ in range(RANDOM_ORDERS))
+    return np.mean([rank_measures(scores, errors) for scores in orders], axis=0)
+
+
+def comparisons(medians: dict[str, np.ndarray], cases: Sequence[OferCase]) -> list[dict]:
+    """`COMPARISONS` of methods' `median_mm` (N,), over the cases where both are finite."""
+    subjects, rows = _subjects(cases), []
+    for one in COMPARISONS:
+        pair = _paired(medians[one.method], medians[one.reference])
+        found = (ratio_of if one.kind == "ratio" else difference_of)(*pair, subjects)
+        row = {"method": one.method, "reference": one.reference, "kind": one.kind}
+        row |= interval_columns("value", found, subjects)
+        rows.append(row | {"wanted": one.wanted, "met": bool(one.is_met(found[0], found[2]))})
+    return rows
+
+
+def summary(
+    values: np.ndarray, names: Sequence[str], cases: Sequence[OferCase], which: np.ndarray | None = None
+) -> dict:
+    """The numbers of a row: means of values (N, K) over the cases `which` (N,) bool."""
+    which = np.ones(len(cases), bool) if which is None else which
+    values, subjects = values[which], _subjects(cases)[which]
+    row: dict = {"cases": len(values), "failed": int((~np.isfinite(values)).any(axis=1).sum())}
+    for k, name in enumerate(names):
+        row |= interval_columns(name, mean_of(values[:, k], subjects), subjects)
+    return row
+
+
+def _chosen(cases: Sequence[OferCase], occluder: str) -> np.ndarray:
+    return np.array([occluder in ("overall", case.occluder) for case in cases])
+
+
+def _paired(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    known = np.isfinite(values) & np.isfinite(reference)
+    return np.where(known, values, np.nan), np.where(known, reference, np.nan)
+
+
+def _sources() -> list[str]:
+    return list(dict.fromkeys(source for source, _ in ROWS.values()))
+
+
+def _subjects(cases: Sequence[OferCase]) -> np.ndarray:
+    return np.array([case.subject for case in cases])

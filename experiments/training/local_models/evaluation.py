@@ -1,0 +1,75 @@
+"""How near heads with and without local models come to scans that none of them has seen."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+
+from experiments.datasets.scans import Scans, fit
+from fitting.local_model import LocalModel, top_components, with_local
+from flamejax.geometry import vertex_normals
+from flamejax.head import HeadModel
+
+Row = dict[str, str | int | float]
+FACE = ("face", "nose", "lips", "forehead", "eye_region")
+COUNTS = (10, 25, 50, 100)
+SHARES = (0.9, 0.95, 0.99)
+FRONTAL = 0.3
+"""Least cosine between a vertex's normal and the view from the front."""
+
+
+def frontal_face(head: HeadModel) -> np.ndarray:
+    """(V,) bool: vertices of the face that a photo from the front shows: no eyeballs, no insides of lips and lids."""
+    face = np.any([np.asarray(head.regions[name]) for name in FACE], axis=0)
+    return face & (np.asarray(vertex_normals(head.v_template, head.faces))[:, 2] > FRONTAL)
+
+
+def variants(head: HeadModel, local: LocalModel, brief: bool = False) -> dict[str, HeadModel]:
+    """Name -> head: the global model with its leading components, then with local models of growing size."""
+    counts = [n for n in COUNTS if n < head.num_betas] if not brief else []
+    found = {f"global {n} + {min(n, head.num_expression)}": (n, min(n, head.num_expression)) for n in counts}
+    found[f"global {head.num_betas} + {head.num_expression}"] = head.num_betas, head.num_expression
+    heads = {name: top_components(head, *kept) for name, kept in found.items()}
+    start = f"global {local.num_betas} + {local.num_expression}, local"
+    for share in () if brief else SHARES:
+        heads[f"{start} {share:g}"] = with_local(head, local.truncated(share))
+    return {**heads, f"{start} all": with_local(head, local)}
+
+
+def errors_mm(head: HeadModel, scans: Scans, what: str, console: Console) -> np.ndarray:
+    """(N, V) distances of vertices after a 3D fit, millimetres."""
+    found, _ = fit(head, scans, what, console)
+    return 1e3 * np.linalg.norm(np.asarray(found.vertices) - scans.vertices, axis=-1)
+
+
+def table(head: HeadModel, local: LocalModel, scans: Scans, split: str, console: Console, brief: bool) -> list[Row]:
+    """One row per head: components, and the distances between fit and scan."""
+    face = frontal_face(head)
+    rows: list[Row] = []
+    for name, variant in variants(head, local, brief).items():
+        error = errors_mm(variant, scans, f"{split}: {name}", console)
+        rows.append({
+            "model": name,
+            "identity": variant.num_betas,
+            "expression": variant.num_expression,
+            "face_median_mm": float(np.median(error[:, face])),
+            "face_mean_mm": float(error[:, face].mean()),
+            "face_p95_mm": float(np.percentile(error[:, face], 95)),
+            "head_rms_mm": float(np.sqrt(np.mean(error**2))),
+        })  # fmt: skip
+    return rows
+
+
+def region_table(local: LocalModel) -> list[Row]:
+    """One row per region: vertices, components, explained variance."""
+    return [
+        {
+            "region": region.name,
+            "vertices": len(region.index),
+            "shape": len(region.shape),
+            "explained_shape": region.explained[0],
+            "expression": len(region.expression),
+            "explained_expression": region.explained[1],
+        }
+        for region in local.regions
+    ]

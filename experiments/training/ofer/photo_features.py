@@ -1,0 +1,186 @@
+"""What the image encoders' frozen layers give of training photos: computed once per photo, and kept.
+
+    $FLAMEJAX_DATA/ofer_features/seen-<photos>.npy              landmarks and crop of each photo, and if it is sound
+    $FLAMEJAX_DATA/ofer_features/arcface-<photos, base>.npy     features in half precision; farl-... likewise
+
+Names are digests of the list of photos and of the encoder's frozen layers, so that other photos and other encoders get
+files of their own; the folder may be deleted when no training is to go on. Half precision: trained encoders' features
+come out of a normalisation and are of size one, so that they lose less than 0.1 %, as the weights that are kept do;
+ArcFace's of 100,000 photos then take 5 GB instead of 10.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+from rich.console import Console
+
+from experiments.calibrate_landmarks.command import progress_bar
+from experiments.kept_arrays import alone
+from experiments.kept_rows import KeptRows
+from experiments.training.ofer.photo_folders import report_left_out
+from experiments.training.ofer.photo_source import SIZE, PhotoSource
+from fitting.observation import VISIBLE_CONFIDENCE, Observation
+from flamejax.io.folders import data_folder
+from models.encoders import ArcFace, FaRL
+from models.encoders.parts import base_digest
+
+VERSION = 1
+"""Of the files: what is computed for a photo."""
+BLOCK = 64
+"""Photos between two states on disk."""
+BATCH = 16
+"""Photos that an encoder is shown at once."""
+LARGEST = float(np.finfo(np.float16).max)
+WIDTH = 68 * 3 + 4
+"""Of a row of `seen`: landmarks and confidence, scale and offset of the crop, 1 = sound."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Photos' landmarks and features: N photos, the unsound ones among them."""
+
+    landmarks: np.ndarray
+    """(N, 68, 2) pixels of the crop."""
+    visible: np.ndarray
+    """(N, 68) 1 = visible."""
+    sound: np.ndarray
+    """(N,) bool: a face was found."""
+    features: Mapping[str, np.ndarray]
+    """By encoder, (N, F) float16 on disk."""
+
+
+def features_folder() -> Path:
+    """Where features are kept."""
+    return data_folder() / "ofer_features"
+
+
+def seen_photos(source: PhotoSource, encoders: Mapping[Any, ArcFace | FaRL], console: Console) -> Seen:
+    """Landmarks and features of all photos; what is not on disk is computed first, with a progress bar.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    folder, count = features_folder(), len(source.digests)
+    with alone(folder, "features of photos"):
+        seen = KeptRows(folder / f"seen-{_key(source)}.npy", (count, WIDTH), np.float32)
+        kept = {
+            name: KeptRows(
+                folder / f"{name}-{_key(source, base_digest(encoder))}.npy", (count, encoder.feature_width), np.float16
+            )
+            for name, encoder in encoders.items()
+        }
+        _fill(source, encoders, seen, kept, console)
+    rows = seen.whole()
+    marks = np.array(rows[:, : 68 * 3]).reshape(count, 68, 3)
+    visible = (marks[..., 2] > VISIBLE_CONFIDENCE).astype(np.float32)
+    return Seen(marks[..., :2], visible, rows[:, -1] > 0, {name: part.whole() for name, part in kept.items()})
+
+
+def _key(source: PhotoSource, base: str = "") -> str:
+    text = "\n".join([f"{VERSION} {SIZE} {base}", *source.digests])
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:20]
+
+
+def _fill(
+    source: PhotoSource, encoders: Mapping[Any, ArcFace | FaRL], seen: KeptRows, kept: Mapping[Any, KeptRows],
+    console: Console,
+) -> None:  # fmt: skip
+    """Compute what is missing, block by block."""
+    count, left_out, too_large = len(source.digests), [], set()
+    start = min(part.done for part in (seen, *kept.values()))
+    if start == count:
+        return
+    programs = {name: _program(encoder) for name, encoder in encoders.items()}
+    with progress_bar(console) as progress, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        task = progress.add_task(f"features of {source.title}", total=count, completed=start)
+        while start < count:
+            stop = min(start + BLOCK, count)
+            known = seen.rows(start, stop) if seen.done >= stop else None
+            look = functools.partial(_look, source, start, known)
+            found = list(pool.map(look, range(start, stop)))
+            rows = np.stack([one.row for one in found]) if known is None else known
+            left_out += [one.reason for one in found if one.reason]
+            if known is None:
+                seen.add(rows)
+            for name, part in kept.items():
+                if part.done < stop:
+                    features = programs[name](np.stack([one.image for one in found]), rows)
+                    too_large |= {name} if np.abs(features).max() > LARGEST else set()
+                    part.add(np.clip(features, -LARGEST, LARGEST))
+            progress.update(task, completed=stop)
+            start = stop
+    report_left_out(left_out, console)
+    for name in sorted(too_large):
+        console.print(f"{name}: features beyond {LARGEST:.0f} were cut. Are its weights trained ones?", markup=False)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A photo as encoders see it: its crop, its row of `seen`, and why it is unsound, if it is."""
+
+    image: np.ndarray
+    row: np.ndarray
+    reason: str = ""
+
+
+def _look(source: PhotoSource, start: int, known: np.ndarray | None, index: int) -> _Look:
+    """known: rows of `seen` from `start` on."""
+    nothing = _Look(np.zeros((SIZE, SIZE, 3), np.float32), np.zeros(WIDTH, np.float32))
+    row = None if known is None else known[index - start]
+    if row is not None and not row[-1]:
+        return nothing
+    try:
+        observation = source.observe(index, None if row is None else _in_photo(row))
+    except ValueError as error:  # An OSError may pass, and what is kept here is never looked at again: it ends the run.
+        return _Look(nothing.image, nothing.row, str(error))
+    return _Look(np.asarray(observation.image), _row(observation))
+
+
+def _row(observation: Observation) -> np.ndarray:
+    marks = np.concatenate([observation.landmarks, np.asarray(observation.confidence)[:, None]], axis=1)
+    crop = [np.asarray(observation.crop.scale).reshape(1), np.asarray(observation.crop.offset)]
+    return np.concatenate([marks.reshape(-1), *crop, np.ones(1)]).astype(np.float32)
+
+
+def _in_photo(row: np.ndarray) -> np.ndarray:
+    """(68, 3) landmarks in the whole photo from a row of `seen`; NaN where they were missing."""
+    marks, scale, offset = row[: 68 * 3].reshape(68, 3).astype(np.float64), row[-4], row[-3:-1]
+    marks[(marks == 0).all(axis=1)] = np.nan
+    marks[:, :2] = (marks[:, :2] - offset) / scale
+    return marks
+
+
+def _program(encoder: ArcFace | FaRL) -> Any:
+    """(n, SIZE, SIZE, 3) crops and rows of `seen` -> features (n, F)."""
+    graphdef, state = nnx.split(encoder)
+
+    def features(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        marks = rows[:, : 68 * 3].reshape(-1, 68, 3)
+        found = []
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH], marks[start : start + BATCH]
+            # One shape for all, so that one program does.
+            missing = BATCH - len(part[0])
+            whole = [np.concatenate([a, np.zeros((missing, *a.shape[1:]), a.dtype)]) for a in part]
+            visible = (whole[1][..., 2] > VISIBLE_CONFIDENCE).astype(np.float32)
+            found.append(np.asarray(_features(graphdef, state, whole[0], whole[1][..., :2], visible))[: len(part[0])])
+        return np.concatenate(found)
+
+    return features
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(graphdef: nnx.GraphDef, state: nnx.State, photo: Array, landmarks: Array, visibility: Array) -> Array:
+    return nnx.merge(graphdef, state).features(photo, landmarks, visibility)

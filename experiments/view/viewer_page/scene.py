@@ -1,0 +1,167 @@
+"""What the viewer shows, and how its numbers are packed into the page.
+
+All heads are rounded to one grid of 65,535 steps over the largest extent of any of them along an axis (0.4 m: steps of
+6 um, an error of 3 um a coordinate). They are stored as the difference from the fit, whose high bytes are nearly all
+zero, and bytes of one significance together, which is what lets gzip shrink them.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flamejax.io.meshes import TexturedMesh, split_seams
+
+MORPHED = 16
+"""Between the first so many hypotheses the viewer has midpoints; between others it goes straight."""
+GRID = 65534
+NEGLIGIBLE = 1e-5
+"""Metres: a bend between two heads that stays below is left out."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A fit, its hypotheses and the photo, as NumPy arrays."""
+
+    title: str
+    fit: np.ndarray
+    """(V, 3) world metres."""
+    heads: np.ndarray
+    """(M, V, 3) hypotheses, best first, same frame."""
+    scores: np.ndarray
+    """(M,) nats, up to a constant."""
+    midpoints: np.ndarray | None
+    """(P, V, 3) heads half-way between the first N <= MORPHED hypotheses, in the order of `np.triu_indices(N, 1)`; None
+    where there is no way but the straight one."""
+    seen: np.ndarray
+    """(V,) bool: what the photo shows."""
+    spread: np.ndarray
+    """(V,) metres: RMS distance of each vertex from its mean over the hypotheses."""
+    faces: np.ndarray
+    """(F, 3)."""
+    uv: np.ndarray
+    """(Vt, 2), v up."""
+    uv_faces: np.ndarray
+    """(F, 3)."""
+    texture: np.ndarray
+    """(Ht, Wt, 3) in [0, 1]."""
+    light: np.ndarray
+    """(9, 3) spherical harmonics, as in `flamejax.rendering.light`."""
+    photo: np.ndarray
+    """(h, w, 3) uint8."""
+    scale: float
+    """Of the camera: pixels of `photo` = scale * (x, -y) + translation."""
+    translation: np.ndarray
+    """(2,)."""
+
+
+def pack(scene: Scene) -> tuple[dict[str, Any], str]:
+    """What the page's script reads: numbers that go into JSON, and arrays as base64 of gzip. `unpack.js` is the way
+    back.
+
+    Raises:
+        ValueError: shapes do not go together, or coordinates are not finite.
+    """
+    _check(scene)
+    blobs: list[bytes] = []
+    arrays: dict[str, dict[str, Any]] = {}
+
+    def put(name: str, values: np.ndarray) -> None:
+        little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        size = little.dtype.itemsize
+        # Bytes of one significance together.
+        data = little.view(np.uint8).reshape(-1, size).T.tobytes()
+        arrays[name] = {"type": values.dtype.name, "count": values.size, "offset": sum(map(len, blobs))}
+        blobs.append(data)
+
+    quantised, centre, step = quantise(np.concatenate([scene.fit[None], scene.heads]))
+    # Differences wrap round at 2^16, and back.
+    quantised[1:] -= quantised[:1]
+    put("heads", quantised)
+    bends, bend_steps = _bends(scene)
+    put("bends", bends)
+    put("seen", np.asarray(scene.seen, np.uint8))
+    put("spread", np.asarray(scene.spread, np.float32))
+    vertex, uv, corners = _split(scene)
+    put("faces", _indices(scene.faces, len(scene.fit)))
+    put("corners", _indices(corners, len(vertex)))
+    put("vertex", _indices(vertex, len(scene.fit)))
+    put("uv", np.asarray(uv, np.float32))
+    header = {
+        "title": scene.title,
+        "vertices": len(scene.fit),
+        "heads": len(scene.heads),
+        "scores": [round(float(score), 3) for score in scene.scores],
+        "centre": centre.tolist(),
+        "step": step,
+        "bendSteps": bend_steps,
+        "scale": float(scene.scale),
+        "translation": np.asarray(scene.translation, np.float64).tolist(),
+        "light": np.asarray(scene.light, np.float64).round(5).tolist(),
+        "photoSize": [scene.photo.shape[1], scene.photo.shape[0]],
+        "photo": _picture(scene.photo, "JPEG", quality=88),
+        "texture": _picture(np.round(np.clip(scene.texture, 0, 1) * 255).astype(np.uint8), "JPEG", quality=92),
+        "arrays": arrays,
+    }
+    # mtime 0: the same scene is the same page.
+    return header, base64.b64encode(gzip.compress(b"".join(blobs), 9, mtime=0)).decode()
+
+
+def quantise(heads: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """(N, V, 3) metres -> int16 q, centre (3,) and step with heads = centre + step q, within half a step."""
+    flat = np.asarray(heads, np.float64).reshape(-1, 3)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    centre, step = (low + high) / 2, max(float((high - low).max()), 1e-6) / GRID
+    return np.round((heads - centre) / step).astype(np.int16), centre, step
+
+
+def _bends(scene: Scene) -> tuple[np.ndarray, list[float]]:
+    """How far half-way heads lie from the straight line: int8 (K, V, 3) of the pairs for which that matters, and each
+    pair's step in metres, 0 where it does not."""
+    if scene.midpoints is None:
+        return np.zeros(0, np.int8), []
+    first, second = np.triu_indices(min(MORPHED, len(scene.heads)), 1)
+    kept, steps = [], []
+    for i, j, middle in zip(first, second, np.asarray(scene.midpoints, np.float64), strict=True):
+        bend = middle - (scene.heads[i].astype(np.float64) + scene.heads[j]) / 2
+        largest = float(np.abs(bend).max())
+        steps.append(largest / 127 if largest > NEGLIGIBLE else 0.0)
+        if steps[-1]:
+            kept.append(np.round(bend / steps[-1]).astype(np.int8))
+    return np.stack(kept) if kept else np.zeros(0, np.int8), steps
+
+
+def _split(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices doubled along the texture's seams: (N,) which vertex each is, (N, 2) its place in the texture, and
+    triangles (F, 3) of them."""
+    solid = TexturedMesh(scene.fit.astype(np.float64), scene.faces, scene.uv.astype(np.float64), scene.uv_faces)
+    source, uv_source, faces = split_seams(solid)
+    return source, scene.uv[uv_source], faces
+
+
+def _indices(values: np.ndarray, count: int) -> np.ndarray:
+    return np.asarray(values, np.uint16 if count <= 2**16 else np.uint32)
+
+
+def _picture(pixels: np.ndarray, kind: str, **options: Any) -> str:
+    """A data: URL."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _check(scene: Scene) -> None:
+    if not len(scene.heads):
+        raise ValueError("there are no hypotheses to show.")
+    if scene.heads.shape[1:] != scene.fit.shape or len(scene.scores) != len(scene.heads):
+        raise ValueError(
+            f"a fit of shape {scene.fit.shape}, but hypotheses of {scene.heads.shape} with {len(scene.scores)} scores."
+        )
+    if not (np.isfinite(scene.fit).all() and np.isfinite(scene.heads).all()):
+        raise ValueError("vertices hold NaN or infinite values.")

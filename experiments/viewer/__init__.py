@@ -1,6 +1,0 @@
-"""One page that shows a face's hypotheses in 3D, in any browser, from disk: `viewer_page(scene)`."""
-
-from experiments.viewer.page import viewer_page
-from experiments.viewer.scene import MORPHED, Scene
-
-__all__ = ["MORPHED", "Scene", "viewer_page"]

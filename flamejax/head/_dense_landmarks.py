@@ -1,0 +1,152 @@
+"""MediaPipe's 468 face points on a head's surface, and the 51 inner iBUG landmarks as the detector places them.
+
+Every landmark set has its own definition of, say, a mouth corner. A head's own landmarks follow the annotators of iBUG;
+a detector follows what it was trained on. `experiments.calibrate_landmarks` measures on renders of known heads where on
+the surface the detector puts each of its points, and writes that to a file, which is read here.
+"""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from flamejax.head.blend_skin import head_at, vertices
+from flamejax.head.formats.files import HeadFileError, open_head_path
+from flamejax.head.formats.npy_files import read_npz
+from flamejax.head.model import DenseLandmarks, HeadModel, HeadParams
+
+FORMAT_VERSION = 1
+NUM_DENSE, NUM_INNER = 468, 51
+_SHAPES = {
+    "dense_face": ("i", (NUM_DENSE,)),
+    "dense_barycentric": ("f", (NUM_DENSE, 3)),
+    "dense_spread": ("f", (NUM_DENSE,)),
+    "landmark_face": ("i", (NUM_INNER,)),
+    "landmark_barycentric": ("f", (NUM_INNER, 3)),
+    "landmark_spread": ("f", (NUM_INNER,)),
+}
+
+
+def geometry_hash(head: HeadModel) -> str:
+    """sha256 (hex) of what places a head's surface points: template, triangles, blend shapes, correctives, skinning."""
+    digest = hashlib.sha256()
+    # numpy's views of the basis: the head's own properties would compile and copy.
+    basis, components = np.asarray(head.basis), head.joint_dirs.shape[-1]
+    arrays = {
+        "v_template": head.v_template,
+        "faces": head.faces,
+        "shapedirs": basis[:components].transpose(2, 1, 0),
+        "posedirs": basis[components:].swapaxes(1, 2).reshape(len(basis) - components, -1),
+        "J_regressor": head.J_regressor,
+        "lbs_weights": head.lbs_weights,
+    }
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        kind = "<i4" if array.dtype.kind == "i" else "<f4"
+        digest.update(f"{name} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array, kind).data)
+    digest.update(f"parents {head.parents} num_betas {head.num_betas}".encode())
+    return digest.hexdigest()
+
+
+def dense_landmarks_path() -> Path:
+    """Where the embedded open head's dense landmarks lie."""
+    return open_head_path().with_name("open_head_landmarks.npz")
+
+
+def load_dense_landmarks(head: HeadModel, path: str | os.PathLike[str] | None = None) -> DenseLandmarks | None:
+    """Load what `flamejax calibrate-landmarks` has measured for a head.
+
+    Args:
+      head: the head that the landmarks are for.
+      path: the file; None for the embedded one.
+
+    Returns:
+      The landmarks; None if no path was given and the embedded file is missing or belongs to another head.
+
+    Raises:
+      HeadFileError: the file is missing, damaged or of another version, or (with a path) measured on another head.
+    """
+    chosen = dense_landmarks_path() if path is None else Path(path)
+    if path is None and not chosen.is_file():
+        return None
+    found = _read(chosen)
+    measured = f"{found['head_name']} {found['head_version']}"
+    # The name is compared first: it spares the hash of a large foreign head.
+    if measured != f"{head.name} {head.version}" or str(found["head_hash"]) != geometry_hash(head):
+        if path is None:
+            return None
+        raise HeadFileError(
+            f"{chosen}: measured on the head '{measured}' (geometry {str(found['head_hash'])[:12]}), "
+            f"not on this '{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). "
+            "Make them with: flamejax calibrate-landmarks --head FILE --output FILE"
+        )
+    _check(chosen, found, len(head.faces))
+    return DenseLandmarks(
+        **jax.device_put(
+            {name: found[name].astype(np.int32 if kind == "i" else np.float32) for name, (kind, _) in _SHAPES.items()}
+        )
+    )
+
+
+@jax.jit
+def dense_landmarks(head: HeadModel, dense: DenseLandmarks, params: HeadParams) -> Array:
+    """MediaPipe's 468 points of a posed head, without computing the other vertices' positions.
+
+    Args:
+      params: batch axes (*b,).
+
+    Returns:
+      (*b, 468, 3) metres, world frame.
+    """
+    if params.batch:
+        return jax.vmap(lambda one: dense_landmarks(head, dense, one))(params)
+    triangles = head.faces[dense.dense_face]
+    corners = vertices(head_at(head, triangles.reshape(-1)), params).reshape(*triangles.shape, 3)
+    return jnp.sum(corners * dense.dense_barycentric[..., None], axis=-2)
+
+
+def calibrated(head: HeadModel, dense: DenseLandmarks) -> HeadModel:
+    """The head with its 51 inner landmarks where the detector puts them; the jaw contour stays as it is."""
+    embedding = dataclasses.replace(
+        head.landmark_embedding, face=dense.landmark_face, barycentric=dense.landmark_barycentric
+    )
+    return dataclasses.replace(head, landmark_embedding=embedding)
+
+
+def with_dense_landmarks(head: HeadModel) -> HeadModel:
+    """The head with the embedded calibration attached and its inner landmarks moved, if measured on this head."""
+    dense = load_dense_landmarks(head)
+    return head if dense is None else dataclasses.replace(calibrated(head, dense), dense=dense)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise HeadFileError(f"{path}: no such landmark file.")
+    found = read_npz(path)
+    missing = [n for n in ("format_version", "head_name", "head_version", "head_hash", *_SHAPES) if n not in found]
+    if missing:
+        raise HeadFileError(f"{path}: not a file of dense landmarks ('{missing[0]}' is missing).")
+    if int(found["format_version"]) != FORMAT_VERSION:
+        raise HeadFileError(
+            f"{path}: landmark format {int(found['format_version'])}, but this flamejax reads format {FORMAT_VERSION}."
+        )
+    return found
+
+
+def _check(path: Path, found: dict[str, np.ndarray], triangles: int) -> None:
+    for name, (kind, shape) in _SHAPES.items():
+        array = found[name]
+        if array.dtype.kind != kind or array.shape != shape:
+            raise HeadFileError(f"{path}: '{name}' is {array.dtype} {array.shape}, which is not its form.")
+        if kind == "f" and not np.isfinite(array).all():
+            raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite.")
+        if kind == "i" and not (array.min() >= 0 and array.max() < triangles):
+            raise HeadFileError(f"{path}: '{name}' points outside the head's {triangles} triangles.")
+        if name.endswith("_spread") and array.min() <= 0:
+            raise HeadFileError(f"{path}: '{name}' must be positive.")

@@ -1,0 +1,1 @@
+"""File formats of head models: FLAME, ICT-FaceKit, .npz, and pickles read as data."""

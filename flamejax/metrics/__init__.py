@@ -1,0 +1,1 @@
+"""Metrics: distances between heads, of sets of samples, and NoW's protocol."""

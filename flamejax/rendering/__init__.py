@@ -1,0 +1,27 @@
+"""Rendering: rasterize -> interpolate -> texture and light -> image."""
+
+from flamejax.rendering._antialias import antialias, opposite_vertices
+from flamejax.rendering._interpolate import interpolate
+from flamejax.rendering._rasterize import Fragments, fragment_geometry, rasterize
+from flamejax.rendering._render import composite, render, render_fragments
+from flamejax.rendering.light import ambient_light, sh_basis, shade, shade_directional
+from flamejax.rendering.texture import mip_level, mip_levels, sample_texture
+
+__all__ = [
+    "Fragments",
+    "ambient_light",
+    "antialias",
+    "composite",
+    "fragment_geometry",
+    "interpolate",
+    "mip_level",
+    "mip_levels",
+    "opposite_vertices",
+    "rasterize",
+    "render",
+    "render_fragments",
+    "sample_texture",
+    "sh_basis",
+    "shade",
+    "shade_directional",
+]

@@ -1,0 +1,28 @@
+"""Vertex attributes at the pixels."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from flamejax.rendering._rasterize import Fragments, materialize, pick_rows
+
+
+def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
+    """Barycentric interpolation of vertex attributes.
+
+    Args:
+      attributes: (*b, N, C), or (N, C) shared by the batch (texture coordinates, say).
+      faces: (F, 3) int32 into the attributes; may differ from the rasterized faces (uv_faces), same order.
+      fragments: from `rasterize`, batch axes (*b,).
+
+    Returns:
+      (*b, H, W, C); zero where the image is empty.
+    """
+    corners = jnp.take(attributes, faces, axis=-2)
+    corners = pick_rows(corners.reshape(*corners.shape[:-2], -1), fragments.face_index)
+    weights, channels = [fragments.barycentric[..., k] for k in range(3)], attributes.shape[-1]
+    # Channel by channel, as in `fragment_geometry`.
+    return materialize(
+        jnp.stack(
+            [sum(corners[..., k * channels + c] * weights[k] for k in range(3)) for c in range(channels)], axis=-1
+        )
+    )

@@ -1,0 +1,201 @@
+"""OFER (sections 3.2 to 3.4): identities drawn by diffusion, the one kept that the ranker thinks fits the photo best,
+and expressions drawn for it. No optimisation at test time, but for placing the heads on the photo."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fitting.config import Fit, FitConfig
+from fitting.landmark_fit import landmark_targets
+from fitting.observation import Observation
+from fitting.sharing import run_shared, shared_program
+from flamejax.head import HeadModel, HeadParams
+from models.encoders.parts import Conditioned, load_image_encoders
+from models.generator import Generator
+from models.ofer_weights import encoders_of, load_generator, load_rank
+from models.rank import FrontalFace, IdRank, frontal_face
+from sampling._complete import keys_of
+from sampling.diffusion import SamplerConfig
+from sampling.generate import draw_coefficients
+from sampling.hypotheses import Hypotheses, sorted_best_first
+from sampling.placement import landmark_view, place, placed, seen_points
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OferNetworks:
+    """The three trained networks of a head, and what the ranker sees of it. Image encoders of the same name have the
+    same frozen layers in all three, as `load_networks` has them."""
+
+    idgen: Generator
+    expgen: Generator
+    idrank: IdRank
+    face: FrontalFace
+
+
+@dataclasses.dataclass(frozen=True)
+class OferConfig:
+    """How hypotheses are drawn."""
+
+    candidates: int = 100
+    """Identities that are ranked (N = 100 in the paper)."""
+    sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+    """Noise levels of the landmarks that heads are placed by."""
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError("candidates is at least 1.")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What OFER's networks say of one photo."""
+
+    betas: Array
+    """(N, S) candidates, the best first."""
+    rank_score: Array
+    """(N,) descending."""
+    expression: Array
+    """(M, E)"""
+    jaw: Array
+    """(M, 3) axis-angle, radians."""
+
+
+def load_networks(
+    head: HeadModel, idgen: Any = None, expgen: Any = None, idrank: Any = None,
+    encoders: Mapping[Any, Any] | None = None,
+) -> OferNetworks:  # fmt: skip
+    """Trained networks of a head: files of one's own, or those that ship.
+
+    Args:
+      encoders: image encoders, or their files, by the names `arcface` and `farl`, for networks that look at photos.
+
+    Raises:
+      As `models.ofer_weights.load_generator`.
+    """
+    files = {"IdGen": idgen, "ExpGen": expgen, "IdRank": idrank}
+    names = {name for network, file in files.items() for name in encoders_of(head, network, file)}
+    shared = load_image_encoders(names, encoders)  # once for all three
+    return OferNetworks(
+        load_generator(head, "identity", idgen, shared),
+        load_generator(head, "expression", expgen, shared),
+        load_rank(head, idrank, shared),
+        frontal_face(head),
+    )
+
+
+def ofer(
+    networks: OferNetworks,
+    head: HeadModel,
+    fit: Fit,
+    observation: Observation,
+    key: Array,
+    *,
+    num_samples: int = 15,
+    config: OferConfig | None = None,
+    devices: tuple[jax.Device, ...] | None = None,
+) -> Hypotheses:
+    """Heads that a photo allows, of one identity and several expressions.
+
+    Args:
+      networks: `load_networks(head)`.
+      head: the head they were trained for.
+      fit: of one face, or of a batch (*b,): its pose, camera, gaze and size place the heads.
+      observation: what was fitted to, batch axes (*b,).
+      key: a key, or a key for each face (*b,).
+      num_samples: M.
+      devices: the photos are shared out over these; all devices when left out.
+
+    Returns:
+      M heads a face with `params` and `size`, sorted by `score`: minus the robust cost of the visible landmarks, nats.
+
+    Raises:
+      ValueError: num_samples is below 1, the networks are of another head, or fit, observation and key do not agree.
+    """
+    config = config or OferConfig()
+    batch, keys = check_inputs(networks, head, fit, observation, key, num_samples)
+    program = functools.partial(_program, config, num_samples)
+    return run_shared(program, (networks, head), (fit, observation, keys), batch, devices)
+
+
+def check_inputs(
+    networks: OferNetworks, head: HeadModel, fit: Fit, observation: Observation, key: Array, num_samples: int
+) -> tuple[tuple[int, ...], Array]:
+    """The batch axes, and a key for each face. Raises: ValueError, as `ofer`."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples is at least 1, not {num_samples}.")
+    sizes = networks.idgen.config.unet.size, networks.expgen.config.unet.size
+    if sizes != (head.num_betas, head.num_expression + 3) or fit.vertices.shape[-2] != head.num_vertices:
+        raise ValueError(
+            f"networks of {sizes[0]} + {sizes[1]} coefficients and fits of {fit.vertices.shape[-2]} vertices, but a "
+            f"head of {head.num_betas} + {head.num_expression} + 3 and {head.num_vertices}."
+        )
+    batch = fit.vertices.shape[:-2]
+    if observation.confidence.shape[:-1] != batch:
+        raise ValueError(f"fits {batch}, but observations {observation.confidence.shape[:-1]}.")
+    return batch, keys_of(key, batch)
+
+
+def draw_hypotheses(
+    networks: OferNetworks, observation: Observation, key: Array, num_samples: int, config: OferConfig
+) -> Drawn:
+    """Candidates' identities, ranked, and expressions, of one photo: pure, traceable."""
+    targets = landmark_targets(observation, config.fit)
+    visible = (targets.weights > 0).astype(targets.points.dtype)
+    # An image encoder that several networks see through runs once.
+    features: dict[str, Array] = {}
+    for network in (networks.idgen, networks.expgen, networks.idrank):
+        if not set(network.config.encoders) - {"landmark"} <= features.keys():
+            features |= network.features(observation.image, observation.landmarks, visible)
+
+    def context(network: Conditioned) -> Array:
+        return network.context_of_features(features, observation.landmarks, visible)
+
+    who, what = jax.random.split(key)
+    betas = draw_coefficients(networks.idgen, context(networks.idgen), who, config.candidates, config.sampler)
+    scores = networks.idrank.of_betas(networks.face, betas, context(networks.idrank))
+    # Not a number comes last; ties go to the first.
+    order = jnp.argsort(-jnp.nan_to_num(scores, nan=-jnp.inf), stable=True)
+    motion = draw_coefficients(networks.expgen, context(networks.expgen), what, num_samples, config.sampler)
+    return Drawn(betas[order], scores[order], motion[:, :-3], motion[:, -3:])
+
+
+def head_params(fit: Fit, betas: Array, expression: Array, jaw: Array) -> HeadParams:
+    """Parameters (M,) of drawn coefficients with a fit's neck and gaze."""
+    count = len(betas)
+
+    def shared(value: Array) -> Array:
+        return jnp.broadcast_to(value, (count, 3))
+
+    params = fit.params
+    return HeadParams(
+        betas, expression, shared(params.global_orient), shared(params.neck_pose), jaw, shared(params.leye_pose),
+        shared(params.reye_pose), jnp.zeros((count, 3)),
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=16)
+def _program(config: OferConfig, count: int, devices: tuple[jax.Device, ...]) -> Any:
+    def one(networks: OferNetworks, head: HeadModel, fit: Fit, observation: Observation, key: Array) -> Hypotheses:
+        drawn = draw_hypotheses(networks, observation, key, count, config)
+        betas = jnp.broadcast_to(drawn.betas[:1], (count, head.num_betas))
+        params = head_params(fit, betas, drawn.expression, drawn.jaw)
+        view = landmark_view(head, fit, observation, config.fit)
+        placement, cost = place(view, fit, observation.image.shape[-2], seen_points(view, params))
+        params, verts = placed(head, params, placement)
+        return sorted_best_first(Hypotheses(verts, params, None, -cost, placement.size))
+
+    def run(everywhere: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
+        networks, head = everywhere
+        return jax.vmap(lambda fit, observation, key: one(networks, head, fit, observation, key))(*photos)
+
+    return shared_program(run, devices)

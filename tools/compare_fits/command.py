@@ -1,0 +1,148 @@
+"""The command: fit the photos under every variant, print the tables, draw the sheet."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+
+import fitting
+import flamejax
+from experiments import runtime
+from experiments.calibrate_landmarks.command import print_rows, progress_bar
+from experiments.calibrate_landmarks.evaluation import Row, observe_photos
+from fitting import Fit, FitConfig, Observation
+from fitting.detector import FaceDetector, LiteRTDetector
+from fitting.mediapipe_models import MissingDependencyError
+from flamejax.head import HeadModel
+from flamejax.head.formats.load import HeadFileError
+from flamejax.io.files import write_bytes, write_text
+from tools.compare_fits.held_out import PARTS, hide_part, part_error
+from tools.compare_fits.known_heads import known_head_rows
+from tools.compare_fits.picture import sheet
+
+VARIANTS = {
+    "68 points": FitConfig(dense_weight=0.0, photometric_steps=0),
+    "68 + colours": FitConfig(dense_weight=0.0),
+    "468 points": FitConfig(photometric_steps=0),
+    "468 + colours": FitConfig(),
+}
+PORTRAIT = "astronaut"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fit photos with 68 or 468 landmarks, with and without colours, and show the fits side by side.
+
+    The public-domain portrait of scikit-image is always among them. Prints the reprojection error of the landmarks
+    under every variant, before and after calibrating them, the error of landmarks that were hidden from the fit, and
+    the error of heads of known shape that wear the photos' skin.
+    """
+
+    photos: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Photos, folders or globs."""
+    output: Path = Path("output/compare_fits")
+    """Folder for comparison.png and tables.json."""
+    head: Path | None = None
+    """Head model file; the embedded open head unless given."""
+    hidden: bool = True
+    """Also hide one part of the face after the other and measure the fit there (minutes)."""
+    known: bool = True
+    """Also fit renders of heads of known shape, with the photos' skin and with the model's (minutes)."""
+
+
+def main(args: Sequence[str] | None = None, prog: str = "python -m tools.compare_fits") -> int:
+    """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+    config = tyro.cli(Config, args=None if args is None else list(args), prog=prog)
+    runtime.use_compilation_cache()
+    try:
+        run(config, console)
+    except (HeadFileError, MissingDependencyError, ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: Config, console: Console, detector: FaceDetector | None = None) -> dict[str, list[Row]]:
+    """Do what `config` asks. Returns the rows of each table."""
+    started = time.perf_counter()
+    config.output.mkdir(parents=True, exist_ok=True)
+    head = flamejax.load_head(config.head)
+    detector = detector or LiteRTDetector()
+    names, observation = observe(config, detector, console)
+    fits = {}
+    with progress_bar(console) as progress:
+        task = progress.add_task("variants", total=len(VARIANTS) + 1)
+        for variant, settings in VARIANTS.items():
+            fits[variant] = jax.block_until_ready(fitting.fit(head, observation, settings))
+            progress.advance(task)
+        plain = fitting.fit(flamejax.load_head(config.head, calibrate=False), observation, FitConfig())
+        progress.advance(task)
+    tables = {"reprojection": reprojection_rows(names, {"not calibrated": plain, **fits})}
+    print_rows(console, "Inner 51 landmarks, mean distance in outer-eye distances", tables["reprojection"])
+    if config.hidden:
+        tables["hidden"] = hidden_rows(head, observation, console)
+        print_rows(console, "Landmarks hidden from the fit, outer-eye distances", tables["hidden"])
+    if config.known:
+        tables["known"] = known_head_rows(head, names, observation, fits["468 + colours"], detector)
+        print_rows(console, "Known heads, frontal error in millimetres", tables["known"])
+    write_text(config.output / "tables.json", json.dumps({"photos": names, **tables}, indent=1) + "\n")
+    buffer = io.BytesIO()
+    sheet(head, names, observation, fits).save(buffer, format="PNG")
+    write_bytes(config.output / "comparison.png", buffer.getvalue())
+    console.print(f"{config.output / 'comparison.png'}; {time.perf_counter() - started:.0f} s in all")
+    return tables
+
+
+def observe(config: Config, detector: FaceDetector, console: Console) -> tuple[list[str], Observation]:
+    """Names and observations of the photos and the portrait; photos without a face are said and left out."""
+    from skimage import data
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    names, observations = observe_photos(config.photos, config.output, detector, say)
+    portrait = data.astronaut().astype(np.float32) / 255.0
+    observations.append(fitting.observe_photo(portrait, detector=detector)[0])
+    return [*names, PORTRAIT], fitting.stack(observations)
+
+
+def reprojection_rows(names: list[str], fits: dict[str, Fit]) -> list[Row]:
+    """One row per photo and their median: `Fit.losses["nme"]` under each variant."""
+    values = {variant: np.asarray(fit.losses["nme"], np.float64) for variant, fit in fits.items()}
+    rows: list[Row] = [{"photo": name, **{v: float(e[i]) for v, e in values.items()}} for i, name in enumerate(names)]
+    return [*rows, {"photo": "median", **{v: float(np.median(e)) for v, e in values.items()}}]
+
+
+def hidden_rows(head: HeadModel, observation: Observation, console: Console) -> list[Row]:
+    """One row per hidden part and their mean: the mean error under each variant over photos that show the part, and
+    `better`: in how many of them colours lowered the error of the fit to 468 points."""
+    errors: dict[str, dict[str, np.ndarray]] = {}
+    with progress_bar(console) as progress:
+        task = progress.add_task("hidden parts", total=len(PARTS) * len(VARIANTS))
+        for part in PARTS:
+            partly = hide_part(head, observation, part)
+            errors[part] = {}
+            for variant, settings in VARIANTS.items():
+                errors[part][variant] = part_error(fitting.fit(head, partly, settings), observation, part)
+                progress.advance(task)
+    rows: list[Row] = []
+    for part, found in errors.items():
+        better, shown = found["468 + colours"] < found["468 points"], ~np.isnan(found["468 points"])
+        rows.append({
+            "hidden": part, **{variant: float(np.nanmean(error)) for variant, error in found.items()},
+            "better": f"{int(np.sum(better & shown))} of {int(shown.sum())}",
+        })  # fmt: skip
+    means = {variant: float(np.mean([row[variant] for row in rows])) for variant in VARIANTS}
+    return [*rows, {"hidden": "mean of the parts", **means, "better": ""}]

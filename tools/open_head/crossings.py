@@ -1,0 +1,102 @@
+"""Triangles of the skin that cross other triangles: where a mesh passes through itself.
+
+    python -m tools.open_head.crossings
+
+Prints, for the head at rest, every expression component at both ends of its range (at most 2 standard deviations) and
+the opened jaw, how many triangles of the face cross others: of the lips (which touch when shut), of the lids' regions
+(which overlap when shut), and elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial import cKDTree
+
+from flamejax.head import HeadModel, HeadParams, load_head, vertices
+
+REACH = 0.006
+"""Metres: triangles of the face whose middles lie farther apart than this do not meet."""
+DEVIATIONS = 2.0
+FACE = ("face", "eye_region", "lips", "nose")
+PLACES = {"lips": ("lips",), "lids": ("left_eye_region", "right_eye_region")}
+
+
+def face_triangles(head: HeadModel) -> np.ndarray:
+    """(N, 3) vertices of the triangles of the face's skin."""
+    skin = np.any([np.asarray(head.regions[name]) for name in FACE], axis=0)
+    skin &= ~np.asarray(head.regions["left_eyeball"] | head.regions["right_eyeball"])
+    faces = np.asarray(head.faces)
+    return faces[skin[faces].all(axis=-1)]
+
+
+def crossing_triangles(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Indices of the triangles (N, 3) into points (V, 3) that an edge of another one passes through.
+
+    Triangles with a common vertex are not compared.
+    """
+    corners = points[triangles]
+    middles = corners.mean(axis=1)
+    radius = np.linalg.norm(corners - middles[:, None], axis=-1).max(axis=1)
+    first, second = cKDTree(middles).query_pairs(REACH, output_type="ndarray").T
+    near = np.linalg.norm(middles[first] - middles[second], axis=-1) < radius[first] + radius[second]
+    apart = ~(triangles[first][:, :, None] == triangles[second][:, None, :]).any(axis=(1, 2))
+    first, second = first[near & apart], second[near & apart]
+    crossed = _pierces(corners[first], corners[second]) | _pierces(corners[second], corners[first])
+    return np.unique(np.concatenate([first[crossed], second[crossed]]))
+
+
+def _pierces(edges_of: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(M,) bool: whether an edge of the one triangle passes through the other. Both (M, 3, 3)."""
+    normal = np.cross(target[:, 1] - target[:, 0], target[:, 2] - target[:, 0])
+    found = np.zeros(len(target), bool)
+    for i in range(3):
+        start, end = edges_of[:, i], edges_of[:, (i + 1) % 3]
+        before = ((start - target[:, 0]) * normal).sum(axis=-1)
+        after = ((end - target[:, 0]) * normal).sum(axis=-1)
+        inside = before * after < 0
+        where = start + (before / np.where(inside, before - after, 1.0))[:, None] * (end - start)
+        for j in range(3):
+            along = target[:, (j + 1) % 3] - target[:, j]
+            inside &= (np.cross(along, where - target[:, j]) * normal).sum(axis=-1) >= 0
+        found |= inside
+    return found
+
+
+def count_crossings(head: HeadModel, **fields: np.ndarray) -> dict[str, int]:
+    """Crossing triangles of one posed head: on the lips, on the lids' regions, elsewhere. fields: of `HeadParams`."""
+    given = {name: jnp.asarray(value, jnp.float32) for name, value in fields.items()}
+    points = np.asarray(vertices(head, dataclasses.replace(HeadParams.zeros(head), **given)), np.float64)
+    triangles = face_triangles(head)
+    crossing = triangles[crossing_triangles(points, triangles)]
+    left = np.ones(len(crossing), bool)
+    counts = {}
+    for place, regions in PLACES.items():
+        mask = np.any([np.asarray(head.regions[name]) for name in regions], axis=0)
+        here = left & mask[crossing].any(axis=-1)
+        counts[place], left = int(here.sum()), left & ~here
+    return {**counts, "elsewhere": int(left.sum())}
+
+
+def component_ends(head: HeadModel) -> list[tuple[int, np.ndarray]]:
+    """Each expression component alone at both ends: its number from 1, and the coefficients (E,)."""
+    count = head.num_expression
+    limit = np.full((2, count), DEVIATIONS) * [[-1.0], [1.0]]
+    if head.expression_range is not None:
+        limit = np.clip(limit, *np.asarray(head.expression_range))
+    return [(i + 1, end[i] * np.eye(count)[i]) for i in range(count) for end in limit]
+
+
+def main() -> None:
+    head = load_head()
+    print("rest", count_crossings(head))
+    for number, expression in component_ends(head):
+        print(f"component {number} at {expression.sum():+.2f}", count_crossings(head, expression=expression))
+    for angle in (0.1, 0.2, 0.3, 0.4):
+        print(f"jaw opened by {angle} rad", count_crossings(head, jaw_pose=np.array([angle, 0.0, 0.0])))
+
+
+if __name__ == "__main__":
+    main()
