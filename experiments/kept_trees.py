@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from experiments.kept_arrays import DAMAGED, read_arrays, write_arrays
-from fitting.config import Fit
-from fitting.observation import Observation
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.head import HeadParams
+from flamejax.types import Fit, Observation
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -59,7 +58,6 @@ def read_observation(path: Path) -> Observation | None:
 
 def _fit(arrays: dict[str, np.ndarray]) -> Fit:
     whole: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
-    whole.setdefault("local", None)
     return Fit(
         **whole,
         params=HeadParams(**_below(arrays, "params")),

@@ -1,13 +1,13 @@
 """Observing photos and fitting heads to them (Diverse3DFace, Algorithm 1)."""
 
-from fitting.config import FIT_REASONS, PRESETS, AnyFitConfig, Fit, FitConfig, GradientFitConfig
+from fitting._observe import NoFaceError, observe, observe_photo
+from fitting.config import PRESETS, AnyFitConfig, FitConfig, GradientFitConfig
 from fitting.fit_model import FitModel, prepare
 from fitting.global_fit import fit
 from fitting.local_files import load_local_model
-from fitting.observation import Observation, stack
-from fitting.observe import NoFaceError, observe, observe_photo
 from fitting.occlusion import auto_masks
 from fitting.scan_fit import fit_scans
+from flamejax.types import FIT_REASONS, Fit, Observation, stack
 
 __all__ = [
     "FIT_REASONS",

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from fitting.detector import FaceDetector, FaceLandmarks, LiteRTDetector
-from fitting.observation import Observation, stack
 from flamejax.camera import CropTransform
 from flamejax.io.images import check_image
+from flamejax.types import Observation, stack
 
 DENSE = 468
 """Points of MediaPipe's face mesh."""

@@ -1,24 +1,9 @@
-"""Settings of a fit and their presets, and its result (Diverse3DFace, Algorithm 1)."""
+"""Settings of a fit and their presets (Diverse3DFace, Algorithm 1)."""
 
 import dataclasses
 from typing import Literal
 
-import jax
-from jax import Array
-
-from fitting.observation import VISIBLE_CONFIDENCE
-from flamejax.camera import OrthographicCamera
-from flamejax.head.model import HeadParams
-
-OK, TOO_FEW_LANDMARKS, NOT_FINITE, POOR_LANDMARKS, DIVERGED = range(5)
-FIT_REASONS = {
-    OK: "ok",
-    TOO_FEW_LANDMARKS: "fewer than 8 landmarks are visible: give landmarks of your own, or a mask that hides less",
-    NOT_FINITE: "the fit met numbers that are not finite: the photo or its landmarks hold NaN or infinity",
-    DIVERGED: "the fit ran off to numbers that are not finite: use the preset 'fast'",
-    POOR_LANDMARKS: "no head pose explains the landmarks: is it a face, and are the landmarks in iBUG order?",
-}
-"""What each `Fit.code` means, in words for the user."""
+from flamejax.types import VISIBLE_CONFIDENCE
 
 MIN_LANDMARKS = 8
 
@@ -131,32 +116,3 @@ PRESETS: dict[str, AnyFitConfig] = {
 }
 """Named settings: `fast` is ours, `paper` follows the paper's text (SGD, 2000 iterations, weights 5, 16 and 1e-3), and
 `code` the released program (Adam, 1000 iterations, smoothing and closure terms)."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """A head fitted to a photo."""
-
-    params: HeadParams
-    """Batch axes (*b,); `transl` is zero, the camera places the head. The global coefficients: where there are local
-    models, they alone do not give the vertices."""
-    local: Array | None
-    """(*b, L) coefficients of the local models, shape before expression; None: the global model alone."""
-    vertices: Array
-    """(*b, V, 3) world metres."""
-    landmarks: Array
-    """(*b, 68, 3) world metres."""
-    camera: OrthographicCamera
-    """World -> crop pixels."""
-    texture: Array
-    """(*b, C) albedo coefficients, standard deviations: `head.albedo(texture)` is the texture."""
-    light: Array
-    """(*b, 9, 3) spherical harmonics."""
-    vertex_visibility: Array
-    """(*b, V) bool: seen by the camera (z-buffer), inside the photo and not under the occlusion mask."""
-    losses: dict[str, Array]
-    """(*b,) each: `total` and its terms `landmark`, `closure`, `photometric`, `regularisation`, `smoothing`; and `nme`,
-    the mean distance of the visible inner 51 landmarks over the outer-eye distance."""
-    code: Array
-    """(*b,) int32: 0 ok, else a key of `FIT_REASONS`."""

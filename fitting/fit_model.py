@@ -11,7 +11,7 @@ from jax import Array
 from scipy import sparse
 
 from fitting.local_model import LocalModel, eyeball_coefficients, with_local
-from flamejax.head import HeadModel
+from flamejax.head import HeadModel, HeadParams, vertices
 
 
 @jax.tree_util.register_dataclass
@@ -33,7 +33,7 @@ class FitModel:
     coarse_root: Array
     """(N, N) the same for the N_S + N_E global components alone."""
     num_betas: int = dataclasses.field(metadata={"static": True})
-    """S of the head without local models: what `Fit.params` has."""
+    """S of the head without local models."""
     num_expression: int = dataclasses.field(metadata={"static": True})
     """E of the head without local models."""
     global_betas: int = dataclasses.field(metadata={"static": True})
@@ -77,42 +77,40 @@ class FitModel:
         """(R,) whose squares sum to the mean squared Laplacian (mm^2) of the displacement from the mean head."""
         return jnp.matmul(self.smoothing_root, jnp.concatenate([betas, expression]))
 
-    def split(self, betas: Array, expression: Array) -> tuple[Array, Array, Array | None]:
-        """Coefficients of `head` as those of the head without local models, zeros where the local models stand for
-        them, and the local ones: (*b, S'), (*b, E') -> (*b, S), (*b, E), (*b, L) shape before expression, or None."""
-        parts = []
-        for values, kept, width in (
-            (betas, self.global_betas, self.num_betas),
-            (expression, self.global_expression, self.num_expression),
-        ):
-            lead = [(0, 0)] * (values.ndim - 1)
-            parts.append(jnp.pad(values[..., :kept], [*lead, (0, width - kept)]))
-        if not self.has_local:
-            return parts[0], parts[1], None
-        local = jnp.concatenate([betas[..., self.global_betas :], expression[..., self.global_expression :]], axis=-1)
-        return parts[0], parts[1], local
+    def vertices(self, params: HeadParams) -> Array:
+        """The head of a fit's parameters, or of others of `head`: (*b, V, 3) metres."""
+        return vertices(self.head, params)
 
-    def join(self, betas: Array, expression: Array, local: Array | None) -> tuple[Array, Array]:
-        """The way back: a fit's coefficients (*b, S), (*b, E), (*b, L) as those of `head`, (*b, S'), (*b, E')."""
-        betas, expression = betas[..., : self.global_betas], expression[..., : self.global_expression]
-        if local is None:
-            return betas, expression
-        shape, moved = jnp.split(local, [self.head.num_betas - self.global_betas], axis=-1)
-        return jnp.concatenate([betas, shape], axis=-1), jnp.concatenate([expression, moved], axis=-1)
-
-    def root_joint(self, betas: Array, expression: Array, local: Array | None) -> Array:
-        """The root joint's place (*b, 3), metres, of a fit's coefficients (as `split` gives them): the global rotation
-        is about it."""
-        parts = self.join(betas, expression, local)
-        offset = jnp.matmul(jnp.concatenate(parts, axis=-1), self.head.joint_dirs[0].T)
-        return offset + jnp.broadcast_to(self.head.joint_template[0], offset.shape)
-
-    def widen(self, betas: Array, expression: Array) -> tuple[Array, Array]:
-        """Global coefficients (N_S,), (N_E,) with zeros for the local ones: (S',), (E')."""
-        return (
-            jnp.pad(betas, (0, self.head.num_betas - self.global_betas)),
-            jnp.pad(expression, (0, self.head.num_expression - self.global_expression)),
+    def global_params(self, params: HeadParams) -> HeadParams:
+        """Parameters of `head` (*b,) as those of the head without local models: (*b, S), (*b, E), zeros for the global
+        components that local models stand for. What the local models add is not in them."""
+        betas, expression = params.betas[..., : self.global_betas], params.expression[..., : self.global_expression]
+        return dataclasses.replace(
+            params, betas=_padded(betas, self.num_betas), expression=_padded(expression, self.num_expression)
         )
+
+    def local_coefficients(self, params: HeadParams) -> Array | None:
+        """(*b, L) of parameters of `head`: those of the local models, shape before expression; None without any."""
+        if not self.has_local:
+            return None
+        parts = params.betas[..., self.global_betas :], params.expression[..., self.global_expression :]
+        return jnp.concatenate(parts, axis=-1)
+
+    def with_local_coefficients(self, params: HeadParams, local: Array | None) -> HeadParams:
+        """Parameters of `head` from `global_params` and `local_coefficients`; None: zeros."""
+        betas, expression = params.betas[..., : self.global_betas], params.expression[..., : self.global_expression]
+        if local is None:
+            betas, expression = _padded(betas, self.head.num_betas), _padded(expression, self.head.num_expression)
+        else:
+            shape, moved = jnp.split(local, [self.head.num_betas - self.global_betas], axis=-1)
+            betas = jnp.concatenate([betas, shape], axis=-1)
+            expression = jnp.concatenate([expression, moved], axis=-1)
+        return dataclasses.replace(params, betas=betas, expression=expression)
+
+
+def _padded(values: Array, width: int) -> Array:
+    """(*b, n) with zeros behind: (*b, width)."""
+    return jnp.pad(values, [*[(0, 0)] * (values.ndim - 1), (0, width - values.shape[-1])])
 
 
 def smoothing_root(head: HeadModel) -> np.ndarray:

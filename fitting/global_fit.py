@@ -7,27 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.config import (
-    DIVERGED,
-    MIN_LANDMARKS,
-    NOT_FINITE,
-    OK,
-    POOR_LANDMARKS,
-    TOO_FEW_LANDMARKS,
-    AnyFitConfig,
-    Fit,
-    FitConfig,
-    GradientFitConfig,
-)
+from fitting.config import MIN_LANDMARKS, AnyFitConfig, FitConfig, GradientFitConfig
 from fitting.fit_model import FitModel, prepare
 from fitting.gradient_fit import descend
 from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_targets
-from fitting.observation import Observation
 from fitting.photometric_fit import Best, Evidence, Unknowns, reduced, refine
 from fitting.sharing import run_shared, shared_program
 from flamejax.geometry import triangle_normals
 from flamejax.head import HeadModel, landmarks_from_vertices, vertices
 from flamejax.rendering import ambient_light, rasterize
+from flamejax.types import DIVERGED, NOT_FINITE, OK, POOR_LANDMARKS, TOO_FEW_LANDMARKS, Fit, Observation
 
 OUTER_EYES = (36, 45)
 POOR_NME = 0.25
@@ -121,15 +110,13 @@ def _result(model: FitModel, best: Best, weights: Array, observation: Observatio
     verts = vertices(head, params)
     points = landmarks_from_vertices(head, verts, params)
     nme = _normalised_error(camera.project(points)[:, :2], observation.landmarks, weights)
-    betas, expression, local = model.split(params.betas, params.expression)
     losses = {"total": sum(best.terms.values(), start=jnp.zeros(())), **best.terms, "nme": nme}
     code = jnp.where(nme > POOR_NME, POOR_LANDMARKS, OK)
     code = jnp.where(enough, code, TOO_FEW_LANDMARKS)
     code = jnp.where(finite, code, DIVERGED)
     code = jnp.where(sound, code, NOT_FINITE)
     return Fit(
-        params=dataclasses.replace(params, betas=betas, expression=expression),
-        local=local,
+        params=params,
         vertices=verts,
         landmarks=points,
         camera=camera,

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -198,3 +199,9 @@ def _numbers(values: object) -> np.ndarray | None:
         return np.array(values, np.float64)
     except (ValueError, TypeError, OverflowError):  # ragged lists, integers beyond float64
         return None
+
+
+def uncovered(points: Any, confidence: Any, mask: Any) -> Any:
+    """NumPy, not to be traced: confidences (N,) of points (N, 2) in crop pixels, 0 under a mask (S, S), 1 = hidden."""
+    column, row = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, len(mask) - 1).T
+    return np.where(np.asarray(mask)[row, column] < 0.5, confidence, 0.0)

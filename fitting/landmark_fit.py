@@ -9,9 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 from fitting.config import AnyFitConfig, FitConfig
 from fitting.fit_model import FitModel
-from fitting.observation import Observation
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, rotation_matrix
+from flamejax.types import Observation
 
 INNER = slice(17, 68)
 CLOSURE_PAIRS = ((37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65))
@@ -188,7 +188,8 @@ def fit_landmarks(model: FitModel, targets: Targets, config: FitConfig) -> Geome
     geometry = _fit_all(coarse, start, targets, config, config.landmark_steps)
     if not model.has_local:
         return geometry
-    betas, expression = model.widen(geometry.betas, geometry.expression)
+    local = model.head.num_betas - len(geometry.betas), model.head.num_expression - len(geometry.expression)
+    betas, expression = jnp.pad(geometry.betas, (0, local[0])), jnp.pad(geometry.expression, (0, local[1]))
     geometry = dataclasses.replace(geometry, betas=betas, expression=expression)
     return _fit_all(model, geometry, targets, config, config.local_steps)
 

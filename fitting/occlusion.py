@@ -17,7 +17,6 @@ from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, landmark_
 from fitting.fit_model import bare
 from fitting.label_smoothing import box_sum, dilate, edge_weights, fill_holes, mean_field, remove_specks
 from fitting.landmark_fit import Geometry, fit_landmarks, landmark_targets
-from fitting.observation import Observation
 from fitting.pixel_likelihood import (
     face_log_likelihood,
     histogram,
@@ -31,6 +30,7 @@ from fitting.pixel_likelihood import (
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel
 from flamejax.rendering import shade
+from flamejax.types import Observation
 
 CONFIDENCES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BASE_WEIGHT = 0.3

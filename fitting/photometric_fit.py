@@ -19,9 +19,9 @@ from fitting.landmark_fit import (
     prior_residuals,
     smoothing_residuals,
 )
-from fitting.observation import Observation
 from flamejax.head import HeadModel, vertices
 from flamejax.rendering import ambient_light, rasterize, shade
+from flamejax.types import Observation
 
 STEP_SIZES = {
     "orient": 2e-3,

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.config import Fit
 from fitting.fit_model import FitModel
-from flamejax.head import HeadModel
+from flamejax.head import HeadModel, root_joint
 from flamejax.head.rotation import rotation_matrix
+from flamejax.types import Fit, Hypotheses, sorted_best_first
 from models.mesh_vae import MeshVAE, Posterior
-from sampling.hypotheses import Hypotheses, sorted_best_first
 
 EVIDENCE_SIGMA = 1e-3
 """Metres: standard deviation of a visible coordinate of a fit about the truth, in scores."""
@@ -83,13 +82,13 @@ def check_inputs(vae: MeshVAE | None, model: FitModel, fit: Fit, num_samples: in
 
 
 def check_model(model: FitModel, fit: Fit) -> None:
-    """Raises: ValueError, the fit's local coefficients are not of this model."""
-    wanted = model.head.num_betas + model.head.num_expression - model.global_betas - model.global_expression
-    found = 0 if fit.local is None else fit.local.shape[-1]
-    if found != (wanted if model.has_local else 0):
+    """Raises: ValueError, the fit's coefficients are not of this model."""
+    wanted = model.head.num_betas, model.head.num_expression
+    found = fit.params.betas.shape[-1], fit.params.expression.shape[-1]
+    if found != wanted:
         raise ValueError(
-            f"the fit has {found} local coefficients, the model {wanted if model.has_local else 0}: give what was "
-            "fitted, `fitting.prepare(head, local)`."
+            f"the fit has {found[0]} + {found[1]} coefficients, the model {wanted[0]} + {wanted[1]}: give the "
+            "model that was fitted, `fitting.prepare(head, local)`."
         )
 
 
@@ -111,7 +110,7 @@ def eyeball_vertices(head: HeadModel) -> Array:
 def to_head_frame(model: FitModel, fit: Fit) -> tuple[Array, Array, Array]:
     """One fit's vertices (V, 3) in the head frame; and the rotation (3, 3) and root joint (3,) that lead back."""
     params = fit.params
-    root = model.root_joint(params.betas, params.expression, fit.local) + params.transl
+    root = root_joint(model.head, params) + params.transl
     rotation = rotation_matrix(params.global_orient)
     return jnp.matmul(fit.vertices - root[None], rotation, precision="highest"), rotation, root
 

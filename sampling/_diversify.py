@@ -11,15 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.config import Fit
 from fitting.fit_model import FitModel
-from fitting.observation import Observation
 from fitting.sharing import run_shared, shared_program
+from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from models.mesh_vae import MeshVAE
 from sampling._complete import check_inputs, complete, keys_of, score, to_head_frame, to_world, visible_vertices
 from sampling.descent import Problem, descend
 from sampling.hidden_directions import hidden_directions
-from sampling.hypotheses import Hypotheses, sorted_best_first
 from sampling.photo_match import PhotoTerm, photo_term
 from sampling.single_stage import SingleStageConfig, single_stage
 

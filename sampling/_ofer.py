@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.config import Fit, FitConfig
+from fitting.config import FitConfig
 from fitting.landmark_fit import landmark_targets
-from fitting.observation import Observation
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel, HeadParams
+from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from models.encoders.parts import Conditioned, load_image_encoders
 from models.generator import Generator
 from models.ofer_weights import encoders_of, load_generator, load_rank
@@ -24,7 +24,6 @@ from models.rank import FrontalFace, IdRank, frontal_face
 from sampling._complete import keys_of
 from sampling.diffusion import SamplerConfig
 from sampling.generate import draw_coefficients
-from sampling.hypotheses import Hypotheses, sorted_best_first
 from sampling.placement import landmark_view, place, placed, seen_points
 
 

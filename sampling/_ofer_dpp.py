@@ -14,16 +14,14 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from fitting.config import Fit
 from fitting.landmark_fit import huber_energy, levenberg_marquardt
-from fitting.observation import Observation
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel, HeadParams, vertices
 from flamejax.head.blend_skin import head_at
+from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import eyeball_vertices
 from sampling._ofer import OferConfig, OferNetworks, check_inputs, draw_hypotheses, head_params
 from sampling.dpp import kernel, pairwise_distances, sample_k_dpp, similarity
-from sampling.hypotheses import Hypotheses, sorted_best_first
 from sampling.photo_match import PhotoTerm, photo_term, photometric, seen_triangles
 from sampling.placement import landmark_view, place, placed, seen_points
 

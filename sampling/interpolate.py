@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fitting.config import Fit
 from fitting.fit_model import FitModel
+from flamejax.types import Fit, Hypotheses
 from models.mesh_vae import MeshVAE
 from sampling._complete import AT_ONCE, check_model, over, to_head_frame, to_world
-from sampling.hypotheses import Hypotheses
 
 
 def midpoints(vae: MeshVAE, model: FitModel, fit: Fit, hypotheses: Hypotheses) -> Array:

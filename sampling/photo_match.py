@@ -11,12 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from fitting.appearance import skin_triangles, surface
-from fitting.config import Fit
-from fitting.observation import Observation
 from fitting.photometric_fit import photometric_energy, pixel_weights, reduced
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel
 from flamejax.rendering import rasterize, shade
+from flamejax.types import Fit, Observation
 
 
 @jax.tree_util.register_dataclass

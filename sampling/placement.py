@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.config import Fit, FitConfig
+from fitting.config import FitConfig
 from fitting.landmark_fit import (
     OUTER_EYE_DISTANCE,
     Targets,
@@ -18,10 +18,10 @@ from fitting.landmark_fit import (
     landmark_targets,
     levenberg_marquardt,
 )
-from fitting.observation import Observation
-from flamejax.head import HeadModel, HeadParams, landmark_triangles, vertices
+from flamejax.head import HeadModel, HeadParams, landmark_triangles, root_joint, vertices
 from flamejax.head.blend_skin import head_at
 from flamejax.head.rotation import axis_angle, rotation_matrix
+from flamejax.types import Fit, Observation
 
 STEPS = 8
 NUM_LANDMARKS = 68
@@ -71,13 +71,6 @@ def landmark_view(head: HeadModel, fit: Fit, observation: Observation, config: F
         precision = jnp.concatenate([precision, dense])
     small = dataclasses.replace(head_at(head, triangles.reshape(-1)), dense=None)
     return LandmarkView(small, barycentric, points, precision)
-
-
-def root_joint(head: HeadModel, params: HeadParams) -> Array:
-    """The root joint at rest, (*b, 3) metres: global rotations are about it."""
-    coefficients = jnp.concatenate([params.betas, params.expression], axis=-1)
-    offset = jnp.matmul(coefficients, head.joint_dirs[0].T, precision="highest")
-    return offset + jnp.broadcast_to(head.joint_template[0], offset.shape)
 
 
 def seen_points(view: LandmarkView, params: HeadParams) -> Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.config import Fit, FitConfig
+from fitting.config import FitConfig
 from fitting.fit_model import FitModel
 from fitting.landmark_fit import (
     Geometry,
@@ -23,11 +23,10 @@ from fitting.landmark_fit import (
     prior_residuals,
     smoothing_residuals,
 )
-from fitting.observation import Observation
 from flamejax.head import HeadParams, vertices
+from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import visible_vertices
 from sampling.descent import Problem, descend
-from sampling.hypotheses import Hypotheses, sorted_best_first
 from sampling.photo_match import PhotoTerm, photo_term, photometric, seen_triangles
 
 if TYPE_CHECKING:
@@ -105,10 +104,8 @@ def single_stage(
         seen = jax.vmap(lambda verts: seen_triangles(model.head, face.photo, verts))(heads)
         match = functools.partial(photometric, model.head, face.photo, scale=config.photometric_scale)
         colours = jax.vmap(lambda verts, faces: match(verts, faces))(heads, seen)
-        betas, expression, _ = model.split(params.betas, params.expression)
         cost = _energies(model, face, variables, single.fit) + config.photometric_weight * colours
-        kept = dataclasses.replace(params, betas=betas, expression=expression)
-        return sorted_best_first(Hypotheses(heads, kept, None, -cost))
+        return sorted_best_first(Hypotheses(heads, params, None, -cost))
 
     return jax.vmap(finish)(faces, found)
 
@@ -116,14 +113,13 @@ def single_stage(
 def _geometry(model: FitModel, fit: Fit, side: int) -> Geometry:
     """A fit's unknowns as they were while it was fitted."""
     params = fit.params
-    betas, expression = model.join(params.betas, params.expression, fit.local)
     return Geometry(
         params.global_orient,
         jnp.log(jnp.maximum(fit.camera.scale, 1e-6) / side),
         fit.camera.translation / side,
         params.jaw_pose,
-        betas,
-        expression,
+        params.betas,
+        params.expression,
         params.leye_pose[:2],
     )
 

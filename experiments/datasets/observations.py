@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from fitting.observe import DENSE, NoFaceError, observe_photo
 
 from experiments.datasets.open_faces import Photo
+from fitting._observe import DENSE, NoFaceError, observe_photo
 from fitting.detector import FaceDetector
-from fitting.observation import Observation
 from flamejax.camera import CropTransform
+from flamejax.types import Observation
 
 Masks = Literal["given", "auto", "none"]
 Landmarks = Literal["exact", "detected"]

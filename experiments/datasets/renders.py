@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.observation import Observation
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.geometry import normalize
 from flamejax.head import HeadModel, HeadParams, landmarks_from_vertices, vertices
 from flamejax.rendering import ambient_light, render, sh_basis
+from flamejax.types import Observation
 
 FACE_SHARE = 0.62
 """Height of the face (brow to chin) over the image's side, as `fitting.observe` crops it."""

@@ -22,7 +22,7 @@ from flamejax.head import HeadModel
 from flamejax.io.files import write_text
 from flamejax.io.meshes import TexturedMesh, write_glb
 from flamejax.rendering import Fragments, interpolate, rasterize
-from sampling.hypotheses import Hypotheses
+from flamejax.types import Hypotheses
 
 HYPOTHESES, SHEET = "hypotheses", "sheet.jpg"
 VIEWER = "index.html"

@@ -17,8 +17,8 @@ from PIL import Image
 from experiments.reconstruct.config import Config, UsageError
 from experiments.reconstruct.photos import Failure, Photo, face_name
 from fitting.inputs import InputError, find_landmarks, find_mask, load_boxes
-from fitting.observation import Observation
 from flamejax.io.images import load_image
+from flamejax.types import Observation
 
 MAX_OVERLAY_SIDE = 2048
 """Pixels. Larger photos are overlaid on a smaller copy; `camera.json` states the factor."""

@@ -28,14 +28,14 @@ from experiments.view.viewer_page import MORPHED
 from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.detector import LiteRTDetector
 from fitting.fit_model import FitModel
-from fitting.observation import uncovered
+from fitting.inputs import uncovered
 from fitting.occlusion import auto_masks
-from flamejax.head import HeadModel
+from flamejax.head import HeadModel, HeadParams
 from flamejax.io.files import new_folder
+from flamejax.types import Hypotheses
 from sampling._diversify import diversify
 from sampling._ofer import ofer
 from sampling._ofer_dpp import ofer_dpp
-from sampling.hypotheses import Hypotheses
 from sampling.interpolate import midpoints
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
@@ -52,8 +52,10 @@ class Tools:
     """`fitting.observe_photo` with a detector."""
     mask: Callable[[Any, Observation], Observation]
     """(head, observation) -> the observation with what hides the face, batched."""
+    model: FitModel
+    """What is fitted."""
     fit: Callable[[Observation], Fit]
-    """Batched; knows its head."""
+    """Batched; of `model`."""
     vertices: Callable[[Any, Any], jax.Array]
     """(head, params) -> (B, V, 3)."""
     render: Callable[..., jax.Array]
@@ -71,6 +73,7 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
     return Tools(
         observe=functools.partial(observe_photo, detector=LiteRTDetector()),
         mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,
+        model=model,
         fit=lambda observation: fit(model, observation, config.fit_config()),
         vertices=jax.jit(flamejax.vertices),
         render=jax.jit(flamejax.render, static_argnames="size"),
@@ -135,6 +138,10 @@ class FittedBatch:
     """On the device."""
     result: Fit
     """NumPy."""
+    params: HeadParams
+    """Of the head without local models, NumPy."""
+    local: np.ndarray | None
+    """(B, L) coefficients of the local models, where there are any."""
     masks: np.ndarray
     """(B, 2, S, S): occlusion, face."""
     textures: np.ndarray
@@ -235,13 +242,16 @@ class Pipeline:
         seconds = max(0.0, elapsed - (self.clock.seconds - compiled))
         # Outside the clock of the fit: what the files need besides.
         textures = np.clip(np.asarray(jax.vmap(self.head.albedo)(found.texture)), 0.0, 1.0)
-        implied = np.asarray(self.tools.vertices(self.head, found.params))
+        params = self.tools.model.global_params(found.params)
+        implied = np.asarray(self.tools.vertices(self.head, params))
         error = np.linalg.norm(implied - result.vertices, axis=-1).max(axis=-1)
         if first:
             self.outcome.first_batch_seconds = elapsed
             self.report("compiled", elapsed)
         self.outcome.fit_seconds += seconds
-        return FittedBatch(batch, found, result, masks, textures, error, seconds)
+        local = self.tools.model.local_coefficients(found.params)
+        params, local = jax.device_get((params, local))
+        return FittedBatch(batch, found, result, params, local, masks, textures, error, seconds)
 
     def _complete(self, faces: list[Face], batch: FittedBatch) -> list[tuple[Hypotheses, np.ndarray | None] | None]:
         """Hypotheses of each face of a batch, and the heads half-way between them; None where they cannot be made, and
@@ -370,8 +380,8 @@ def _one_face(face: Face, batch: FittedBatch, i: int, seconds: float) -> FittedF
     one: Fit = jax.tree.map(lambda leaf: np.asarray(leaf[i]), batch.result)
     return FittedFace(
         face=face,
-        params=one.params,
-        local=None if one.local is None else np.asarray(one.local),
+        params=jax.tree.map(lambda leaf: leaf[i], batch.params),
+        local=None if batch.local is None else batch.local[i],
         vertices=np.asarray(one.vertices),
         landmarks=np.asarray(one.landmarks),
         camera=one.camera,

@@ -11,23 +11,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fitting.observe import DENSE, crop_image, observation_in
 
 import flamejax
 from experiments.reconstruct.config import digest_of
 from experiments.reconstruct.hypotheses import HYPOTHESES
 from experiments.reconstruct.observing import photo_digest
 from experiments.reconstruct.results import FORMAT_VERSION, HeadIdentity
-from fitting.config import OK, Fit
+from fitting._observe import DENSE, crop_image, observation_in
 from fitting.fit_model import FitModel, prepare
 from fitting.inputs import InputError, load_landmarks
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
-from fitting.observation import Observation
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.head import HeadFileError, HeadModel, HeadParams
 from flamejax.head.formats.npy_files import read_npz
 from flamejax.io.images import ImageError, load_image, load_mask
-from sampling.hypotheses import Hypotheses
+from flamejax.types import OK, Fit, Hypotheses, Observation
 
 SAME_METRES = 1e-4
 """Saved vertices further than this from those of the saved coefficients are another model's."""
@@ -126,12 +124,6 @@ def fitted_with(metrics: dict[str, Any], head: HeadModel, local: str = "auto") -
     return prepare(head, found)
 
 
-def full_params(model: FitModel, fit: Fit) -> HeadParams:
-    """A fit's parameters as `model.head` takes them, local coefficients among them: they give the fit's vertices."""
-    betas, expression = model.join(fit.params.betas, fit.params.expression, fit.local)
-    return dataclasses.replace(fit.params, betas=betas, expression=expression)
-
-
 def _check_head(folder: Path, metrics: dict[str, Any], head: HeadIdentity) -> None:
     made = metrics["head"]
     if made.get("sha256") != head.sha256:
@@ -153,8 +145,7 @@ def _fit(folder: Path, metrics: dict[str, Any], camera: dict[str, Any], model: F
     local = _array(found, "local", (width,), path) if model.has_local else None
     losses = {**metrics.get("losses", {}), "nme": metrics.get("landmark_nme")}
     fit = Fit(
-        params=params,
-        local=local,
+        params=model.with_local_coefficients(params, local),
         vertices=_array(found, "vertices", (head.num_vertices, 3), path),
         landmarks=_array(found, "landmarks_3d", (68, 3), path),
         camera=_camera(folder / "camera.json", camera),
@@ -164,7 +155,7 @@ def _fit(folder: Path, metrics: dict[str, Any], camera: dict[str, Any], model: F
         losses={name: jnp.asarray(np.nan if v is None else v, jnp.float32) for name, v in losses.items()},
         code=jnp.asarray(OK, jnp.int32),
     )
-    away = np.linalg.norm(np.asarray(vertices_of(head, full_params(model, fit)) - fit.vertices), axis=-1).max()
+    away = np.linalg.norm(np.asarray(vertices_of(head, fit.params) - fit.vertices), axis=-1).max()
     if not away < SAME_METRES:
         raise ResultError(
             f"{path}: its vertices are up to {1e3 * away:.2g} mm from those of its coefficients: it was fitted with "

@@ -14,11 +14,11 @@ from PIL import Image
 
 from experiments.reconstruct.observing import Face
 from experiments.reconstruct.views import View, mask_over, overlay
-from fitting.observation import VISIBLE_CONFIDENCE
 from flamejax.camera import CropTransform, OrthographicCamera
+from flamejax.head import HeadParams
 from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
+from flamejax.types import VISIBLE_CONFIDENCE, Hypotheses
 from sampling._complete import eyeball_vertices
-from sampling.hypotheses import Hypotheses
 
 FORMAT_VERSION = 1
 RESULT_FILES = (
@@ -54,8 +54,8 @@ class FittedFace:
     """One face with its fit, as NumPy arrays without batch axes."""
 
     face: Face
-    params: Any
-    """HeadParams."""
+    params: HeadParams
+    """Of the head without local models."""
     local: np.ndarray | None
     """Coefficients of local models, where the fit has them."""
     vertices: np.ndarray

@@ -11,18 +11,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from fitting.observe import DENSE
 
 from experiments.datasets.observations import Landmarks, Look, observe, whole_photo
 from experiments.datasets.occluded_frames import head_of, read_frames
 from experiments.datasets.open_faces import Photo
 from experiments.kept_trees import flat
-from fitting.config import Fit
+from fitting._observe import DENSE
 from fitting.detector import FaceDetector
 from fitting.global_fit import vertex_visibility
-from fitting.observation import Observation, uncovered
+from fitting.inputs import uncovered
 from flamejax.head import HeadModel
 from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.types import Fit, Observation
 from sampling._complete import eyeball_vertices
 
 TURNS = ("glasses", "face-mask", "hand", "object", "glasses", "face-mask")

@@ -23,17 +23,16 @@ from experiments.runtime import compile_clock, data_folder
 from experiments.tables.diverse_cases import Case, Parts, Tick, parts_of
 from experiments.tables.fits import code_version
 from experiments.tables.masked_heads import batches
-from fitting.config import PRESETS, Fit
+from fitting.config import PRESETS
 from fitting.fit_model import FitModel
 from fitting.local_files import load_local_model
-from fitting.observation import Observation
 from flamejax.head import HeadModel
 from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
 from models.weight_files import digest_of_weights
 from sampling._complete import to_head_frame
 from sampling._diversify import DiversifyConfig, diversify
-from sampling.hypotheses import Hypotheses
 
 BATCH = 4
 """Photos fitted at once; hypotheses are drawn for one photo at a time."""

@@ -25,7 +25,7 @@ from experiments.tables.diverse_runs import (
     read_found,
 )
 from experiments.tables.fits import code_version
-from fitting.config import Fit
+from flamejax.types import Fit
 from models.weight_files import digest_of_weights
 from sampling._ofer import OferConfig, OferNetworks, ofer
 from sampling._ofer_dpp import OferDppConfig, ofer_dpp

@@ -20,7 +20,6 @@ from experiments.tables.diversity_table import OCCLUDERS, chosen
 from experiments.tables.expression_runs import METHODS, ExpressionRunner
 from experiments.tables.statistics import interval_columns, mean_of, none_of
 from experiments.training.mesh_vae.heads import MIRROR, mirror_map
-from fitting.config import Fit
 from flamejax.head import HeadModel
 from flamejax.metrics.heads import aligned, asd, cse
 from flamejax.metrics.samples import (
@@ -32,6 +31,7 @@ from flamejax.metrics.samples import (
     sample_error,
     shape_deviation,
 )
+from flamejax.types import Fit
 from models.rank import frontal_vertices
 
 MEASURES = (

@@ -24,7 +24,7 @@ from fitting.detector import FaceDetector
 from fitting.fit_model import FitModel
 from fitting.local_files import load_local_model
 from fitting.occlusion import auto_masks
-from flamejax.head import HeadModel
+from flamejax.head import HeadModel, root_joint
 from flamejax.head._dense_landmarks import geometry_hash
 from flamejax.io.files import write_bytes
 from flamejax.metrics.heads import head_frame
@@ -96,7 +96,7 @@ class Fitter:
             batch = auto_masks(self.head, batch)
         model = self._model(job.method)
         fit = jax.device_get(fitting.fit(model, batch, PRESETS[job.preset]))
-        root = np.asarray(model.root_joint(fit.params.betas, fit.params.expression, fit.local))
+        root = np.asarray(root_joint(model.head, fit.params))
         vertices = head_frame(fit.vertices, root, fit.params.global_orient).astype(np.float32)
         masks = np.asarray(batch.occlusion_mask) > 0.5
         results = (

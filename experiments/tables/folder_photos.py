@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from fitting.observe import observe_photo
 
 from experiments.datasets.observations import spread_out
 from experiments.kept_trees import read_observation, write_tree
@@ -16,11 +15,12 @@ from experiments.reconstruct.config import Config
 from experiments.reconstruct.observing import PhotoReader, photo_digest
 from experiments.reconstruct.photos import Failure, Photo, find_photos, name_photos
 from experiments.tables.fits import code_version
+from fitting._observe import observe_photo
 from fitting.detector import FaceDetector
-from fitting.observation import Observation
 from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel
 from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.types import Observation
 
 ROOMS = ("flamejax", "fitting", "experiments/evaluate/folder_photos.py")
 """Code that decides what is observed."""

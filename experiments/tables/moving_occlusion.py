@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.datasets.open_faces import Photo
 from experiments.tables.diverse_cases import Case, masked
-from fitting.observation import Observation
+from flamejax.types import Observation
 
 PLACES: dict[str, tuple[tuple[int, ...], float, tuple[float, float]]] = {
     "left cheek": ((45, 35, 54, 13), 0.5, (0.6, 0.75)),

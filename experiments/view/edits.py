@@ -12,10 +12,9 @@ import numpy as np
 from jax import Array
 from scipy.spatial.transform import Rotation
 
-from experiments.reconstruct.read import full_params
-from fitting.config import Fit
 from fitting.fit_model import FitModel
 from flamejax.head import HeadParams
+from flamejax.types import Fit
 
 SHOWN_COMPONENTS = 10
 """Leading components of identity and of expression that have a slider."""
@@ -57,7 +56,7 @@ def sliders(model: FitModel, fit: Fit) -> list[Slider]:
 
 
 def edited(model: FitModel, fit: Fit, values: Mapping[str, float]) -> HeadParams:
-    """The fit's parameters, local coefficients among them, with the sliders' values in them.
+    """The fit's parameters with the sliders' values in them.
 
     Args:
         values: by the sliders' names; what is not named keeps the fit's.
@@ -66,7 +65,7 @@ def edited(model: FitModel, fit: Fit, values: Mapping[str, float]) -> HeadParams
         Parameters of `model.head`, without batch axes.
     """
     # NumPy: in JAX each change of one number would be a program of its own.
-    full = jax.tree.map(lambda leaf: np.array(leaf, np.float32), full_params(model, fit))
+    full = jax.tree.map(lambda leaf: np.array(leaf, np.float32), fit.params)
     betas, expression = _count(model)
     for name, numbers, count in (("identity", full.betas, betas), ("expression", full.expression, expression)):
         for i in range(count):

@@ -21,16 +21,14 @@ from experiments.reconstruct.results import HeadIdentity, spread_of
 from experiments.reconstruct.store import Store
 from experiments.reconstruct.views import HIDDEN_COLOUR
 from experiments.view.edits import edited
-from fitting.config import Fit
 from fitting.fit_model import FitModel
-from fitting.observation import Observation
 from flamejax.head import HeadFileError, HeadModel
 from flamejax.io.meshes import TexturedMesh
+from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
 from models.pretrained import load_mesh_vae, mesh_vae_path
 from sampling._complete import to_head_frame, to_world
 from sampling._diversify import DIVERSIFY_PRESETS, diversify
-from sampling.hypotheses import Hypotheses
 
 Colour = Literal["clay", "texture", "spread", "seen and hidden"]
 COLOURS: tuple[str, ...] = get_args(Colour)

@@ -7,7 +7,7 @@ from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_ide
 from flamejax.head.formats.files import HeadFileError, head_digest, open_head_path
 from flamejax.head.formats.flame_files import FlameFiles
 from flamejax.head.formats.load import load_head
-from flamejax.head.joint_positions import joints
+from flamejax.head.joint_positions import joints, root_joint
 from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
 from flamejax.head.rotation import rotation_matrix
 
@@ -35,6 +35,7 @@ __all__ = [
     "open_head_path",
     "pose_shaped",
     "rest_joints",
+    "root_joint",
     "rotation_matrix",
     "shape_identity",
     "unpose",

@@ -8,6 +8,13 @@ from flamejax.head.model import HeadModel, HeadParams
 from flamejax.head.rotation import rotation_matrix
 
 
+def root_joint(head: HeadModel, params: HeadParams) -> Array:
+    """The root joint at rest, (*b, 3) metres: global rotations are about it, and it is the head frame's origin."""
+    coefficients = jnp.concatenate([params.betas, params.expression], axis=-1)
+    offset = jnp.matmul(coefficients, head.joint_dirs[0].T, precision=HIGHEST)
+    return offset + jnp.broadcast_to(head.joint_template[0], offset.shape)
+
+
 def joints(head: HeadModel, params: HeadParams) -> Array:
     """The posed joints (FLAME's kinematic chain).
 

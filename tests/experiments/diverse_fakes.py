@@ -10,8 +10,8 @@ import fitting
 from experiments.tables import diverse_runs
 from experiments.tables.diverse_cases import Case
 from experiments.tables.diverse_runs import Runner, Settings
+from flamejax.types import Hypotheses
 from sampling._complete import eyeball_vertices
-from sampling.hypotheses import Hypotheses
 from tests.experiments.fakes import FakeTools
 from tests.experiments.test_completion import HEAD, tiny_vae
 

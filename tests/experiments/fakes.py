@@ -15,8 +15,9 @@ from experiments.reconstruct import Config, command
 from experiments.reconstruct.pipeline import Tools
 from experiments.reconstruct.results import HeadIdentity
 from fitting import Fit, NoFaceError, Observation
+from fitting.fit_model import bare
 from flamejax.camera import CropTransform, OrthographicCamera
-from sampling.hypotheses import Hypotheses
+from flamejax.types import Hypotheses
 from tests.heads import random_head
 
 HEAD = random_head(subdivisions=1)
@@ -51,7 +52,7 @@ class FakeTools:
         if config is not None and config.method in ("complete", "diverse"):
             drawn = lambda fit, seen, keys: self.complete(fit, keys, config.num_samples)  # noqa: E731
             between = self.between
-        steps = self.observe, self.mask, lambda seen: self.fit(head, seen), self.vertices, self.render
+        steps = self.observe, self.mask, bare(head), lambda seen: self.fit(head, seen), self.vertices, self.render
         return Tools(*steps, drawn, between)
 
     def complete(self, fit: Fit, keys, count: int) -> Hypotheses:
@@ -100,7 +101,6 @@ class FakeTools:
             code = np.where(np.abs(observation.image[:, 0, 0, 0] - self.bad_code) < 0.02, 1, 0)
         return Fit(
             params=params,
-            local=None,
             vertices=vertices,
             landmarks=np.repeat(vertices[:, :1], 68, axis=1),
             camera=OrthographicCamera(np.full(batch, 4.0 * side), np.full((batch, 2), 0.5 * side)),

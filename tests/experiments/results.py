@@ -11,7 +11,7 @@ import flamejax
 from experiments.reconstruct.pipeline import Tools
 from fitting import Fit, prepare
 from fitting.local_files import load_local_model, write_local_model
-from fitting.observation import Observation
+from flamejax.types import Observation
 from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
 from sampling._complete import complete
@@ -46,7 +46,9 @@ class KnownTools(FakeTools):
         drawn = None
         if config is not None and config.method in ("complete", "diverse"):
             drawn = partial(self._draw, config.num_samples)
-        return Tools(self.observe, self.mask, lambda seen: self.fit(head, seen), vertices, self.render, drawn)
+        return Tools(
+            self.observe, self.mask, self.model, lambda seen: self.fit(head, seen), vertices, self.render, drawn
+        )
 
     def mask(self, head, observation: Observation) -> Observation:
         observation = super().mask(head, observation)
@@ -60,11 +62,9 @@ class KnownTools(FakeTools):
         full = flamejax.HeadParams.zeros(model.head, batch)
         full = jax.tree.map(lambda leaf: 0.2 * rng.normal(size=leaf.shape).astype(np.float32), full)
         full = dataclasses.replace(full, transl=np.zeros_like(full.transl))
-        betas, expression, local = model.split(full.betas, full.expression)
         fit = dataclasses.replace(
             plain,
-            params=dataclasses.replace(full, betas=betas, expression=expression),
-            local=local,
+            params=full,
             vertices=vertices(model.head, full),
             texture=rng.normal(size=plain.texture.shape).astype(np.float32),
             light=rng.normal(size=plain.light.shape).astype(np.float32),

@@ -16,9 +16,9 @@ from experiments.reconstruct import Config, UsageError
 from experiments.reconstruct.hypotheses import hypothesis_files, sheet
 from experiments.reconstruct.pipeline import default_tools, face_keys
 from experiments.reconstruct.results import hypotheses_record
+from flamejax.types import Hypotheses
 from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, write_mesh_vae
-from sampling.hypotheses import Hypotheses
 from tests.experiments.fakes import HEAD, FakeTools, reconstruct, results, rows, stamps, write_photo
 from tests.heads import random_head
 

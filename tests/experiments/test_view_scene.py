@@ -24,8 +24,8 @@ from experiments.view.scene import (
     legend,
     photo_plane,
 )  # fmt: skip
+from flamejax.types import Hypotheses
 from sampling._complete import complete
-from sampling.hypotheses import Hypotheses
 from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 from tests.experiments.results import KnownTools, one, vertices, write_networks
 from tests.heads import random_params
@@ -53,7 +53,7 @@ def plain(monkeypatch):
 
 def test_it_starts_with_the_very_fit(made, explorer, face):
     fit = one(made[2].fits[0])
-    assert explorer.names == ["a", "b"] and face.fit.local is not None
+    assert explorer.names == ["a", "b"] and face.model.has_local
     np.testing.assert_allclose(explorer.vertices(face, Shown()), fit.vertices, atol=1e-6)
     starts = {each.name: each.start for each in sliders(face.model, face.fit)}
     assert len(starts) == 3 + 2 + 3 + 3 + 2 + 2 + 2  # the global components that the fit has, and joints
@@ -229,9 +229,7 @@ def test_faces_of_other_heads_are_refused(made):
 
 def test_edits_follow_the_head_model(face):
     params = random_params(face.model.head, 3)
-    betas, expression, local = face.model.split(params.betas, params.expression)
-    plain = dataclasses.replace(params, betas=betas, expression=expression)
-    fit = dataclasses.replace(face.fit, params=plain, local=local)
+    fit = dataclasses.replace(face.fit, params=params)
     found = flamejax.vertices(face.model.head, edited(face.model, fit, {}))
     np.testing.assert_allclose(found, flamejax.vertices(face.model.head, params), atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), edited(face.model, fit, {}), params)

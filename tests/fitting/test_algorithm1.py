@@ -12,7 +12,6 @@ from jax.test_util import check_grads
 
 import fitting
 import flamejax
-from fitting.config import OK
 from fitting.fit_model import smoothing_root
 from fitting.global_fit import fit_batch, fit_program
 from fitting.gradient_fit import Variables, landmark_loss, loss_terms
@@ -22,6 +21,7 @@ from fitting.photometric_fit import Evidence
 from flamejax.head import HeadFileError
 from flamejax.head._dense_landmarks import geometry_hash
 from flamejax.rendering import ambient_light
+from flamejax.types import OK
 from tests.fitting.test_fit import HEAD, SIDE, SMALL, photos, random_targets
 from tests.heads import random_head
 
@@ -102,25 +102,20 @@ def test_a_model_with_local_parts_splits_into_global_and_local():
     assert (LOCAL.head.num_betas, LOCAL.head.num_expression) == (3 + 4, 2 + 2)
     coarse = LOCAL.without_local()
     assert not coarse.has_local and (coarse.head.num_betas, coarse.head.num_expression) == KEPT
-    betas, expression = LOCAL.widen(jnp.ones(3), jnp.ones(2))
-    params = dataclasses.replace(flamejax.HeadParams.zeros(LOCAL.head), betas=betas, expression=expression)
     few = dataclasses.replace(flamejax.HeadParams.zeros(coarse.head), betas=jnp.ones(3), expression=jnp.ones(2))
-    whole = flamejax.vertices(LOCAL.head, params)
+    params = LOCAL.with_local_coefficients(few, None)
+    whole = LOCAL.vertices(params)
     np.testing.assert_allclose(whole, flamejax.vertices(coarse.head, few), atol=1e-6)
-    first, second, local = LOCAL.split(jnp.arange(7.0), jnp.arange(4.0))
-    np.testing.assert_array_equal(first, [0, 1, 2, 0, 0, 0])
-    np.testing.assert_array_equal(second, [0, 1, 0, 0])
+    numbered = dataclasses.replace(params, betas=jnp.arange(7.0), expression=jnp.arange(4.0))
+    plain, local = LOCAL.global_params(numbered), LOCAL.local_coefficients(numbered)
+    np.testing.assert_array_equal(plain.betas, [0, 1, 2, 0, 0, 0])
+    np.testing.assert_array_equal(plain.expression, [0, 1, 0, 0])
     np.testing.assert_array_equal(local, [3, 4, 5, 6, 2, 3])
-    for joined, size in zip(LOCAL.join(first, second, local), (7.0, 4.0), strict=True):
-        np.testing.assert_array_equal(joined, jnp.arange(size))
-    assert [len(part) for part in coarse.join(first, second, None)] == list(KEPT)
+    jax.tree.map(np.testing.assert_array_equal, LOCAL.with_local_coefficients(plain, local), numbered)
+    assert coarse.local_coefficients(few) is None
     np.testing.assert_allclose(LOCAL.step_rates(0.5)[0], [1, 1, 1, 1, 1, 1, 0.5])
-    zero = flamejax.HeadParams.zeros(LOCAL.head)
-    params = dataclasses.replace(zero, betas=jnp.arange(7.0), expression=jnp.arange(4.0))
-    joint = flamejax.head.joints(LOCAL.head, params)[0]
-    np.testing.assert_allclose(LOCAL.root_joint(first, second, local), joint, atol=1e-6)
     # The coarse model's smoothing term is the whole model's without local coefficients.
-    whole, few = LOCAL.roughness(betas, expression), coarse.roughness(jnp.ones(3), jnp.ones(2))
+    whole, few = LOCAL.roughness(params.betas, params.expression), coarse.roughness(jnp.ones(3), jnp.ones(2))
     assert few.shape == (5,)
     np.testing.assert_allclose(jnp.sum(few**2), jnp.sum(whole**2), rtol=1e-4)
 
@@ -145,14 +140,16 @@ def test_local_models_are_fitted_and_their_coefficients_returned():
     config = dataclasses.replace(config, landmark_sigma=0.001, contour_sigma=0.001)
     local = fitting.fit(LOCAL, seen, config)
     coarse = fitting.fit(LOCAL.without_local(), seen, config)
-    assert local.local.shape == (1, 6) and coarse.local is None
-    assert local.params.betas.shape == (1, HEAD.num_betas)
-    np.testing.assert_array_equal(local.params.betas[:, 3:], 0.0)
+    assert LOCAL.local_coefficients(local.params).shape == (1, 6) and coarse.params.betas.shape == (1, 3)
+    np.testing.assert_allclose(LOCAL.vertices(local.params), local.vertices, atol=1e-6)
+    plain = LOCAL.global_params(local.params).betas
+    assert plain.shape == (1, HEAD.num_betas)
+    np.testing.assert_array_equal(plain[:, 3:], 0.0)
     assert float(local.losses["nme"][0]) < 0.5 * float(coarse.losses["nme"][0])
-    error = jnp.abs(local.local[0, :2] - betas[0, 3:5]).max()
+    error = jnp.abs(LOCAL.local_coefficients(local.params)[0, :2] - betas[0, 3:5]).max()
     assert float(error) < 1.0
     # Vertices are those of all coefficients: the global ones alone give another head.
-    assert float(jnp.abs(flamejax.vertices(HEAD, local.params) - local.vertices).max()) > 1e-4
+    assert float(jnp.abs(flamejax.vertices(HEAD, LOCAL.global_params(local.params)) - local.vertices).max()) > 1e-4
 
 
 QUICK = {
@@ -169,7 +166,7 @@ def test_gradient_presets_bring_the_head_onto_the_photo(preset):
     seen = photos((2,), seed=3)
     result = fitting.fit(LOCAL, seen, QUICK[preset])
     assert (np.asarray(result.code) == OK).all() and float(result.losses["nme"].max()) < 0.2
-    assert np.abs(np.asarray(result.local)).max() > 0
+    assert np.abs(np.asarray(LOCAL.local_coefficients(result.params))).max() > 0
     # What is not seen at all gives a code and finite numbers.
     blind = dataclasses.replace(seen, confidence=jnp.zeros((2, 68)))
     nothing = fitting.fit(LOCAL, blind, QUICK[preset])
@@ -178,7 +175,8 @@ def test_gradient_presets_bring_the_head_onto_the_photo(preset):
 
 def test_local_models_wait_for_the_last_stage():
     stopped = dataclasses.replace(QUICK["code"], iterations=40)
-    np.testing.assert_array_equal(fitting.fit(LOCAL, photos((2,), seed=3), stopped).local, 0.0)
+    found = fitting.fit(LOCAL, photos((2,), seed=3), stopped)
+    np.testing.assert_array_equal(LOCAL.local_coefficients(found.params), 0.0)
 
 
 def test_gradient_losses_have_right_gradients():

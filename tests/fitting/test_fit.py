@@ -19,7 +19,6 @@ import fitting
 import flamejax
 from experiments.datasets.renders import exact_observation
 from fitting.appearance import estimate_light, skin_triangles
-from fitting.config import NOT_FINITE, OK, POOR_LANDMARKS, TOO_FEW_LANDMARKS
 from fitting.global_fit import fit_batch, fit_program, vertex_visibility
 from fitting.landmark_fit import Geometry, Targets, huber_energy, landmark_residuals, landmark_targets, prior_residuals
 from fitting.photometric_fit import TERMS, Evidence, Unknowns, energies, photometric_energy, visible_faces
@@ -27,6 +26,7 @@ from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize
 from flamejax.head import dense_landmarks
 from flamejax.rendering import ambient_light, shade
+from flamejax.types import NOT_FINITE, OK, POOR_LANDMARKS, TOO_FEW_LANDMARKS
 from tests.heads import random_head, random_params
 
 SMALL = fitting.FitConfig(render_size=32, photometric_steps=8, landmark_steps=8, rigid_steps=10)

@@ -6,11 +6,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from fitting.observe import NoFaceError, crop_image, crop_transform, observe, observe_photo
 
+from fitting._observe import NoFaceError, crop_image, crop_transform, observe, observe_photo
 from fitting.detections import Detection
 from fitting.detector import FaceLandmarks
-from fitting.observation import stack
+from flamejax.types import stack
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.uniform(size=(200, 300, 3)).astype(np.float32)

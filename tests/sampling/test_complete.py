@@ -15,10 +15,10 @@ from fitting import Fit
 from fitting.fit_model import bare
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadParams
+from flamejax.types import Hypotheses, sorted_best_first
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
 from models.pretrained import load_mesh_vae
 from sampling._complete import AT_ONCE, complete, score, to_head_frame, to_world, visible_vertices
-from sampling.hypotheses import Hypotheses, sorted_best_first
 from tests.heads import random_head
 
 HEAD = random_head(subdivisions=2)
@@ -71,7 +71,7 @@ def make_fit(batch=(), seed=1, hidden=HIDDEN):
     verts = flamejax.vertices(HEAD, params)
     shape = lambda *axes: jnp.zeros((*batch, *axes))  # noqa: E731
     return Fit(
-        params=params, local=None, vertices=verts, landmarks=shape(68, 3),
+        params=params, vertices=verts, landmarks=shape(68, 3),
         camera=OrthographicCamera(shape() + 1.0, shape(2)), texture=shape(3), light=shape(9, 3),
         vertex_visibility=jnp.broadcast_to(~hidden, verts.shape[:-1]), losses={}, code=jnp.zeros(batch, jnp.int32),
     )  # fmt: skip
@@ -191,10 +191,7 @@ def test_the_root_of_a_fit_with_local_models():
     betas, expression = (jnp.asarray(rng.standard_normal(size), jnp.float32) for size in sizes)
     params = dataclasses.replace(HeadParams.zeros(extended), betas=betas, expression=expression)
     posed = dataclasses.replace(params, global_orient=jnp.asarray([0.1, -0.4, 0.2]))
-    shape, moved, local = model.split(betas, expression)
-    turned = {"global_orient": posed.global_orient}
-    short = dataclasses.replace(HeadParams.zeros(head), betas=shape, expression=moved, **turned)
-    fit = dataclasses.replace(make_fit(), params=short, local=local, vertices=flamejax.vertices(extended, posed))
+    fit = dataclasses.replace(make_fit(), params=posed, vertices=flamejax.vertices(extended, posed))
     root = extended.joint_template[0] + extended.joint_dirs[0] @ jnp.concatenate([betas, expression])
     found, _, _ = to_head_frame(model, fit)
     np.testing.assert_allclose(found, flamejax.vertices(extended, params) - root[None], atol=3e-6)
@@ -203,7 +200,7 @@ def test_the_root_of_a_fit_with_local_models():
     heads = complete(vae, model, seen, KEY, num_samples=2).vertices
     away = np.linalg.norm(heads - fit.vertices[None], axis=-1)[:, np.asarray(seen.vertex_visibility)]
     assert np.median(away) < 5e-4
-    with pytest.raises(ValueError, match="local coefficients"):
+    with pytest.raises(ValueError, match="model that was fitted"):
         complete(vae, fitting.prepare(head), seen, KEY)
 
 

@@ -35,7 +35,6 @@ def known():
     )
     fit = fitting.Fit(
         params=scenes.params,
-        local=None,
         vertices=verts,
         landmarks=flamejax.landmarks(head, scenes.params),
         camera=scenes.camera,

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitting import Fit, Observation
-from fitting.observation import VISIBLE_CONFIDENCE
 from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks
+from flamejax.types import VISIBLE_CONFIDENCE
 
 PARTS = {"brows": slice(17, 27), "nose": slice(27, 36), "eyes": slice(36, 48), "lips": slice(48, 68)}
 REACH = 0.015

@@ -11,8 +11,8 @@ from experiments.datasets.scans import OPEN_HEAD
 from experiments.training.ofer.coefficients import scan_coefficients
 from experiments.training.ofer.photo_source import SIZE
 from fitting import observe_photo
-from fitting.observation import Observation
 from flamejax.head import HeadModel
+from flamejax.types import Observation
 
 CONDITIONS = (("image", "landmarks_visible"), ("occluded", "landmarks_visible_occluded"))
 

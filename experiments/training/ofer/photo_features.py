@@ -31,8 +31,8 @@ from experiments.kept_arrays import alone
 from experiments.kept_rows import KeptRows
 from experiments.training.ofer.photo_folders import report_left_out
 from experiments.training.ofer.photo_source import SIZE, PhotoSource
-from fitting.observation import VISIBLE_CONFIDENCE, Observation
 from flamejax.io.folders import data_folder
+from flamejax.types import VISIBLE_CONFIDENCE, Observation
 from models.encoders import ArcFace, FaRL
 from models.encoders.parts import base_digest
 

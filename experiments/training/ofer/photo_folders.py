@@ -24,9 +24,9 @@ from experiments.training.ofer.photo_source import SIZE
 from fitting import observe_photo
 from fitting.detector import LiteRTDetector
 from fitting.inputs import LANDMARK_SUFFIXES, find_landmarks
-from fitting.observation import Observation
 from flamejax.head import HeadModel
 from flamejax.io.images import load_image
+from flamejax.types import Observation
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 VALIDATION = 0.1

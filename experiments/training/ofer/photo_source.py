@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fitting.observation import Observation
+from flamejax.types import Observation
 
 SIZE = 256
 """Side of the crop that an encoder is shown, pixels: as `reconstruct` takes it from a photo."""
