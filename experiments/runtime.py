@@ -15,8 +15,11 @@ import jax
 from flamejax.io.folders import data_folder
 
 
-def use_compilation_cache() -> Path | None:
+def use_compilation_cache(min_seconds: float = 0.5) -> Path | None:
     """Keep compiled programs in the data folder between runs, unless JAX_COMPILATION_CACHE_DIR chose a place already.
+
+    Args:
+        min_seconds: programs that compile sooner are not kept.
 
     Returns:
         The folder in use, or None when it cannot be written (a read-only home is no reason to fail).
@@ -33,7 +36,7 @@ def use_compilation_cache() -> Path | None:
     if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", min_seconds)
     return folder
 
 

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 import flamejax
@@ -23,6 +22,7 @@ from experiments import runtime
 from experiments.calibrate_landmarks.embedding import calibrate
 from experiments.calibrate_landmarks.evaluation import Row, photo_table, render_table
 from experiments.calibrate_landmarks.views import Views, observe_views, render_views
+from experiments.progress import progress_bar
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
 from flamejax.head import HeadModel
@@ -119,7 +119,7 @@ def look(head: HeadModel, seed: int, count: int, purpose: int, detector: FaceDet
     if count < 10:
         raise ValueError(f"--count {count}: at least 10 renders are needed.")
     started = time.perf_counter()
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task("renders", total=count)
         views = observe_views(
             head, render_views(head, seed, count, purpose=purpose), detector, lambda: progress.advance(task)
@@ -136,7 +136,7 @@ def calibrate_and_write(
     started = time.perf_counter()
     order = np.random.default_rng(config.seed).permutation(len(views))
     held_out, used = np.split(order, [round(HELD_OUT_SHARE * len(views))])
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task("landmarks", total=NUM_DENSE + NUM_INNER)
         dense = calibrate(head, views.take(used), lambda: progress.advance(task))
     console.print(f"{len(used)} renders used in {time.perf_counter() - started:.0f} s")
@@ -181,11 +181,6 @@ def to_bytes(head: HeadModel, dense: DenseLandmarks, notes: dict[str, str]) -> b
         **arrays,
     )
     return buffer.getvalue()
-
-
-def progress_bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
 def print_rows(console: Console, title: str, rows: list[Row]) -> None:

@@ -23,9 +23,10 @@ import tyro
 from rich.console import Console
 
 import flamejax
-from experiments.calibrate_landmarks.command import print_rows, progress_bar
+from experiments.calibrate_landmarks.command import print_rows
 from experiments.datasets import scans
 from experiments.datasets.registered_scans import Unit
+from experiments.progress import progress_bar
 from experiments.training.local_models import evaluation
 from experiments.training.local_models.picture import jpeg, sheet
 from fitting.local_files import write_local_model
@@ -149,7 +150,7 @@ def train(config: Config, head: HeadModel, console: Console) -> LocalModel:
         "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train --config local_pca",
         "licence": "CC0-1.0" if config.scans is None else "that of the head and the scans",
     }
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task("regions", total=len(head.regions))
         return train_local_model(head, left, chosen, notes, lambda: progress.advance(task))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from experiments.calibrate_landmarks.command import progress_bar
 from experiments.datasets.registered_scans import Unit, read_scans
+from experiments.progress import progress_bar
 from fitting.scan_fit import SCAN_REASONS, ScanFit, fit_scans
 from flamejax.head import HeadModel
 
@@ -54,7 +54,7 @@ def load(
 
         found = load_scans(split, "slice" if smoke else "full")
         return Scans(found.vertices, found.subject)
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task(f"reading {split}", total=None)
         read = read_scans(
             folder, split, head.num_vertices, unit=unit, every=every,
@@ -73,7 +73,7 @@ def fit(head: HeadModel, scans: Scans, what: str, console: Console) -> tuple[Sca
     Raises:
       ValueError: none is.
     """
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task(what, total=len(scans))
         found = fit_scans(head, scans.vertices, advance=lambda count: progress.advance(task, count))
     codes = np.asarray(found.code)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 import flamejax
 from experiments.datasets.observations import Landmarks, spread_out
+from experiments.progress import progress_bars
 from experiments.runtime import use_compilation_cache
 from experiments.tables.report import as_csv
 from flamejax.io.files import write_text
@@ -203,25 +194,3 @@ def write_rows(config: EvaluateConfig, tables: dict) -> None:
     if config.json:
         write_text(config.json, json.dumps(rows, indent=1) + "\n")
         write_text(config.json.with_suffix(".more.json"), json.dumps(tables, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for everything that is done: gives what is called with its name, how many there are, and how many
-    were done since the last call."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(file=sys.stderr)) as bars:
-
-        def advance(name: str, total: int, count: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.advance(tasks[name], count)
-
-        yield advance

@@ -9,7 +9,8 @@ from rich.console import Console
 
 import flamejax
 from experiments.datasets.observations import spread_out
-from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
+from experiments.evaluate.command import EvaluateConfig, limit_of, write_rows
+from experiments.progress import progress_bars
 from experiments.runtime import data_folder
 from experiments.tables import diversity_figure, diversity_report, diversity_table, report
 from experiments.tables.diverse_cases import Case, balanced, case_of, clean_case_of, folder_cases

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 import flamejax
-from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
+from experiments.evaluate.command import EvaluateConfig, limit_of, write_rows
 from experiments.evaluate.diversity_command import cases_for, scan_cases
+from experiments.progress import progress_bars
 from experiments.tables import report
 from experiments.tables.diverse_cases import frame_cases
 from experiments.tables.diverse_runs import Runner, Settings

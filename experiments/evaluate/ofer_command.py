@@ -7,7 +7,8 @@ import dataclasses
 from rich.console import Console
 
 import flamejax
-from experiments.evaluate.command import EvaluateConfig, limit_of, progress_bars, write_rows
+from experiments.evaluate.command import EvaluateConfig, limit_of, write_rows
+from experiments.progress import progress_bars
 from experiments.tables import ofer_report, ofer_table, report
 from experiments.tables.ofer_cases import case_source, draw_cases
 from experiments.tables.ofer_runs import OferRunner

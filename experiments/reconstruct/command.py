@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 import flamejax
 from experiments import runtime
+from experiments.progress import progress_bar
 from experiments.reconstruct.config import Config, UsageError
 from experiments.reconstruct.observing import PhotoReader
 from experiments.reconstruct.photos import Failure, find_photos
@@ -88,7 +89,7 @@ def run(
     store.write_run(record | {"status": "running"})
     reader = PhotoReader(config, tools.observe, reader_names)
     status = "finished"
-    with runtime.compile_clock() as clock, _progress(console) as progress:
+    with runtime.compile_clock() as clock, progress_bar(console, "rate") as progress:
         task = progress.add_task("photos", total=len(planned.todo), rate="")
         pipeline = Pipeline(
             head, identity, config, store, tools, batch_size, clock, _reporter(progress, task, console, clock, cache)
@@ -152,18 +153,6 @@ def _reporter(
             console.print(f"First batch fitted after {value:.1f} s (of which preparing {preparing:.1f} s{source}).")
 
     return report
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def _run_record(config: Config, identity: HeadIdentity, cache: Path | None, photos: int) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.cache import flat
 from experiments.datasets.observations import Landmarks, Look, observe, whole_photo
 from experiments.datasets.occluded_frames import head_of, read_frames
 from experiments.datasets.open_faces import Photo
-from experiments.kept_trees import flat
 from fitting._observe import DENSE
 from fitting.detector import FaceDetector
 from fitting.global_fit import vertex_visibility

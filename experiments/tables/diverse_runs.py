@@ -17,8 +17,7 @@ import jax
 import numpy as np
 
 import fitting
-from experiments.kept_arrays import read_arrays
-from experiments.kept_trees import read_fit, write_tree
+from experiments.cache import read_arrays, read_fit, write_tree
 from experiments.runtime import compile_clock, data_folder
 from experiments.tables.diverse_cases import Case, Parts, Tick, parts_of
 from experiments.tables.fits import code_version
@@ -36,7 +35,7 @@ from sampling._diversify import DiversifyConfig, diversify
 
 BATCH = 4
 """Photos fitted at once; hypotheses are drawn for one photo at a time."""
-FIT_ROOMS = ("flamejax", "fitting", "experiments/evaluate/diverse_runs.py", "experiments/evaluate/kept_trees.py")
+FIT_ROOMS = ("flamejax", "fitting", "experiments/evaluate/diverse_runs.py", "experiments/cache.py")
 """Code that decides a fit of a given observation, which is in the file's name."""
 ROOMS = (*FIT_ROOMS, "models", "sampling")
 """Code that decides hypotheses."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from experiments.kept_trees import write_tree
+from experiments.cache import write_tree
 from experiments.runtime import compile_clock
 from experiments.tables.diverse_cases import Case, Tick
 from experiments.tables.diverse_runs import (

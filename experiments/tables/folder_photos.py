@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.cache import read_observation, write_tree
 from experiments.datasets.observations import spread_out
-from experiments.kept_trees import read_observation, write_tree
 from experiments.reconstruct.config import Config
 from experiments.reconstruct.observing import PhotoReader, photo_digest
 from experiments.reconstruct.photos import Failure, Photo, find_photos, name_photos

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.kept_arrays import array_digest
+from experiments.cache import array_digest
 from experiments.training.ofer.coefficients import ScanCoefficients, rest_coefficients
 from experiments.training.ofer.examples import Source, draw_params, make_source, photographed_points
 from flamejax.head import HeadModel, ShapedHead, landmarks_from_vertices, pose_shaped

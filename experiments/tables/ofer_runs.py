@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from experiments.kept_arrays import array_digest, read_arrays, write_arrays
+from experiments.cache import array_digest, read_arrays, write_arrays
 from experiments.runtime import data_folder
 from experiments.tables.diverse_cases import Tick
 from experiments.tables.fits import code_version

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from experiments.kept_arrays import array_digest, read_arrays, write_arrays
+from experiments.cache import array_digest, read_arrays, write_arrays
 from experiments.runtime import data_folder
 
 MOST = 1500

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.progress import progress_bar
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.record import Record
 from experiments.training.settings import RunSettings
@@ -59,7 +59,7 @@ class Loop:
             self.console.print(f"going on from step {start} of {self.settings.steps}")
         record, waiting = Record(self.settings.workdir, start), []
         try:
-            with progress_bar(self.console) as progress:
+            with progress_bar(self.console, "loss") as progress:
                 task = progress.add_task("training", total=self.settings.steps, completed=start, loss="compiling")
                 for done in range(start + 1, self.settings.steps + 1):
                     state, losses = step(state, next(data))
@@ -105,9 +105,3 @@ class Loop:
         picture.save(buffer, format="JPEG", quality=85)
         (self.settings.workdir / "pictures").mkdir(exist_ok=True)
         write_bytes(self.settings.workdir / "pictures" / f"step-{done:06d}.jpg", buffer.getvalue())
-
-
-def progress_bar(console: Console) -> Progress:
-    """Steps, the loss, and the time gone and to come."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)

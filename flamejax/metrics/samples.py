@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.kept_arrays import array_digest, read_arrays, write_arrays
+from experiments.cache import array_digest, read_arrays, write_arrays
 from experiments.runtime import data_folder
 from flamejax.metrics.heads import PAPER_UNIT, aligned, rms, self_distances
 

@@ -13,9 +13,9 @@ from PIL import Image
 import fitting
 import flamejax
 from experiments import evaluate
+from experiments.cache import read_fit
 from experiments.datasets import open_faces
 from experiments.evaluate import diversity_command
-from experiments.kept_trees import read_fit
 from experiments.tables import (
     diverse_runs,
     diversity_figure,

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import flamejax
-from experiments import kept_rows
+from experiments import cache
 from experiments.training.ofer import open_photos, photo_features
 from experiments.training.ofer.coefficients import ScanCoefficients
 from experiments.training.ofer.flame_coefficients import CoefficientReader
@@ -34,19 +34,19 @@ def kept(tmp_path, monkeypatch):
 
 def test_features_go_on_after_the_last_block(tmp_path):
     path, good = tmp_path / "a" / "rows.npy", np.arange(20, dtype=np.float16).reshape(10, 2)
-    first = kept_rows.KeptRows(path, (10, 2), np.float16)
+    first = cache.KeptRows(path, (10, 2), np.float16)
     first.add(good[:4])
     assert not path.exists()
     with pytest.raises(ValueError):
         first.whole()
-    again = kept_rows.KeptRows(path, (10, 2), np.float16)
+    again = cache.KeptRows(path, (10, 2), np.float16)
     assert again.done == 4
     np.testing.assert_array_equal(again.rows(1, 4), good[1:4])
     again.add(good[4:])
     np.testing.assert_array_equal(again.whole(), good)
     assert [p.name for p in path.parent.iterdir()] == ["rows.npy"]
-    assert kept_rows.KeptRows(path, (10, 2), np.float16).done == 10
-    assert kept_rows.KeptRows(path, (10, 3), np.float16).done == 0
+    assert cache.KeptRows(path, (10, 2), np.float16).done == 10
+    assert cache.KeptRows(path, (10, 3), np.float16).done == 0
 
 
 def test_the_open_faces_photos(monkeypatch):

@@ -19,8 +19,9 @@ from rich.console import Console
 import fitting
 import flamejax
 from experiments import runtime
-from experiments.calibrate_landmarks.command import print_rows, progress_bar
+from experiments.calibrate_landmarks.command import print_rows
 from experiments.calibrate_landmarks.evaluation import Row, observe_photos
+from experiments.progress import progress_bar
 from fitting import Fit, FitConfig, Observation
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
@@ -82,7 +83,7 @@ def run(config: Config, console: Console, detector: FaceDetector | None = None) 
     detector = detector or LiteRTDetector()
     names, observation = observe(config, detector, console)
     fits = {}
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task("variants", total=len(VARIANTS) + 1)
         for variant, settings in VARIANTS.items():
             fits[variant] = jax.block_until_ready(fitting.fit(head, observation, settings))
@@ -129,7 +130,7 @@ def hidden_rows(head: HeadModel, observation: Observation, console: Console) -> 
     """One row per hidden part and their mean: the mean error under each variant over photos that show the part, and
     `better`: in how many of them colours lowered the error of the fit to 468 points."""
     errors: dict[str, dict[str, np.ndarray]] = {}
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task("hidden parts", total=len(PARTS) * len(VARIANTS))
         for part in PARTS:
             partly = hide_part(head, observation, part)

@@ -14,10 +14,10 @@ from rich.console import Console
 from experiments import runtime
 from experiments.datasets.observations import spread_out
 from experiments.datasets.occluded_frames import sequences, store
-from experiments.datasets.open_faces.store import progress
 from experiments.datasets.open_faces.subjects import Config
 from experiments.datasets.registered_scans import Unit
 from experiments.datasets.scans import OPEN_HEAD
+from experiments.progress import counted
 from flamejax.head import HeadFileError, HeadModel, load_head
 from flamejax.head._dense_landmarks import geometry_hash
 from flamejax.io.files import remove_unfinished
@@ -73,7 +73,7 @@ def make(options: Build, console: Console) -> Path:
     store.begin(options.output, settings)
     remove_unfinished(options.output)
     photograph = Photographer(head, options.seed)
-    with progress("occluded frames", len(frames)) as advance:
+    with counted("occluded frames", len(frames)) as advance:
         for frame in frames:
             if not store.is_made(options.output, frame):
                 store.write_frame(options.output, frame, photograph(frame))

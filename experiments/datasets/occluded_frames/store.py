@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from experiments.cache import read_arrays, write_arrays
 from experiments.datasets.observations import spread_out
 from experiments.datasets.occluded_frames.pictures import Picture
 from experiments.datasets.occluded_frames.sequences import Frame
 from experiments.datasets.open_faces.photos import png
 from experiments.datasets.open_faces.scenes import camera_of
-from experiments.kept_arrays import read_arrays, write_arrays
 from flamejax.camera import PerspectiveCamera
 from flamejax.io.files import new_folder, write_text
 from flamejax.io.images import ImageError, load_image, load_mask

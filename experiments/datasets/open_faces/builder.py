@@ -17,6 +17,7 @@ from experiments.datasets.open_faces.expressions import EXPRESSIONS
 from experiments.datasets.open_faces.photos import kind_of
 from experiments.datasets.open_faces.scenes import SIZE
 from experiments.datasets.open_faces.subjects import CONFIGS, SPLITS, VERSION, Config, subjects
+from experiments.progress import counted
 
 IMAGES = ("image", "occluded")
 MASKS = ("occlusion_mask", "face_mask", "face_mask_occluded")
@@ -109,7 +110,7 @@ def pack(config: Config) -> None:
     """Write the ArrayRecord files of a config, with a progress bar; all pieces must be there."""
     tfds.disable_progress_bar()
     count = sum(len(store.scan_list(config, split)) for split in SPLITS)
-    with store.progress(f"open faces '{config}': packing", count) as advance:
+    with counted(f"open faces '{config}': packing", count) as advance:
         OpenFaces.each = staticmethod(advance)
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads

@@ -21,17 +21,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments import kept_arrays
+from experiments import cache
 from experiments.datasets.open_faces.expressions import EXPRESSIONS
 from experiments.datasets.open_faces.scans import SubjectScans
 from experiments.datasets.open_faces.subjects import SPLITS, VERSION, Config, subjects
+from experiments.progress import counted
 from experiments.runtime import data_folder
 from flamejax.io.files import remove_unfinished, write_bytes
 
@@ -148,7 +147,7 @@ def make_photos(config: Config, workers: int | None = None) -> None:
 
 def alone() -> contextlib.AbstractContextManager[None]:
     """Waits while another process builds here."""
-    return kept_arrays.alone(folder(), "open faces")
+    return cache.alone(folder(), "open faces")
 
 
 def drop_photos(config: Config) -> None:
@@ -171,7 +170,7 @@ def run_pieces(pieces: Sequence[str], workers: int | None, title: str) -> None:
         todo.put(piece)
     number = min(workers or os.cpu_count() or 1, len(pieces))
     errors: list[str] = []
-    with progress(title, len(pieces)) as advance:
+    with counted(title, len(pieces)) as advance:
 
         def one() -> None:
             for _ in _worker(todo, errors):
@@ -184,18 +183,6 @@ def run_pieces(pieces: Sequence[str], workers: int | None, title: str) -> None:
             thread.join()
     if errors:
         raise RuntimeError(f"{title}: a worker failed.\n{errors[0]}")
-
-
-@contextlib.contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr with the time left; yields what moves it on by one."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as bars:
-        bar = bars.add_task(title, total=total)
-        yield lambda: bars.advance(bar)
 
 
 def _worker(todo: queue.SimpleQueue[str], errors: list[str]) -> Iterator[str]:

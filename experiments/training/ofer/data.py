@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments.kept_arrays import array_digest
+from experiments.cache import array_digest
 from experiments.training.batches import endless
 from experiments.training.devices import batch_sharding
 from experiments.training.loop import Endless

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.kept_arrays import array_digest
+from experiments.cache import array_digest
 from experiments.training.ofer.examples import Examples, Kind
 from experiments.training.ofer.open_photos import OpenPhotos
 from experiments.training.ofer.photo_features import Seen, seen_photos

@@ -26,9 +26,8 @@ from flax import nnx
 from jax import Array
 from rich.console import Console
 
-from experiments.calibrate_landmarks.command import progress_bar
-from experiments.kept_arrays import alone
-from experiments.kept_rows import KeptRows
+from experiments.cache import KeptRows, alone
+from experiments.progress import progress_bar
 from experiments.training.ofer.photo_folders import report_left_out
 from experiments.training.ofer.photo_source import SIZE, PhotoSource
 from flamejax.io.folders import data_folder
@@ -103,7 +102,7 @@ def _fill(
     if start == count:
         return
     programs = {name: _program(encoder) for name, encoder in encoders.items()}
-    with progress_bar(console) as progress, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with progress_bar(console, transient=True) as progress, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         task = progress.add_task(f"features of {source.title}", total=count, completed=start)
         while start < count:
             stop = min(start + BLOCK, count)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from experiments.calibrate_landmarks.command import progress_bar
 from experiments.datasets.scans import OPEN_HEAD
+from experiments.progress import progress_bar
 from experiments.training.ofer.datasets import KNOWN, check_fields
 from experiments.training.ofer.flame_coefficients import CoefficientReader
 from experiments.training.ofer.photo_source import SIZE
@@ -96,7 +96,7 @@ def folder_photos(
         loose = [path for path in paths if path.parent == place]
         if loose:
             raise ValueError(f"{loose[0]}: lies in no identity's folder. Photos are expected as {place}/<identity>/...")
-        with progress_bar(console) as progress:
+        with progress_bar(console, transient=True) as progress:
             for path in progress.track(paths, description=f"reading {name}"):
                 try:
                     found.append(_labelled(path, folder, name, place, files))

@@ -1,0 +1,53 @@
+"""The progress bar of every long command: what is done, how much of it, the time gone and the time to come."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+def progress_bar(console: Console | None = None, *fields: str, transient: bool = False) -> Progress:
+    """A bar.
+
+    Args:
+      console: where it is drawn; stderr when left out.
+      fields: further fields of a task that are shown, `bar.add_task(..., NAME=text)`.
+      transient: whether it goes away at the end.
+    """
+    shown = (TextColumn("{task.fields[%s]}" % name) for name in fields)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *shown)
+    console = console or Console(stderr=True)
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=transient)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each thing that is done: yields what is called with its name, how many there are, and how
+    many were done since the last call."""
+    tasks: dict[str, TaskID] = {}
+    with progress_bar() as bars:
+
+        def advance(name: str, total: int, count: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.advance(tasks[name], count)
+
+        yield advance
+
+
+@contextlib.contextmanager
+def counted(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """One bar on stderr; yields what moves it on by one."""
+    with progress_bars() as advance:
+        yield lambda: advance(title, total, 1)
