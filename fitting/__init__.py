@@ -1,7 +1,10 @@
 """Observing photos and fitting heads to them (Diverse3DFace, Algorithm 1)."""
 
+from fitting._load_detector import DetectorError, load_detector
 from fitting._observe import NoFaceError, observe, observe_photo
 from fitting.config import PRESETS, AnyFitConfig, FitConfig, GradientFitConfig
+from fitting.detections import Detection
+from fitting.detector import FaceDetector, FaceLandmarks, LiteRTDetector
 from fitting.fit_model import FitModel, prepare
 from fitting.global_fit import fit
 from fitting.local_files import load_local_model
@@ -13,15 +16,21 @@ __all__ = [
     "FIT_REASONS",
     "PRESETS",
     "AnyFitConfig",
+    "Detection",
+    "DetectorError",
+    "FaceDetector",
+    "FaceLandmarks",
     "Fit",
     "FitConfig",
     "FitModel",
     "GradientFitConfig",
+    "LiteRTDetector",
     "NoFaceError",
     "Observation",
     "auto_masks",
     "fit",
     "fit_scans",
+    "load_detector",
     "load_local_model",
     "observe",
     "observe_photo",
