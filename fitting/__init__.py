@@ -1,5 +1,6 @@
 """Observing photos and fitting heads to them (Diverse3DFace, Algorithm 1)."""
 
+from fitting._least_squares import huber_energy, least_squares
 from fitting._load_detector import DetectorError, load_detector
 from fitting._observe import NoFaceError, observe, observe_photo
 from fitting.config import PRESETS, AnyFitConfig, FitConfig, GradientFitConfig
@@ -30,6 +31,8 @@ __all__ = [
     "auto_masks",
     "fit",
     "fit_scans",
+    "huber_energy",
+    "least_squares",
     "load_detector",
     "load_local_model",
     "observe",
