@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from fitting.landmark_fit import huber_energy, levenberg_marquardt
+from fitting import huber_energy, least_squares
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel, HeadParams, vertices
 from flamejax.head.blend_skin import head_at
@@ -178,7 +178,7 @@ def refine(
         away = size * vertices(few, moved(params, unravel(x))) - target
         return away * (weight / config.sigma)[:, None], x
 
-    found = levenberg_marquardt(residuals, flat, config.refine_steps)[0] if config.refine_steps else flat
+    found = least_squares(residuals, flat, config.refine_steps)[0] if config.refine_steps else flat
     away, prior = residuals(found)
     # So many vertices are not as many observations: their errors hang together.
     cost = huber_energy(away) * INDEPENDENT / jnp.maximum(jnp.sum(weight), 1) + 0.5 * jnp.sum(prior**2)

@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fitting import huber_energy, least_squares
 from fitting.config import FitConfig
 from fitting.landmark_fit import (
     OUTER_EYE_DISTANCE,
     Targets,
-    huber_energy,
     landmark_noise,
     landmark_targets,
-    levenberg_marquardt,
 )
 from flamejax.head import HeadModel, HeadParams, landmark_triangles, root_joint, vertices
 from flamejax.head.blend_skin import head_at
@@ -116,7 +115,7 @@ def place(view: LandmarkView, fit: Fit, side: int, points: Array, one_size: bool
         def energy(x: Array) -> tuple[Array, Array]:
             return residuals(x, points, x[3] if log_scale is None else log_scale), (x - centre) * prior
 
-        return levenberg_marquardt(energy, start, STEPS)[0]
+        return least_squares(energy, start, STEPS)[0]
 
     starts = jax.vmap(start_of)(points)
     found = jax.vmap(lambda p, x: aligned(p, x, x, None))(points, starts)

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fitting import huber_energy
 from fitting.config import FitConfig
 from fitting.fit_model import FitModel
 from fitting.landmark_fit import (
     Geometry,
     Targets,
     closure_residuals,
-    huber_energy,
     landmark_residuals,
     landmark_targets,
     prior_residuals,
