@@ -18,7 +18,8 @@ from flamejax.head import HeadParams
 from flamejax.types import Hypotheses, sorted_best_first
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
 from models.pretrained import load_mesh_vae
-from sampling._complete import AT_ONCE, complete, score, to_head_frame, to_world, visible_vertices
+from sampling import complete
+from sampling._complete import AT_ONCE, score, to_head_frame, to_world, visible_vertices
 from tests.heads import random_head
 
 HEAD = random_head(subdivisions=2)

@@ -9,8 +9,8 @@ import pytest
 
 import flamejax
 from models.pretrained import load_mesh_vae
-from sampling._complete import AT_ONCE, complete, to_head_frame, to_world
-from sampling.interpolate import midpoints
+from sampling import complete, midpoints
+from sampling._complete import AT_ONCE, to_head_frame, to_world
 from tests.sampling.test_complete import HEAD, KEY, MODEL, VAE, make_fit
 
 COUNT = 7  # 21 pairs: more than are decoded at once

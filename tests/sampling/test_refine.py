@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
-from sampling.refine import refine_latents
+from sampling import refine_latents
 from tests.heads import random_head
 
 HEAD = random_head(subdivisions=1)
