@@ -51,10 +51,6 @@ class NeighbourLists:
         """N, the most neighbours (the r of the paper's Tables 5 and 6)."""
         return self.index.shape[1]
 
-    def mean_count(self) -> float:
-        """Mean number of neighbours."""
-        return float(np.asarray(self.mask).sum(1).mean())
-
 
 @dataclass(frozen=True)
 class MeshStep:

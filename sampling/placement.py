@@ -7,6 +7,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from fitting import huber_energy, least_squares
@@ -78,8 +79,7 @@ def seen_points(view: LandmarkView, params: HeadParams) -> Array:
     still = dataclasses.replace(
         params, global_orient=jnp.zeros_like(params.global_orient), transl=jnp.zeros_like(params.transl)
     )
-    verts = vertices(view.head, still)
-    corners = verts.reshape(*verts.shape[:-2], -1, 3, 3)
+    corners = rearrange(vertices(view.head, still), "... (l corner) c -> ... l corner c", corner=3)
     found = jnp.sum(corners * jnp.broadcast_to(view.barycentric[..., None], corners.shape), axis=-2)
     return found - root_joint(view.head, still)[..., None, :]
 

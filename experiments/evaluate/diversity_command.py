@@ -21,7 +21,7 @@ from experiments.tables.moving_occlusion import PLACES, frontality, with_patch
 from fitting.detector import LiteRTDetector
 from flamejax.head import HeadModel
 from flamejax.io.files import write_text
-from sampling._diversify import DIVERSIFY_PRESETS
+from sampling import DIVERSIFY_PRESETS
 
 FRONTAL_OF = 3
 """For the moving patch so many times the photos are looked at, and the most frontal of them are taken: a patch on a

@@ -19,8 +19,7 @@ from experiments.tables.expression_table import ExpressionTable, expression
 from experiments.tables.report import Sheet, count_text, interval_text
 from flamejax.io.files import write_text
 from models.pretrained import load_mesh_vae
-from sampling._diversify import DIVERSIFY_PRESETS
-from sampling._ofer import load_networks
+from sampling import DIVERSIFY_PRESETS, load_networks
 
 PARTS = {
     "faithful": ("cse", "cse_aligned", "visible_se", "asd_v_min", "asd_v_max"),

@@ -33,10 +33,7 @@ from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel, HeadParams
 from flamejax.io.files import new_folder
 from flamejax.types import Hypotheses
-from sampling._diversify import diversify
-from sampling._ofer import ofer
-from sampling._ofer_dpp import ofer_dpp
-from sampling.interpolate import midpoints
+from sampling import diversify, midpoints, ofer, ofer_dpp
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2

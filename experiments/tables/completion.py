@@ -33,7 +33,7 @@ from flamejax.head import HeadModel
 from flamejax.head._dense_landmarks import geometry_hash
 from flamejax.io.files import write_bytes
 from models.mesh_vae import MeshVAE
-from sampling.refine import refine_latents
+from sampling import refine_latents
 
 METHODS = ("mean", "pca", "pca_augmented", "global", "mesh_vae", "mesh_vae_refined")
 OCCLUDERS = (*KINDS, "overall")

@@ -30,8 +30,8 @@ from flamejax.head._dense_landmarks import geometry_hash
 from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
 from models.weight_files import digest_of_weights
+from sampling import DiversifyConfig, diversify
 from sampling._complete import to_head_frame
-from sampling._diversify import DiversifyConfig, diversify
 
 BATCH = 4
 """Photos fitted at once; hypotheses are drawn for one photo at a time."""

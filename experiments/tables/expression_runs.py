@@ -27,8 +27,7 @@ from experiments.tables.diverse_runs import (
 from experiments.tables.fits import code_version
 from flamejax.types import Fit
 from models.weight_files import digest_of_weights
-from sampling._ofer import OferConfig, OferNetworks, ofer
-from sampling._ofer_dpp import OferDppConfig, ofer_dpp
+from sampling import OferConfig, OferDppConfig, OferNetworks, ofer, ofer_dpp
 
 METHODS = ("diverse", "ofer", "ofer+dpp")
 

@@ -32,8 +32,7 @@ from flamejax.metrics.samples import identity_errors_mm
 from models.generator import Generator
 from models.rank import FrontalFace, IdRank, frontal_face, frontal_vertices, rank_errors
 from models.weight_files import digest_of_weights
-from sampling.diffusion import SamplerConfig
-from sampling.generate import draw_coefficients
+from sampling import SamplerConfig, draw_coefficients
 
 BATCH = 8
 """Cases that IdGen draws for at once."""

@@ -19,7 +19,7 @@ from experiments.tables.ofer_cases import COVERED, OferCase
 from experiments.tables.ofer_runs import Judged, OferRunner
 from experiments.tables.statistics import difference_of, interval_columns, mean_of, none_of, ratio_of
 from flamejax.metrics.samples import error_ratio, iou_at, precision_at
-from sampling.diffusion import SamplerConfig
+from sampling import SamplerConfig
 
 CANDIDATES = 100
 """N, as in the paper."""

@@ -24,7 +24,7 @@ from experiments.tables.expression_table import (
 from flamejax.metrics.samples import learn_distribution
 from flamejax.types import Hypotheses
 from models.rank import frontal_vertices
-from sampling._ofer import OferNetworks
+from sampling import OferNetworks
 from tests.experiments.diverse_fakes import COUNT, Fakes, case, run_fit, runner
 from tests.experiments.test_completion import HEAD
 

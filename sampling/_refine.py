@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jax import Array
 
+from models._checks import check_shapes
 from models.mesh_vae import MeshVAE
 
 
@@ -47,12 +48,12 @@ def refine_latents(
     """
     if sigma <= 0 or steps < 1 or learning_rate <= 0:
         raise ValueError("sigma, steps and learning_rate must be positive.")
-    batch = latents.shape[:-2]
-    if vertices.shape != (*batch, model.num_vertices, 3) or visible.shape != vertices.shape[:-1]:
-        raise ValueError(
-            f"latents {latents.shape} want vertices {(*batch, model.num_vertices, 3)} and visible without the last "
-            f"axis, got {vertices.shape} and {visible.shape}."
-        )
+    batch, count = latents.shape[:-2], model.num_vertices
+    check_shapes(
+        latents=(latents, (..., *model.latent_shape)),
+        vertices=(vertices, (*batch, count, 3)),
+        visible=(visible, (*batch, count)),
+    )
     graph, state = nnx.split(model)
     flat = (array.reshape(-1, *array.shape[len(batch) :]) for array in (latents, vertices, visible))
     best, losses = _refine(graph, state, *flat, sigma, learning_rate, steps)

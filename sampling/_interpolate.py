@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import Array
 
 from fitting.fit_model import FitModel
@@ -60,5 +61,5 @@ def _decode_in_parts(vae: MeshVAE, latents: Array) -> Array:
     count = len(latents)
     parts = -(-count // AT_ONCE)
     filled = jnp.pad(latents, ((0, parts * AT_ONCE - count), (0, 0), (0, 0)))
-    heads = jax.lax.map(vae.decode, filled.reshape(parts, AT_ONCE, *latents.shape[1:]))
-    return heads.reshape(-1, *heads.shape[-2:])[:count]
+    heads = jax.lax.map(vae.decode, rearrange(filled, "(part n) l c -> part n l c", n=AT_ONCE))
+    return rearrange(heads, "part n v c -> (part n) v c")[:count]
