@@ -18,7 +18,6 @@ from experiments.datasets.open_people.sources import N_BASE, Source, load_base
 
 NECK_SEED = 8177  # a vertex on the closed 42-vertex loop where the neck is cut
 REFINE_ABOVE, REFINE_LONGEST = 0.06, 0.0128  # metres above the neck's cut; edges longer than this are split
-HEAD_PIVOT, NECK_BASE, JAW_PIVOT = "joint-head", "joint-neck", "joint-mouth"
 
 
 @dataclass
@@ -38,10 +37,6 @@ class Head:
     def carry(self, base_field: np.ndarray) -> np.ndarray:
         """(19158, 3) on the base mesh -> (V, 3) on the head."""
         return self.operator @ base_field
-
-    def joint_cube(self, name: str) -> np.ndarray:
-        """Base vertex ids of one of MakeHuman's joint cubes."""
-        return np.unique([i for quad, _ in self.base["groups"][name] for i in quad])
 
 
 def edge_loop(quads: list, start: int, towards: int) -> list[int] | None:
@@ -222,18 +217,22 @@ def _rows(rows: list[dict[int, float]]) -> sparse.csr_matrix:
     return sparse.csr_matrix((data, (i, j)), (len(rows), N_BASE))
 
 
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area-weighted unit normals (V, 3)."""
-    a, b, c = vertices[faces].transpose(1, 0, 2)
-    n = np.zeros_like(vertices)
-    for k in range(3):
-        np.add.at(n, faces[:, k], np.cross(b - a, c - a))
-    return n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-20)
-
-
 def adjacency(faces: np.ndarray, count: int) -> sparse.csr_matrix:
     """Symmetric 0/1 vertex adjacency (V, V)."""
     i, j = faces[:, [0, 1, 2]].ravel(), faces[:, [1, 2, 0]].ravel()
     a = sparse.coo_matrix((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), (count, count)).tocsr()
     a.data[:] = 1.0
     return a
+
+
+def neighbour_mean(faces: np.ndarray, count: int) -> sparse.csr_matrix:
+    """(V, V) operator that gives the mean over each vertex's neighbours."""
+    near = adjacency(faces, count)
+    return sparse.diags(1 / np.asarray(near.sum(1)).ravel()) @ near
+
+
+def edge_lengths(near: sparse.csr_matrix, vertices: np.ndarray) -> sparse.csr_matrix:
+    """(V, V) lengths of the edges of an adjacency: the graph whose paths are geodesics."""
+    edges = near.tocoo()
+    lengths = np.linalg.norm(vertices[edges.row] - vertices[edges.col], axis=1)
+    return sparse.csr_matrix((lengths, (edges.row, edges.col)), shape=near.shape)
