@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.datasets.open_people.geometry import Head
+from experiments.datasets.open_people.geometry import Head, smoothstep
 from experiments.datasets.open_people.sources import FACE_UNITS, MPFB, Source
 
 EXPRESSIONS = MPFB + "targets/expression/units/"
@@ -35,5 +35,4 @@ def load_units(source: Source, head: Head) -> dict[str, np.ndarray]:
 def neck_fade(template: np.ndarray, head: Head) -> np.ndarray:
     """(V,) 0 at the neck's border rising to 1 above it: expressions leave the cut where it is."""
     low = template[head.neck_loop, 1].max()
-    t = np.clip((template[:, 1] - low) / 0.03, 0, 1)
-    return t * t * (3 - 2 * t)
+    return smoothstep((template[:, 1] - low) / 0.03)
