@@ -1,5 +1,6 @@
 """Observing photos and fitting heads to them (Diverse3DFace, Algorithm 1)."""
 
+import flamejax._shadow  # noqa: F401  says so where a folder of the user's hides `models`
 from fitting._least_squares import huber_energy, least_squares
 from fitting._load_detector import DetectorError, load_detector
 from fitting._observe import NoFaceError, observe, observe_photo

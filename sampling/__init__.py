@@ -4,6 +4,7 @@ Each sampler takes a `fitting.Fit` and gives `Hypotheses`, the best first. Nothi
 before `load_networks` or `models.load_mesh_vae` is called.
 """
 
+import flamejax._shadow  # noqa: F401  says so where a folder of the user's hides one of our packages
 from flamejax.types import Hypotheses
 from sampling._complete import complete
 from sampling._diversify import diversify

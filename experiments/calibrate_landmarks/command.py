@@ -15,14 +15,13 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 import flamejax
 from experiments import runtime
 from experiments.calibrate_landmarks.embedding import calibrate
 from experiments.calibrate_landmarks.evaluation import Row, photo_table, render_table
 from experiments.calibrate_landmarks.views import Views, observe_views, render_views
-from experiments.progress import progress_bar
+from experiments.progress import print_rows, progress_bar
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
 from flamejax.head import HeadModel
@@ -181,14 +180,3 @@ def to_bytes(head: HeadModel, dense: DenseLandmarks, notes: dict[str, str]) -> b
         **arrays,
     )
     return buffer.getvalue()
-
-
-def print_rows(console: Console, title: str, rows: list[Row]) -> None:
-    """Rows of equal columns as a table."""
-    table = Table(title=title, box=None, title_justify="left")
-    for i, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        cells = (f"{v:.4f}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values())
-        table.add_row(*cells)
-    console.print(table)

@@ -23,10 +23,9 @@ import tyro
 from rich.console import Console
 
 import flamejax
-from experiments.calibrate_landmarks.command import print_rows
 from experiments.datasets import scans
 from experiments.datasets.registered_scans import Unit
-from experiments.progress import progress_bar
+from experiments.progress import print_rows, progress_bar
 from experiments.training.local_models import evaluation
 from experiments.training.local_models.picture import jpeg, sheet
 from fitting.local_files import write_local_model

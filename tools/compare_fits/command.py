@@ -19,9 +19,8 @@ from rich.console import Console
 import fitting
 import flamejax
 from experiments import runtime
-from experiments.calibrate_landmarks.command import print_rows
 from experiments.calibrate_landmarks.evaluation import Row, observe_photos
-from experiments.progress import progress_bar
+from experiments.progress import print_rows, progress_bar
 from fitting import Fit, FitConfig, Observation
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError

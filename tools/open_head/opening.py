@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
 
-from experiments.datasets.open_people.gaps import openings
-from experiments.datasets.open_people.geometry import Head, adjacency
+from experiments.datasets.open_people.geometry import Head, adjacency, edge_lengths, neighbour_mean
+from experiments.datasets.open_people.mouth import lips_of
 from experiments.datasets.open_people.surface import Surface
 
 REACH = 0.016  # metres over the skin within which the change fades
@@ -18,14 +17,11 @@ ROUND_UPPER, ROUND_LOWER = 3.0, 2.6  # powers of x: 1 is a triangle, many a rect
 
 def widened(head: Head, surface: Surface, field: np.ndarray) -> np.ndarray:
     """The jaw's opening `field` (V, 3) with another course of the lips between their corners and their middle."""
-    v, lips = surface.vertices, openings(surface)["lips"]
+    v, lips = surface.vertices, lips_of(surface)
     half = np.abs(v[lips.upper[[0, -1]], 0]).mean()
     middle = lips.lower[np.abs(v[lips.lower, 0]).argmin()]
     drop = DROP * field[middle, 1]
-    near = adjacency(head.faces, len(v))
-    edges = near.tocoo()
-    lengths = np.linalg.norm(v[edges.row] - v[edges.col], axis=1)
-    graph = sparse.csr_matrix((lengths, (edges.row, edges.col)), shape=near.shape)
+    graph = edge_lengths(adjacency(head.faces, len(v)), v)
     change, distance = np.zeros_like(v), np.full(len(v), np.inf)
     for ring, power, bottom in ((lips.upper, ROUND_UPPER, 0.0), (lips.lower, ROUND_LOWER, field[middle, 1])):
         s = np.clip(np.abs(v[ring, 0]) / half, 0, 1)
@@ -38,7 +34,7 @@ def widened(head: Head, surface: Surface, field: np.ndarray) -> np.ndarray:
         for i in np.flatnonzero(d < distance):
             change[i], distance[i] = own[place[int(source[i])]], d[i]
     change *= np.where(np.isfinite(distance), np.exp(-((distance / REACH) ** 2)), 0.0)[:, None]
-    steps = sparse.diags(1 / np.asarray(near.sum(1)).ravel()) @ near
+    steps = neighbour_mean(head.faces, len(v))
     soft = change
     for _ in range(10):  # no crease where one lip's surroundings end and the other's begin
         soft = 0.5 * soft + 0.5 * (steps @ soft)

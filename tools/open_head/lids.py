@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from experiments.datasets.open_people.gaps import openings
-from experiments.datasets.open_people.geometry import Head, adjacency
-from experiments.datasets.open_people.mouth import SHARE, gap_operator, shut
-from experiments.datasets.open_people.surface import Surface
+from experiments.datasets.open_people.geometry import Head, adjacency, neighbour_mean
+from experiments.datasets.open_people.mouth import SHARE, gap_operator
+from tools.open_head.gaps import gap, graph, openings
+from tools.open_head.mouth import shut
+from tools.open_head.surface import Surface
 
 REACH = 0.004  # metres over the skin within which a correction of the lids fades
 OVERLAP = 0.0009  # metres by which the shut lids overlap, so that nobody's have a slit
@@ -20,15 +21,15 @@ WAY = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)  # shares of the way at which the ey
 def lid_operators(head: Head, surface: Surface) -> list[sparse.csr_matrix]:
     """`gap_operator` of both eyes: `shut` with them takes the closing of the lids out of a displacement."""
     lids = openings(surface)
-    return [gap_operator(head, surface, (lids[s].upper, lids[s].lower), REACH) for s in ("left", "right")]
+    return [gap_operator(head, surface, lids[s], REACH) for s in ("left", "right")]
 
 
 def blinks(units: dict[str, np.ndarray], head: Head, surface: Surface) -> np.ndarray:
     """(2, V, 3) displacements that shut the subject's left and right eye."""
     v, lids = surface.vertices, openings(surface)["left"]
-    operator = gap_operator(head, surface, (lids.upper, lids.lower), REACH)
+    operator = gap_operator(head, surface, lids, REACH)
     field = (units["eyeBlinkLeft"] + units["eyeBlinkRight"][head.mirror] * [-1, 1, 1]) / 2
-    rest, closed = lids.gap(v), lids.gap(v + field)
+    rest, closed = gap(lids, v), gap(lids, v + field)
     way = rest - closed
     field = float(np.median((rest / way)[way > 0.5 * way.max()])) * field
     closed_v = shut(operator, v + field, 6)
@@ -59,9 +60,9 @@ def _clear(head: Head, surface: Surface, field: np.ndarray, upper: np.ndarray) -
     skin[np.unique(surface.faces[surface.skin])] = True
     moves = skin & ~hidden & (np.linalg.norm(field, axis=1) > 2e-4) & (np.linalg.norm(v - centre, axis=1) < 0.026)
     rest = np.linalg.norm(v - centre, axis=1) - radius
-    line = np.interp(v[:, 0], *_graph(v[upper]))
+    line = np.interp(v[:, 0], *graph(v[upper]))
     wanted = np.where(v[:, 1] > line - 0.002, CLEAR_UPPER, CLEAR_LOWER)
-    smooth = sparse.diags(1 / np.asarray(near.sum(1)).ravel()) @ near
+    smooth = neighbour_mean(head.faces, len(v))
     field = field.copy()
     for _ in range(12):
         lift = np.zeros(len(v))
@@ -77,8 +78,3 @@ def _clear(head: Head, surface: Surface, field: np.ndarray, upper: np.ndarray) -
         lift *= np.linalg.norm(field, axis=1) > 1e-4
         field += lift[:, None] * out / np.linalg.norm(out, axis=1, keepdims=True)
     return field
-
-
-def _graph(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(points[:, 0], kind="stable")
-    return points[order, 0], points[order, 1]

@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 
 from experiments.datasets.open_people.geometry import adjacency
-from experiments.datasets.open_people.landmarks import split_ring
+from experiments.datasets.open_people.joints import JAW
+from experiments.datasets.open_people.mouth import Opening, lips_of
 from experiments.datasets.open_people.surface import Surface
 
-JAW = 2
 SAMPLES = np.linspace(0.15, 0.85, 23)  # shares of the way from corner to corner; beyond, depth tells the borders apart
 MARGIN_LAYER = 2  # rings of vertices from the hidden seam of the eye socket to the lid margin on the eyeball
 
 
-@dataclass(frozen=True)
-class Opening:
-    """The two borders of an opening as vertex paths from corner to corner, by growing x; both hold the corners."""
-
-    upper: np.ndarray
-    lower: np.ndarray
-
-    def gap(self, vertices: np.ndarray) -> np.ndarray:
-        """(V, 3) -> (23,) height of the upper border over the lower one, metres."""
-        corners = vertices[self.upper[[0, -1]], 0]
-        x = corners[0] + SAMPLES * (corners[1] - corners[0])
-        sides = [np.interp(x, *_graph(vertices[half])) for half in (self.upper, self.lower)]
-        return sides[0] - sides[1]
+def gap(opening: Opening, vertices: np.ndarray) -> np.ndarray:
+    """(V, 3) -> (23,) height of the upper border over the lower one, metres."""
+    corners = vertices[opening.upper[[0, -1]], 0]
+    x = corners[0] + SAMPLES * (corners[1] - corners[0])
+    upper, lower = (np.interp(x, *graph(vertices[half])) for half in (opening.upper, opening.lower))
+    return upper - lower
 
 
-def _graph(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def graph(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A border's points (n, 3) as heights over growing x: both (n,)."""
     order = np.argsort(points[:, 0], kind="stable")
     return points[order, 0], points[order, 1]
 
 
 def openings(surface: Surface, height: np.ndarray | None = None) -> dict[str, Opening]:
-    """The openings "lips", "right" and "left" (lids) of the mean head.
-
-    `height` (V,) tells the upper lip from the lower; by default from the base mesh, whose lips lie a little apart.
-    """
-    height = surface.outer_height() if height is None else height
-    ring = surface.seam_loop(surface.mouth_island)
-    x = surface.vertices[ring, 0]
-    out = {"lips": Opening(*split_ring(ring, int(np.argmin(x)), int(np.argmax(x)), height))}
+    """The openings "lips", "right" and "left" (lids) of the mean head; `height` as in `lips_of`."""
+    out = {"lips": lips_of(surface, height)}
     for name, island in zip(("right", "left"), surface.socket_islands, strict=True):
         out[name] = _lids(surface, surface.seam_loop(island))
     return out

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.surface import Surface, arc_points, face_of_edge
+from experiments.datasets.open_people.mouth import split_ring
+from tools.open_head.surface import Surface, arc_points, face_of_edge
 
 YAW_BINS = 79
 OUTER_REACH, INNER_REACH = 0.0010, 0.0028  # metres from the lid ring to the eye corners
@@ -59,14 +60,6 @@ def lid_points(surface: Surface, head: Head, out: Points) -> dict[str, np.ndarra
             x, y = (surface.vertices[end] + reach * along)[:2]
             out.items[number] = surface.front(x, y - 0.3 * reach)[:2]
     return rings
-
-
-def split_ring(ring: np.ndarray, start: int, end: int, height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two paths from ring[start] to ring[end]: (upper, lower), told apart by the vertex field `height` (V,)."""
-    rolled = np.roll(ring, -start)
-    stop = (end - start) % len(ring)
-    a, b = rolled[: stop + 1], np.r_[rolled[stop:], rolled[0]][::-1]
-    return (a, b) if height[a].mean() > height[b].mean() else (b, a)
 
 
 def put_ring(out: Points, surface: Surface, path: np.ndarray, fractions: list[float], numbers) -> None:
