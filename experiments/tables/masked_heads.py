@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -109,10 +109,3 @@ def measure(found: np.ndarray, cases: Cases, fine: csr_matrix) -> Errors:
             out[row, k] = np.median(distance[cases.visible[k]])
             out[row + 1, k] = np.median(distance[~cases.visible[k]])
     return Errors(*out)
-
-
-def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Places of `count` things in batches of one size, the last filled up with copies; and how many of them are new."""
-    for start in range(0, count, size):
-        new = min(size, count - start)
-        yield np.minimum(np.arange(start, start + size), count - 1), new

@@ -19,7 +19,7 @@ from experiments.training.mesh_vae.settings import TrainSettings
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError, HeadModel, HeadParams, vertices
-from flamejax.metrics.heads import head_frame
+from flamejax.metrics import head_frame
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
 SYMMETRIC = 1e-6
