@@ -12,7 +12,7 @@ from jax import Array
 import fitting
 from experiments.calibrate_landmarks.embedding import offset
 from experiments.calibrate_landmarks.views import Views
-from experiments.reconstruct.photos import find_photos
+from experiments.photos import find_photos
 from fitting import Observation
 from fitting.detector import FaceDetector
 from flamejax.head import HeadModel

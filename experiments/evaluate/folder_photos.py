@@ -11,9 +11,10 @@ import numpy as np
 
 from experiments.cache import read_tree, write_tree
 from experiments.datasets.observations import spread_out
+from experiments.photos import Failure, Photo, find_photos, name_photos
 from experiments.reconstruct.config import Config
-from experiments.reconstruct.observing import PhotoReader, photo_digest
-from experiments.reconstruct.photos import Failure, Photo, find_photos, name_photos
+from experiments.reconstruct.observing import PhotoReader
+from experiments.results import photo_digest
 from experiments.tables.diverse_cases import Case
 from experiments.tables.runs import Progress, head_id, run_folder
 from fitting._observe import observe_photo

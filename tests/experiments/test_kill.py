@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from experiments.reconstruct import Config, command
-from experiments.reconstruct.results import RESULT_FILES
 from flamejax.io.files import TEMPORARY_PREFIX
+from flamejax.io.results import RESULT_FILES
 from tests.experiments.fakes import HEAD, IDENTITY, FakeTools, write_photo
 
 ROOT = Path(__file__).resolve().parents[2]
