@@ -15,15 +15,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flamejax", "models", "fitting", "sampling", "experiments")
 """From the core up: each may import those before it."""
 EXPERIMENTS = (
-    ("runtime", "progress", "cache", "clay", "heads", "head_models"),
+    ("runtime", "progress", "cache", "clay", "heads", "head_models", "photos", "results"),
     ("datasets",),
     ("training",),
-    ("tables", "view", "calibrate_landmarks"),
-    ("reconstruct", "evaluate", "benchmark", "train", "configs"),
+    ("view",),
+    ("reconstruct",),
+    ("tables", "calibrate_landmarks"),
+    ("evaluate", "benchmark", "train", "configs"),
     ("demo", "convert", "doctor", "fetch_sources"),
     ("cli",),
 )
 """Rooms of experiments from the bottom up: each may import those of earlier rows, and its own row."""
+DOOR = "flamejax.__main__"
+"""The console script, which looks for what hides our packages before it imports the commands."""
 SURFACE = Path(__file__).with_name("surface.txt")
 
 
@@ -69,7 +73,7 @@ def test_imports_point_down(graph):
     rooms = {room: place for place, row in enumerate(EXPERIMENTS) for room in row}
     wrong = []
     for name, others in graph.items():
-        for other in others:
+        for other in others - {"experiments.cli"} if name == DOOR else others:
             package, used = name.split(".")[0], other.split(".")[0]
             if level[used] > level[package]:
                 wrong.append(f"{name} imports {other}")
