@@ -9,7 +9,7 @@ import numpy as np
 
 from fitting.local_model import LocalModel, LocalRegion, check_belongs
 from flamejax.head import HeadFileError, HeadModel
-from flamejax.head.formats.npy_files import read_npz
+from flamejax.head.formats import read_npz
 from flamejax.io.files import write_bytes
 
 FORMAT_VERSION = 1

@@ -18,9 +18,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from flamejax.head import HeadFileError, HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
-from flamejax.head.formats.npy_files import read_npz
+from flamejax.head import HeadFileError, HeadModel, geometry_hash
+from flamejax.head.formats import read_npz
 from flamejax.io.files import write_bytes
 
 FORMAT_VERSION = 1

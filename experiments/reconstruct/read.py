@@ -23,7 +23,7 @@ from fitting.inputs import InputError, load_landmarks
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.head import HeadFileError, HeadModel, HeadParams
-from flamejax.head.formats.npy_files import read_npz
+from flamejax.head.formats import read_npz
 from flamejax.io.images import ImageError, load_image, load_mask
 from flamejax.types import OK, Fit, Hypotheses, Observation
 

@@ -24,13 +24,13 @@ from experiments.runtime import data_folder
 from experiments.tables import scan_pca
 from experiments.tables.fits import ROOMS, code_version
 from experiments.tables.global_completion import GlobalConfig, complete_global
-from experiments.tables.masked_heads import Cases, Errors, batches, laplacian, make_cases, masks_for_tests, measure
+from experiments.tables.masked_heads import Cases, Errors, batches, make_cases, masks_for_tests, measure
 from experiments.tables.scan_pca import ScanPCA, fit_pca
 from experiments.tables.scan_realism import realism
 from experiments.tables.scan_spectrum import Spectrum, spectrum
 from experiments.tables.statistics import mean_of, ratio_of
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.geometry import mesh_edges
+from flamejax.head import HeadModel, geometry_hash
 from flamejax.io.files import write_bytes
 from models.mesh_vae import MeshVAE
 from sampling.refine import refine_latents
@@ -129,7 +129,7 @@ def make(
         pca_augmented out.
       folder: where what takes long is kept, by default in the data folder's `evaluate`.
     """
-    config, maker, fine = config or CompletionConfig(), masks_for_tests(head), laplacian(head)
+    config, maker, edges = config or CompletionConfig(), masks_for_tests(head), mesh_edges(np.asarray(head.faces))
     folder = folder or data_folder() / "evaluate"
     pca = fit_pca(train.vertices, max(k for k, _ in ((config.components, 0.0), *config.grid)), folder)
     linear = {"pca": pca}
@@ -137,14 +137,14 @@ def make(
         linear["pca_augmented"] = fit_pca(np.concatenate([train.vertices, more]), config.components, folder)
     cases = make_cases(maker, scans, spread_out(len(scans.subject), limit), config.seed)
     found = completions(head, linear, model, cases, progress, config, folder)
-    errors = {method: measure(heads, cases, fine) for method, heads in found.items()}
+    errors = {method: measure(heads, cases, edges) for method, heads in found.items()}
     few = make_cases(maker, scans, spread_out(len(scans.subject), min(config.grid_scans, len(cases) // 2)), config.seed)
     some = make_cases(maker, scans, spread_out(len(scans.subject), min(config.sampled, len(cases) // 2)), config.seed)
     drawn = _samples(linear, model, some, config)
     table = CompletionTable(
         [_row(method, occluder, errors[method], cases) for method in errors for occluder in OCCLUDERS],
         [_ratio(method, occluder, errors, cases) for method in errors if method != "pca" for occluder in OCCLUDERS],
-        _extra(pca, few, fine, config, progress),
+        _extra(pca, few, edges, config, progress),
         [_by_expression(method, errors[method], cases) for method in errors],
         [_row(method, occluder, errors[method], cases, "_detail") for method in errors for occluder in OCCLUDERS],
         realism(pca, some, drawn),
@@ -313,7 +313,7 @@ def _by_expression(method: str, errors: Errors, cases: Cases) -> dict:
     return row | {"each": {name: float(values.mean()) for name, values in each.items() if len(values)}}
 
 
-def _extra(pca: ScanPCA, cases: Cases, fine, config: CompletionConfig, progress: Progress) -> list[dict]:  # noqa: ANN001
+def _extra(pca: ScanPCA, cases: Cases, edges, config: CompletionConfig, progress: Progress) -> list[dict]:  # noqa: ANN001
     """pca with other settings."""
     grid = [(k, s) for k, s in config.grid if k <= len(pca.basis)]
     if not grid:
@@ -326,7 +326,7 @@ def _extra(pca: ScanPCA, cases: Cases, fine, config: CompletionConfig, progress:
         progress("pca, other settings", len(cases), 1)
     rows = []
     for heads, (count, sigma) in zip(found, grid, strict=True):
-        row = _row("pca", "overall", measure(heads, cases, fine), cases)
+        row = _row("pca", "overall", measure(heads, cases, edges), cases)
         rows.append({"components": count, "sigma_mm": 1e3 * sigma} | row)
     return rows
 

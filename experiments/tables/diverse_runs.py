@@ -25,8 +25,7 @@ from experiments.tables.masked_heads import batches
 from fitting.config import PRESETS
 from fitting.fit_model import FitModel
 from fitting.local_files import load_local_model
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadModel, geometry_hash
 from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
 from models.weight_files import digest_of_weights

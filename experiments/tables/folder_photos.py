@@ -18,8 +18,7 @@ from experiments.tables.fits import code_version
 from fitting._observe import observe_photo
 from fitting.detector import FaceDetector
 from fitting.occlusion import auto_masks
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadModel, geometry_hash
 from flamejax.types import Observation
 
 ROOMS = ("flamejax", "fitting", "experiments/evaluate/folder_photos.py")

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel, rotation_matrix
-from flamejax.rendering._interpolate import interpolate
-from flamejax.rendering._rasterize import rasterize
+from flamejax.rendering import interpolate, rasterize
 
 SIDE, LABEL = 176, 110
 """Pixels of a picture, and of the names before a row."""

@@ -26,8 +26,7 @@ from experiments.tables.landmark_posterior import learn_prior, posterior_samples
 from experiments.tables.masked_heads import batches
 from experiments.tables.ofer_cases import OferCase
 from experiments.training.ofer.examples import Source
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadModel, geometry_hash
 from flamejax.metrics.samples import identity_errors_mm
 from models.generator import Generator
 from models.rank import FrontalFace, IdRank, frontal_face, frontal_vertices, rank_errors

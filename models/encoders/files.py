@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats.npy_files import read_npz, read_npz_members
+from flamejax.head.formats import read_npz, read_npz_members
 from flamejax.io.files import write_bytes
 from flamejax.io.folders import data_folder
 from models.encoders.arcface import ArcFace, IResNetConfig
