@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from flamejax.io.files import write_bytes, write_text
+from flamejax.files import write_bytes, write_text
 
 T = TypeVar("T")
 

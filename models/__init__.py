@@ -4,7 +4,7 @@ Weights are read by the `load_...` functions, not before. Encoders of photos are
 """
 
 from models.generator import Generator, GeneratorConfig
-from models.hierarchy import MeshHierarchy, MeshStep, NeighbourLists, laplacian, mesh_hierarchy
+from models.hierarchy import MeshHierarchy, MeshStep, NeighbourLists, mesh_hierarchy
 from models.mesh_conv import MeshBlock, MeshConv
 from models.mesh_vae import MeshVAE, MeshVAEConfig, Posterior, hierarchy_for, num_parameters
 from models.noise_schedule import Schedule, ScheduleName, make_schedule
@@ -62,7 +62,6 @@ __all__ = [
     "frontal_vertices",
     "has_shipped_mesh_vae",
     "hierarchy_for",
-    "laplacian",
     "load_generator",
     "load_mesh_vae",
     "load_rank",

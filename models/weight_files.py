@@ -18,10 +18,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from flamejax.head import HeadFileError, HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
-from flamejax.head.formats.npy_files import read_npz
-from flamejax.io.files import write_bytes
+from flamejax.files import write_bytes
+from flamejax.head import HeadFileError, HeadModel, geometry_hash
+from flamejax.head.formats import read_npz
 
 FORMAT_VERSION = 1
 EXACT_BELOW = 100_000

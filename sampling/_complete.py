@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fitting.fit_model import FitModel
-from flamejax.head import HeadModel, root_joint
-from flamejax.head.rotation import rotation_matrix
+from flamejax.head import HeadModel, head_frame, root_joint, rotation_matrix
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from models._checks import check_shapes
 from models.mesh_vae import MeshVAE, Posterior
@@ -131,8 +130,7 @@ def to_head_frame(model: FitModel, fit: Fit) -> tuple[Array, Array, Array]:
     """One fit's vertices (V, 3) in the head frame; and the rotation (3, 3) and root joint (3,) that lead back."""
     params = fit.params
     root = root_joint(model.head, params) + params.transl
-    rotation = rotation_matrix(params.global_orient)
-    return jnp.matmul(fit.vertices - root[None], rotation, precision="highest"), rotation, root
+    return head_frame(fit.vertices, root, params.global_orient), rotation_matrix(params.global_orient), root
 
 
 def to_world(vertices: Array, rotation: Array, root: Array) -> Array:

@@ -16,8 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from fitting import huber_energy, least_squares
 from fitting.sharing import run_shared, shared_program
-from flamejax.head import HeadModel, HeadParams, vertices
-from flamejax.head.blend_skin import head_at
+from flamejax.head import HeadModel, HeadParams, head_at, vertices
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import eyeball_vertices
 from sampling._ofer import OferNetworks, check_inputs, draw_hypotheses, head_params

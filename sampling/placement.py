@@ -18,9 +18,16 @@ from fitting.landmark_fit import (
     landmark_noise,
     landmark_targets,
 )
-from flamejax.head import HeadModel, HeadParams, landmark_triangles, root_joint, vertices
-from flamejax.head.blend_skin import head_at
-from flamejax.head.rotation import axis_angle, rotation_matrix
+from flamejax.head import (
+    HeadModel,
+    HeadParams,
+    axis_angle,
+    head_at,
+    landmark_triangles,
+    root_joint,
+    rotation_matrix,
+    vertices,
+)
 from flamejax.types import Fit, Observation
 
 STEPS = 8

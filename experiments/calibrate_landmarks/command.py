@@ -24,18 +24,18 @@ from experiments.calibrate_landmarks.views import Views, observe_views, render_v
 from experiments.progress import print_rows, progress_bar
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import (
-    FORMAT_VERSION,
+from flamejax.files import write_bytes, write_text
+from flamejax.head import (
+    DENSE_FORMAT_VERSION,
     NUM_DENSE,
     NUM_INNER,
     DenseLandmarks,
+    HeadFileError,
+    HeadModel,
     dense_landmarks_path,
     geometry_hash,
     load_dense_landmarks,
 )
-from flamejax.head.formats.load import HeadFileError
-from flamejax.io.files import write_bytes, write_text
 
 CALIBRATION, EVALUATION = 0, 1
 HELD_OUT_SHARE = 0.2
@@ -173,7 +173,7 @@ def to_bytes(head: HeadModel, dense: DenseLandmarks, notes: dict[str, str]) -> b
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        format_version=np.int32(FORMAT_VERSION),
+        format_version=np.int32(DENSE_FORMAT_VERSION),
         head_name=np.asarray(head.name),
         head_version=np.asarray(head.version),
         head_hash=np.asarray(geometry_hash(head)),

@@ -15,8 +15,7 @@ import numpy as np
 import trimesh
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats.npy_files import read_npy, read_npz_members
-from flamejax.head.formats.obj_files import read_obj_vertices
+from flamejax.head.formats import read_npy, read_npz_members, read_obj_vertices
 from flamejax.units import UNITS, Unit
 
 SUFFIXES = (".ply", ".obj", ".npy", ".npz")

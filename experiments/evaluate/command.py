@@ -14,7 +14,7 @@ from experiments.evaluate.config import DIVERSE, OFER, EvaluateConfig
 from experiments.progress import progress_bars
 from experiments.runtime import use_compilation_cache
 from experiments.tables.report import Report, as_csv, as_markdown, tables
-from flamejax.io.files import write_text
+from flamejax.files import write_text
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.evaluate") -> int:

@@ -28,8 +28,8 @@ from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.fit_model import FitModel
 from fitting.inputs import uncovered
 from fitting.occlusion import auto_masks
+from flamejax.files import new_folder
 from flamejax.head import HeadModel
-from flamejax.io.files import new_folder
 from flamejax.io.results import HeadIdentity
 from flamejax.types import Hypotheses
 from sampling import diversify, midpoints, ofer, ofer_dpp

@@ -19,12 +19,13 @@ from experiments.datasets.vertex_masks import KINDS
 from experiments.tables import scan_pca
 from experiments.tables.fits import ROOMS
 from experiments.tables.global_completion import GlobalConfig, complete_global
-from experiments.tables.masked_heads import Cases, Errors, laplacian, make_cases, masks_for_tests, measure
+from experiments.tables.masked_heads import Cases, Errors, make_cases, masks_for_tests, measure
 from experiments.tables.realism import Spectrum, samples_realism, spectrum
 from experiments.tables.report import Sheet, interval, intervals, number, sheet
 from experiments.tables.runs import Progress, Tick, batches, head_id, resumed, run_folder, tick_of
 from experiments.tables.scan_pca import ScanPCA, fit_pca
 from experiments.tables.statistics import columns, groups, mean_of, ratio_of
+from flamejax.geometry import mesh_edges
 from flamejax.head import HeadModel
 from models.mesh_vae import MeshVAE
 from models.weight_files import digest_of_weights
@@ -117,7 +118,7 @@ def make(
         pca_augmented out.
       folder: where what takes long is kept, by default in the data folder's `evaluate`.
     """
-    config, maker, fine = config or CompletionConfig(), masks_for_tests(head), laplacian(head)
+    config, maker, fine = config or CompletionConfig(), masks_for_tests(head), mesh_edges(np.asarray(head.faces))
     pca = fit_pca(train.vertices, max(config.components, *(k for k, _ in config.grid)), folder)
     linear = {"pca": pca}
     if more is not None:

@@ -21,8 +21,7 @@ from fitting._observe import DENSE
 from fitting.detector import FaceDetector
 from fitting.global_fit import vertex_visibility
 from fitting.inputs import uncovered
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadModel, geometry_hash
 from flamejax.types import Fit, Observation
 from sampling._complete import eyeball_vertices
 

@@ -19,8 +19,7 @@ from fitting.detector import FaceDetector
 from fitting.fit_model import FitModel
 from fitting.local_files import load_local_model
 from fitting.occlusion import auto_masks
-from flamejax.head import HeadModel, root_joint
-from flamejax.metrics import head_frame
+from flamejax.head import HeadModel, head_frame, root_joint
 
 BATCH = 4
 ROOMS = ("flamejax", "fitting", "experiments/cache.py", "experiments/datasets", "experiments/tables")
@@ -84,8 +83,8 @@ class Fitter:
             batch = auto_masks(self.head, batch)
         model = self._model(job.method)
         fit = jax.device_get(fitting.fit(model, batch, PRESETS[job.preset]))
-        root = np.asarray(root_joint(model.head, fit.params))
-        vertices = head_frame(fit.vertices, root, fit.params.global_orient).astype(np.float32)
+        root = root_joint(model.head, fit.params)
+        vertices = np.asarray(head_frame(fit.vertices, root, fit.params.global_orient))
         masks = np.asarray(batch.occlusion_mask) > 0.5
         results = (
             Result(vertices[k], masks[k], float(fit.losses["nme"][k]), int(fit.code[k])) for k in range(len(faces))

@@ -1,6 +1,6 @@
 """Metrics: distances between heads, errors and diversity of sets of samples, and NoW's protocol."""
 
-from flamejax.metrics.heads import PAPER_UNIT, aligned, asd, cse, head_frame, mask_counts, rms, self_distances
+from flamejax.metrics.heads import PAPER_UNIT, aligned, asd, cse, mask_counts, rms, self_distances
 from flamejax.metrics.now import NowErrors, now_errors, seven_landmarks
 from flamejax.metrics.samples import (
     Distribution,
@@ -28,7 +28,6 @@ __all__ = [
     "cse",
     "error_ratio",
     "harmonic_diversity",
-    "head_frame",
     "identity_errors_mm",
     "iou_at",
     "learn_distribution",

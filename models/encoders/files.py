@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flamejax.files import data_folder
 from flamejax.head import HeadFileError
-from flamejax.head.formats.npy_files import read_npz, read_npz_members
-from flamejax.io.folders import data_folder
+from flamejax.head.formats import read_npz, read_npz_members
 from models.encoders.arcface import ArcFace, IResNetConfig
 from models.encoders.farl import FaRL, ViTConfig
 from models.encoders.identify import identify, refuse

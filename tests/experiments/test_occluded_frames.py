@@ -13,7 +13,7 @@ from experiments.datasets.occluded_frames import pictures, read_frames, sequence
 from experiments.datasets.open_faces import scenes
 from experiments.evaluate.config import EvaluateConfig
 from experiments.tables.diverse_cases import frame_cases
-from flamejax.io.files import TEMPORARY_PREFIX
+from flamejax.files import TEMPORARY_PREFIX
 from models.rank import frontal_vertices
 from tests.experiments.test_open_faces import built, data, head  # noqa: F401
 from tests.heads import random_head

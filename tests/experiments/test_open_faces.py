@@ -14,8 +14,8 @@ from experiments import runtime
 from experiments.datasets import open_faces
 from experiments.datasets.open_faces import EXPRESSIONS, details, store, subjects, worker
 from experiments.datasets.open_people.sources import WHEEL_NAME
+from flamejax.files import TEMPORARY_PREFIX
 from flamejax.head import HeadParams, ShapedHead, load_head, pose_shaped
-from flamejax.io.files import TEMPORARY_PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 

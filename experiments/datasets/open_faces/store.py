@@ -32,7 +32,7 @@ from experiments.datasets.open_faces.scans import SubjectScans
 from experiments.datasets.open_faces.subjects import SPLITS, VERSION, Config, subjects
 from experiments.progress import counted
 from experiments.runtime import data_folder
-from flamejax.io.files import remove_unfinished, write_bytes
+from flamejax.files import remove_unfinished, write_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
 SLICE_EXPRESSIONS = tuple(EXPRESSIONS.index(name) for name in ("eyebrow", "high_smile", "mouth_extreme"))

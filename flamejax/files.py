@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where data lies that is not part of the package."""
 
 from __future__ import annotations
 
@@ -82,3 +82,8 @@ def remove_unfinished(folder: str | os.PathLike) -> int:
         else:
             leftover.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def data_folder() -> Path:
+    """Where data made or fetched lies: $FLAMEJAX_DATA, by default ~/.cache/flamejax. It may not exist yet."""
+    return Path(os.environ.get("FLAMEJAX_DATA") or "~/.cache/flamejax").expanduser()

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flamejax.io.files import write_bytes
+from flamejax.files import write_bytes
 
 FORMAT_VERSION = 1
 
 
 def write_head(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a head model's arrays (as `flamejax.head.formats.load.read_head` gives them), whole or not at all.
+    """Write a head model's arrays (as `read_head` gives them), whole or not at all.
 
     Raises:
       OSError: the folder is missing or the disk refuses.
