@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 import fitting
 from fitting.global_fit import fit_program
-from fitting.gradient_fit import Variables, landmark_loss, loss_terms
+from fitting.gradient_fit import Variables, _rates, _start, landmark_loss, loss_terms
 from fitting.photometric_fit import Evidence
 from flamejax.rendering import ambient_light
 from flamejax.types import OK
@@ -29,6 +29,15 @@ def test_gradient_presets_bring_the_head_onto_the_photo(model, seen, preset):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
     fitting.fit(model, seen, QUICK[preset])
     assert fit_program(QUICK[preset], tuple(jax.devices())[:PHOTOS])._cache_size() == 1
+
+
+def test_step_sizes_are_none_for_local_models_before_the_last_stage_and_half_for_eyeballs(model):
+    variables = _start(model.head, random_targets(0, 1.0))
+    before, after = (_rates(model, variables, jnp.asarray(local), QUICK["code"]) for local in (0.0, 1.0))
+    np.testing.assert_array_equal(before.betas, [1, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(before.expression, [1, 1, 0, 0])
+    np.testing.assert_array_equal(after.betas, [1, 1, 1, 1, 1, 1, 0.5])
+    np.testing.assert_array_equal(after.eyes, 0.5)
 
 
 @pytest.mark.slow  # compiles the fit again
