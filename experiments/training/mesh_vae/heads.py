@@ -87,7 +87,7 @@ def place(head: HeadModel, read: scans.Scans, what: str, console: Console) -> tu
 def generator(head: HeadModel, training: HeadSplit) -> Generator:
     """Draws follow the head's own statistics, joint rotations those of the training scans."""
     try:
-        drawn = with_local(head, load_local_model(head, variant="full"), head.num_betas, head.num_expression)
+        drawn = with_local(head, load_local_model(head, variant="full"))
     except HeadFileError:
         if head.name == scans.OPEN_HEAD:  # what ships is damaged
             raise
