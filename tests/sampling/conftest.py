@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sampling.faces import hidden_half, make_fit, observed, small_head, small_model, small_vae
+from tests.sampling.faces import hidden_half, make_fit, observed, small_head, small_model, small_networks, small_vae
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +40,8 @@ def fit():
 @pytest.fixture(scope="session")
 def photo(fit):
     return observed(fit)
+
+
+@pytest.fixture(scope="session")
+def networks():
+    return small_networks()

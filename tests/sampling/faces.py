@@ -17,7 +17,19 @@ from fitting.fit_model import bare
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadParams
 from flamejax.types import Fit
-from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
+from models import (
+    GeneratorConfig,
+    IdRankConfig,
+    MeshVAE,
+    MeshVAEConfig,
+    UNet1DConfig,
+    build_generator,
+    build_rank,
+    frontal_face,
+    hierarchy_for,
+)
+from models.encoders import LandmarkEncoderConfig
+from sampling import OferNetworks
 from tests.heads import random_head
 
 KEY = jax.random.key(0)
@@ -73,6 +85,33 @@ def small_vae(halves=False):
     for weights in (vae.up[-1].conv.bases, vae.up[-1].residual.projection):
         weights[...] = 1e-3 * weights[...]
     return vae
+
+
+@functools.cache
+def without_dense():
+    """The head, placed by its 68 landmarks alone."""
+    return dataclasses.replace(small_head(), dense=None)
+
+
+LANDMARK = LandmarkEncoderConfig(width=12, hidden=16, blocks=1)
+
+
+def small_generator(kind, **changes):
+    """Untrained: it draws from N(0, 1), the jaw from N(0, 0.05^2)."""
+    head = without_dense()
+    size = head.num_betas if kind == "identity" else head.num_expression + 3
+    unet = UNet1DConfig((size, 4), context=12, time=16, heads=1, head_width=4, tokens=2)
+    config = GeneratorConfig(kind, unet, landmark=LANDMARK, preconditioned=True, **changes)
+    deviation = np.concatenate([np.ones(size - 3), np.full(3, 0.05)]) if kind == "expression" else None
+    return build_generator(head, config, 0, None, deviation)
+
+
+@functools.cache
+def small_networks():
+    """OFER's three networks, untrained."""
+    head = without_dense()
+    ranker = build_rank(head, IdRankConfig((16, 8), context=12, landmark=LANDMARK))
+    return OferNetworks(small_generator("identity"), small_generator("expression"), ranker, frontal_face(head))
 
 
 def make_fit(batch=(), seed=1, hidden=None, turn=0.5):
