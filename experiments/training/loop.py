@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
 import optax
 from flax import nnx
+from jax import Array
 from jax.sharding import Mesh
-from PIL import Image
 from rich.console import Console
 
 from experiments.progress import progress_bar
@@ -22,19 +21,16 @@ from experiments.training.settings import TrainingConfig
 from experiments.training.state import TrainState, start_state
 
 Network = TypeVar("Network", bound=nnx.Module)
-MakeStep = Callable[[nnx.GraphDef, Any, Mesh], Callable[..., tuple[TrainState, Any]]]
-"""(graphdef, config, mesh) -> step(state, rest, fixed, batch) -> (state, losses), a dataclass of () arrays with
-`total`; `rest` is what of the network is not trained. Memoised, so that a second training compiles nothing."""
+MakeStep = Callable[[nnx.GraphDef, Any, Mesh], Callable[..., tuple[TrainState, dict[str, Array]]]]
+"""(graphdef, config, mesh) -> step(state, rest, fixed, batch) -> (state, losses), () each and `total` among
+them; `rest` is what of the network is not trained. Memoised, so that a second training compiles nothing."""
 
 
 class Judge(Protocol):
-    """Says what a network is worth on validation data."""
+    """Says what a network is worth on validation data; one that can show it has `picture(model)` besides."""
 
     def errors(self, model: Any) -> dict[str, float]:
         """By name."""
-
-    def picture(self, model: Any) -> Image.Image | None:
-        """What it does with them, where that can be shown."""
 
 
 def train_network(
@@ -97,7 +93,7 @@ def train_network(
 
 def _logged(record: Record, checkpoints: Checkpoints, done: int, waiting: list[Any]) -> dict[str, float]:
     """Record the losses since the last time. Returns their means. Raises: RuntimeError, one is no number."""
-    found = [{k: float(v) for k, v in asdict(losses).items()} for losses in jax.device_get(waiting)]
+    found = [{k: float(v) for k, v in losses.items()} for losses in jax.device_get(waiting)]
     waiting.clear()
     if not all(np.isfinite(value) for one in found for value in one.values()):
         checkpoints.wait()
@@ -111,8 +107,8 @@ def _logged(record: Record, checkpoints: Checkpoints, done: int, waiting: list[A
 
 
 def _judge(record: Record, done: int, judge: Judge, model: Any, console: Console) -> None:
-    errors = judge.errors(model)
-    record.add_errors(done, errors, judge.picture(model) if record.workdir is not None else None)
+    errors, picture = judge.errors(model), getattr(judge, "picture", None)
+    record.add_errors(done, errors, None if picture is None or record.workdir is None else picture(model))
     said = ", ".join(f"{name.removesuffix('_mm')} {value:.3f}" for name, value in errors.items())
     unit = ", mm" if all(name.endswith("_mm") for name in errors) else ""
     console.print(f"step {done}: errors on validation data{unit}: {said}")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import tyro
+from rich.console import Console
 
 from experiments.datasets.scans import ScanOptions
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 UNSEEN = {"checkpoint_every", "judge_every", "log_every", "keep", "devices", "judged"}
 """Settings that leave a run's numbers alone: a run may go on with others."""
@@ -61,9 +60,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RunOptions(ScanOptions):
-    """Options of any command that trains a network. A subclass has `training`, a `TrainingConfig`, `architecture`, and
-    says how it is run."""
+    """Options of any command that trains a network."""
 
+    command: ClassVar[str]
+    """Module and function that does what the options ask, "module:function"; imported only for that."""
     workdir: Path = Path("output/train")
     """Folder of the run."""
     output: Path | None = None
@@ -76,8 +76,9 @@ class RunOptions(ScanOptions):
     architecture: tyro.conf.Suppress[Any] = None
 
     def run(self, console: Console) -> dict[str, float]:
-        """Do what the options ask. Returns the errors on validation examples."""
-        raise NotImplementedError
+        """Do what the options ask. Returns the errors on validation examples; raises what `command` says."""
+        module, function = self.command.split(":")
+        return getattr(importlib.import_module(module), function)(self, console)
 
     def numbers(self) -> dict[str, Any]:
         """What decides what a run computes, its architecture aside; JSON."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from experiments.cache import read_arrays, write_arrays
+from experiments.cache import read_arrays
 from experiments.training.checkpoints import Place
 
 
@@ -39,11 +37,3 @@ def kept_frames(place: Place, make: Callable[[], Frames]) -> Frames:
     if found is None or not {"mean", "spread"} <= found.keys():
         raise RuntimeError(f"{path} cannot be read, but its checkpoints need it: give --restart.")
     return Frames(found["mean"], float(found["spread"]), found.get("components"))
-
-
-def write_frames(workdir: Path, frames: Frames) -> None:
-    """Keep them for a run that goes on. Raises: OSError."""
-    arrays: dict[str, Any] = {"mean": frames.mean, "spread": np.float64(frames.spread)}
-    if frames.components is not None:
-        arrays["components"] = frames.components
-    write_arrays(workdir / "frame.npz", arrays)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from experiments.training.settings import RunOptions, TrainingConfig
 from models.mesh_vae import SMALL, MeshVAEConfig
@@ -56,15 +55,10 @@ class MeshVAEOptions(RunOptions):
     results.json.
     """
 
+    command = "experiments.training.mesh_vae.command:run"
     workdir: Path = Path("output/mesh_vae")
     judged_at_end: int = 120
     no_linear_branch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Convolutions alone, for comparisons; the config `mesh_vae` has no linear branch anyway."""
     training: Annotated[MeshVAETraining, tyro.conf.arg(name="")] = MeshVAETraining()
     architecture: tyro.conf.Suppress[MeshVAEConfig] = SMALL
-
-    def run(self, console: Console) -> dict[str, Any]:
-        """Do what the options ask. Returns the errors on validation heads."""
-        from experiments.training.mesh_vae.command import run
-
-        return run(self, console)

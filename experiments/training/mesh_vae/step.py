@@ -38,25 +38,9 @@ class Fixed:
     """`mirror_map`."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Losses:
-    """Means over a batch, () each."""
-
-    total: Array
-    l1_mm: Array
-    """Mean absolute error of a coordinate."""
-    laplacian_mm: Array
-    kl: Array
-    """Nats a head."""
-    spread_mm: Array
-    """Mean absolute difference between two draws of a head; 0 where one is drawn."""
-    gradient_norm: Array
-    hidden: Array
-    """Share of the vertices."""
-
-
-TrainStep = Callable[[TrainState, nnx.State, Fixed, Array], tuple[TrainState, Losses]]
+TrainStep = Callable[[TrainState, nnx.State, Fixed, Array], tuple[TrainState, dict[str, Array]]]
+"""Losses are means over a batch, () each; `kl` in nats a head, `hidden` a share of the vertices, `l1_mm` the mean absolute
+error of a coordinate, `spread_mm` that between two draws of a head, 0 where one is drawn."""
 
 
 def optimizer_of(config: MeshVAETraining) -> optax.GradientTransformation:
@@ -117,7 +101,7 @@ def make_step(graphdef: nnx.GraphDef, config: MeshVAETraining, mesh: Mesh) -> Tr
     devices, optimizer = mesh.devices.size, optimizer_of(config)
     synthetic = synthetic_count(config, mesh) // devices
 
-    def shard(state: TrainState, rest: nnx.State, fixed: Fixed, heads: Array) -> tuple[TrainState, Losses]:
+    def shard(state: TrainState, rest: nnx.State, fixed: Fixed, heads: Array) -> tuple[TrainState, dict[str, Array]]:
         place = jax.lax.axis_index(AXIS)
         real = len(heads)
         # Places in the whole batch: first all real heads, then all synthetic ones.
@@ -140,9 +124,9 @@ def make_step(graphdef: nnx.GraphDef, config: MeshVAETraining, mesh: Mesh) -> Tr
         (total, parts), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         hidden = 1 - jnp.mean(visible.astype(jnp.float32))
         gradient, total, parts, hidden = jax.lax.pmean((gradient, total, parts, hidden), AXIS)
-        l1, lap, kl, spread = parts
-        found = Losses(total, l1, lap, kl, spread, optax.tree.norm(gradient), hidden)
-        return updated(state, gradient, optimizer), found
+        named = dict(zip(("l1_mm", "laplacian_mm", "kl", "spread_mm"), parts, strict=True))
+        losses = {"total": total, **named, "gradient_norm": optax.tree.norm(gradient), "hidden": hidden}
+        return updated(state, gradient, optimizer), losses
 
     return compiled_step(shard, mesh)
 

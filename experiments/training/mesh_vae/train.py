@@ -12,14 +12,14 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from experiments.cache import array_digest
+from experiments.cache import array_digest, write_tree
 from experiments.datasets.placed_scans import place
 from experiments.datasets.vertex_masks import mask_maker, mesh_masks
 from experiments.training.batches import endless
 from experiments.training.checkpoints import Checkpoints, Place
 from experiments.training.devices import device_mesh
 from experiments.training.loop import train_network
-from experiments.training.mesh_vae.frames import Frames, kept_frames, write_frames
+from experiments.training.mesh_vae.frames import Frames, kept_frames
 from experiments.training.mesh_vae.heads import (  # fmt: skip
     generator,
     mirror_map,
@@ -117,7 +117,7 @@ def train_mesh_vae(
     judge = None if held_out is None else judge_of(faces, held_out, masks, config.judged)
     checkpoints = Checkpoints(where, config.keep)
     if folder is not None:
-        write_frames(folder, frames)
+        write_tree(folder / "frame.npz", frames)
     return train_network(
         model, make_step, optimizer_of(config), config, fixed=fixed, batches=endless(vertices, real, config.seed),
         checkpoints=checkpoints, judge=judge, console=console, shown="l1 {l1_mm:.3f} mm",

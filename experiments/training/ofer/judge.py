@@ -45,9 +45,6 @@ class GeneratorJudge:
         }
         return {name + self.unit: float(values.mean()) for name, values in each.items()}
 
-    def picture(self, model: Generator) -> None:
-        """None is made."""
-
 
 class RankJudge:
     """Judges rankers on candidates as they are drawn for a photo, not on the quick ones of training."""
@@ -71,10 +68,6 @@ class RankJudge:
             "minimum_mm": float(errors.min(axis=1).mean()),
             "best_fifth": float((place < 0.2).mean()),
         }
-
-    def picture(self, model: IdRank) -> None:
-        """None is made."""
-
 
 def _field(head: HeadModel, kind: str) -> Array:
     """(S, F, 3) mm: what coefficients move of the front of the face."""

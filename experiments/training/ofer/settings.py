@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 from experiments.training.ofer.architectures import small, small_rank
 from experiments.training.settings import RunOptions, TrainingConfig
@@ -117,27 +116,17 @@ class OferOptions(RunOptions):
 class GeneratorOptions(OferOptions):
     __doc__ = "Train IdGen or ExpGen (OFER, sections 3.2 and 3.4)." + FOLDER
 
+    command = "experiments.training.ofer.command:run_generator"
     training: Annotated[GeneratorTraining, tyro.conf.arg(name="")] = GeneratorTraining()
     architecture: tyro.conf.Suppress[GeneratorConfig] = small("identity")
-
-    def run(self, console: Console) -> dict[str, float]:
-        """Do what the options ask. Returns the errors on validation examples."""
-        from experiments.training.ofer.command import run_generator
-
-        return run_generator(self, console)
 
 
 @dataclass(frozen=True)
 class RankOptions(OferOptions):
     __doc__ = "Train IdRank (OFER, section 3.3)." + FOLDER
 
+    command = "experiments.training.ofer.command:run_rank"
     idgen: Path | None = None
     """Weights of the IdGen whose candidates are ranked; those that ship unless given."""
     training: Annotated[RankTraining, tyro.conf.arg(name="")] = RankTraining()
     architecture: tyro.conf.Suppress[IdRankConfig] = small_rank()
-
-    def run(self, console: Console) -> dict[str, float]:
-        """Do what the options ask. Returns the errors on validation examples."""
-        from experiments.training.ofer.command import run_rank
-
-        return run_rank(self, console)

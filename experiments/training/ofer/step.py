@@ -23,34 +23,12 @@ from models.rank import FrontalFace, rank_errors, rank_loss
 from sampling.diffusion import SamplerConfig, add_noise, make_schedule, noise_error
 from sampling.generate import draw_coefficients
 
-Step = Callable[[TrainState, nnx.State, Any, Examples | None], tuple[TrainState, Any]]
+Losses = dict[str, Array]
+"""Means over a batch, () each. `total` of a generator is the denoising loss, and `late` that at the noisier half of the
+diffusion steps, where the context decides; of a ranker it is the cross-entropy, and `average_mm`, `ranked_mm` and
+`minimum_mm` are the mean absolute distances of a coordinate: of all candidates, of the first and of the best."""
+Step = Callable[[TrainState, nnx.State, Any, Examples | None], tuple[TrainState, Losses]]
 """(state, rest, fixed, batch): a batch of None is drawn from the source in `fixed`."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Losses:
-    """Means over a batch, () each."""
-
-    total: Array
-    late: Array
-    """The loss at the noisier half of the diffusion steps, where the context decides."""
-    gradient_norm: Array
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class RankLosses:
-    """Means over a batch, () each."""
-
-    total: Array
-    """The cross-entropy."""
-    average_mm: Array
-    """Error of all candidates: mean absolute distance of a coordinate."""
-    ranked_mm: Array
-    """Of the one with the highest score."""
-    minimum_mm: Array
-    gradient_norm: Array
 
 
 @jax.tree_util.register_dataclass
@@ -137,7 +115,8 @@ def make_step(graphdef: nnx.GraphDef, config: GeneratorTraining, mesh: Mesh) -> 
 
         (total, late), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         gradient, total, late = jax.lax.pmean((gradient, total, late), AXIS)
-        return updated(state, gradient, optimizer, config.ema), Losses(total, late, optax.tree.norm(gradient))
+        losses = {"total": total, "late": late, "gradient_norm": optax.tree.norm(gradient)}
+        return updated(state, gradient, optimizer, config.ema), losses
 
     return compiled_step(shard, mesh)
 
@@ -147,7 +126,7 @@ def make_rank_step(idgen_graphdef: nnx.GraphDef, graphdef: nnx.GraphDef, config:
     """The jitted step of a ranker, whose candidates a frozen IdGen draws; `fixed` is a `RankFixed`."""
     share, optimizer = share_of(config.batch_size, mesh), optimizer_of(config)
 
-    def shard(state: TrainState, rest: nnx.State, fixed: RankFixed, batch: Any) -> tuple[TrainState, RankLosses]:
+    def shard(state: TrainState, rest: nnx.State, fixed: RankFixed, batch: Any) -> tuple[TrainState, Losses]:
         keys = example_keys(config.seed + 1, state.step, _places(share), 2)
         examples = _examples(fixed.source, batch, keys[:, 0])
         idgen = nnx.merge(idgen_graphdef, fixed.idgen)
@@ -161,11 +140,10 @@ def make_rank_step(idgen_graphdef: nnx.GraphDef, graphdef: nnx.GraphDef, config:
 
         (total, scores), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         best = jnp.take_along_axis(errors, jnp.argmax(scores, axis=-1)[:, None], axis=-1)
-        parts = total, errors.mean(), best.mean(), errors.min(axis=-1).mean()
-        gradient, (total, mean, ranked, least) = jax.lax.pmean((gradient, parts), AXIS)
-        return updated(state, gradient, optimizer, config.ema), RankLosses(
-            total, mean, ranked, least, optax.tree.norm(gradient)
-        )
+        means = {"average_mm": errors.mean(), "ranked_mm": best.mean(), "minimum_mm": errors.min(axis=-1).mean()}
+        gradient, losses = jax.lax.pmean((gradient, {"total": total, **means}), AXIS)
+        losses["gradient_norm"] = optax.tree.norm(gradient)
+        return updated(state, gradient, optimizer, config.ema), losses
 
     return compiled_step(shard, mesh)
 
