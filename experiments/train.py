@@ -3,9 +3,8 @@ trains the default one.
 
 A config is a module of `experiments.configs` with
     SUMMARY: str, one line;
-    Config: a frozen dataclass, the command's options;
-    run(config, console) -> rows: does it; raises OSError, ValueError, RuntimeError or
-        ModuleNotFoundError with a message for the user.
+    CONFIG: a frozen dataclass, the command's options with their defaults, whose run(console) does it; it raises
+        OSError, ValueError, RuntimeError or ModuleNotFoundError with a message for the user.
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.t
     module = load(name)
     # A log file has no width of its own, and rich would cut the tables to 80 columns.
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-    config = tyro.cli(module.Config, args=rest, prog=f"{prog} --config {name}")
+    options = tyro.cli(type(module.CONFIG), args=rest, default=module.CONFIG, prog=f"{prog} --config {name}")
     runtime.use_compilation_cache()
     try:
-        module.run(config, console)
+        options.run(console)
     except ModuleNotFoundError as error:
         print(f"error: {error}. Training needs more packages: pip install 'flamejax[data]'", file=sys.stderr)
         return 2

@@ -6,30 +6,17 @@ python -m experiments.train --config idgen --head FLAME.pkl --photos DIR --datas
 It needs the image encoders' weights (docs/encoders.md); data sets are described in docs/ofer-training.md.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.training.ofer.architectures import paper
-from experiments.training.ofer.settings import GeneratorSettings
+from experiments.training.ofer.settings import GeneratorOptions, GeneratorTraining
 
 SUMMARY = "OFER's IdGen, on photos through ArcFace, for GPUs"
-
-
-@dataclass(frozen=True)
-class Config(GeneratorSettings):
-    __doc__ = GeneratorSettings.__doc__
-
-    workdir: Path = Path("output/idgen")
-    steps: int = 18_000  # 400 epochs of the open faces' photos
-    ema: float = 0.0
-
-
-def run(config: Config, console: Console) -> dict[str, float]:
-    """Do what `config` asks. Returns the errors on validation photos."""
-    from experiments.training.ofer.train import train
-
-    return train(config, paper("identity"), console)
+CONFIG = GeneratorOptions(
+    workdir=Path("output/idgen"),
+    architecture=paper("identity"),
+    training=GeneratorTraining(
+        steps=18_000,  # 400 epochs of the open faces' photos
+        batch_size=128, draws=1, learning_rate=1e-3, encoder_rate=1e-4, warmup=500, even=False, ema=0.0,
+    ),
+)  # fmt: skip

@@ -7,34 +7,16 @@ truth (RMS, front of the face, without what a similarity can do), their mean 2.2
 (models/assets/MODEL_CARD.md).
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.training.ofer.architectures import small
-from experiments.training.ofer.settings import GeneratorSettings
+from experiments.training.ofer.settings import GeneratorOptions, GeneratorTraining
 
 SUMMARY = "the small IdGen of OFER, for CPUs; under half an hour on two cores"
-
-
-@dataclass(frozen=True)
-class Config(GeneratorSettings):
-    __doc__ = GeneratorSettings.__doc__
-
-    workdir: Path = Path("output/idgen_small")
-    steps: int = 6_000
-    batch_size: int = 128
-    draws: int = 4
-    learning_rate: float = 1e-3
-    encoder_rate: float = 1e-3
-    even: bool = True
-
-
-def run(config: Config, console: Console) -> dict[str, float]:
-    """Do what `config` asks. Returns the errors on validation examples."""
-    from experiments.training.ofer.train import train
-
-    return train(config, small("identity"), console)
+CONFIG = GeneratorOptions(
+    workdir=Path("output/idgen_small"),
+    architecture=small("identity"),
+    training=GeneratorTraining(
+        steps=6_000, batch_size=128, draws=4, learning_rate=1e-3, encoder_rate=1e-3, warmup=500, even=True
+    ),
+)

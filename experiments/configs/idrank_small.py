@@ -7,35 +7,16 @@ mean absolute error of a coordinate 1.39 mm, of the first 1.20 mm, of the best 0
 for 54 % (models/assets/MODEL_CARD.md).
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.training.ofer.architectures import small_rank
-from experiments.training.ofer.settings import RankSettings
+from experiments.training.ofer.settings import RankOptions, RankTraining
 
 SUMMARY = "the small IdRank of OFER, for CPUs; under half an hour on two cores"
-
-
-@dataclass(frozen=True)
-class Config(RankSettings):
-    __doc__ = RankSettings.__doc__
-
-    workdir: Path = Path("output/idrank_small")
-    steps: int = 1_500
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    encoder_rate: float = 3e-5
-    warmup: int = 100
-    sampler_steps: int = 10
-    sharpness: float = 10.0
-
-
-def run(config: Config, console: Console) -> dict[str, float]:
-    """Do what `config` asks. Returns the errors on validation examples."""
-    from experiments.training.ofer.train_rank import train_rank
-
-    return train_rank(config, small_rank(), console)
+CONFIG = RankOptions(
+    workdir=Path("output/idrank_small"),
+    architecture=small_rank(),
+    training=RankTraining(
+        steps=1_500, batch_size=16, learning_rate=1e-4, encoder_rate=3e-5, warmup=100, sampler_steps=10, sharpness=10.0
+    ),
+)

@@ -6,25 +6,14 @@ Never run to its end here, where there is no GPU and no licensed scan: neither i
 the paper states none of the network alone.
 """
 
-from __future__ import annotations
+from pathlib import Path
 
-from dataclasses import dataclass
-
-from rich.console import Console
-
-from experiments.training.mesh_vae.settings import TrainSettings
+from experiments.training.mesh_vae.settings import MeshVAEOptions, MeshVAETraining
 from models.mesh_vae import PAPER
 
 SUMMARY = "the Mesh-VAE of Diverse3DFace (Tables 5 and 6); wants a GPU or TPU"
-
-
-@dataclass(frozen=True)
-class Config(TrainSettings):
-    __doc__ = TrainSettings.__doc__
-
-
-def run(config: Config, console: Console) -> dict[str, float]:
-    """Do what `config` asks. Returns the errors on validation heads."""
-    from experiments.training.mesh_vae.train import train
-
-    return train(config, PAPER, console)
+CONFIG = MeshVAEOptions(
+    workdir=Path("output/mesh_vae"),
+    architecture=PAPER,
+    training=MeshVAETraining(steps=100_000, batch_size=16, learning_rate=1e-3, warmup=500, spread_weight=0.0),
+)

@@ -6,33 +6,14 @@ python -m experiments.train --config mesh_vae_small --output models/assets/open_
 40 % is hidden: visible 0.056 mm, hidden 0.42 mm; given whole 0.075 mm (models/assets/MODEL_CARD.md).
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from experiments.training.mesh_vae.settings import TrainSettings
+from experiments.training.mesh_vae.settings import MeshVAEOptions, MeshVAETraining
 from models.mesh_vae import SMALL
 
 SUMMARY = "the small Mesh-VAE, for CPUs; half an hour on two cores"
-
-
-@dataclass(frozen=True)
-class Config(TrainSettings):
-    __doc__ = TrainSettings.__doc__
-
-    workdir: Path = Path("output/mesh_vae_small")
-    steps: int = 3_000
-    batch_size: int = 8
-    learning_rate: float = 3e-3
-    warmup: int = 100
-    spread_weight: float = 0.5
-
-
-def run(config: Config, console: Console) -> dict[str, float]:
-    """Do what `config` asks. Returns the errors on validation heads."""
-    from experiments.training.mesh_vae.train import train
-
-    return train(config, SMALL, console)
+CONFIG = MeshVAEOptions(
+    workdir=Path("output/mesh_vae_small"),
+    architecture=SMALL,
+    training=MeshVAETraining(steps=3_000, batch_size=8, learning_rate=3e-3, warmup=100, spread_weight=0.5),
+)

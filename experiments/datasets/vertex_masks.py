@@ -3,6 +3,7 @@ section 5 and appendix B.2), of a stated share of all vertices; and what is turn
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -44,12 +45,24 @@ class MaskMaker:
 
 def mask_maker(head: HeadModel, seed: int = 0, count: int = FIELDS) -> MaskMaker:
     """Prepare masks of a head; two seconds."""
+    return mesh_masks(np.asarray(head.v_template), np.asarray(head.faces), head.regions, seed, count)
+
+
+def mesh_masks(
+    verts: np.ndarray, faces: np.ndarray, regions: Mapping[str, Array], seed: int = 0, count: int = FIELDS
+) -> MaskMaker:
+    """Prepare masks of any mesh that looks to +z.
+
+    Args:
+      verts: (V, 3) of the mean shape, metres. faces: (F, 3).
+      regions: (V,) bool masks by name, of which `face` and the eyeballs count. Without them, centres lie anywhere, and
+        all can be hidden.
+    """
     rng = np.random.default_rng(seed)
-    verts, faces = np.asarray(head.v_template), np.asarray(head.faces)
     eyes = np.zeros(len(verts), bool)
-    for name in EYEBALLS:  # a head without region masks has none
-        eyes |= np.asarray(head.regions.get(name, eyes))
-    face = np.asarray(head.regions["face"]) if "face" in head.regions else ~eyes
+    for name in EYEBALLS:
+        eyes |= np.asarray(regions.get(name, eyes))
+    face = np.asarray(regions["face"]) if "face" in regions else ~eyes
     # Patches grow along the edges from a vertex of the face.
     ends = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1), axis=0)
     length = np.linalg.norm(verts[ends[:, 0]] - verts[ends[:, 1]], axis=1)
@@ -61,7 +74,7 @@ def mask_maker(head: HeadModel, seed: int = 0, count: int = FIELDS) -> MaskMaker
         fields[k] = dijkstra(graph, directed=False, indices=centre)
     return MaskMaker(
         jnp.asarray(verts[:, :2]),
-        vertex_normals(head.v_template, head.faces),
+        vertex_normals(jnp.asarray(verts), jnp.asarray(faces)),
         jnp.asarray(fields),
         jnp.asarray(centres, jnp.int32),
         jnp.asarray(~eyes),

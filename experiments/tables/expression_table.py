@@ -43,7 +43,8 @@ from flamejax.metrics import (
 from flamejax.types import Fit, Hypotheses, Observation
 from models.rank import frontal_vertices
 from models.weight_files import digest_of_weights
-from sampling._ofer import OferConfig, OferNetworks, ofer
+from sampling import OferConfig
+from sampling._ofer import OferNetworks, ofer
 from sampling._ofer_dpp import OferDppConfig, ofer_dpp
 
 ROOMS = ("flamejax/metrics", "experiments/training/mesh_vae/heads.py", "experiments/tables/expression_table.py")

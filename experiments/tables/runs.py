@@ -14,8 +14,7 @@ from typing import TypeVar
 import experiments
 from experiments.cache import read_tree, write_tree
 from experiments.runtime import data_folder
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadModel, geometry_hash
 
 ROOT = Path(experiments.__file__).parents[1]
 T = TypeVar("T")

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from experiments.cache import array_digest, read_arrays, write_arrays
+from experiments.datasets.principal_components import gram_components
 from experiments.runtime import data_folder
 
 MOST = 1500
@@ -61,8 +62,8 @@ def fit_pca(heads: np.ndarray, count: int = MOST, folder: Path | None = None) ->
     away -= mean
     kept = _read(path, len(heads), count)
     if kept is None:
-        values, vectors = np.linalg.eigh(away @ away.T)
-        values, vectors = values[:0:-1], vectors[:, :0:-1]  # the smallest is zero: the mean is taken off
+        values, vectors = gram_components(away)
+        values, vectors = values[:-1], vectors[:, :-1]  # the smallest is zero: the mean is taken off
         most = min(max(count, MOST), len(values))
         kept = np.maximum(values, 0.0), vectors[:, :most]
         write_arrays(path, {"values": kept[0], "vectors": kept[1]})

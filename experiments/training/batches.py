@@ -8,11 +8,26 @@ import grain
 
 
 class Rows(Protocol):
-    """Random access to examples, numpy arrays or nested dictionaries of them. All threads read it."""
+    """Random access to examples, such as an array of them; examples are arrays or trees of arrays. All threads read
+    it."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Any: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class Endless:
+    """Batches of a run that draws them inside the step: nothing to read, and no place to remember."""
+
+    def __next__(self) -> None:
+        return None
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing."""
 
 
 def endless(rows: Rows, size: int, seed: int) -> Any:

@@ -5,40 +5,78 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.training.settings import RunSettings
 from flamejax.files import write_text
 
 
-class Checkpoints:
-    """The checkpoints of one working folder. Opened once nothing can be refused any more: with --restart that deletes
-    the earlier ones. `architecture` is the model's, as numbers and names; `data` says what else must be the same."""
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps what it does; without a folder it keeps nothing."""
 
-    def __init__(self, settings: RunSettings, architecture: dict[str, Any], data: dict[str, Any] | None = None):
-        self.folder = settings.workdir.absolute() / "checkpoints"
-        check_settings(settings, architecture, data)
-        if settings.restart:
+    workdir: Path | None = None
+    restart: bool = False
+    """Delete the folder's checkpoints and start anew."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values by name: a run can only go on with the same."""
+
+    def goes_on(self) -> bool:
+        """Whether there are checkpoints to go on from."""
+        if self.workdir is None or self.restart:
+            return False
+        return any(path.name.isdigit() for path in (self.workdir / "checkpoints").glob("*"))
+
+    def check(self) -> None:
+        """Refuse to go on with other facts than those of the folder's checkpoints; facts that are not known yet may
+        still be missing.
+
+        Raises:
+          ValueError: a run with others lies there.
+        """
+        if self.workdir is None or not self.goes_on() or not (self.workdir / "settings.json").is_file():
+            return
+        before = json.loads((self.workdir / "settings.json").read_text())
+        now = json.loads(json.dumps(self.facts))
+        changed = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
+        if changed:
+            raise ValueError(
+                f"{self.workdir}: holds a run with other settings ({'; '.join(changed)}). Give another --workdir, "
+                "or --restart to delete it."
+            )
+
+
+class Checkpoints:
+    """The checkpoints of a place. Opened once nothing can be refused any more: with `restart` that deletes the earlier
+    ones."""
+
+    def __init__(self, place: Place, keep: int):
+        place.check()
+        self.workdir, self._manager = place.workdir, None
+        if place.workdir is None:
+            return
+        self.folder = place.workdir.absolute() / "checkpoints"
+        if place.restart:
             shutil.rmtree(self.folder, ignore_errors=True)
-        settings.workdir.mkdir(parents=True, exist_ok=True)
-        record = json.dumps(_record(settings, architecture, data), indent=1)
-        write_text(settings.workdir / "settings.json", record + "\n")
-        options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, create=True, enable_async_checkpointing=True)
+        place.workdir.mkdir(parents=True, exist_ok=True)
+        write_text(place.workdir / "settings.json", json.dumps(dict(place.facts), indent=1) + "\n")
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Any, data: Any) -> None:
         """Keep a state and its place in the data. Written beside the training; an unfinished one does not count."""
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"iterator": data.get_state()})
-        )
-        self._manager.save(step, args=args)
+        if self._manager is not None:
+            position = ocp.args.JsonSave({"iterator": data.get_state()})
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=position))
 
     def latest(self) -> int | None:
         """The last complete one's step."""
-        return self._manager.latest_step()
+        return None if self._manager is None else self._manager.latest_step()
 
     def restore(self, state: Any, data: Any) -> Any:
         """The last state; `data` is set to its place. `state` gives shapes and places.
@@ -50,6 +88,7 @@ class Checkpoints:
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
         try:
+            assert self._manager is not None
             found = self._manager.restore(step, args=args)
         except Exception as error:
             raise RuntimeError(
@@ -61,41 +100,10 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until all is on disk."""
-        self._manager.wait_until_finished()
+        if self._manager is not None:
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and let go."""
-        self._manager.close()
-
-
-def check_settings(settings: RunSettings, architecture: dict[str, Any], data: dict[str, Any] | None = None) -> None:
-    """Refuse to go on with other settings than those of the folder's checkpoints; `data` is left out where it is not
-    known yet.
-
-    Raises:
-      ValueError: a run with other settings lies there.
-    """
-    path = settings.workdir / "settings.json"
-    if settings.restart or not path.is_file() or not has_checkpoints(settings):
-        return
-    before, now = json.loads(path.read_text()), _record(settings, architecture, data)
-    changed = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
-    if changed:
-        raise ValueError(
-            f"{settings.workdir}: holds a run with other settings ({'; '.join(changed)}). Give another --workdir, "
-            "or --restart to delete it."
-        )
-
-
-def has_checkpoints(settings: RunSettings) -> bool:
-    """Whether there is one to go on from."""
-    return any(path.name.isdigit() for path in (settings.workdir / "checkpoints").glob("*"))
-
-
-def _record(settings: RunSettings, architecture: dict[str, Any], data: dict[str, Any] | None) -> dict[str, Any]:
-    """As JSON gives it back."""
-    parts = settings.numbers(), {"architecture": architecture}, data or {}
-    whole = {name: value for part in parts for name, value in part.items()}
-    if len(whole) < sum(len(part) for part in parts):
-        raise KeyError("two parts of a run's record share a name, so that it could never go on")
-    return json.loads(json.dumps(whole))
+        if self._manager is not None:
+            self._manager.close()

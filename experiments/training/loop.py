@@ -2,106 +2,113 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.progress import progress_bar
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.record import Record
-from experiments.training.settings import RunSettings
-from flamejax.files import write_bytes
+from experiments.training.devices import device_mesh, everywhere, shared_out
+from experiments.training.record import Record, TrainingRecord
+from experiments.training.settings import TrainingConfig
+from experiments.training.state import TrainState, start_state
 
-Step = Callable[[Any, Any], tuple[Any, Any]]
-"""(state, batch) -> (state, losses), a dataclass of () arrays with `total`."""
-Judge = Callable[[Any], tuple[dict[str, float], Any]]
-"""state -> errors on validation data by name, and a picture (PIL) or None."""
-
-
-class Endless:
-    """Data of a run whose batches are drawn inside the step: nothing to read, and no place to remember."""
-
-    def __next__(self) -> None:
-        return None
-
-    def get_state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing."""
+Network = TypeVar("Network", bound=nnx.Module)
+MakeStep = Callable[[nnx.GraphDef, Any, Mesh], Callable[..., tuple[TrainState, dict[str, Array]]]]
+"""(graphdef, config, mesh) -> step(state, rest, fixed, batch) -> (state, losses), () each and `total` among
+them; `rest` is what of the network is not trained. Memoised, so that a second training compiles nothing."""
 
 
-class Loop:
-    """Runs the steps of one run."""
+class Judge(Protocol):
+    """Says what a network is worth on validation data; one that can show it has `picture(model)` besides."""
 
-    def __init__(self, settings: RunSettings, checkpoints: Checkpoints, console: Console, shown: Callable[[dict], str]):
-        """shown: the means of the losses since the last row -> what the progress bar says."""
-        self.settings, self.checkpoints, self.console, self.shown = settings, checkpoints, console, shown
+    def errors(self, model: Any) -> dict[str, float]:
+        """By name."""
 
-    def run(self, state: Any, step: Step, data: Any, judge: Judge, unit: str = "") -> Any:
-        """All steps that are still to be done, from `state` or the last checkpoint. Returns the last state.
 
-        Args:
-          data: an iterator of batches with `get_state` and `set_state`. unit: of the judge's errors, for its line.
+def train_network(
+    model: Network, make_step: MakeStep, optimizer: optax.GradientTransformation, config: TrainingConfig, *,
+    fixed: Any, batches: Any, checkpoints: Checkpoints, judge: Judge | None, console: Console, shown: str,
+    averaged: bool = False,
+) -> tuple[Network, TrainingRecord]:  # fmt: skip
+    """All steps that are still to be done, from `model` or from the last checkpoint.
 
-        Raises:
-          RuntimeError: a loss is no number any more, or a checkpoint cannot be read. OSError: disk trouble.
-        """
-        start = self.checkpoints.latest() or 0
+    Args:
+      model: not changed.
+      fixed: what a step reads besides the network and the batch.
+      batches: an iterator of batches with `get_state` and `set_state`.
+      checkpoints: are closed in the end.
+      shown: how the progress bar says what the last losses were, a format of their names.
+      averaged: whether the network that is kept is the moving average of those of all steps.
+
+    Returns:
+      The trained network, and how it went.
+
+    Raises:
+      RuntimeError: a loss is no number any more, or a checkpoint cannot be read. OSError: disk trouble.
+    """
+    graphdef, state = nnx.split(model)
+    params, rest = nnx.split_state(state, nnx.Param, ...)
+
+    def merged(state: TrainState) -> Network:
+        return nnx.merge(graphdef, jax.device_put(state.kept, jax.devices()[0]), rest)
+
+    record = None
+    try:
+        mesh = device_mesh(config.devices)
+        step = make_step(graphdef, config, mesh)
+        now = everywhere(mesh, start_state(params, optimizer, averaged))
+        start = checkpoints.latest() or 0
         if start:
-            state = self.checkpoints.restore(state, data)
-            self.console.print(f"going on from step {start} of {self.settings.steps}")
-        record, waiting = Record(self.settings.workdir, start), []
-        try:
-            with progress_bar(self.console, "loss") as progress:
-                task = progress.add_task("training", total=self.settings.steps, completed=start, loss="compiling")
-                for done in range(start + 1, self.settings.steps + 1):
-                    state, losses = step(state, next(data))
-                    waiting.append(losses)
-                    last = done == self.settings.steps
-                    checkpoint = last or done % self.settings.checkpoint_every == 0
-                    if checkpoint or done % self.settings.log_every == 0:
-                        row = self._log(record, done, waiting)
-                        progress.update(task, completed=done, loss=self.shown(row))
-                    if checkpoint:
-                        self.checkpoints.save(done, state, data)
-                    if last or done % self.settings.judge_every == 0:
-                        self._judge(record, done, *judge(state), unit)
-        finally:
+            now = checkpoints.restore(now, batches)
+            console.print(f"going on from step {start} of {config.steps}")
+        record, waiting = Record(checkpoints.workdir, start), []
+        with progress_bar(console, "loss") as progress:
+            task = progress.add_task("training", total=config.steps, completed=start, loss="compiling")
+            for done in range(start + 1, config.steps + 1):
+                now, losses = step(now, rest, fixed, shared_out(mesh, next(batches)))
+                waiting.append(losses)
+                last = done == config.steps
+                checkpoint = last or done % config.checkpoint_every == 0
+                if checkpoint or done % config.log_every == 0:
+                    row = _logged(record, checkpoints, done, waiting)
+                    progress.update(task, completed=done, loss=shown.format(**row))
+                if checkpoint:
+                    checkpoints.save(done, now, batches)
+                if judge is not None and (last or done % config.judge_every == 0):
+                    _judge(record, done, judge, merged(now), console)
+    finally:
+        if record is not None:
             record.close()
-        self.checkpoints.wait()
-        return state
+        checkpoints.close()
+    return merged(now), record.found()
 
-    def _log(self, record: Record, done: int, waiting: list[Any]) -> dict[str, float]:
-        """Write the mean of the steps since the last row. Raises: RuntimeError, one is no number."""
-        found = [{k: float(v) for k, v in asdict(losses).items()} for losses in jax.device_get(waiting)]
-        waiting.clear()
-        row = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-        if not all(np.isfinite(value) for value in row.values()):
-            self.checkpoints.wait()
-            kept = self.checkpoints.latest()
-            raise RuntimeError(
-                f"the loss is no number any more, before step {done}. "
-                + (f"The checkpoint of step {kept} is good. " if kept else "")
-                + "Train with a smaller --learning-rate in another --workdir."
-            )
-        record.add(done, "train", {**row, "last_total": found[-1]["total"]})
-        return row
 
-    def _judge(self, record: Record, done: int, errors: dict[str, float], picture: Any, unit: str) -> None:
-        record.add(done, "validation", errors)
-        said = ", ".join(f"{name.removesuffix('_mm')} {value:.3f}" for name, value in errors.items())
-        self.console.print(f"step {done}: {unit}{said}")
-        if picture is None:
-            return
-        record.picture(done, np.asarray(picture))
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=85)
-        (self.settings.workdir / "pictures").mkdir(exist_ok=True)
-        write_bytes(self.settings.workdir / "pictures" / f"step-{done:06d}.jpg", buffer.getvalue())
+def _logged(record: Record, checkpoints: Checkpoints, done: int, waiting: list[Any]) -> dict[str, float]:
+    """Record the losses since the last time. Returns their means. Raises: RuntimeError, one is no number."""
+    found = [{k: float(v) for k, v in losses.items()} for losses in jax.device_get(waiting)]
+    waiting.clear()
+    if not all(np.isfinite(value) for one in found for value in one.values()):
+        checkpoints.wait()
+        kept = checkpoints.latest()
+        raise RuntimeError(
+            f"the loss is no number any more, before step {done}. "
+            + (f"The checkpoint of step {kept} is good. " if kept else "")
+            + "Train with a smaller --learning-rate in another --workdir."
+        )
+    return record.add_losses(done, found)
+
+
+def _judge(record: Record, done: int, judge: Judge, model: Any, console: Console) -> None:
+    errors, picture = judge.errors(model), getattr(judge, "picture", None)
+    record.add_errors(done, errors, None if picture is None or record.workdir is None else picture(model))
+    said = ", ".join(f"{name.removesuffix('_mm')} {value:.3f}" for name, value in errors.items())
+    unit = ", mm" if all(name.endswith("_mm") for name in errors) else ""
+    console.print(f"step {done}: errors on validation data{unit}: {said}")

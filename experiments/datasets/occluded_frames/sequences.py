@@ -11,9 +11,8 @@ from rich.console import Console
 
 from experiments.datasets import open_faces
 from experiments.datasets.open_faces.subjects import Config
+from experiments.datasets.placed_scans import place
 from experiments.datasets.registered_scans import UNITS, Unit, find_scans, read_vertices
-from experiments.datasets.scans import Scans
-from experiments.training.mesh_vae.heads import place
 from flamejax.head import HeadFileError, HeadModel
 
 NEUTRAL = "neutral"
@@ -109,7 +108,7 @@ def folder_frames(head: HeadModel, folder: Path, files: list[Path], unit: Unit, 
     if not kept:
         raise ValueError(f"none of the {len(files)} middle frames can be read. The first: {notes[0]}")
     subjects = np.array([path.relative_to(folder).parts[0] for path in kept])
-    placed, sound = place(head, Scans(np.stack(read), subjects), "placing the frames", console)
+    placed, sound = place(head, np.stack(read), "placing the frames", console)
     notes += [f"left out: {kept[k]}: the head model does not fit it." for k in np.flatnonzero(~sound)]
     frames = []
     for k, vertices, rotations in zip(np.flatnonzero(sound), placed.vertices, placed.rotations, strict=True):

@@ -38,7 +38,7 @@ def variants(head: HeadModel, local: LocalModel, brief: bool = False) -> dict[st
 
 def errors_mm(head: HeadModel, scans: Scans, what: str, console: Console) -> np.ndarray:
     """(N, V) distances of vertices after a 3D fit, millimetres."""
-    found, _ = fit(head, scans, what, console)
+    found, _ = fit(head, scans.vertices, what, console)
     return 1e3 * np.linalg.norm(np.asarray(found.vertices) - scans.vertices, axis=-1)
 
 

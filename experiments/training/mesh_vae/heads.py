@@ -1,4 +1,5 @@
-"""The heads to train on: registered scans in the head frame, and draws from the head model."""
+"""The heads that a Mesh-VAE is shown beside scans: their mirror images and draws from the head model; and the
+statistics of all."""
 
 from __future__ import annotations
 
@@ -10,15 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from rich.console import Console
-from scipy.linalg import eigh
 from scipy.spatial import cKDTree
 
-from experiments.datasets import scans
-from experiments.training.mesh_vae.settings import TrainSettings
+from experiments.datasets.principal_components import gram_components
+from experiments.datasets.scans import OPEN_HEAD
+from experiments.training.mesh_vae.settings import MeshVAETraining
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
-from flamejax.head import HeadFileError, HeadModel, HeadParams, head_frame, root_joint, vertices
+from flamejax.head import HeadFileError, HeadModel, HeadParams, root_joint, vertices
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
 SYMMETRIC = 1e-6
@@ -27,16 +27,6 @@ DRAWN, DRAWN_AT_ONCE = (600, 1440), 32
 """Fewest and most synthetic heads that the components are found from."""
 LIKELY = 3.0
 """Coefficients are drawn from a normal distribution within so many deviations."""
-
-
-@dataclass(frozen=True)
-class HeadSplit:
-    """N heads of one split, numpy."""
-
-    vertices: np.ndarray
-    """(N, V, 3) float32 metres, head frame."""
-    rotations: np.ndarray
-    """(N, 5, 3) axis-angle of the joints; the root's is zero."""
 
 
 @jax.tree_util.register_dataclass
@@ -50,49 +40,15 @@ class Generator:
     """(N, 5, 3) the training scans' joint rotations, to choose from."""
 
 
-def load_split(settings: TrainSettings, head: HeadModel, split: str, console: Console) -> HeadSplit:
-    """A split's heads.
-
-    Raises:
-      ValueError: no scans that can be used.
-    """
-    if settings.scans is None and head.name == scans.OPEN_HEAD:
-        from experiments.datasets.open_faces import load_scans
-
-        found = load_scans(split, "slice" if settings.smoke else "full")
-        return HeadSplit(found.vertices, found.joint_rotations)
-    read = scans.load(head, split, settings.scans, settings.unit, settings.every, settings.smoke, console)
-    if not len(read):
-        raise ValueError(f"no scans of {split}: at least three subjects are needed.")
-    return place(head, read, f"placing the scans of {split}", console)[0]
-
-
-def place(head: HeadModel, read: scans.Scans, what: str, console: Console) -> tuple[HeadSplit, np.ndarray]:
-    """Scans of one's own, which lie anywhere, in the head frame: their fits say where that is.
-
-    Returns:
-      Those that can be fitted, and which they are, (N,) bool.
-
-    Raises:
-      ValueError: none can.
-    """
-    fitted, sound = scans.fit(head, read, what, console)
-    root = root_joint(head, fitted.params) + fitted.params.transl
-    placed = np.asarray(head_frame(read.vertices, root, fitted.params.global_orient))
-    rotations = np.array(fitted.params.joint_rotations(), np.float32)
-    rotations[:, 0] = 0
-    return HeadSplit(placed[sound], rotations[sound]), sound
-
-
-def generator(head: HeadModel, training: HeadSplit) -> Generator:
-    """Draws follow the head's own statistics, joint rotations those of the training scans."""
+def generator(head: HeadModel, rotations: np.ndarray) -> Generator:
+    """Draws follow the head's own statistics, joint rotations (N, 5, 3) those of the training scans."""
     try:
         drawn = with_local(head, load_local_model(head, variant="full"))
     except HeadFileError:
-        if head.name == scans.OPEN_HEAD:  # what ships is damaged
+        if head.name == OPEN_HEAD:  # what ships is damaged
             raise
         drawn = head
-    return Generator(drawn, jnp.asarray(training.rotations))
+    return Generator(drawn, jnp.asarray(rotations))
 
 
 def draw_head(source: Generator, key: Array) -> Array:
@@ -109,11 +65,15 @@ def draw_head(source: Generator, key: Array) -> Array:
     return vertices(head, params) - root_joint(head, params)[None]
 
 
+@jax.jit
+def _drawn(source: Generator, keys: Array) -> Array:
+    return jax.vmap(lambda key: draw_head(source, key))(keys)
+
+
 def draw_heads(source: Generator, count: int, seed: int) -> np.ndarray:
     """Synthetic heads, (count, V, 3) float32."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), -(-count // DRAWN_AT_ONCE) * DRAWN_AT_ONCE)
-    draw = jax.jit(jax.vmap(lambda key: draw_head(source, key)))
-    return np.concatenate([np.asarray(draw(part)) for part in keys.reshape(-1, DRAWN_AT_ONCE)])[:count]
+    return np.concatenate([np.asarray(_drawn(source, part)) for part in keys.reshape(-1, DRAWN_AT_ONCE)])[:count]
 
 
 def mirror_map(head: HeadModel) -> np.ndarray | None:
@@ -124,28 +84,34 @@ def mirror_map(head: HeadModel) -> np.ndarray | None:
     return partner.astype(np.int32) if paired and distance.max() < SYMMETRIC else None
 
 
+def mirrored(heads: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+    """The mirror images of heads (N, V, 3)."""
+    return (heads * MIRROR.astype(np.float32))[:, mirror]
+
+
 def training_parts(
-    training: HeadSplit, mirror: np.ndarray | None, source: Generator, settings: TrainSettings
+    scans: np.ndarray, mirror: np.ndarray | None, source: Generator | None, config: MeshVAETraining
 ) -> list[tuple[np.ndarray, float]]:
-    """What a network will see, heads (N, V, 3) with each kind's weight: scans, their mirror images, draws."""
-    scans = training.vertices
-    flipped = settings.mirrored if mirror is not None else 0.0
-    parts = [(scans, (1 - flipped) * (1 - settings.synthetic))]
-    if flipped:
-        parts.append(((scans * MIRROR.astype(np.float32))[:, mirror], flipped * (1 - settings.synthetic)))
-    if settings.synthetic:
+    """What a network will see, heads (N, V, 3) with each kind's weight: scans, their mirror images, draws.
+
+    Args:
+      scans: (N, V, 3) metres, head frame. mirror: `mirror_map`, None: no mirror images. source: None: no draws.
+    """
+    flipped, synthetic = config.mirrored if mirror is not None else 0.0, config.synthetic if source is not None else 0.0
+    parts = [(scans, (1 - flipped) * (1 - synthetic))]
+    if mirror is not None and flipped:
+        parts.append((mirrored(scans, mirror), flipped * (1 - synthetic)))
+    if source is not None and synthetic:
         count = int(np.clip(len(scans) // 2, *DRAWN))
-        parts.append((draw_heads(source, count, settings.seed), settings.synthetic))
+        parts.append((draw_heads(source, count, config.seed), synthetic))
     return [(heads, weight) for heads, weight in parts if weight > 0]
 
 
 def augmentation(head: HeadModel, scans: np.ndarray, rotations: np.ndarray, synthetic: float = 0.25) -> np.ndarray:
     """What a Mesh-VAE is shown beside scans (N, V, 3), with their joint rotations (N, 5, 3): their mirror images, and
     draws from the head model, as many as make a share `synthetic` of all heads. (M, V, 3)."""
-    mirror, source = mirror_map(head), generator(head, HeadSplit(scans, rotations))
-    flipped = np.zeros((0, *scans.shape[1:]), np.float32)
-    if mirror is not None:
-        flipped = (scans * MIRROR.astype(np.float32))[:, mirror]
+    mirror, source = mirror_map(head), generator(head, rotations)
+    flipped = np.zeros((0, *scans.shape[1:]), np.float32) if mirror is None else mirrored(scans, mirror)
     count = round(synthetic / (1 - synthetic) * (len(scans) + len(flipped)))
     return np.concatenate([flipped, draw_heads(source, count, seed=1)])
 
@@ -173,9 +139,7 @@ def principal_components(parts: Sequence[tuple[np.ndarray, float]], mean: np.nda
             f"{len(rows)} training heads have fewer than {rank} components: give more scans, or --no-linear-branch."
         )
     # (U^T A) has the components' lengths.
-    product = (rows @ rows.T).astype(np.float64)
-    _, vectors = eigh(product, subset_by_index=[len(rows) - rank, len(rows) - 1], overwrite_a=True)
-    found = vectors[:, ::-1].T.astype(np.float32) @ rows
+    found = gram_components(rows, rank)[1].T.astype(np.float32) @ rows
     # Of either sign one is as good as the other: take that which every computer takes.
     largest = np.take_along_axis(found, np.abs(found).argmax(axis=1)[:, None], axis=1)
     return (np.where(largest < 0, -1, 1).astype(np.float32) * found).reshape(rank, *mean.shape)

@@ -12,12 +12,13 @@ import jraph
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from experiments.datasets.vertex_masks import KINDS, MaskMaker, hidden_vertices, turned_away
-from experiments.training.devices import AXIS
+from experiments.training.devices import AXIS, compiled_step, share_of
 from experiments.training.mesh_vae.heads import MIRROR, Generator, draw_head
-from experiments.training.mesh_vae.settings import TrainSettings
+from experiments.training.mesh_vae.settings import MeshVAETraining
+from experiments.training.state import TrainState, example_keys, rate_schedule, updated
 from flamejax.geometry import laplacian
 from models.mesh_vae import MeshVAE
 
@@ -26,86 +27,55 @@ MM = 1e3
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TrainState:
-    """All that a step changes."""
-
-    params: nnx.State
-    optimizer: optax.OptState
-    step: Array
-    """() int32: steps done."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
 class Fixed:
-    """All that a step only reads."""
+    """All that a step only reads, beside the network."""
 
-    rest: nnx.State
-    """The model's neighbour lists and frame."""
     graph: jraph.GraphsTuple
     masks: MaskMaker
-    source: Generator
+    source: Generator | None
+    """Where the config has `synthetic` heads."""
     mirror: Array | None
     """`mirror_map`."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Losses:
-    """Means over a batch, () each."""
-
-    total: Array
-    l1_mm: Array
-    """Mean absolute error of a coordinate."""
-    laplacian_mm: Array
-    kl: Array
-    """Nats a head."""
-    spread_mm: Array
-    """Mean absolute difference between two draws of a head; 0 where one is drawn."""
-    gradient_norm: Array
-    hidden: Array
-    """Share of the vertices."""
+TrainStep = Callable[[TrainState, nnx.State, Fixed, Array], tuple[TrainState, dict[str, Array]]]
+"""Losses are means over a batch, () each; `kl` in nats a head, `hidden` a share of the vertices, `l1_mm` the mean absolute
+error of a coordinate, `spread_mm` that between two draws of a head, 0 where one is drawn."""
 
 
-TrainStep = Callable[[TrainState, Fixed, Array], tuple[TrainState, Losses]]
-
-
-def optimizer_of(settings: TrainSettings) -> optax.GradientTransformation:
+def optimizer_of(config: MeshVAETraining) -> optax.GradientTransformation:
     """Adam with warm-up, cosine decay and a clipped gradient."""
-    warmup = min(settings.warmup, settings.steps // 2)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, warmup, settings.steps, 0.02 * settings.learning_rate
-    )
-    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.adam(rate, b2=0.99))
+    rate = rate_schedule(config, config.learning_rate, 0.02)
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate, b2=0.99))
 
 
-def mask_limit(settings: TrainSettings, step: Array) -> Array:
+def mask_limit(config: MeshVAETraining, step: Array) -> Array:
     """The curriculum: share of the vertices that masks hide at most, after `step` steps."""
-    if settings.curriculum == 0:
-        return jnp.full((), settings.largest_mask)
-    return settings.largest_mask * jnp.clip(step / (settings.curriculum * settings.steps), 0, 1)
+    if config.curriculum == 0:
+        return jnp.full((), config.largest_mask)
+    return config.largest_mask * jnp.clip(step / (config.curriculum * config.steps), 0, 1)
 
 
-def draw_mask(masks: MaskMaker, settings: TrainSettings, key: Array, limit: Array) -> Array:
+def draw_mask(masks: MaskMaker, config: MeshVAETraining, key: Array, limit: Array) -> Array:
     """(V,) bool, True = visible. A share of the vertices between nothing and the limit is hidden."""
     shape, kind, share, camera, away = jax.random.split(key, 5)
     hidden = hidden_vertices(
         masks, shape, limit * jax.random.uniform(share, ()), jax.random.randint(kind, (), 0, len(KINDS))
     )
     # What is turned away comes in with the curriculum, too.
-    often = settings.turned_away * limit / settings.largest_mask
+    often = config.turned_away * limit / config.largest_mask
     back = turned_away(masks, camera) & (jax.random.uniform(away, ()) < often)
     return ~(hidden | back)
 
 
-def maybe_mirrored(head: Array, mirror: Array, key: Array, settings: TrainSettings) -> Array:
+def maybe_mirrored(head: Array, mirror: Array, key: Array, config: MeshVAETraining) -> Array:
     """A scan (V, 3), or its mirror image."""
     flipped = (head * jnp.asarray(MIRROR, head.dtype)[None])[mirror]
-    return jnp.where(jax.random.uniform(key, ()) < settings.mirrored, flipped, head)
+    return jnp.where(jax.random.uniform(key, ()) < config.mirrored, flipped, head)
 
 
 def losses_of(
-    model: MeshVAE, graph: jraph.GraphsTuple, heads: Array, visible: Array, keys: Array, settings: TrainSettings,
+    model: MeshVAE, graph: jraph.GraphsTuple, heads: Array, visible: Array, keys: Array, config: MeshVAETraining,
     step: Array,
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:  # fmt: skip
     """l1 + l1 of Laplacians + KL of heads (B, V, 3); keys (B,) of the latents' draws.
@@ -113,69 +83,60 @@ def losses_of(
     The whole head counts, hidden or not: completing it is what is learned.
     """
     posterior = model.encode(heads, visible)
-    draws = 2 if settings.spread_weight else 1
+    draws = 2 if config.spread_weight else 1
     latents = jax.vmap(lambda key, one: jax.vmap(one.sample)(jax.random.split(key, draws)))(keys, posterior)
     error = MM * (model.decode(latents) - heads[:, None])
-    l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(error, graph.senders, graph.receivers)))
+    l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(graph, error)))
     spread = jnp.mean(jnp.abs(error[:, 0] - error[:, -1]))
     kl = jnp.mean(posterior.kl())
-    grown = jnp.clip(step / max(1.0, settings.kl_warmup * settings.steps), 0, 1)
-    total = l1 + settings.laplacian_weight * lap + settings.kl_weight * grown * kl - settings.spread_weight * spread
+    grown = jnp.clip(step / max(1.0, config.kl_warmup * config.steps), 0, 1)
+    total = l1 + config.laplacian_weight * lap + config.kl_weight * grown * kl - config.spread_weight * spread
     return total, (l1, lap, kl, spread)
 
 
-def make_step(
-    graphdef: nnx.GraphDef, settings: TrainSettings, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainStep:
+@functools.lru_cache(maxsize=8)
+def make_step(graphdef: nnx.GraphDef, config: MeshVAETraining, mesh: Mesh) -> TrainStep:
     """The jitted step. It takes the real heads of a batch (B_real, V, 3), spread over the devices, and draws the
     synthetic ones; every head's draws depend on the seed, the step and its place in the batch, not on the devices."""
-    devices = mesh.devices.size
-    synthetic = synthetic_count(settings, devices) // devices
+    devices, optimizer = mesh.devices.size, optimizer_of(config)
+    synthetic = synthetic_count(config, mesh) // devices
 
-    def shard(state: TrainState, fixed: Fixed, heads: Array) -> tuple[TrainState, Losses]:
-        step_key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+    def shard(state: TrainState, rest: nnx.State, fixed: Fixed, heads: Array) -> tuple[TrainState, dict[str, Array]]:
         place = jax.lax.axis_index(AXIS)
         real = len(heads)
         # Places in the whole batch: first all real heads, then all synthetic ones.
         places = jnp.concatenate(
             [place * real + jnp.arange(real), devices * real + place * synthetic + jnp.arange(synthetic)]
         )
-        keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(step_key, k), 3))(places)
+        keys = example_keys(config.seed, state.step, places, 3)
         if (mirror := fixed.mirror) is not None:
-            heads = jax.vmap(lambda head, key: maybe_mirrored(head, mirror, key, settings))(heads, keys[:real, 0])
-        if synthetic:
-            drawn = jax.vmap(lambda key: draw_head(fixed.source, key))(keys[real:, 0])
+            heads = jax.vmap(lambda head, key: maybe_mirrored(head, mirror, key, config))(heads, keys[:real, 0])
+        if (source := fixed.source) is not None and synthetic:
+            drawn = jax.vmap(lambda key: draw_head(source, key))(keys[real:, 0])
             heads = jnp.concatenate([heads, drawn])
-        limit = mask_limit(settings, state.step)
-        visible = jax.vmap(lambda key: draw_mask(fixed.masks, settings, key, limit))(keys[:, 1])
+        limit = mask_limit(config, state.step)
+        visible = jax.vmap(lambda key: draw_mask(fixed.masks, config, key, limit))(keys[:, 1])
 
         def loss(params: nnx.State) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-            model = nnx.merge(graphdef, params, fixed.rest)
-            return losses_of(model, fixed.graph, heads, visible, keys[:, 2], settings, state.step)
+            model = nnx.merge(graphdef, params, rest)
+            return losses_of(model, fixed.graph, heads, visible, keys[:, 2], config, state.step)
 
         (total, parts), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         hidden = 1 - jnp.mean(visible.astype(jnp.float32))
         gradient, total, parts, hidden = jax.lax.pmean((gradient, total, parts, hidden), AXIS)
-        updates, opt_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        l1, lap, kl, spread = parts
-        found = Losses(total, l1, lap, kl, spread, optax.tree.norm(gradient), hidden)
-        return TrainState(params, opt_state, state.step + 1), found
+        named = dict(zip(("l1_mm", "laplacian_mm", "kl", "spread_mm"), parts, strict=True))
+        losses = {"total": total, **named, "gradient_norm": optax.tree.norm(gradient), "hidden": hidden}
+        return updated(state, gradient, optimizer), losses
 
-    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
-    sharded = jax.shard_map(
-        shard, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=everywhere, check_vma=False
-    )
-    return functools.partial(jax.jit, donate_argnums=0)(sharded)
+    return compiled_step(shard, mesh)
 
 
-def synthetic_count(settings: TrainSettings, devices: int) -> int:
+def synthetic_count(config: MeshVAETraining, mesh: Mesh) -> int:
     """Synthetic heads of a batch: as many on each device, and a real one beside them.
 
     Raises:
       ValueError: the batch cannot be shared out.
     """
-    if settings.batch_size % devices:
-        raise ValueError(f"--batch-size {settings.batch_size} cannot be shared by {devices} devices evenly.")
-    count = min(round(settings.synthetic * settings.batch_size), settings.batch_size - devices)
+    devices = mesh.devices.size
+    count = min(round(config.synthetic * config.batch_size), (share_of(config.batch_size, mesh) - 1) * devices)
     return count - count % devices

@@ -1,166 +1,135 @@
-"""The training run: resume, steps, checkpoints, judging, and the weights at the end."""
+"""Training a Mesh-VAE on arrays of registered heads, or of any other meshes of one topology."""
 
 from __future__ import annotations
 
-import json
-import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
 
-import flamejax
-from experiments.datasets.vertex_masks import mask_maker
-from experiments.training.checkpoints import Checkpoints, check_settings
-from experiments.training.devices import batch_sharding, device_mesh
-from experiments.training.loop import Loop
-from experiments.training.mesh_vae.batches import batches
-from experiments.training.mesh_vae.frames import Frames, kept_frames, write_frames
+from experiments.cache import array_digest, write_tree
+from experiments.datasets.placed_scans import place
+from experiments.datasets.vertex_masks import mask_maker, mesh_masks
+from experiments.training.batches import endless
+from experiments.training.checkpoints import Checkpoints, Place
+from experiments.training.devices import device_mesh
+from experiments.training.loop import train_network
+from experiments.training.mesh_vae.frames import Frames, kept_frames
 from experiments.training.mesh_vae.heads import (  # fmt: skip
     generator,
-    load_split,
     mirror_map,
     principal_components,
     statistics,
     training_parts,
 )
-from experiments.training.mesh_vae.judge import Judge, judge_of
-from experiments.training.mesh_vae.settings import SMOKE_BATCH, TrainSettings
-from experiments.training.mesh_vae.step import (  # fmt: skip
-    Fixed,
-    Losses,
-    TrainState,
-    make_step,
-    optimizer_of,
-    synthetic_count,
-)
-from experiments.training.settings import smoke_settings
-from flamejax.files import write_text
+from experiments.training.mesh_vae.judge import judge_of
+from experiments.training.mesh_vae.settings import MeshVAETraining
+from experiments.training.mesh_vae.step import Fixed, make_step, optimizer_of, synthetic_count
+from experiments.training.record import TrainingRecord
 from flamejax.head import HeadModel
-from models.hierarchy import MeshHierarchy
-from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters, without_linear_branch
-from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
-
-JUDGED, JUDGED_AT_END = 48, 120
+from models.mesh_vae import SMALL, MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters
 
 
-def train(settings: TrainSettings, architecture: MeshVAEConfig, console: Console) -> dict[str, float]:
-    """Train, or go on with it. Returns the errors on validation heads at the end.
+def train_mesh_vae(
+    faces: np.ndarray, vertices: np.ndarray, config: MeshVAETraining | None = None, *,
+    architecture: MeshVAEConfig = SMALL, validation: np.ndarray | None = None, head: HeadModel | None = None,
+    rotations: np.ndarray | None = None, workdir: Path | str | None = None, restart: bool = False,
+    facts: Mapping[str, Any] | None = None, console: Console | None = None,
+) -> tuple[MeshVAE, TrainingRecord]:  # fmt: skip
+    """Train a Mesh-VAE (Diverse3DFace, section 4.2), or go on with it. There is a progress bar on stderr.
+
+    Args:
+      faces: (F, 3) vertex indices of any triangle mesh.
+      vertices: (N, V, 3) metres, the training meshes, which lie alike and look to +z. For `sampling.complete` they are
+        heads in the head frame; with `head`, they are brought there.
+      config: how; the small network's settings, for CPUs, when left out.
+      architecture: `linear_rank` is the most components of the linear branch: fewer meshes have fewer.
+      validation: (M, V, 3) likewise, of other people: the errors on them are recorded.
+      head: of the same topology. With it, the network also sees mirror images, if the head is symmetric, and heads
+        drawn from the head model; and masks leave the eyeballs alone.
+      rotations: (N, 5, 3) axis-angle of the joints of vertices that lie in the head frame already, and so does
+        `validation`. Without them, fits of the head say where it is, and what cannot be fitted is left out.
+      workdir: folder of checkpoints/, metrics.jsonl, tensorboard/, pictures/ and settings.json; a run that was stopped,
+        or killed, goes on from its last checkpoint when it is started again. Nothing is written when left out.
+      restart: delete the folder's checkpoints and start anew.
+      facts: JSON values by name that say what the arrays are; a run goes on with the same only. A digest of the arrays
+        when left out.
+      console: where it reports.
+
+    Returns:
+      The network, and the losses and validation errors (mm: `visible_mm`, `hidden_mm`, `whole_mm`).
 
     Raises:
-      ValueError: settings or scans that cannot be used. RuntimeError: the loss is no number any more; the last good
-        checkpoint is kept. OSError: the folder cannot be written.
+      ValueError: arrays of the wrong shape, too few meshes, or a folder with a run of other settings. RuntimeError: the
+        loss is no number any more; the last good checkpoint is kept. OSError: the folder cannot be written.
     """
-    settings = smoke_settings(settings, SMOKE_BATCH) if settings.smoke else settings
-    architecture = without_linear_branch(architecture) if settings.no_linear_branch else architecture
-    started = time.perf_counter()
-    head = flamejax.load_head(settings.head)
-    mesh = device_mesh(settings.devices)
-    synthetic = synthetic_count(settings, mesh.devices.size)
-    check_settings(settings, asdict(architecture))
-    training = load_split(settings, head, "train", console)
-    held_out = load_split(settings, head, "validation", console)
-    data = batches(training.vertices, settings.batch_size - synthetic, settings.seed)
-    source, mirror = generator(head, training), mirror_map(head)
+    config, console = config or MeshVAETraining(), console or Console(stderr=True)
+    faces, vertices = np.asarray(faces), _checked("vertices", vertices, faces, head)
+    held_out = None if validation is None else _checked("validation", validation, faces, head)
+    if head is None:
+        config = replace(config, synthetic=0.0)
+    mesh = device_mesh(config.devices)
+    synthetic = synthetic_count(config, mesh)
+    facts = {"data": array_digest(vertices)} if facts is None else facts
+    folder = None if workdir is None else Path(workdir)
+    where = Place(folder, restart, {**config.numbers(), **facts, "architecture": asdict(architecture)})
+    where.check()
+    if head is not None and rotations is None:
+        found = place(head, vertices, "placing the scans", console)[0]
+        vertices, rotations = found.vertices, found.rotations
+        if held_out is not None:
+            held_out = place(head, held_out, "placing the validation scans", console)[0].vertices
+    real = config.batch_size - synthetic
+    if len(vertices) < max(real, 2):
+        raise ValueError(f"{len(vertices)} training heads are fewer than a batch takes from them ({max(real, 2)}).")
+    source = None if head is None or rotations is None else generator(head, rotations)
+    mirror = None if head is None else mirror_map(head)
 
     def make_frames() -> Frames:
-        parts = training_parts(training, mirror, source, settings)
+        parts = training_parts(vertices, mirror, source, config)
         mean, spread = statistics(parts)
-        # A few scans have few components.
-        most = sum(len(heads) for heads, _ in parts) - 1 if settings.smoke else architecture.linear_rank
-        return Frames(mean, spread, principal_components(parts, mean, min(architecture.linear_rank, most)))
+        rank = min(architecture.linear_rank, sum(len(heads) for heads, _ in parts) - 1)
+        return Frames(mean, spread, principal_components(parts, mean, rank))
 
-    frames = kept_frames(settings, make_frames)
-    checkpoints = Checkpoints(settings, asdict(architecture))
-    try:
-        write_frames(settings, frames)
-        if frames.components is not None:
-            architecture = replace(architecture, linear_rank=len(frames.components))
-        hierarchy = hierarchy_for(architecture, np.asarray(head.faces), np.asarray(head.v_template))
-        model = build_mesh_vae(head, architecture, frames.mean, frames.spread, frames.components, settings.seed)
-        _introduce(console, settings, hierarchy, model, len(training.vertices), synthetic, mesh.devices.size)
-        masks = mask_maker(head, settings.seed)
-        run = _Run(settings, head, model, hierarchy, checkpoints, console)
-        run.fixed = Fixed(run.rest, hierarchy.graph(), masks, source, None if mirror is None else jnp.asarray(mirror))
-        judge = judge_of(head, held_out.vertices, masks, 4 if settings.smoke else JUDGED)
-        state = run.go(data, judge, mesh)
-        final = judge_of(head, held_out.vertices, masks, 4 if settings.smoke else JUDGED_AT_END)
-        return run.finish(state, final, time.perf_counter() - started)
-    finally:
-        checkpoints.close()
-
-
-class _Run:
-    """A run's parts, and its loop."""
-
-    fixed: Fixed
-
-    def __init__(
-        self, settings: TrainSettings, head: HeadModel, model: MeshVAE, hierarchy: MeshHierarchy,
-        checkpoints: Checkpoints, console: Console,
-    ):  # fmt: skip
-        self.settings, self.head, self.checkpoints, self.console = settings, head, checkpoints, console
-        self.graphdef, state = nnx.split(model)
-        self.params, self.rest = nnx.split_state(state, nnx.Param, ...)
-        self.optimizer = optimizer_of(settings)
-
-    def go(self, data: Any, judge: Judge, mesh: jax.sharding.Mesh) -> TrainState:
-        """All steps that are still to be done."""
-        state = TrainState(self.params, self.optimizer.init(self.params), jnp.zeros((), jnp.int32))
-        state = jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-        step, sharding = make_step(self.graphdef, self.settings, self.optimizer, mesh), batch_sharding(mesh)
-
-        def go_on(state: TrainState, heads: Any) -> tuple[TrainState, Losses]:
-            return step(state, self.fixed, jax.device_put(heads, sharding))
-
-        def judged(state: TrainState) -> tuple[dict[str, float], Any]:
-            model = self._model(state)
-            return judge.errors(model), judge.picture(model)
-
-        loop = Loop(self.settings, self.checkpoints, self.console, lambda row: f"l1 {row['l1_mm']:.3f} mm")
-        return loop.run(state, go_on, data, judged, "median errors on validation heads, mm: ")
-
-    def _model(self, state: TrainState) -> MeshVAE:
-        params = jax.device_put(state.params, jax.devices()[0])
-        return nnx.merge(self.graphdef, params, self.rest)
-
-    def finish(self, state: TrainState, judge: Judge, seconds: float) -> dict[str, float]:
-        """Write the weights and what they are worth."""
-        model = self._model(state)
-        output = self.settings.output or self.settings.workdir / "mesh_vae.npz"
-        output.parent.mkdir(parents=True, exist_ok=True)
-        # Judged as it is kept, in half precision.
-        write_mesh_vae(output, self.head, model)
-        errors = judge.errors(load_mesh_vae(self.head, output))
-        notes = {
-            "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train",
-            "architecture": json.dumps(asdict(model.config)),
-            "settings": json.dumps(self.settings.numbers()),
-            "validation": json.dumps(errors),
-            "data": "the open scans (experiments.datasets.open_faces), CC0"
-            if self.settings.scans is None
-            else "own scans",
-            "licence": "CC0-1.0" if self.settings.scans is None else "that of the head and the scans",
-        }
-        write_mesh_vae(output, self.head, model, notes)
-        results = {**errors, "parameters": num_parameters(model), "seconds_of_last_start": round(seconds, 1)}
-        write_text(self.settings.workdir / "results.json", json.dumps(results, indent=1) + "\n")
-        said = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
-        self.console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; {said}; {seconds:.0f} s", markup=False)
-        return errors
-
-
-def _introduce(
-    console: Console, settings: TrainSettings, hierarchy: MeshHierarchy, model: MeshVAE, heads: int, synthetic: int,
-    devices: int,
-) -> None:  # fmt: skip
+    frames = kept_frames(where, make_frames)
+    if frames.components is not None:
+        architecture = replace(architecture, linear_rank=len(frames.components))
+    positions = frames.mean if head is None else np.asarray(head.v_template)
+    hierarchy = hierarchy_for(architecture, faces, positions)
+    model = MeshVAE(
+        hierarchy, architecture, rngs=nnx.Rngs(config.seed), mean=jnp.asarray(frames.mean), spread=frames.spread,
+        components=None if frames.components is None else jnp.asarray(frames.components),
+    )  # fmt: skip
+    masks = mesh_masks(positions, faces, {}, config.seed) if head is None else mask_maker(head, config.seed)
+    count = mesh.devices.size
     console.print(
-        f"{heads} training heads; levels of {' -> '.join(map(str, hierarchy.num_vertices))} vertices; "
-        f"{num_parameters(model) / 1e6:.2f} million parameters; batches of {settings.batch_size}, {synthetic} of them "
-        f"drawn afresh; {devices} device{'s' * (devices > 1)}",
+        f"{len(vertices)} training heads; levels of {' -> '.join(map(str, hierarchy.num_vertices))} vertices; "
+        f"{num_parameters(model) / 1e6:.2f} million parameters; batches of {config.batch_size}, {synthetic} of them "
+        f"drawn afresh; {count} device{'s' * (count > 1)}",
         markup=False,
     )
+    fixed = Fixed(hierarchy.graph(), masks, source, None if mirror is None else jnp.asarray(mirror))
+    judge = None if held_out is None else judge_of(faces, held_out, masks, config.judged)
+    checkpoints = Checkpoints(where, config.keep)
+    if folder is not None:
+        write_tree(folder / "frame.npz", frames)
+    return train_network(
+        model, make_step, optimizer_of(config), config, fixed=fixed, batches=endless(vertices, real, config.seed),
+        checkpoints=checkpoints, judge=judge, console=console, shown="l1 {l1_mm:.3f} mm",
+    )  # fmt: skip
+
+
+def _checked(name: str, vertices: np.ndarray, faces: np.ndarray, head: HeadModel | None) -> np.ndarray:
+    """As float32. Raises: ValueError, these are no meshes of the topology."""
+    vertices = np.asarray(vertices, np.float32)
+    if vertices.ndim != 3 or vertices.shape[-1] != 3 or not np.isfinite(vertices).all():
+        raise ValueError(f"{name} are (N, V, 3) finite numbers, not {vertices.shape}.")
+    count = vertices.shape[1] if head is None else head.num_vertices
+    if vertices.shape[1] != count or faces.ndim != 2 or faces.shape[1] != 3 or faces.max(initial=-1) >= count:
+        raise ValueError(f"{name} have {vertices.shape[1]} vertices, which is not the topology of the faces or head.")
+    return vertices

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from experiments.datasets import scans
-from experiments.datasets.registered_scans import Unit
 from flamejax.head import HeadModel
 
 RIDGE_MM = 1.0
@@ -30,22 +28,18 @@ class ScanCoefficients:
     """(N,) labels."""
 
 
-def scan_coefficients(
-    head: HeadModel, split: str, folder: Path | None, unit: Unit, every: int, smoke: bool, console: Console
-) -> ScanCoefficients:
+def scan_coefficients(head: HeadModel, split: str, options: scans.ScanOptions, console: Console) -> ScanCoefficients:
     """A split's scans of the open faces, or of a folder.
 
     Raises:
       ValueError: no scans that can be used.
     """
-    if folder is None and head.name == scans.OPEN_HEAD:
-        from experiments.datasets.open_faces import load_scans
-
-        found = load_scans(split, "slice" if smoke else "full")
+    found = scans.open_scans(head, split, options)
+    if found is not None:
         betas, expression = rest_coefficients(head, found.unposed)
         return ScanCoefficients(betas, expression, found.joint_rotations[:, 2], found.subject)
-    read = scans.load(head, split, folder, unit, every, smoke, console)
-    fits, sound = scans.fit(head, read, f"coefficients of the scans of {split}", console)
+    read = scans.load(head, split, options, console)
+    fits, sound = scans.fit(head, read.vertices, f"coefficients of the scans of {split}", console)
     params = fits.params
     betas, expression, jaw = (np.asarray(part)[sound] for part in (params.betas, params.expression, params.jaw_pose))
     return ScanCoefficients(betas, expression, jaw, read.subject[sound])

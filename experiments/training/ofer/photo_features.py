@@ -27,8 +27,8 @@ from jax import Array
 from rich.console import Console
 
 from experiments.cache import KeptRows, alone
+from experiments.datasets.scans import report_left_out
 from experiments.progress import progress_bar
-from experiments.training.ofer.photo_folders import report_left_out
 from experiments.training.ofer.photo_source import SIZE, PhotoSource
 from flamejax.files import data_folder
 from flamejax.types import VISIBLE_CONFIDENCE, Observation

@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from experiments.datasets.scans import OPEN_HEAD
+from experiments.datasets.scans import OPEN_HEAD, report_left_out
 from experiments.progress import progress_bar
-from experiments.training.ofer.datasets import KNOWN, check_fields
 from experiments.training.ofer.flame_coefficients import CoefficientReader
-from experiments.training.ofer.photo_source import SIZE
+from experiments.training.ofer.photo_source import SIZE, PhotoSource
 from fitting import observe_photo
 from fitting.detector import LiteRTDetector
 from fitting.inputs import LANDMARK_SUFFIXES, find_landmarks
@@ -31,8 +30,26 @@ from flamejax.types import Observation
 SUFFIXES = (".jpg", ".jpeg", ".png")
 VALIDATION = 0.1
 """Share of the identities."""
-SHOWN = 5
-"""Photos left out that are named; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is known of a data set of photos with FLAME coefficients that OFER was trained on; each must be had from its
+    makers."""
+
+    description: str
+    expressions: bool
+    """Whether its coefficients have expressions and jaws; otherwise identities alone."""
+
+
+KNOWN = {
+    "stirling": Dataset("Stirling/ESRC, photos and scans: identities as MICA registered them", False),
+    "facewarehouse": Dataset("FaceWarehouse, photos and depth images: identities, MICA", False),
+    "lyhm": Dataset("LYHM, the Liverpool-York head model's photos and scans: identities, MICA", False),
+    "florence": Dataset("Florence 2D/3D faces, videos and scans: identities, MICA", False),
+    "famos": Dataset("FaMoS, registered sequences of faces in motion: identities, expressions, jaws", True),
+}
+"""By name, in lower case. Any other folder is a data set, too."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +67,11 @@ class LabelledPhoto:
     """(E + 3,) expression and jaw."""
 
 
-class FolderPhotos:
-    """A `PhotoSource`."""
+def _source(title: str, photos: list[LabelledPhoto]) -> PhotoSource:
+    """Landmarks are those beside a photo, or those of the largest face that is found."""
 
-    def __init__(self, title: str, photos: list[LabelledPhoto]):
-        self.title, self._photos = title, photos
-        self.identity = np.array([photo.identity for photo in photos])
-        self.betas = np.stack([photo.betas for photo in photos])
-        motions = [photo.motion for photo in photos if photo.motion is not None]
-        self.motion = np.stack(motions) if len(motions) == len(photos) else None
-        self.digests = [_digest(photo) for photo in photos]
-
-    def observe(self, index: int, landmarks: np.ndarray | None = None) -> Observation:
-        """As `PhotoSource`: the landmarks beside the photo, or those of the largest face that is found."""
-        path = self._photos[index].path
+    def observe(index: int, landmarks: np.ndarray | None) -> Observation:
+        path = photos[index].path
         points = landmarks if landmarks is not None else find_landmarks(path.parent, path.stem)
         try:
             detector = None if points is not None else _detector()
@@ -72,10 +80,20 @@ class FolderPhotos:
             # A photo without a face does not know its own name.
             raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
+    motions = [photo.motion for photo in photos if photo.motion is not None]
+    return PhotoSource(
+        title,
+        identity=np.array([photo.identity for photo in photos]),
+        betas=np.stack([photo.betas for photo in photos]),
+        motion=np.stack(motions) if len(motions) == len(photos) else None,
+        digests=[_digest(photo) for photo in photos],
+        observe=observe,
+    )
+
 
 def folder_photos(
     folder: Path, dataset: str | None, head: HeadModel, kind: str, console: Console, limit: int | None = None
-) -> tuple[FolderPhotos, FolderPhotos]:
+) -> tuple[PhotoSource, PhotoSource]:
     """Photos to train on, and those of the tenth of the identities that is held out.
 
     Args:
@@ -112,7 +130,7 @@ def folder_photos(
     if not held_out:
         raise ValueError(f"{folder}: photos of {found[0].identity} alone; another identity is needed to validate on.")
     parts = [photo for photo in found if photo.identity not in held_out], [p for p in found if p.identity in held_out]
-    return FolderPhotos("photos", parts[0][:limit]), FolderPhotos("validation photos", parts[1][:limit])
+    return _source("photos", parts[0][:limit]), _source("validation photos", parts[1][:limit])
 
 
 def dataset_folders(folder: Path, dataset: str | None, head: HeadModel, kind: str) -> list[tuple[str, Path]]:
@@ -123,14 +141,20 @@ def dataset_folders(folder: Path, dataset: str | None, head: HeadModel, kind: st
     names = list(there) if dataset is None else [name.strip().lower() for name in dataset.split(",") if name.strip()]
     if not names or not set(names) <= set(there):
         missing = ", ".join(name for name in names if name not in there) or "folder of a data set"
-        known = "; ".join(f"{name}: {one.description}" for name, one in KNOWN.items())
+        descriptions = "; ".join(f"{name}: {one.description}" for name, one in KNOWN.items())
         raise ValueError(
             f"{folder}: no {missing}; there are: {', '.join(there) or 'none'}. Photos are expected as "
-            f"{folder}/<data set>/<identity>/*.jpg. Known data sets: {known}."
+            f"{folder}/<data set>/<identity>/*.jpg. Known data sets: {descriptions}."
         )
     for name in names:
-        check_fields(name, kind)
-        if name in KNOWN and head.name == OPEN_HEAD:
+        known = KNOWN.get(name)
+        if kind == "expression" and known is not None and not known.expressions:
+            with_them = ", ".join(other for other, dataset in KNOWN.items() if dataset.expressions)
+            raise ValueError(
+                f"{name} has identities alone ({known.description}), and ExpGen learns expressions and jaws. Give "
+                f"--dataset {with_them}, or one of your own that has them."
+            )
+        if known is not None and head.name == OPEN_HEAD:
             raise ValueError(f"{name}: its coefficients are FLAME's, not the open head's. Give --head, a FLAME model.")
     return [(there[name].name, there[name]) for name in dict.fromkeys(names)]
 
@@ -139,14 +163,6 @@ def held_out_identities(identities: list[str]) -> set[str]:
     """A tenth of the identities, and one at least, by a hash of their names; none of a single one."""
     order = sorted(set(identities), key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest())
     return set(order[: max(1, round(VALIDATION * len(order)))]) if len(order) > 1 else set()
-
-
-def report_left_out(reasons: list[str], console: Console) -> None:
-    """Name the first few."""
-    for line in reasons[:SHOWN]:
-        console.print(f"left out: {line}", markup=False)
-    if len(reasons) > SHOWN:
-        console.print(f"left out: {len(reasons) - SHOWN} more")
 
 
 def _labelled(path: Path, folder: Path, dataset: str, place: Path, files: _Coefficients) -> LabelledPhoto:

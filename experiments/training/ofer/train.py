@@ -1,156 +1,165 @@
-"""The runs that train IdGen and ExpGen."""
+"""Training IdGen and ExpGen on arrays of coefficients and of what photos show of them."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 from rich.console import Console
 
-import flamejax
-from experiments.training.checkpoints import Checkpoints, check_settings
+from experiments.training.checkpoints import Checkpoints, Place
 from experiments.training.devices import device_mesh
-from experiments.training.loop import Loop
-from experiments.training.ofer.data import Data, training_data
+from experiments.training.loop import train_network
+from experiments.training.ofer.architectures import small
+from experiments.training.ofer.data import Data, ExampleRows, known_data
 from experiments.training.ofer.examples import Kind
 from experiments.training.ofer.judge import GeneratorJudge
-from experiments.training.ofer.settings import SMOKE_BATCH, GeneratorSettings, OferSettings
-from experiments.training.ofer.step import Losses, TrainState, make_step, optimizer_of, share_of, start_state
-from experiments.training.settings import smoke_settings
-from flamejax.files import write_text
+from experiments.training.ofer.settings import GeneratorTraining, OferTraining
+from experiments.training.ofer.step import make_step, optimizer_of
+from experiments.training.record import TrainingRecord
 from flamejax.head import HeadModel
-from models.encoders.parts import Conditioned, base_digests, image_encoders, load_image_encoders
+from models.encoders.landmark import reference_landmarks, similarity_aligned
+from models.encoders.parts import Conditioned, base_digests
 from models.generator import Generator, GeneratorConfig
-from models.ofer_weights import NETWORKS, build_generator, load_generator, write_generator
-from models.rank import frontal_vertices
 
-JUDGED, JUDGED_AT_END = 64, 256
 SMALLEST_DEVIATION = 0.02
 """A jaw that never rolls must not be divided by zero."""
 
 
-def train(settings: GeneratorSettings, architecture: GeneratorConfig, console: Console) -> dict[str, float]:
-    """Train, or go on with it. Returns the errors on validation examples at the end.
+def train_generator(
+    head: HeadModel | None, coefficients: np.ndarray, landmarks: np.ndarray, config: GeneratorTraining | None = None, *,
+    kind: Kind = "identity", visible: np.ndarray | None = None, validation: tuple[np.ndarray, ...] | None = None,
+    architecture: GeneratorConfig | None = None, workdir: Path | str | None = None, restart: bool = False,
+    console: Console | None = None,
+) -> tuple[Generator, TrainingRecord]:  # fmt: skip
+    """Train a generator like OFER's IdGen or ExpGen, or go on with it. There is a progress bar on stderr.
 
-    Examples are drawn online if the encoder is the landmark encoder alone, and come from photos otherwise.
+    Args:
+      head: whose coefficients they are; None for those of any other model of faces.
+      coefficients: (N, S) identity coefficients in standard deviations; of the kind `expression`, (N, E + 3) expression
+        coefficients and the jaw's axis-angle, radians.
+      landmarks: (N, 68, 2) of a photo of each, any unit, x right, y down: the condition.
+      config: how; the small network's settings, for CPUs, when left out.
+      visible: (N, 68) in [0, 1], 0 = hidden; all are seen when left out.
+      validation: coefficients, landmarks and, if some are hidden, visible, of other people: errors on them are
+        recorded, in millimetres over the front of the face, or in the coefficients' units without a head.
+      architecture: sees landmarks alone; its widest level becomes the number of coefficients. The small one when left
+        out.
+      workdir, restart, console: as those of `train_mesh_vae`.
+
+    Returns:
+      The network, and the losses and validation errors.
 
     Raises:
-      ValueError: settings, scans, photos or a head that cannot be used. RuntimeError: the loss is no number any more;
-        the last good checkpoint is kept. FileNotFoundError: there is no file of an image encoder. OSError: the folder
-        cannot be written, or a photo not be read.
+      ValueError: arrays of the wrong shape, fewer than a batch has, an architecture that does not fit, or a folder with
+        a run of other settings. RuntimeError: the loss is no number any more; the last good checkpoint is kept.
+        OSError: the folder cannot be written.
     """
-    settings = smoke_settings(settings, SMOKE_BATCH) if settings.smoke else settings
-    if settings.even and not architecture.preconditioned:
+    config, console = config or GeneratorTraining(), console or Console(stderr=True)
+    training = _rows("", kind, head, coefficients, landmarks, visible)
+    held_out = None if validation is None else _rows("validation ", kind, head, *validation)
+    data = known_data(training, held_out, config)
+    size = training.betas.shape[1] + training.motion.shape[1]
+    if architecture is not None and architecture.kind != kind:
+        raise ValueError(f"the architecture is of the kind {architecture.kind}, not {kind}.")
+    wanted = fitted_to(architecture or small(kind), size, config)
+    reference = reference_landmarks(head) if head is not None else mean_landmarks(training.points, training.visible)
+    place = Place(None if workdir is None else Path(workdir), restart, config.numbers())
+    return train_on(head, reference, data, config, wanted, place, console)
+
+
+def mean_landmarks(points: np.ndarray, visible: np.ndarray) -> Array:
+    """(68, 2) mean of landmarks (N, 68, 2), each moved onto the one that shows most by the best similarity; visible
+    (N, 68) in [0, 1]."""
+    best = int(visible.sum(axis=1).argmax())
+    target = np.broadcast_to(points[best], points.shape)
+    both = jnp.asarray(visible * visible[best])
+    moved = np.asarray(similarity_aligned(jnp.asarray(points), jnp.asarray(target), both))
+    weight = visible.sum(axis=0)[:, None]
+    mean = (visible[..., None] * moved).sum(axis=0) / np.maximum(weight, 1e-6)
+    return jnp.asarray(np.where(weight > 0, mean, points[best]))
+
+
+def _rows(
+    name: str, kind: str, head: HeadModel | None, coefficients: np.ndarray, landmarks: np.ndarray,
+    visible: np.ndarray | None = None,
+) -> ExampleRows:  # fmt: skip
+    """Raises: ValueError, the arrays do not go together."""
+    known, points = np.asarray(coefficients, np.float32), np.asarray(landmarks, np.float32)
+    seen = np.ones(points.shape[:2], np.float32) if visible is None else np.asarray(visible, np.float32)
+    count = known.shape[-1] if head is None else head.num_betas if kind == "identity" else head.num_expression + 3
+    if known.ndim != 2 or known.shape[1] != count:
+        raise ValueError(f"{name}coefficients are (N, {count}), not {known.shape}.")
+    for what, array, wanted in (("landmarks", points, (len(known), 68, 2)), ("visible", seen, (len(known), 68))):
+        if array.shape != wanted:
+            raise ValueError(f"{name}{what} are {wanted}, not {array.shape}.")
+    nothing = np.zeros((len(known), 0), np.float32)
+    betas, motion = (known, nothing) if kind == "identity" else (nothing, known)
+    return ExampleRows(betas, motion, points, seen)
+
+
+def train_on(
+    head: HeadModel | None, reference: Array, data: Data, config: GeneratorTraining, architecture: GeneratorConfig,
+    place: Place, console: Console, encoders: Mapping[Any, Any] | None = None,
+) -> tuple[Generator, TrainingRecord]:  # fmt: skip
+    """As `train_generator`, on data of any kind.
+
+    Args:
+      reference: (68, 2) landmarks of the mean face. architecture: `fitted_to` the coefficients. encoders: the image
+        encoders that it names.
+    """
+    check_even(config, architecture)
+    model = Generator(
+        architecture, reference, rngs=nnx.Rngs(config.seed), encoders=encoders, **scale_of(architecture, data)
+    )
+    facts = {**place.facts, "architecture": asdict(architecture), **encoder_facts(model), **data.facts}
+    introduce(console, config, model, data)
+    judge = None if data.held_out is None else GeneratorJudge(head, data.held_out(config.judged), architecture)
+    checkpoints = Checkpoints(replace(place, facts=facts), config.keep)
+    return train_network(
+        model, make_step, optimizer_of(config), config, fixed=data.source, batches=data.batches,
+        checkpoints=checkpoints, judge=judge, console=console, shown=config.loss + " {total:.4f}",
+        averaged=True,
+    )  # fmt: skip
+
+
+def check_even(config: GeneratorTraining, architecture: GeneratorConfig) -> None:
+    """Raises: ValueError, the loss is not of this architecture."""
+    if config.even and not architecture.preconditioned:
         raise ValueError("--even is for preconditioned networks, such as --config idgen_small.")
-    started = time.perf_counter()
-    head = flamejax.load_head(settings.head)
-    frontal_vertices(head)  # A head without a front of the face could be trained for, and not be used.
-    architecture = fitted_to(head, architecture, settings)
-    mesh = device_mesh(settings.devices)
-    share_of(settings, mesh)
-    check_settings(settings, asdict(architecture))
-    encoders = load_image_encoders(architecture.encoders, settings.encoder_files())
-    kind: Kind = "identity" if architecture.kind == "identity" else "expression"
-    data = training_data(settings, head, kind, encoders, console)
-    model = build_generator(head, architecture, settings.seed, *scale_of(architecture, data), encoders)
-    graphdef, state = nnx.split(model)
-    params, rest = nnx.split_state(state, nnx.Param, ...)
-    optimizer = optimizer_of(settings)
-    introduce(console, settings, model, data, mesh.devices.size)
-    checkpoints = Checkpoints(settings, asdict(architecture), record_of(model, data))
-    try:
-        judge = GeneratorJudge(head, data.held_out(8 if settings.smoke else JUDGED), architecture)
-        step = make_step(graphdef, settings, optimizer, mesh, data.online)
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        start = jax.device_put(start_state(params, optimizer), everywhere)
-
-        def merged(state: TrainState) -> Generator:
-            return nnx.merge(graphdef, jax.device_put(state.average, jax.devices()[0]), rest)
-
-        def go_on(state: TrainState, batch: Any) -> tuple[TrainState, Losses]:
-            return step(state, rest, data.feed(batch, mesh))
-
-        loop = Loop(settings, checkpoints, console, lambda row: f"{settings.loss} {row['total']:.4f}")
-        state = loop.run(start, go_on, data.batches, lambda state: (judge.errors(merged(state)), None), "validation: ")
-        final = GeneratorJudge(head, data.held_out(8 if settings.smoke else JUDGED_AT_END), architecture)
-        output = settings.output or settings.workdir / f"{NETWORKS[architecture.kind].lower()}.npz"
-        seconds = time.perf_counter() - started
-        return finish(settings, head, merged(state), final, output, encoders, console, seconds)
-    finally:
-        checkpoints.close()
 
 
-def fitted_to(head: HeadModel, architecture: GeneratorConfig, settings: GeneratorSettings) -> GeneratorConfig:
-    """The architecture with the head's number of coefficients at its widest level."""
-    size = head.num_betas if architecture.kind == "identity" else head.num_expression + 3
+def fitted_to(architecture: GeneratorConfig, size: int, config: GeneratorTraining) -> GeneratorConfig:
+    """The architecture with the number of coefficients at its widest level, and what the config says of it."""
     unet = replace(architecture.unet, widths=(size, *architecture.unet.widths[1:]))
-    return replace(architecture, unet=unet, schedule=settings.schedule, unconditional=settings.dropped > 0)
+    return replace(architecture, unet=unet, schedule=config.schedule, unconditional=config.dropped > 0)
 
 
-def scale_of(architecture: GeneratorConfig, data: Data) -> tuple[np.ndarray | None, np.ndarray | None]:
+def scale_of(architecture: GeneratorConfig, data: Data) -> dict[str, Any]:
     """Mean and deviation of the coefficients; none of identities, which are in standard deviations."""
     if architecture.kind == "identity":
-        return None, None
+        return {}
     motions = data.motions().astype(np.float64)
-    mean, deviation = motions.mean(axis=0), motions.std(axis=0)
-    return mean, np.maximum(deviation, SMALLEST_DEVIATION)
+    return {"mean": motions.mean(axis=0), "deviation": np.maximum(motions.std(axis=0), SMALLEST_DEVIATION)}
 
 
-def record_of(model: Conditioned, data: Data) -> dict[str, Any]:
-    """What a run can only go on with, beside the same settings: the same image encoders and photos."""
+def encoder_facts(model: Conditioned) -> dict[str, Any]:
+    """What a run can only go on with: the same image encoders."""
     bases = base_digests(model)
-    return {**({"encoder_digests": bases} if bases else {}), **data.record()}
+    return {"encoder_digests": bases} if bases else {}
 
 
-def introduce(console: Console, settings: OferSettings, model: nnx.Module, data: Data, devices: int) -> None:
+def introduce(console: Console, config: OferTraining, model: nnx.Module, data: Data) -> None:
     """One line on what is trained."""
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    devices = device_mesh(config.devices).devices.size
     console.print(
-        f"{count / 1e6:.2f} million parameters; {data.said(settings)}; {devices} device{'s' * (devices > 1)}",
-        markup=False,
+        f"{count / 1e6:.2f} million parameters; {data.said}; {devices} device{'s' * (devices > 1)}", markup=False
     )
-
-
-def finish(
-    settings: GeneratorSettings, head: HeadModel, model: Generator, judge: GeneratorJudge, output: Any,
-    encoders: Mapping[Any, Any], console: Console, seconds: float,
-) -> dict[str, float]:  # fmt: skip
-    """Write the weights and what they are worth, judged as they are kept, in half precision."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_generator(output, head, model)
-    errors = judge.errors(load_generator(head, model.config.kind, output, encoders))
-    write_generator(output, head, model, notes_of(settings, errors, model.config.encoders))
-    report(settings, output, errors, console, seconds)
-    return errors
-
-
-def notes_of(settings: OferSettings, errors: dict[str, float], encoders: Sequence[str]) -> dict[str, str]:
-    """Provenance."""
-    data = "drawn online: the open head, expressions of the open scans, CC0"
-    licence = "CC0-1.0"
-    if image_encoders(encoders):
-        data = "photos of the open scans, CC0" if settings.photos is None else "own photos"
-        licence = f"that of the photos and of the weights of {' and '.join(image_encoders(encoders))}"
-    elif settings.scans is not None:
-        data, licence = "own scans", "that of the head and the scans"
-    return {
-        "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train",
-        "settings": json.dumps(settings.numbers()),
-        "validation": json.dumps(errors),
-        "data": data,
-        "licence": licence,
-    }
-
-
-def report(settings: OferSettings, output: Any, errors: dict[str, float], console: Console, seconds: float) -> None:
-    """results.json and the closing line."""
-    results = {**errors, "seconds_of_last_start": round(seconds, 1)}
-    write_text(settings.workdir / "results.json", json.dumps(results, indent=1) + "\n")
-    said = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
-    console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; {said}; {seconds:.0f} s", markup=False)

@@ -8,22 +8,19 @@ from rich.console import Console
 
 import flamejax
 from experiments import cache
-from experiments.training.ofer import open_photos, photo_features
+from experiments.training.ofer import photo_features, photo_source
 from experiments.training.ofer.coefficients import ScanCoefficients
 from experiments.training.ofer.flame_coefficients import CoefficientReader
 from experiments.training.ofer.photo_folders import folder_photos, held_out_identities
 from flamejax.head import HeadFileError
-from tests import flame_format
-from tests.experiments.test_train_local_pca import SIZE, VERTICES
-from tests.experiments.test_train_ofer_photos import EACH, IDENTITIES, write_dataset
+from tests.experiments.training.conftest import QUIET
+from tests.experiments.training.runs import HEAD
+from tests.experiments.training.test_train_ofer_photos import EACH, IDENTITIES, write_dataset
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory):
-    """A synthetic FLAME model."""
-    path = flame_format.write_folder(tmp_path_factory.mktemp("flame"), SIZE)
-    flame_format.write_masks(path.parent, VERTICES)
-    return flamejax.load_head(path)
+@pytest.fixture
+def head():
+    return HEAD
 
 
 @pytest.fixture(autouse=True)
@@ -63,22 +60,22 @@ def test_the_open_faces_photos(monkeypatch):
         }
         for k in range(4)
     ]  # fmt: skip
-    monkeypatch.setattr(open_photos, "scan_coefficients", lambda *given: scans)
-    monkeypatch.setattr(open_photos, "data_source", lambda *given: examples)
-    source = open_photos.OpenPhotos(open_head, "train", True, Console(quiet=True))
+    monkeypatch.setattr(photo_source, "scan_coefficients", lambda *given: scans)
+    monkeypatch.setattr(photo_source, "data_source", lambda *given: examples)
+    source = photo_source.open_photos(open_head, "train", True, QUIET)
     assert source.identity.tolist() == [3] * 4 + [7] * 4 and len(set(source.digests)) == 8
     np.testing.assert_allclose(source.betas[5], scans.betas[2:].mean(axis=0), rtol=1e-6)
     np.testing.assert_array_equal(source.motion[5], np.concatenate([scans.expression[2], scans.jaw[2]]))
-    seen = [source.observe(k) for k in (4, 5)]
+    seen = [source.observe(k, None) for k in (4, 5)]
     for k in range(2):
         np.testing.assert_array_equal(seen[k].confidence > 0, visible[2, k])
     assert np.abs(seen[0].image - seen[1].image).max() > 0.1
     with pytest.raises(ValueError, match="give --photos"):
-        open_photos.OpenPhotos(dataclasses.replace(open_head, name="other"), "train", True, Console(quiet=True))
+        photo_source.open_photos(dataclasses.replace(open_head, name="other"), "train", True, QUIET)
 
 
 def test_data_sets_without_expressions(head, tmp_path):
-    console = Console(quiet=True)
+    console = QUIET
     write_dataset(tmp_path / "LYHM", head.num_betas, head.num_expression, motion=False)
     training, validation = folder_photos(tmp_path, "lyhm", head, "identity", console)
     assert training.motion is None and not set(training.identity) & set(validation.identity)

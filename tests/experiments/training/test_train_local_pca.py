@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import trimesh
 
 import flamejax
 from experiments import train
@@ -13,52 +12,19 @@ from experiments.datasets.registered_scans import find_scans, read_scans, read_v
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError
-from tests import flame_format
-from tests.heads import random_params
+from tests.experiments.training.conftest import FLAME_SIZE
+from tests.experiments.training.runs import EACH, write_scans
 
-SUBJECTS, EACH = 6, 3
-SIZE = {**flame_format.TRUE_SIZE, "vertices": 120, "triangles": 220}
-VERTICES = SIZE["vertices"]
-
-
-def write_scans(folder, head, unit=1.0):
-    """DIR/<subject>/<expression>/frame.* of four kinds, with detail that the head lacks."""
-    rng = np.random.default_rng(0)
-    params = random_params(head, 1, (SUBJECTS * EACH,), 0.2)
-    posed = np.asarray(flamejax.vertices(head, params))
-    posed = posed + 5e-4 * rng.normal(size=(SUBJECTS, 1, VERTICES, 3)).repeat(EACH, 1).reshape(posed.shape)
-    for i, points in enumerate(posed / unit):
-        place = folder / f"subject{i // EACH}" / "take" / ("smile", "bareteeth", "eyebrow")[i % EACH]
-        place.mkdir(parents=True)
-        mesh = trimesh.Trimesh(points, np.asarray(head.faces), process=False)
-        kind = i % 4
-        if kind == 0:
-            mesh.export(place / "a.000001.ply")
-        elif kind == 1:
-            rows = "\n".join(f"v {x:.9f} {y:.9f} {z:.9f}" for x, y, z in points)
-            (place / "a.000001.obj").write_text(f"# a scan\n{rows}\nf 1 2 3\n")
-        elif kind == 2:
-            np.save(place / "a.npy", points)
-        else:
-            np.savez(place / "a.npz", vertices=points, other=np.zeros(3))
-    return posed
-
-
-@pytest.fixture(scope="module")
-def flame(tmp_path_factory):
-    """A synthetic FLAME model's path, and the head."""
-    path = flame_format.write_folder(tmp_path_factory.mktemp("flame"), SIZE)
-    flame_format.write_masks(path.parent, VERTICES)
-    return path, flamejax.load_head(path)
+VERTICES = FLAME_SIZE["vertices"]
 
 
 def test_without_a_config_it_lists_them_and_trains_the_default(capsys, monkeypatch):
     trained = []
-    module = train.load(train.DEFAULT)
-    monkeypatch.setattr(module, "run", lambda config, console: trained.append(config))
+    default = train.load(train.DEFAULT).CONFIG
+    monkeypatch.setattr(type(default), "run", lambda options, console: trained.append(options))
     assert train.main([]) == 0
     assert "local_pca" in capsys.readouterr().out
-    assert [type(config) for config in trained] == [module.Config]
+    assert trained == [default]
     assert train.main(["--help"]) == 0
     assert "local_pca" in capsys.readouterr().out and len(trained) == 1
     assert train.main(["--config", "mesh"]) == 2

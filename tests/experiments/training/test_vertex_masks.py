@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from experiments.datasets.vertex_masks import EYEBALLS, KINDS, hidden_vertices, mask_maker, turned_away
+from experiments.datasets.vertex_masks import EYEBALLS, KINDS, hidden_vertices, mask_maker, mesh_masks, turned_away
 from tests.heads import random_head
 
 HEAD = random_head(subdivisions=3)
@@ -22,9 +22,14 @@ MAKER = mask_maker(HEAD, count=24)
 RECTANGLE, PATCH = range(2)
 
 
-def masks(kind: int, share: float, count: int = 16) -> np.ndarray:
-    keys = jax.random.split(jax.random.key(1), count)
-    return np.asarray(jax.vmap(lambda key: hidden_vertices(MAKER, key, jnp.asarray(share), jnp.asarray(kind)))(keys))
+KEYS = 16
+COMPILED = jax.jit(hidden_vertices)
+MASKS = jax.jit(jax.vmap(hidden_vertices, in_axes=(None, 0, None, None)))
+
+
+def masks(kind: int, share: float, count: int = KEYS) -> np.ndarray:
+    keys = jax.random.split(jax.random.key(1), KEYS)
+    return np.asarray(MASKS(MAKER, keys, jnp.asarray(share), jnp.asarray(kind)))[:count]
 
 
 @pytest.mark.parametrize("kind", [RECTANGLE, PATCH])
@@ -66,9 +71,8 @@ def test_rectangles_are_rectangles_seen_from_the_front():
 def test_masks_are_the_same_again_batched_compiled_and_not(kind):
     batched = masks(kind, 0.3, 4)
     again = mask_maker(HEAD, count=24)
-    compiled = jax.jit(hidden_vertices)
-    for key, expected in zip(jax.random.split(jax.random.key(1), 4), batched, strict=True):
-        for make, maker in ((hidden_vertices, again), (compiled, MAKER)):
+    for key, expected in zip(jax.random.split(jax.random.key(1), KEYS)[:4], batched, strict=True):
+        for make, maker in ((hidden_vertices, again), (COMPILED, MAKER)):
             np.testing.assert_array_equal(make(maker, key, jnp.asarray(0.3), jnp.asarray(kind)), expected)
     assert len(np.unique(batched, axis=0)) > 1
     assert KINDS[kind] == ("rectangle", "patch")[kind]
@@ -80,6 +84,16 @@ def test_another_seed_cuts_other_patches():
 
 
 def test_what_is_turned_away_is_at_the_back():
-    turned = np.asarray(jax.vmap(lambda key: turned_away(MAKER, key))(jax.random.split(jax.random.key(0), 8)))
+    turn = jax.jit(jax.vmap(turned_away, in_axes=(None, 0)))
+    turned = np.asarray(turn(MAKER, jax.random.split(jax.random.key(0), 8)))
     front, back = np.asarray(MAKER.normals)[:, 2] > 0.95, np.asarray(MAKER.normals)[:, 2] < -0.95
     assert not turned[:, front].any() and turned[:, back].all() and not turned[:, EYES].any()
+
+
+def test_of_a_mesh_without_regions_all_can_be_hidden():
+    maker = mesh_masks(np.asarray(HEAD.v_template), np.asarray(HEAD.faces), {}, count=24)
+    assert maker.hideable.all()
+    keys = jax.random.split(jax.random.key(1), KEYS)
+    for kind in (RECTANGLE, PATCH):
+        hidden = np.asarray(MASKS(maker, keys, jnp.asarray(0.25), jnp.asarray(kind)))
+        assert np.abs(hidden.sum(axis=1) - 0.25 * HEAD.num_vertices).max() <= 1 and hidden[:, EYES].any()

@@ -1,0 +1,141 @@
+"""The command that trains local models: reads scans, trains, writes, and judges on scans of other subjects."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+import flamejax
+from experiments.calibrate_landmarks.command import print_rows
+from experiments.datasets import scans
+from experiments.training.clay import jpeg
+from experiments.training.local_models import evaluation
+from experiments.training.local_models.picture import sheet
+from experiments.training.local_models.train import train_local_models, within
+from fitting.local_files import write_local_model
+from fitting.local_model import LocalModel, top_components, with_local
+from fitting.local_training import LocalConfig
+from flamejax.files import write_bytes, write_text
+from flamejax.head import HeadModel
+
+PICTURED = 3
+SMOKE_SCANS, SMOKE_JUDGED = 24, 6
+
+
+@dataclass(frozen=True)
+class LocalOptions(scans.ScanOptions):
+    """Train local PCA models of a head's 14 regions from registered scans, and judge them on scans of other subjects.
+
+    Writes the local models, `tables.json` and a picture of scans beside their fits. Without --scans it uses the open
+    faces, which are built when they are missing.
+    """
+
+    output: Path | None = None
+    """File to write; WORKDIR/local_model.npz unless given."""
+    workdir: Path = Path("output/local_pca")
+    """Folder for the tables and the picture."""
+    variant: Literal["paper", "full"] = "paper"
+    """paper: local models of what the top 10 identity and 10 expression components leave, 99 % of its variance. full:
+    of what all components leave, 95 %."""
+    num_betas: int | None = None
+    """Identity components that stay global (N_S); the variant's unless given."""
+    num_expression: int | None = None
+    """Expression components that stay global (N_E)."""
+    explained: float | None = None
+    """Share of a region's residual variance to hold."""
+    max_shape: int | None = None
+    """Shape components of a region at most."""
+    max_expression: int | None = None
+    """Expression components of a region at most."""
+    evaluate: int = 60
+    """Scans of validation and of test to be judged on, each; 0: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.evaluate < 0:
+            raise ValueError("--evaluate is not negative.")
+        if self.explained is not None and not 0 < self.explained <= 1:
+            raise ValueError("--explained is a share, above 0 and at most 1.")
+
+    def run(self, console: Console) -> dict[str, list[evaluation.Row]]:
+        """Do what the options ask. Returns the rows of each table."""
+        return run(self, console)
+
+    def training(self, head: HeadModel) -> LocalConfig:
+        """The variant's settings with what the command line changes."""
+        found = within(LocalConfig(), head)
+        if self.variant == "full":
+            found = LocalConfig(head.num_betas, head.num_expression, explained=0.95, max_shape=40, max_expression=25)
+        names = [field.name for field in dataclasses.fields(LocalConfig)]
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return dataclasses.replace(found, **given)
+
+
+def run(options: LocalOptions, console: Console) -> dict[str, list[evaluation.Row]]:
+    """Do what the options ask. Returns the rows of each table."""
+    started = time.perf_counter()
+    head = flamejax.load_head(options.head)
+    output = options.output or options.workdir / "local_model.npz"
+    for folder in (options.workdir, output.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    training = scans.load(head, "train", options, console)
+    if options.smoke:
+        training = training.spaced(SMOKE_SCANS)
+    own = options.scans is not None
+    notes = {
+        "source": "scans of the user's own" if own else "the open scans (experiments.datasets.open_faces), CC0",
+        "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train --config local_pca",
+        "licence": "that of the head and the scans" if own else "CC0-1.0",
+    }
+    local = train_local_models(
+        head, training.vertices, options.training(head), subjects=training.subject, notes=notes, console=console
+    )
+    write_local_model(output, local)
+    console.print(
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB; {local.num_shape} shape and {local.num_local_expression} "
+        f"expression components beside {local.num_betas} + {local.num_expression} global ones",
+        markup=False,
+    )
+    tables = {"regions": evaluation.region_table(local)}
+    print_rows(console, "Regions", tables["regions"])
+    if options.evaluate:
+        tables |= judged(options, head, local, console)
+    write_text(options.workdir / "tables.json", json.dumps(tables, indent=1) + "\n")
+    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    return tables
+
+
+def judged(
+    options: LocalOptions, head: HeadModel, local: LocalModel, console: Console
+) -> dict[str, list[evaluation.Row]]:
+    """Print the tables of the held-out splits, and draw the picture of the last. Returns the rows of each."""
+    tables = {}
+    for split in ("validation", "test"):
+        count = SMOKE_JUDGED if options.smoke else options.evaluate
+        held_out = scans.load(head, split, options, console).spaced(count)
+        if not len(held_out):
+            console.print(f"no scans of {split}: at least three subjects are needed for that")
+            continue
+        tables[split] = evaluation.table(head, local, held_out, split, console, brief=options.smoke)
+        print_rows(console, f"{len(held_out)} scans of {split}: 3D fits, vertex to vertex", tables[split])
+        if split == "test":
+            path = options.workdir / "local-models.jpg"
+            write_bytes(path, jpeg(sheet(head, pictured(head, local), held_out.spaced(PICTURED))))
+            console.print(str(path), markup=False)
+    return tables
+
+
+def pictured(head: HeadModel, local: LocalModel) -> dict[str, HeadModel]:
+    """The heads whose fits are shown, by name: global ones, and the one with local models."""
+    kept = local.num_betas, local.num_expression
+    heads = {f"global {kept[0]} + {kept[1]}": top_components(head, *kept)}
+    if kept != (head.num_betas, head.num_expression):
+        heads[f"global {head.num_betas} + {head.num_expression}"] = head
+    heads[f"global {kept[0]} + {kept[1]} and local"] = with_local(head, local)
+    return heads

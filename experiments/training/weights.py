@@ -1,0 +1,52 @@
+"""The end of a run: its weights, judged as they are kept, and what they are worth."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import flamejax
+from experiments.training.settings import RunOptions
+from flamejax.files import write_text
+
+
+def keep_weights(
+    options: RunOptions, name: str, write: Callable[[Path, Mapping[str, str]], None],
+    judged: Callable[[Path], dict[str, float]], notes: Mapping[str, str], console: Console, started: float,
+    **facts: Any,
+) -> dict[str, float]:  # fmt: skip
+    """Write weights with their provenance, and WORKDIR/results.json.
+
+    Args:
+      name: of the file, unless --output names one. write: a file with notes. judged: the errors of a file's network,
+        which is in half precision.
+      started: `time.perf_counter()` at the start. facts: further results.
+
+    Returns:
+      The errors.
+
+    Raises:
+      OSError: a folder cannot be written.
+    """
+    output = options.output or options.workdir / name
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write(output, {})
+    errors = judged(output)
+    provenance = {
+        "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train",
+        "settings": json.dumps(options.numbers()),
+        "validation": json.dumps(errors),
+        **notes,
+    }
+    write(output, provenance)
+    seconds = time.perf_counter() - started
+    results = {**errors, **facts, "seconds_of_last_start": round(seconds, 1)}
+    write_text(options.workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    said = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
+    console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; {said}; {seconds:.0f} s", markup=False)
+    return errors

@@ -1,0 +1,253 @@
+"""Training of OFER's networks on examples drawn online: the examples, runs, resuming, and weights."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.training.devices import share_of
+from experiments.training.ofer.coefficients import ScanCoefficients, rest_coefficients
+from experiments.training.ofer.examples import draw_each, draw_params, make_source, photographed, project
+from experiments.training.ofer.settings import GeneratorTraining, RankTraining
+from experiments.training.ofer.step import optimizer_of
+from experiments.training.state import start_state, updated
+from flamejax.head import HeadFileError, HeadParams, landmark_head, landmarks, landmarks_from_vertices, vertices
+from models.ofer_weights import load_generator, load_rank, ofer_path
+from models.weight_files import flat_state
+from tests.experiments.training.conftest import QUIET, Stopped
+from tests.experiments.training.runs import (
+    HEAD,
+    STEPS,
+    architecture,
+    assert_same,
+    generator_options,
+    rank_options,
+    rows,
+    weights,
+)
+from tests.heads import random_head
+
+COUNT = 512
+
+
+def scans_of(count=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return ScanCoefficients(
+        rng.normal(size=(count, 6)), rng.normal(size=(count, 4)), 0.1 * rng.normal(size=(count, 3)), np.arange(count)
+    )
+
+
+@jax.jit
+def drawn_of(source, keys):
+    """Heads (B,) and how photos show them, one by one and all at once."""
+    first, second = (jax.vmap(lambda key, k=k: jax.random.fold_in(key, k))(keys) for k in range(2))
+    params = jax.vmap(lambda key: draw_params(source, key))(first)
+    return params, photographed(source, params, second), draw_each(source, keys)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return make_source(HEAD, scans_of())
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.split(jax.random.key(0), COUNT)
+
+
+@pytest.fixture(scope="module")
+def drawn(source, keys):
+    return drawn_of(source, keys)
+
+
+def test_the_small_head_has_the_same_landmarks():
+    head, rng = random_head(subdivisions=3), np.random.default_rng(0)
+    small = landmark_head(head)
+    assert small.num_vertices < head.num_vertices
+    params = dataclasses.replace(
+        HeadParams.zeros(head, (3,)),
+        betas=jnp.asarray(rng.normal(size=(3, head.num_betas)), jnp.float32),
+        jaw_pose=jnp.asarray([[0.2, 0.0, 0.0]] * 3),
+        global_orient=jnp.asarray([[0.1, yaw, 0.0] for yaw in (-0.6, 0.0, 0.4)]),
+    )
+    found = jax.jit(lambda head, params: landmarks_from_vertices(head, vertices(head, params), params))(small, params)
+    np.testing.assert_allclose(found, jax.jit(landmarks)(head, params), atol=1e-6)
+
+
+def test_an_example_depends_on_its_key_alone(source, keys, drawn):
+    params, shown, whole = drawn
+    turned = drawn_of(source, keys[::-1])[2]
+    for name in ("betas", "motion", "points", "visible"):
+        np.testing.assert_allclose(getattr(turned, name)[::-1], getattr(whole, name), atol=1e-6)
+        np.testing.assert_allclose(getattr(shown, name), getattr(whole, name), atol=1e-6)
+    np.testing.assert_allclose(whole.target("identity"), params.betas)
+    assert whole.target("expression").shape == (COUNT, HEAD.num_expression + 3)
+
+
+def test_landmarks_have_the_noise_that_was_measured(source, keys):
+    still = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (COUNT, *leaf.shape)), HeadParams.zeros(HEAD))
+    spread = np.asarray(jax.jit(photographed)(source, still, keys).points).std(axis=0).mean(axis=-1)
+    shown = jax.jit(jax.vmap(project, in_axes=(None, 0)))
+    near = np.asarray(shown(jax.jit(landmarks)(HEAD, HeadParams.zeros(HEAD)), jnp.linspace(0, 1.25, 50)))
+    expected = np.sqrt(np.asarray(source.noise) ** 2 + near.var(axis=0).mean(axis=-1))
+    np.testing.assert_allclose(spread, expected, rtol=0.15)
+    assert source.noise[30] == pytest.approx(0.088 * 0.03)
+
+
+def test_projection_of_a_far_camera_is_orthographic_and_a_near_one_magnifies_what_is_near():
+    points = jnp.asarray(np.random.default_rng(0).normal(size=(68, 3)) * 0.05, jnp.float32)
+    np.testing.assert_allclose(project(points, jnp.zeros(())), points[:, :2] * np.array([[1, -1]]), atol=1e-7)
+    close = project(points, jnp.ones(()))
+    depth = points[:, 2] - points[:, 2].mean()
+    np.testing.assert_allclose(close[:, 0] * (1 - depth), points[:, 0], atol=1e-6)
+
+
+def test_occluders_hide_some_all_or_none(drawn):
+    visible = np.asarray(drawn[2].visible)
+    assert set(np.unique(visible)) == {0.0, 1.0}
+    share = 1 - visible.mean(axis=1)
+    assert 0.1 < (share < 0.06).mean() < 0.6
+    assert (share > 0.5).mean() > 0.02
+
+
+def test_expressions_are_those_of_the_scans_mostly(source, drawn, keys):
+    scans = np.asarray(source.expression)
+    away = np.linalg.norm(np.asarray(drawn[0].expression)[:, None] - scans[None], axis=-1).min(axis=1)
+    assert 0.1 < (away < 1e-5).mean() < 0.5  # as they are; the others blended, weaker, stronger or made up
+    none = jax.jit(jax.vmap(draw_params, in_axes=(None, 0)))(make_source(HEAD, None), keys[:50])
+    assert np.isfinite(none.expression).all() and np.asarray(none.jaw_pose)[:, 0].min() >= 0
+
+
+def test_coefficients_of_heads_at_rest_are_recovered():
+    rng = np.random.default_rng(2)
+    betas, expression = rng.normal(size=(3, 6)), rng.normal(size=(3, 4))
+    params = dataclasses.replace(
+        HeadParams.zeros(HEAD, (3,)),
+        betas=jnp.asarray(betas, jnp.float32),
+        expression=jnp.asarray(expression, jnp.float32),
+    )
+    rest = np.asarray(jax.jit(vertices)(HEAD, params))
+    root = np.asarray(HEAD.J_regressor[0]) @ rest
+    found = rest_coefficients(HEAD, rest - root[:, None])
+    # A prior of a standard deviation against a millimetre a vertex shrinks them a little: this head has few vertices.
+    np.testing.assert_allclose(found[0], betas, atol=0.1)
+    np.testing.assert_allclose(found[1], expression, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["identity", pytest.param("expression", marks=pytest.mark.slow)])
+def test_the_weights_are_those_of_the_run(data, idgen_run, tmp_path, kind):
+    workdir = idgen_run
+    if kind == "expression":
+        workdir = tmp_path / "run"
+        generator_options(data, workdir, kind).run(QUIET)
+    path = workdir / ("idgen.npz" if kind == "identity" else "expgen.npz")
+    model = load_generator(HEAD, kind, path)
+    assert model.config.kind == kind and model.config.unconditional
+    wanted = HEAD.num_betas if kind == "identity" else HEAD.num_expression + 3
+    assert model.config.unet.widths == (wanted, 4)
+    assert np.asarray(model.deviation[...]).min() > 0
+    with np.load(path) as file:
+        assert "experiments.train" in str(file["provenance_made_with"])
+        assert json.loads(str(file["provenance_validation"]))["samples_mm"] > 0
+    assert [row["step"] for row in rows(workdir)] == list(range(1, STEPS + 1))
+
+
+def test_weights_of_others_are_refused(idgen_run, tmp_path):
+    path, other = idgen_run / "idgen.npz", random_head(seed=1)
+    with pytest.raises(HeadFileError, match="weights of"):
+        load_generator(HEAD, "expression", path)
+    with pytest.raises(HeadFileError, match="trained for the head"):
+        load_generator(other, "identity", path)
+    (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(HeadFileError):
+        load_generator(HEAD, "identity", tmp_path / "cut.npz")
+    with pytest.raises(FileNotFoundError, match="--config id"):
+        load_generator(HEAD, "identity", tmp_path / "none.npz")
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_parameters(data, idgen_run, tmp_path, stopped_at):
+    options = generator_options(data, tmp_path / "run")
+    stopped_at(5)  # a step beyond a checkpoint, which must be taken again
+    with pytest.raises(Stopped):
+        options.run(QUIET)
+    stopped_at(None)
+    options.run(QUIET)
+    assert rows(idgen_run) == rows(options.workdir)
+    assert_same(weights(idgen_run / "idgen.npz"), weights(options.workdir / "idgen.npz"))
+    with pytest.raises(ValueError, match="learning_rate"):
+        generator_options(data, options.workdir, learning_rate=1.0).run(QUIET)
+
+
+def test_a_ranker_is_trained_on_the_candidates_of_an_idgen(data, idgen_run, tmp_path):
+    options = rank_options(data, tmp_path / "rank", idgen_run / "idgen.npz")
+    errors = options.run(QUIET)
+    assert options.run(QUIET) == errors  # The run goes on from its end.
+    with pytest.raises(ValueError, match="candidates 6 -> 5"):
+        rank_options(data, options.workdir, options.idgen, candidates=5).run(QUIET)
+    assert 0 < errors["minimum_mm"] <= errors["ranked_mm"] and errors["minimum_mm"] < errors["average_mm"]
+    model = load_rank(HEAD, options.workdir / "idrank.npz")
+    idgen = load_generator(HEAD, "identity", options.idgen)
+    # It began with IdGen's encoder, and went on from there.
+    before, after = (flat_state(each.encoders)["0/seen/kernel"] for each in (idgen, model))
+    assert 0 < np.abs(np.asarray(before) - np.asarray(after)).max() < 0.3
+
+
+def test_encoders_learn_at_their_own_rate():
+    config = GeneratorTraining(steps=10, warmup=1, learning_rate=1e-2, encoder_rate=0.0, weight_decay=0.0, ema=0.5)
+    params = nnx.State({"encoders": {"0": {"a": nnx.Param(jnp.ones(2))}}, "unet": {"b": nnx.Param(jnp.ones(2))}})
+    optimizer = optimizer_of(config)
+    state = start_state(params, optimizer, averaged=True)
+    step = jax.jit(lambda state: updated(state, jax.tree.map(jnp.ones_like, params), optimizer, config.ema))
+    for _ in range(3):
+        state = step(state)
+    np.testing.assert_array_equal(state.params["encoders"]["0"]["a"][...], 1)
+    moved = np.asarray(state.params["unet"]["b"][...])
+    average = np.asarray(state.average["unet"]["b"][...])
+    assert (moved < 0.995).all() and (moved < average).all() and (average < 1).all()
+
+
+def test_the_shipped_networks_are_named():
+    assert ofer_path("IdGen").name == "open_head_idgen.npz"
+
+
+def test_a_batch_that_devices_cannot_share():
+    mesh = SimpleNamespace(devices=np.zeros(4))
+    assert share_of(8, mesh) == 2
+    with pytest.raises(ValueError, match="batch-size 6 cannot be shared by 4 devices"):
+        share_of(6, mesh)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad", "match"),
+    [
+        (GeneratorTraining, {"steps": 0}, "--steps"),
+        (GeneratorTraining, {"keep": 0}, "--keep"),
+        (GeneratorTraining, {"ema": 1.0}, "--ema"),
+        (GeneratorTraining, {"draws": 0}, "--draws"),
+        (GeneratorTraining, {"dropped": 1.0}, "--dropped"),
+        (RankTraining, {"candidates": 1}, "--candidates"),
+    ],
+)
+def test_settings_that_cannot_be(kind, bad, match):
+    with pytest.raises(ValueError, match=match):
+        kind(**bad)
+
+
+def test_even_losses_are_of_preconditioned_networks(data, tmp_path):
+    plain = dataclasses.replace(architecture("identity"), preconditioned=False)
+    with pytest.raises(ValueError, match="--even"):
+        generator_options(data, tmp_path / "run", architecture=plain).run(QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["identity", "expression"])
+def test_a_head_without_a_front_of_the_face_is_refused_before_training(flame, data, tmp_path, kind):
+    """The FLAME model's regions are random."""
+    with pytest.raises(ValueError, match="front of the face"):
+        generator_options(data, tmp_path / "run", kind, head=flame[0]).run(QUIET)
+    assert not (tmp_path / "run").exists()
