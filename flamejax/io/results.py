@@ -267,7 +267,7 @@ def _params(found: dict[str, np.ndarray], path: Path, model: FittedModel | None)
     else:
         raise ResultError(
             f"{path}: of an early version, which does not say how the coefficients of its local models are to be read. "
-            f"Give what was fitted as model=fitting.prepare(head, local). {_again(path)}"
+            f"Give what was fitted as model=fitting.prepare(head, local). Or make it anew: {_again(path)}"
         )
     width = None if model is None else model.head.num_betas + model.head.num_expression - sum(counts[:2])
     local = _array(found, "local", (width,), path)

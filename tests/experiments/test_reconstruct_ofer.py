@@ -113,12 +113,12 @@ def test_other_networks_are_other_results(made, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "ofer", "k": 2.0}, "--method diverse"),
+        ({"method": "ofer", "k": 2.0}, "--k goes with --method diverse or ofer.dpp"),
         ({"method": "ofer", "n_sigma": 2.0}, "--method diverse"),
-        ({"method": "ofer+dpp", "n_sigma": 2.0}, "ofer.dpp knows --k"),
+        ({"method": "ofer+dpp", "n_sigma": 2.0}, "--n-sigma goes with --method diverse"),
         ({"method": "ofer", "mesh_vae": Path("x.npz")}, "--mesh-vae goes"),
         ({"method": "diverse", "idgen": Path("x.npz")}, "--idgen"),
-        ({"idrank": Path("x.npz")}, "--idgen, --expgen, --idrank"),
+        ({"idrank": Path("x.npz")}, "--idrank goes with --method ofer or ofer.dpp"),
     ],
 )
 def test_refused_options(tmp_path, options, message):
