@@ -166,7 +166,7 @@ class Config:
         """The detector that finds faces. Raises: UsageError, the one that was named cannot be used."""
         if self.detector is None:
             return LiteRTDetector()
-        from fitting import load_detector
+        from fitting import load_detector  # type: ignore[attr-defined, unused-ignore]
 
         try:
             return load_detector(self.detector)

@@ -264,8 +264,8 @@ class Pipeline:
                     reason = "the networks gave numbers that are none; the fit was kept without hypotheses."
                     self._not_complete([fitted[i]], reason)
                     continue
-                whole = middles is not None and bool(np.isfinite(middles[k]).all())
-                fitted[i] = replace(fitted[i], hypotheses=one, midpoints=middles[k] if whole else None)
+                middle = None if middles is None or not np.isfinite(middles[k]).all() else middles[k]
+                fitted[i] = replace(fitted[i], hypotheses=one, midpoints=middle)
         return fitted
 
     def _between(self, fits: Fit, drawn: Hypotheses) -> np.ndarray | None:
