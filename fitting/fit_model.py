@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy import sparse
 
 from fitting.local_model import LocalModel, eyeball_coefficients, with_local
+from flamejax.geometry import laplacian, mesh_edges
 from flamejax.head import HeadModel, HeadParams, vertices
 
 
@@ -114,20 +114,11 @@ def _padded(values: Array, width: int) -> Array:
 
 
 def smoothing_root(head: HeadModel) -> np.ndarray:
-    """(S + E, S + E) R with |R c|^2 = mean over vertices of |Laplacian of the displacement of coefficients c|^2, mm^2.
-
-    The Laplacian is that of the mesh's graph: the mean of a vertex's neighbours minus the vertex.
-    """
+    """(S + E, S + E) R: |R c|^2 is the mean over vertices of |Laplacian of what coefficients c displace|^2, mm^2."""
     count, components = head.num_vertices, head.num_betas + head.num_expression
-    faces = np.asarray(head.faces)
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    ends = np.concatenate([ends, ends[:, ::-1]])
-    near = sparse.csr_matrix((np.ones(len(ends), np.float32), ends.T), shape=(count, count))
-    near.data[:] = 1.0  # an edge of two triangles is one neighbour
-    valence = np.maximum(np.asarray(near.sum(axis=1)).ravel(), 1.0)
-    laplacian = (sparse.diags(1.0 / valence) @ near - sparse.eye(count)).astype(np.float32)
-    fields = 1e3 * np.asarray(head.basis[:components], np.float32).reshape(-1, count)  # millimetres
-    rough = (laplacian @ fields.T).T.reshape(components, -1)
+    fields = 1e3 * jnp.moveaxis(head.basis[:components], -1, 0)  # (V, S + E, 3) millimetres
+    rough = np.asarray(laplacian(fields.reshape(count, -1), *mesh_edges(np.asarray(head.faces))))
+    rough = rough.T.reshape(components, -1)
     gram = (rough @ rough.T).astype(np.float64) / count
     values, vectors = np.linalg.eigh(gram)
     return (np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T).astype(np.float32)
@@ -149,24 +140,24 @@ def bare(head: HeadModel) -> FitModel:
     )
 
 
-def prepare(head: HeadModel, local: LocalModel | None = None, explained: float = 1.0) -> FitModel:
+def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
     """Make a head ready to be fitted. Worth keeping: it takes a second or two.
 
     Args:
       head: the head model.
       local: local models of this head (`load_local_model`), which stand for its global components after the leading
-        ones they were trained against (Eqs. 4-6); None fits all global components and nothing else.
-      explained: take the fewest local components that hold this share of each region's variance, of those in the file.
-        On validation photos 0.9 gave the same errors in less time; its best 3D fit is coarser.
+        ones they were trained against (Eqs. 4-6); None fits all global components and nothing else. Fewer components,
+        `local.truncated(0.9)`, gave the same errors on validation photos in less time; their best 3D fit is coarser.
 
     Returns:
       What `fitting.fit` takes in place of the head.
 
     Raises:
       HeadFileError: the local models belong to another head.
+      TypeError: `head` is no head model.
     """
-    if local is not None and explained < 1.0:
-        local = local.truncated(explained)
+    if not isinstance(head, HeadModel):
+        raise TypeError(f"head must be a flamejax.HeadModel (flamejax.load_head()), not {type(head).__name__}.")
     fitted = head if local is None else with_local(head, local)
     eyeballs: tuple[np.ndarray, ...] = (np.zeros(fitted.num_betas, bool), np.zeros(fitted.num_expression, bool))
     if local is not None:

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from einops import rearrange
 
 from fitting.local_model import LocalModel, LocalRegion
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.geometry import mesh_edges
+from flamejax.head import HeadModel, geometry_hash
 
 FADE_RINGS = 6
 """Rings of neighbours over which a region's weight rises and falls: two to three centimetres on the face."""
@@ -69,8 +70,8 @@ def residuals(
     basis = np.asarray(head.basis[: head.joint_dirs.shape[-1]]).reshape(head.joint_dirs.shape[-1], -1)
     identity, motion = basis[: head.num_betas], basis[head.num_betas :]
     kept, most = config.num_betas, config.num_expression
-    template = np.asarray(head.v_template).T.reshape(-1)
-    left = np.swapaxes(unposed, 1, 2).reshape(len(unposed), -1) - template
+    template = rearrange(np.asarray(head.v_template), "v d -> (d v)")
+    left = rearrange(unposed, "n v d -> n (d v)") - template
     left -= betas[:, :kept] @ identity[:kept] + expression[:, :most] @ motion[:most]
     names, owner = np.unique(subject, return_inverse=True)
     shape = np.zeros((len(names), left.shape[1]), np.float32)
@@ -78,8 +79,8 @@ def residuals(
         mine = owner == i
         shape[i] = (left[mine] - expression[mine, most:] @ motion[most:]).mean(0)
     left -= shape[owner]
-    planes = (-1, 3, head.num_vertices)
-    return Residuals(shape.reshape(planes), left.astype(np.float32, copy=False).reshape(planes))
+    expression_part = rearrange(left.astype(np.float32, copy=False), "n (d v) -> n d v", d=3)
+    return Residuals(rearrange(shape, "p (d v) -> p d v", d=3), expression_part)
 
 
 def region_weights(head: HeadModel, rings: int = FADE_RINGS) -> dict[str, np.ndarray]:
@@ -100,7 +101,8 @@ def region_weights(head: HeadModel, rings: int = FADE_RINGS) -> dict[str, np.nda
     names = list(head.regions)
     masks = np.stack([np.asarray(head.regions[name], np.float32) for name in names], axis=1)
     masks /= np.maximum(masks.sum(axis=1, keepdims=True), 1)
-    first, second = _edges(np.asarray(head.faces))
+    first, second = mesh_edges(np.asarray(head.faces))
+    first, second = first[first < second], second[first < second]  # each once
     degree = np.bincount(np.concatenate([first, second]), minlength=head.num_vertices)
     for _ in range(rings):
         total = np.zeros_like(masks)
@@ -116,7 +118,7 @@ def train_local_model(
     head: HeadModel,
     found: Residuals,
     config: LocalConfig,
-    provenance: Mapping[str, str],
+    provenance: Mapping[str, str] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> LocalModel:
     """PCA of each region's weighted residuals, shape and expression apart (Eq. 6).
@@ -145,7 +147,7 @@ def train_local_model(
         num_betas=config.num_betas,
         num_expression=config.num_expression,
         regions=tuple(regions),
-        provenance=dict(provenance),
+        provenance=dict(provenance or {}),
     )
 
 
@@ -166,10 +168,3 @@ def _principal(samples: np.ndarray, explained: float, most: int) -> tuple[np.nda
     deviations = np.sqrt(values[:count] / len(flat))
     rows = (1e-3 * deviations[:, None] * directions).astype(np.float32)
     return rows.reshape(count, 3, -1), 1e-6 * total
-
-
-def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh's edges, each once, as two index arrays."""
-    pairs = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
-    first, second = np.unique(pairs, axis=0).T
-    return first, second

@@ -14,12 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flamejax.geometry import similarity_transform
-from flamejax.head import HeadModel, HeadParams, rotation_matrix, vertices
-from flamejax.head._unpose import unposed_jacobian, unposed_planes
-from flamejax.head.rotation import axis_angle, skew_matrix
+from fitting._checks import check_shape
+from flamejax.geometry import HIGHEST, similarity_transform
+from flamejax.head import (
+    HeadModel,
+    HeadParams,
+    axis_angle,
+    rotation_matrix,
+    shaped_joints,
+    skew_matrix,
+    unposed_jacobian,
+    unposed_planes,
+    vertices,
+)
 
-HIGHEST = jax.lax.Precision.HIGHEST
 OK, NOT_FINITE, NO_HEAD = range(3)
 SCAN_REASONS = {
     OK: "ok",
@@ -111,7 +119,6 @@ def fit_scans(
     vertices: Array | np.ndarray,
     *,
     config: ScanFitConfig | None = None,
-    solver: ScanSolver | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> ScanFit:
     """Fit the head to registered meshes (Diverse3DFace Eq. 3; its norm is read as least squares with N(0, 1) priors).
@@ -120,7 +127,6 @@ def fit_scans(
       head: the model; `with_local` gives one with local models, which is fitted in the same way.
       vertices: (*b, V, 3) metres, the head's vertices in its order, anywhere in the world.
       config: `ScanFitConfig()` when left out.
-      solver: `scan_solver(head, config)`, to share it between calls.
       advance: called with the number of scans done after each chunk, for progress bars.
 
     Returns:
@@ -130,10 +136,9 @@ def fit_scans(
     Raises:
       ValueError: `vertices` is not (*b, V, 3) with the head's V.
     """
-    if vertices.ndim < 2 or vertices.shape[-2:] != (head.num_vertices, 3):
-        raise ValueError(f"this head has {head.num_vertices} vertices, got scans of shape {vertices.shape}.")
+    check_shape("vertices", vertices, (..., head.num_vertices, 3))
     config = config or ScanFitConfig()
-    solver = solver or scan_solver(head, config)
+    solver = scan_solver(head, config)
     batch = vertices.shape[:-2]
     flat = np.asarray(vertices, np.float32).reshape(-1, head.num_vertices, 3)
     chunk = min(config.chunk, len(flat))
@@ -146,14 +151,10 @@ def fit_scans(
         part = flat[start : start + chunk]
         filled = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
         found = jax.device_get(_fit_chunk(head, solver, jnp.asarray(filled), config.steps))
-        parts.append(jax.tree.map(functools.partial(_first, len(part)), found))
+        parts.append(found)
         advance(len(part))
-    whole = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *parts)
+    whole = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[: len(flat)]), *parts)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), whole)
-
-
-def _first(count: int, array: np.ndarray) -> np.ndarray:
-    return array[:count]
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -210,7 +211,7 @@ def _step(head: HeadModel, solver: ScanSolver, planes: Array, state: _State, dam
     is then I + U S U^T with U = [G^T, P] of rank 24, which is solved by Woodbury's identity.
     """
     basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.back), -1)
-    joints = _rest_joints(head, state)
+    joints = shaped_joints(head, state.coefficients)
     value, by_pose, by_joint = unposed_jacobian(head, planes, state.rotations, joints, _translation(state, joints))
     by_pose, by_joint = (columns.reshape(len(columns), -1) for columns in (by_pose, by_joint))
     # The derivative is for a translation that is kept, but here the offset is: a turn of the root moves the former.
@@ -254,12 +255,8 @@ def _moved(state: _State, move: Array) -> _State:
 
 def _unposed(head: HeadModel, planes: Array, state: _State) -> Array:
     """The scan at rest: planes (3, V) -> (3, V)."""
-    joints = _rest_joints(head, state)
+    joints = shaped_joints(head, state.coefficients)
     return unposed_planes(head, planes, state.rotations, joints, _translation(state, joints))
-
-
-def _rest_joints(head: HeadModel, state: _State) -> Array:
-    return head.joint_template + _product(head.joint_dirs, state.coefficients)
 
 
 def _translation(state: _State, joints: Array) -> Array:
@@ -273,6 +270,6 @@ def _product(first: Array, second: Array) -> Array:
 
 def _as_params(head: HeadModel, state: _State) -> HeadParams:
     turns = axis_angle(state.rotations)
-    translation = _translation(state, _rest_joints(head, state))
+    translation = _translation(state, shaped_joints(head, state.coefficients))
     betas, expression = jnp.split(state.coefficients, [head.num_betas])
     return HeadParams(betas, expression, turns[0], turns[1], turns[2], turns[3], turns[4], translation)

@@ -18,10 +18,16 @@ from flamejax.head import HeadFileError, HeadModel
 from models.mesh_vae import MeshVAE
 from models.ofer_weights import ofer_path
 from models.pretrained import has_shipped_mesh_vae, load_mesh_vae, mesh_vae_path
-from sampling._diversify import DIVERSIFY_PRESETS, DiversifyConfig
-from sampling._ofer import OferConfig, OferNetworks, load_networks
-from sampling._ofer_dpp import OferDppConfig
-from sampling.diffusion import SamplerConfig, SamplerName
+from sampling import (
+    DIVERSIFY_PRESETS,
+    DiversifyConfig,
+    OferConfig,
+    OferDppConfig,
+    OferNetworks,
+    SamplerConfig,
+    SamplerName,
+    load_networks,
+)
 
 MOST_SAMPLES = 100
 OFER = ("ofer", "ofer+dpp")

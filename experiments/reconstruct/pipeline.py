@@ -28,14 +28,11 @@ from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.fit_model import FitModel
 from fitting.inputs import uncovered
 from fitting.occlusion import auto_masks
+from flamejax.files import new_folder
 from flamejax.head import HeadModel
-from flamejax.io.files import new_folder
 from flamejax.io.results import HeadIdentity
 from flamejax.types import Hypotheses
-from sampling._diversify import diversify
-from sampling._ofer import ofer
-from sampling._ofer_dpp import ofer_dpp
-from sampling.interpolate import midpoints
+from sampling import diversify, midpoints, ofer, ofer_dpp
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2

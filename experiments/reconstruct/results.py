@@ -17,8 +17,8 @@ from experiments.reconstruct.views import View, clay_sheet, mask_over, overlay
 from experiments.results import spread_of
 from experiments.view.viewer_page import Scene, viewer_page
 from fitting.fit_model import FitModel
+from flamejax.files import write_text
 from flamejax.head import HeadModel
-from flamejax.io.files import write_text
 from flamejax.io.meshes import write_glb, write_obj
 from flamejax.io.results import FORMAT_VERSION, HYPOTHESES, HeadIdentity
 from flamejax.io.results_writing import camera_record, fit_npz, head_mesh, hypothesis_npz

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.photos import Failure
 from experiments.reconstruct.results import SHEET, VIEWER
 from experiments.reconstruct.store import THUMBNAILS
-from flamejax.io.files import write_bytes, write_text
+from flamejax.files import write_bytes, write_text
 
 MAX_TILES = 200
 COLUMNS = 2

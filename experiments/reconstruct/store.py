@@ -13,7 +13,7 @@ from experiments.photos import Failure, Photo
 from experiments.reconstruct.config import Config
 from experiments.reconstruct.results import VIEWER, hypothesis_files
 from experiments.results import UsageError
-from flamejax.io.files import remove_unfinished, write_text
+from flamejax.files import remove_unfinished, write_text
 from flamejax.io.results import HYPOTHESES, RESULT_FILES, HeadIdentity, result_records
 
 THUMBNAILS = "thumbnails"

@@ -32,8 +32,8 @@ from flamejax.io.results_writing import head_mesh
 from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
 from models.pretrained import load_mesh_vae, mesh_vae_path
+from sampling import DIVERSIFY_PRESETS, diversify
 from sampling._complete import to_head_frame, to_world
-from sampling._diversify import DIVERSIFY_PRESETS, diversify
 
 Colour = Literal["clay", "texture", "spread", "seen and hidden"]
 COLOURS: tuple[str, ...] = get_args(Colour)

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flamejax.camera import OrthographicCamera
+from flamejax.files import TEMPORARY_PREFIX
 from flamejax.head.blend_skin import vertices
 from flamejax.head.formats.files import HeadFileError
 from flamejax.head.formats.npy_files import read_npz
 from flamejax.head.model import HeadModel, HeadParams
-from flamejax.io.files import TEMPORARY_PREFIX
 from flamejax.types import OK, Fit, Hypotheses
 
 FORMAT_VERSION = 1

@@ -14,7 +14,7 @@ import flamejax
 from experiments.reconstruct import Config, UsageError, command
 from experiments.reconstruct.pipeline import observing
 from fitting.local_files import local_model_path
-from flamejax.io.files import TEMPORARY_PREFIX
+from flamejax.files import TEMPORARY_PREFIX
 from flamejax.io.results import RESULT_FILES
 from tests.experiments.fakes import HEAD, FakeTools, bad_photos, reconstruct, results, rows, write_photo
 

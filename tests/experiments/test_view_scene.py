@@ -25,7 +25,7 @@ from experiments.view.scene import (
 )  # fmt: skip
 from flamejax.io.results import ResultError
 from flamejax.types import Hypotheses
-from sampling._complete import complete
+from sampling import complete
 from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 from tests.experiments.results import KnownTools, one, vertices, write_networks
 from tests.heads import random_params

@@ -130,6 +130,8 @@ def test_forward_reverse_and_finite_differences_agree() -> None:
 
 
 def test_equal_heads_have_a_finite_gradient_and_a_loss() -> None:
+    loss = jax.value_and_grad(lambda s, z: dpp.diversity_loss(s, z), argnums=(0, 1))
+    chex.assert_tree_all_finite(loss(jnp.asarray(_heads(1)), jnp.asarray(_latents(1))))  # as does a single one
     shapes = jnp.asarray(np.repeat(_heads(1), 4, axis=0))
     value, gradient = jax.value_and_grad(lambda s: dpp.diversity_loss(s, jnp.asarray(_latents(4))))(shapes)
     chex.assert_tree_all_finite((value, gradient))
@@ -201,6 +203,15 @@ def test_k_dpp_of_many_near_equal_items_is_finite_and_spreads() -> None:
     all_equal = jnp.ones((6, 6))
     chosen = np.asarray(dpp.sample_k_dpp(jax.random.key(3), all_equal, 4))
     assert len(set(chosen.tolist())) == 4, "a kernel without rank still gives a subset"
+
+
+def test_wrong_shapes_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="`likelihood_kernel` has the shape"):
+        dpp.dpp_loss(jnp.zeros((3, 4)))
+    with pytest.raises(ValueError, match="`likelihood_kernel` has the shape"):
+        dpp.sample_k_dpp(jax.random.key(0), jnp.zeros((2, 3, 3)), 2)
+    with pytest.raises(ValueError, match=r"`latents` has the shape \(3, 2\), but \(4, any\) is wanted"):
+        dpp.diversity_loss(jnp.zeros((4, 5, 3)), jnp.zeros((3, 2)))
 
 
 def test_k_dpp_refuses_impossible_sizes() -> None:
