@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments.results import UsageError, digest_of
+from fitting import DetectorError, FaceDetector, LiteRTDetector, load_detector
 from fitting.config import PRESETS, AnyFitConfig, FitConfig
-from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
@@ -170,13 +170,9 @@ class Config:
 
     def load_detector(self) -> FaceDetector:
         """The detector that finds faces. Raises: UsageError, the one that was named cannot be used."""
-        if self.detector is None:
-            return LiteRTDetector()
-        from fitting import load_detector  # type: ignore[attr-defined, unused-ignore]
-
         try:
-            return load_detector(self.detector)
-        except ValueError as error:
+            return LiteRTDetector() if self.detector is None else load_detector(self.detector)
+        except DetectorError as error:
             raise UsageError(f"--detector: {error}") from error
 
     def local_model(self, head: HeadModel) -> LocalModel | None:
