@@ -42,10 +42,10 @@ def load_head(path: Path | None) -> tuple[HeadModel, HeadIdentity]:
     return head, HeadIdentity(head.name, head.version, head.licence, head_digest(path or open_head_path()))
 
 
-def digest_of(path: Path) -> str | None:
+def digest_of(path: Path, digits: int = 16) -> str | None:
     """The first digits of a file's SHA-256; None where it cannot be read."""
     try:
-        return photo_digest(path)[:16]
+        return photo_digest(path)[:digits]
     except OSError:
         return None
 

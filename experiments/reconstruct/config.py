@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments.results import UsageError, digest_of
+from fitting import DetectorError, FaceDetector, LiteRTDetector, load_detector
 from fitting.config import PRESETS, AnyFitConfig, FitConfig
-from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
@@ -31,6 +31,26 @@ from sampling import (
 
 MOST_SAMPLES = 100
 OFER = ("ofer", "ofer+dpp")
+NETWORKS, ENCODERS = ("idgen", "expgen", "idrank"), ("arcface", "farl")
+RANGES = {
+    "batch_size": (1, 100_000),
+    "size": (64, 1024),
+    "num_samples": (1, MOST_SAMPLES),
+    "seed": (0, 2**32 - 1),
+    "k": (0.01, 10),
+    "n_sigma": (0.5, 10),
+    "candidates": (1, 10_000),
+    "sampler_steps": (1, 1000),
+    "iterations": (0, 1_000_000),
+}
+"""What options may be."""
+GO_WITH = {
+    ("k",): ("auto", "diverse", "ofer+dpp"),
+    ("n_sigma", "diversify"): ("auto", "diverse"),
+    ("mesh_vae",): ("auto", "diverse", "complete"),
+    (*NETWORKS, *ENCODERS, "candidates", "sampler", "sampler_steps", "guidance"): OFER,
+}
+"""Options, and the methods that know them."""
 DRAWING = ("method", "num_samples", "seed", "mesh_vae", "diversify", "idgen", "expgen", "idrank", "arcface", "farl",
            "ofer", "candidates", "sampler", "sampler_steps", "guidance")  # fmt: skip
 """Settings that the fit does not depend on."""
@@ -131,40 +151,17 @@ class Config:
             raise UsageError("no photos were given: name image files, folders or globs.")
         if self.resume and self.overwrite:
             raise UsageError("--resume keeps earlier results and --overwrite deletes them: give one of the two.")
-        if self.batch_size != "auto" and self.batch_size < 1:
-            raise UsageError(f"--batch-size is at least 1, not {self.batch_size}.")
-        if not 64 <= self.size <= 1024:
-            raise UsageError(f"--size is between 64 and 1024 pixels, not {self.size}.")
-        if not 1 <= self.num_samples <= MOST_SAMPLES:
-            raise UsageError(f"--num-samples is between 1 and {MOST_SAMPLES}, not {self.num_samples}.")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed is between 0 and 2^32 - 1, not {self.seed}.")
-        if not 0.01 <= self.k <= 10 or not 0.5 <= self.n_sigma <= 10:
-            raise UsageError(f"--k is between 0.01 and 10, --n-sigma between 0.5 and 10, not {self.k}, {self.n_sigma}.")
-        if self.method in ("fit", "complete", "ofer") and (self.k, self.n_sigma, self.diversify) != (0.5, 3.0, "fast"):
-            raise UsageError("--k, --n-sigma and --diversify go with --method diverse (--k with ofer+dpp, too).")
-        if self.method == "ofer+dpp" and (self.n_sigma, self.diversify) != (3.0, "fast"):
-            raise UsageError("--n-sigma and --diversify go with --method diverse; ofer+dpp knows --k.")
-        if self.mesh_vae is not None and self.method in ("fit", *OFER):
-            raise UsageError("--mesh-vae goes with --method diverse or complete.")
-        drawing = (*self.networks, self.arcface, self.farl)
-        sampling = self.candidates, self.sampler, self.sampler_steps, self.guidance
-        if self.method not in OFER and (any(drawing) or sampling != (100, "dpm", 20, 1.0)):
-            raise UsageError(
-                "--idgen, --expgen, --idrank, --arcface, --farl, --candidates, --sampler, --sampler-steps and "
-                "--guidance go with --method ofer or ofer+dpp."
-            )
-        if not 1 <= self.candidates <= 10_000 or not 1 <= self.sampler_steps <= 1000:
-            raise UsageError("--candidates is between 1 and 10000, --sampler-steps between 1 and 1000.")
-        if self.iterations is not None and self.iterations < 0:
-            raise UsageError(f"--iterations is at least 0, not {self.iterations}.")
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value not in (None, "auto") and not least <= value <= most:
+                raise UsageError(f"{flag(name)} is between {least} and {most}, not {value}.")
+        for names, methods in GO_WITH.items():
+            for name in names:
+                if self.method not in methods and getattr(self, name) != DEFAULTS[name]:
+                    known = [method for method in methods if method != "auto"]
+                    raise UsageError(f"{flag(name)} goes with --method {' or '.join(known)}.")
         if self.iterations is not None and self.preset != "fast":
             raise UsageError(f"--iterations goes with --preset fast; '{self.preset}' has a number of its own.")
-
-    @property
-    def networks(self) -> tuple[Path | None, Path | None, Path | None]:
-        """Files of OFER's networks that were given: IdGen, ExpGen, IdRank."""
-        return self.idgen, self.expgen, self.idrank
 
     @property
     def mask_folder(self) -> Path | None:
@@ -173,13 +170,9 @@ class Config:
 
     def load_detector(self) -> FaceDetector:
         """The detector that finds faces. Raises: UsageError, the one that was named cannot be used."""
-        if self.detector is None:
-            return LiteRTDetector()
-        from fitting import load_detector
-
         try:
-            return load_detector(self.detector)
-        except ValueError as error:
+            return LiteRTDetector() if self.detector is None else load_detector(self.detector)
+        except DetectorError as error:
             raise UsageError(f"--detector: {error}") from error
 
     def local_model(self, head: HeadModel) -> LocalModel | None:
@@ -209,8 +202,9 @@ class Config:
 
     def load_networks(self, head: HeadModel) -> OferNetworks:
         """OFER's networks. Raises: UsageError if a file cannot be used or is another head's."""
+        encoders = {"arcface": self.arcface, "farl": self.farl}
         try:
-            found = load_networks(head, *self.networks, {"arcface": self.arcface, "farl": self.farl})
+            found = load_networks(head, self.idgen, self.expgen, self.idrank, encoders)
         except (HeadFileError, OSError) as error:
             raise UsageError(f"--method {self.method}: {error}") from error
         if self.guidance != 1 and None in (found.idgen.nothing, found.expgen.nothing):
@@ -246,12 +240,7 @@ class Config:
 
     def settings(self) -> dict[str, object]:
         """The options that change a photo's result; earlier results made with others are done again by --resume."""
-        paths = {
-            "landmarks": self.landmarks,
-            "masks": self.masks,
-            "face_masks": self.face_masks,
-            "boxes": self.boxes,
-        }
+        beside = {name: getattr(self, name) for name in ("landmarks", "masks", "face_masks", "boxes")}
         drawn: dict[str, Any] = {}
         if self.method != "fit":
             drawn = {"num_samples": self.num_samples, "seed": self.seed}
@@ -261,10 +250,10 @@ class Config:
             drawn["diversify"] = dataclasses.asdict(self.diversify_config())
             del drawn["diversify"]["single_stage"]  # of the baselines
         if self.method in OFER:
-            for name, given in zip(("IdGen", "ExpGen", "IdRank"), self.networks, strict=True):
-                drawn[name.lower()] = digest_of(given or ofer_path(name))
-            encoders = ((n, digest_of(p)) for n, p in (("arcface", self.arcface), ("farl", self.farl)) if p is not None)
-            drawn |= dict(encoders)
+            for name in ("IdGen", "ExpGen", "IdRank"):
+                drawn[name.lower()] = digest_of(getattr(self, name.lower()) or ofer_path(name))
+            given = {name: getattr(self, name) for name in ENCODERS}
+            drawn |= {name: digest_of(file) for name, file in given.items() if file is not None}
             drawing = self.ofer_dpp_config() if self.method == "ofer+dpp" else self.ofer_config()
             drawn["ofer"] = dataclasses.asdict(drawing)
         return {
@@ -276,20 +265,24 @@ class Config:
             "fit": dataclasses.asdict(self.fit_config()),
             "all_faces": self.all_faces,
             **({} if self.detector is None else {"detector": self.detector}),
-            **{name: None if path is None else str(path) for name, path in paths.items()},
+            **{name: None if path is None else str(path) for name, path in beside.items()},
         }
 
     def check_inputs(self) -> None:
         """Refuse a missing folder or file at once rather than once per photo. Raises: UsageError."""
-        for flag, folder in (
-            ("--landmarks", self.landmarks),
-            ("--masks", self.mask_folder),
-            ("--face-masks", self.face_masks),
-        ):
+        folders = {"landmarks": self.landmarks, "masks": self.mask_folder, "face_masks": self.face_masks}
+        for name, folder in folders.items():
             if folder is not None and not folder.is_dir():
-                raise UsageError(f"{flag} {folder}: no such folder.")
-        files = (self.head, self.boxes, self.mesh_vae, *self.networks, self.arcface, self.farl)
-        flags = ("head", "boxes", "mesh-vae", "idgen", "expgen", "idrank", "arcface", "farl")
-        for flag, file in zip(flags, files, strict=True):
+                raise UsageError(f"{flag(name)} {folder}: no such folder.")
+        for name in ("head", "boxes", "mesh_vae", *NETWORKS, *ENCODERS):
+            file = getattr(self, name)
             if file is not None and not file.exists():
-                raise UsageError(f"--{flag} {file}: no such file.")
+                raise UsageError(f"{flag(name)} {file}: no such file.")
+
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+
+
+def flag(name: str) -> str:
+    """A field of `Config` as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"

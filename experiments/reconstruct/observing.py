@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import jax
@@ -91,17 +90,14 @@ class PhotoReader:
         """The keyword arguments of `observe_photo` that the user's files give for a photo of (height, width)."""
         config = self.config
         given: dict[str, np.ndarray | None] = {"box": _first(self.boxes.get, photo, "--boxes")}
-        if (folder := config.landmarks) is not None:
-            given["landmarks"] = _first(lambda stem: find_landmarks(folder, stem), photo, "--landmarks")
-        for key, masks in (("occlusion_mask", config.mask_folder), ("face_mask", config.face_masks)):
-            if masks is not None:
-                flag = "--masks" if key == "occlusion_mask" else "--face-masks"
-                given[key] = _first(partial(_mask_of, masks, size), photo, flag)
+        for key, flag, folder, find in (
+            ("landmarks", "--landmarks", config.landmarks, find_landmarks),
+            ("occlusion_mask", "--masks", config.mask_folder, partial(find_mask, size=size)),
+            ("face_mask", "--face-masks", config.face_masks, partial(find_mask, size=size)),
+        ):
+            if folder is not None:
+                given[key] = _first(partial(find, folder), photo, flag)
         return {key: value for key, value in given.items() if value is not None}
-
-
-def _mask_of(folder: Path, size: tuple[int, int], stem: str) -> np.ndarray | None:
-    return find_mask(folder, stem, size)
 
 
 def _first(find: Callable[[str], Found | None], photo: Photo, flag: str) -> Found | None:

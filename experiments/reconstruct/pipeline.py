@@ -67,7 +67,7 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
     model = prepare(head, config.local_model(head))
     draw, between = drawing_tools(config, head, model)
     return Tools(
-        observe=functools.partial(observe_photo, detector=config.load_detector()),
+        observe=observing(config),
         mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,
         model=model,
         fit=lambda observation: fit(model, observation, config.fit_config()),
@@ -76,6 +76,11 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
         complete=draw,
         between=between,
     )
+
+
+def observing(config: Config) -> Callable[..., list[Observation]]:
+    """`observe` of `Tools`. Raises: UsageError, the detector cannot be used."""
+    return functools.partial(observe_photo, detector=config.load_detector())
 
 
 def drawing_tools(config: Config, head: HeadModel, model: FitModel) -> tuple[Any, Any]:
@@ -122,26 +127,6 @@ class Outcome:
     """Of all batches, compiling left out."""
     first_batch_seconds: float | None = None
     """With compiling."""
-
-
-@dataclass(frozen=True)
-class FittedBatch:
-    """Faces fitted together, filled up with copies to the batch size."""
-
-    observation: Observation
-    """With the masks that were used."""
-    found: Fit
-    """On the device."""
-    result: Fit
-    """NumPy."""
-    masks: np.ndarray
-    """(B, 2, S, S): occlusion, face."""
-    textures: np.ndarray
-    """(B, Ht, Wt, 3)"""
-    error: np.ndarray
-    """(B,) largest distance between the fit's vertices and those of its parameters alone, metres."""
-    seconds: float
-    """Of the fit, compiling left out."""
 
 
 def hypotheses_at_once(batch_size: int, num_samples: int) -> int:
@@ -202,37 +187,38 @@ class Pipeline:
     def _process(self, faces: list[Face], writing: ThreadPoolExecutor) -> None:
         """Fit one batch and hand its faces to the writers."""
         try:
-            batch = self._fit(faces)
+            found, observation, fitted = self._fit(faces)
         except Exception as exception:  # e.g. out of memory: the next batch may still fit
             self._fail([Failure(str(f.photo.path), "fit", reason_of(exception)) for f in faces], faces)
             return
-        for i, (face, found) in enumerate(zip(faces, self._complete(faces, batch), strict=True)):
-            code = int(batch.result.code[i])
+        if self.tools.complete is not None:
+            fitted = self._with_hypotheses(self.tools.complete, found, observation, fitted)
+        for face in fitted:
+            code = int(face.fit.code)
             if code:
-                self._fail([Failure(str(face.photo.path), "fit", FIT_REASONS.get(code, f"code {code}"))], [face])
-                continue
-            one = jax.tree.map(lambda leaf: np.asarray(leaf[i]), batch.result)  # noqa: B023
-            fitted = FittedFace(
-                masked(face, *batch.masks[i]), one, batch.textures[i], float(batch.error[i]), batch.seconds / len(faces)
-            )
-            if found is not None:
-                fitted = self._with_hypotheses(fitted, *found)
-            self._writing[writing.submit(self._write, fitted)] = face
+                reason = FIT_REASONS.get(code, f"code {code}")
+                self._fail([Failure(str(face.face.photo.path), "fit", reason)], [face.face])
+            else:
+                self._writing[writing.submit(self._write, face)] = face.face
         self._collect(at_most=2 * self.batch_size)
 
-    def _fit(self, faces: list[Face]) -> FittedBatch:
-        """Fit faces as a batch of the fixed size."""
+    def _fit(self, faces: list[Face]) -> tuple[Fit, Observation, list[FittedFace]]:
+        """Fit faces as a batch of the fixed size, filled up with copies, so that no other shape is ever compiled.
+
+        Returns:
+            The fit, on the device, and the observation with the masks that were used, both of the whole batch; and the
+            faces.
+        """
         first = self.outcome.first_batch_seconds is None
         if first:
             self.report("compiling", self.batch_size)
         start, compiled = time.perf_counter(), self.clock.seconds
-        # The last batch is filled up with copies, so that no other shape is ever compiled.
         padded = faces + [faces[-1]] * (self.batch_size - len(faces))
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(face.observation for face in padded))
         batch = self.tools.mask(self.head, batch)
         found = self.tools.fit(batch)
         result: Fit = jax.device_get(found)
-        masks = np.stack([batch.occlusion_mask, batch.face_mask], axis=1)
+        masks = np.asarray(batch.occlusion_mask), np.asarray(batch.face_mask)
         elapsed = time.perf_counter() - start
         seconds = max(0.0, elapsed - (self.clock.seconds - compiled))
         # Outside the clock of the fit: what the files need besides.
@@ -243,50 +229,54 @@ class Pipeline:
             self.outcome.first_batch_seconds = elapsed
             self.report("compiled", elapsed)
         self.outcome.fit_seconds += seconds
-        return FittedBatch(batch, found, result, masks, textures, error, seconds)
+        fitted = []
+        for i, face in enumerate(faces):
+            one: Fit = jax.tree.map(lambda leaf: np.asarray(leaf[i]), result)  # noqa: B023
+            seen = masked(face, masks[0][i], masks[1][i])
+            fitted.append(FittedFace(seen, one, textures[i], float(error[i]), seconds / len(faces)))
+        return found, batch, fitted
 
-    def _complete(self, faces: list[Face], batch: FittedBatch) -> list[tuple[Hypotheses, np.ndarray | None] | None]:
-        """Hypotheses of each face of a batch, and the heads half-way between them; None where they cannot be made, and
-        where the fit failed: the fit is then kept without."""
-        made: list[tuple[Hypotheses, np.ndarray | None] | None] = [None] * len(faces)
-        wanted = [i for i in range(len(faces)) if self.tools.complete is not None and not batch.result.code[i]]
+    def _with_hypotheses(
+        self, complete: Callable[..., Hypotheses], found: Fit, observation: Observation, fitted: list[FittedFace]
+    ) -> list[FittedFace]:
+        """The faces of a batch with their hypotheses; where these cannot be made, the fit is kept without."""
+        fitted = list(fitted)
+        wanted = [i for i, face in enumerate(fitted) if not face.fit.code]
         for start in range(0, len(wanted), size := hypotheses_at_once(self.batch_size, self.config.num_samples)):
             part = wanted[start : start + size]
-            # Filled up with copies, as the batch, so that no other shape is ever compiled.
+            # Filled up with copies, as the batch.
             places = np.array(part + [part[-1]] * (size - len(part)))
+            keys = face_keys([(fitted[i].face.photo_sha256, fitted[i].face.index) for i in places], self.config.seed)
+            fits, seen = jax.tree.map(lambda leaf: leaf[places], (found, observation))  # noqa: B023
             try:
-                hypotheses, middles = self._hypotheses([faces[i] for i in places], batch, places)
+                drawn = complete(fits, seen, keys)
+                hypotheses: Hypotheses = jax.device_get(drawn)
             except Exception as exception:
-                reason = reason_of(exception)
-                self.outcome.failures += [Failure(str(faces[i].photo.path), "complete", reason) for i in part]
+                self._not_complete([fitted[i] for i in part], reason_of(exception))
                 continue
+            middles = self._between(fits, drawn)
             for k, i in enumerate(part):
-                made[i] = jax.tree.map(lambda leaf: leaf[k], (hypotheses, middles))  # noqa: B023
-        return made
-
-    def _hypotheses(
-        self, faces: list[Face], batch: FittedBatch, places: np.ndarray
-    ) -> tuple[Hypotheses, np.ndarray | None]:
-        assert self.tools.complete is not None
-        keys = face_keys([(face.photo_sha256, face.index) for face in faces], self.config.seed)
-        fits, seen = jax.tree.map(lambda leaf: leaf[places], (batch.found, batch.observation))
-        drawn = self.tools.complete(fits, seen, keys)
-        hypotheses: Hypotheses = jax.device_get(drawn)
-        if self.tools.between is None:
-            return hypotheses, None
-        try:
-            first = jax.tree.map(lambda leaf: leaf[:, :MORPHED], drawn)
-            return hypotheses, jax.device_get(self.tools.between(fits, first))
-        except Exception:  # the viewer then goes straight from one to another, and says so
-            return hypotheses, None
-
-    def _with_hypotheses(self, fitted: FittedFace, hypotheses: Hypotheses, middles: np.ndarray | None) -> FittedFace:
-        if all(np.isfinite(values).all() for values in (hypotheses.vertices, hypotheses.score)):
-            whole = middles is not None and bool(np.isfinite(middles).all())
-            return replace(fitted, hypotheses=hypotheses, midpoints=middles if whole else None)
-        reason = "the networks gave numbers that are none; the fit was kept without hypotheses."
-        self.outcome.failures.append(Failure(str(fitted.face.photo.path), "complete", reason))
+                one = jax.tree.map(lambda leaf: leaf[k], hypotheses)  # noqa: B023
+                if not (np.isfinite(one.vertices).all() and np.isfinite(one.score).all()):
+                    reason = "the networks gave numbers that are none; the fit was kept without hypotheses."
+                    self._not_complete([fitted[i]], reason)
+                    continue
+                middle = None if middles is None or not np.isfinite(middles[k]).all() else middles[k]
+                fitted[i] = replace(fitted[i], hypotheses=one, midpoints=middle)
         return fitted
+
+    def _between(self, fits: Fit, drawn: Hypotheses) -> np.ndarray | None:
+        """Heads half-way between the first hypotheses; where they cannot be had, the viewer goes straight from one to
+        another, and says so."""
+        if self.tools.between is None:
+            return None
+        try:
+            return jax.device_get(self.tools.between(fits, jax.tree.map(lambda leaf: leaf[:, :MORPHED], drawn)))
+        except Exception:
+            return None
+
+    def _not_complete(self, faces: list[FittedFace], reason: str) -> None:
+        self.outcome.failures += [Failure(str(each.face.photo.path), "complete", reason) for each in faces]
 
     def _write(self, fitted: FittedFace) -> None:
         face = fitted.face

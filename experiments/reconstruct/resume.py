@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from experiments.photos import Photo, name_photos
 from experiments.reconstruct.config import DRAWING
 from experiments.reconstruct.store import Store
-from experiments.results import photo_digest
+from experiments.results import digest_of
 
 Metrics = dict[str, Any]
 
@@ -36,7 +36,7 @@ def plan(store: Store, photos: Sequence[Photo], settings: dict[str, Any]) -> Pla
     its results may move). It is kept when the photo's content and the settings are those that made it.
     """
     records, complete = store.records(), store.results().keys()
-    digest = cache(_digest)
+    digest = functools.cache(functools.partial(digest_of, digits=64))
     owned = _owned_by(photos, records, digest)
     others = records.keys() - {name for names in owned.values() for name in names}
     taken = store.foreign_names() | others
@@ -83,10 +83,3 @@ def _owned_by(
             if digest(source) == metrics["photo_sha256"]:
                 owned[source].append(name)
     return owned
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return photo_digest(path)
-    except OSError:
-        return None

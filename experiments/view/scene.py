@@ -159,9 +159,13 @@ class Explorer:
             ViewError: the Mesh-VAE cannot be used, what is needed of the photo is gone, or numbers came out that are
                 none.
         """
-        key = face_keys([(face.result.metrics["photo_sha256"], face.result.metrics["face"])], settings.seed)[0]
-        found = draw_hypotheses(self.vae, face.model, face.fit, face.observation, key, settings)
-        found = jax.block_until_ready(found)
+        if face.observation is None:
+            raise ViewError("drawing needs the photo, see below.")
+        metrics, count = face.result.metrics, settings.num_samples
+        key = face_keys([(metrics["photo_sha256"], metrics["face"])], settings.seed)[0]
+        config = dataclasses.replace(DIVERSIFY_PRESETS["fast"], k=settings.k, n_sigma=settings.n_sigma)
+        drawn = diversify(self.vae, face.model, face.fit, face.observation, key, num_samples=count, config=config)
+        found = jax.block_until_ready(drawn)
         if not (np.isfinite(found.vertices).all() and np.isfinite(found.score).all()):
             raise ViewError("the Mesh-VAE gave numbers that are none; the hypotheses of before were kept.")
         face.source = f"drawn now by Algorithm 2, seed {settings.seed}, k {settings.k:g}, n_sigma {settings.n_sigma:g}"
@@ -201,16 +205,6 @@ def _decoded(vae: MeshVAE, model: FitModel, fit: Fit, first: Array, second: Arra
     """(V, 3) where the fit lies, of latents between two (L, C)."""
     _, rotation, root = to_head_frame(model, fit)
     return to_world(vae.decode((1 - weight) * first + weight * second)[None], rotation, root)[0]
-
-
-def draw_hypotheses(
-    vae: MeshVAE, model: FitModel, fit: Fit, observation: Observation | None, key: Array, settings: DrawSettings
-) -> Hypotheses:
-    """Algorithm 2. Raises: ViewError, it needs the photo."""
-    if observation is None:
-        raise ViewError("drawing needs the photo, see below.")
-    config = dataclasses.replace(DIVERSIFY_PRESETS["fast"], k=settings.k, n_sigma=settings.n_sigma)
-    return diversify(vae, model, fit, observation, key, num_samples=settings.num_samples, config=config)
 
 
 def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: str) -> TexturedMesh:

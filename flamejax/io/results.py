@@ -267,7 +267,7 @@ def _params(found: dict[str, np.ndarray], path: Path, model: FittedModel | None)
     else:
         raise ResultError(
             f"{path}: of an early version, which does not say how the coefficients of its local models are to be read. "
-            f"Give what was fitted as model=fitting.prepare(head, local). {_again(path)}"
+            f"Give what was fitted as model=fitting.prepare(head, local). Or make it anew: {_again(path)}"
         )
     width = None if model is None else model.head.num_betas + model.head.num_expression - sum(counts[:2])
     local = _array(found, "local", (width,), path)
@@ -296,32 +296,20 @@ def _hypotheses(folder: Path, metrics: dict[str, Any], fit: Fit, model: FittedMo
         return None
     if not isinstance(count, int) or not 0 < count <= MOST_HYPOTHESES:
         raise damaged(folder / "metrics.json", f"{count!r} hypotheses")
-    points, scores, latents, params, sizes = [], [], [], [], []
+    each = []
     for place in range(count):
         path = folder / HYPOTHESES / f"{place:02d}" / "params.npz"
         found = _npz(path)
         if str(found.get("head_sha256")) != metrics["head"].get("sha256"):
             raise ResultError(f"{path}: made with another head than the fit beside it. {_again(folder)}")
-        points.append(_array(found, "vertices", fit.vertices.shape, path))
-        scores.append(_array(found, "score", (), path))
-        if "latents" in found:
-            latents.append(_array(found, "latents", found["latents"].shape, path))
-        if "size" in found:
-            params.append(_head_params(found, path, model))
-            sizes.append(_array(found, "size", (), path))
-    whole = len({each.shape for each in latents}) == 1 and len(latents) == count
-    parametric = len(params) == count
-    try:
-        stacked = jax.tree.map(lambda *each: jnp.stack(each), *params) if parametric else None
-    except ValueError as error:
-        raise damaged(folder / HYPOTHESES / "00" / "params.npz", error) from error
-    return Hypotheses(
-        jnp.stack(points),
-        stacked,
-        jnp.stack(latents) if whole else None,
-        jnp.stack(scores),
-        jnp.stack(sizes) if parametric else None,
-    )
+        points, score = _array(found, "vertices", fit.vertices.shape, path), _array(found, "score", (), path)
+        latents = _array(found, "latents", found["latents"].shape, path) if "latents" in found else None
+        params = _head_params(found, path, model) if "size" in found else None
+        size = None if params is None else _array(found, "size", (), path)
+        each.append(Hypotheses(points, params, latents, score, size))
+        if place and jax.tree.map(jnp.shape, each[-1]) != jax.tree.map(jnp.shape, each[0]):
+            raise damaged(path, "its arrays are not those of hypothesis 00")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
 
 def _camera(path: Path) -> OrthographicCamera:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 import flamejax
 from experiments.reconstruct import Config, UsageError, command
+from experiments.reconstruct.pipeline import observing
 from fitting.local_files import local_model_path
 from flamejax.files import TEMPORARY_PREFIX
 from flamejax.io.results import RESULT_FILES
@@ -233,11 +234,52 @@ def test_reserved_and_odd_names(tmp_path):
     assert "<b>.png" not in page and "a%20%26%20_b_/mesh.glb" in page
 
 
+DETECTOR = """
+import numpy as np
+from fitting.detector import FaceLandmarks
+
+class Mine:
+    def detect(self, image, *, all_faces=False):
+        return [np.array([10.0, 12.0, 50.0, 44.0])]
+
+    def landmarks(self, image, face):
+        points = np.linspace(face[:2] + 1, face[2:] - 1, 68)
+        return FaceLandmarks(points, np.full(68, 0.75), 1.0, np.asarray(face))
+"""
+
+
+def test_a_detector_of_the_users_own(photos, tmp_path, monkeypatch):
+    """It finds the faces, and results of another detector are done again."""
+    (tmp_path / "my_faces.py").write_text(DETECTOR)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Observing(FakeTools):
+        def tools(self, config=None, head=HEAD):
+            return dataclasses.replace(super().tools(config, head), observe=observing(config))
+
+    assert reconstruct(photos, tmp_path / "out", Observing(), detector="my_faces:Mine") == 0
+    landmarks = json.loads((tmp_path / "out/p0/landmarks.json").read_text())
+    np.testing.assert_allclose(landmarks["points"], np.linspace([11, 13], [49, 43], 68), atol=2e-3)
+    assert set(landmarks["confidence"]) == {0.75}
+    settings = json.loads((tmp_path / "out/run.json").read_text())["settings"]
+    assert settings["detector"] == "my_faces:Mine"
+    fake = FakeTools()
+    assert reconstruct(photos, tmp_path / "out", fake, detector="my_faces:Mine", resume=True) == 0
+    assert not fake.observed
+    assert reconstruct(photos, tmp_path / "out", fake, resume=True) == 0
+    assert len(fake.observed) == 5
+    metrics = json.loads((tmp_path / "out/p0/metrics.json").read_text())
+    assert "detector" not in metrics["settings"]  # results of before are as those of the detector that ships
+    for spec in ("my_faces:Yours", "no.such.module:Mine", "Mine", "pathlib:Path"):
+        with pytest.raises(UsageError, match="--detector: "):
+            observing(Config(photos=("x",), output=tmp_path, detector=spec))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"resume": True, "overwrite": True}, "one of the two"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 0}, "--batch-size is between 1"),
         ({"size": 8}, "between 64"),
         ({"masks": "nowhere"}, "--masks nowhere: no such folder"),
         ({"preset": "paper", "iterations": 8}, "goes with --preset fast"),

@@ -1,6 +1,7 @@
 """`reconstruct --method ofer` and `ofer+dpp`: small real networks, files, reading back, refusals."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -8,8 +9,7 @@ import numpy as np
 import pytest
 
 import flamejax
-from experiments.reconstruct import Config, UsageError, command
-from experiments.reconstruct.pipeline import drawing_tools
+from experiments.reconstruct import Config, UsageError, command, pipeline
 from experiments.reconstruct.results import hypothesis_files
 from flamejax.io import load_results
 from models.encoders.landmark import LandmarkEncoderConfig
@@ -17,6 +17,7 @@ from models.generator import GeneratorConfig
 from models.ofer_weights import build_generator, build_rank, write_generator, write_rank
 from models.rank import IdRankConfig
 from models.unet1d import UNet1DConfig
+from sampling._ofer import OferNetworks
 from tests.experiments.fakes import IDENTITY, FakeTools, reconstruct, results, write_photo
 from tests.heads import random_head
 
@@ -44,36 +45,52 @@ class OferTools(FakeTools):
         made = super().tools(config, head)
         if config is None or not config.method.startswith("ofer"):
             return made
-        draw, between = drawing_tools(config, head, None)
+        draw, between = pipeline.drawing_tools(config, head, None)
         return dataclasses.replace(made, complete=draw, between=between)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder of photos, the networks, and the results of both methods."""
+def inputs(tmp_path_factory):
+    """A folder with two photos, and the networks as options."""
     folder = tmp_path_factory.mktemp("ofer")
     for name, colour in (("a", 100), ("b", 140)):
         write_photo(folder / "in" / f"{name}.png", colour=colour)
-    options = write_ofer(folder / "networks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
-        for method in ("ofer", "ofer+dpp"):
-            tools = OferTools(seen_beyond=0.05)
-            given = {
-                "method": method,
-                "num_samples": 3,
-                "local": "none",
-                "candidates": 8,
-                "sampler_steps": 2,
-                **options,
-            }
-            assert reconstruct(folder / "in", folder / method, tools, **given) == 0
-    return folder, options
+    return folder, write_ofer(folder / "networks")
 
 
-@pytest.mark.parametrize("method", ["ofer", "ofer+dpp"])
+@pytest.fixture(scope="module")
+def made(inputs):
+    """method -> its results."""
+    folder, options = inputs
+
+    @functools.cache
+    def results_of(method: str) -> Path:
+        given = {"method": method, "num_samples": 3, "local": "none", "candidates": 8, "sampler_steps": 2, **options}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
+            assert reconstruct(folder / "in", folder / method, OferTools(seen_beyond=0.05), **given) == 0
+        return folder / method
+
+    return results_of
+
+
+def test_ofer_dpp_gets_its_settings_and_networks(inputs, monkeypatch):
+    """What it makes of them: tests/sampling."""
+    asked = []
+    monkeypatch.setattr(pipeline, "ofer_dpp", lambda *args, **options: asked.append((args, options)))
+    options = {"num_samples": 80, "k": 2.0, "candidates": 8, "guidance": 1.0, **inputs[1]}
+    config = Config(photos=("x",), output=inputs[0], method="ofer+dpp", **options)
+    draw, between = pipeline.drawing_tools(config, HEAD, None)
+    draw("fit", "seen", "keys")
+    ((networks, head, *passed), given) = asked[0]
+    assert isinstance(networks, OferNetworks) and head is HEAD and passed == ["fit", "seen", "keys"] and between is None
+    assert given["num_samples"] == 80 and given["config"].pool == 160 and given["config"].k == 2.0
+    assert given["config"].ofer.candidates == 8
+
+
+@pytest.mark.parametrize("method", ["ofer", pytest.param("ofer+dpp", marks=pytest.mark.slow)])
 def test_files_and_numbers(made, method):
-    out = made[0] / method
+    out = made(method)
     assert results(out) == ["a", "b"]
     for name in results(out):
         assert all((out / name / file).is_file() for file in hypothesis_files(3))
@@ -92,15 +109,15 @@ def test_files_and_numbers(made, method):
 
 
 def test_results_are_read_back_with_params_and_size(made):
-    (saved,) = load_results(made[0] / "ofer" / "a")
+    (saved,) = load_results(made("ofer") / "a")
     found = saved.hypotheses
     assert found.latents is None
     again = found.size[:, None, None] * flamejax.vertices(HEAD, found.params)
     np.testing.assert_allclose(found.vertices, again, atol=1e-5)
 
 
-def test_other_networks_are_other_results(made, tmp_path):
-    _, options = made
+def test_other_networks_are_other_results(inputs, tmp_path):
+    _, options = inputs
     config = Config(photos=("x",), output=tmp_path, method="ofer", **options)
     other = tmp_path / "idgen.npz"
     other.write_bytes(options["idgen"].read_bytes() + b"0")
@@ -113,12 +130,12 @@ def test_other_networks_are_other_results(made, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "ofer", "k": 2.0}, "--method diverse"),
+        ({"method": "ofer", "k": 2.0}, "--k goes with --method diverse or ofer.dpp"),
         ({"method": "ofer", "n_sigma": 2.0}, "--method diverse"),
-        ({"method": "ofer+dpp", "n_sigma": 2.0}, "ofer.dpp knows --k"),
+        ({"method": "ofer+dpp", "n_sigma": 2.0}, "--n-sigma goes with --method diverse"),
         ({"method": "ofer", "mesh_vae": Path("x.npz")}, "--mesh-vae goes"),
         ({"method": "diverse", "idgen": Path("x.npz")}, "--idgen"),
-        ({"idrank": Path("x.npz")}, "--idgen, --expgen, --idrank"),
+        ({"idrank": Path("x.npz")}, "--idrank goes with --method ofer or ofer.dpp"),
     ],
 )
 def test_refused_options(tmp_path, options, message):
@@ -132,9 +149,11 @@ def test_files_that_are_missing_or_of_another_head(tmp_path):
     with pytest.raises(UsageError, match=r"--idgen .*no such file"):
         config.check_inputs()
     with pytest.raises(UsageError, match="trained for the head"):
-        drawing_tools(dataclasses.replace(config, **options), flamejax.load_head(), None)
+        pipeline.drawing_tools(dataclasses.replace(config, **options), flamejax.load_head(), None)
 
 
 def test_the_open_heads_networks_ship(tmp_path):
-    draw, between = drawing_tools(Config(photos=("x",), output=tmp_path, method="ofer"), flamejax.load_head(), None)
+    draw, between = pipeline.drawing_tools(
+        Config(photos=("x",), output=tmp_path, method="ofer"), flamejax.load_head(), None
+    )
     assert draw is not None and between is None

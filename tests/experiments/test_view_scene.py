@@ -169,7 +169,7 @@ def test_algorithm_2_gets_its_settings_and_the_photo(explorer, face, monkeypatch
 def test_draws_that_are_no_numbers_are_not_taken(explorer, face, monkeypatch):
     before = face.hypotheses
     wrong = dataclasses.replace(before, score=before.score * np.nan)
-    monkeypatch.setattr(scene, "draw_hypotheses", lambda *args: wrong)
+    monkeypatch.setattr(scene, "diversify", lambda *args, **options: wrong)
     with pytest.raises(ViewError, match="numbers that are none"):
         explorer.draw(face, DrawSettings())
     assert face.hypotheses is before
