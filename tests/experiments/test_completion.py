@@ -1,6 +1,7 @@
 """Completion of masked heads: each method on heads whose answer is known, the table, the command."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from flamejax.head._unpose import rest_joints
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
 from tests.heads import random_head, random_params
 
-HEAD = dataclasses.replace(random_head(subdivisions=2), regions=random_head(subdivisions=2).regions)
+HEAD = random_head()
 MAKER = mask_maker(HEAD, count=16)
 SMALL = MeshVAEConfig(strides=(2, 2), features=(8,), latent_features=4, num_bases=3, centred=True)
 SETTINGS = CompletionConfig(
@@ -32,11 +33,17 @@ SETTINGS = CompletionConfig(
 )
 
 
-def heads(count: int, seed: int, scale: float = 0.5) -> np.ndarray:
-    """Heads of the model in the head frame."""
-    params = random_params(HEAD, seed, (count,), scale)
-    params = dataclasses.replace(params, global_orient=jnp.zeros((count, 3)), transl=jnp.zeros((count, 3)))
+@functools.cache
+def drawn(seed: int) -> np.ndarray:
+    """Forty heads of the model in the head frame."""
+    params = random_params(HEAD, seed, (40,), 0.5)
+    params = dataclasses.replace(params, global_orient=jnp.zeros((40, 3)), transl=jnp.zeros((40, 3)))
     return np.asarray(flamejax.vertices(HEAD, params) - rest_joints(HEAD, params)[:, :1])
+
+
+def heads(count: int, seed: int) -> np.ndarray:
+    """The first of `drawn`."""
+    return drawn(seed)[:count]
 
 
 def scans(subjects: int, seed: int) -> Scans:
@@ -206,6 +213,7 @@ def test_without_weights_the_table_says_so_and_goes_on(tmp_path, monkeypatch, ca
     monkeypatch.setattr(completion_run, "load_mesh_vae", missing)
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
     monkeypatch.setattr(completion_run, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
+    monkeypatch.setattr(completion_run, "augmentation", lambda head, verts, turns: heads(20, 7))
     monkeypatch.setattr(completion, "masks_for_tests", lambda head: MAKER)
     monkeypatch.setattr(completion, "CompletionConfig", lambda seed: dataclasses.replace(SETTINGS, seed=seed))
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
