@@ -15,20 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 import flamejax
-from experiments.benchmark import diversity, fit, head, memory, mesh_conv, ofer, render
+from experiments.benchmark import dpp, head, networks, photos, render
 from experiments.benchmark.timing import Row, Setting
 from flamejax.files import write_text
 
 Group = Literal["head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer"]
-ALL: tuple[Group, ...] = ("head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer")
-GROUPS: dict[str, Callable[[Setting], list[Row]]] = {
+GROUPS: dict[Group, Callable[[Setting], list[Row]]] = {
     "head": head.rows,
     "render": render.rows,
-    "memory": memory.rows,
-    "fit": fit.rows,
-    "mesh_conv": mesh_conv.rows,
-    "diversity": diversity.rows,
-    "ofer": ofer.rows,
+    "memory": render.memory_rows,
+    "fit": photos.fit_rows,
+    "mesh_conv": networks.mesh_conv_rows,
+    "diversity": lambda setting: dpp.rows(setting) + photos.algorithm_rows(setting),
+    "ofer": lambda setting: networks.unet_rows(setting) + photos.ofer_rows(setting),
 }
 
 
@@ -40,7 +39,7 @@ class BenchmarkConfig:
     and how to get the other libraries: docs/benchmark.md.
     """
 
-    groups: Annotated[tuple[Group, ...], tyro.conf.Positional] = ALL
+    groups: Annotated[tuple[Group, ...], tyro.conf.Positional] = tuple(GROUPS)
     """What to time."""
     json: Path | None = None
     """Write the rows here as a list of objects."""

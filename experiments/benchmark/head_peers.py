@@ -1,12 +1,13 @@
 """Other head-model libraries at our work, for `head --peers`: the vertices of FLAME models, and their gradient in all
-parameters. Each maker takes a FLAME pickle with smplx's landmark files beside it and parameters under smplx's names.
+parameters. Each maker takes a FLAME pickle with smplx's landmark files beside it, parameters under smplx's names, and
+weights (B, V, 3); it gives the program of the vertices (B, V, 3) in metres, and that of the gradient of their weighted
+sum in all parameters. It raises PeerMissing where the library is not installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import os
 from collections.abc import Callable
@@ -16,26 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark.timing import Call, PeerMissing, Program, Timed
+from experiments.benchmark.timing import Call, PeerMissing, Timed
+
+Peer = tuple[Call, Call] | tuple[Timed, Timed]
 
 
-@dataclasses.dataclass(frozen=True)
-class HeadPeer:
-    """One library with one batch of parameters."""
-
-    vertices: Callable[[], np.ndarray]
-    """Gives (B, V, 3) metres."""
-    forward: Program
-    gradient: Program
-    """Value and gradient of the weighted sum of the vertices in all parameters."""
-
-
-def load_smplx(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> HeadPeer:
-    """smplx's FLAME: it also places the 51 inner landmarks, which is a small part of its work.
-
-    Raises:
-        PeerMissing: smplx or torch is not installed.
-    """
+def load_smplx(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> Peer:
+    """smplx's FLAME: it also places the 51 inner landmarks, which is a small part of its work."""
     with _needed("smplx", "pip install smplx==0.1.28 and torch==2.13.0 (a CPU build)"):
         import smplx
         import torch
@@ -46,12 +34,8 @@ def load_smplx(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -
     return _torch_peer(lambda: layer(**tensors).vertices, [*tensors.values()], weights)
 
 
-def load_flame_pytorch(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> HeadPeer:
-    """flame-pytorch: it also places the 51 inner landmarks.
-
-    Raises:
-        PeerMissing: flame-pytorch, or smplx and torch, which it needs, are not installed.
-    """
+def load_flame_pytorch(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> Peer:
+    """flame-pytorch: it also places the 51 inner landmarks."""
     with _needed("flame-pytorch", "pip install --no-deps flame-pytorch==0.0.1, with smplx and torch"):
         import torch
         from flame_pytorch import FLAME
@@ -79,12 +63,8 @@ def load_flame_pytorch(model: Path, params: dict[str, np.ndarray], weights: jax.
     return _torch_peer(lambda: layer(*tensors)[0], tensors, weights)
 
 
-def load_body_models(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> HeadPeer:
-    """body-models' JAX backend under jit: no landmarks.
-
-    Raises:
-        PeerMissing: body-models is not installed.
-    """
+def load_body_models(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> Peer:
+    """body-models' JAX backend under jit: no landmarks."""
     with _needed("body-models", "pip install body-models==0.26.2"):
         from body_models.flame.jax import FLAME
     layer = FLAME(model_path=model)
@@ -96,12 +76,11 @@ def load_body_models(model: Path, params: dict[str, np.ndarray], weights: jax.Ar
     def draw(given):  # noqa: ANN001, ANN202
         return layer.forward_vertices(given["head_pose"], **{k: v for k, v in given.items() if k != "head_pose"})
 
-    forward = Timed(draw, given)
-    gradient = Timed(jax.value_and_grad(lambda given, weights: jnp.sum(weights * draw(given))), given, weights)
-    return HeadPeer(lambda: np.asarray(forward.result()), forward, gradient)
+    loss = jax.value_and_grad(lambda given, weights: jnp.sum(weights * draw(given)))
+    return Timed(draw, given), Timed(loss, given, weights)
 
 
-PEERS: dict[str, Callable[[Path, dict[str, np.ndarray], jax.Array], HeadPeer]] = {
+PEERS: dict[str, Callable[[Path, dict[str, np.ndarray], jax.Array], Peer]] = {
     "smplx 0.1.28": load_smplx,
     "flame-pytorch 0.0.1": load_flame_pytorch,
     "body-models 0.26.2, JAX jit": load_body_models,
@@ -116,7 +95,7 @@ def _needed(name: str, remedy: str):  # noqa: ANN202
         raise PeerMissing(f"no rows against {name} ({missing}): {remedy} (docs/benchmark.md)") from missing
 
 
-def _torch_peer(draw: Callable, tensors: list, weights: jax.Array) -> HeadPeer:
+def _torch_peer(draw: Callable, tensors: list, weights: jax.Array) -> Peer:
     import torch
 
     factors = torch.as_tensor(np.array(weights))
@@ -128,4 +107,4 @@ def _torch_peer(draw: Callable, tensors: list, weights: jax.Array) -> HeadPeer:
     def gradient() -> object:
         return torch.autograd.grad((factors * draw()).sum(), tensors)
 
-    return HeadPeer(lambda: forward().numpy(), Call(forward), Call(gradient))  # type: ignore[attr-defined]
+    return Call(forward), Call(gradient)

@@ -34,23 +34,21 @@ DEPTH_MARGIN = 0.1
 
 def main(folder):  # noqa: ANN001, ANN201
     """Answer until stdin ends."""
-    with np.load(folder / "scene.npz") as scene:
-        scene = dict(scene)
     programs: dict = {}
     for line in sys.stdin:
         command = line.strip()
         if command == "compile":
-            answer = compile_programs(folder, scene, programs)
+            answer = compile_programs(folder, programs)
         else:
-            program, arguments = programs[command]
             start = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
+            jax.block_until_ready(programs[command]())
             answer = {"seconds": time.perf_counter() - start}
         print(json.dumps(answer), file=ANSWERS, flush=True)
 
 
-def compile_programs(folder, scene, programs):  # noqa: ANN001, ANN201
-    """Fill in the programs with their arguments, and write the image."""
+def compile_programs(folder, programs):  # noqa: ANN001, ANN201
+    """Fill in the programs, and write the image."""
+    scene = dict(np.load(folder / "scene.npz"))
     size, faces = int(scene["size"]), jnp.asarray(scene["faces"])
     arguments = (jnp.asarray(to_clip(scene["screen"], size)), jnp.asarray(scene["colours"]))
 
@@ -60,17 +58,17 @@ def compile_programs(folder, scene, programs):  # noqa: ANN001, ANN201
     start = time.perf_counter()
     forward = jax.jit(draw).lower(*arguments).compile()
     seconds = time.perf_counter() - start
-    image = np.asarray(forward(*arguments))
     # Theirs is (x, y) with y up.
-    np.save(folder / "image.npy", image.transpose(1, 0, 2)[::-1])
-    programs["forward"] = (forward, arguments)
+    np.save(folder / "image.npy", np.asarray(forward(*arguments)).transpose(1, 0, 2)[::-1])
+    programs["forward"] = lambda: forward(*arguments)
     loss = jax.value_and_grad(lambda p, c: 0.5 * jnp.sum(draw(p, c) ** 2), (0, 1))
     start = time.perf_counter()
     gradient = jax.jit(loss).lower(*arguments).compile()
+    spent = time.perf_counter() - start
     why = refuse(gradient, arguments, float(scene["memory"]))
     if why is None:
-        seconds += time.perf_counter() - start
-        programs["gradient"] = (gradient, arguments)
+        seconds += spent
+        programs["gradient"] = lambda: gradient(*arguments)
     version = importlib.metadata.version("jaxrenderer")
     return {"version": version, "jax": jax.__version__, "compile_s": seconds, "gradient": why}
 

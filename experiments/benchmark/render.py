@@ -1,15 +1,20 @@
-"""Rasterizing and rendering, against a square product, deodr and jaxrenderer."""
+"""Rasterizing and rendering, against a square product, deodr and jaxrenderer; and what gradients keep in memory."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import flamejax
-from experiments.benchmark.memory import render_forward, render_gradient
-from experiments.benchmark.timing import SQUARE_GEMM, PeerMissing, Row, Setting, Timed, square_gemm, time_row
+from experiments.benchmark.timing import PeerMissing, Row, Setting, Timed, gemm_row, time_row
 from experiments.datasets.renders import sample_scenes
+from flamejax.head import HeadModel
 from flamejax.rendering import interpolate, opposite_vertices
+
+MEMORY_SIZE, MEMORY_BATCHES = 512, (1, 4, 16)
 
 
 def rows(setting: Setting) -> list[Row]:
@@ -26,31 +31,49 @@ def rows(setting: Setting) -> list[Row]:
 
 
 def own_rows(setting: Setting) -> list[Row]:
-    """Rasterizing alone, and a whole shaded render with the gradient of an image loss, against a square product."""
-    head, gemm = setting.head, square_gemm(setting.key)
+    """Rasterizing alone, and a whole shaded render with the gradient of an image loss."""
+    head = setting.head
     found = []
     for size, batch in ((224, 1), (512, 1), (224, 4)):
         scenes = sample_scenes(head, setting.key, batch, size)
-        verts = flamejax.vertices(head, scenes.params)
 
         def draw(verts, head, camera, size=size):  # noqa: ANN001, ANN202
             screen = camera.project(verts)
             return flamejax.rasterize(screen, head.faces, (size, size), perspective=False, cull=True).barycentric
 
         gradient = jax.grad(lambda v, h, c, f=draw: jnp.sum(f(v, h, c) ** 2))
-        programs = {
-            "rasterize": (Timed(draw, verts, head, scenes.camera), Timed(gradient, verts, head, scenes.camera)),
-        }
+        arguments = flamejax.vertices(head, scenes.params), head, scenes.camera
+        programs = {"rasterize": (Timed(draw, *arguments), Timed(gradient, *arguments))}
         for name, smooth in (("render", False), ("render, antialiased", True)):
-            arguments = (head, setting.key, batch, size)
-            programs[name] = (
-                render_forward(*arguments, antialias=smooth),
-                render_gradient(*arguments, antialias=smooth),
-            )
-        for name, (forward, backward) in programs.items():
-            reference = f"{SQUARE_GEMM}^3 GEMM"
-            found.append(time_row(f"{name} {size} px", batch, forward, backward, gemm, gemm, reference, setting.limit))
+            programs[name] = render_programs(head, setting.key, batch, size, antialias=smooth)
+        found += [
+            gemm_row(setting, f"{name} {size} px", batch, *both, setting.limit) for name, both in programs.items()
+        ]
     return found
+
+
+def memory_rows(setting: Setting) -> list[Row]:
+    """Time and memory of shaded, antialiased renders of 512 x 512 pixels and of the gradient of an image loss."""
+    found = []
+    for batch in MEMORY_BATCHES:
+        forward, gradient = render_programs(setting.head, setting.key, batch, MEMORY_SIZE)
+        name = f"render, antialiased {MEMORY_SIZE} px"
+        row = gemm_row(setting, name, batch, forward, gradient, setting.few)
+        found.append(dataclasses.replace(row, memory_mb=gradient.memory_mb()))
+    return found
+
+
+def render_programs(
+    head: HeadModel, key: jax.Array, batch: int, size: int, *, antialias: bool = True
+) -> tuple[Timed, Timed]:
+    """A batch of shaded renders of size x size pixels, and the gradient of their squared sum in the vertices."""
+    scenes = sample_scenes(head, key, batch, size)
+    arguments = flamejax.vertices(head, scenes.params), head, scenes.camera
+
+    def draw(verts, head, camera):  # noqa: ANN001, ANN202
+        return flamejax.render(head, verts, camera, size=(size, size), antialias=antialias)
+
+    return Timed(draw, *arguments), Timed(jax.grad(lambda *given: jnp.sum(draw(*given) ** 2)), *arguments)
 
 
 class ColouredHead:
@@ -80,7 +103,7 @@ class ColouredHead:
         def loss(screen, colours, faces, opposite):  # noqa: ANN001, ANN202
             image, fragments = self.draw(screen, colours, faces)
             if antialias:
-                options = {"perspective": False, "cull": True, "opposite": opposite}
+                options: dict[str, Any] = {"perspective": False, "cull": True, "opposite": opposite}
                 image = flamejax.antialias(image, fragments, screen, faces, **options)
             return 0.5 * jnp.sum(image**2)
 
@@ -89,29 +112,26 @@ class ColouredHead:
 
 def deodr_rows(setting: Setting) -> list[Row]:
     """The image, and the gradient of an image loss through the silhouettes."""
-    from experiments.benchmark.deodr_scene import DeodrScene
+    from experiments.benchmark.render_peers import deodr
 
     found = []
     for size in (224, 512):
         ours = ColouredHead(setting, size)
-        peer = DeodrScene(ours.screen[0], ours.colours, ours.faces, ours.opposite, size)
-        programs = (ours.forward(), ours.gradient(antialias=True), peer.forward, peer.gradient)
-        found.append(time_row(f"colours {size} px", 1, *programs, "deodr, same image and loss", setting.limit))
+        peer = deodr(ours.screen[0], ours.colours, ours.faces, ours.opposite, size)
+        programs = ours.forward(), ours.gradient(antialias=True)
+        found.append(time_row(f"colours {size} px", 1, programs, peer, "deodr, same image and loss", setting.limit))
     return found
 
 
 def jaxrenderer_rows(setting: Setting) -> list[Row]:
     """The image, and the gradient of an image loss without antialiasing, where jaxrenderer's is finite."""
-    from experiments.benchmark.jaxrenderer import JaxrendererScene
+    from experiments.benchmark.render_peers import jaxrenderer
 
     assert setting.jaxrenderer_python is not None
     size = 224
     ours = ColouredHead(setting, size)
-    forward = ours.forward()
-    with JaxrendererScene(
-        setting.jaxrenderer_python, ours.screen[0], ours.colours, ours.faces, size, setting.say
-    ) as peer:
+    forward, scene = ours.forward(), (ours.screen[0], ours.colours, ours.faces)
+    with jaxrenderer(setting.jaxrenderer_python, *scene, size, setting.say) as peer:
         peer.check_image(forward.result()[0])
-        backward = ours.gradient(antialias=False) if peer.gradient else None
-        programs = (forward, backward, peer.forward, peer.gradient)
-        return [time_row(f"colours {size} px", 1, *programs, peer.name, setting.few)]
+        programs = forward, ours.gradient(antialias=False) if peer.programs[1] else None
+        return [time_row(f"colours {size} px", 1, programs, peer.programs, peer.name, setting.few)]

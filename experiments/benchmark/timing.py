@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,33 +61,28 @@ class Row:
     """Arguments, results and temporaries of the gradient's program as XLA lays them out, 1e6 bytes."""
 
 
-class Program(Protocol):
-    """What can be timed."""
+@dataclasses.dataclass
+class Call:
+    """What can be timed, such as a call of another library."""
 
-    compile_s: float
+    result: Callable[[], Any]
+    """Runs it, and gives what comes out."""
+    compile_s: float = 0.0
 
     def seconds(self) -> float:
         """One run."""
+        start = time.perf_counter()
+        jax.block_until_ready(self.result())
+        return time.perf_counter() - start
 
 
-class Timed:
+class Timed(Call):
     """A compiled program with its arguments, and how long compiling took."""
 
     def __init__(self, function: Callable, *arguments: object) -> None:
-        self.arguments = arguments
         start = time.perf_counter()
         self.program = jax.jit(function).lower(*arguments).compile()
-        self.compile_s = time.perf_counter() - start
-
-    def seconds(self) -> float:
-        """One run."""
-        start = time.perf_counter()
-        jax.block_until_ready(self.program(*self.arguments))
-        return time.perf_counter() - start
-
-    def result(self) -> Any:
-        """What the program gives."""
-        return self.program(*self.arguments)
+        super().__init__(lambda: self.program(*arguments), time.perf_counter() - start)
 
     def memory_mb(self) -> float:
         """Arguments, results and temporaries as XLA lays them out: 1e6 bytes."""
@@ -96,18 +91,8 @@ class Timed:
         return (size - found.alias_size_in_bytes) / 1e6
 
 
-@dataclasses.dataclass
-class Call:
-    """A call of another library."""
-
-    call: Callable[[], object]
-    compile_s: float = 0.0
-
-    def seconds(self) -> float:
-        """One run."""
-        start = time.perf_counter()
-        self.call()
-        return time.perf_counter() - start
+Programs = tuple[Call, Call | None]
+"""A program, and what computes its gradient."""
 
 
 def square_gemm(key: jax.Array) -> Timed:
@@ -116,34 +101,27 @@ def square_gemm(key: jax.Array) -> Timed:
     return Timed(jnp.matmul, square, square)
 
 
-def time_row(
-    name: str,
-    batch: int,
-    forward: Program,
-    gradient: Program | None,
-    reference: Program,
-    reference_gradient: Program | None,
-    reference_name: str,
-    runs: int,
-) -> Row:
+def time_row(name: str, batch: int, ours: Programs, theirs: Programs, reference: str, runs: int) -> Row:
     """Time forward and gradient, each in turn with its reference."""
-    forward_s, forward_ratio = interleaved(forward, reference, runs)
-    gradient_s, gradient_ratio = None, None
-    if gradient is not None and reference_gradient is not None:
-        gradient_s, gradient_ratio = interleaved(gradient, reference_gradient, runs)
-    return Row(
-        name=name,
-        batch=batch,
-        forward_ms=1e3 * forward_s,
-        gradient_ms=None if gradient_s is None else 1e3 * gradient_s,
-        ratio_forward=forward_ratio,
-        ratio_gradient=gradient_ratio,
-        reference=reference_name,
-        compile_s=forward.compile_s + (gradient.compile_s if gradient else 0.0),
-    )
+    (forward, gradient), (their_forward, their_gradient) = ours, theirs
+    forward_s, ratio = interleaved(forward, their_forward, runs)
+    row = Row(name, batch, 1e3 * forward_s, None, ratio, None, reference, forward.compile_s)
+    if gradient is None:
+        return row
+    compile_s = forward.compile_s + gradient.compile_s
+    if their_gradient is None:
+        return dataclasses.replace(row, compile_s=compile_s)
+    gradient_s, ratio = interleaved(gradient, their_gradient, runs)
+    return dataclasses.replace(row, gradient_ms=1e3 * gradient_s, ratio_gradient=ratio, compile_s=compile_s)
 
 
-def interleaved(program: Program, reference: Program, runs: int) -> tuple[float, float]:
+def gemm_row(setting: Setting, name: str, batch: int, forward: Timed, gradient: Timed | None, runs: int) -> Row:
+    """Against a square product."""
+    gemm = square_gemm(setting.key)
+    return time_row(name, batch, (forward, gradient), (gemm, gemm), f"{SQUARE_GEMM}^3 GEMM", runs)
+
+
+def interleaved(program: Call, reference: Call, runs: int) -> tuple[float, float]:
     """Median seconds of the program and its ratio to the reference's median, run in turns after a warm-up."""
     program.seconds(), reference.seconds()
     pairs = [(program.seconds(), reference.seconds()) for _ in range(runs)]

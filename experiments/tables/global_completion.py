@@ -49,18 +49,18 @@ def complete_global(
     for places, new in batches(len(heads), config.chunk):
         seen = jnp.asarray(visible[places])
         part = jnp.where(seen[..., None], jnp.asarray(heads[places], jnp.float32), 0)
-        found[places[:new]] = np.asarray(_complete(head, solver, part, seen, config.steps))[:new]
+        found[places[:new]] = np.asarray(_complete(head, solver, part, seen, jnp.asarray(config.steps)))[:new]
         advance(new)
     return found
 
 
-@functools.partial(jax.jit, static_argnames="steps")
-def _complete(head: HeadModel, solver: ScanSolver, heads: Array, visible: Array, steps: int) -> Array:
+@jax.jit
+def _complete(head: HeadModel, solver: ScanSolver, heads: Array, visible: Array, steps: Array) -> Array:
     search = functools.partial(_search, head, solver, steps=steps)
     return jax.vmap(lambda verts, seen: _vertices(head, solver, search(verts, seen)))(heads, visible)
 
 
-def _search(head: HeadModel, solver: ScanSolver, verts: Array, seen: Array, steps: int) -> Array:
+def _search(head: HeadModel, solver: ScanSolver, verts: Array, seen: Array, steps: Array) -> Array:
     """The unknowns of one head: whitened coefficients, then rotations."""
     count = len(solver.back)
     unknowns = jnp.zeros(count + 3 * len(TURNS))

@@ -58,16 +58,8 @@ def make_cases(maker: MaskMaker, scans: Scans, chosen: Sequence[int], seed: int 
     names = scans.keys
     numbers = [zlib.crc32(names[k].encode()) for k in places]
 
-    @jax.jit
-    def hidden(numbers: jax.Array, kinds: jax.Array) -> jax.Array:
-        def one(number: jax.Array, kind: jax.Array) -> jax.Array:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), kind)
-            which, share = jax.random.split(key)
-            return hidden_vertices(maker, which, jax.random.uniform(share, (), minval=SHARE[0], maxval=SHARE[1]), kind)
-
-        return jax.vmap(one)(numbers, kinds)
-
-    masks = np.asarray(hidden(jnp.asarray(np.array(numbers, np.uint32)), jnp.asarray(kinds, jnp.int32)))
+    which = jnp.asarray(np.array(numbers, np.uint32)), jnp.asarray(kinds, jnp.int32)
+    masks = np.asarray(_hidden(maker, jax.random.key(seed), *which))
     return Cases(
         scans.vertices[places],
         ~masks,
@@ -76,6 +68,17 @@ def make_cases(maker: MaskMaker, scans: Scans, chosen: Sequence[int], seed: int 
         scans.expression[places],
         [f"{names[k]}-{KINDS[kind]}" for k, kind in zip(places, kinds, strict=True)],
     )
+
+
+@jax.jit
+def _hidden(maker: MaskMaker, key: jax.Array, numbers: jax.Array, kinds: jax.Array) -> jax.Array:
+    """(N, V) bool, each by a key of its number and kind."""
+
+    def one(number: jax.Array, kind: jax.Array) -> jax.Array:
+        which, share = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, number), kind))
+        return hidden_vertices(maker, which, jax.random.uniform(share, (), minval=SHARE[0], maxval=SHARE[1]), kind)
+
+    return jax.vmap(one)(numbers, kinds)
 
 
 @dataclass

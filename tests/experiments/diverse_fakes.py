@@ -36,21 +36,24 @@ class Fakes:
     def __init__(self, monkeypatch):
         self.fits, self.draws, self.bad = 0, [], None
         monkeypatch.setattr(diverse_runs.fitting, "fit", self.fit)
+        monkeypatch.setattr(diverse_runs, "diversify", self.draw)
         monkeypatch.setattr(Runner, "_prepare", lambda runner, fitted: fitting.prepare(HEAD))
 
     def fit(self, model, observation, config):
         self.fits += 1
         return FakeTools().fit(HEAD, jax.tree.map(np.asarray, observation))
 
-    def draw(self, vae, model, fit, observation, key, count, config):
+    def draw(self, vae, model, fit, observation, key, *, num_samples, config):
         """Heads pushed apart by a millimetre where they are seen, by n_sigma millimetres a step where not."""
         self.draws.append((vae is not None, fit, config))
-        steps = np.arange(count)[:, None, None] * np.where(fit.vertex_visibility, 1, config.n_sigma)[None, :, None]
+        steps = (
+            np.arange(num_samples)[:, None, None] * np.where(fit.vertex_visibility, 1, config.n_sigma)[None, :, None]
+        )
         verts = np.asarray(fit.vertices)[None] + 1e-3 * steps * np.array([1.0, 0, 0]) * (1 + config.iterations)
         if self.bad is not None and np.asarray(observation.image).mean() < self.bad:
             verts = np.full_like(verts, np.nan)
-        latents = None if vae is None else jax.random.normal(key, (count, *vae.latent_shape))
-        return Hypotheses(jnp.asarray(verts, jnp.float32), None, latents, -jnp.arange(count, dtype=jnp.float32))
+        latents = None if vae is None else jax.random.normal(key, (num_samples, *vae.latent_shape))
+        return Hypotheses(jnp.asarray(verts, jnp.float32), None, latents, -jnp.arange(num_samples, dtype=jnp.float32))
 
 
 def case(number: int, occluder: str = "glasses", truth: bool = True) -> Case:
@@ -64,8 +67,8 @@ def case(number: int, occluder: str = "glasses", truth: bool = True) -> Case:
     return Case(f"subject_{number:04d}-bareteeth", number, occluder, seen, shown, clean, at_root)
 
 
-def runner(fakes: Fakes, folder, **settings) -> Runner:
-    return Runner(HEAD, VAE, Settings(FakeConfig(), **{"num_samples": 3, **settings}), folder, fakes.draw)
+def runner(folder, **settings) -> Runner:
+    return Runner(HEAD, VAE, Settings(FakeConfig(), **{"num_samples": 3, **settings}), folder)
 
 
 def run_fit(one: Case):

@@ -3,8 +3,10 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +15,14 @@ import pytest
 from flax import nnx
 
 import flamejax
-from experiments.benchmark import command, diversity, head, head_peers, jaxrenderer, mesh_conv, render
-from experiments.benchmark.memory import render_gradient
+from experiments.benchmark import command, dpp, head, head_peers, networks, render, render_peers
 from experiments.benchmark.spheres import FLAME_SPHERES, spheres
 from experiments.benchmark.timing import Call, PeerMissing, Row, Setting, interleaved
 from experiments.datasets.synthetic_flame import TRUE_SIZE, write_flame_folder
 from models.hierarchy import mesh_hierarchy
 from models.mesh_conv import MeshConv
 from models.mesh_vae import MeshVAEConfig
-from sampling import dpp
+from sampling.dpp import diversity_loss
 from tests.heads import random_head
 
 ROW = Row("vertices", 4, 12.3456, 0.5, 0.0123, None, "a GEMM", 1.0)
@@ -62,7 +63,7 @@ def test_programs_take_turns():
 @pytest.mark.slow
 def test_memory_of_a_render_grows_with_the_batch_and_not_faster():
     model, key = random_head(subdivisions=3), jax.random.key(0)
-    one, two, four = (render_gradient(model, key, batch, 64).memory_mb() for batch in (1, 2, 4))
+    one, two, four = (render.render_programs(model, key, batch, 64)[1].memory_mb() for batch in (1, 2, 4))
     assert one < two < 2.1 * one
     assert four == pytest.approx(2 * two, rel=0.05)
 
@@ -104,9 +105,10 @@ def test_the_other_peers_go_on(monkeypatch):
 def test_deodr_missing_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "deodr.differentiable_renderer", None)
     monkeypatch.setattr(render, "own_rows", lambda setting: [ROW])
+    nothing = SimpleNamespace(screen=np.zeros((1, 3, 3)), colours=None, faces=None, opposite=None)
+    monkeypatch.setattr(render, "ColouredHead", lambda setting, size: nothing)
     said = []
-    setting = Setting(random_head(subdivisions=1), jax.random.key(0), 1, peers=True, say=said.append)
-    assert render.rows(setting) == [ROW]
+    assert render.rows(Setting(None, jax.random.key(0), 1, peers=True, say=said.append)) == [ROW]
     assert len(said) == 1 and "pip install deodr" in said[0]
 
 
@@ -115,8 +117,11 @@ def test_an_interpreter_without_jaxrenderer_is_one_line(python):
     if python.exists() and importlib.util.find_spec("renderer"):
         pytest.skip("jaxrenderer is installed here")
     scene = {"screen": np.zeros((3, 3)), "colours": np.zeros((3, 3)), "faces": np.zeros((1, 3), int), "size": 4}
-    with pytest.raises(PeerMissing, match=r"pip install jaxrenderer") as missing:
-        jaxrenderer.JaxrendererScene(python, **scene, say=print)
+    with (
+        pytest.raises(PeerMissing, match=r"pip install jaxrenderer") as missing,
+        render_peers.jaxrenderer(python, **scene, say=print),
+    ):
+        pass
     assert "\n" not in str(missing.value)
 
 
@@ -124,26 +129,29 @@ def test_jaxrenderer_scene_talks_to_its_worker(tmp_path, monkeypatch):
     """With a stand-in for the worker's file: the image is compared, the refused gradient said, the files removed."""
     worker = tmp_path / "worker.py"
     worker.write_text(
-        "import json, sys, numpy as np\n"
+        "import json, os, sys, numpy as np\n"
         "folder = sys.argv[1]\n"
         "size = int(np.load(folder + '/scene.npz')['size'])\n"
         "np.save(folder + '/image.npy', np.zeros((size, size, 3)))\n"
-        "about = {'version': '0', 'jax': '0', 'compile_s': 1.5, 'gradient': 'it is not finite'}\n"
+        "about = {'version': folder, 'jax': str(os.getpid()), 'compile_s': 1.5, 'gradient': 'it is not finite'}\n"
         "for line in sys.stdin:\n"
         "    print(json.dumps(about if line == 'compile\\n' else {'seconds': 0.25}), flush=True)\n"
     )
-    monkeypatch.setattr(jaxrenderer, "WORKER", worker)
+    monkeypatch.setattr(render_peers, "WORKER", worker)
     said = []
     corners, faces = np.zeros((3, 3)), np.zeros((1, 3), int)
-    with jaxrenderer.JaxrendererScene(Path(sys.executable), corners, corners, faces, 4, said.append) as scene:
-        assert scene.forward.seconds() == 0.25 and scene.forward.compile_s == 1.5
-        assert scene.gradient is None and said == ["no gradient of jaxrenderer: it is not finite"]
+    with render_peers.jaxrenderer(Path(sys.executable), corners, corners, faces, 4, said.append) as scene:
+        forward, gradient = scene.programs
+        assert forward.seconds() == 0.25 and forward.compile_s == 1.5
+        assert gradient is None and said == ["no gradient of jaxrenderer: it is not finite"]
         scene.check_image(np.zeros((4, 4, 3)))
         with pytest.raises(RuntimeError, match=r"0\.0% of the pixels"):
             scene.check_image(np.ones((4, 4, 3)))
-        folder = Path(scene._folder.name)
-        assert folder.exists()
-    assert not folder.exists() and scene._worker.returncode is not None
+        folder, process = scene.name.removeprefix("jaxrenderer ").split(", jax ")
+        assert Path(folder).exists()
+    assert not Path(folder).exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process), 0)
 
 
 def test_the_synthetic_flame_model_is_read_as_flame(tmp_path):
@@ -165,13 +173,13 @@ def test_spheres_are_closed_and_of_flames_size():
 def test_rows_of_the_mesh_convolutions(monkeypatch):
     """All of them, on a small mesh and a small network."""
     config = MeshVAEConfig(strides=(2, 2), features=(4,), latent_features=3, num_bases=2, centred=True)
-    monkeypatch.setattr(mesh_conv, "spheres", lambda: spheres(TINY_SPHERES))
-    monkeypatch.setattr(mesh_conv, "SMALL", config)
-    monkeypatch.setattr(mesh_conv, "LAYERS", {"down": (0, "pool", 3, 4), "up": (0, "unpool", 4, 1)})
+    monkeypatch.setattr(networks, "spheres", lambda: spheres(TINY_SPHERES))
+    monkeypatch.setattr(networks, "SMALL", config)
+    monkeypatch.setattr(networks, "LAYERS", {"down": (0, "pool", 3, 4), "up": (0, "unpool", 4, 1)})
     monkeypatch.setattr(MeshConv, "project_first", property(lambda conv: conv.out_features == 1))
     rows = command.GROUPS["mesh_conv"](Setting(None, jax.random.key(0), 1))
     assert [(row.name, row.batch) for row in rows[:3]] == [("down", 16), ("up", 16), ("up", 16)]
-    assert [row.reference for row in rows[:3]] == [mesh_conv.AGGREGATE, mesh_conv.AGGREGATE, mesh_conv.PROJECT]
+    assert [row.reference for row in rows[:3]] == [networks.AGGREGATE, networks.AGGREGATE, networks.PROJECT]
     assert rows[3].batch == 8 and "training step" in rows[3].name
     assert all(0 < value < np.inf for row in rows for value in (row.ratio_forward, row.ratio_gradient, row.compile_s))
 
@@ -179,8 +187,8 @@ def test_rows_of_the_mesh_convolutions(monkeypatch):
 def test_the_closed_form_is_the_loss_and_its_gradient():
     rng = np.random.default_rng(0)
     shapes, latents = rng.normal(size=(7, 20, 3)).astype(np.float32), rng.normal(size=(7, 30)).astype(np.float32) * 1.5
-    value, gradient = diversity.closed_form(shapes.astype(np.float64), latents.astype(np.float64))
-    ours = jax.value_and_grad(lambda s: dpp.diversity_loss(s, jnp.asarray(latents)))(jnp.asarray(shapes))
+    value, gradient = dpp.closed_form(shapes.astype(np.float64), latents.astype(np.float64))
+    ours = jax.value_and_grad(lambda s: diversity_loss(s, jnp.asarray(latents)))(jnp.asarray(shapes))
     np.testing.assert_allclose(ours[0], value, rtol=1e-5)
     np.testing.assert_allclose(ours[1], gradient, atol=1e-5 * np.abs(gradient).max())
 
@@ -188,7 +196,7 @@ def test_the_closed_form_is_the_loss_and_its_gradient():
 def test_rows_of_the_dpp(monkeypatch):
     """Of a head without a Mesh-VAE: Algorithm 2 is left out, and a line says so."""
     said: list[str] = []
-    monkeypatch.setattr(diversity, "SETS", (3,))
+    monkeypatch.setattr(dpp, "SETS", (3,))
     (row,) = command.GROUPS["diversity"](Setting(random_head(), jax.random.key(0), 1, say=said.append))
     assert "3 heads" in row.name and row.reference == "closed form in NumPy"
     assert 0 < row.ratio_forward < np.inf and 0 < row.ratio_gradient < np.inf
@@ -199,12 +207,13 @@ def test_the_reference_has_the_shapes_of_the_convolution():
     step = mesh_hierarchy(*spheres(TINY_SPHERES), (2,)).steps[0]
     conv = MeshConv(step.pool, 3, 4, 5, rngs=nnx.Rngs(0))
     targets, width = step.pool.num_targets, step.pool.width
-    aggregate, project = mesh_conv.forward_products(mesh_conv.bare_products(conv, 2, jax.random.key(0), False))
-    assert aggregate.shape == (targets, 5, 2 * 3) and project.shape == (2 * targets, 4)
-    project, aggregate = mesh_conv.forward_products(mesh_conv.bare_products(conv, 2, jax.random.key(0), True))
-    assert project.shape == (2 * 80, 5 * 4) and aggregate.shape == (targets, 1, 2 * 4)
-    products = mesh_conv.bare_products(conv, 2, jax.random.key(0), False)
-    assert products[0][0].shape == (targets, 5, width)
-    found = mesh_conv.backward_products(products)
-    operands = [operand for left, right, _ in products for operand in (left, right)]
-    assert [one.shape for one in found] == [one.shape for one in operands]
+
+    def shapes(work, project_first):
+        made = lambda key: work(networks.bare_products(conv, 2, key, project_first))  # noqa: E731
+        return [one.shape for one in jax.tree.leaves(jax.eval_shape(made, jax.random.key(0)))]
+
+    assert shapes(networks.forward_products, False) == [(targets, 5, 2 * 3), (2 * targets, 4)]
+    assert shapes(networks.forward_products, True) == [(2 * 80, 5 * 4), (targets, 1, 2 * 4)]
+    operands = shapes(lambda found: [one for left, right, _ in found for one in (left, right)], False)
+    assert operands[0] == (targets, 5, width)
+    assert shapes(networks.backward_products, False) == operands

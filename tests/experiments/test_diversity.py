@@ -13,21 +13,13 @@ from PIL import Image
 import fitting
 import flamejax
 from experiments import evaluate
-from experiments.cache import read_fit
-from experiments.datasets import open_faces
-from experiments.evaluate import diversity_command
-from experiments.tables import (
-    diverse_runs,
-    diversity_figure,
-    diversity_report,
-    diversity_table,
-    head_realism,
-    moving_occlusion,
-    report,
-)
+from experiments.cache import read_tree
+from experiments.evaluate import diversity as diversity_run
+from experiments.tables import charts, diverse_runs, diversity_table, moving_occlusion, pictures, realism, report
 from experiments.tables.diverse_cases import Parts, parts_of
 from experiments.tables.diverse_runs import METHODS, OURS, Found, case_key
 from flamejax.head import head_frame, root_joint
+from flamejax.types import Fit
 from tests.experiments.diverse_fakes import COUNT, VAE, FakeConfig, Fakes, case, run_fit, runner
 from tests.experiments.fakes import FakeTools
 from tests.experiments.test_completion import HEAD, scans
@@ -39,12 +31,12 @@ def fakes(monkeypatch) -> Fakes:
 
 
 @pytest.fixture(scope="module")
-def realism(tmp_path_factory) -> head_realism.Realism:
-    return head_realism.learn(scans(8, 0), scans(3, 1), tmp_path_factory.mktemp("pca"))
+def known(tmp_path_factory) -> realism.Realism:
+    return realism.learn(scans(8, 0), scans(3, 1), tmp_path_factory.mktemp("pca"))
 
 
 def test_runs_go_on_where_they_were(tmp_path, fakes):
-    cases, run = [case(k) for k in range(5)], runner(fakes, tmp_path)
+    cases, run = [case(k) for k in range(5)], runner(tmp_path)
     ticks = []
     first = {name: run.hypotheses(name, cases, ticks.append) for name in METHODS}
     assert len(fakes.draws) == 25 and sum(ticks) == 25
@@ -54,7 +46,7 @@ def test_runs_go_on_where_they_were(tmp_path, fakes):
     ]  # fmt: skip
     count = fakes.fits
     assert count == 10  # one by one as they are needed, by two models, not by five methods
-    again = runner(fakes, tmp_path)
+    again = runner(tmp_path)
     for name in METHODS:
         for old, new in zip(first[name], again.hypotheses(name, cases), strict=True):
             np.testing.assert_array_equal(old.heads, new.heads)
@@ -71,16 +63,16 @@ def test_runs_go_on_where_they_were(tmp_path, fakes):
     fit.write_bytes(b"half")
     for fitted in ("global", "global+local"):
         again.fits(fitted, cases)
-    assert fakes.fits == count + 1 and read_fit(fit) is not None
+    assert fakes.fits == count + 1 and read_tree(fit, Fit) is not None
     before = len(fakes.draws)
     again.hypotheses(OURS, cases[:1], k=2.0)
-    runner(fakes, tmp_path, seed=1).hypotheses(OURS, cases[:1])
-    runner(fakes, tmp_path, num_samples=4).hypotheses(OURS, cases[:1])
+    runner(tmp_path, seed=1).hypotheses(OURS, cases[:1])
+    runner(tmp_path, num_samples=4).hypotheses(OURS, cases[:1])
     assert len(fakes.draws) == before + 3
 
 
 def test_fits_are_made_in_batches_of_one_size(tmp_path, fakes):
-    run, shapes = runner(fakes, tmp_path), []
+    run, shapes = runner(tmp_path), []
     made = fakes.fit
     diverse_runs.fitting.fit = lambda model, seen, config: (
         shapes.append(seen.image.shape[0]),
@@ -92,7 +84,7 @@ def test_fits_are_made_in_batches_of_one_size(tmp_path, fakes):
 def test_hypotheses_come_into_the_head_frame_of_the_fit(tmp_path, fakes):
     """By the fit's own rotation and root joint: a hypothesis that is the fit lies where the fit lies."""
     model = fitting.prepare(HEAD)
-    run, turned = runner(fakes, tmp_path), jnp.asarray([0.1, 0.4, -0.2])
+    run, turned = runner(tmp_path), jnp.asarray([0.1, 0.4, -0.2])
 
     def fit(model, observation, config):
         made = FakeTools().fit(HEAD, jax.tree.map(np.asarray, observation))
@@ -110,7 +102,7 @@ def test_hypotheses_come_into_the_head_frame_of_the_fit(tmp_path, fakes):
     assert np.abs(found.heads[0] - one.vertices).max() > 0.01
 
 
-def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, realism):
+def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, known):
     cases = [case(k, ("glasses", "face-mask", "hand", "object")[k % 4]) for k in range(8)]
     done: dict[str, int] = {}
 
@@ -118,7 +110,7 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, realism):
         done[name] = done.get(name, 0) + count
         assert done[name] <= total
 
-    table = diversity_table.diversity(runner(fakes, tmp_path), cases, realism, scans(2, 5), tick)
+    table = diversity_table.diversity(runner(tmp_path), cases, known, scans(2, 5), tick)
     assert done == {"fits: global+local": 8, "fits: global": 8, **dict.fromkeys(METHODS, 8)}
     by = {(row["method"], row["occluder"]): row for row in table.rows}
     assert set(by) == {(m, o) for m in METHODS for o in ("glasses", "face-mask", "random", "overall")}
@@ -148,17 +140,17 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, realism):
     ]  # fmt: skip
     assert len(table.each) == 40 and table.each[0]["photo"] == "subject_0000-bareteeth"
     json.dumps(dataclasses.asdict(table), allow_nan=False)
-    sheets = diversity_report.sheets("diversity", table)
+    sheets = diversity_table.sheets("diversity", table)
     text = report.as_markdown("Heads.", sheets)
     assert "| global+local+vae+dpp | overall | 8 |" in text and text.count("\n\n**") == 3
     assert len(report.tables(sheets)) == 3
 
 
-def test_what_cannot_be_measured_is_left_empty(tmp_path, fakes, realism):
+def test_what_cannot_be_measured_is_left_empty(tmp_path, fakes, known):
     """One photo without a true head, one hypothesis, and numbers that are none."""
     fakes.bad = 0.21
     cases = [case(k, truth=False) for k in range(2)]  # the first is too dark
-    table = diversity_table.diversity(runner(fakes, tmp_path), cases, realism, None, lambda *a: None)
+    table = diversity_table.diversity(runner(tmp_path), cases, known, None, lambda *a: None)
     assert {row["occluder"] for row in table.rows} == {"overall"}
     row = table.rows[-1]
     assert row["failed"] == 1 and row["photos"] == 2 and row["cse"] is None and row["cse_low"] is None
@@ -166,45 +158,45 @@ def test_what_cannot_be_measured_is_left_empty(tmp_path, fakes, realism):
     assert [one["asd_v"] is None for one in table.each[:2]] == [True, False]
     assert [r["heads"] for r in table.reference] == ["fits: global", "fits: global+local"]
     json.dumps(dataclasses.asdict(table), allow_nan=False)
-    assert "| - |" in report.as_markdown("", diversity_report.sheets("diversity", table))
+    assert "| - |" in report.as_markdown("", diversity_table.sheets("diversity", table))
     single = diversity_table.diversity(
-        runner(fakes, tmp_path, num_samples=1), cases[1:], realism, None, lambda *a: None
+        runner(tmp_path, num_samples=1), cases[1:], known, None, lambda *a: None
     )  # fmt: skip
     assert single.rows[0]["asd_v"] is None and single.rows[0]["ratio"] is None
     assert single.rows[0]["inside"] is not None and single.rows[0]["inside_low"] is None  # one subject: no interval
 
 
-def test_hyperparameters_and_places_have_their_rows(tmp_path, fakes, realism):
-    cases, run = [case(k) for k in range(2)], runner(fakes, tmp_path)
-    table = diversity_table.hyperparameters(run, cases, realism, lambda *a: None, (0.1, 0.5), (1.0, 2.0, 3.0))
+def test_hyperparameters_and_places_have_their_rows(tmp_path, fakes, known):
+    cases, run = [case(k) for k in range(2)], runner(tmp_path)
+    table = diversity_table.hyperparameters(run, cases, known, lambda *a: None, (0.1, 0.5), (1.0, 2.0, 3.0))
     assert [(r["k"], r["n_sigma"]) for r in table.rows] == [(k, n) for k in (0.1, 0.5) for n in (1.0, 2.0, 3.0)]
     assert {"asd_v", "asd_o", "ratio", "inside"} <= set(table.rows[0])
     assert len(table.each) == 12 and len(fakes.draws) == 12
-    diversity_figure.heat_maps(table.rows, tmp_path / "heat.png")
+    charts.heat_maps(table.rows, tmp_path / "heat.png")
     assert np.asarray(Image.open(tmp_path / "heat.png").convert("L")).std() > 5
-    assert len(diversity_report.sheets("hyperparameters", table)) == 2
+    assert len(diversity_table.sheets("hyperparameters", table)) == 2
     moved = {place: [moving_occlusion.with_patch(one, None, place) for one in cases] for place in ("mouth", "eyes")}
-    table = diversity_table.moving_occlusion(run, moved, realism, lambda *a: None)
+    table = diversity_table.moving_occlusion(run, moved, known, lambda *a: None)
     assert [r["place"] for r in table.rows] == ["mouth", "eyes"] and table.rows[0]["photos"] == 2
-    assert "| mouth |" in report.as_markdown("", diversity_report.sheets("moving-occlusion", table))
+    assert "| mouth |" in report.as_markdown("", diversity_table.sheets("moving-occlusion", table))
 
 
 def test_pictures_show_something(tmp_path, fakes):
-    run, cases = runner(fakes, tmp_path, num_samples=8), [case(0), case(1, "hand"), case(2, truth=False)]
+    run, cases = runner(tmp_path, num_samples=8), [case(0), case(1, "hand"), case(2, truth=False)]
     shown = diversity_table.pictured(run, cases)
-    diversity_figure.hypotheses_figure(HEAD, shown, tmp_path / "h.jpg")
-    diversity_figure.interpolation_figure(HEAD, VAE, shown, tmp_path / "i.png")
+    pictures.hypotheses_figure(HEAD, shown, tmp_path / "h.jpg")
+    pictures.interpolation_figure(HEAD, VAE, shown, tmp_path / "i.png")
     for name, columns in (("h.jpg", 10), ("i.png", 9)):
         image = np.asarray(Image.open(tmp_path / name).convert("L")).astype(float)
         assert image.shape == (3 * 176 + 24, 110 + columns * 176)
         cells = image[: 3 * 176, 110:].reshape(3, 176, columns, 176)
         filled = cells.std(axis=(1, 3))[:, 1:]
         assert (filled[:2] > 5).all() and (filled[2, : columns - 2] > 5).all()
-    assert diversity_figure.one_of_each(["hand", "glasses", "glasses", "object"]) == [1, 0, 3]
-    assert diversity_figure.one_of_each(["photo"] * 9) == list(range(6))
+    assert pictures.one_of_each(["hand", "glasses", "glasses", "object"]) == [1, 0, 3]
+    assert pictures.one_of_each(["photo"] * 9) == list(range(6))
     nothing = Parts(np.ones(COUNT, bool), np.zeros(COUNT, bool), np.zeros(COUNT, bool))
     bare = dataclasses.replace(shown[0], parts=nothing, found=Found(shown[0].found.heads, None, np.zeros(8), 0.0))
-    diversity_figure.interpolation_figure(HEAD, VAE, [bare], tmp_path / "none.png")
+    pictures.interpolation_figure(HEAD, VAE, [bare], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
@@ -217,22 +209,21 @@ def test_the_key_is_of_the_photo_and_the_seed():
 @pytest.mark.parametrize("table", ["diversity", "hyperparameters", "moving-occlusion"])
 def test_the_command_writes_what_it_prints(table, tmp_path, monkeypatch, capsys, fakes):
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
-    monkeypatch.setattr("models.pretrained.load_mesh_vae", lambda head, path: VAE)
-    monkeypatch.setattr(open_faces, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
-    monkeypatch.setitem(diversity_command.DIVERSIFY_PRESETS, "fast", FakeConfig())
-    monkeypatch.setattr(diverse_runs, "draw", fakes.draw)
+    monkeypatch.setattr(diversity_run, "load_mesh_vae", lambda head, path: VAE)
+    monkeypatch.setattr(diversity_run, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
+    monkeypatch.setitem(diversity_run.DIVERSIFY_PRESETS, "fast", FakeConfig())
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     limits = []
 
     def cases_for(config, head, progress):
-        limits.append(diversity_command.limit_of(config))
+        limits.append(config.most)
         cases = [case(k, ("glasses", "hand")[k % 2]) for k in range(2)]
         if table == "moving-occlusion":
             places = moving_occlusion.PLACES
             cases = [moving_occlusion.with_patch(one, None, place) for place in places for one in cases]
         return cases, ["other.png: no face"]
 
-    monkeypatch.setattr(diversity_command, "cases_for", cases_for)
+    monkeypatch.setattr(diversity_run, "cases_for", cases_for)
     files = {name: tmp_path / f"table.{name}" for name in ("json", "md", "png", "csv")}
     options = ["--json", str(files["json"]), "--markdown", str(files["md"]), "--figure", str(files["png"])]
     options += ["--csv", str(files["csv"]), "--num-samples", "3"]
@@ -259,6 +250,6 @@ def test_bad_options_are_refused(capsys, tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match="2"):
             evaluate.main(["--table", *options])
         assert message in capsys.readouterr().err
-    monkeypatch.setitem(diversity_command.DIVERSIFY_PRESETS, "fast", FakeConfig())
+    monkeypatch.setitem(diversity_run.DIVERSIFY_PRESETS, "fast", FakeConfig())
     assert evaluate.main(["--table", "diversity", "--photos", str(tmp_path)]) == 2
     assert "no folder with photos" in capsys.readouterr().err

@@ -9,15 +9,16 @@ import pytest
 from PIL import Image
 
 import flamejax
-from experiments import evaluate
-from experiments.cache import flat, read_fit, read_observation, write_tree
-from experiments.datasets import open_faces
+from experiments.cache import flat, read_tree, write_tree
 from experiments.datasets.open_faces import Scans
 from experiments.datasets.open_faces.photos import kind_of
-from experiments.evaluate import diversity_command
-from experiments.tables import folder_photos, head_realism, moving_occlusion
-from experiments.tables.diverse_cases import balanced, folder_cases, parts_of
-from flamejax.metrics import heads as metrics
+from experiments.evaluate import cases as cases_of
+from experiments.evaluate import folder_photos
+from experiments.evaluate.config import EvaluateConfig
+from experiments.tables import moving_occlusion, realism
+from experiments.tables.diverse_cases import balanced, parts_of
+from flamejax import metrics
+from flamejax.types import Fit, Observation
 from tests.experiments.diverse_fakes import COUNT, EYES, SIDE, case
 from tests.experiments.fakes import FakeTools, write_photo
 from tests.experiments.test_completion import HEAD
@@ -90,14 +91,14 @@ def test_trees_are_kept_whole(tmp_path):
     batch = jax.tree.map(lambda a: a[None], case(0).observation)
     one = jax.tree.map(lambda leaf: np.asarray(leaf)[0], FakeTools().fit(HEAD, batch))
     write_tree(tmp_path / "deep" / "fit.npz", one)
-    again = read_fit(tmp_path / "deep" / "fit.npz")
+    again = read_tree(tmp_path / "deep" / "fit.npz", Fit)
     assert jax.tree.structure(again) == jax.tree.structure(one)
     jax.tree.map(np.testing.assert_array_equal, again, one)
     write_tree(tmp_path / "seen.npz", case(1).observation)
-    jax.tree.map(np.testing.assert_array_equal, read_observation(tmp_path / "seen.npz"), case(1).observation)
+    jax.tree.map(np.testing.assert_array_equal, read_tree(tmp_path / "seen.npz", Observation), case(1).observation)
     assert "crop.scale" in flat(case(1).observation)
     (tmp_path / "fit.npz").write_bytes((tmp_path / "seen.npz").read_bytes())  # whole, but something else
-    assert read_fit(tmp_path / "fit.npz") is None and read_observation(tmp_path / "none.npz") is None
+    assert read_tree(tmp_path / "fit.npz", Fit) is None and read_tree(tmp_path / "none.npz", Observation) is None
 
 
 def test_realism_by_hand(tmp_path):
@@ -110,16 +111,16 @@ def test_realism_by_hand(tmp_path):
         return Scans(verts, verts, verts, np.arange(count), np.zeros(count))
 
     train = world(600)
-    found = head_realism.learn(train, world(500), tmp_path)
+    found = realism.learn(train, world(500), tmp_path)
     # Of two standard normal coefficients |z|^2 is chi-squared: its 99 % quantile is 9.21.
     assert found.threshold == pytest.approx(np.sqrt(9.21 / 2), rel=0.15)
     np.testing.assert_allclose(found.deviation, train.vertices.std(axis=0, ddof=1), rtol=1e-4)
-    assert found.inside(world(2000).vertices).mean() == pytest.approx(0.99, abs=0.012)
+    assert found.measures(world(2000).vertices)["inside"].mean() == pytest.approx(0.99, abs=0.012)
     centre = np.asarray(found.pca.mean)
     moved = np.stack([centre, centre, centre])
     moved[1, 4, 1] += 3.1 * found.deviation[4, 1]
     moved[2, 4, 1] -= 2.9 * found.deviation[4, 1]
-    np.testing.assert_allclose(found.vertices_inside(moved), [1.0, 0.9, 1.0])
+    np.testing.assert_allclose(found.measures(moved)["vertices_inside"], [1.0, 0.9, 1.0])
 
 
 def test_patches_cover_what_they_are_called():
@@ -164,7 +165,7 @@ def test_a_patch_hides_vertices_and_landmarks():
     assert under.any() and (np.asarray(moved.observation.confidence)[under] == 0).all()
     np.testing.assert_array_equal(moved.observation.confidence[~under], one.observation.confidence[~under])
     np.testing.assert_allclose(moved.observation.image[mask], np.tile(moving_occlusion.COLOUR, (mask.sum(), 1)))
-    assert moved.key.endswith("-mouth") and moved.digest != one.digest == case(0).digest
+    assert moved.file.startswith(f"{one.key}-mouth-") and moved.file != one.file == case(0).file
     assert moving_occlusion.with_patch(case(0, truth=False), None, "eyes").shown is None
 
 
@@ -183,32 +184,32 @@ def test_a_folder_of_photos_is_observed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_photos, "auto_masks", auto)
     ticks = []
     for _ in range(2):
-        cases, failures = folder_cases(
-            HEAD, tmp_path / "in", None, tmp_path / "kept", lambda total, n: ticks.append(total), lambda: None
+        cases, failures = folder_photos.folder_cases(
+            HEAD, tmp_path / "in", None, lambda name, total, n: ticks.append(total), lambda: None, tmp_path / "kept"
         )
         assert [c.key for c in cases] == ["p0", "p1", "p2"] and len({c.subject for c in cases}) == 3
         assert len(failures) == 2 and "no face" in failures[0] and "broken.jpg" in failures[1]
         assert masked == [1, 1, 1] and (np.asarray(cases[0].observation.occlusion_mask) == 1).all()
     assert ticks == [5] * 10
-    some, _ = folder_cases(HEAD, tmp_path / "in", 3, tmp_path / "kept", lambda *a: None, lambda: None)
+    quiet = lambda *a: None  # noqa: E731
+    some, _ = folder_photos.folder_cases(HEAD, tmp_path / "in", 3, quiet, lambda: None, tmp_path / "kept")
     assert [c.key for c in some] == ["p0", "p2"]  # of the first, the middle and the last name
     with pytest.raises(FileNotFoundError, match="no folder with photos"):
-        folder_cases(HEAD, tmp_path / "kept" / "none", None, tmp_path, lambda *a: None, lambda: None)
+        folder_photos.folder_cases(HEAD, tmp_path / "kept" / "none", None, quiet, lambda: None, tmp_path)
 
 
 def test_the_photos_of_the_open_scans_become_cases(monkeypatch):
     from tests.experiments.test_evaluate import photo
 
-    monkeypatch.setattr(open_faces, "data_source", lambda split, config: range(24))
     asked = []
 
     def load(split, config, indices):
         asked.append(list(indices))
         return [photo(k) for k in indices]
 
-    monkeypatch.setattr(open_faces, "load_photos", load)
-    config = evaluate.command.EvaluateConfig("diversity", limit=6)
-    cases, failures = diversity_command.cases_for(config, HEAD, lambda *a: None)
+    monkeypatch.setattr(cases_of, "load_photos", load)
+    config = EvaluateConfig("diversity", limit=6)
+    cases, failures = cases_of.cases_for(config, HEAD, lambda *a: None)
     assert len(cases) == len(asked[0]) == 6 and not failures
     assert cases[0].truth is not None and cases[0].observation.image.shape == (16, 16, 3)
     hidden = ~cases[0].shown & cases[0].shown_clean

@@ -11,15 +11,16 @@ import pytest
 import fitting
 import flamejax
 from experiments import evaluate
-from experiments.datasets import open_faces
 from experiments.datasets.observations import Look, observe, spread_out
 from experiments.datasets.open_faces import Photo
-from experiments.tables import fits, fitting_table, report
+from experiments.evaluate import fitting as fitting_run
+from experiments.tables import charts, fits, fitting_table, report
 from experiments.tables.fits import Fitter, Job, Result
-from experiments.tables.statistics import bootstrap, mean_of, ratio_of
+from experiments.tables.runs import code_version
+from experiments.tables.statistics import OCCLUDERS, bootstrap, mean_of, ratio_of
+from flamejax import metrics
 from flamejax.camera import PerspectiveCamera
 from flamejax.head import head_frame, root_joint
-from flamejax.metrics import heads as metrics
 from tests.heads import random_head, random_params
 
 HEAD = random_head(subdivisions=1)
@@ -167,7 +168,9 @@ def test_kept_fits_are_not_made_again_and_damaged_ones_are(tmp_path):
     calls = fitter.calls
     fitter.fit(photos, dataclasses.replace(job, seed=1))
     assert fitter.calls == calls + 2
-    assert len(fits.code_version()) == 12
+    assert len(code_version(fits.ROOMS)) == 12
+    with pytest.raises(FileNotFoundError):
+        code_version(("flamejax", "no/such/room.py"))
 
 
 def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
@@ -179,10 +182,10 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
     )  # fmt: skip
     done = []
     wanted = fitting_table.jobs("fast", "exact", 0)
-    table = fitting_table.make(HEAD, StubFitter(tmp_path), photos, wanted, lambda name, n: done.append((name, n)))
-    assert sum(n for name, n in done if name == "auto") == 8
+    table = fitting_table.make(HEAD, StubFitter(tmp_path), photos, wanted, lambda *tick: done.append(tick))
+    assert sum(n for name, total, n in done if name == "auto") == 8
     by = {(row["method"], row["occluder"]): row for row in table.rows}
-    assert set(by) == {(m, o) for m in ("mean", "global", "global+local") for o in fitting_table.OCCLUDERS}
+    assert set(by) == {(m, o) for m in ("mean", "global", "global+local") for o in OCCLUDERS}
     step = np.sqrt(3.0)
     assert by["global", "overall"]["rms_all"] == pytest.approx(step, rel=1e-4)
     assert by["global+local", "random"]["rms_visible"] == pytest.approx(step / 2, rel=1e-4)
@@ -195,14 +198,14 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
     assert {row["occluder"]: row["iou"] for row in table.masks} == dict.fromkeys((*kinds, "overall"), 1.0)
     assert all(row["false_on_clean"] == pytest.approx(0.5) for row in table.masks)
     json.dumps(table.rows, allow_nan=False)
-    text = report.markdown(table, "fast", "exact", 8)
+    text = report.as_markdown("", fitting_table.sheets(table))
     assert "global+local" in text and text.count("**") == 8
-    report.histogram(table, tmp_path / "h.png")
+    charts.histogram(table.histogram, tmp_path / "h.png")
     assert (tmp_path / "h.png").stat().st_size > 1000
     bare = fitting_table.make(
         HEAD, StubFitter(tmp_path), photos, fitting_table.jobs("fast", "exact", 0, robustness=False), lambda *a: None
     )
-    assert not bare.robustness and not bare.masks and len(report.tables(report.sheets(bare))) == 2
+    assert not bare.robustness and not bare.masks and len(report.tables(fitting_table.sheets(bare))) == 2
 
 
 def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypatch):
@@ -215,7 +218,7 @@ def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypa
         batch = observation.image.shape[0]
         params = dataclasses.replace(flamejax.HeadParams.zeros(HEAD, (batch,)), global_orient=jnp.full((batch, 3), 0.2))
         return fits.fitting.Fit(
-            params, None, flamejax.vertices(HEAD, params), None, None, None, None, None,
+            params, flamejax.vertices(HEAD, params), None, None, None, None, None,
             {"nme": np.zeros(batch)}, np.zeros(batch, int),
         )  # fmt: skip
 
@@ -229,9 +232,9 @@ def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypa
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     photos = [photo(k, "hand") for k in range(3)]
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
-    monkeypatch.setattr(open_faces, "data_source", lambda split, config: photos)
-    monkeypatch.setattr(open_faces, "load_photos", lambda split, config, indices: [photos[k] for k in indices])
-    monkeypatch.setattr(fits, "Fitter", lambda head, detector: StubFitter(tmp_path / "kept"))
+    monkeypatch.setattr(fitting_run, "data_source", lambda split, config: photos)
+    monkeypatch.setattr(fitting_run, "load_photos", lambda split, config, indices: [photos[k] for k in indices])
+    monkeypatch.setattr(fitting_run, "Fitter", lambda head, detector: StubFitter(tmp_path / "kept"))
     monkeypatch.setattr(
         fitting_table, "floor_vertices",
         lambda head, photos, progress: {m: [p.vertices + 1e-4 for p in photos] for m in ("global", "global+local")},
@@ -247,6 +250,8 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     more = json.loads((tmp_path / "table.more.json").read_text())
     assert {"ratios", "robustness", "masks", "histogram"} == set(more)
     assert "global+local" in capsys.readouterr().out
-    monkeypatch.setattr(open_faces, "data_source", lambda split, config: (_ for _ in ()).throw(RuntimeError("no data")))
+    monkeypatch.setattr(
+        fitting_run, "data_source", lambda split, config: (_ for _ in ()).throw(RuntimeError("no data"))
+    )
     assert evaluate.main(["--table", "fitting"]) == 2
     assert "no data" in capsys.readouterr().err

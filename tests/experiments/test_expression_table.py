@@ -5,26 +5,28 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.evaluate.expression_command import sheets
-from experiments.tables.expression_runs import METHODS, ExpressionRunner
 
 from experiments.datasets.open_faces import Scans
-from experiments.tables import expression_runs
+from experiments.tables import expression_table
 from experiments.tables.diverse_cases import Parts
 from experiments.tables.diverse_runs import Found
+from experiments.tables.diversity_table import summary, values_of
 from experiments.tables.expression_table import (
+    MEASURES,
+    METHODS,
     SHARES,
+    ExpressionRunner,
     ExpressionTable,
     behind,
     covered_case,
     expression,
     measures,
-    summary,
+    sheets,
 )
-from flamejax.metrics.samples import learn_distribution
+from flamejax.metrics import learn_distribution
 from flamejax.types import Hypotheses
 from models.rank import frontal_vertices
-from sampling import OferNetworks
+from sampling._ofer import OferNetworks
 from tests.experiments.diverse_fakes import COUNT, Fakes, case, run_fit, runner
 from tests.experiments.test_completion import HEAD
 
@@ -58,13 +60,14 @@ def made(tmp_path, monkeypatch):
 
         return drawn
 
-    monkeypatch.setattr(expression_runs, "ofer", draw("ofer"))
-    monkeypatch.setattr(expression_runs, "ofer_dpp", draw("ofer+dpp"))
-    monkeypatch.setattr(expression_runs, "digest_of_weights", lambda network: "none")
+    monkeypatch.setattr(expression_table, "ofer", draw("ofer"))
+    monkeypatch.setattr(expression_table, "ofer_dpp", draw("ofer+dpp"))
+    monkeypatch.setattr(expression_table, "digest_of_weights", lambda network: "none")
     networks = OferNetworks(NoNetwork(), NoNetwork(), NoNetwork(), None)
 
     def make(**settings):
-        return ExpressionRunner(runner(Fakes(monkeypatch), tmp_path, **settings), networks)
+        Fakes(monkeypatch)
+        return ExpressionRunner(runner(tmp_path, **settings), networks)
 
     return make, asked
 
@@ -137,10 +140,10 @@ def test_measures_of_known_heads():
     assert row["asd_o_rms"] == pytest.approx(3.0, rel=1e-3)
     assert row["seconds"] == 1.5 and row["ode"] >= 0
     bad = measures(Found(heads * np.nan, None, np.zeros(2), 1.0), case(0), parts, FRONT, known)
-    assert all(np.isnan(value) for value in bad.values())
-    kept = summary([row, bad], [case(0), case(1)], np.array([True, True]))
+    assert bad["failed"] == 1 and all(np.isnan(value) for name, value in bad.items() if name != "failed")
+    kept = summary(values_of([row, bad]), MEASURES, [case(0), case(1)])
     assert kept["photos"] == 2 and kept["failed"] == 1 and kept["cse"] == 0
-    none = summary([bad, bad], [case(0), case(1)], np.array([True, True]))
+    none = summary(values_of([bad, bad]), MEASURES, [case(0), case(1)])
     table = ExpressionTable([{"method": "ofer", "occluder": "overall"} | one for one in (kept, none)], [], [])
     cells = sheets(table)[0][2]
     assert cells[0][2] == "2 (1 failed)" and cells[1][2] == "2 (2 failed)"

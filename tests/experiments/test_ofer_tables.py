@@ -12,15 +12,15 @@ import pytest
 import flamejax
 from experiments import evaluate
 from experiments.datasets import open_faces
-from experiments.evaluate import ofer_command
-from experiments.tables import ofer_cases, ofer_report, ofer_runs, ofer_table
+from experiments.evaluate import ofer as ofer_run
+from experiments.tables import ofer_cases, ofer_runs, ofer_table
 from experiments.tables.landmark_posterior import LandmarkPrior, learn_prior
 from experiments.tables.ofer_cases import OferCase, draw_cases
 from experiments.tables.ofer_runs import Judged, OferRunner
 from experiments.tables.statistics import difference_of
 from experiments.training.ofer.examples import Source, draw_params, make_source, photographed_points
 from flamejax.head import landmarks, shape_identity
-from flamejax.metrics.samples import identity_errors
+from flamejax.metrics import identity_errors_mm
 from models.encoders.landmark import LandmarkEncoderConfig
 from models.generator import GeneratorConfig
 from models.ofer_weights import build_generator, build_rank, load_generator, write_generator, write_rank
@@ -162,7 +162,7 @@ def test_the_identity_table():
     assert compared["ranked", "average"]["value"] == pytest.approx(-0.75)
     # The same difference in every case: no interval about it.
     assert compared["ranked", "average"]["value_high"] == pytest.approx(-0.75) and compared["ranked", "average"]["met"]
-    text = "".join(map(str, ofer_report.sheets("identity", table)))
+    text = "".join(map(str, ofer_table.sheets("identity", table)))
     assert "ranked - average" in text and "average / linear-gaussian" in text
 
 
@@ -234,10 +234,10 @@ def test_errors_are_those_of_the_metric_and_runs_go_on(tmp_path, monkeypatch):
     key = ofer_runs._case_key(cases[0], 0, "random")
     betas = jax.random.normal(key, (COUNT, HEAD.num_betas))
     heads = np.asarray(shape_identity(HEAD, betas).vertices)
-    by_hand = identity_errors(heads[3], cases[0].neutral, frontal_vertices(HEAD))
-    assert found["random"][0].median[3] == pytest.approx(np.median(by_hand), rel=1e-4)
-    mean = identity_errors(heads.mean(0), cases[0].neutral, frontal_vertices(HEAD))
-    assert found["random"][0].of_mean[1] == pytest.approx(mean.mean(), rel=1e-4)
+    frontal = frontal_vertices(HEAD)
+    by_hand = identity_errors_mm(np.stack([heads[3], heads.mean(0)])[:, frontal], cases[0].neutral[frontal])
+    assert found["random"][0].median[3] == pytest.approx(by_hand.median[0], rel=1e-4)
+    assert found["random"][0].of_mean[1] == pytest.approx(by_hand.mean[1], rel=1e-4)
 
     # Another run draws nothing, and what is made one by one is the same.
     again = OferRunner(HEAD, SOURCE, IDGEN, IDRANK, folder=tmp_path)
@@ -275,11 +275,14 @@ def test_a_damaged_file_is_made_again(tmp_path):
 def small(monkeypatch, tmp_path):
     """The commands use the small head, its own people and untrained networks; options that name these."""
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
-    monkeypatch.setattr(open_faces, "load_new_people", lambda split: people(6))
-    monkeypatch.setattr(ofer_command, "case_source", lambda head, split: SOURCE)
+    monkeypatch.setattr(ofer_run, "load_new_people", lambda split: people(6))
+    monkeypatch.setattr(ofer_run, "case_source", lambda head, split: SOURCE)
     monkeypatch.setattr(ofer_table, "CANDIDATES", COUNT)
     monkeypatch.setattr(ofer_table, "COUNTS", (1, 5, COUNT))
-    monkeypatch.setattr(ofer_table, "SAMPLERS", (SamplerConfig(steps=2), ofer_table.REFERENCE))
+    reference = SamplerConfig("ancestral", steps=4)
+    monkeypatch.setattr(ofer_table, "REFERENCE", reference)
+    monkeypatch.setattr(ofer_table, "SAMPLERS", (SamplerConfig(), reference))
+    monkeypatch.setattr(ofer_runs, "BATCH", 2)
     monkeypatch.setattr(ofer_runs, "learn_prior", small_prior)
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     write_generator(tmp_path / "idgen.npz", HEAD, IDGEN)

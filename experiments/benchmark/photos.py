@@ -1,0 +1,114 @@
+"""Fits and hypotheses of 256 x 256 photos (renders with exact landmarks), warm: seconds per photo, and the compile time
+apart. What takes minutes is timed in part, in its own proportions, and scaled up."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import fitting
+from experiments.benchmark.timing import Row, Setting, Timed, gemm_row
+from experiments.datasets.renders import exact_observation, render_scenes, sample_scenes
+from fitting.fit_model import FitModel
+from fitting.global_fit import fit_batch
+from fitting.local_files import shipped_local_model
+from fitting.occlusion import OcclusionConfig, masks_batch
+from flamejax.head import HeadFileError
+from flamejax.types import Observation
+from models.pretrained import load_mesh_vae
+from sampling import DIVERSIFY_PRESETS
+from sampling._diversify import diversify_batch
+from sampling._ofer import load_networks, ofer
+from sampling._ofer_dpp import ofer_dpp
+
+FIT_PART, ALGORITHM_PART = 20, 10
+"""One of so many iterations is timed: of a gradient fit, and of the preset `paper` of Algorithm 2."""
+SAMPLES = 16
+METHODS: dict[str, tuple[Any, int]] = {
+    "100 identities, ranking, 15 expressions": (ofer, 15),
+    "ofer+dpp, 16 heads": (ofer_dpp, 16),
+}
+
+
+def fit_rows(setting: Setting) -> list[Row]:
+    """`fast` without and with local models, `paper`, and the automatic masks."""
+    head, local = setting.head, shipped_local_model(setting.head)
+    models = {"global": fitting.prepare(head)}
+    if local is not None:
+        models["global+local"] = fitting.prepare(head, local)
+    best = list(models)[-1]
+    found = [_fit_row(setting, "fast", name, models[name], batch) for name in models for batch in (1, 4)]
+    found += [_fit_row(setting, "fast", best, models[best], 16)]
+    found += [_fit_row(setting, "paper", best, models[best], batch) for batch in (1, 16)]
+    config, occlusion = fitting.FitConfig(), OcclusionConfig()
+    for batch in (1, 4):
+        timed = Timed(lambda h, o: masks_batch(h, o, config, occlusion), head, _seen(setting, batch))
+        found.append(_row(setting, "automatic masks", timed, batch))
+    return found
+
+
+def _fit_row(setting: Setting, preset: str, name: str, model: FitModel, batch: int) -> Row:
+    config, factor = fitting.PRESETS[preset], 1
+    if isinstance(config, fitting.GradientFitConfig):
+        parts = {n: getattr(config, n) // FIT_PART for n in ("iterations", "rigid_iterations", "global_iterations")}
+        config, factor = dataclasses.replace(config, **parts), FIT_PART
+    timed = Timed(lambda m, o: fit_batch(m, o, config), model, _seen(setting, batch))
+    return _row(setting, f"fit 256 px, {preset}, {name}", timed, batch, factor)
+
+
+def algorithm_rows(setting: Setting) -> list[Row]:
+    """Algorithm 2 for one photo, where the head has a Mesh-VAE."""
+    head, local = setting.head, shipped_local_model(setting.head)
+    vae = _loaded(setting, load_mesh_vae, "Algorithm 2 is")
+    found = []
+    for preset, config in DIVERSIFY_PRESETS.items() if vae else ():
+        model, seen, factor = fitting.prepare(head, local), _seen(setting, 1), 1
+        fit = fitting.fit(model, seen, devices=(jax.devices()[0],))
+        if preset == "paper":
+            config, factor = dataclasses.replace(config, iterations=config.iterations // ALGORITHM_PART), ALGORITHM_PART
+        program = functools.partial(diversify_batch, count=SAMPLES, config=config)
+        knobs = jnp.asarray([config.k, config.n_sigma])
+        timed = Timed(program, vae, model, knobs, fit, seen, setting.key[None])
+        row = _row(setting, f"Algorithm 2, {SAMPLES} heads, {preset}", timed, 1, factor)
+        found.append(dataclasses.replace(row, memory_mb=timed.memory_mb()))
+    return found
+
+
+def ofer_rows(setting: Setting) -> list[Row]:
+    """OFER's hypotheses for one photo, where the head has its networks."""
+    networks = _loaded(setting, load_networks, "OFER's hypotheses are")
+    found = []
+    for name, (method, count) in METHODS.items() if networks else ():
+        seen, device = _seen(setting, 1), (jax.devices()[0],)
+        fit = fitting.fit(fitting.prepare(setting.head), seen, devices=device)
+        draw = functools.partial(method, num_samples=count, devices=device)
+        timed = Timed(draw, networks, setting.head, fit, seen, setting.key[None])
+        row = _row(setting, f"OFER: {name}", timed)
+        found.append(dataclasses.replace(row, memory_mb=timed.memory_mb()))
+    return found
+
+
+def _loaded(setting: Setting, load: Callable[[Any], Any], name: str) -> Any:
+    """Networks of the head; None, and a line that says so, where it has none."""
+    try:
+        return load(setting.head)
+    except (HeadFileError, OSError) as error:
+        setting.say(f"{name} left out: {error}")
+        return None
+
+
+def _seen(setting: Setting, batch: int) -> Observation:
+    images, points, _ = render_scenes(setting.head, sample_scenes(setting.head, setting.key, batch), setting.key)
+    return exact_observation(images, points)
+
+
+def _row(setting: Setting, name: str, timed: Timed, batch: int = 1, factor: int = 1) -> Row:
+    """factor: how many times as long as what is timed the whole takes."""
+    row = gemm_row(setting, name, batch, timed, None, setting.few)
+    ms, ratio = factor * row.forward_ms, factor * row.ratio_forward
+    return dataclasses.replace(row, forward_ms=ms, ratio_forward=ratio, seconds_per_photo=ms / 1e3 / batch)

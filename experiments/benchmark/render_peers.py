@@ -1,0 +1,173 @@
+"""Other renderers at our work, for `render --peers` and `render --jaxrenderer-python`: vertex colours with a depth
+test, back faces culled, before black."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from experiments.benchmark.timing import Call, PeerMissing, Programs
+
+WORKER = Path(__file__).with_name("jaxrenderer_worker.py")
+HOW = "python3.12 -m venv jr && jr/bin/pip install jaxrenderer==0.4.0 (docs/benchmark.md)"
+SAME_PIXELS = 0.98
+"""Share of pixels that have to be the same for the work to be the same: contours and slivers differ."""
+
+
+def deodr(screen: object, colours: object, faces: object, opposite: object, size: int) -> tuple[Call, Call]:
+    """deodr, which comes with the extra "bench": float64, one core. The image without antialiasing; and with
+    antialiased silhouettes the gradient of half the image's squared sum in positions and colours. Which edges are
+    silhouettes is worked out beforehand and not timed, to the peer's advantage.
+
+    Args:
+      screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). opposite: (F, 3) from `opposite_vertices`.
+
+    Raises:
+      PeerMissing: deodr is not installed.
+    """
+    try:
+        from deodr.differentiable_renderer import Scene2D
+    except ImportError as missing:
+        raise PeerMissing("no row against deodr: pip install deodr==0.2.3 (docs/benchmark.md)") from missing
+    points, triangles = np.asarray(screen, np.float64), np.asarray(faces, np.uint32)
+    count = len(triangles)
+    arguments = {
+        "faces": triangles,
+        "faces_uv": triangles,
+        "ij": np.ascontiguousarray(points[:, :2]),
+        "depths": np.ascontiguousarray(points[:, 2]),
+        "textured": np.zeros(count, bool),
+        "uv": np.zeros((len(points), 2)),
+        "shade": np.zeros(len(points)),
+        "colors": np.asarray(colours, np.float64),
+        "shaded": np.zeros(count, bool),
+        "height": size,
+        "width": size,
+        "nb_colors": 3,
+        "texture": np.zeros((2, 2, 3)),
+        "background_color": np.zeros(3),
+        "backface_culling": True,
+        "integer_pixel_centers": False,
+    }
+    plain = Scene2D(edgeflags=np.zeros((count, 3), bool), **arguments)
+    smooth = Scene2D(edgeflags=_silhouettes(points, triangles, np.asarray(opposite)), **arguments)
+
+    def gradient() -> None:
+        smooth.clear_gradients()
+        image, _ = smooth.render(1.0)
+        smooth.render_backward(image)
+
+    return Call(lambda: plain.render(1.0)), Call(gradient)
+
+
+def _silhouettes(points: np.ndarray, faces: np.ndarray, opposite: np.ndarray) -> np.ndarray:
+    """(F, 3) bool: is the edge from each corner to the next one a silhouette of the front faces?"""
+
+    def front(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+        (ux, uy), (vx, vy) = (points[b] - points[a])[:, :2].T, (points[c] - points[a])[:, :2].T
+        return ux * vy - uy * vx < 0
+
+    flags = []
+    for k in range(3):
+        a, b, third = faces[:, k], faces[:, (k + 1) % 3], faces[:, (k + 2) % 3]
+        far = opposite[:, (k + 2) % 3]
+        hidden = (far < 0) | ~front(b, a, np.maximum(far, 0))
+        flags.append(front(a, b, third) & hidden)
+    return np.stack(flags, axis=1)
+
+
+class WorkerProgram(Call):
+    """One of the worker's programs, whose answers say how long a run took: messages are not counted."""
+
+    def seconds(self) -> float:
+        """One run."""
+        return self.result()["seconds"]
+
+
+@dataclasses.dataclass
+class JaxrendererScene:
+    """A mesh as jaxrenderer draws it, while its worker runs."""
+
+    name: str
+    programs: Programs
+    """The image, and the gradient: None where it is not finite or needs more memory than there is."""
+    image: np.ndarray
+    """(size, size, 3)"""
+
+    def check_image(self, ours: object) -> None:
+        """Raises RuntimeError unless our image is theirs but for a few pixels."""
+        same = float(np.mean(np.abs(self.image - np.asarray(ours)).max(-1) < 1 / 255))
+        if same < SAME_PIXELS:
+            raise RuntimeError(f"jaxrenderer and flamejax agree on {same:.1%} of the pixels only: not the same work.")
+
+
+@contextlib.contextmanager
+def jaxrenderer(
+    python: Path, screen: object, colours: object, faces: object, size: int, say: Callable[[str], object]
+) -> Iterator[JaxrendererScene]:
+    """jaxrenderer, which pins another JAX than ours: in a process of its own, with the interpreter of its own
+    environment, that waits while we are timed.
+
+    Args:
+      screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3).
+      say: is told why there is no gradient.
+
+    Raises:
+      PeerMissing: the interpreter is not there, or has no jaxrenderer that works.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder, log = Path(name), Path(name) / "stderr.txt"
+        memory = np.asarray(0.75 * _free_memory())
+        arrays = {"screen": np.asarray(screen), "colours": np.asarray(colours), "faces": np.asarray(faces)}
+        np.savez(folder / "scene.npz", **arrays, size=np.asarray(size), memory=memory)
+        # The worker must not find our packages through the caller's path.
+        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        try:
+            with log.open("wb") as errors:
+                worker = subprocess.Popen(
+                    [python, WORKER, folder],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=clean,
+                )  # fmt: skip
+        except OSError as missing:
+            raise PeerMissing(
+                f"no row against jaxrenderer: {python} does not run ({missing.strerror}): {HOW}"
+            ) from None
+
+        def ask(command: str) -> dict:
+            assert worker.stdin is not None and worker.stdout is not None
+            line = ""
+            with contextlib.suppress(BrokenPipeError):
+                print(command, file=worker.stdin, flush=True)
+                line = worker.stdout.readline()
+            if not line:
+                last = " ".join(log.read_text(errors="replace").split("\n")[-2:]).strip()
+                raise PeerMissing(f"no row against jaxrenderer: its worker ended ({last}): {HOW}")
+            return json.loads(line)
+
+        try:
+            about = ask("compile")
+            gradient = None if about["gradient"] else WorkerProgram(lambda: ask("gradient"))
+            if about["gradient"]:
+                say(f"no gradient of jaxrenderer: {about['gradient']}")
+            programs = WorkerProgram(lambda: ask("forward"), about["compile_s"]), gradient
+            image = np.load(folder / "image.npy")
+            yield JaxrendererScene(f"jaxrenderer {about['version']}, jax {about['jax']}", programs, image)
+        finally:
+            worker.terminate()
+            worker.communicate()
+
+
+def _free_memory() -> int:
+    """Bytes of physical memory that are free now; a guess of 8 GB where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 8 * 10**9
