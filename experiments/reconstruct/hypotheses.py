@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from experiments.reconstruct.results import FORMAT_VERSION, FittedFace, HeadIdentity, spread_of
 from experiments.reconstruct.viewing import scene_of
-from experiments.reconstruct.views import framing, on_backdrop, turn
+from experiments.reconstruct.views import on_backdrop, turn
 from experiments.view.viewer_page import viewer_page
-from flamejax.camera import OrthographicCamera
+from flamejax.camera import OrthographicCamera, framing
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel
 from flamejax.io.files import write_text
@@ -70,11 +70,7 @@ def sheet(fit: np.ndarray, heads: np.ndarray, head: HeadModel) -> Image.Image:
     warmth = np.clip(spread_of(heads.astype(np.float64)) / FULL_SPREAD, 0, 1)[:, None]
     colours[1] = (1 - warmth) * CLAY + warmth * HOT
     turned = np.stack([turn(vertices) for vertices in drawn]).astype(np.float32)
-    scale, translation = framing(turned[0], np.inf, SIDE)
-    count = len(drawn)
-    camera = OrthographicCamera(
-        jnp.full(count, scale, jnp.float32), jnp.asarray(np.tile(translation, (count, 1)), jnp.float32)
-    )
+    camera = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(drawn)), framing(turned[0], (SIDE, SIDE)))
     images = np.asarray(_shaded(head.faces, jnp.asarray(turned), camera, jnp.asarray(colours)))
     pictures = np.round(np.clip(np.nan_to_num(images), 0, 1) * 255).astype(np.uint8)
     names = ["fit", f"how far apart, to {1e3 * FULL_SPREAD:.0f} mm"]

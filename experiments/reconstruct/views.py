@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
-from flamejax.camera import OrthographicCamera
+from flamejax.camera import OrthographicCamera, framing
 
 RENDER_SIDE = 512
 """Pixels. One fixed size for all photos, so that rendering compiles once."""
@@ -53,10 +53,10 @@ def render_view(
     zoom = RENDER_SIDE / (crop_side * (1.0 + 2.0 * MARGIN))
     shifted = zoom * (np.asarray(translation, np.float32) + MARGIN * crop_side)
     both = np.stack([vertices, turn(vertices)]).astype(np.float32)
-    turned_scale, turned_translation = framing(both[1], zoom * scale)
+    beside = framing(both[1], (RENDER_SIDE, RENDER_SIDE), max_scale=zoom * scale)
     camera = OrthographicCamera(
-        jnp.asarray([zoom * scale, turned_scale], jnp.float32),
-        jnp.asarray(np.stack([shifted, turned_translation]), jnp.float32),
+        jnp.stack([jnp.float32(zoom * scale), beside.scale]),
+        jnp.stack([jnp.asarray(shifted, jnp.float32), beside.translation]),
     )
     size = (RENDER_SIDE, RENDER_SIDE)
     images = np.asarray(
@@ -64,15 +64,6 @@ def render_view(
     )
     front, turned = np.round(np.clip(np.nan_to_num(images), 0.0, 1.0) * 255.0).astype(np.uint8)
     return View(front, turned)
-
-
-def framing(vertices: np.ndarray, largest_scale: float, side: int = RENDER_SIDE) -> tuple[float, np.ndarray]:
-    """A camera's scale and translation (2,) that show a whole head in the middle of `side` x `side` pixels, no larger
-    than `largest_scale`."""
-    flat = np.asarray(vertices)[:, :2] * (1.0, -1.0)
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    scale = min(largest_scale, 0.94 * side / max(float((high - low).max()), 1e-6))
-    return scale, side / 2 - scale * (low + high) / 2
 
 
 def turn(vertices: np.ndarray) -> np.ndarray:

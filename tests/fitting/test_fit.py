@@ -43,7 +43,7 @@ def photos(batch, seed=0):
     camera = OrthographicCamera(
         jnp.full(batch, 3.4 * SIDE), jnp.broadcast_to(jnp.asarray([0.5 * SIDE, 0.8 * SIDE]), (*batch, 2))
     )
-    image = flamejax.render(HEAD, verts, camera, size=(SIDE, SIDE))[..., :3]
+    image = flamejax.render(HEAD, verts, camera, size=(SIDE, SIDE), antialias=False)[..., :3]
     points = camera.project(flamejax.landmarks(HEAD, params))[..., :2]
     flat = exact_observation(image.reshape(-1, SIDE, SIDE, 3), points.reshape(-1, 68, 2))
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), flat)

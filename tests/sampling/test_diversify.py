@@ -48,7 +48,7 @@ def seen_fit(batch=(), seed=1):
 def observed(fit):
     """The photo that a fit explains, as an observation."""
     batch = fit.vertices.shape[:-2]
-    image = flamejax.render(HEAD, fit.vertices, fit.camera, size=(SIDE, SIDE))[..., :3]
+    image = flamejax.render(HEAD, fit.vertices, fit.camera, size=(SIDE, SIDE), antialias=False)[..., :3]
     points = fit.camera.project(fit.landmarks)[..., :2]
     flat = exact_observation(image.reshape(-1, SIDE, SIDE, 3), points.reshape(-1, 68, 2))
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), flat)
