@@ -78,7 +78,7 @@ def test_look_at_has_the_target_in_the_middle_and_up_upright():
     eye, target = np.asarray([0.3, 0.5, 0.9]), np.asarray([0.1, 0.2, 0.0])
     camera = PerspectiveCamera.look_at(eye, target, focal=200.0, size=(100, 140))
     away = np.linalg.norm(eye - target)
-    screen = camera.project(jnp.asarray([target, target + [0, 0.01, 0], target + [0.01, 0, 0]], jnp.float32))
+    screen = camera.project(jnp.asarray(target + 0.01 * np.asarray([[0, 0, 0], [0, 1, 0], [1, 0, 0]]), jnp.float32))
     np.testing.assert_allclose(screen[0], [70, 50, away], atol=1e-3)
     assert abs(screen[1, 0] - 70) < 1e-3 and screen[1, 1] < 50 and screen[2, 0] > 70
     np.testing.assert_allclose(camera.project(jnp.asarray(eye[None], jnp.float32))[0, 2], 0, atol=1e-6)

@@ -97,9 +97,8 @@ def test_render_gradients_in_texture_and_light(head):
 
     def image(coefficients, light):
         texture = head.albedo(coefficients)
-        return flamejax.render(head, verts, camera(), texture=texture, light=light, size=(24, 24), antialias=False)[
-            ..., :3
-        ]
+        options = {"texture": texture, "light": light, "size": (24, 24)}
+        return flamejax.render(head, verts, camera(), **options, antialias=False)[..., :3]
 
     check_grads(jax.jit(image), (jnp.ones(3) * 0.3, ambient_light()), 1, ("fwd", "rev"), eps=1e-2, rtol=0.03, atol=0.03)
 
