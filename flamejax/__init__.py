@@ -1,8 +1,8 @@
 """flamejax: occlusion-robust 3D face reconstruction in JAX. The core: head models, cameras, rendering."""
 
-from flamejax.camera import CropTransform, OrthographicCamera, PerspectiveCamera
+from flamejax.camera import CropTransform, OrthographicCamera, PerspectiveCamera, framing
 from flamejax.head import HeadModel, HeadParams, landmarks, load_head, vertices
-from flamejax.rendering import Fragments, antialias, rasterize, render
+from flamejax.rendering import Fragments, antialias, interpolate, rasterize, render, render_mesh
 
 __version__ = "0.1.0"
 
@@ -15,9 +15,12 @@ __all__ = [
     "PerspectiveCamera",
     "__version__",
     "antialias",
+    "framing",
+    "interpolate",
     "landmarks",
     "load_head",
     "rasterize",
     "render",
+    "render_mesh",
     "vertices",
 ]

@@ -5,15 +5,27 @@ Camera axes: x right, y down, z forward.
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from flamejax._checks import check_shape
+from flamejax.geometry import normalize
+
 HIGHEST = jax.lax.Precision.HIGHEST
 ORTHOGRAPHIC_DEPTH_OFFSET = 10.0
 """Metres from the world's origin back to the orthographic image plane, so that depth is positive for any head."""
+
+
+def _arrays(tree: Any) -> tuple[Array, ...]:
+    """The fields of a dataclass as arrays, float32 where they are plain numbers or lists."""
+    # Not when it is made: transformations make them of anything, of axes' numbers for one.
+    return tuple(v if isinstance(v, Array) else jnp.asarray(v, jnp.float32) for v in vars(tree).values())
 
 
 @jax.tree_util.register_dataclass
@@ -28,17 +40,22 @@ class CropTransform:
 
     def to_crop(self, points: Array) -> Array:
         """(*b, N, 2) full-photo pixels -> crop pixels."""
-        return self.scale[..., None, None] * points + self.offset[..., None, :]
+        scale, offset = _arrays(self)
+        return scale[..., None, None] * points + offset[..., None, :]
 
     def to_full(self, points: Array) -> Array:
         """(*b, N, 2) crop pixels -> full-photo pixels."""
-        return (points - self.offset[..., None, :]) / self.scale[..., None, None]
+        scale, offset = _arrays(self)
+        return (points - offset[..., None, :]) / scale[..., None, None]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OrthographicCamera:
-    """Scaled orthographic camera looking along -z of the world: pixels = scale * (x, -y) + translation."""
+    """Scaled orthographic camera looking along -z of the world: pixels = scale * (x, -y) + translation.
+
+    Its fields may be given as plain numbers and lists: `OrthographicCamera(400.0, [128.0, 150.0])`.
+    """
 
     scale: Array
     """(*b,) pixels per metre."""
@@ -66,24 +83,33 @@ class OrthographicCamera:
         return cls(scale, jnp.stack([x, y], axis=-1))
 
     def project(self, points: Array) -> Array:
-        """(*b, N, 3) world metres -> (*b, N, 3): x, y in pixels and depth z in metres (nearer is smaller)."""
-        x = self.scale[..., None] * points[..., 0] + self.translation[..., :1]
-        y = -self.scale[..., None] * points[..., 1] + self.translation[..., 1:]
+        """(*b, N, 3) world metres -> (*b, N, 3): x, y in pixels and depth z in metres (nearer is smaller).
+
+        Raises:
+          ValueError: the points are not (*b, N, 3), or the translation not (*b, 2).
+        """
+        scale, translation = _arrays(self)
+        check_shape("points", points, "N", 3)
+        check_shape("translation", translation, 2)
+        x = scale[..., None] * points[..., 0] + translation[..., :1]
+        y = -scale[..., None] * points[..., 1] + translation[..., 1:]
         return jnp.stack([x, y, ORTHOGRAPHIC_DEPTH_OFFSET - points[..., 2]], axis=-1)
 
     def to_full(self, crop: CropTransform) -> "OrthographicCamera":
         """The camera of the full photo, given this camera of its crop."""
-        return OrthographicCamera(self.scale / crop.scale, (self.translation - crop.offset) / crop.scale[..., None])
+        (scale, translation), (zoom, offset) = _arrays(self), _arrays(crop)
+        return OrthographicCamera(scale / zoom, (translation - offset) / zoom[..., None])
 
     def to_crop(self, crop: CropTransform) -> "OrthographicCamera":
         """The camera of the crop, given this camera of the full photo."""
-        return OrthographicCamera(self.scale * crop.scale, self.translation * crop.scale[..., None] + crop.offset)
+        (scale, translation), (zoom, offset) = _arrays(self), _arrays(crop)
+        return OrthographicCamera(scale * zoom, translation * zoom[..., None] + offset)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PerspectiveCamera:
-    """Pinhole camera."""
+    """Pinhole camera. Its fields may be given as plain numbers and lists."""
 
     focal: Array
     """(*b,) pixels."""
@@ -91,6 +117,41 @@ class PerspectiveCamera:
     """(*b, 2) principal point, pixels."""
     T_camera_world: Array
     """(*b, 4, 4) rigid transform from world to camera; camera axes x right, y down, z forward."""
+
+    @classmethod
+    def look_at(
+        cls,
+        eye: ArrayLike | Sequence[float],
+        target: ArrayLike | Sequence[float],
+        up: ArrayLike | Sequence[float] = (0.0, 1.0, 0.0),
+        *,
+        focal: ArrayLike,
+        size: tuple[int, int],
+    ) -> "PerspectiveCamera":
+        """A camera at one point that has another in the middle of its picture.
+
+        Args:
+          eye: (*b, 3) where the camera is, world metres.
+          target: (*b, 3) what it looks at, not at the same place.
+          up: (3,) or (*b, 3) the direction that is upright in the picture, not along the line of sight.
+          focal: (*b,) pixels; as much as the picture is wide gives a view of 53 degrees.
+          size: (H, W) of the picture, pixels.
+
+        Raises:
+          ValueError: eye, target or up has not 3 coordinates.
+        """
+        places = [jnp.asarray(value, jnp.float32) for value in (eye, target, up)]
+        for name, place in zip(("eye", "target", "up"), places, strict=True):
+            check_shape(name, place, 3)
+        eye, target, up = jnp.broadcast_arrays(*places)
+        forward = normalize(target - eye)
+        right = normalize(jnp.cross(forward, up))
+        rotation = jnp.stack([right, jnp.cross(forward, right), forward], axis=-2)
+        offset = -jnp.matmul(rotation, eye[..., None], precision=HIGHEST)
+        last = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 0.0, 1.0]), (*eye.shape[:-1], 1, 4))
+        T_camera_world = jnp.concatenate([jnp.concatenate([rotation, offset], axis=-1), last], axis=-2)
+        centre = jnp.broadcast_to(jnp.asarray([0.5 * size[1], 0.5 * size[0]]), (*eye.shape[:-1], 2))
+        return cls(jnp.broadcast_to(jnp.asarray(focal, jnp.float32), eye.shape[:-1]), centre, T_camera_world)
 
     @property
     def perspective(self) -> bool:
@@ -101,23 +162,55 @@ class PerspectiveCamera:
         """(*b, N, 3) world metres -> (*b, N, 3): x, y in pixels and depth z in metres.
 
         Points at or behind the camera (z <= 0) get finite but meaningless pixels; `rasterize` drops their triangles.
+
+        Raises:
+          ValueError: the points are not (*b, N, 3), the centre not (*b, 2), or T_camera_world not (*b, 4, 4).
         """
-        rotation, translation = self.T_camera_world[..., :3, :3], self.T_camera_world[..., :3, 3]
+        focal, centre, T_camera_world = _arrays(self)
+        check_shape("points", points, "N", 3)
+        check_shape("centre", centre, 2)
+        check_shape("T_camera_world", T_camera_world, 4, 4)
+        rotation, translation = T_camera_world[..., :3, :3], T_camera_world[..., :3, 3]
         local = jnp.matmul(points, jnp.swapaxes(rotation, -1, -2), precision=HIGHEST) + translation[..., None, :]
         depth = local[..., 2:]
         safe_depth = jnp.where(depth > 1e-6, depth, 1.0)
-        xy = self.focal[..., None, None] * local[..., :2] / safe_depth + self.centre[..., None, :]
+        xy = focal[..., None, None] * local[..., :2] / safe_depth + centre[..., None, :]
         return jnp.concatenate([xy, depth], axis=-1)
 
     def to_full(self, crop: CropTransform) -> "PerspectiveCamera":
         """The camera of the full photo, given this camera of its crop."""
-        centre = (self.centre - crop.offset) / crop.scale[..., None]
-        return PerspectiveCamera(self.focal / crop.scale, centre, self.T_camera_world)
+        (focal, centre, T_camera_world), (zoom, offset) = _arrays(self), _arrays(crop)
+        return PerspectiveCamera(focal / zoom, (centre - offset) / zoom[..., None], T_camera_world)
 
     def to_crop(self, crop: CropTransform) -> "PerspectiveCamera":
         """The camera of the crop, given this camera of the full photo."""
-        centre = self.centre * crop.scale[..., None] + crop.offset
-        return PerspectiveCamera(self.focal * crop.scale, centre, self.T_camera_world)
+        (focal, centre, T_camera_world), (zoom, offset) = _arrays(self), _arrays(crop)
+        return PerspectiveCamera(focal * zoom, centre * zoom[..., None] + offset, T_camera_world)
 
 
 Camera = OrthographicCamera | PerspectiveCamera
+
+
+@functools.partial(jax.jit, static_argnames=("size", "margin"))
+def framing(
+    vertices: ArrayLike, size: tuple[int, int], *, margin: float = 0.03, max_scale: ArrayLike = jnp.inf
+) -> OrthographicCamera:
+    """A camera from the front that shows all of some vertices in the middle of the picture, as large as they fit.
+
+    Args:
+      vertices: (*b, V, 3) world metres.
+      size: (H, W) of the picture, pixels.
+      margin: left free on each side, as a share of the picture.
+      max_scale: (*b,) pixels per metre that are not exceeded.
+
+    Raises:
+      ValueError: `vertices` is not (*b, V, 3).
+    """
+    check_shape("vertices", vertices, "V", 3)
+    flat = jnp.asarray(vertices, jnp.float32)[..., :2]
+    low, high = jnp.min(flat, axis=-2), jnp.max(flat, axis=-2)
+    picture = jnp.broadcast_to(jnp.asarray([size[1], size[0]], jnp.float32), low.shape)
+    fitting = (1.0 - 2.0 * margin) * jnp.min(picture / jnp.maximum(high - low, 1e-6), axis=-1)
+    scale = jnp.minimum(jnp.asarray(max_scale, jnp.float32), fitting)
+    flip = jnp.broadcast_to(jnp.asarray([1.0, -1.0]), low.shape)
+    return OrthographicCamera(scale, 0.5 * picture - scale[..., None] * flip * 0.5 * (low + high))

@@ -22,6 +22,8 @@ def normalize(vectors: Array, eps: float = 1e-12) -> Array:
 
 def triangle_normals(verts: Array, faces: Array) -> Array:
     """Area-weighted normals of triangles: verts (*b, V, 3), faces (F, 3) -> (*b, F, 3), length = twice the area."""
+    check_shape("verts", verts, "V", 3)
+    check_shape("faces", faces, "F", 3, batched=False)
     corners = verts[..., faces, :]
     first, second = corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :]
     return jnp.cross(first, second)

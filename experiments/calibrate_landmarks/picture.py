@@ -30,7 +30,7 @@ def draw(head: HeadModel, dense: DenseLandmarks, path: Path) -> None:
     scale = 0.75 * SIZE / (high - low)[:, :2].max(axis=-1)
     middle = 0.5 * (low + high)[:, :2] * jnp.asarray([[1.0, -1.0]])
     camera = OrthographicCamera(scale, 0.5 * SIZE - scale[:, None] * middle)
-    images = np.asarray(render(head, vertices(head, params), camera, size=(SIZE, SIZE)))
+    images = np.asarray(render(head, vertices(head, params), camera, size=(SIZE, SIZE), antialias=False))
     pixels = (255 * np.clip(images[..., :3] + 0.9 * (1 - images[..., 3:]), 0, 1)).astype(np.uint8)
     upper, lower = ([Image.fromarray(p) for p in pixels] for _ in range(2))
     sliding = np.asarray(dense.sliding)

@@ -119,7 +119,7 @@ def render_scenes(
     """
     verts = vertices(head, scenes.params)
     texture = jnp.clip(head.albedo(scenes.texture), 0.0, 1.0) if albedo is None else albedo
-    image = render(head, verts, scenes.camera, texture=texture, light=scenes.light, size=(size, size))
+    image = render(head, verts, scenes.camera, texture=texture, light=scenes.light, size=(size, size), antialias=False)
     background = jax.random.uniform(key, (verts.shape[0], 1, 1, 3))
     alpha = image[..., 3:]
     points = scenes.camera.project(landmarks_from_vertices(head, verts, scenes.params))[..., :2]

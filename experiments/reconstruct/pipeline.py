@@ -72,7 +72,7 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
         model=model,
         fit=lambda observation: fit(model, observation, config.fit_config()),
         vertices=jax.jit(flamejax.vertices),
-        render=jax.jit(flamejax.render, static_argnames="size"),
+        render=jax.jit(functools.partial(flamejax.render, antialias=False), static_argnames="size"),
         complete=draw,
         between=between,
     )

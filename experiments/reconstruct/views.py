@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from experiments import clay
 from experiments.results import HIDDEN_COLOUR, HOT
-from flamejax.camera import OrthographicCamera
+from flamejax.camera import OrthographicCamera, framing
 from flamejax.types import Fit, Observation
 
 RENDER_SIDE = 512
@@ -51,24 +51,15 @@ def render_view(render: Callable[..., jax.Array], fit: Fit, texture: np.ndarray,
     zoom = RENDER_SIDE / (crop_side * (1.0 + 2.0 * MARGIN))
     scale, shifted = zoom * float(fit.camera.scale), zoom * (np.asarray(fit.camera.translation) + MARGIN * crop_side)
     both = np.stack([np.asarray(fit.vertices), turn(np.asarray(fit.vertices))]).astype(np.float32)
-    turned_scale, turned_translation = framing(both[1], scale)
+    beside = framing(both[1], (RENDER_SIDE, RENDER_SIDE), max_scale=scale)
     camera = OrthographicCamera(
-        jnp.asarray([scale, turned_scale], jnp.float32),
-        jnp.asarray(np.stack([shifted, turned_translation]), jnp.float32),
+        jnp.stack([jnp.float32(scale), beside.scale]),
+        jnp.stack([jnp.asarray(shifted, jnp.float32), beside.translation]),
     )
     light, size = jnp.asarray(fit.light), (RENDER_SIDE, RENDER_SIDE)
     images = np.asarray(render(jnp.asarray(both), camera, texture=jnp.asarray(texture), light=light, size=size))
     front, turned = np.round(np.clip(np.nan_to_num(images), 0.0, 1.0) * 255.0).astype(np.uint8)
     return View(front, turned)
-
-
-def framing(vertices: np.ndarray, largest_scale: float, side: int = RENDER_SIDE) -> tuple[float, np.ndarray]:
-    """A camera's scale and translation (2,) that show a whole head in the middle of `side` x `side` pixels, no larger
-    than `largest_scale`."""
-    flat = np.asarray(vertices)[:, :2] * (1.0, -1.0)
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    scale = min(largest_scale, 0.94 * side / max(float((high - low).max()), 1e-6))
-    return scale, side / 2 - scale * (low + high) / 2
 
 
 def turn(vertices: np.ndarray) -> np.ndarray:
@@ -173,7 +164,8 @@ def clay_sheet(fit: np.ndarray, heads: np.ndarray, spread: np.ndarray, faces: An
     warmth = np.clip(spread / FULL_SPREAD, 0, 1)[:, None]
     colours[1] = (1 - warmth) * CLAY + warmth * HOT
     middle = fit.mean(axis=0)
-    scale, place = framing(turn(fit) - middle, np.inf, CLAY_SIDE)
+    camera = framing(turn(fit) - middle, (CLAY_SIDE, CLAY_SIDE))
+    scale, place = float(camera.scale), np.asarray(camera.translation)
     view = clay.View(
         scale / CLAY_SIDE, tuple(middle), tuple(place / CLAY_SIDE), TURN, (0.3, 0.45, 0.85), 0.35, 0.75, 0.93
     )

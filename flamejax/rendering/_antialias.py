@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from flamejax._checks import check_shape
 from flamejax.rendering._rasterize import Fragments
 from flamejax.rendering.visibility import gather_corners, is_drawn, list_parts, signed_area
 
@@ -52,10 +53,11 @@ def antialias(
       pixel.
 
     Raises:
-      ValueError: if the image is not (*b, H, W, C) or the fragments' axes are others.
+      ValueError: the image is not (*b, H, W, C) with the fragments' axes, or `screen` or `faces` has another shape.
     """
-    if image.ndim < 3 or image.shape[:-1] != fragments.face_index.shape:
-        raise ValueError(f"antialias wants an image (*b, H, W, C) of {fragments.face_index.shape}, got {image.shape}.")
+    check_shape("image", image, *fragments.face_index.shape, "C", batched=False)
+    check_shape("screen", screen, "V", 3)
+    check_shape("faces", faces, "F", 3, batched=False)
     if opposite is None and isinstance(faces, jax.core.Tracer):
         opposite = opposite_vertices(faces, screen.shape[-2])
     elif opposite is None:  # now: a compiler that sees constant faces would take seconds to sort them

@@ -1,11 +1,14 @@
 """Vertex attributes at the pixels."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from flamejax._checks import check_shape
 from flamejax.rendering._rasterize import Fragments, materialize, pick_rows
 
 
+@jax.jit
 def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
     """Barycentric interpolation of vertex attributes.
 
@@ -16,7 +19,12 @@ def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
 
     Returns:
       (*b, H, W, C); zero where the image is empty.
+
+    Raises:
+      ValueError: the attributes are not (*b, N, C), or the faces not (F, 3).
     """
+    check_shape("attributes", attributes, "N", "C")
+    check_shape("faces", faces, "F", 3, batched=False)
     corners = jnp.take(attributes, faces, axis=-2)
     corners = pick_rows(corners.reshape(*corners.shape[:-2], -1), fragments.face_index)
     weights, channels = [fragments.barycentric[..., k] for k in range(3)], attributes.shape[-1]

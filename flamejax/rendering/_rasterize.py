@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from flamejax._checks import check_shape
 from flamejax.rendering.visibility import visible_faces
 
 SHORT_ROW = 32
@@ -60,8 +61,8 @@ def rasterize(
     Raises:
       ValueError: if `screen` is not (*b, V, 3), `faces` not (F, 3), or the size is not positive.
     """
-    if screen.ndim < 2 or screen.shape[-1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
-        raise ValueError(f"rasterize wants screen (*b, V, 3) and faces (F, 3), got {screen.shape} and {faces.shape}.")
+    check_shape("screen", screen, "V", 3)
+    check_shape("faces", faces, "F", 3, batched=False)
     height, width = size
     if height <= 0 or width <= 0:
         raise ValueError(f"The image size must be positive, got {size}.")

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 BANDS = 9
+CLAY_LAMP, CLAY_GREY = (0.298, 0.447, 0.844), 0.78
+"""Direction to the lamp, a unit vector in the world, and albedo of `clay`."""
 AMBIENT = math.sqrt(4.0 * math.pi)
 """First coefficient of a light of intensity 1 from everywhere."""
 
@@ -69,3 +71,10 @@ def shade_directional(normals: Array, direction: Array, colour: Array) -> Array:
     unit = (direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)).reshape(*batch, *between, 3)
     cosine = sum(normals[..., k] * jnp.broadcast_to(unit[..., k], normals.shape[:-1]) for k in range(3))
     return jnp.maximum(cosine, 0.0)[..., None] * colour.reshape(*batch, *between, 3)
+
+
+def clay(_attributes: Array, normals: Array) -> Array:
+    """Grey clay under a lamp from above on the left of the viewer's head: normals (*b, H, W, 3) -> (*b, H, W, 3)."""
+    x, y, z = CLAY_LAMP
+    cosine = jnp.maximum(x * normals[..., :1] + y * normals[..., 1:2] + z * normals[..., 2:], 0.0)
+    return jnp.broadcast_to(CLAY_GREY * (0.3 + 0.75 * cosine), normals.shape)

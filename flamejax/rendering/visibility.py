@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 TILE_BITS = 3
@@ -107,7 +108,7 @@ def _visible_batch(
     shape = (count * tiles, TILE * TILE)
     start = (jnp.full(shape, jnp.inf), jnp.full(shape, -1, jnp.int32))
     _, index = jax.lax.fori_loop(0, (total + PAIRS_PER_LIST - 1) // PAIRS_PER_LIST, list_pairs, start)
-    index = index.reshape(count, rows, columns, TILE, TILE).swapaxes(2, 3).reshape(count, rows * TILE, columns * TILE)
+    index = rearrange(index, "(b r c) (i j) -> b (r i) (c j)", b=count, r=rows, i=TILE)
     return index[:, :height, :width]
 
 
@@ -126,8 +127,8 @@ def list_parts(last: Array, first_part: Array, count: int) -> tuple[Array, Array
 
 def gather_corners(screen: Array, faces: Array) -> Array:
     """screen (B, V, C), faces (F, 3) -> (C, 3, B F): coordinate, corner, triangle (the batch's one after the other)."""
-    picked = jnp.moveaxis(screen, 0, 1)[faces.T]  # (3, F, B, C)
-    return picked.transpose(3, 0, 2, 1).reshape(screen.shape[-1], 3, -1)
+    picked = jnp.moveaxis(screen, 0, 1)[faces.T]
+    return rearrange(picked, "corner f b c -> c corner (b f)")
 
 
 def bounding_boxes(corners: Array, size: tuple[int, int], cull: bool, near: float) -> tuple[Array, Array]:

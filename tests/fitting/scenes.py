@@ -79,7 +79,9 @@ def people(seed: int = 0, count: int = PHOTOS) -> HeadParams:
 def photos(seed: int = 0, count: int = PHOTOS) -> fitting.Observation:
     """Renders of `people` with exact landmarks, but for the contour's: the small head's are others at each yaw."""
     head, params = small_model().head, people(seed, count)
-    image = flamejax.render(head, flamejax.vertices(head, params), camera(count), size=(SIDE, SIDE))[..., :3]
+    image = flamejax.render(head, flamejax.vertices(head, params), camera(count), size=(SIDE, SIDE), antialias=False)[
+        ..., :3
+    ]
     observation = exact_observation(image, camera(count).project(flamejax.landmarks(head, params))[..., :2])
     return dataclasses.replace(observation, confidence=observation.confidence.at[:, :17].set(0.0))
 

@@ -118,7 +118,7 @@ def boxed(head, model, seen):
     the head, the observation, and the boxes."""
     plain = dataclasses.replace(head, albedo_mean=jnp.full_like(head.albedo_mean, 0.55))
     verts = flamejax.vertices(model.head, people())
-    image = np.array(flamejax.render(plain, verts, camera(PHOTOS), size=(SIDE, SIDE))[..., :3])
+    image = np.array(flamejax.render(plain, verts, camera(PHOTOS), size=(SIDE, SIDE), antialias=False)[..., :3])
     truth, confidence = np.zeros((PHOTOS, SIDE, SIDE), bool), np.array(seen.confidence)
     for i in (1, 4):
         points = np.asarray(seen.landmarks[i])

@@ -230,7 +230,7 @@ def test_visibility_itself_carries_no_gradient():
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match="rasterize wants"):
+    with pytest.raises(ValueError, match="screen should be"):
         rasterize(jnp.zeros((5, 2)), jnp.zeros((1, 3), jnp.int32), (8, 8))
     with pytest.raises(ValueError, match="positive"):
         rasterize(jnp.zeros((5, 3)), jnp.zeros((1, 3), jnp.int32), (0, 8))

@@ -73,12 +73,12 @@ def camera(batch=(), size=48):
 def test_renders_of_batches_equal_singles(head, batch):
     params = random_params(head, batch=batch, scale=0.1)
     verts = flamejax.vertices(head, params)
-    image = flamejax.render(head, verts, camera(batch), size=(48, 40))
+    image = flamejax.render(head, verts, camera(batch), size=(48, 40), antialias=False)
     assert image.shape == (*batch, 48, 40, 4)
     alpha = np.asarray(image[..., 3])
     assert set(np.unique(alpha)) == {0.0, 1.0} and 0.1 < alpha.mean() < 0.9
     for index in np.ndindex(*batch):
-        single = flamejax.render(head, verts[index], camera(), size=(48, 40))
+        single = flamejax.render(head, verts[index], camera(), size=(48, 40), antialias=False)
         chex.assert_trees_all_close(image[index], single, atol=1e-4)
 
 
@@ -88,7 +88,7 @@ def test_a_nearer_camera_sees_a_larger_head(head):
     shares = []
     for distance in (0.8, 1.2):
         pinhole = flamejax.PerspectiveCamera(jnp.asarray(100.0), jnp.asarray([32.0, 42.0]), look.at[2, 3].set(distance))
-        shares.append(float(flamejax.render(head, verts, pinhole, size=(64, 64))[..., 3].mean()))
+        shares.append(float(flamejax.render(head, verts, pinhole, size=(64, 64), antialias=False)[..., 3].mean()))
     assert shares[0] > 1.5 * shares[1] > 0
 
 
@@ -97,9 +97,54 @@ def test_render_gradients_in_texture_and_light(head):
 
     def image(coefficients, light):
         texture = head.albedo(coefficients)
-        return flamejax.render(head, verts, camera(), texture=texture, light=light, size=(24, 24))[..., :3]
+        options = {"texture": texture, "light": light, "size": (24, 24)}
+        return flamejax.render(head, verts, camera(), **options, antialias=False)[..., :3]
 
     check_grads(jax.jit(image), (jnp.ones(3) * 0.3, ambient_light()), 1, ("fwd", "rev"), eps=1e-2, rtol=0.03, atol=0.03)
+
+
+def test_any_mesh_is_rendered_with_what_is_known_at_its_vertices():
+    """A square of two triangles with colours, over a background; then moved, by the gradient of its outline."""
+    square = jnp.asarray([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+    faces, view = jnp.asarray([[0, 1, 2], [0, 2, 3]]), flamejax.OrthographicCamera(8.0, [16.0, 12.0])
+    colours = jnp.asarray([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+
+    def picture(shift, **options):
+        moved = square.at[:, 0].add(shift)
+        return flamejax.render_mesh(moved, faces, colours, view, (24, 32), **options)
+
+    image = np.asarray(picture(0.0))
+    assert image.shape == (24, 32, 3)
+    np.testing.assert_allclose(image[4:20, 8:24, 2], 1)
+    assert image[..., 2].sum() == 256
+    np.testing.assert_allclose(image[12, 8:24, 0], (np.arange(16) + 0.5) / 16, atol=1e-6)  # x
+    np.testing.assert_allclose(image[4:20, 12, 1], 1 - (np.arange(16) + 0.5) / 16, atol=1e-6)  # y is up
+    shaded = picture(0.0, shade=lambda values, normals: values[..., :1] * normals[..., 2:], background=jnp.ones(1))
+    np.testing.assert_allclose(shaded[12, :, 0], np.where(image[12, :, 2] > 0, image[12, :, 0], 1), atol=1e-6)
+    own = jnp.asarray([[1, 2, 3], [1, 3, 0]])  # attributes by triangles of their own
+    turned = picture(0.0, attribute_faces=own)
+    np.testing.assert_allclose(turned[12, 8:24, 1], image[12, 8:24, 0], atol=1e-6)
+
+    def covered_on_the_right(shift, antialias):
+        return picture(shift, antialias=antialias)[:, 16:, 2].sum()
+
+    slope = jax.jit(jax.grad(covered_on_the_right), static_argnums=1)
+    np.testing.assert_allclose(slope(0.01, True), 8 * 16, rtol=1e-4)
+    assert slope(0.01, False) == 0
+
+
+def test_a_mesh_without_attributes_is_clay(head):
+    verts = flamejax.vertices(head, flamejax.HeadParams.zeros(head, (2,)))
+    view = flamejax.framing(verts, (40, 40))
+    image = flamejax.render_mesh(verts, head.faces, None, view, (40, 40), cull=True, background=jnp.ones(3))
+    assert image.shape == (2, 40, 40, 3)
+    assert image.min() >= 0 and image[0, 20, 20, 0] < 0.9 and np.ptp(image[0, 10:30, 20]) > 0.05
+    with pytest.raises(ValueError, match="vertices should be"):
+        flamejax.render_mesh(verts[..., :2], head.faces, None, view, (40, 40))
+    with pytest.raises(ValueError, match="texture should be"):
+        flamejax.render(head, verts, view, texture=jnp.zeros((4, 4)), size=(40, 40))
+    with pytest.raises(ValueError, match="verts should be"):
+        flamejax.render(head, verts[:, :-1], view, size=(40, 40))
 
 
 def test_golden_image_of_the_open_head(tmp_path):

@@ -138,7 +138,7 @@ def make_fit(batch=(), seed=1, hidden=None, turn=0.5):
 
 @jax.jit
 def rendered(head, fit):
-    return flamejax.render(head, fit.vertices, fit.camera, size=(SIDE, SIDE))[..., :3]
+    return flamejax.render(head, fit.vertices, fit.camera, size=(SIDE, SIDE), antialias=False)[..., :3]
 
 
 def observed(fit, grey=False):

@@ -63,7 +63,9 @@ def _looks(head: HeadModel, fit: Fit, crops: np.ndarray) -> tuple[np.ndarray, np
     clay = jnp.full(head.albedo_mean.shape, CLAY)
     found = []
     for texture, lit in ((clay, light), (jnp.clip(head.albedo(fit.texture), 0, 1), fit.light)):
-        drawn = flamejax.render(head, fit.vertices, fit.camera, texture=texture, light=lit, size=(side, side))
+        drawn = flamejax.render(
+            head, fit.vertices, fit.camera, texture=texture, light=lit, size=(side, side), antialias=False
+        )
         image = np.asarray(drawn)
         alpha = OPACITY * image[..., 3:]
         found.append(np.clip(crops * (1 - alpha) + alpha * np.clip(image[..., :3], 0, 1), 0, 1))
