@@ -16,16 +16,15 @@ from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
 from sampling import complete
 from tests.experiments.fakes import HEAD, FakeTools
+from tests.fitting.scenes import small_local_model
 
 vertices = jax.jit(flamejax.vertices)
 
 
 def write_networks(folder: Path) -> tuple[Path, Path]:
     """Local models and a Mesh-VAE of the small head; untrained."""
-    from tests.fitting.test_algorithm1 import local_model
-
     folder.mkdir(parents=True, exist_ok=True)
-    write_local_model(folder / "local.npz", local_model(HEAD))
+    write_local_model(folder / "local.npz", small_local_model(HEAD))
     config = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True)
     write_mesh_vae(folder / "vae.npz", HEAD, build_mesh_vae(HEAD, config, HEAD.v_template, 0.01))
     return folder / "local.npz", folder / "vae.npz"

@@ -98,7 +98,8 @@ def test_nothing_but_the_folder_is_needed(result, networks, tmp_path, monkeypatc
     shutil.copytree(folder.parent, alone)
     for gone in (tmp_path / "in", tmp_path / "out"):
         shutil.rmtree(gone)
-    monkeypatch.setattr("flamejax.head.formats.load.read_head", None)
+    for name in ("flamejax.load_head", "flamejax.head.load_head"):
+        monkeypatch.setattr(name, None)
     monkeypatch.chdir(alone.parent)
     for place in ("out", alone, alone / "a", str(alone / "a")):
         (saved,) = load_results(place)
