@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from fitting._checks import check_shape
 from fitting.detector import FaceDetector, FaceLandmarks, LiteRTDetector
 from flamejax.camera import CropTransform
 from flamejax.io.images import check_image
@@ -146,7 +147,7 @@ def _find(image: np.ndarray, box: np.ndarray | None, detector: FaceDetector, all
         raise NoFaceError(f"no face was found. {HELP}")
     found = []
     for candidate in candidates:
-        face = detector.landmarks(image, candidate)
+        face = _checked(detector, detector.landmarks(image, candidate))
         if face.presence >= MIN_PRESENCE:
             found.append(face)
             if not all_faces:
@@ -155,6 +156,14 @@ def _find(image: np.ndarray, box: np.ndarray | None, detector: FaceDetector, all
         where = "in the photo" if box is None else "in the given box"
         raise NoFaceError(f"something like a face was seen {where}, but a closer look found none. {HELP}")
     return found
+
+
+def _checked(detector: FaceDetector, face: FaceLandmarks) -> FaceLandmarks:
+    """What a detector gave. Raises: ValueError, it is of another shape."""
+    shapes: dict[str, tuple[int, ...]] = {"points": (NUM_LANDMARKS, 2), "confidence": (NUM_LANDMARKS,)}
+    for name, shape in (shapes if face.mesh is None else {**shapes, "mesh": (DENSE, 3)}).items():
+        check_shape(f"{name} of {type(detector).__name__}.landmarks", getattr(face, name), shape)
+    return face
 
 
 def _observation(
@@ -288,8 +297,7 @@ def _check_mask(mask: np.ndarray | None, name: str, extent: tuple[int, int]) -> 
     if mask is None:
         return None
     mask = np.asarray(mask, np.float32)
-    if mask.shape != extent:
-        raise ValueError(f"{name} has shape {mask.shape}, the photo {extent}; they must be equal.")
+    check_shape(name, mask, extent)  # the photo's
     if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
         raise ValueError(f"{name} must hold values in [0, 1].")
     return mask

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from fitting.appearance import BAND_SIGMA, BROWS, TINT_SIGMA, estimate_light
@@ -90,10 +91,8 @@ def look_at(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
     barycentric, depth = fragment_geometry(screen, head.faces, face_index, perspective=False)
     fragments = Fragments(face_index, barycentric, depth)
     uv = interpolate(head.uv, head.uv_faces, fragments)
-    count = head.albedo_basis.shape[0]
     texture = jnp.concatenate([head.albedo_mean[None], head.albedo_basis])  # (1 + C, Ht, Wt, 3)
-    stacked = jnp.moveaxis(texture, 0, 2).reshape(*texture.shape[1:3], -1)
-    seen = sample_texture(stacked, uv).reshape(size, size, 1 + count, 3)
+    seen = rearrange(sample_texture(rearrange(texture, "t h w k -> h w (t k)"), uv), "h w (t k) -> h w t k", k=3)
     widths = jnp.maximum(interpolate(spread_factors(head), head.faces, fragments), 1.0)
     silhouette = (face_index >= 0).astype(jnp.float32)
     return FacePixels(
@@ -127,7 +126,7 @@ def fit_appearance(
     light = _near_white_light(pixels, image, weights, texture, start, scale)
     shading = shade(pixels.normals, light)
     say = _robust_say(pixels, image, weights, texture, light, scale) / ALBEDO_SIGMA**2
-    rows = (pixels.albedo_basis * shading[..., None, :]).swapaxes(-1, -2).reshape(-1, texture.shape[0])
+    rows = rearrange(pixels.albedo_basis * shading[..., None, :], "h w c k -> (h w k) c")
     target = (image - pixels.albedo_mean * shading).reshape(-1)
     weighted = rows * jnp.repeat(say.reshape(-1), 3)[:, None]
     normal = weighted.T @ rows + jnp.eye(texture.shape[0])
@@ -153,22 +152,22 @@ def _near_white_light(
     # Unknowns in the order channel, band. Prior: the channels' mean is near ambient, and each is near the mean.
     prior = jnp.einsum("kl,bc->kblc", mean / 3.0, jnp.diag(1.0 / sigma**2))
     prior += jnp.einsum("kl,bc->kblc", jnp.eye(3) - mean, jnp.diag(1.0 / tint**2))
-    ambient = ambient_light().T.reshape(-1)
-    prior = prior.reshape(27, 27)
+    prior = rearrange(prior, "k b l c -> (k b) (l c)")
+    ambient = rearrange(ambient_light(), "b k -> (k b)")
     for _ in range(LIGHT_ROUNDS):
         say = _robust_say(pixels, image, weights, texture, light, scale).reshape(-1) / ALBEDO_SIGMA**2
         scaled = rows[:, None, :] * albedo[:, :, None]
         blocks = jnp.einsum("pkb,pkc,p->kbc", scaled, scaled, say)
-        normal = jnp.einsum("kl,kbc->kblc", jnp.eye(3), blocks).reshape(27, 27) + prior
+        normal = rearrange(jnp.einsum("kl,kbc->kblc", jnp.eye(3), blocks), "k b l c -> (k b) (l c)") + prior
         right = jnp.einsum("pkb,pk,p->kb", scaled, colours, say).reshape(-1) + prior @ ambient
-        light = jnp.linalg.solve(normal, right).reshape(3, 9).T
+        light = rearrange(jnp.linalg.solve(normal, right), "(k b) -> b k", k=3)
     return light
 
 
 def landmark_places(head: HeadModel, geometry: Geometry) -> Array:
     """(L, 2) the fitted head's landmarks, in units of the crop's side: the 68, then the 468 if the head has them."""
-    camera, params = geometry.camera(1.0), geometry.params()
-    points = camera.project(landmarks(head, params))[..., :2]
+    points = geometry.shown_landmarks(head)
     if head.dense is None:
         return points
-    return jnp.concatenate([points, camera.project(dense_landmarks(head, head.dense, params))[..., :2]])
+    dense = dense_landmarks(head, head.dense, geometry.params())
+    return jnp.concatenate([points, geometry.camera(1.0).project(dense)[..., :2]])

@@ -149,24 +149,24 @@ def bare(head: HeadModel) -> FitModel:
     )
 
 
-def prepare(head: HeadModel, local: LocalModel | None = None, explained: float = 1.0) -> FitModel:
+def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
     """Make a head ready to be fitted. Worth keeping: it takes a second or two.
 
     Args:
       head: the head model.
       local: local models of this head (`load_local_model`), which stand for its global components after the leading
-        ones they were trained against (Eqs. 4-6); None fits all global components and nothing else.
-      explained: take the fewest local components that hold this share of each region's variance, of those in the file.
-        On validation photos 0.9 gave the same errors in less time; its best 3D fit is coarser.
+        ones they were trained against (Eqs. 4-6); None fits all global components and nothing else. Fewer components,
+        `local.truncated(0.9)`, gave the same errors on validation photos in less time; their best 3D fit is coarser.
 
     Returns:
       What `fitting.fit` takes in place of the head.
 
     Raises:
       HeadFileError: the local models belong to another head.
+      TypeError: `head` is no head model.
     """
-    if local is not None and explained < 1.0:
-        local = local.truncated(explained)
+    if not isinstance(head, HeadModel):
+        raise TypeError(f"head must be a flamejax.HeadModel (flamejax.load_head()), not {type(head).__name__}.")
     fitted = head if local is None else with_local(head, local)
     eyeballs: tuple[np.ndarray, ...] = (np.zeros(fitted.num_betas, bool), np.zeros(fitted.num_expression, bool))
     if local is not None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fitting._checks import check_observation
 from fitting.config import MIN_LANDMARKS, AnyFitConfig, FitConfig, GradientFitConfig
 from fitting.fit_model import FitModel, prepare
 from fitting.gradient_fit import descend
@@ -46,14 +47,14 @@ def fit(
       its batch are not touched.
 
     Raises:
-      ValueError: if the landmarks are not (*b, 68, 2), or there is no photo.
+      ValueError: a part of the observation has another shape than an `Observation` of 68 landmarks, or there is no
+        photo.
+      TypeError: `head` is no head model.
     """
     config = config or FitConfig()
     model = head if isinstance(head, FitModel) else prepare(head)
-    if observation.landmarks.shape[-2:] != (68, 2):
-        raise ValueError(f"fit wants 68 landmarks, (*b, 68, 2), got {observation.landmarks.shape}.")
-    program = functools.partial(fit_program, config)
-    return run_shared(program, model, observation, observation.confidence.shape[:-1], devices)
+    batch = check_observation(observation)
+    return run_shared(functools.partial(fit_program, config), model, observation, batch, devices)
 
 
 @functools.lru_cache(maxsize=16)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from fitting.appearance import skin_triangles, surface
+from fitting.appearance import skin_triangles
 from fitting.config import GradientFitConfig
 from fitting.fit_model import FitModel
 from fitting.landmark_fit import INNER, Geometry, Targets, closure_error
-from fitting.photometric_fit import Best, Evidence, Unknowns, pixel_weights, total, visible_faces
-from flamejax.head import HeadModel, HeadParams, landmarks, vertices
+from fitting.photometric_fit import Best, Evidence, Unknowns, pixel_weights, shown_surface, total, visible_faces
+from flamejax.head import HeadModel, HeadParams, landmarks
 from flamejax.rendering import ambient_light, shade
 
 RIGID = ("orient", "camera")
@@ -137,9 +137,7 @@ def loss_terms(
     head, unknowns = model.head, variables.unknowns()
     geometry = unknowns.geometry
     face_index = visible_faces(head, jax.lax.stop_gradient(geometry), config.render_size)
-    verts = vertices(head, geometry.params())
-    screen = geometry.camera(config.render_size).project(verts)
-    albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
+    albedo, normals = shown_surface(head, unknowns, face_index, config.render_size)
     difference = jnp.abs(evidence.image - albedo * shade(normals, unknowns.light))
     weights = pixel_weights(face_index, skin, evidence.allowed)
     photometric = jnp.sum(weights[..., None] * difference) / (3.0 * jnp.maximum(jnp.sum(weights), 1.0))
@@ -159,9 +157,7 @@ def landmark_loss(
     head: HeadModel, variables: Variables, targets: Targets, config: GradientFitConfig, which: slice
 ) -> Array:
     """Mean over the visible landmarks of `which` of their distance (l2) or of its two parts' sum (l1): ()."""
-    geometry = variables.unknowns().geometry
-    points = geometry.camera(1.0).project(landmarks(head, geometry.params()))[..., :2]
-    error = 2.0 * (points - targets.points)[which]
+    error = 2.0 * (variables.unknowns().geometry.shown_landmarks(head) - targets.points)[which]
     visible = (targets.weights[which] > 0).astype(error.dtype)
     if config.landmark_norm == "l1":
         distance = jnp.sum(jnp.abs(error), axis=-1)
@@ -172,8 +168,7 @@ def landmark_loss(
 
 def _closure_loss(head: HeadModel, geometry: Geometry, targets: Targets) -> Array:
     """Mean distance between the openings of lids and lips, fitted and seen: ()."""
-    points = geometry.camera(1.0).project(landmarks(head, geometry.params()))[..., :2]
-    error, weights = closure_error(points, targets)
+    error, weights = closure_error(geometry.shown_landmarks(head), targets)
     visible = (weights > 0).astype(error.dtype)
     distance = jnp.sqrt(jnp.sum((2.0 * error) ** 2, axis=-1) + 1e-12)
     return jnp.sum(visible * distance) / jnp.maximum(jnp.sum(visible), 1.0)

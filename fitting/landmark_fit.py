@@ -67,6 +67,10 @@ class Geometry:
         gaze = jnp.concatenate([self.eyes, jnp.zeros(1)])
         return HeadParams(self.betas, self.expression, self.orient, zero, self.jaw, gaze, gaze, zero)
 
+    def shown_landmarks(self, head: HeadModel) -> Array:
+        """(68, 2) the head's landmarks in the photo, in units of the crop's side."""
+        return self.camera(1.0).project(landmarks(head, self.params()))[..., :2]
+
     def camera(self, side: float) -> OrthographicCamera:
         """The camera onto an image of `side` pixels."""
         return OrthographicCamera(jnp.exp(self.log_scale) * side, self.translation * side)
@@ -106,14 +110,13 @@ def landmark_targets(observation: Observation, config: AnyFitConfig) -> Targets:
 def landmark_residuals(head: HeadModel, geometry: Geometry, targets: Targets, config: FitConfig) -> Array:
     """(L, 2) residuals in noise levels, weighted by the square root of confidence: the 68 landmarks, and the dense ones
     if the head has them and the config wants them."""
-    camera, params = geometry.camera(1.0), geometry.params()
-    sigma = landmark_noise(head, config)
-    error = camera.project(landmarks(head, params))[..., :2] - targets.points
-    residuals = error * (jnp.sqrt(targets.weights) / sigma)[:, None]
+    error = geometry.shown_landmarks(head) - targets.points
+    residuals = error * (jnp.sqrt(targets.weights) / landmark_noise(head, config))[:, None]
     if head.dense is None or not config.dense_weight:
         return residuals
     outer_eyes = jnp.exp(jax.lax.stop_gradient(geometry.log_scale)) * OUTER_EYE_DISTANCE
-    dense_error = camera.project(dense_landmarks(head, head.dense, params))[..., :2] - targets.dense_points
+    dense = dense_landmarks(head, head.dense, geometry.params())
+    dense_error = geometry.camera(1.0).project(dense)[..., :2] - targets.dense_points
     precision = jnp.sqrt(config.dense_weight * targets.dense_weights) / (head.dense.dense_spread * outer_eyes)
     return jnp.concatenate([residuals, dense_error * precision[:, None]])
 
@@ -133,8 +136,7 @@ def closure_residuals(head: HeadModel, geometry: Geometry, targets: Targets, con
     """(7, 2) of the lids' and lips' openings in noise levels; (0, 2) where the config leaves them out."""
     if not config.closure_sigma:
         return jnp.zeros((0, 2))
-    points = geometry.camera(1.0).project(landmarks(head, geometry.params()))[..., :2]
-    error, weights = closure_error(points, targets)
+    error, weights = closure_error(geometry.shown_landmarks(head), targets)
     return error * (jnp.sqrt(weights) / config.closure_sigma)[:, None]
 
 

@@ -9,11 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flamejax.head import HeadFileError, HeadModel, HeadParams
+from flamejax.head import HeadFileError, HeadModel
 from flamejax.head._dense_landmarks import geometry_hash
 
 EYEBALLS = ("left_eyeball", "right_eyeball")
@@ -106,32 +105,26 @@ def check_belongs(head: HeadModel, local: LocalModel, source: str = "the local m
     )
 
 
-def with_local(
-    head: HeadModel, local: LocalModel, num_betas: int | None = None, num_expression: int | None = None
-) -> HeadModel:
+def with_local(head: HeadModel, local: LocalModel) -> HeadModel:
     """The global + local head (Diverse3DFace Eqs. 5-6) as a head model of its own.
 
-    Its identity components are the top `num_betas` global ones, then the local shape components region by region; its
-    expression components likewise. Pose, skinning, landmarks and texture stay, and the joints move with the local
-    components, as J_regressor says.
+    Its identity components are the top N_S global ones, then the local shape components region by region; its
+    expression components likewise, after the top N_E (further global ones would count twice what local ones hold).
+    Pose, skinning, landmarks and texture stay, and the joints move with the local components, as J_regressor says.
 
     Args:
       head: the head that the local model was made for.
-      num_betas, num_expression: how many global components to keep; those of the training (N_S, N_E) when left out.
 
     Returns:
       A head named `<name>+local`.
 
     Raises:
       HeadFileError: the local model belongs to another head.
-      ValueError: more global components than the local model was trained against: the local components hold what those
-        beyond would add, so they would be counted twice.
     """
     check_belongs(head, local)
-    keep = _kept("num_betas", num_betas, local.num_betas), _kept("num_expression", num_expression, local.num_expression)
     shape = [_spread(region.shape, region.index, head.num_vertices) for region in local.regions]
     moved = [_spread(region.expression, region.index, head.num_vertices) for region in local.regions]
-    return _assembled(head, keep, shape, moved, head.name + SUFFIX)
+    return _assembled(head, (local.num_betas, local.num_expression), shape, moved, head.name + SUFFIX)
 
 
 def top_components(head: HeadModel, num_betas: int, num_expression: int) -> HeadModel:
@@ -166,44 +159,6 @@ def _assembled(
     )
 
 
-def split_coefficients(
-    head: HeadModel, local: LocalModel, betas: Array, expression: Array
-) -> tuple[Array, Array, Array]:
-    """Coefficients of a head with local models, taken apart.
-
-    Args:
-      head: from `with_local`.
-      betas: (*b, S'); expression: (*b, E').
-
-    Returns:
-      Global identity (*b, N_S) and expression (*b, N_E), as the plain head takes them (fill up with zeros), and the
-      local coefficients (*b, M): shape, then expression, region by region.
-    """
-    kept = head.num_betas - local.num_shape, head.num_expression - local.num_local_expression
-    (first, shape), (second, moved) = jnp.split(betas, kept[:1], axis=-1), jnp.split(expression, kept[1:], axis=-1)
-    return first, second, jnp.concatenate([shape, moved], axis=-1)
-
-
-def join_coefficients(local: LocalModel, betas: Array, expression: Array, coefficients: Array) -> tuple[Array, Array]:
-    """The inverse of `split_coefficients`: betas (*b, S') and expression (*b, E') of the head with local models."""
-    shape, moved = jnp.split(coefficients, [local.num_shape], axis=-1)
-    return jnp.concatenate([betas, shape], axis=-1), jnp.concatenate([expression, moved], axis=-1)
-
-
-def global_part(head: HeadModel, extended: HeadModel, local: LocalModel, params: HeadParams) -> HeadParams:
-    """The plain head's parameters in those of the head with local models: pose and global coefficients.
-
-    Args:
-      head: the plain head; extended: from `with_local`; params: of `extended`, batch axes (*b,).
-    """
-    first, second, _ = split_coefficients(extended, local, params.betas, params.expression)
-    filled = [
-        jnp.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, width - part.shape[-1])])
-        for part, width in ((first, head.num_betas), (second, head.num_expression))
-    ]
-    return dataclasses.replace(params, betas=filled[0], expression=filled[1])
-
-
 def eyeball_coefficients(head: HeadModel, local: LocalModel) -> tuple[np.ndarray, np.ndarray]:
     """Which coefficients of the head with local models belong to the eyeballs, which Algorithm 1 moves at half the
     learning rate: (S',) bool of identity and (E',) bool of expression. The global components are not among them."""
@@ -212,17 +167,6 @@ def eyeball_coefficients(head: HeadModel, local: LocalModel) -> tuple[np.ndarray
     moved = np.repeat(eyes, [len(region.expression) for region in local.regions])
     kept = head.num_betas - len(shape), head.num_expression - len(moved)
     return np.concatenate([np.zeros(kept[0], bool), shape]), np.concatenate([np.zeros(kept[1], bool), moved])
-
-
-def _kept(name: str, asked: int | None, trained: int) -> int:
-    if asked is None:
-        return trained
-    if not 0 <= asked <= trained:
-        raise ValueError(
-            f"{name}={asked}: this local model was trained on what {trained} global components leave, so it can be "
-            f"joined to 0..{trained} of them. The variant 'full' was trained on what all of them leave."
-        )
-    return asked
 
 
 def _spread(rows: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from einops import rearrange
 
 from fitting.local_model import LocalModel, LocalRegion
 from flamejax.head import HeadModel
@@ -69,8 +70,8 @@ def residuals(
     basis = np.asarray(head.basis[: head.joint_dirs.shape[-1]]).reshape(head.joint_dirs.shape[-1], -1)
     identity, motion = basis[: head.num_betas], basis[head.num_betas :]
     kept, most = config.num_betas, config.num_expression
-    template = np.asarray(head.v_template).T.reshape(-1)
-    left = np.swapaxes(unposed, 1, 2).reshape(len(unposed), -1) - template
+    template = rearrange(np.asarray(head.v_template), "v d -> (d v)")
+    left = rearrange(unposed, "n v d -> n (d v)") - template
     left -= betas[:, :kept] @ identity[:kept] + expression[:, :most] @ motion[:most]
     names, owner = np.unique(subject, return_inverse=True)
     shape = np.zeros((len(names), left.shape[1]), np.float32)
@@ -78,8 +79,8 @@ def residuals(
         mine = owner == i
         shape[i] = (left[mine] - expression[mine, most:] @ motion[most:]).mean(0)
     left -= shape[owner]
-    planes = (-1, 3, head.num_vertices)
-    return Residuals(shape.reshape(planes), left.astype(np.float32, copy=False).reshape(planes))
+    expression_part = rearrange(left.astype(np.float32, copy=False), "n (d v) -> n d v", d=3)
+    return Residuals(rearrange(shape, "p (d v) -> p d v", d=3), expression_part)
 
 
 def region_weights(head: HeadModel, rings: int = FADE_RINGS) -> dict[str, np.ndarray]:
@@ -116,7 +117,7 @@ def train_local_model(
     head: HeadModel,
     found: Residuals,
     config: LocalConfig,
-    provenance: Mapping[str, str],
+    provenance: Mapping[str, str] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> LocalModel:
     """PCA of each region's weighted residuals, shape and expression apart (Eq. 6).
@@ -145,7 +146,7 @@ def train_local_model(
         num_betas=config.num_betas,
         num_expression=config.num_expression,
         regions=tuple(regions),
-        provenance=dict(provenance),
+        provenance=dict(provenance or {}),
     )
 
 

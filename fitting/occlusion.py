@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fitting._checks import check_observation
 from fitting.config import MIN_LANDMARKS, FitConfig
 from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, landmark_places, look_at
 from fitting.fit_model import bare
@@ -120,12 +121,12 @@ def auto_masks(
       with fewer than 8 landmarks to see, or whose mask would leave fewer, keeps the masks it came with.
 
     Raises:
-      ValueError: if the landmarks are not (*b, 68, 2).
+      ValueError: a part of the observation has another shape than an `Observation` of 68 landmarks, or there is no
+        photo.
     """
-    if observation.landmarks.shape[-2:] != (68, 2):
-        raise ValueError(f"auto_masks wants 68 landmarks, (*b, 68, 2), got {observation.landmarks.shape}.")
+    batch = check_observation(observation)
     program = functools.partial(masks_program, config or FitConfig(), occlusion or OcclusionConfig())
-    face, hidden = run_shared(program, head, observation, observation.confidence.shape[:-1])
+    face, hidden = run_shared(program, head, observation, batch)
     return dataclasses.replace(observation, face_mask=face, occlusion_mask=hidden)
 
 

@@ -68,6 +68,13 @@ def visible_faces(head: HeadModel, geometry: Geometry, size: int) -> Array:
     return rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
 
 
+def shown_surface(head: HeadModel, unknowns: Unknowns, face_index: Array, size: int) -> tuple[Array, Array]:
+    """Albedo and normals (size, size, 3) of one photo's head, seen at fixed visibility (size, size)."""
+    verts = vertices(head, unknowns.geometry.params())
+    screen = unknowns.geometry.camera(size).project(verts)
+    return surface(head, verts, screen, face_index, unknowns.texture)
+
+
 def photometric_energy(difference: Array, weights: Array, scale: float) -> Array:
     """Mean robust colour difference. difference (R, R, 3), weights (R, R) -> ().
 
@@ -83,9 +90,7 @@ def energies(
 ) -> dict[str, Array]:
     """The terms of Eq. 11 for one photo at fixed visibility; their sum is what is minimised."""
     head, geometry = model.head, unknowns.geometry
-    verts = vertices(head, geometry.params())
-    screen = geometry.camera(config.render_size).project(verts)
-    albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
+    albedo, normals = shown_surface(head, unknowns, face_index, config.render_size)
     difference = evidence.image - albedo * shade(normals, unknowns.light)
     weights = pixel_weights(face_index, skin, evidence.allowed)
     residuals = landmark_residuals(head, geometry, evidence.targets, config)
@@ -177,9 +182,7 @@ def _light(
     head: HeadModel, unknowns: Unknowns, face_index: Array, skin: Array, evidence: Evidence, config: FitConfig
 ) -> Array:
     """One photo's light for the mean albedo: (9, 3)."""
-    verts = vertices(head, unknowns.geometry.params())
-    screen = unknowns.geometry.camera(config.render_size).project(verts)
-    albedo, normals = surface(head, verts, screen, face_index, unknowns.texture)
+    albedo, normals = shown_surface(head, unknowns, face_index, config.render_size)
     weights = pixel_weights(face_index, skin, evidence.allowed)
     return estimate_light(evidence.image, albedo, normals, weights, config.photometric_scale)
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flamejax.geometry import similarity_transform
+from fitting._checks import check_shape
+from flamejax.geometry import HIGHEST, similarity_transform
 from flamejax.head import HeadModel, HeadParams, rotation_matrix, vertices
 from flamejax.head._unpose import unposed_jacobian, unposed_planes
 from flamejax.head.rotation import axis_angle, skew_matrix
 
-HIGHEST = jax.lax.Precision.HIGHEST
 OK, NOT_FINITE, NO_HEAD = range(3)
 SCAN_REASONS = {
     OK: "ok",
@@ -111,7 +111,6 @@ def fit_scans(
     vertices: Array | np.ndarray,
     *,
     config: ScanFitConfig | None = None,
-    solver: ScanSolver | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> ScanFit:
     """Fit the head to registered meshes (Diverse3DFace Eq. 3; its norm is read as least squares with N(0, 1) priors).
@@ -120,7 +119,6 @@ def fit_scans(
       head: the model; `with_local` gives one with local models, which is fitted in the same way.
       vertices: (*b, V, 3) metres, the head's vertices in its order, anywhere in the world.
       config: `ScanFitConfig()` when left out.
-      solver: `scan_solver(head, config)`, to share it between calls.
       advance: called with the number of scans done after each chunk, for progress bars.
 
     Returns:
@@ -130,10 +128,9 @@ def fit_scans(
     Raises:
       ValueError: `vertices` is not (*b, V, 3) with the head's V.
     """
-    if vertices.ndim < 2 or vertices.shape[-2:] != (head.num_vertices, 3):
-        raise ValueError(f"this head has {head.num_vertices} vertices, got scans of shape {vertices.shape}.")
+    check_shape("vertices", vertices, (..., head.num_vertices, 3))
     config = config or ScanFitConfig()
-    solver = solver or scan_solver(head, config)
+    solver = scan_solver(head, config)
     batch = vertices.shape[:-2]
     flat = np.asarray(vertices, np.float32).reshape(-1, head.num_vertices, 3)
     chunk = min(config.chunk, len(flat))
@@ -146,14 +143,10 @@ def fit_scans(
         part = flat[start : start + chunk]
         filled = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
         found = jax.device_get(_fit_chunk(head, solver, jnp.asarray(filled), config.steps))
-        parts.append(jax.tree.map(functools.partial(_first, len(part)), found))
+        parts.append(found)
         advance(len(part))
-    whole = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *parts)
+    whole = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[: len(flat)]), *parts)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), whole)
-
-
-def _first(count: int, array: np.ndarray) -> np.ndarray:
-    return array[:count]
 
 
 @functools.partial(jax.jit, static_argnames="steps")

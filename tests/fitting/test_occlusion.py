@@ -1,15 +1,12 @@
 """Automatic occlusion masks: known occluders are found, clean faces stay clean; helpers against answers by hand."""
 
 import dataclasses
-import functools
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
 
 import fitting
 import flamejax
@@ -26,7 +23,7 @@ from fitting.label_smoothing import (
     remove_specks,
 )
 from fitting.landmark_fit import Geometry
-from fitting.occlusion import OcclusionConfig, auto_masks, combine, masks_batch, masks_program
+from fitting.occlusion import OcclusionConfig, auto_masks, combine, masks_program
 from fitting.pixel_likelihood import (
     HIGH,
     LOW,
@@ -40,24 +37,30 @@ from fitting.pixel_likelihood import (
     uniform_density,
 )
 from flamejax.rendering import ambient_light, shade
-from tests.heads import random_head
+from tests.fitting.scenes import PHOTOS, SIDE, camera, people
 
-HEAD = random_head()
-SIDE = 64
 FIT = fitting.FitConfig(landmark_steps=6, rigid_steps=6)
 SMALL = OcclusionConfig(size=32, rounds=2, smoothing_steps=4)
 KINDS = ("clean", "sunglasses", "face mask", "box")
 
 
-def small_observation(batch, seed=0):
-    """Noise with landmarks of the random head's size, batch axes (*b,)."""
+def noisy_photos(seed=0):
+    """Noise with landmarks of the small head's size."""
     rng = np.random.default_rng(seed)
-    count = math.prod(batch)
-    one = exact_observation(
-        jnp.asarray(rng.uniform(size=(count, SIDE, SIDE, 3)), jnp.float32),
-        jnp.asarray(rng.uniform(0.25 * SIDE, 0.75 * SIDE, (count, 68, 2)), jnp.float32),
+    return exact_observation(
+        jnp.asarray(rng.uniform(size=(PHOTOS, SIDE, SIDE, 3)), jnp.float32),
+        jnp.asarray(rng.uniform(0.25 * SIDE, 0.75 * SIDE, (PHOTOS, 68, 2)), jnp.float32),
     )
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), one)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return noisy_photos()
+
+
+@pytest.fixture(scope="module")
+def found(head, noise):
+    return auto_masks(head, noise, FIT, SMALL)
 
 
 def occluded(image, points, kind, size):
@@ -79,9 +82,9 @@ def occluded(image, points, kind, size):
     return np.where(mask[..., None], colour * (0.9 + 0.2 * (down / size))[..., None], image), mask
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def known():
-    """One head per kind: the observation, the occluders' masks and the clean faces' areas, numpy."""
+    """The open head, one photo per kind: the observation, the occluders' masks, and what is found."""
     head, size = flamejax.load_head(), 128
     scenes = sample_scenes(head, jax.random.key(3), len(KINDS), size, SceneSpread(yaw=0.3, pitch=0.1, expression=0.3))
     images, points, _ = (np.array(a) for a in render_scenes(head, scenes, jax.random.key(4), size))
@@ -96,51 +99,81 @@ def known():
     return observation, masks, auto_masks(head, observation)
 
 
-def test_known_occluders_are_found_and_a_clean_face_stays_clean():
-    _, truth, found = known()
+@pytest.mark.slow  # the open head
+def test_known_occluders_are_found_and_a_clean_face_stays_clean(known):
+    given, truth, found = known
     hidden, face = np.asarray(found.occlusion_mask) > 0.5, np.asarray(found.face_mask) > 0.5
     assert (hidden & face)[0].sum() <= 0.05 * face[0].sum()
     for k, kind in enumerate(KINDS[1:], start=1):
         both, either = (hidden & truth & face)[k].sum(), ((hidden | truth) & face)[k].sum()
         assert both >= 0.5 * either, (kind, both / either)
-
-
-def test_masks_have_the_crops_size_are_binary_and_keep_the_rest_of_the_observation():
-    given, _, found = known()
     assert found.occlusion_mask.shape == found.face_mask.shape == given.occlusion_mask.shape
-    assert set(np.unique(found.occlusion_mask)) | set(np.unique(found.face_mask)) == {0.0, 1.0}
     share = np.asarray(found.face_mask).mean(axis=(1, 2))
     assert (share > 0.1).all() and (share < 0.6).all()
+
+
+@pytest.fixture(scope="module")
+def boxed(head, model, seen):
+    """Photos of the small head without its pattern, of which the second and the last have a green box over the mouth:
+    the head, the observation, and the boxes."""
+    plain = dataclasses.replace(head, albedo_mean=jnp.full_like(head.albedo_mean, 0.55))
+    verts = flamejax.vertices(model.head, people())
+    image = np.array(flamejax.render(plain, verts, camera(PHOTOS), size=(SIDE, SIDE))[..., :3])
+    truth, confidence = np.zeros((PHOTOS, SIDE, SIDE), bool), np.array(seen.confidence)
+    for i in (1, 4):
+        points = np.asarray(seen.landmarks[i])
+        image[i], truth[i] = occluded(image[i], points, "box", SIDE)
+        column, row = np.clip(points.astype(int), 0, SIDE - 1).T
+        confidence[i, truth[i][row, column]] = 0.0
+    observation = dataclasses.replace(seen, image=jnp.asarray(image), confidence=jnp.asarray(confidence))
+    return plain, observation, truth
+
+
+def test_a_box_is_found_and_clean_faces_stay_clean(boxed):
+    plain, observation, truth = boxed
+    found = auto_masks(plain, observation, FIT, SMALL)
+    hidden, face = np.asarray(found.occlusion_mask) > 0.5, np.asarray(found.face_mask) > 0.5
+    for i in range(PHOTOS):
+        both, either = (hidden & truth & face)[i].sum(), ((hidden | truth) & face)[i].sum()
+        if truth[i].any():
+            assert both >= 0.5 * either, (i, both / either)
+        else:
+            assert either <= 0.05 * face[i].sum()
+
+
+def test_masks_have_the_crops_size_are_binary_and_keep_the_rest_of_the_observation(found, noise):
+    assert found.occlusion_mask.shape == found.face_mask.shape == noise.occlusion_mask.shape
+    assert set(np.unique(found.occlusion_mask)) | set(np.unique(found.face_mask)) <= {0.0, 1.0}
     for name in ("image", "landmarks", "confidence", "crop"):
-        assert getattr(found, name) is getattr(given, name)
+        assert getattr(found, name) is getattr(noise, name)
 
 
-def test_jit_vmap_and_batches_agree():
-    observation = small_observation((3,))
-    whole = auto_masks(HEAD, observation, FIT, SMALL)
-    assert whole.occlusion_mask.shape == (3, SIDE, SIDE)
-    for batch in ((), (1,), (3,)):
-        part = jax.tree.map(lambda leaf, b=batch: leaf[: math.prod(b)].reshape(*b, *leaf.shape[1:]), observation)
-        single = auto_masks(HEAD, part, FIT, SMALL)
-        assert single.face_mask.shape == (*batch, SIDE, SIDE)
-        flat = single.occlusion_mask.reshape(-1, SIDE, SIDE)
-        assert (np.asarray(flat) != np.asarray(whole.occlusion_mask)[: len(flat)]).mean() < 0.01
-    one = jax.jit(lambda o: auto_masks(HEAD, o, FIT, SMALL).occlusion_mask)
-    assert (np.asarray(jax.vmap(one)(observation)) != np.asarray(whole.occlusion_mask)).mean() < 0.01
+def test_a_photos_place_in_the_batch_does_not_matter(head, noise, found):
+    order = np.asarray([3, 0, 4, 1, 2])
+    moved = auto_masks(head, jax.tree.map(lambda leaf: leaf[order], noise), FIT, SMALL)
+    assert (np.asarray(moved.occlusion_mask) != np.asarray(found.occlusion_mask)[order]).mean() < 0.01
 
 
-def test_given_masks_stay_in_force():
-    observation = small_observation((1,))
-    mask = jnp.zeros((1, SIDE, SIDE)).at[:, 20:40, 20:30].set(1.0)
-    face = jnp.ones((1, SIDE, SIDE)).at[:, :, SIDE // 2 :].set(0.0)
-    found = auto_masks(HEAD, dataclasses.replace(observation, occlusion_mask=mask, face_mask=face), FIT, SMALL)
+@pytest.mark.slow  # compiles twice more; tests/fitting/test_sharing.py has the batch axes of a small program
+def test_jit_vmap_and_batches_agree(head, noise, found):
+    single = auto_masks(head, jax.tree.map(lambda leaf: leaf[0], noise), FIT, SMALL)
+    assert single.face_mask.shape == (SIDE, SIDE)
+    assert (np.asarray(single.occlusion_mask) != np.asarray(found.occlusion_mask)[0]).mean() < 0.01
+    one = jax.jit(lambda o: auto_masks(head, o, FIT, SMALL).occlusion_mask)
+    assert (np.asarray(jax.vmap(one)(noise)) != np.asarray(found.occlusion_mask)).mean() < 0.01
+
+
+def test_given_masks_stay_in_force(head, noise):
+    mask = jnp.zeros((PHOTOS, SIDE, SIDE)).at[:, 20:40, 20:30].set(1.0)
+    face = jnp.ones((PHOTOS, SIDE, SIDE)).at[:, :, SIDE // 2 :].set(0.0)
+    found = auto_masks(head, dataclasses.replace(noise, occlusion_mask=mask, face_mask=face), FIT, SMALL)
     assert (np.asarray(found.occlusion_mask) >= np.asarray(mask)).all()
     assert (np.asarray(found.face_mask) <= np.asarray(face)).all()
 
 
 @pytest.mark.parametrize("edge", range(9, 15))  # wherever the edge falls between the coarser labels
-def test_a_given_mask_does_not_spread_into_what_is_seen(edge):
-    photo = jax.tree.map(lambda leaf: leaf[0], small_observation((1,)))
+def test_a_given_mask_does_not_spread_into_what_is_seen(noise, edge):
+    photo = jax.tree.map(lambda leaf: leaf[0], noise)
     beyond = jnp.zeros((SIDE, SIDE)).at[:, :edge].set(1.0).at[-edge:].set(1.0)
     photo = dataclasses.replace(photo, occlusion_mask=beyond)
     labels = (jax.image.resize(beyond, (SIDE // 2, SIDE // 2), "linear", antialias=True) >= 0.5).astype(jnp.float32)
@@ -151,44 +184,34 @@ def test_a_given_mask_does_not_spread_into_what_is_seen(edge):
     np.testing.assert_array_equal(found, beyond.at[16:24].set(1.0))
 
 
-def test_numbers_that_are_not_finite_keep_the_masks_given_and_leave_the_others_alone():
-    observation = small_observation((3,))
-    clean = auto_masks(HEAD, observation, FIT, SMALL)
+def test_numbers_that_are_not_finite_keep_the_masks_given_and_leave_the_others_alone(head, noise, found):
     spoiled = dataclasses.replace(
-        observation,
-        image=observation.image.at[0, 3].set(jnp.nan),
-        landmarks=observation.landmarks.at[1].set(jnp.inf),
-        confidence=observation.confidence.at[1].set(jnp.nan),
-        occlusion_mask=observation.occlusion_mask.at[1, 0].set(jnp.nan),
+        noise,
+        image=noise.image.at[0, 3].set(jnp.nan),
+        landmarks=noise.landmarks.at[1].set(jnp.inf),
+        confidence=noise.confidence.at[1].set(jnp.nan),
+        occlusion_mask=noise.occlusion_mask.at[1, 0].set(jnp.nan),
     )
-    found = auto_masks(HEAD, spoiled, FIT, SMALL)
-    assert np.isfinite(found.occlusion_mask).all() and np.isfinite(found.face_mask).all()
-    assert (found.occlusion_mask[0] == 0).all() and (found.face_mask[0] == 1).all()
-    np.testing.assert_array_equal(found.occlusion_mask[2], clean.occlusion_mask[2])
-    assert not np.isfinite(found.image).all()  # the fit that follows is to say so
+    masked = auto_masks(head, spoiled, FIT, SMALL)
+    assert np.isfinite(masked.occlusion_mask).all() and np.isfinite(masked.face_mask).all()
+    assert (masked.occlusion_mask[0] == 0).all() and (masked.face_mask[0] == 1).all()
+    np.testing.assert_array_equal(masked.occlusion_mask[2:], found.occlusion_mask[2:])
+    assert not np.isfinite(masked.image).all()  # the fit that follows is to say so
 
 
-def test_a_second_batch_compiles_nothing():
-    program = masks_program(FIT, SMALL, (jax.devices()[0],))
-    auto_masks(HEAD, small_observation((3,)), FIT, SMALL)
+def test_further_batches_compile_nothing(head):
+    program = masks_program(FIT, SMALL, tuple(jax.devices())[:PHOTOS])
+    auto_masks(head, noisy_photos(), FIT, SMALL)
     before = program._cache_size()
-    auto_masks(HEAD, small_observation((3,), seed=1), FIT, SMALL)
+    auto_masks(head, noisy_photos(seed=1), FIT, SMALL)
     assert program._cache_size() == before
 
 
-def test_settings_and_shapes_that_make_no_sense_are_refused():
-    one = small_observation(())
-    with pytest.raises(ValueError, match="68 landmarks"):
-        auto_masks(HEAD, dataclasses.replace(one, landmarks=one.landmarks[:51]), FIT, SMALL)
+def test_settings_and_shapes_that_make_no_sense_are_refused(head, noise):
+    with pytest.raises(ValueError, match=r"observation\.landmarks must have .*68, 2\), not \(5, 51, 2\)"):
+        auto_masks(head, dataclasses.replace(noise, landmarks=noise.landmarks[:, :51]), FIT, SMALL)
     with pytest.raises(ValueError, match="at least 32"):
         OcclusionConfig(size=8)
-
-
-def test_masks_export_to_cpu_cuda_and_tpu_without_host_callbacks():
-    program = jax.jit(lambda head, observation: masks_batch(head, observation, FIT, SMALL))
-    exported = export.export(program, platforms=["cpu", "cuda", "tpu"])(HEAD, small_observation((3,)))
-    module = re.sub(r"(?m)^#loc.*$", "", exported.mlir_module())  # locations name this test
-    assert "callback" not in module
 
 
 def test_mean_field_keeps_lone_pixels_follows_ties_and_stops_at_edges():
@@ -256,11 +279,11 @@ def test_the_robust_scale_is_that_of_its_own_distribution():
     assert float(scale) == pytest.approx(0.3, rel=0.03)
 
 
-def test_light_and_albedo_explain_a_render_with_a_white_light():
-    geometry = dataclasses.replace(Geometry.start(HEAD), log_scale=jnp.log(3.4), translation=jnp.asarray([0.5, 0.8]))
-    pixels = jax.jit(lambda g: dataclasses.asdict(look_at(HEAD, g, 32)))(geometry)
+def test_light_and_albedo_explain_a_render_with_a_white_light(head):
+    geometry = dataclasses.replace(Geometry.start(head), log_scale=jnp.log(3.4), translation=jnp.asarray([0.5, 0.8]))
+    pixels = jax.jit(lambda g: dataclasses.asdict(look_at(head, g, 32)))(geometry)
     pixels = FacePixels(**pixels)
-    assert 0 < pixels.face.sum() <= pixels.head.sum() and face_triangles(HEAD).shape == (HEAD.faces.shape[0],)
+    assert 0 < pixels.face.sum() <= pixels.head.sum() and face_triangles(head).shape == (head.faces.shape[0],)
     light = 0.8 * ambient_light() + jnp.zeros((9, 3)).at[2].set(0.3)
     image = pixels.albedo_mean * shade(pixels.normals, light)
     step = jax.jit(lambda texture: fit_appearance(pixels, image, pixels.face, texture, 0.15))

@@ -10,6 +10,9 @@ import flamejax
 from experiments.datasets.renders import exact_observation, render_scenes, sample_scenes
 from tools.compare_fits.known_heads import frontal_error
 
+# Two programs of the open head, and twenty photos: tests/fitting/test_fit.py has a small head.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def recovered():

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import flamejax
-from fitting.scan_fit import NO_HEAD, NOT_FINITE, OK, ScanFitConfig, fit_scans, scan_solver
+from fitting.scan_fit import NO_HEAD, NOT_FINITE, OK, ScanFitConfig, fit_scans
 from flamejax.head import unpose
 from tests.heads import random_head, random_params
 
-HEAD = random_head()
+HEAD = random_head(subdivisions=1)
 CONFIG = ScanFitConfig(noise=1e-5, chunk=3)  # one chunk size for all: each is compiled
 
 
@@ -38,6 +38,7 @@ def test_known_parameters_come_back():
     np.testing.assert_allclose(flamejax.vertices(HEAD, found.params), found.vertices, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_open_head_comes_back_from_large_turns_of_neck_and_jaw():
     head = flamejax.load_head()
     params = random_params(head, 1, (2,), 0.7)
@@ -61,9 +62,9 @@ def test_noise_stays_noise():
     noise = 2e-4 * np.random.default_rng(0).normal(size=scans.shape).astype(np.float32)
     found = fit_scans(HEAD, scans + noise, config=ScanFitConfig(noise=2e-4, chunk=3))
     assert np.asarray(found.rms).max() < 2e-4 * np.sqrt(3)  # of the noise itself
-    # 28 unknowns share the noise of 486 numbers.
-    assert np.sqrt(np.mean(np.sum(np.asarray(found.vertices - scans) ** 2, axis=-1))) < 1.5e-4
-    np.testing.assert_allclose(found.params.betas, params.betas, atol=0.3)
+    # 28 unknowns share the noise of 126 numbers.
+    assert np.sqrt(np.mean(np.sum(np.asarray(found.vertices - scans) ** 2, axis=-1))) < 2e-4
+    np.testing.assert_allclose(found.params.betas, params.betas, atol=0.5)
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2), (0,)])
@@ -80,7 +81,7 @@ def test_batches_equal_singles(batch):
 
 def test_unposed_is_the_scan_at_rest():
     _, scans = known((3,), seed=4)
-    found = fit_scans(HEAD, scans, config=CONFIG, solver=scan_solver(HEAD, CONFIG))
+    found = fit_scans(HEAD, scans, config=CONFIG)
     np.testing.assert_allclose(found.unposed, unpose(HEAD, scans, found.params), atol=2e-6)
 
 
@@ -99,7 +100,7 @@ def test_failures_are_codes_and_touch_nobody_else():
 
 
 def test_wrong_shapes_and_settings_are_refused():
-    with pytest.raises(ValueError, match="162 vertices"):
+    with pytest.raises(ValueError, match=r"vertices must have the shape \(\*b, 42, 3\), not \(2, 5, 3\)"):
         fit_scans(HEAD, np.zeros((2, 5, 3)))
     with pytest.raises(ValueError, match="positive"):
         ScanFitConfig(noise=0)

@@ -94,7 +94,7 @@ def _root(head: HeadModel, betas: Array, expression: Array) -> Array:
 def generator(head: HeadModel, training: HeadSplit) -> Generator:
     """Draws follow the head's own statistics, joint rotations those of the training scans."""
     try:
-        drawn = with_local(head, load_local_model(head, variant="full"), head.num_betas, head.num_expression)
+        drawn = with_local(head, load_local_model(head, variant="full"))
     except HeadFileError:
         if head.name == scans.OPEN_HEAD:  # what ships is damaged
             raise
