@@ -5,6 +5,7 @@ detector of your own has to offer; `load_detector` finds one by name. `fit_scans
 `train_local_model` makes local models of them.
 """
 
+import flamejax._shadow  # noqa: F401  says so where a folder of the user's hides `models`
 from fitting._least_squares import huber_energy, least_squares
 from fitting._load_detector import DetectorError, load_detector
 from fitting._observe import NoFaceError, observe, observe_photo

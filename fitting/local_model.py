@@ -12,8 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from flamejax.head import HeadFileError, HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadFileError, HeadModel, geometry_hash
 
 EYEBALLS = ("left_eyeball", "right_eyeball")
 UNBOUNDED = 1e6

@@ -23,17 +23,16 @@ import tyro
 from rich.console import Console
 
 import flamejax
-from experiments.calibrate_landmarks.command import print_rows
 from experiments.datasets import scans
 from experiments.datasets.registered_scans import Unit
-from experiments.progress import progress_bar
+from experiments.progress import print_rows, progress_bar
 from experiments.training.local_models import evaluation
 from experiments.training.local_models.picture import jpeg, sheet
 from fitting.local_files import write_local_model
 from fitting.local_model import LocalModel, top_components, with_local
 from fitting.local_training import LocalConfig, residuals, train_local_model
+from flamejax.files import write_bytes, write_text
 from flamejax.head import HeadModel
-from flamejax.io.files import write_bytes, write_text
 
 SUMMARY = "local PCA models of the head's regions, from registered scans (about 10 minutes)"
 PICTURED = 3

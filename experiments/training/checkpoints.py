@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from experiments.training.settings import RunSettings
-from flamejax.io.files import write_text
+from flamejax.files import write_text
 
 
 class Checkpoints:

@@ -15,7 +15,7 @@ from experiments.progress import progress_bar
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.record import Record
 from experiments.training.settings import RunSettings
-from flamejax.io.files import write_bytes
+from flamejax.files import write_bytes
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 """(state, batch) -> (state, losses), a dataclass of () arrays with `total`."""

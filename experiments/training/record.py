@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flamejax.io.files import write_text
+from flamejax.files import write_text
 
 
 class Record:

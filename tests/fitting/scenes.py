@@ -16,8 +16,7 @@ from experiments.datasets.renders import exact_observation
 from fitting.landmark_fit import Geometry, Targets
 from fitting.local_model import LocalRegion
 from flamejax.camera import OrthographicCamera
-from flamejax.head import HeadModel, HeadParams
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadModel, HeadParams, geometry_hash
 from tests.heads import random_head, random_params
 
 SIDE = 64

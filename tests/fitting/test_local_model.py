@@ -16,8 +16,7 @@ from fitting.local_files import load_local_model, read_local_model, write_local_
 from fitting.local_model import eyeball_coefficients, top_components, with_local
 from fitting.local_training import LocalConfig, region_weights, residuals, train_local_model
 from fitting.scan_fit import ScanFitConfig, fit_scans
-from flamejax.head import HeadFileError, HeadParams
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadFileError, HeadParams, geometry_hash
 from tests.heads import random_head, random_params
 
 HEAD = dataclasses.replace(random_head(subdivisions=1), expression_range=jnp.asarray([[-2.0] * 4, [2.0] * 4]))

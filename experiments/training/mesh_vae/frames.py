@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.training.checkpoints import has_checkpoints
 from experiments.training.mesh_vae.settings import TrainSettings
-from flamejax.io.files import write_bytes
+from flamejax.files import write_bytes
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from experiments.datasets import scans
 from experiments.training.mesh_vae.settings import TrainSettings
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
-from flamejax.head import HeadFileError, HeadModel, HeadParams, vertices
-from flamejax.metrics.heads import head_frame
+from flamejax.head import HeadFileError, HeadModel, HeadParams, head_frame, root_joint, vertices
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
 SYMMETRIC = 1e-6
@@ -78,17 +77,11 @@ def place(head: HeadModel, read: scans.Scans, what: str, console: Console) -> tu
       ValueError: none can.
     """
     fitted, sound = scans.fit(head, read, what, console)
-    joints = jax.vmap(lambda b, e: _root(head, b, e))(fitted.params.betas, fitted.params.expression)
-    root = np.asarray(joints) + np.asarray(fitted.params.transl)
-    placed = head_frame(read.vertices, root, np.asarray(fitted.params.global_orient)).astype(np.float32)
+    root = root_joint(head, fitted.params) + fitted.params.transl
+    placed = np.asarray(head_frame(read.vertices, root, fitted.params.global_orient))
     rotations = np.array(fitted.params.joint_rotations(), np.float32)
     rotations[:, 0] = 0
     return HeadSplit(placed[sound], rotations[sound]), sound
-
-
-def _root(head: HeadModel, betas: Array, expression: Array) -> Array:
-    coefficients = jnp.concatenate([betas, expression])
-    return head.joint_template[0] + jnp.matmul(head.joint_dirs[0], coefficients, precision="highest")
 
 
 def generator(head: HeadModel, training: HeadSplit) -> Generator:
@@ -113,7 +106,7 @@ def draw_head(source: Generator, key: Array) -> Array:
         HeadParams.zeros(head), betas=betas, expression=expression, neck_pose=turns[1], jaw_pose=turns[2],
         leye_pose=turns[3], reye_pose=turns[4],
     )  # fmt: skip
-    return vertices(head, params) - _root(head, betas, expression)[None]
+    return vertices(head, params) - root_joint(head, params)[None]
 
 
 def draw_heads(source: Generator, count: int, seed: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from experiments.datasets.vertex_masks import KINDS, MaskMaker, hidden_vertices,
 from experiments.training.devices import AXIS
 from experiments.training.mesh_vae.heads import MIRROR, Generator, draw_head
 from experiments.training.mesh_vae.settings import TrainSettings
-from models.hierarchy import laplacian
+from flamejax.geometry import laplacian
 from models.mesh_vae import MeshVAE
 
 MM = 1e3
@@ -116,7 +116,7 @@ def losses_of(
     draws = 2 if settings.spread_weight else 1
     latents = jax.vmap(lambda key, one: jax.vmap(one.sample)(jax.random.split(key, draws)))(keys, posterior)
     error = MM * (model.decode(latents) - heads[:, None])
-    l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(graph, error)))
+    l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(error, graph.senders, graph.receivers)))
     spread = jnp.mean(jnp.abs(error[:, 0] - error[:, -1]))
     kl = jnp.mean(posterior.kl())
     grown = jnp.clip(step / max(1.0, settings.kl_warmup * settings.steps), 0, 1)

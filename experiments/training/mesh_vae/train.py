@@ -39,8 +39,8 @@ from experiments.training.mesh_vae.step import (  # fmt: skip
     synthetic_count,
 )
 from experiments.training.settings import smoke_settings
+from flamejax.files import write_text
 from flamejax.head import HeadModel
-from flamejax.io.files import write_text
 from models.hierarchy import MeshHierarchy
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters, without_linear_branch
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae

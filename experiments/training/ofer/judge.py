@@ -14,8 +14,7 @@ from experiments.training.ofer.examples import Examples
 from flamejax.head import HeadModel
 from models.generator import Generator, GeneratorConfig
 from models.rank import frontal_face
-from sampling.diffusion import SamplerConfig
-from sampling.generate import draw_coefficients
+from sampling import SamplerConfig, draw_coefficients
 
 SAMPLES = 16
 SEED = 987_654

@@ -20,8 +20,7 @@ from experiments.training.ofer.settings import RankSettings
 from experiments.training.ofer.step import TrainState, in_single, share_of, updated
 from models.generator import Generator
 from models.rank import FrontalFace, rank_errors, rank_loss
-from sampling.diffusion import SamplerConfig
-from sampling.generate import draw_coefficients
+from sampling import SamplerConfig, draw_coefficients
 
 
 @jax.tree_util.register_dataclass

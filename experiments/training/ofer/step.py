@@ -18,7 +18,8 @@ from experiments.training.devices import AXIS
 from experiments.training.ofer.examples import Examples, Source, draw_each
 from experiments.training.ofer.settings import GeneratorSettings, OferSettings
 from models.generator import Generator
-from sampling.diffusion import add_noise, make_schedule, noise_error
+from models.noise_schedule import make_schedule
+from sampling import add_noise, noise_error
 
 
 @jax.tree_util.register_dataclass

@@ -23,8 +23,8 @@ from experiments.training.ofer.judge import GeneratorJudge
 from experiments.training.ofer.settings import SMOKE_BATCH, GeneratorSettings, OferSettings
 from experiments.training.ofer.step import Losses, TrainState, make_step, optimizer_of, share_of, start_state
 from experiments.training.settings import smoke_settings
+from flamejax.files import write_text
 from flamejax.head import HeadModel
-from flamejax.io.files import write_text
 from models.encoders.parts import Conditioned, base_digests, image_encoders, load_image_encoders
 from models.generator import Generator, GeneratorConfig
 from models.ofer_weights import NETWORKS, build_generator, load_generator, write_generator

@@ -28,7 +28,7 @@ from models.encoders.parts import Conditioned, load_image_encoders
 from models.ofer_weights import build_rank, load_generator, load_rank, write_rank
 from models.rank import FrontalFace, IdRank, IdRankConfig, frontal_face, rank_errors
 from models.weight_files import digest_of_weights, flat_state
-from sampling.diffusion import SamplerConfig
+from sampling import SamplerConfig
 
 JUDGED, JUDGED_AT_END = 64, 256
 
