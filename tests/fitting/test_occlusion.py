@@ -135,9 +135,6 @@ def test_a_box_is_found_and_clean_faces_stay_clean(boxed):
     hidden, face = np.asarray(found.occlusion_mask) > 0.5, np.asarray(found.face_mask) > 0.5
     for i in range(PHOTOS):
         both, either = (hidden & truth & face)[i].sum(), ((hidden | truth) & face)[i].sum()
-        print(i, face[i].sum(), both, either)
-    for i in range(PHOTOS):
-        both, either = (hidden & truth & face)[i].sum(), ((hidden | truth) & face)[i].sum()
         if truth[i].any():
             assert both >= 0.5 * either, (i, both / either)
         else:
@@ -211,9 +208,7 @@ def test_further_batches_compile_nothing(head):
 
 
 def test_settings_and_shapes_that_make_no_sense_are_refused(head, noise):
-    with pytest.raises(
-        ValueError, match=r"observation\.landmarks must have the shape \(\*b, 68, 2\), not \(5, 51, 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"observation\.landmarks must have .*68, 2\), not \(5, 51, 2\)"):
         auto_masks(head, dataclasses.replace(noise, landmarks=noise.landmarks[:, :51]), FIT, SMALL)
     with pytest.raises(ValueError, match="at least 32"):
         OcclusionConfig(size=8)

@@ -63,8 +63,8 @@ def test_noise_stays_noise():
     found = fit_scans(HEAD, scans + noise, config=ScanFitConfig(noise=2e-4, chunk=3))
     assert np.asarray(found.rms).max() < 2e-4 * np.sqrt(3)  # of the noise itself
     # 28 unknowns share the noise of 126 numbers.
-    assert np.sqrt(np.mean(np.sum(np.asarray(found.vertices - scans) ** 2, axis=-1))) < 1.5e-4
-    np.testing.assert_allclose(found.params.betas, params.betas, atol=0.3)
+    assert np.sqrt(np.mean(np.sum(np.asarray(found.vertices - scans) ** 2, axis=-1))) < 2e-4
+    np.testing.assert_allclose(found.params.betas, params.betas, atol=0.5)
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2), (0,)])
