@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 import flamejax
 from flamejax.head import (
@@ -21,6 +20,7 @@ from flamejax.head import (
     load_dense_landmarks,
     vertices,
 )
+from tests.gradients import check_gradients
 from tests.heads import random_head, random_params
 
 BATCHES = [(), (1,), (3,)]
@@ -118,11 +118,10 @@ def test_points_are_those_of_the_whole_surface(head, batch):
         chex.assert_trees_all_close(mapped, found, atol=1e-6)
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-def test_gradients_agree_forward_reverse_and_finite_differences(head, batch):
-    dense, params = random_dense(head, points=20), random_params(head, seed=2, batch=batch)
-    scaled = jax.jit(lambda p: 1e3 * dense_landmarks(head, dense, p))
-    check_grads(scaled, (params,), order=1, modes=("fwd", "rev"), eps=1e-2, rtol=0.03)
+def test_gradients_agree_forward_reverse_and_finite_differences(head):
+    dense, params = random_dense(head, points=20), random_params(head, seed=2, batch=(3,))
+    scaled = lambda p: 1e3 * dense_landmarks(head, dense, p)  # noqa: E731
+    check_gradients(scaled, (params,), eps=1e-2, rtol=0.03)
 
 
 def test_calibration_moves_the_inner_landmarks_alone(head):

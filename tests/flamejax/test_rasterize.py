@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
-from jax.test_util import check_grads
 from scipy.spatial.transform import Rotation
 
 import flamejax
 from flamejax import rasterize
 from flamejax.rendering import interpolate
+from tests.gradients import check_gradients
+
+MOST = 2000
 
 
 def brute_force(screen, faces, size, perspective):
@@ -51,12 +53,15 @@ def soup(count, spread, seed=0, size=(60, 75)):
 
 @pytest.mark.parametrize("perspective", [True, False])
 @pytest.mark.parametrize(
-    ("count", "spread"), [(1, 500.0), (2, 3.0), (40, 60.0), (300, 8.0), (300, 0.7), (1500, 15.0), (2000, None)]
+    ("count", "spread"), [(1, 500.0), (2, 3.0), (40, 60.0), (300, 8.0), (300, 0.7), (1500, 15.0), (MOST, None)]
 )
 def test_random_triangles_equal_brute_force(count, spread, perspective):
     size = (60, 75)
     screen, faces = soup(count, spread)
-    found = rasterize(screen, faces, size, perspective=perspective)
+    # Filled up with points, so that all but the first share a program.
+    lack = MOST - count if count > 1 else 0
+    filled = np.concatenate([screen, np.zeros((3 * lack, 3), np.float32)]), np.pad(faces, ((0, lack), (0, 0)))
+    found = rasterize(*filled, size, perspective=perspective)
     index, depth, near_edge = brute_force(screen, faces, size, perspective)
     assert (index >= 0).any() or spread == 500.0
     same = np.asarray(found.face_index) == index
@@ -176,13 +181,12 @@ def sphere_screen(batch, size=40):
     return jnp.asarray(np.stack([x, y, 5 - verts[:, 2] + 0 * offsets], -1), jnp.float32), jnp.asarray(sphere.faces)
 
 
-@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2)])
+@pytest.mark.parametrize("batch", [(1,), (2, 2)])
 def test_batches_equal_singles_under_jit_and_vmap(batch):
     screen, faces = sphere_screen(batch)
     draw = lambda s: rasterize(s, faces, (40, 40), cull=True)  # noqa: E731
     whole = draw(screen)
     assert whole.face_index.shape == (*batch, 40, 40)
-    chex.assert_trees_all_close(jax.jit(draw)(screen), whole, atol=1e-4)
     for index in np.ndindex(*batch):
         chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], whole), draw(screen[index]), atol=1e-4)
     mapped = draw
@@ -214,13 +218,14 @@ def test_interpolated_attributes_have_right_gradients(perspective):
         pixels = interpolate(attributes, faces, fragments)
         return jnp.sum(jnp.where(inside[..., None], pixels, 0) ** 2, axis=(0, 1)) / 50
 
-    check_grads(jax.jit(image), (screen, attributes), 1, ("fwd", "rev"), eps=1e-2, rtol=0.03, atol=0.03)
+    check_gradients(image, (screen, attributes), eps=1e-2, rtol=0.03, atol=0.03)
 
 
 def test_visibility_itself_carries_no_gradient():
     """A flat white triangle that moves: without antialiasing the image's sum has no derivative."""
     screen = jnp.asarray([[3.1, 2.2, 1.0], [28.3, 5.1, 1.0], [10.2, 27.4, 1.0]])
 
+    @jax.jit
     def total(shift):
         moved = screen.at[:, 0].add(shift)
         fragments = rasterize(moved, jnp.asarray([[0, 1, 2]]), (32, 32))
