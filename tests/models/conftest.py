@@ -3,9 +3,16 @@
 import pytest
 
 from experiments.benchmark.spheres import spheres
-from models.hierarchy import MeshHierarchy, mesh_hierarchy
+from models import MeshHierarchy, mesh_hierarchy
+from tests.heads import random_head
 
 SMALL_SPHERES = ((90, 1.0, (0.0, 0.0, 0.0)), (30, 0.2, (0.3, 0.1, 0.8)))
+
+
+@pytest.fixture(scope="session")
+def head():
+    """The small head that networks of coefficients are made for."""
+    return random_head()
 
 
 @pytest.fixture(scope="session")

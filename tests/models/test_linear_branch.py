@@ -86,17 +86,17 @@ def test_interpolation_is_exact_for_fewer_equations_than_weights(small):
     assert np.median(np.abs(branch(small).to_vertices(only_coarse))) > 0.01
 
 
-@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
 def test_batches(small, batch):
     model, x, visible = branch(small), field(batch), some_visible(batch)
     function = lambda x, v: (found := model.fitted(x, v), model.to_vertices(found[0]))  # noqa: E731
-    found, heads = function(x, visible)
+    found, heads = jax.jit(function)(x, visible)
     chex.assert_shape([*found, heads], [(*batch, RANK), (*batch, RANK, RANK), (*batch, RANK), (*batch, 120, 3)])
     mapped = function
     for _ in batch:
         mapped = jax.vmap(mapped)
-    for again in (jax.jit(function)(x, visible), mapped(x, visible)):
-        chex.assert_trees_all_close(again, (found, heads), rtol=1e-3, atol=1e-4)
+    again = jax.jit(mapped)(x, visible) if batch else function(x, visible)
+    chex.assert_trees_all_close(again, (found, heads), rtol=1e-3, atol=1e-4)
 
 
 def test_derivatives(small):

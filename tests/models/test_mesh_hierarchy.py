@@ -9,8 +9,8 @@ from flax import nnx
 
 import flamejax
 from experiments.benchmark.spheres import spheres
-from flamejax.geometry import laplacian
-from models.hierarchy import mesh_hierarchy, neighbour_lists
+from models import laplacian, mesh_hierarchy
+from models.hierarchy import neighbour_lists
 from models.mesh_conv import MeshResidual
 from tests.models.conftest import SMALL_SPHERES
 
@@ -47,14 +47,14 @@ def check_lists(lists):
     back, back_mask = np.asarray(lists.back), np.asarray(lists.back_mask)
     assert index.dtype == back.dtype == np.int32 and (index[~mask] == 0).all() and (back[~back_mask] == 0).all()
     assert (np.sort(~mask, axis=1) == ~mask).all() and mask.any(1).all() and mask.all(0).any()
-    assert lists.width == index.shape[1] and lists.mean_count() == pytest.approx(mask.sum(1).mean())
+    assert lists.width == index.shape[1]
     assert [len(found) for found in sources(lists)] == mask.sum(1).tolist()
     places = [set(row[keep].tolist()) for row, keep in zip(back, back_mask, strict=True)]
     for source, found in enumerate(places):
         assert found == set(np.flatnonzero((index.reshape(-1) == source) & mask.reshape(-1)).tolist())
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("mirrored", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_counts_are_near_the_papers_and_no_component_vanishes(flame_sized, mirrored):
     hierarchy = flame_sized
     if mirrored:
@@ -235,8 +235,6 @@ def test_laplacian_is_the_mean_of_the_neighbours_minus_the_vertex(batch):
     for vertex, others in enumerate(near):
         if others:
             expected[..., vertex, :] = signal[..., sorted(others), :].mean(-2) - signal[..., vertex, :]
-    graph = hierarchy.graph()
-    found = laplacian(jnp.asarray(signal), graph.senders, graph.receivers)
+    found = jax.jit(laplacian)(hierarchy.graph(), jnp.asarray(signal))
     np.testing.assert_allclose(found, expected, atol=2e-6)
-    flat = laplacian(jnp.full((*batch, 121, 2), 0.3), graph.senders, graph.receivers)
-    np.testing.assert_allclose(flat, 0, atol=1e-7)
+    np.testing.assert_allclose(laplacian(hierarchy.graph(), jnp.full((*batch, 121, 2), 0.3)), 0, atol=1e-7)

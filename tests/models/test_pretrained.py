@@ -13,8 +13,9 @@ from experiments.training.mesh_vae.heads import Generator, draw_head
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError
-from models.mesh_vae import SMALL, num_parameters
-from models.pretrained import config_from, load_mesh_vae, mesh_vae_path
+from models import load_mesh_vae, mesh_vae_path, num_parameters
+from models.mesh_vae import SMALL
+from models.pretrained import config_from
 
 
 @pytest.fixture(scope="module")

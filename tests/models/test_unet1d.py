@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
-from models.unet1d import UNet1D, UNet1DConfig, products, time_embedding
+from models import UNet1D, UNet1DConfig
+from models.unet1d import products, time_embedding
 
 CONFIG = UNet1DConfig((12, 6, 4), context=8, time=16, heads=2, head_width=4, tokens=3)
 
@@ -28,36 +29,51 @@ def inputs(batch, key=0):
     return x, 1 + 998 * jax.random.uniform(keys[1], batch), jax.random.normal(keys[2], (*batch, 8))
 
 
-@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3)])
+call = nnx.jit(lambda net, *given: net(*given))
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
 def test_batch_axes_jit_and_vmap(net, batch):
     x, time, context = inputs(batch)
-    eager = net(x, time, context)
-    chex.assert_shape(eager, (*batch, 12))
-    graphdef, state = nnx.split(net)
-    jitted = jax.jit(lambda s, *a: nnx.merge(graphdef, s)(*a))(state, x, time, context)
-    chex.assert_trees_all_close(eager, jitted, atol=2e-5)
+    found = call(net, x, time, context)
+    chex.assert_shape(found, (*batch, 12))
+    each = net if not batch else lambda *given: call(net, *given)
+    expected = [each(x[k], time[k], context[k]) for k in np.ndindex(batch)]
+    chex.assert_trees_all_close(found, jnp.stack(expected).reshape(found.shape), atol=2e-5)
     mapped = net
     for _ in batch:
         mapped = jax.vmap(mapped)
-    chex.assert_trees_all_close(eager, mapped(x, time, context), atol=2e-5)
+    chex.assert_trees_all_close(found, jax.jit(mapped)(x, time, context), atol=2e-5)
+
+
+def test_wrong_shapes_are_refused_by_name(net):
+    x, time, context = inputs((3,))
+    with pytest.raises(ValueError, match=r"`x` has the shape \(3, 11\), but \(..., 12\) is wanted"):
+        net(x[:, 1:], time, context)
+    with pytest.raises(ValueError, match="`context` has the shape"):
+        net(x, time, context[:, 1:])
+    with pytest.raises(ValueError, match="`time`.* too many axes"):
+        net(x[0], time, context[0])
 
 
 def test_a_shared_time_and_context_are_those_of_all(net):
     x, time, context = inputs((5,))
-    shared = net(x, time[0], context[0])
-    repeated = net(x, jnp.full(5, time[0]), jnp.broadcast_to(context[0], (5, 8)))
+    shared = call(net, x, time[0], context[0])
+    repeated = call(net, x, jnp.full(5, time[0]), jnp.broadcast_to(context[0], (5, 8)))
     chex.assert_trees_all_close(shared, repeated, atol=1e-5)
 
 
 def test_derivatives(net):
     x, time, context = inputs((2,))
-    check_grads(lambda x, c: net(x, time, c), (x, context), order=1, modes=("fwd", "rev"), atol=1e-2, rtol=1e-2)
+    check_grads(
+        jax.jit(lambda x, c: net(x, time, c)), (x, context), order=1, modes=("fwd", "rev"), atol=1e-2, rtol=1e-2
+    )
 
 
 def test_everything_is_trained_attention_too(net):
     x, time, context = inputs((4,))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-    gradient = jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p, rest)(x, time, context) ** 2))(params)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p, rest)(x, time, context) ** 2)))(params)
     flat = {"/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(gradient)}
     assert any("attention/to_qkv" in name for name in flat)
     assert [name for name, leaf in flat.items() if not np.abs(leaf).max() > 0] == []
@@ -65,7 +81,7 @@ def test_everything_is_trained_attention_too(net):
 
 def test_untrained_it_says_nothing():
     x, time, context = inputs((3,))
-    assert not np.any(UNet1D(CONFIG, rngs=nnx.Rngs(0))(x, time, context))
+    assert not np.any(call(UNet1D(CONFIG, rngs=nnx.Rngs(0)), x, time, context))
 
 
 def test_the_papers_widths():

@@ -5,15 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.encoders.alignment import (
-    ARCFACE_TEMPLATE,
-    arcface_transform,
-    five_points,
-    similarity_2d,
-    square_transform,
-    warp,
-)
+from models.encoders import alignment
+from models.encoders.alignment import ARCFACE_TEMPLATE, five_points, similarity_2d
 
+arcface_transform = jax.jit(alignment.arcface_transform, static_argnums=(2, 3))
+square_transform = jax.jit(alignment.square_transform, static_argnums=(2, 3))
+warp = jax.jit(alignment.warp, static_argnums=(2, 3), static_argnames=("size", "samples"))
 PHOTO = (300, 400, 3)
 
 

@@ -14,37 +14,37 @@ run = nnx.jit(lambda encoder, *given: encoder(*given))
 features_of = nnx.jit(lambda encoder, *given: encoder.features(*given))
 
 
-@pytest.fixture(params=["arcface", "farl", "both"])
+@pytest.fixture(params=["arcface", "farl"])
 def encoder(request, arcface, farl):
-    return {"arcface": arcface, "farl": farl, "both": concatenated([arcface, farl])}[request.param]
+    return {"arcface": arcface, "farl": farl}[request.param]
 
 
 def test_it_is_an_image_encoder(encoder):
     assert isinstance(encoder, Encoder) and isinstance(encoder, ImageEncoder) and encoder.needs_photo
 
 
-@pytest.mark.parametrize("batch", [(), (1,), (3,)])
+@pytest.mark.parametrize("batch", [(), (2,)])
 def test_batch_axes(encoder, inputs, batch):
     given = inputs(*batch)
     features, context = features_of(encoder, *given), run(encoder, *given)
     assert features.shape == (*batch, encoder.feature_width) and context.shape == (*batch, encoder.width)
     np.testing.assert_allclose(encoder.head(features), context, atol=1e-6)
-    if batch == (3,):
-        each = jnp.stack([run(encoder, *(value[k] for value in given)) for k in range(3)])
+    if batch:
+        each = jnp.stack([run(encoder, *(value[k] for value in given)) for k in range(2)])
         np.testing.assert_allclose(context, each, atol=2e-5)
         assert np.abs(context[0] - context[1]).max() > 1e-3, "each photo has its own context"
 
 
 def test_jit_and_vmap_change_nothing(encoder, inputs):
-    given = inputs(3)
-    eager = encoder(*given)
-    np.testing.assert_allclose(run(encoder, *given), eager, atol=2e-5)
-    np.testing.assert_allclose(jax.jit(jax.vmap(encoder))(*given), eager, atol=2e-5)
+    given = inputs(2)
+    found = run(encoder, *given)
+    np.testing.assert_allclose(jax.jit(jax.vmap(encoder))(*given), found, atol=2e-5)
+    np.testing.assert_allclose(encoder(*(value[0] for value in given)), found[0], atol=2e-5)
 
 
 def test_arcface_has_unit_length_and_farl_has_not(arcface, farl, inputs):
-    np.testing.assert_allclose(jnp.linalg.norm(run(arcface, *inputs(3)), axis=-1), 1, atol=1e-5)
-    assert np.abs(np.linalg.norm(run(farl, *inputs(3)), axis=-1) - 1).min() > 1e-2
+    np.testing.assert_allclose(jnp.linalg.norm(run(arcface, *inputs(2)), axis=-1), 1, atol=1e-5)
+    assert np.abs(np.linalg.norm(run(farl, *inputs(2)), axis=-1) - 1).min() > 1e-2
 
 
 def test_only_the_last_layer_is_trained(encoder, inputs):
@@ -66,7 +66,8 @@ def test_weight_decay_spares_the_frozen_layers(encoder, inputs):
     before = jax.tree.map(jnp.copy, nnx.state(encoder, (Frozen, nnx.BatchStat)))
     optimizer = nnx.Optimizer(encoder, optax.adamw(0.1, weight_decay=0.1), wrt=nnx.Param)
     features = features_of(encoder, *inputs(2))
-    gradients = nnx.grad(lambda e: jnp.sum(e.head(features) ** 3), argnums=nnx.DiffState(0, nnx.Param))(encoder)
+    gradient = nnx.grad(lambda e: jnp.sum(e.head(features) ** 3), argnums=nnx.DiffState(0, nnx.Param))
+    gradients = nnx.jit(gradient)(encoder)
     first = encoder.head(features)
     optimizer.update(encoder, gradients)
     assert np.abs(encoder.head(features) - first).max() > 1e-3
@@ -98,6 +99,9 @@ def test_concatenation(arcface, farl, inputs):
     assert both.width == arcface.width + farl.width
     expected = jnp.concatenate([run(arcface, *given), run(farl, *given)], -1)
     np.testing.assert_allclose(run(both, *given), expected, atol=1e-5)
+    features = features_of(both, *given)
+    assert isinstance(both, ImageEncoder) and features.shape == (2, both.feature_width)
+    np.testing.assert_allclose(both.head(features), expected, atol=1e-5)
     mixed = concatenated([ZeroEncoder(), arcface])
     assert mixed.width == 26 and mixed.needs_photo and not isinstance(mixed, ImageEncoder)
     assert run(mixed, *given).shape == (2, 26) and not concatenated([ZeroEncoder()]).needs_photo

@@ -1,0 +1,53 @@
+"""Programs on four virtual devices, against the same on one: a process of its own, since a process's devices are fixed
+when JAX starts. `tests/test_multi_device.py` starts it once for all checks that it names.
+
+python -m tests.multi_device CHECK...   # prints {check: the largest difference} as JSON
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+DEVICES = 4
+
+
+def shared_programs() -> float:
+    """Any program over photos: five of them, which four devices cannot share evenly, and several batch axes."""
+    from fitting.sharing import run_shared, shared_program
+
+    def program_on(devices):
+        return shared_program(lambda factor, photos: jax.vmap(lambda x: factor * jnp.cumsum(x))(photos), devices)
+
+    differences = []
+    for batch in ((5,), (2, 3), (1,), ()):
+        photos = jnp.asarray(np.random.default_rng(0).normal(size=(*batch, 7)), jnp.float32)
+        shared, alone = (run_shared(program_on, jnp.float32(2), photos, batch, d) for d in (None, (jax.devices()[0],)))
+        assert shared.shape == photos.shape
+        differences += [jnp.abs(shared - alone).max(), jnp.abs(alone - 2 * jnp.cumsum(photos, axis=-1)).max()]
+    return float(max(differences))
+
+
+def algorithm_2() -> float:
+    """Diverse heads of five photos, metres."""
+    from sampling import diversify
+    from tests.sampling.faces import KEY, make_fit, observed, small_model, small_vae
+    from tests.sampling.test_diversify import RUN
+
+    fit = make_fit((5,))
+    photo, keys = observed(fit), jax.random.split(KEY, 5)
+    shared, alone = (
+        diversify(small_vae(True), small_model(), fit, photo, keys, num_samples=3, config=RUN, devices=devices)
+        for devices in (None, (jax.devices()[0],))
+    )
+    return float(jnp.abs(shared.vertices - jax.device_put(alone.vertices, shared.vertices.sharding)).max())
+
+
+CHECKS = {"shared programs": shared_programs, "algorithm 2": algorithm_2}
+
+if __name__ == "__main__":
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    assert jax.device_count() == DEVICES
+    print(json.dumps({name: CHECKS[name]() for name in sys.argv[1:]}))
