@@ -1,6 +1,7 @@
 # Everything runs in .venv, made on first use and kept until pyproject.toml changes.
 #   make demo         a real portrait becomes two heads, in demo_output/
-#   make test         all tests but the next ones
+#   make test         all tests that guard behaviour: minutes
+#   make test-slow    the tests marked slow, which make test leaves out
 #   make test-viewer  the viewer in a headless Chromium, where there is one
 #   make lint         ruff and mypy
 #   make install      the environment alone
@@ -14,7 +15,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install -qq
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test test-viewer lint open-head clean
+.PHONY: help venv install demo test test-slow test-viewer lint open-head clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -47,7 +48,11 @@ test: $(VENV)/.dev
 	@echo "==> the CC0 sources, which tests of the data builders need"
 	@$(PY) -m experiments.fetch_sources || echo "==> not to be had: those tests will be skipped"
 	@echo "==> tests"
-	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser"
+
+test-slow: $(VENV)/.dev
+	@echo "==> slow tests"
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile -m "slow and not browser"
 
 test-viewer: $(VENV)/.dev
 	@echo "==> the viewer in a browser"

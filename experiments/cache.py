@@ -1,5 +1,5 @@
-"""What is computed once and kept on disk, written whole or not at all: arrays, fits and observations, and large arrays
-that grow block by block. Files are .npz and .npy without pickle."""
+"""What is computed once and kept on disk, written whole or not at all: arrays, trees of dataclasses, and large
+arrays that grow block by block. Files are .npz and .npy without pickle."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from flamejax.camera import CropTransform, OrthographicCamera
-from flamejax.head import HeadParams
-from flamejax.io.files import write_bytes, write_text
-from flamejax.types import Fit, Observation
+from flamejax.files import write_bytes, write_text
+
+T = TypeVar("T")
 
 DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
 """What reading a file raises that is missing, cut off or of something else."""
@@ -87,40 +86,28 @@ def write_tree(path: Path, tree: Any) -> None:
     write_arrays(path, flat(tree))
 
 
-def read_fit(path: Path) -> Fit | None:
-    """A kept fit as NumPy arrays; None as `read_arrays`."""
+def read_tree(path: Path, kind: type[T]) -> T | None:
+    """What `write_tree` kept of a dataclass, its arrays as NumPy's; None if there is nothing, or something else."""
     arrays = read_arrays(path)
     try:
-        return None if arrays is None else _fit(arrays)
+        return None if arrays is None else _tree(kind, arrays)
     except DAMAGED:
         return None
 
 
-def read_observation(path: Path) -> Observation | None:
-    """A kept observation; None as `read_arrays`."""
-    arrays = read_arrays(path)
-    try:
-        if arrays is None:
-            return None
-        crop = CropTransform(**_below(arrays, "crop"))
-        return Observation(**{name: value for name, value in arrays.items() if "." not in name}, crop=crop)  # type: ignore[arg-type]
-    except DAMAGED:
-        return None
-
-
-def _fit(arrays: dict[str, np.ndarray]) -> Fit:
-    whole: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
-    return Fit(
-        **whole,
-        params=HeadParams(**_below(arrays, "params")),
-        camera=OrthographicCamera(**_below(arrays, "camera")),
-        losses=_below(arrays, "losses"),
-    )
-
-
-def _below(arrays: dict[str, np.ndarray], name: str) -> dict[str, Any]:
-    start = f"{name}."
-    return {key.removeprefix(start): value for key, value in arrays.items() if key.startswith(start)}
+def _tree(kind: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if get_origin(kind) is dict:
+        return arrays
+    hints = get_type_hints(kind)
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        field, _, rest = name.partition(".")
+        parts.setdefault(field, {})[rest] = array
+    values: dict[str, Any] = {name: None for name, hint in hints.items() if type(None) in get_args(hint)}
+    for name, part in parts.items():
+        hint = hints[name]
+        values[name] = _tree(hint, part) if "" not in part else hint(part[""]) if hint in (int, float) else part[""]
+    return kind(**values)
 
 
 class KeptRows:

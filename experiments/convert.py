@@ -76,8 +76,7 @@ def _output(config: ConvertConfig) -> Path | None:
 
 def _read_head(config: ConvertConfig) -> tuple[Callable[[Path], None], str]:
     """What writes the head model, and what it is."""
-    from flamejax.head.formats.load import read_head
-    from flamejax.head.formats.save import write_head
+    from flamejax.head.formats import read_head, write_head
 
     arrays = read_head(config.source, config.flame)
     count, betas = arrays["shapedirs"].shape[-1], int(arrays["num_betas"])

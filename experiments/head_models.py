@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats.flame_files import COMPANIONS, FlameFiles
-from flamejax.head.formats.ict_files import HOME as ICT_HOME
-from flamejax.head.formats.ict_files import NEUTRAL, describe_ict
+from flamejax.head.formats import COMPANIONS, ICT_HOME, ICT_NEUTRAL, FlameFiles, describe_ict
 
 FLAME_MODELS = (
     "generic_model.pkl",
@@ -63,7 +61,7 @@ def examine_models(folder: Path) -> list[Found]:
             found.extend(_examine_companion(field, item, file) for file in files)
         elif not (both and field.endswith("_landmarks")):
             found.append(Found(item, "absent", f"{source}; place {COMPANIONS[field][0]} beside the model"))
-    neutral = look(folder, NEUTRAL)
+    neutral = look(folder, ICT_NEUTRAL)
     found.extend(_examine_ict(file.parent) for file in neutral)
     if not neutral:
         detail = f"optional, MIT licence, no registration: {ICT_HOME}; place its folder FaceXModel in {folder}"
@@ -81,7 +79,7 @@ def _companion_names() -> set[str]:
 
 
 def _examine_flame(file: Path) -> Found:
-    from flamejax.head.formats.load import read_head
+    from flamejax.head.formats import read_head
 
     try:
         # The texture takes seconds to read, so it is looked at by itself.
@@ -99,9 +97,7 @@ def _examine_flame(file: Path) -> Found:
 
 def _examine_companion(field: str, item: str, file: Path) -> Found:
     """Whether a companion can be read by itself; whether it fits a model is told by the model beside it."""
-    from flamejax.head.formats.npy_files import npz_names, read_bytes, read_npy
-    from flamejax.head.formats.obj_files import read_obj
-    from flamejax.head.formats.safe_pickle import load_pickle
+    from flamejax.head.formats import load_pickle, npz_names, read_bytes, read_npy, read_obj
 
     try:
         if file.suffix == ".npy":

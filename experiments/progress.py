@@ -1,9 +1,10 @@
-"""The progress bar of every long command: what is done, how much of it, the time gone and the time to come."""
+"""What commands show: what is done, how much of it, the time gone and the time to come; and tables."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 
 def progress_bar(console: Console | None = None, *fields: str, transient: bool = False) -> Progress:
@@ -51,3 +53,14 @@ def counted(title: str, total: int) -> Iterator[Callable[[], None]]:
     """One bar on stderr; yields what moves it on by one."""
     with progress_bars() as advance:
         yield lambda: advance(title, total, 1)
+
+
+def print_rows(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of equal columns as a table; the first column stands to the left, the others to the right."""
+    table = Table(title=title, box=None, title_justify="left")
+    for i, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        cells = (f"{v:.4f}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values())
+        table.add_row(*cells)
+    console.print(table)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from flamejax.io.folders import data_folder
+from flamejax.files import data_folder
 
 
 def use_compilation_cache(min_seconds: float = 0.5) -> Path | None:

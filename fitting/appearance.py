@@ -5,8 +5,7 @@ from jax import Array
 
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel, HeadParams, landmarks
-from flamejax.rendering import ambient_light, fragment_geometry, interpolate, sample_texture, sh_basis, shade
-from flamejax.rendering._rasterize import Fragments
+from flamejax.rendering import Fragments, ambient_light, fragment_geometry, interpolate, sample_texture, sh_basis, shade
 
 BAND_SIGMA = (1.0, 0.8, 0.8, 0.8, 0.25, 0.25, 0.25, 0.25, 0.25)
 """Prior of the light's bands around ambient light: where little skin is seen, high bands must not run away."""

@@ -10,8 +10,16 @@ from fitting.label_smoothing import dilate, fill_holes
 from fitting.landmark_fit import Geometry
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, vertices
-from flamejax.rendering import ambient_light, fragment_geometry, interpolate, rasterize, sample_texture, sh_basis, shade
-from flamejax.rendering._rasterize import Fragments
+from flamejax.rendering import (
+    Fragments,
+    ambient_light,
+    fragment_geometry,
+    interpolate,
+    rasterize,
+    sample_texture,
+    sh_basis,
+    shade,
+)
 
 FACE_REGIONS = ("face", "forehead", "nose", "lips", "eye_region", "left_eyeball", "right_eyeball")
 NOT_FACE_REGIONS = ("scalp", "neck", "boundary")

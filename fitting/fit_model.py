@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy import sparse
 
 from fitting.local_model import LocalModel, eyeball_coefficients, with_local
+from flamejax.geometry import laplacian, mesh_edges
 from flamejax.head import HeadModel, HeadParams, vertices
 
 
@@ -114,20 +114,11 @@ def _padded(values: Array, width: int) -> Array:
 
 
 def smoothing_root(head: HeadModel) -> np.ndarray:
-    """(S + E, S + E) R with |R c|^2 = mean over vertices of |Laplacian of the displacement of coefficients c|^2, mm^2.
-
-    The Laplacian is that of the mesh's graph: the mean of a vertex's neighbours minus the vertex.
-    """
+    """(S + E, S + E) R: |R c|^2 is the mean over vertices of |Laplacian of what coefficients c displace|^2, mm^2."""
     count, components = head.num_vertices, head.num_betas + head.num_expression
-    faces = np.asarray(head.faces)
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    ends = np.concatenate([ends, ends[:, ::-1]])
-    near = sparse.csr_matrix((np.ones(len(ends), np.float32), ends.T), shape=(count, count))
-    near.data[:] = 1.0  # an edge of two triangles is one neighbour
-    valence = np.maximum(np.asarray(near.sum(axis=1)).ravel(), 1.0)
-    laplacian = (sparse.diags(1.0 / valence) @ near - sparse.eye(count)).astype(np.float32)
-    fields = 1e3 * np.asarray(head.basis[:components], np.float32).reshape(-1, count)  # millimetres
-    rough = (laplacian @ fields.T).T.reshape(components, -1)
+    fields = 1e3 * jnp.moveaxis(head.basis[:components], -1, 0)  # (V, S + E, 3) millimetres
+    rough = np.asarray(laplacian(fields.reshape(count, -1), *mesh_edges(np.asarray(head.faces))))
+    rough = rough.T.reshape(components, -1)
     gram = (rough @ rough.T).astype(np.float64) / count
     values, vectors = np.linalg.eigh(gram)
     return (np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T).astype(np.float32)

@@ -1,12 +1,12 @@
-"""Pose, camera, identity, expression and jaw from landmarks, by Levenberg-Marquardt. One photo; `vmap` for more."""
+"""Pose, camera, identity, expression and jaw from landmarks, by least squares. One photo; `vmap` for more."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
+from fitting._least_squares import least_squares
 from fitting.config import AnyFitConfig, FitConfig
 from fitting.fit_model import FitModel
 from flamejax.camera import OrthographicCamera
@@ -26,8 +26,6 @@ EYE_SIGMA = 0.2
 OUTER_EYE_DISTANCE = 0.088
 """Metres: the unit of the spreads of dense landmarks."""
 START_YAWS = (0.0, -0.7, 0.7)
-ROBUST_SCALE = 3.0
-"""Landmark residual, in noise levels, beyond which it counts linearly (Huber)."""
 
 
 @jax.tree_util.register_dataclass
@@ -169,14 +167,6 @@ def smoothing_residuals(model: FitModel, geometry: Geometry, config: FitConfig) 
     return jnp.sqrt(2.0 * config.smoothing_weight) * model.roughness(geometry.betas, geometry.expression)
 
 
-def huber_energy(residuals: Array) -> Array:
-    """Sum over landmarks of the Huber loss of the residuals' lengths. residuals: (L, 2) -> ()."""
-    squared = jnp.sum(residuals**2, axis=-1)
-    beyond = squared > ROBUST_SCALE**2
-    length = jnp.sqrt(jnp.where(beyond, squared, 1.0))
-    return jnp.sum(jnp.where(beyond, ROBUST_SCALE * length - 0.5 * ROBUST_SCALE**2, 0.5 * squared))
-
-
 def fit_landmarks(model: FitModel, targets: Targets, config: FitConfig) -> Geometry:
     """Fit one photo's landmarks: a rigid stage from several yaws, then the global coefficients, then local ones too.
 
@@ -199,16 +189,14 @@ def _fit_all(model: FitModel, start: Geometry, targets: Targets, config: FitConf
     if not steps:
         return start
     head = model.head
-    flat, unravel = ravel_pytree(start)
 
-    def residuals(x: Array) -> tuple[Array, Array]:
-        geometry = unravel(x)
+    def residuals(geometry: Geometry) -> tuple[Array, Array]:
         points = landmark_residuals(head, geometry, targets, config)
         openings = closure_residuals(head, geometry, targets, config)
         prior = jnp.concatenate([prior_residuals(head, geometry), smoothing_residuals(model, geometry, config)])
         return jnp.concatenate([points, openings]), prior
 
-    return unravel(levenberg_marquardt(residuals, flat, steps)[0])
+    return least_squares(residuals, start, steps)[0]
 
 
 def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig) -> Geometry:
@@ -229,44 +217,13 @@ def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig
 
     def from_yaw(yaw: Array) -> tuple[Array, Array]:
         rigid = jnp.concatenate([jnp.stack([0.0, yaw, 0.0]), log_scale[None], translation])
-        return levenberg_marquardt(residuals, rigid, config.rigid_steps)
+        return least_squares(residuals, rigid, config.rigid_steps)
 
-    candidates, energy = jax.vmap(from_yaw)(jnp.asarray(START_YAWS))
-    best = candidates[jnp.argmin(jnp.nan_to_num(energy, nan=jnp.inf))]
+    candidates, energies = jax.vmap(from_yaw)(jnp.asarray(START_YAWS))
+    best = candidates[jnp.argmin(jnp.nan_to_num(energies[:, -1], nan=jnp.inf))]
     return dataclasses.replace(rest, orient=best[:3], log_scale=best[3], translation=best[4:])
 
 
 def _spread(points: Array, share: Array) -> Array:
     """Weighted variance. points (N, 2), share (N,) -> ()"""
     return jnp.sum(share[:, None] * (points - (share @ points)[None]) ** 2)
-
-
-def levenberg_marquardt(residuals_of, start: Array, steps: int) -> tuple[Array, Array]:  # noqa: ANN001
-    """Minimise Huber(landmarks) + priors / 2 with reweighted, damped Gauss-Newton steps; never worse than the start.
-
-    residuals_of: x (n,) -> (landmark residuals (L, 2), prior residuals (m,)). Returns x and its energy before the
-    last step was taken.
-    """
-
-    def energy_of(landmark: Array, prior: Array) -> Array:
-        return huber_energy(landmark) + 0.5 * jnp.sum(prior**2)
-
-    def weighted(x: Array) -> tuple[Array, tuple[Array, Array]]:
-        landmark, prior = residuals_of(x)
-        length = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(landmark) ** 2, axis=-1, keepdims=True) + 1e-12)
-        robust = jnp.sqrt(jnp.minimum(1.0, ROBUST_SCALE / length))
-        residual = jnp.concatenate([(landmark * robust).reshape(-1), prior])
-        return residual, (residual, energy_of(landmark, prior))
-
-    def step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
-        x, damping = state
-        jacobian, (residual, energy) = jax.jacfwd(weighted, has_aux=True)(x)
-        normal = jacobian.T @ jacobian
-        damped = normal + jnp.diag(damping * (jnp.diagonal(normal) + 1e-3))
-        move = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), jacobian.T @ residual)
-        better = energy_of(*residuals_of(x - move)) < energy  # False for NaN
-        damping = jnp.clip(jnp.where(better, damping / 4, damping * 5), 1e-7, 1e7)
-        return (jnp.where(better, x - move, x), damping), energy
-
-    (best, _), energy = jax.lax.scan(step, (start, jnp.asarray(1e-2)), length=steps)
-    return best, energy[-1]

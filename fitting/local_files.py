@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from fitting.local_model import LocalModel, LocalRegion, check_belongs
+from flamejax.files import write_bytes
 from flamejax.head import HeadFileError, HeadModel
-from flamejax.head.formats.npy_files import read_npz
-from flamejax.io.files import write_bytes
+from flamejax.head.formats import read_npz
 
 FORMAT_VERSION = 1
 VARIANTS = {"paper": "open_head_local.npz", "full": "open_head_local_full.npz"}

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flamejax.head import HeadFileError, HeadModel, HeadParams
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadFileError, HeadModel, HeadParams, geometry_hash
 
 EYEBALLS = ("left_eyeball", "right_eyeball")
 UNBOUNDED = 1e6

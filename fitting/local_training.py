@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fitting.local_model import LocalModel, LocalRegion
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.geometry import mesh_edges
+from flamejax.head import HeadModel, geometry_hash
 
 FADE_RINGS = 6
 """Rings of neighbours over which a region's weight rises and falls: two to three centimetres on the face."""
@@ -100,7 +100,8 @@ def region_weights(head: HeadModel, rings: int = FADE_RINGS) -> dict[str, np.nda
     names = list(head.regions)
     masks = np.stack([np.asarray(head.regions[name], np.float32) for name in names], axis=1)
     masks /= np.maximum(masks.sum(axis=1, keepdims=True), 1)
-    first, second = _edges(np.asarray(head.faces))
+    first, second = mesh_edges(np.asarray(head.faces))
+    first, second = first[first < second], second[first < second]  # each once
     degree = np.bincount(np.concatenate([first, second]), minlength=head.num_vertices)
     for _ in range(rings):
         total = np.zeros_like(masks)
@@ -166,10 +167,3 @@ def _principal(samples: np.ndarray, explained: float, most: int) -> tuple[np.nda
     deviations = np.sqrt(values[:count] / len(flat))
     rows = (1e-3 * deviations[:, None] * directions).astype(np.float32)
     return rows.reshape(count, 3, -1), 1e-6 * total
-
-
-def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh's edges, each once, as two index arrays."""
-    pairs = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
-    first, second = np.unique(pairs, axis=0).T
-    return first, second

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from fitting._least_squares import huber_energy
 from fitting.appearance import estimate_light, light_prior_residuals, skin_triangles, surface
 from fitting.config import FitConfig
 from fitting.fit_model import FitModel
@@ -14,7 +15,6 @@ from fitting.landmark_fit import (
     Geometry,
     Targets,
     closure_residuals,
-    huber_energy,
     landmark_residuals,
     prior_residuals,
     smoothing_residuals,

@@ -15,9 +15,17 @@ import numpy as np
 from jax import Array
 
 from flamejax.geometry import similarity_transform
-from flamejax.head import HeadModel, HeadParams, rotation_matrix, vertices
-from flamejax.head._unpose import unposed_jacobian, unposed_planes
-from flamejax.head.rotation import axis_angle, skew_matrix
+from flamejax.head import (
+    HeadModel,
+    HeadParams,
+    axis_angle,
+    rotation_matrix,
+    shaped_joints,
+    skew_matrix,
+    unposed_jacobian,
+    unposed_planes,
+    vertices,
+)
 
 HIGHEST = jax.lax.Precision.HIGHEST
 OK, NOT_FINITE, NO_HEAD = range(3)
@@ -210,7 +218,7 @@ def _step(head: HeadModel, solver: ScanSolver, planes: Array, state: _State, dam
     is then I + U S U^T with U = [G^T, P] of rank 24, which is solved by Woodbury's identity.
     """
     basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.back), -1)
-    joints = _rest_joints(head, state)
+    joints = shaped_joints(head, state.coefficients)
     value, by_pose, by_joint = unposed_jacobian(head, planes, state.rotations, joints, _translation(state, joints))
     by_pose, by_joint = (columns.reshape(len(columns), -1) for columns in (by_pose, by_joint))
     # The derivative is for a translation that is kept, but here the offset is: a turn of the root moves the former.
@@ -254,12 +262,8 @@ def _moved(state: _State, move: Array) -> _State:
 
 def _unposed(head: HeadModel, planes: Array, state: _State) -> Array:
     """The scan at rest: planes (3, V) -> (3, V)."""
-    joints = _rest_joints(head, state)
+    joints = shaped_joints(head, state.coefficients)
     return unposed_planes(head, planes, state.rotations, joints, _translation(state, joints))
-
-
-def _rest_joints(head: HeadModel, state: _State) -> Array:
-    return head.joint_template + _product(head.joint_dirs, state.coefficients)
 
 
 def _translation(state: _State, joints: Array) -> Array:
@@ -273,6 +277,6 @@ def _product(first: Array, second: Array) -> Array:
 
 def _as_params(head: HeadModel, state: _State) -> HeadParams:
     turns = axis_angle(state.rotations)
-    translation = _translation(state, _rest_joints(head, state))
+    translation = _translation(state, shaped_joints(head, state.coefficients))
     betas, expression = jnp.split(state.coefficients, [head.num_betas])
     return HeadParams(betas, expression, turns[0], turns[1], turns[2], turns[3], turns[4], translation)

@@ -1,12 +1,18 @@
 """Small geometry on meshes and point sets."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from flamejax._checks import check_shape
+
 HIGHEST = jax.lax.Precision.HIGHEST
+SMALLEST_SPREAD = 1e-30
+"""Square metres: points that all lie in one place have no scale, and get 0."""
 
 
 def normalize(vectors: Array, eps: float = 1e-12) -> Array:
@@ -30,6 +36,37 @@ def vertex_normals(verts: Array, faces: Array) -> Array:
     return normalize(total)
 
 
+def mesh_edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of triangles (F, 3), in both directions: senders and receivers (E,), sorted by receiver, then sender."""
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    receivers, senders = np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0).T
+    real = senders != receivers
+    return senders[real], receivers[real]
+
+
+@jax.jit
+def laplacian(signal: Array, senders: Array, receivers: Array) -> Array:
+    """The graph Laplacian: the mean of a vertex's neighbours minus the vertex; zero where a vertex has none.
+
+    Args:
+      signal: (*b, V, C).
+      senders, receivers: (E,) the edges in both directions, sorted by receiver, as `mesh_edges` gives them.
+
+    Returns:
+      (*b, V, C).
+    """
+    by_vertex = jnp.moveaxis(signal, -2, 0)
+    summed = functools.partial(
+        jax.ops.segment_sum,
+        segment_ids=jnp.asarray(receivers),
+        num_segments=by_vertex.shape[0],
+        indices_are_sorted=True,
+    )
+    degree = summed(jnp.ones(receivers.shape, signal.dtype)).reshape(-1, *(1,) * (signal.ndim - 1))
+    mean = jnp.where(degree > 0, summed(by_vertex[senders]) / jnp.maximum(degree, 1), by_vertex)
+    return jnp.moveaxis(mean - by_vertex, 0, -2)
+
+
 @functools.partial(jax.jit, static_argnames="with_scale")
 def similarity_transform(
     source: Array, target: Array, weights: Array | None = None, *, with_scale: bool = True
@@ -44,23 +81,38 @@ def similarity_transform(
     Returns:
       scale (*b,), rotation (*b, 3, 3), translation (*b, 3) with target ~ scale * source @ rotation.T + translation.
       The rotation is proper (no reflection).
+
+    Raises:
+      ValueError: `source` and `target` are not both (*b, N, 3).
     """
+    check_shape("source", source, "N", 3)
+    check_shape("target", target, *source.shape[-2:])
     if weights is None:
         weights = jnp.ones(source.shape[:-1], source.dtype)
-    weights = (weights / jnp.sum(weights, axis=-1, keepdims=True))[..., None]
-    source_mean = jnp.sum(weights * source, axis=-2, keepdims=True)
-    target_mean = jnp.sum(weights * target, axis=-2, keepdims=True)
-    centred_source, centred_target = source - source_mean, target - target_mean
-    covariance = jnp.einsum("...ni,...nj->...ij", centred_target, weights * centred_source, precision=HIGHEST)
-    left, singular, right = jnp.linalg.svd(covariance)
-    sign = jnp.sign(jnp.linalg.det(jnp.matmul(left, right, precision=HIGHEST)))
-    flip = jnp.stack([jnp.ones_like(sign), jnp.ones_like(sign), sign], axis=-1)
-    rotation = jnp.matmul(left * flip[..., None, :], right, precision=HIGHEST)
-    spread = jnp.sum(weights * centred_source**2, axis=(-2, -1))
-    scale = jnp.sum(singular * flip, axis=-1) / spread if with_scale else jnp.ones_like(sign)
-    moved = jnp.einsum("...ij,...nj->...ni", rotation, source_mean, precision=HIGHEST)
-    translation = target_mean - scale[..., None, None] * moved
-    return scale, rotation, translation[..., 0, :]
+    return _umeyama(jnp, functools.partial(jnp.matmul, precision=HIGHEST), source, target, weights, with_scale)
+
+
+def similarity_transform_double(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`similarity_transform` of equal weights by NumPy in double precision: for errors that are printed."""
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    return _umeyama(np, np.matmul, source, target, np.ones(source.shape[:-1]), True)
+
+
+def _umeyama(xp: Any, product: Any, source: Any, target: Any, weights: Any, with_scale: bool) -> tuple[Any, Any, Any]:
+    """`similarity_transform` in `xp`, jax.numpy or numpy, with its matrix product."""
+    weights = (weights / xp.sum(weights, axis=-1, keepdims=True))[..., None]
+    source_mean = xp.sum(weights * source, axis=-2, keepdims=True)
+    target_mean = xp.sum(weights * target, axis=-2, keepdims=True)
+    centred = source - source_mean
+    covariance = product(xp.swapaxes(target - target_mean, -1, -2), weights * centred)
+    left, singular, right = xp.linalg.svd(covariance)
+    sign = xp.sign(xp.linalg.det(product(left, right)))
+    flip = xp.stack([xp.ones_like(sign), xp.ones_like(sign), sign], axis=-1)
+    rotation = product(left * flip[..., None, :], right)
+    spread = xp.maximum(xp.sum(weights * centred**2, axis=(-2, -1)), SMALLEST_SPREAD)
+    scale = xp.sum(singular * flip, axis=-1) / spread if with_scale else xp.ones_like(sign)
+    moved = product(source_mean, xp.swapaxes(rotation, -1, -2))
+    return scale, rotation, (target_mean - scale[..., None, None] * moved)[..., 0, :]
 
 
 @jax.jit

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flamejax.camera import CropTransform, OrthographicCamera
-from flamejax.head.model import HeadParams
+from flamejax.head import HeadParams
 
 VISIBLE_CONFIDENCE = 0.2
 """A landmark counts as visible above this confidence."""

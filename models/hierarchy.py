@@ -18,6 +18,8 @@ import jraph
 import numpy as np
 from jax import Array
 
+from flamejax.geometry import mesh_edges
+
 Adjacency = list[np.ndarray]
 """Per vertex its neighbours, ascending, without itself."""
 
@@ -50,10 +52,6 @@ class NeighbourLists:
     def width(self) -> int:
         """N, the most neighbours (the r of the paper's Tables 5 and 6)."""
         return self.index.shape[1]
-
-    def mean_count(self) -> float:
-        """Mean number of neighbours."""
-        return float(np.asarray(self.mask).sum(1).mean())
 
 
 @dataclass(frozen=True)
@@ -144,18 +142,6 @@ def mesh_hierarchy(
     return MeshHierarchy(tuple(steps), senders, receivers, tuple(level.components() for level in levels))
 
 
-def laplacian(graph: jraph.GraphsTuple, signal: Array) -> Array:
-    """Mean of a vertex's neighbours minus the vertex: signal (*b, V, C) -> (*b, V, C). A lone vertex gives zero."""
-    by_vertex = jnp.moveaxis(signal, -2, 0)
-    count = by_vertex.shape[0]
-    total = jraph.segment_sum(by_vertex[graph.senders], graph.receivers, count, indices_are_sorted=True)
-    ones = jnp.ones(graph.receivers.shape, signal.dtype)
-    degree = jraph.segment_sum(ones, graph.receivers, count, indices_are_sorted=True)
-    degree = degree.reshape(-1, *(1,) * (signal.ndim - 1))
-    mean = jnp.where(degree > 0, total / jnp.maximum(degree, 1), by_vertex)
-    return jnp.moveaxis(mean - by_vertex, 0, -2)
-
-
 def neighbour_lists(lists: Sequence[np.ndarray], num_sources: int) -> NeighbourLists:
     """Pad lists of sources, one for each target, and turn them round.
 
@@ -233,10 +219,8 @@ def _check(faces: np.ndarray, positions: np.ndarray, strides: Sequence[int], rad
 
 
 def _adjacency(faces: np.ndarray, count: int) -> Adjacency:
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    both = np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0)
-    both = both[both[:, 0] != both[:, 1]]
-    return np.split(both[:, 1], np.searchsorted(both[:, 0], np.arange(1, count)))
+    senders, receivers = mesh_edges(faces)
+    return np.split(senders, np.searchsorted(receivers, np.arange(1, count)))
 
 
 def _components(adjacency: Adjacency) -> np.ndarray:

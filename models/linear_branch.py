@@ -10,6 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange, repeat
 from flax import nnx
 from jax import Array
 
@@ -51,8 +52,8 @@ class LinearBranch(nnx.Module):
         self.centres = Connectivity(jnp.asarray(centres))
         self.lists = Connectivity(neighbour_lists(lists, len(centres)))
         self.scales = Frame(jnp.asarray(scales, jnp.float32))
-        self.fine = Frame(jnp.asarray(rows[:fine].reshape(len(rows[:fine]), 3 * len(lists)), jnp.float32))
-        self.coarse = Frame(jnp.asarray(coarse.reshape(len(coarse), 3 * len(centres)), jnp.float32))
+        self.fine = Frame(jnp.asarray(rearrange(rows[:fine], "k v c -> k (v c)"), jnp.float32))
+        self.coarse = Frame(jnp.asarray(rearrange(coarse, "k v c -> k (v c)"), jnp.float32))
         self.weights = Frame(jnp.asarray(weights, jnp.float32))
 
     def fitted(self, x: Array, visible: Array) -> tuple[Array, Array, Array]:
@@ -75,13 +76,12 @@ class LinearBranch(nnx.Module):
 
     def _rows_at_centres(self) -> Array:
         """(K, 3 P)"""
-        count, centres = self.fine.shape[0], self.centres.get_value()
-        fine = self.fine[...].reshape(count, self.fine.shape[1] // 3, 3)[:, centres]
-        return jnp.concatenate([fine.reshape(count, 3 * len(centres)), self.coarse[...]])
+        fine = rearrange(self.fine[...], "k (v c) -> k v c", c=3)[:, self.centres.get_value()]
+        return jnp.concatenate([rearrange(fine, "k p c -> k (p c)"), self.coarse[...]])
 
     def _fitted(self, rows: Array, marked: Array) -> Array:
         scales = jnp.maximum(self.scales[...], 1e-6)
-        part = rows * jnp.repeat(marked[:, 3], 3)[None]
+        part = rows * repeat(marked[:, 3], "p -> 1 (p c)", c=3)
         normal = jnp.matmul(part, rows.T, precision=HIGHEST) + jnp.diag((self.noise / scales) ** 2)
         even = jax.lax.rsqrt(jnp.diagonal(normal))
         unit = even[:, None] * normal * even[None] + JITTER * jnp.eye(len(even))
@@ -92,21 +92,20 @@ class LinearBranch(nnx.Module):
 
     def to_vertices(self, coefficients: Array) -> Array:
         """(*b, K) -> (*b, V, 3)."""
-        scaled = coefficients * self.scales[...].reshape((1,) * (coefficients.ndim - 1) + (-1,))
-        fine, coarse = jnp.split(scaled, [self.fine.shape[0]], axis=-1)
-        batch = coefficients.shape[:-1]
-        values = (coarse @ self.coarse[...]).reshape(*batch, self.coarse.shape[1] // 3, 3)
-        return (fine @ self.fine[...]).reshape(*batch, self.fine.shape[1] // 3, 3) + over_batch(self._between, values)
+        fine, coarse = self._scaled(coefficients)
+        return _as_fields(fine @ self.fine[...]) + over_batch(self._between, _as_fields(coarse @ self.coarse[...]))
 
     def at_centres(self, coefficients: Array) -> Array:
         """(*b, K) -> (*b, P, 6): the head at the centres, and, enlarged, the interpolated components' part of it."""
-        scaled = coefficients * self.scales[...].reshape((1,) * (coefficients.ndim - 1) + (-1,))
-        count = self.fine.shape[0]
-        rows = self._rows_at_centres()
-        leading, others = scaled[..., :count] @ rows[:count], scaled[..., count:] @ rows[count:]
-        shape = (*coefficients.shape[:-1], rows.shape[1] // 3, 3)
-        leading, others = leading.reshape(shape), others.reshape(shape)
+        fine, coarse = self._scaled(coefficients)
+        count, rows = self.fine.shape[0], self._rows_at_centres()
+        leading, others = _as_fields(fine @ rows[:count]), _as_fields(coarse @ rows[count:])
         return jnp.concatenate([leading + others, ENLARGED * others], axis=-1)
+
+    def _scaled(self, coefficients: Array) -> tuple[Array, Array]:
+        """(*b, K) times the components' deviations: those kept at all vertices, and the others."""
+        scaled = coefficients * self.scales[...].reshape((1,) * (coefficients.ndim - 1) + (-1,))
+        return scaled[..., : self.fine.shape[0]], scaled[..., self.fine.shape[0] :]
 
     def _between(self, values: Array) -> Array:
         """Values of the centres (P, 3) -> (V, 3)."""
@@ -115,12 +114,17 @@ class LinearBranch(nnx.Module):
 
 def to_latents(coefficients: Array, shape: tuple[int, int]) -> Array:
     """Coefficients (*b, L C) as latents (*b, L, C), the leading ones spread over the L vertices."""
-    return jnp.swapaxes(coefficients.reshape(*coefficients.shape[:-1], *reversed(shape)), -1, -2)
+    return rearrange(coefficients, "... (c l) -> ... l c", l=shape[0])
 
 
 def to_coefficients(latents: Array) -> Array:
     """The other way round: (*b, L, C) -> (*b, L C)."""
-    return jnp.swapaxes(latents, -1, -2).reshape(*latents.shape[:-2], -1)
+    return rearrange(latents, "... l c -> ... (c l)")
+
+
+def _as_fields(flat: Array) -> Array:
+    """(*b, 3 V) -> (*b, V, 3)."""
+    return rearrange(flat, "... (v c) -> ... v c", c=3)
 
 
 def _interpolation(components: np.ndarray, lists: list[np.ndarray], centres: np.ndarray) -> np.ndarray:
@@ -133,7 +137,7 @@ def _interpolation(components: np.ndarray, lists: list[np.ndarray], centres: np.
         if vertex in number:
             weights[vertex, : len(near)] = near == number[vertex]
             continue
-        sources = components[:, centres[near]].transpose(0, 2, 1).reshape(-1, len(near))
+        sources = rearrange(components[:, centres[near]], "k n c -> (k c) n")
         normal = sources.T @ sources
         normal += (RIDGE * np.trace(normal) / len(near) + 1e-30) * np.eye(len(near))
         weights[vertex, : len(near)] = np.linalg.solve(normal, sources.T @ components[:, vertex].reshape(-1))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jax import Array
 
@@ -75,7 +76,8 @@ class MeshConv(nnx.Module):
     def from_neighbours(self, neighbours: Array) -> Array:
         """What `gather` gives, (P, N, in) -> (P, out)."""
         mixed = self.masked_coefficients() @ neighbours
-        return mixed.reshape(len(mixed), -1) @ self.bases[...].reshape(-1, self.out_features) + self.bias[...]
+        bases = rearrange(self.bases[...], "m i o -> (m i) o")
+        return rearrange(mixed, "p m i -> p (m i)") @ bases + self.bias[...]
 
     def masked_coefficients(self) -> Array:
         """(P, M, N) with zeros where lists are padded, whatever training has made of those."""
@@ -93,9 +95,9 @@ class MeshConv(nnx.Module):
 
     def _project_then_aggregate(self, x: Array) -> Array:
         lists = self.lists.get_value()
-        projected = x @ jnp.swapaxes(self.bases[...], 0, 1).reshape(self.in_features, -1)
-        neighbours = gather(lists, projected).reshape(lists.num_targets, -1, self.out_features)
-        weights = jnp.swapaxes(self.masked_coefficients(), 1, 2).reshape(lists.num_targets, 1, -1)
+        projected = x @ rearrange(self.bases[...], "m i o -> i (m o)")
+        neighbours = rearrange(gather(lists, projected), "p n (m o) -> p (n m) o", o=self.out_features)
+        weights = rearrange(self.masked_coefficients(), "p m n -> p 1 (n m)")
         return (weights @ neighbours)[:, 0] + self.bias[...]
 
 

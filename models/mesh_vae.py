@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from models._checks import check_shapes
 from models.hierarchy import MeshHierarchy, mesh_hierarchy
 from models.linear_branch import Frame, LinearBranch, to_coefficients, to_latents
 from models.mesh_conv import Connectivity, MeshBlock
@@ -79,7 +80,6 @@ SMALL = MeshVAEConfig(
     log_variance_scale=0.01,
 )
 """For CPUs. Its weights ship for the open head."""
-CONFIGS = {"paper": PAPER, "small": SMALL}
 
 
 def without_linear_branch(config: MeshVAEConfig) -> MeshVAEConfig:
@@ -213,7 +213,14 @@ class MeshVAE(nnx.Module):
         """vertices (*b, V, 3) metres, head frame; visible (*b, V) bool -> the latents' distribution.
 
         What hidden vertices hold does not matter.
+
+        Raises:
+          ValueError: the vertices are not those of the network's mesh, or `visible` is of another batch.
         """
+        check_shapes(
+            vertices=(vertices, (..., self.num_vertices, 3)),
+            visible=(visible, (*vertices.shape[:-2], self.num_vertices)),
+        )
         x, linear = self._input(vertices, visible)
         for block in self.down:
             x = block(x)
@@ -225,7 +232,8 @@ class MeshVAE(nnx.Module):
         return Posterior(mean + to_latents(coefficients, self.latent_shape), log_variance, factor, scale)
 
     def decode(self, latents: Array) -> Array:
-        """latents (*b, L, C) -> vertices (*b, V, 3), metres, head frame."""
+        """latents (*b, L, C) -> vertices (*b, V, 3), metres, head frame. Raises: ValueError, another shape."""
+        check_shapes(latents=(latents, (..., *self.latent_shape)))
         x = self._up(latents)[-1]
         if self.linear is not None:
             x = x + self.linear.to_vertices(to_coefficients(latents))
@@ -281,15 +289,6 @@ class MeshVAE(nnx.Module):
         mean = self.mean[...] if self.config.centred else jnp.zeros_like(self.mean[...])
         return mean.reshape((1,) * (ndim - 2) + mean.shape)
 
-    def activation_scales(self, vertices: Array, visible: Array, latents: Array) -> dict[str, float]:
-        """RMS of each layer's output, encoder for heads, decoder for latents: does an initialisation keep it?"""
-        found, (x, _) = {}, self._input(vertices, visible)
-        for k, block in enumerate(self.down):
-            x = block(x)
-            found[f"down {k}"] = _rms(x)
-        found["mean"] = _rms(self.to_mean(x))
-        return found | {f"up {k}": _rms(y) for k, y in enumerate(self._up(latents))}
-
 
 def hierarchy_for(config: MeshVAEConfig, faces: np.ndarray, positions: np.ndarray) -> MeshHierarchy:
     """The hierarchy that a configuration needs."""
@@ -300,7 +299,3 @@ def num_parameters(model: nnx.Module) -> int:
     """Numbers of the network, trained or, as the linear branch's, taken from the training heads."""
     leaves = jax.tree.leaves(nnx.state(model, (nnx.Param, Frame)))
     return sum(math.prod(leaf.shape) for leaf in leaves)
-
-
-def _rms(x: Array) -> float:
-    return float(jnp.sqrt(jnp.mean(x**2)))

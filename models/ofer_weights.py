@@ -7,9 +7,9 @@ may not be passed on. They come from the encoders' own files, which must be thos
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import nnx
 
@@ -21,6 +21,7 @@ from models.rank import IdRank, IdRankConfig, frontal_vertices
 from models.unet1d import UNet1DConfig
 from models.weight_files import ASSETS, Kinds, fill, from_json, open_weights, write_weights
 
+Network = TypeVar("Network", bound=Conditioned)
 NETWORKS = {"identity": "IdGen", "expression": "ExpGen"}
 FILES = {"IdGen": "open_head_idgen.npz", "ExpGen": "open_head_expgen.npz", "IdRank": "open_head_idrank.npz"}
 BASE = "base_"
@@ -71,27 +72,20 @@ def load_generator(
       HeadFileError: it is damaged, of another version or network, or was trained for another head or with another
         image encoder.
     """
-    network = NETWORKS[kind]
-    path, found, settings = _opened(head, network, path)
-    try:
-        parts = {"unet": UNet1DConfig, "landmark": LandmarkEncoderConfig}
-        nested = {name: build(**from_json(settings.pop(name))) for name, build in parts.items()}
-        model = build_generator(head, GeneratorConfig(**from_json(settings), **nested), encoders=encoders)
-    except HeadFileError:  # an image encoder's
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
-    check_bases(model, found, path)
-    fill(model, KINDS, found, path)
-    return model
+
+    def build(settings: dict[str, Any]) -> Generator:
+        unet, landmark = UNet1DConfig(**from_json(settings.pop("unet"))), _landmark(settings)
+        config = GeneratorConfig(**from_json(settings), unet=unet, landmark=landmark)
+        return build_generator(head, config, encoders=encoders)
+
+    return _load(head, NETWORKS[kind], path, build)
 
 
 def write_generator(
     path: str | os.PathLike[str], head: HeadModel, model: Generator, notes: Mapping[str, str] | None = None
 ) -> None:
     """Write weights, whole or not at all. notes: provenance. Raises: OSError, the folder is missing or full."""
-    what = NETWORKS[model.config.kind]
-    write_weights(path, head, model, model.config, what, KINDS, {**(notes or {}), **_base_notes(model)})
+    _write(path, head, model, NETWORKS[model.config.kind], notes)
 
 
 def build_rank(
@@ -106,24 +100,19 @@ def load_rank(
     head: HeadModel, path: str | os.PathLike[str] | None = None, encoders: Mapping[Any, Any] | None = None
 ) -> IdRank:
     """A trained IdRank of a head; arguments and errors as those of `load_generator`."""
-    path, found, settings = _opened(head, "IdRank", path)
-    try:
-        landmark = LandmarkEncoderConfig(**from_json(settings.pop("landmark")))
-        model = build_rank(head, IdRankConfig(**from_json(settings), landmark=landmark), encoders=encoders)
-    except HeadFileError:  # an image encoder's
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
-    check_bases(model, found, path)
-    fill(model, KINDS, found, path)
-    return model
+
+    def build(settings: dict[str, Any]) -> IdRank:
+        landmark = _landmark(settings)
+        return build_rank(head, IdRankConfig(**from_json(settings), landmark=landmark), encoders=encoders)
+
+    return _load(head, "IdRank", path, build)
 
 
 def write_rank(
     path: str | os.PathLike[str], head: HeadModel, model: IdRank, notes: Mapping[str, str] | None = None
 ) -> None:
     """As `write_generator`."""
-    write_weights(path, head, model, model.config, "IdRank", KINDS, {**(notes or {}), **_base_notes(model)})
+    _write(path, head, model, "IdRank", notes)
 
 
 def check_bases(model: Conditioned, found: Mapping[str, Any], path: Path) -> None:
@@ -137,8 +126,32 @@ def check_bases(model: Conditioned, found: Mapping[str, Any], path: Path) -> Non
             )
 
 
-def _base_notes(model: Conditioned) -> dict[str, str]:
-    return {BASE + name: digest for name, digest in base_digests(model).items()}
+def _write(
+    path: str | os.PathLike[str], head: HeadModel, model: Conditioned, what: str, notes: Mapping[str, str] | None
+) -> None:
+    bases = {BASE + name: digest for name, digest in base_digests(model).items()}
+    write_weights(path, head, model, model.config, what, KINDS, {**(notes or {}), **bases})
+
+
+def _load(
+    head: HeadModel, network: str, path: str | os.PathLike[str] | None, build: Callable[[dict[str, Any]], Network]
+) -> Network:
+    """The network that `build` makes of a file's settings, with the file's weights."""
+    path, found, settings = _opened(head, network, path)
+    try:
+        model = build(settings)
+    except HeadFileError:  # an image encoder's
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
+    check_bases(model, found, path)
+    fill(model, KINDS, found, path)
+    return model
+
+
+def _landmark(settings: dict[str, Any]) -> LandmarkEncoderConfig:
+    """The landmark encoder's settings, taken out of the network's."""
+    return LandmarkEncoderConfig(**from_json(settings.pop("landmark")))
 
 
 def _opened(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jax import Array
 
@@ -123,14 +124,14 @@ class IdRank(Conditioned):
         Returns:
           (*b, N)
         """
-        flat, centre = (a.reshape(*a.shape[:-2], -1) / self.unit_mm for a in (residuals, mean))
+        flat, centre = (rearrange(a, "... f c -> ... (f c)") / self.unit_mm for a in (residuals, mean))
         return self._scores(lambda kernel: flat @ kernel, lambda kernel: centre @ kernel, context)
 
     def of_betas(self, face: FrontalFace, betas: Array, context: Array) -> Array:
         """The same of candidates' coefficients (*b, N, S) -> (*b, N), without forming a vertex: they are linear in the
         coefficients, so the first layer's product is with a matrix of S rows."""
         mean = betas.mean(axis=-2)
-        basis = face.basis.reshape(len(face.basis), -1) / self.unit_mm
+        basis = rearrange(face.basis, "s f c -> s (f c)") / self.unit_mm
         away = betas - mean[..., None, :]
         return self._scores(lambda kernel: away @ (basis @ kernel), lambda kernel: mean @ (basis @ kernel), context)
 
@@ -163,9 +164,8 @@ class FrontalFace:
 
     def offsets(self, betas: Array) -> Array:
         """Frontal vertices' offsets from the mean face: (*b, S) -> (*b, F, 3) mm."""
-        return jnp.matmul(betas, self.basis.reshape(len(self.basis), -1)).reshape(
-            *betas.shape[:-1], *self.basis.shape[1:]
-        )
+        flat = jnp.matmul(betas, rearrange(self.basis, "s f c -> s (f c)"))
+        return rearrange(flat, "... (f c) -> ... f c", c=3)
 
 
 def frontal_face(head: HeadModel, aligned: bool = True) -> FrontalFace:
@@ -179,7 +179,7 @@ def frontal_face(head: HeadModel, aligned: bool = True) -> FrontalFace:
     basis = MM * np.asarray(head.basis[: head.num_betas], np.float64).swapaxes(1, 2)[:, front]
     if aligned:
         motions = np.linalg.qr(_similarity_motions(np.asarray(head.v_template, np.float64)[front]))[0]
-        flat = basis.reshape(len(basis), -1)
+        flat = rearrange(basis, "s f c -> s (f c)")
         basis = (flat - (flat @ motions) @ motions.T).reshape(basis.shape)
     return FrontalFace(jnp.asarray(basis, jnp.float32))
 

@@ -15,8 +15,11 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jax import Array
+
+from models._checks import check_shapes
 
 PERIOD = 10_000.0
 """Longest wave of the time embedding, steps."""
@@ -96,17 +99,17 @@ class SelfAttention(nnx.Module):
     """Self-attention over pseudo-tokens made of the channels; RMS norm before, residual connection about it."""
 
     def __init__(self, config: UNet1DConfig, width: int, *, rngs: nnx.Rngs):
-        self.shape = config.tokens, config.heads, config.head_width
-        inner = int(np.prod(self.shape))
+        self.tokens, self.heads = config.tokens, config.heads
+        inner = config.tokens * config.heads * config.head_width
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.to_qkv = nnx.Linear(width, 3 * inner, use_bias=False, rngs=rngs)
         self.out = nnx.Linear(inner, width, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """(*b, C) -> (*b, C)"""
-        parts = self.to_qkv(self.norm(x)).reshape(*x.shape[:-1], 3, *self.shape)
-        queries, keys, values = (parts[..., k, :, :, :] for k in range(3))
-        found = jax.nn.dot_product_attention(*(_as_batch(part) for part in (queries, keys, values)))
+        packed, sizes = self.to_qkv(self.norm(x)), {"t": self.tokens, "h": self.heads}
+        queries, keys, values = rearrange(packed, "... (part t h c) -> part (...) t h c", part=3, **sizes)
+        found = jax.nn.dot_product_attention(queries, keys, values)
         return x + self.out(found.reshape(*x.shape[:-1], -1))
 
 
@@ -153,7 +156,13 @@ class UNet1D(nnx.Module):
 
         Returns:
           (*b, S)
+
+        Raises:
+          ValueError: x or context is of another width, or time or context has more axes than x has.
         """
+        check_shapes(x=(x, (..., self.config.size)), context=(context, (..., self.config.context)))
+        if max(jnp.ndim(time), context.ndim - 1) >= x.ndim:
+            raise ValueError(f"`time` {jnp.shape(time)} or `context` {context.shape} has too many axes for {x.shape}.")
         emb, context = self.embed(jnp.asarray(time, x.dtype)), jax.nn.silu(context)
         start = x = self.start(x)
         kept = []
@@ -192,11 +201,6 @@ def products(config: UNet1DConfig) -> list[tuple[int, int]]:
 
 def _mlp(before: int, after: int, rngs: nnx.Rngs) -> nnx.Sequential:
     return nnx.Sequential(nnx.Linear(before, after, rngs=rngs), jax.nn.silu, nnx.Linear(after, after, rngs=rngs))
-
-
-def _as_batch(part: Array) -> Array:
-    """(*b, T, N, H) -> (B, T, N, H), as attention wants it."""
-    return part.reshape(-1, *part.shape[-3:])
 
 
 def _same_rank(x: Array, y: Array) -> tuple[Array, Array]:

@@ -18,10 +18,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from flamejax.head import HeadFileError, HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
-from flamejax.head.formats.npy_files import read_npz
-from flamejax.io.files import write_bytes
+from flamejax.files import write_bytes
+from flamejax.head import HeadFileError, HeadModel, geometry_hash
+from flamejax.head.formats import read_npz
 
 FORMAT_VERSION = 1
 EXACT_BELOW = 100_000
@@ -86,15 +85,21 @@ def write_weights(
         "head_hash": np.asarray(geometry_hash(head)),
         "config": np.asarray(json.dumps(dataclasses.asdict(config))),
     }
-    for name, value in (notes or {}).items():
-        arrays[f"provenance_{name}"] = np.asarray(value)
     for kind, prefix in kinds.items():
         for name, leaf in flat_state(model, kind).items():
             # Half precision is good to a tenth of a millimetre of the mean head: not enough.
             exact = kind is not nnx.Param and leaf.size < EXACT_BELOW
             arrays[prefix + name] = np.asarray(leaf, np.float32 if exact else np.float16)
+    write_arrays(path, arrays, notes)
+
+
+def write_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Any], notes: Mapping[str, str] | None, compressed: bool = True
+) -> None:
+    """Write an `.npz`, whole or not at all. notes: provenance. Raises: OSError, the folder is missing or full."""
+    provenance = {f"provenance_{name}": np.asarray(value) for name, value in (notes or {}).items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    (np.savez_compressed if compressed else np.savez)(buffer, allow_pickle=False, **arrays, **provenance)
     write_bytes(path, buffer.getvalue())
 
 
@@ -103,16 +108,18 @@ def fill(model: nnx.Module, kinds: Kinds, found: Mapping[str, np.ndarray], path:
     for kind, prefix in kinds.items():
         flat = []
         for place, leaf in nnx.to_flat_state(nnx.state(model, kind)):
-            name = prefix + _name(place)
+            name = prefix + path_name(place)
             if name not in found or found[name].shape != leaf.shape:
-                raise HeadFileError(f"{path}: {_name(place)} is missing or has another shape: damaged. Fetch it again.")
+                raise HeadFileError(
+                    f"{path}: {path_name(place)} is missing or has another shape: damaged. Fetch it again."
+                )
             flat.append((place, leaf.replace(jnp.asarray(found[name], jnp.float32))))
         nnx.update(model, nnx.from_flat_state(flat))
 
 
 def flat_state(model: nnx.Module, kind: type = nnx.Param) -> dict[str, Array]:
     """Arrays by their path, such as up/0/conv/bases."""
-    return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
+    return {path_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
 
 
 def digest_of_weights(network: nnx.Module) -> str:
@@ -126,5 +133,6 @@ def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def path_name(path: tuple[Any, ...]) -> str:
+    """The name of a variable by its path in a network, such as up/0/conv/bases."""
     return "/".join(map(str, path))

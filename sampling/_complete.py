@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from fitting.fit_model import FitModel
-from flamejax.head import HeadModel, root_joint
-from flamejax.head.rotation import rotation_matrix
-from flamejax.types import Fit, Hypotheses, sorted_best_first
+from flamejax.head import HeadModel, head_frame, root_joint, rotation_matrix
+from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
+from models._checks import check_shapes
 from models.mesh_vae import MeshVAE, Posterior
 
 EVIDENCE_SIGMA = 1e-3
@@ -72,13 +72,32 @@ def keys_of(key: Array, batch: tuple[int, ...]) -> Array:
     return key if key.shape == batch else jax.random.split(key, batch)
 
 
-def check_inputs(vae: MeshVAE | None, model: FitModel, fit: Fit, num_samples: int) -> None:
+def check_inputs(
+    vae: MeshVAE | None, model: FitModel, fit: Fit, num_samples: int, observation: Observation | None = None
+) -> None:
     """Raises: ValueError, as `complete`."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples is at least 1, not {num_samples}.")
+    check_count_and_fit(num_samples, fit, observation)
     check_model(model, fit)
     if vae is not None and fit.vertices.shape[-2] != vae.num_vertices:
         raise ValueError(f"a fit of {fit.vertices.shape[-2]} vertices, but a Mesh-VAE of {vae.num_vertices}.")
+
+
+def check_count_and_fit(num_samples: int, fit: Fit, observation: Observation | None = None) -> None:
+    """Raises: ValueError, num_samples is below 1, or the leaves of the fit or the observation are of other batches."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples is at least 1, not {num_samples}.")
+    *batch, count, _ = fit.vertices.shape
+    check_shapes(
+        **{
+            "fit.vertices": (fit.vertices, (..., None, 3)),
+            "fit.vertex_visibility": (fit.vertex_visibility, (*batch, count)),
+        }
+    )
+    if observation is None:
+        return
+    if observation.confidence.shape[:-1] != tuple(batch):
+        raise ValueError(f"fits {tuple(batch)}, but observations {observation.confidence.shape[:-1]}.")
+    check_shapes(**{"observation.image": (observation.image, (*batch, None, None, 3))})
 
 
 def check_model(model: FitModel, fit: Fit) -> None:
@@ -111,8 +130,7 @@ def to_head_frame(model: FitModel, fit: Fit) -> tuple[Array, Array, Array]:
     """One fit's vertices (V, 3) in the head frame; and the rotation (3, 3) and root joint (3,) that lead back."""
     params = fit.params
     root = root_joint(model.head, params) + params.transl
-    rotation = rotation_matrix(params.global_orient)
-    return jnp.matmul(fit.vertices - root[None], rotation, precision="highest"), rotation, root
+    return head_frame(fit.vertices, root, params.global_orient), rotation_matrix(params.global_orient), root
 
 
 def to_world(vertices: Array, rotation: Array, root: Array) -> Array:

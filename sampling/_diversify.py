@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from fitting.fit_model import FitModel
@@ -16,83 +17,14 @@ from fitting.sharing import run_shared, shared_program
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from models.mesh_vae import MeshVAE
 from sampling._complete import check_inputs, complete, keys_of, score, to_head_frame, to_world, visible_vertices
+from sampling.config import DiversifyConfig
 from sampling.descent import Problem, descend
 from sampling.hidden_directions import hidden_directions
 from sampling.photo_match import PhotoTerm, photo_term
-from sampling.single_stage import SingleStageConfig, single_stage
+from sampling.single_stage import single_stage
 
 DIRECTIONS_KEY = 0
 """Of the subspace iteration: its result hardly depends on it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DiversifyConfig:
-    """Algorithm 2. Losses are sums over the hypotheses of means: over visible coordinates (metres), over pixels."""
-
-    k: float = 0.5
-    """Scaling of distances in the similarity (Eq. 8). Near 0 and beyond about 10 all heads are as alike as any."""
-    n_sigma: float = 3.0
-    """How plausible heads must be (Eq. 9): larger is more diverse and less realistic. Below about 0.5 nearly every draw
-    lies outside, where qualities vanish and with them the DPP's pull: heads stay as drawn."""
-    iterations: int = 60
-    """0: the draws as they are, `complete`."""
-    space: Literal["directions", "latents"] = "directions"
-    """What is optimised. latents: z, all of them, as in the paper. directions: the coordinates of each draw along the
-    `directions` leading directions of the Mesh-VAE's posterior that move hidden vertices; along others it stays as
-    drawn. Visible vertices hardly move along them, so that few and long steps are enough; and n_sigma says how
-    plausible a head is given what is seen."""
-    directions: int = 64
-    """Of `space` directions."""
-    width: float = 1.6
-    """Of `space` directions: standard deviation of real heads along them, in those of the Mesh-VAE's posterior, which
-    is too sure of what it does not see (docs/diversity.md)."""
-    optimiser: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 0.3
-    """Of the variables, in standard deviations; it falls along a cosine."""
-    shape_weight: float = 1000.0
-    """lambda_1, on the mean l1 distance of visible vertices from the fit, metres."""
-    photometric_weight: float = 5.0
-    """lambda_2, on the mean colour difference over visible skin, colours in [0, 1]."""
-    dpp_weight: float = 1.0
-    """lambda_3."""
-    photometric_interval: int = 4
-    """Iterations after which the photo is looked at again: in between the pull of its colours stays as it was."""
-    photometric_scale: float | None = 0.15
-    """Colour difference at which the colours' loss levels off; None: it does not (Eq. 12)."""
-    render_size: int = 128
-    """Side of the image that is compared, pixels."""
-    settled: float = 2e-5
-    """Metres: heads that move less in an iteration, root mean square over hidden vertices, are left as they are, and
-    the loop ends when all photos' are."""
-    single_stage: SingleStageConfig = dataclasses.field(default_factory=SingleStageConfig)
-    """What else the single-stage baselines need."""
-
-    def __post_init__(self) -> None:
-        if self.iterations < 0 or self.photometric_interval < 1 or self.iterations % self.photometric_interval:
-            raise ValueError(
-                f"iterations ({self.iterations}) must be a multiple of photometric_interval "
-                f"({self.photometric_interval})."
-            )
-        scale = 1.0 if self.photometric_scale is None else self.photometric_scale
-        if min(self.k, self.n_sigma) < 0 or min(self.width, scale, self.learning_rate) <= 0:
-            raise ValueError("k and n_sigma must not be negative; width, photometric_scale, learning_rate positive.")
-        if self.render_size < 16 or self.directions < 1:
-            raise ValueError("render_size is at least 16 and directions at least 1.")
-
-
-DIVERSIFY_PRESETS: dict[str, DiversifyConfig] = {
-    "fast": DiversifyConfig(),
-    "paper": DiversifyConfig(
-        iterations=300,
-        space="latents",
-        learning_rate=1e-2,
-        photometric_interval=1,
-        photometric_scale=None,
-        settled=0.0,
-    ),
-}
-"""fast: ours. paper: 300 iterations on the latents themselves with a look at the photo in each; by Adam with the step
-of the released code, as the SGD of the paper's appendix moves a Mesh-VAE of standard normal latents nowhere."""
 
 
 def diversify(
@@ -134,11 +66,9 @@ def diversify(
     config = config or DiversifyConfig()
     if vae is not None and not config.iterations:
         return complete(vae, model, fit, key, num_samples=num_samples)
-    check_inputs(vae, model, fit, num_samples)
+    check_inputs(vae, model, fit, num_samples, observation)
     batch = fit.vertices.shape[:-2]
     keys = keys_of(key, batch)
-    if observation.confidence.shape[:-1] != batch:
-        raise ValueError(f"fits {batch}, but observations {observation.confidence.shape[:-1]}.")
     knobs = jnp.asarray([config.k, config.n_sigma], jnp.float32)
     fixed = dataclasses.replace(config, k=0.0, n_sigma=0.0)
     program = functools.partial(_program, fixed, num_samples, vae is not None)
@@ -219,7 +149,7 @@ def _start(
     posterior = vae.encode(vertices, visible)
     drawn = jax.vmap(posterior.sample)(jax.random.split(key, count))
     if config.space == "latents":
-        start, directions = drawn.reshape(count, -1), jnp.zeros((0, *drawn.shape[1:]))
+        start, directions = rearrange(drawn, "m l c -> m (l c)"), jnp.zeros((0, *drawn.shape[1:]))
     else:
         rows, _ = hidden_directions(vae, posterior, ~visible, config.directions, jax.random.key(DIRECTIONS_KEY))
         start = jnp.matmul(jax.vmap(posterior.whitened)(drawn), rows.T, precision="highest")

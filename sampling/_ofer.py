@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.config import FitConfig
 from fitting.landmark_fit import landmark_targets
 from fitting.sharing import run_shared, shared_program
 from flamejax.head import HeadModel, HeadParams
@@ -21,9 +20,9 @@ from models.encoders.parts import Conditioned, load_image_encoders
 from models.generator import Generator
 from models.ofer_weights import encoders_of, load_generator, load_rank
 from models.rank import FrontalFace, IdRank, frontal_face
-from sampling._complete import keys_of
-from sampling.diffusion import SamplerConfig
-from sampling.generate import draw_coefficients
+from sampling._complete import check_count_and_fit, keys_of
+from sampling.config import OferConfig
+from sampling.diffusion import draw_coefficients
 from sampling.placement import landmark_view, place, placed, seen_points
 
 
@@ -37,21 +36,6 @@ class OferNetworks:
     expgen: Generator
     idrank: IdRank
     face: FrontalFace
-
-
-@dataclasses.dataclass(frozen=True)
-class OferConfig:
-    """How hypotheses are drawn."""
-
-    candidates: int = 100
-    """Identities that are ranked (N = 100 in the paper)."""
-    sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
-    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
-    """Noise levels of the landmarks that heads are placed by."""
-
-    def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise ValueError("candidates is at least 1.")
 
 
 @jax.tree_util.register_dataclass
@@ -130,8 +114,7 @@ def check_inputs(
     networks: OferNetworks, head: HeadModel, fit: Fit, observation: Observation, key: Array, num_samples: int
 ) -> tuple[tuple[int, ...], Array]:
     """The batch axes, and a key for each face. Raises: ValueError, as `ofer`."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples is at least 1, not {num_samples}.")
+    check_count_and_fit(num_samples, fit, observation)
     sizes = networks.idgen.config.unet.size, networks.expgen.config.unet.size
     if sizes != (head.num_betas, head.num_expression + 3) or fit.vertices.shape[-2] != head.num_vertices:
         raise ValueError(
@@ -139,8 +122,6 @@ def check_inputs(
             f"head of {head.num_betas} + {head.num_expression} + 3 and {head.num_vertices}."
         )
     batch = fit.vertices.shape[:-2]
-    if observation.confidence.shape[:-1] != batch:
-        raise ValueError(f"fits {batch}, but observations {observation.confidence.shape[:-1]}.")
     return batch, keys_of(key, batch)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from fitting.landmark_fit import huber_energy, levenberg_marquardt
+from fitting import huber_energy, least_squares
 from fitting.sharing import run_shared, shared_program
-from flamejax.head import HeadModel, HeadParams, vertices
-from flamejax.head.blend_skin import head_at
+from flamejax.head import HeadModel, HeadParams, head_at, vertices
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import eyeball_vertices
-from sampling._ofer import OferConfig, OferNetworks, check_inputs, draw_hypotheses, head_params
+from sampling._ofer import OferNetworks, check_inputs, draw_hypotheses, head_params
+from sampling.config import OferDppConfig
 from sampling.dpp import kernel, pairwise_distances, sample_k_dpp, similarity
 from sampling.photo_match import PhotoTerm, photo_term, photometric, seen_triangles
 from sampling.placement import landmark_view, place, placed, seen_points
@@ -30,39 +30,6 @@ INDEPENDENT = 60.0
 """Observations that all visible vertices together count as."""
 HIDDEN_STRIDE, VISIBLE_STRIDE = 4, 8
 """Every so manieth vertex stands for its neighbours: in distances, and in what heads are brought onto."""
-
-
-@dataclasses.dataclass(frozen=True)
-class OferDppConfig:
-    """How hypotheses are drawn, picked and refined."""
-
-    ofer: OferConfig = dataclasses.field(default_factory=OferConfig)
-    pool: int = 128
-    """Heads that are drawn to pick from."""
-    identities: int = 32
-    """Of the ranked candidates, so many of the best are used."""
-    kept: int = 32
-    """Of the pool, so many that the photo speaks for most are refined and picked from; at least twice as many as are
-    asked for, if there are."""
-    k: float = 0.5
-    """Scaling of distances in the similarity (Diverse3DFace, Eq. 8)."""
-    temperature: float = 60.0
-    """What the evidence, nats, is divided by: landmarks and pixels err together, so all of them count as fewer."""
-    photometric_weight: float = 600.0
-    photometric_scale: float = 0.15
-    """As in `FitConfig`."""
-    render_size: int = 96
-    """Side of the image that is compared, pixels."""
-    refine_steps: int = 4
-    """Gauss-Newton steps that bring a head onto the visible vertices; 0: none."""
-    sigma: float = 1e-3
-    """Metres: how well the head's global components can follow the visible vertices of a fit."""
-
-    def __post_init__(self) -> None:
-        if self.pool < 1 or self.identities < 1 or self.refine_steps < 0 or self.render_size < 16:
-            raise ValueError("pool and identities are at least 1, refine_steps 0, render_size 16.")
-        if min(self.k, self.temperature, self.photometric_scale, self.sigma) <= 0:
-            raise ValueError("k, temperature, photometric_scale and sigma are positive.")
 
 
 @jax.tree_util.register_dataclass
@@ -178,7 +145,7 @@ def refine(
         away = size * vertices(few, moved(params, unravel(x))) - target
         return away * (weight / config.sigma)[:, None], x
 
-    found = levenberg_marquardt(residuals, flat, config.refine_steps)[0] if config.refine_steps else flat
+    found = least_squares(residuals, flat, config.refine_steps)[0] if config.refine_steps else flat
     away, prior = residuals(found)
     # So many vertices are not as many observations: their errors hang together.
     cost = huber_energy(away) * INDEPENDENT / jnp.maximum(jnp.sum(weight), 1) + 0.5 * jnp.sum(prior**2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,9 @@ import optax
 from jax import Array
 
 from flamejax.head import HeadModel
+from sampling.config import DiversifyConfig
 from sampling.dpp import diversity_loss
 from sampling.photo_match import photometric_pull
-
-if TYPE_CHECKING:
-    from sampling._diversify import DiversifyConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Denoising diffusion (Ho et al. 2020) over vectors: schedule, loss, and three samplers.
+"""Denoising diffusion (Ho et al. 2020) over vectors: noise, loss, three samplers, and draws of a trained generator.
 
 A process adds noise in T steps, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e with abar_t = prod_{s<=t} (1 - beta_s); a
 network says which noise e is in x_t. All samplers take that network as a function `predict(x, t) -> noise`, where t ()
@@ -7,7 +7,6 @@ float runs from T (noise) to 1, and know nothing else of it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,36 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from models.generator import Generator
 from models.noise_schedule import Schedule, make_schedule
-
-__all__ = [
-    "SamplerConfig", "Schedule", "add_noise", "draw", "draw_ancestral", "draw_ddim", "draw_dpm", "guided",
-    "make_schedule", "noise_error", "solver_times",
-]  # fmt: skip
+from sampling.config import SamplerConfig
 
 Predict = Callable[[Array, Array], Array]
 """x (*b, S), t () -> the noise in x (*b, S)."""
-SamplerName = Literal["dpm", "ddim", "ancestral"]
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplerConfig:
-    """How to draw samples."""
-
-    method: SamplerName = "dpm"
-    """dpm: DPM-Solver++(2M) (Lu et al. 2022); ddim (Song et al. 2021); ancestral, step by step, as in the paper."""
-    steps: int = 20
-    """Of dpm and ddim; ancestral makes all T."""
-    eta: float = 0.0
-    """ddim: share of the noise that is drawn anew in each step; 0 is deterministic, 1 as noisy as ancestral."""
-    guidance: float = 1.0
-    """Weight of the context over none (Ho & Salimans 2022); 1: as trained."""
-
-    def __post_init__(self) -> None:
-        if self.method not in ("dpm", "ddim", "ancestral"):
-            raise ValueError(f"method is dpm, ddim or ancestral, not {self.method!r}.")
-        if self.steps < 1 or not 0 <= self.eta <= 1:
-            raise ValueError("a sampler makes at least 1 step, and eta is from 0 to 1.")
 
 
 def add_noise(schedule: Schedule, x: Array, t: Array, noise: Array) -> Array:
@@ -147,3 +122,32 @@ def solver_times(schedule: Schedule, steps: int) -> Array:
     """(steps,) times from T to 1, evenly spaced in lambda; the network is asked once at each. Of one step: T alone."""
     last, first = schedule.log_snr(jnp.asarray([schedule.steps, 1.0]))
     return schedule.at_log_snr(jnp.linspace(last, first, steps))
+
+
+def draw_coefficients(
+    model: Generator, context: Array, key: Array, num_samples: int, config: SamplerConfig | None = None
+) -> Array:
+    """Samples of one photo (OFER, section 3.2); `vmap` over contexts and keys for more.
+
+    Args:
+      context: (D,) as `model.context` gives it. num_samples: N.
+
+    Returns:
+      (N, S) coefficients: betas of IdGen; expression and 3 of the jaw, radians, of ExpGen.
+
+    Raises:
+      ValueError: guidance is asked of a generator that was not trained for it.
+    """
+    config = config or SamplerConfig()
+
+    def predict(x: Array, t: Array) -> Array:
+        return model.noise(x, t, context)
+
+    chosen = predict
+    if config.guidance != 1.0:
+        if model.nothing is None:
+            raise ValueError("this generator was trained without guidance (--dropped): give guidance 1.")
+        nothing = model.nothing[...]
+        chosen = guided(predict, lambda x, t: model.noise(x, t, nothing), config.guidance)
+    schedule = make_schedule(model.config.schedule)
+    return model.coefficients(draw(chosen, schedule, key, (num_samples, model.config.unet.size), config))

@@ -11,7 +11,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
+
+from models._checks import check_shapes
 
 SAME = 1e-12
 """Squared distance, as a share of the largest, under which two shapes count as one: their distance has no gradient."""
@@ -30,7 +33,7 @@ def pairwise_distances(shapes: Array) -> Array:
       (*b, M, M) in the unit of `shapes`: Frobenius norms over sqrt(V). Zero on the diagonal, with a gradient of zero
       there and between equal shapes.
     """
-    flat = shapes.reshape(*shapes.shape[:-2], -1)
+    flat = rearrange(shapes, "... m v c -> ... m (v c)")
     flat = flat - jnp.mean(flat, axis=-2, keepdims=True)
     gram = jnp.matmul(flat, jnp.swapaxes(flat, -1, -2), precision="highest")
     norms = jnp.diagonal(gram, axis1=-2, axis2=-1)
@@ -108,8 +111,12 @@ def dpp_loss(likelihood_kernel: Array) -> Array:
 
     Returns:
       (*b,) between -M and 0; lower for larger and more diverse sets.
+
+    Raises:
+      ValueError: the kernel is not square.
     """
-    count = likelihood_kernel.shape[-1]
+    count = jnp.shape(likelihood_kernel)[-1]
+    check_shapes(likelihood_kernel=(likelihood_kernel, (..., count, count)))
     unit = jnp.broadcast_to(jnp.eye(count, dtype=likelihood_kernel.dtype), likelihood_kernel.shape)
     return _trace_of_inverse(likelihood_kernel + unit) - count
 
@@ -145,7 +152,11 @@ def diversity_loss(
 
     Returns:
       (*b,).
+
+    Raises:
+      ValueError: the shapes are no points in space, or there are not as many latents as shapes.
     """
+    check_shapes(shapes=(shapes, (..., None, None, 3)), latents=(latents, (*shapes.shape[:-2], None)))
     return dpp_loss(kernel(quality(latents, n_sigma, each=each), similarity(pairwise_distances(shapes), k)))
 
 
@@ -155,7 +166,11 @@ def sample_dpp(key: Array, likelihood_kernel: Array) -> Array:
 
     Args:
       likelihood_kernel: (M, M) L.
+
+    Raises:
+      ValueError: the kernel is not square.
     """
+    check_shapes(likelihood_kernel=(likelihood_kernel, (likelihood_kernel.shape[-1],) * 2))
     which, where = jax.random.split(key)
     values, vectors = jnp.linalg.eigh(likelihood_kernel)
     values = jnp.maximum(values, 0)
@@ -173,9 +188,10 @@ def sample_k_dpp(key: Array, likelihood_kernel: Array, count: int) -> Array:
       likelihood_kernel: (M, M) L; one of a rank below `count` is completed with items that add nothing.
 
     Raises:
-      ValueError: `count` is not between 1 and M.
+      ValueError: `count` is not between 1 and M, or the kernel is not square.
     """
     size = likelihood_kernel.shape[-1]
+    check_shapes(likelihood_kernel=(likelihood_kernel, (size, size)))
     if not 1 <= count <= size:
         raise ValueError(f"a subset of {size} items has between 1 and {size} items, not {count}.")
     which, where = jax.random.split(key)

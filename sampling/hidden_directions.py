@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from models.mesh_vae import MeshVAE, Posterior
@@ -42,7 +43,7 @@ def hidden_directions(vae: MeshVAE, posterior: Posterior, hidden: Array, count: 
         return jnp.linalg.qr(back.T)[0].T, None
 
     rows, _ = jax.lax.scan(rotate, jax.random.normal(key, (wide, size)), length=ROUNDS)
-    moved = jax.lax.map(push, rows, batch_size=SPARE).reshape(wide, -1)
+    moved = rearrange(jax.lax.map(push, rows, batch_size=SPARE), "k v c -> k (v c)")
     energy, turn = jnp.linalg.eigh(jnp.matmul(moved, moved.T, precision="highest"))
     best = jnp.matmul(turn.T, rows, precision="highest")[::-1][:count]
     return best, jnp.maximum(energy[::-1][:count], 0) / jnp.maximum(3 * jnp.sum(mask), 1)

@@ -7,20 +7,27 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
+from fitting import huber_energy, least_squares
 from fitting.config import FitConfig
 from fitting.landmark_fit import (
     OUTER_EYE_DISTANCE,
     Targets,
-    huber_energy,
     landmark_noise,
     landmark_targets,
-    levenberg_marquardt,
 )
-from flamejax.head import HeadModel, HeadParams, landmark_triangles, root_joint, vertices
-from flamejax.head.blend_skin import head_at
-from flamejax.head.rotation import axis_angle, rotation_matrix
+from flamejax.head import (
+    HeadModel,
+    HeadParams,
+    axis_angle,
+    head_at,
+    landmark_triangles,
+    root_joint,
+    rotation_matrix,
+    vertices,
+)
 from flamejax.types import Fit, Observation
 
 STEPS = 8
@@ -79,8 +86,7 @@ def seen_points(view: LandmarkView, params: HeadParams) -> Array:
     still = dataclasses.replace(
         params, global_orient=jnp.zeros_like(params.global_orient), transl=jnp.zeros_like(params.transl)
     )
-    verts = vertices(view.head, still)
-    corners = verts.reshape(*verts.shape[:-2], -1, 3, 3)
+    corners = rearrange(vertices(view.head, still), "... (l corner) c -> ... l corner c", corner=3)
     found = jnp.sum(corners * jnp.broadcast_to(view.barycentric[..., None], corners.shape), axis=-2)
     return found - root_joint(view.head, still)[..., None, :]
 
@@ -116,7 +122,7 @@ def place(view: LandmarkView, fit: Fit, side: int, points: Array, one_size: bool
         def energy(x: Array) -> tuple[Array, Array]:
             return residuals(x, points, x[3] if log_scale is None else log_scale), (x - centre) * prior
 
-        return levenberg_marquardt(energy, start, STEPS)[0]
+        return least_squares(energy, start, STEPS)[0]
 
     starts = jax.vmap(start_of)(points)
     found = jax.vmap(lambda p, x: aligned(p, x, x, None))(points, starts)

@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fitting import huber_energy
 from fitting.config import FitConfig
 from fitting.fit_model import FitModel
 from fitting.landmark_fit import (
     Geometry,
     Targets,
     closure_residuals,
-    huber_energy,
     landmark_residuals,
     landmark_targets,
     prior_residuals,
@@ -26,25 +25,9 @@ from fitting.landmark_fit import (
 from flamejax.head import HeadParams, vertices
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import visible_vertices
+from sampling.config import DiversifyConfig
 from sampling.descent import Problem, descend
 from sampling.photo_match import PhotoTerm, photo_term, photometric, seen_triangles
-
-if TYPE_CHECKING:
-    from sampling._diversify import DiversifyConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class SingleStageConfig:
-    """Of the single-stage baselines alone; chosen for the smallest closest-sample error (docs/diversity.md)."""
-
-    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
-    """The loss of Eq. 11 as our fits minimise it: weights and noise levels."""
-    spread: float = 0.1
-    """Standard deviation of the copies about the fit's coefficients at the start."""
-    dpp_weight: float = 30.0
-    """lambda_3 beside Eq. 11 in nats."""
-    learning_rate: float = 0.1
-    """Of coefficients, standard deviations."""
 
 
 @jax.tree_util.register_dataclass

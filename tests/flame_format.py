@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.datasets.synthetic_flame import TRUE_SIZE, smplx_landmarks, synthetic_flame, synthetic_landmarks
-from flamejax.head.formats.load import REGION_NAMES
+from flamejax.head import REGION_NAMES
 from tests import python2_pickle
 
 __all__ = ["SMALL", "TRUE_SIZE", "synthetic_flame", "synthetic_landmarks"]

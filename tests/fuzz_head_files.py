@@ -26,10 +26,8 @@ import numpy as np
 
 import flamejax
 from flamejax.head import FlameFiles, HeadFileError
+from flamejax.head.formats import read_head, read_obj, write_head
 from flamejax.head.formats.ict_files import read_indices
-from flamejax.head.formats.load import read_head
-from flamejax.head.formats.obj_files import read_obj
-from flamejax.head.formats.save import write_head
 from tests import flame_format
 from tests.flame_format import SMALL
 

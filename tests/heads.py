@@ -1,13 +1,12 @@
 """A small random head model in the exact format: enough structure for every core test, and quick to compile."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import trimesh
 
-from flamejax.head.formats.load import REGION_NAMES, stacked_basis
-from flamejax.head.model import DenseLandmarks, HeadModel, LandmarkEmbedding
-
-PARENTS = (-1, 0, 1, 1, 1)
+from flamejax.head import REGION_NAMES, DenseLandmarks, HeadModel, LandmarkEmbedding
 
 
 def random_head(seed: int = 0, subdivisions: int = 2, num_betas: int = 6, num_expression: int = 4) -> HeadModel:
@@ -39,32 +38,26 @@ def random_head(seed: int = 0, subdivisions: int = 2, num_betas: int = 6, num_ex
     for name in ("scalp", "neck", "boundary"):
         regions[name] &= template[:, 2] <= 0.03
     uv = np.stack([np.arctan2(unit[:, 0], unit[:, 2]) / (2 * np.pi) + 0.5, unit[:, 1] / 2 + 0.5], 1)
-    return HeadModel(
-        v_template=jnp.asarray(template),
-        faces=jnp.asarray(faces),
-        basis=jnp.asarray(stacked_basis(shapedirs, rng.normal(size=(36, 3 * count)) * 1e-3), jnp.float32),
-        J_regressor=jnp.asarray(regressor),
-        lbs_weights=jnp.asarray(weights),
-        joint_template=jnp.asarray(regressor @ template),
-        joint_dirs=jnp.asarray(np.tensordot(regressor, shapedirs, axes=1), jnp.float32),
-        landmark_embedding=LandmarkEmbedding(
-            jnp.asarray(inner),
-            jnp.asarray(rng.dirichlet(np.ones(3), 51), jnp.float32),
-            jnp.asarray(contour),
-            jnp.asarray(rng.dirichlet(np.ones(3), (79, 17)), jnp.float32),
-        ),
-        regions={name: jnp.asarray(mask) for name, mask in regions.items()},
-        uv=jnp.asarray(uv, jnp.float32),
-        uv_faces=jnp.asarray(faces),
-        albedo_mean=jnp.asarray(rng.uniform(0.3, 0.7, (16, 16, 3)), jnp.float32),
-        albedo_basis=jnp.asarray(rng.normal(size=(3, 16, 16, 3)) * 0.03, jnp.float32),
-        name="random",
-        version="0",
-        licence="none",
+    posedirs = rng.normal(size=(36, 3 * count)) * 1e-3
+    barycentric, contour_barycentric = rng.dirichlet(np.ones(3), 51), rng.dirichlet(np.ones(3), (79, 17))
+    head = HeadModel.from_arrays(
+        template,
+        faces,
+        shapedirs,
         num_betas=num_betas,
-        parents=PARENTS,
-        dense=dense,
+        posedirs=posedirs,
+        J_regressor=regressor,
+        lbs_weights=weights,
+        landmark_embedding=LandmarkEmbedding(inner, barycentric, contour, contour_barycentric),
+        regions=regions,
+        uv=uv,
+        uv_faces=faces,
+        albedo_mean=rng.uniform(0.3, 0.7, (16, 16, 3)),
+        albedo_basis=rng.normal(size=(3, 16, 16, 3)) * 0.03,
+        name="random",
+        licence="none",
     )
+    return dataclasses.replace(head, dense=dense)
 
 
 def random_params(head: HeadModel, seed: int = 0, batch: tuple[int, ...] = (), scale: float = 0.3):  # noqa: ANN201

@@ -27,7 +27,7 @@ from experiments.datasets.renders import SceneSpread, render_scenes, sample_scen
 from fitting.detector import Calibration, LiteRTDetector
 from fitting.landmark_maps import IBUG_MIRROR
 from fitting.mediapipe_models import ASSETS
-from flamejax.io.files import write_text
+from flamejax.files import write_text
 from flamejax.io.images import ImageError, load_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

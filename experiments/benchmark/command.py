@@ -17,7 +17,7 @@ from rich.table import Table
 import flamejax
 from experiments.benchmark import diversity, fit, head, memory, mesh_conv, ofer, render
 from experiments.benchmark.timing import Row, Setting
-from flamejax.io.files import write_text
+from flamejax.files import write_text
 
 Group = Literal["head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer"]
 ALL: tuple[Group, ...] = ("head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer")

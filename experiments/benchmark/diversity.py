@@ -15,8 +15,8 @@ from experiments.datasets.renders import exact_observation, render_scenes, sampl
 from fitting.local_files import shipped_local_model
 from flamejax.head import HeadFileError
 from models.pretrained import load_mesh_vae
-from sampling._diversify import DIVERSIFY_PRESETS, diversify_batch
-from sampling.dpp import diversity_loss
+from sampling import DIVERSIFY_PRESETS, diversity_loss
+from sampling._diversify import diversify_batch
 
 SETS = (16, 100)
 VERTICES, LATENTS = 3000, 512

@@ -16,8 +16,7 @@ from experiments.datasets.renders import exact_observation, render_scenes, sampl
 from experiments.training.ofer.architectures import small
 from flamejax.head import HeadFileError
 from models.unet1d import UNet1D, UNet1DConfig, products
-from sampling._ofer import load_networks, ofer
-from sampling._ofer_dpp import ofer_dpp
+from sampling import load_networks, ofer, ofer_dpp
 
 BATCH = 100
 UNETS = {

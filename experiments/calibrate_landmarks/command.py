@@ -15,28 +15,27 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 import flamejax
 from experiments import runtime
 from experiments.calibrate_landmarks.embedding import calibrate
 from experiments.calibrate_landmarks.evaluation import Row, photo_table, render_table
 from experiments.calibrate_landmarks.views import Views, observe_views, render_views
-from experiments.progress import progress_bar
+from experiments.progress import print_rows, progress_bar
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import (
-    FORMAT_VERSION,
+from flamejax.files import write_bytes, write_text
+from flamejax.head import (
+    DENSE_FORMAT_VERSION,
     NUM_DENSE,
     NUM_INNER,
     DenseLandmarks,
+    HeadFileError,
+    HeadModel,
     dense_landmarks_path,
     geometry_hash,
     load_dense_landmarks,
 )
-from flamejax.head.formats.load import HeadFileError
-from flamejax.io.files import write_bytes, write_text
 
 CALIBRATION, EVALUATION = 0, 1
 HELD_OUT_SHARE = 0.2
@@ -174,21 +173,10 @@ def to_bytes(head: HeadModel, dense: DenseLandmarks, notes: dict[str, str]) -> b
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        format_version=np.int32(FORMAT_VERSION),
+        format_version=np.int32(DENSE_FORMAT_VERSION),
         head_name=np.asarray(head.name),
         head_version=np.asarray(head.version),
         head_hash=np.asarray(geometry_hash(head)),
         **arrays,
     )
     return buffer.getvalue()
-
-
-def print_rows(console: Console, title: str, rows: list[Row]) -> None:
-    """Rows of equal columns as a table."""
-    table = Table(title=title, box=None, title_justify="left")
-    for i, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        cells = (f"{v:.4f}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values())
-        table.add_row(*cells)
-    console.print(table)

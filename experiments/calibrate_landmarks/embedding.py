@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.calibrate_landmarks.views import Views
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import NUM_DENSE, NUM_INNER, DenseLandmarks
+from flamejax.head import NUM_DENSE, NUM_INNER, DenseLandmarks, HeadModel
 
 MIN_SEEN = 0.02
 """Share of the renders in which a triangle must be visible for a landmark to lie on it."""

@@ -12,11 +12,10 @@ from jax import Array
 import fitting
 from experiments.calibrate_landmarks.embedding import offset
 from experiments.calibrate_landmarks.views import Views
-from experiments.reconstruct.photos import find_photos
+from experiments.photos import find_photos
 from fitting import Observation
 from fitting.detector import FaceDetector
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import DenseLandmarks, calibrated
+from flamejax.head import DenseLandmarks, HeadModel, calibrated
 from flamejax.io.images import load_image
 
 GROUPS = {"inner 51": (17, 68), "brows": (17, 27), "nose": (27, 36), "eyes": (36, 48), "lips": (48, 68)}

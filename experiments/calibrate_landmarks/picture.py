@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from flamejax.camera import OrthographicCamera
-from flamejax.head import HeadModel, HeadParams, landmarks, vertices
-from flamejax.head._dense_landmarks import DenseLandmarks, calibrated, dense_landmarks
+from flamejax.head import DenseLandmarks, HeadModel, HeadParams, calibrated, dense_landmarks, landmarks, vertices
 from flamejax.rendering import render
 
 YAWS = (-35.0, 0.0, 35.0)

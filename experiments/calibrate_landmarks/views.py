@@ -14,8 +14,7 @@ from experiments.datasets.renders import SceneSpread, render_scenes, sample_scen
 from fitting.detections import Detection
 from fitting.detector import FaceDetector
 from fitting.landmark_maps import LEFT_OUTER_EYE, RIGHT_OUTER_EYE
-from flamejax.head import HeadModel, vertices
-from flamejax.head._dense_landmarks import NUM_DENSE
+from flamejax.head import NUM_DENSE, HeadModel, vertices
 from flamejax.rendering import rasterize
 
 SIZE = 256

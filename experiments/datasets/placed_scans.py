@@ -8,9 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.datasets import scans
-from flamejax.head import HeadModel
-from flamejax.head.joint_positions import root_joint
-from flamejax.metrics.heads import head_frame
+from flamejax.head import HeadModel, head_frame, root_joint
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ def place(head: HeadModel, vertices: np.ndarray, what: str, console: Console) ->
       ValueError: none can.
     """
     fitted, sound = scans.fit(head, vertices, what, console)
-    root = np.asarray(root_joint(head, fitted.params)) + np.asarray(fitted.params.transl)
-    placed = head_frame(vertices, root, np.asarray(fitted.params.global_orient)).astype(np.float32)
+    root = root_joint(head, fitted.params) + fitted.params.transl
+    placed = np.asarray(head_frame(vertices, root, fitted.params.global_orient))
     rotations = np.array(fitted.params.joint_rotations(), np.float32)
     rotations[:, 0] = 0
     return PlacedScans(placed[sound], rotations[sound]), sound

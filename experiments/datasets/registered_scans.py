@@ -10,18 +10,15 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import trimesh
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats.npy_files import read_npy, read_npz_members
-from flamejax.head.formats.obj_files import read_obj_vertices
+from flamejax.head.formats import read_npy, read_npz_members, read_obj_vertices
+from flamejax.units import UNITS, Unit
 
 SUFFIXES = (".ply", ".obj", ".npy", ".npz")
-UNITS = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
-Unit = Literal["m", "cm", "mm"]
 SPLITS = ("train", "validation", "test")
 
 

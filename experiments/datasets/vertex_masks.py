@@ -14,8 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from flamejax.geometry import vertex_normals
-from flamejax.head import HeadModel
-from flamejax.head.rotation import rotation_matrix
+from flamejax.head import HeadModel, rotation_matrix
 
 KINDS = ("rectangle", "patch")
 EYEBALLS = ("left_eyeball", "right_eyeball")

@@ -18,16 +18,16 @@ from rich.progress import Progress
 
 import flamejax
 from experiments import runtime
+from experiments.photos import Failure, find_photos
 from experiments.progress import progress_bar
-from experiments.reconstruct.config import Config, UsageError
+from experiments.reconstruct.config import Config
 from experiments.reconstruct.observing import PhotoReader
-from experiments.reconstruct.photos import Failure, find_photos
 from experiments.reconstruct.pipeline import Outcome, Pipeline, Tools, choose_batch_size, default_tools
-from experiments.reconstruct.results import HeadIdentity
 from experiments.reconstruct.resume import plan
 from experiments.reconstruct.sheet import write_contact_sheet, write_index
 from experiments.reconstruct.store import Store
-from flamejax.head import HeadFileError, head_digest, open_head_path
+from experiments.results import UsageError, load_head
+from flamejax.io.results import FORMAT_VERSION, HeadIdentity
 
 EXIT_OK, EXIT_NO_RESULT, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -125,15 +125,6 @@ def run(
     return EXIT_OK if results else EXIT_NO_RESULT
 
 
-def load_head(path: Path | None) -> tuple[flamejax.HeadModel, HeadIdentity]:
-    """The head model and what identifies it. Raises: UsageError if the file cannot be used."""
-    try:
-        head = flamejax.load_head(path)
-    except (HeadFileError, OSError) as error:
-        raise UsageError(f"head model: {error}") from error
-    return head, HeadIdentity(head.name, head.version, head.licence, head_digest(path or open_head_path()))
-
-
 def _reporter(
     progress: Progress, task: Any, console: Console, clock: runtime.CompileClock, cache: Path | None
 ) -> Callable[[str, float], None]:
@@ -159,7 +150,7 @@ def _run_record(config: Config, identity: HeadIdentity, cache: Path | None, phot
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
     devices = jax.devices()
     return {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "config": plain,
         "settings": config.settings(),
         "head": dataclasses.asdict(identity),

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from experiments.results import UsageError, digest_of
 from fitting.config import PRESETS, AnyFitConfig, FitConfig
+from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from fitting.local_model import LocalModel
 from flamejax.head import HeadFileError, HeadModel
 from models.mesh_vae import MeshVAE
 from models.ofer_weights import ofer_path
 from models.pretrained import has_shipped_mesh_vae, load_mesh_vae, mesh_vae_path
-from sampling._diversify import DIVERSIFY_PRESETS, DiversifyConfig
-from sampling._ofer import OferConfig, OferNetworks, load_networks
-from sampling._ofer_dpp import OferDppConfig
-from sampling.diffusion import SamplerConfig, SamplerName
+from sampling import (
+    DIVERSIFY_PRESETS,
+    DiversifyConfig,
+    OferConfig,
+    OferDppConfig,
+    OferNetworks,
+    SamplerConfig,
+    SamplerName,
+    load_networks,
+)
 
 MOST_SAMPLES = 100
 OFER = ("ofer", "ofer+dpp")
 DRAWING = ("method", "num_samples", "seed", "mesh_vae", "diversify", "idgen", "expgen", "idrank", "arcface", "farl",
            "ofer", "candidates", "sampler", "sampler_steps", "guidance")  # fmt: skip
 """Settings that the fit does not depend on."""
-
-
-class UsageError(Exception):
-    """The command cannot start as it was called; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ class Config:
     """Folder of <photo>.png face masks (white = face)."""
     boxes: Path | None = None
     """JSON file {"<photo>": [x0, y0, x1, y1]}: the face to take, in pixels of the photo."""
+    detector: str | None = None
+    """A face detector of your own, 'package.module:Class', instead of the one that ships; see `fitting.FaceDetector`.
+    What it finds is taken to be 68 iBUG points."""
     all_faces: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """All faces of each photo rather than the largest."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -164,6 +170,17 @@ class Config:
     def mask_folder(self) -> Path | None:
         """Where occlusion masks lie, if anywhere."""
         return None if self.masks in ("none", "auto") else Path(self.masks)
+
+    def load_detector(self) -> FaceDetector:
+        """The detector that finds faces. Raises: UsageError, the one that was named cannot be used."""
+        if self.detector is None:
+            return LiteRTDetector()
+        from fitting import load_detector
+
+        try:
+            return load_detector(self.detector)
+        except ValueError as error:
+            raise UsageError(f"--detector: {error}") from error
 
     def local_model(self, head: HeadModel) -> LocalModel | None:
         """The local models to fit with. Raises: UsageError if the file cannot be used or is another head's."""
@@ -258,6 +275,7 @@ class Config:
             "local": self.local_digest(),
             "fit": dataclasses.asdict(self.fit_config()),
             "all_faces": self.all_faces,
+            **({} if self.detector is None else {"detector": self.detector}),
             **{name: None if path is None else str(path) for name, path in paths.items()},
         }
 
@@ -275,11 +293,3 @@ class Config:
         for flag, file in zip(flags, files, strict=True):
             if file is not None and not file.exists():
                 raise UsageError(f"--{flag} {file}: no such file.")
-
-
-def digest_of(path: Path) -> str | None:
-    """The first digits of a file's SHA-256; None where it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError:
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments.reconstruct.config import Config, UsageError
-from experiments.reconstruct.photos import Failure, Photo, face_name
+from experiments.photos import Failure, Photo, face_name
+from experiments.reconstruct.config import Config
+from experiments.results import UsageError, photo_digest, reason_of
 from fitting.inputs import InputError, find_landmarks, find_mask, load_boxes
 from flamejax.io.images import load_image
 from flamejax.types import Observation
@@ -136,19 +136,6 @@ def _mask_preview(mask: np.ndarray | None, preview: np.ndarray) -> np.ndarray | 
         return None
     white = Image.fromarray(np.where(mask >= 0.5, 255, 0).astype(np.uint8))
     return np.asarray(white.resize(preview.shape[1::-1], Image.Resampling.NEAREST))
-
-
-def photo_digest(path: Path) -> str:
-    """SHA-256 of a photo's file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def reason_of(error: BaseException) -> str:
-    """An exception as one line for a person."""
-    text = " ".join(str(error).split())
-    known = isinstance(error, (ValueError, ImportError)) and text
-    return text if known else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 Item = TypeVar("Item")

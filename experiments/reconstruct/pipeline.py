@@ -11,32 +11,28 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import flamejax
+from experiments.photos import Failure, Photo
 from experiments.reconstruct.config import Config
-from experiments.reconstruct.hypotheses import write_hypotheses
-from experiments.reconstruct.observing import Face, PhotoReader, map_ahead, reason_of
-from experiments.reconstruct.photos import Failure, Photo
-from experiments.reconstruct.results import FittedFace, HeadIdentity, write_result
+from experiments.reconstruct.observing import Face, PhotoReader, map_ahead
+from experiments.reconstruct.results import FittedFace, ResultWriter
 from experiments.reconstruct.sheet import write_thumbnail
 from experiments.reconstruct.store import Store
-from experiments.reconstruct.views import View, render_view, tile
+from experiments.reconstruct.views import render_view, tile
+from experiments.results import face_keys, reason_of
 from experiments.runtime import CompileClock
 from experiments.view.viewer_page import MORPHED
 from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
-from fitting.detector import LiteRTDetector
 from fitting.fit_model import FitModel
 from fitting.inputs import uncovered
 from fitting.occlusion import auto_masks
-from flamejax.head import HeadModel, HeadParams
-from flamejax.io.files import new_folder
+from flamejax.files import new_folder
+from flamejax.head import HeadModel
+from flamejax.io.results import HeadIdentity
 from flamejax.types import Hypotheses
-from sampling._diversify import diversify
-from sampling._ofer import ofer
-from sampling._ofer_dpp import ofer_dpp
-from sampling.interpolate import midpoints
+from sampling import diversify, midpoints, ofer, ofer_dpp
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2
@@ -67,11 +63,11 @@ class Tools:
 
 
 def default_tools(config: Config, head: HeadModel) -> Tools:
-    """The real steps. Raises: UsageError if the local models cannot be used."""
+    """The real steps. Raises: UsageError, the detector, the local models or weights cannot be used."""
     model = prepare(head, config.local_model(head))
     draw, between = drawing_tools(config, head, model)
     return Tools(
-        observe=functools.partial(observe_photo, detector=LiteRTDetector()),
+        observe=functools.partial(observe_photo, detector=config.load_detector()),
         mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,
         model=model,
         fit=lambda observation: fit(model, observation, config.fit_config()),
@@ -138,10 +134,6 @@ class FittedBatch:
     """On the device."""
     result: Fit
     """NumPy."""
-    params: HeadParams
-    """Of the head without local models, NumPy."""
-    local: np.ndarray | None
-    """(B, L) coefficients of the local models, where there are any."""
     masks: np.ndarray
     """(B, 2, S, S): occlusion, face."""
     textures: np.ndarray
@@ -180,9 +172,9 @@ class Pipeline:
         clock: CompileClock,
         report: Callable[[str, float], None] = lambda kind, value: None,
     ):
-        self.head, self.identity, self.config, self.store, self.tools = head, identity, config, store, tools
+        self.head, self.config, self.store, self.tools = head, config, store, tools
         self.batch_size, self.clock, self.report = batch_size, clock, report
-        self.settings = config.settings()
+        self.writer = ResultWriter(head, identity, tools.model, config.settings())
         self.outcome = Outcome()
         self._writing: dict[Future[None], Face] = {}
 
@@ -219,7 +211,10 @@ class Pipeline:
             if code:
                 self._fail([Failure(str(face.photo.path), "fit", FIT_REASONS.get(code, f"code {code}"))], [face])
                 continue
-            fitted = _one_face(masked(face, *batch.masks[i]), batch, i, batch.seconds / len(faces))
+            one = jax.tree.map(lambda leaf: np.asarray(leaf[i]), batch.result)  # noqa: B023
+            fitted = FittedFace(
+                masked(face, *batch.masks[i]), one, batch.textures[i], float(batch.error[i]), batch.seconds / len(faces)
+            )
             if found is not None:
                 fitted = self._with_hypotheses(fitted, *found)
             self._writing[writing.submit(self._write, fitted)] = face
@@ -242,16 +237,13 @@ class Pipeline:
         seconds = max(0.0, elapsed - (self.clock.seconds - compiled))
         # Outside the clock of the fit: what the files need besides.
         textures = np.clip(np.asarray(jax.vmap(self.head.albedo)(found.texture)), 0.0, 1.0)
-        params = self.tools.model.global_params(found.params)
-        implied = np.asarray(self.tools.vertices(self.head, params))
+        implied = np.asarray(self.tools.vertices(self.head, self.tools.model.global_params(found.params)))
         error = np.linalg.norm(implied - result.vertices, axis=-1).max(axis=-1)
         if first:
             self.outcome.first_batch_seconds = elapsed
             self.report("compiled", elapsed)
         self.outcome.fit_seconds += seconds
-        local = self.tools.model.local_coefficients(found.params)
-        params, local = jax.device_get((params, local))
-        return FittedBatch(batch, found, result, params, local, masks, textures, error, seconds)
+        return FittedBatch(batch, found, result, masks, textures, error, seconds)
 
     def _complete(self, faces: list[Face], batch: FittedBatch) -> list[tuple[Hypotheses, np.ndarray | None] | None]:
         """Hypotheses of each face of a batch, and the heads half-way between them; None where they cannot be made, and
@@ -298,28 +290,12 @@ class Pipeline:
 
     def _write(self, fitted: FittedFace) -> None:
         face = fitted.face
-        view: View = render_view(
-            functools.partial(self.tools.render, self.head),
-            fitted.vertices,
-            float(fitted.camera.scale),
-            np.asarray(fitted.camera.translation),
-            fitted.texture,
-            fitted.light,
-            face.observation.image.shape[0],
-        )
-        observation = face.observation
-        picture = tile(
-            np.asarray(observation.image),
-            np.asarray(observation.landmarks),
-            np.asarray(observation.confidence),
-            view,
-            hidden=np.asarray(observation.occlusion_mask),
-        )
+        render = functools.partial(self.tools.render, self.head)
+        view = render_view(render, fitted.fit, fitted.texture, face.observation.image.shape[0])
         # The thumbnail first: a result without one could never be told from a whole one when a run is resumed.
-        write_thumbnail(self.store.folder, face.name, picture)
+        write_thumbnail(self.store.folder, face.name, tile(face.observation, view))
         with new_folder(self.store.folder / face.name) as folder:
-            write_result(folder, fitted, self.head, self.identity, view, self.settings)
-            write_hypotheses(folder, fitted, self.head, self.identity)
+            self.writer.write(folder, fitted, view)
 
     def _collect(self, at_most: int) -> None:
         """Wait until no more than `at_most` results are being written, and note how those that ended went."""
@@ -366,30 +342,3 @@ def masked(face: Face, occlusion_mask: Any, face_mask: Any) -> Face:
         dense_confidence=uncovered(seen.dense_landmarks, seen.dense_confidence, occlusion_mask),
     )
     return replace(face, observation=observation)
-
-
-def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:
-    """A key for each face (its photo's SHA-256, its place in the photo), whatever batch it is in: (B,)."""
-    numbers = np.array([[int(digest[:8], 16), index] for digest, index in faces], np.uint32)
-    folded = jax.vmap(lambda one: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), one[0]), one[1]))
-    return folded(jnp.asarray(numbers))
-
-
-def _one_face(face: Face, batch: FittedBatch, i: int, seconds: float) -> FittedFace:
-    """Face i of a fitted batch."""
-    one: Fit = jax.tree.map(lambda leaf: np.asarray(leaf[i]), batch.result)
-    return FittedFace(
-        face=face,
-        params=jax.tree.map(lambda leaf: leaf[i], batch.params),
-        local=None if batch.local is None else batch.local[i],
-        vertices=np.asarray(one.vertices),
-        landmarks=np.asarray(one.landmarks),
-        camera=one.camera,
-        texture=batch.textures[i],
-        texture_coefficients=np.asarray(one.texture),
-        light=np.asarray(one.light),
-        vertex_visibility=np.asarray(one.vertex_visibility),
-        losses={name: float(value) for name, value in one.losses.items()},
-        parameter_error=float(batch.error[i]),
-        seconds=seconds,
-    )

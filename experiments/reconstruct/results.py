@@ -1,9 +1,9 @@
-"""The files of one reconstructed face."""
+"""The files of one reconstructed face, with its hypotheses."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,40 +13,22 @@ import numpy as np
 from PIL import Image
 
 from experiments.reconstruct.observing import Face
-from experiments.reconstruct.views import View, mask_over, overlay
-from flamejax.camera import CropTransform, OrthographicCamera
-from flamejax.head import HeadParams
-from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
-from flamejax.types import VISIBLE_CONFIDENCE, Hypotheses
+from experiments.reconstruct.views import View, clay_sheet, mask_over, overlay
+from experiments.results import spread_of
+from experiments.view.viewer_page import Scene, viewer_page
+from fitting.fit_model import FitModel
+from flamejax.files import write_text
+from flamejax.head import HeadModel
+from flamejax.io.meshes import write_glb, write_obj
+from flamejax.io.results import FORMAT_VERSION, HYPOTHESES, HeadIdentity
+from flamejax.io.results_writing import camera_record, fit_npz, head_mesh, hypothesis_npz
+from flamejax.types import VISIBLE_CONFIDENCE, Fit, Hypotheses, Observation
 from sampling._complete import eyeball_vertices
 
-FORMAT_VERSION = 1
-RESULT_FILES = (
-    "params.npz",
-    "camera.json",
-    "landmarks.json",
-    "overlay.png",
-    "occlusion_mask.png",
-    "face_mask.png",
-    "mesh.obj",
-    "mesh.mtl",
-    "mesh.png",
-    "mesh.glb",
-    "metrics.json",
-)
+SHEET, VIEWER = f"{HYPOTHESES}/sheet.jpg", "index.html"
+"""In a face's folder: the picture of its hypotheses, and the page on which they are looked at."""
 EXACT_METRES = 1e-5
 """Parameters count as exact when the vertices they give differ by less."""
-
-
-@dataclass(frozen=True)
-class HeadIdentity:
-    """Which head model a result belongs to."""
-
-    name: str
-    version: str
-    licence: str
-    sha256: str
-    """Of its file."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +36,11 @@ class FittedFace:
     """One face with its fit, as NumPy arrays without batch axes."""
 
     face: Face
-    params: HeadParams
-    """Of the head without local models."""
-    local: np.ndarray | None
-    """Coefficients of local models, where the fit has them."""
-    vertices: np.ndarray
-    """(V, 3) world metres."""
-    landmarks: np.ndarray
-    """(68, 3) world metres."""
-    camera: OrthographicCamera
-    """World to crop pixels."""
+    fit: Fit
     texture: np.ndarray
     """(Ht, Wt, 3) in [0, 1]."""
-    texture_coefficients: np.ndarray
-    """(C,) standard deviations."""
-    light: np.ndarray
-    """(9, 3)."""
-    vertex_visibility: np.ndarray
-    """(V,)."""
-    losses: dict[str, float]
     parameter_error: float
-    """Largest distance, metres, between `vertices` and those of `params` alone."""
+    """Largest distance, metres, between the fit's vertices and those of its global parameters alone."""
     seconds: float
     """Of the fit, per face of its batch, compiling left out."""
     hypotheses: Hypotheses | None = None
@@ -83,148 +49,125 @@ class FittedFace:
     """(P, V, 3) world metres: half-way between the first of them, see `sampling.interpolate`; None of methods without
     latents."""
 
-
-def write_result(
-    folder: Path, fitted: FittedFace, head: Any, identity: HeadIdentity, view: View, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Write all of RESULT_FILES into an existing folder. Returns what metrics.json says.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    face = fitted.face
-    (folder / "params.npz").write_bytes(_params_bytes(fitted, identity, str(settings.get("local"))))
-    _write_json(folder / "camera.json", camera_record(fitted))
-    _write_json(folder / "landmarks.json", landmarks_record(fitted))
-    crop = face.observation.crop
-    drawn = overlay(
-        face.preview,
-        view,
-        float(crop.scale) / face.preview_scale,
-        np.asarray(crop.offset),
-        face.observation.image.shape[0],
-    )
-    Image.fromarray(drawn).save(folder / "overlay.png", compress_level=4)
-    Image.fromarray(written_mask(face)).save(folder / "occlusion_mask.png")
-    Image.fromarray(_over_preview(face, face.observation.face_mask)).save(folder / "face_mask.png")
-    mesh = TexturedMesh(
-        np.asarray(fitted.vertices, np.float64),
-        np.asarray(head.faces),
-        np.asarray(head.uv, np.float64),
-        np.asarray(head.uv_faces),
-        fitted.texture,
-    )
-    write_obj(folder / "mesh.obj", mesh)
-    write_glb(folder / "mesh.glb", mesh)
-    metrics = metrics_record(fitted, identity, settings, np.asarray(eyeball_vertices(head)))
-    _write_json(folder / "metrics.json", metrics)
-    return metrics
+    @functools.cached_property
+    def camera(self) -> dict[str, Any]:
+        """What camera.json says."""
+        face, seen = self.face, self.face.observation
+        overlaid = face.preview.shape[1], face.preview.shape[0]
+        return camera_record(self.fit.camera, seen.crop, seen.image.shape[0], face.photo_size, overlaid)
 
 
-def written_mask(face: Face) -> np.ndarray:
-    """What occlusion_mask.png shows, (h, w) uint8 of 0 and 255 in the preview's size: the user's mask as it was given,
-    or the one that the fit used in its crop and nothing outside."""
-    return _over_preview(face, face.observation.occlusion_mask) if face.given_mask is None else face.given_mask
+@dataclass(frozen=True)
+class ResultWriter:
+    """Writes results of one run."""
+
+    head: HeadModel
+    identity: HeadIdentity
+    model: FitModel
+    """What is fitted: the head with its local models."""
+    settings: dict[str, Any]
+    """For metrics.json."""
+
+    def write(self, folder: Path, fitted: FittedFace, view: View) -> None:
+        """Write all of RESULT_FILES, and `hypothesis_files`, into an existing folder. Raises: OSError."""
+        face, seen = fitted.face, fitted.face.observation
+        exact, local = fitted.parameter_error < EXACT_METRES, str(self.settings.get("local"))
+        (folder / "params.npz").write_bytes(fit_npz(fitted.fit, self.model, self.identity, exact, local))
+        _write_json(folder / "camera.json", fitted.camera)
+        _write_json(folder / "landmarks.json", _landmarks_record(fitted))
+        zoom, offset = float(seen.crop.scale) / face.preview_scale, np.asarray(seen.crop.offset)
+        drawn = overlay(face.preview, view, zoom, offset, seen.image.shape[0])
+        Image.fromarray(drawn).save(folder / "overlay.png", compress_level=4)
+        given = face.given_mask  # as it was given: a crop's has soft edges
+        hidden = _over_preview(face, seen.occlusion_mask) if given is None else given
+        Image.fromarray(hidden).save(folder / "occlusion_mask.png")
+        Image.fromarray(_over_preview(face, seen.face_mask)).save(folder / "face_mask.png")
+        mesh = head_mesh(self.head, fitted.fit.vertices, fitted.texture)
+        write_obj(folder / "mesh.obj", mesh)
+        write_glb(folder / "mesh.glb", mesh)
+        # As for the Mesh-VAE: eyeballs count as seen.
+        shown = np.asarray(fitted.fit.vertex_visibility, bool) | np.asarray(eyeball_vertices(self.head))
+        if fitted.hypotheses is not None:
+            self._write_hypotheses(folder, fitted, fitted.hypotheses, shown)
+        _write_json(folder / "metrics.json", self._metrics(fitted, shown))
+
+    def _write_hypotheses(self, folder: Path, fitted: FittedFace, found: Hypotheses, seen: np.ndarray) -> None:
+        for place, vertices in enumerate(found.vertices):
+            inner = folder / HYPOTHESES / f"{place:02d}"
+            inner.mkdir(parents=True)
+            (inner / "params.npz").write_bytes(hypothesis_npz(found, place, self.identity))
+            write_glb(inner / "mesh.glb", head_mesh(self.head, vertices, fitted.texture))
+        spread = spread_of(found.vertices)
+        sheet = clay_sheet(np.asarray(fitted.fit.vertices), np.asarray(found.vertices), spread, self.head.faces)
+        sheet.save(folder / SHEET, quality=88)
+        write_text(folder / VIEWER, viewer_page(self._scene(fitted, found, seen, spread)))
+
+    def _scene(self, fitted: FittedFace, found: Hypotheses, seen: np.ndarray, spread: np.ndarray) -> Scene:
+        """What the page shows of a face."""
+        full, zoom = fitted.camera["full_image"], fitted.face.preview_scale
+        return Scene(
+            title=fitted.face.name,
+            fit=np.asarray(fitted.fit.vertices, np.float32),
+            heads=np.asarray(found.vertices, np.float32),
+            scores=np.asarray(found.score),
+            midpoints=fitted.midpoints,
+            seen=seen,
+            spread=spread,
+            faces=np.asarray(self.head.faces),
+            uv=np.asarray(self.head.uv),
+            uv_faces=np.asarray(self.head.uv_faces),
+            texture=fitted.texture,
+            light=np.asarray(fitted.fit.light),
+            photo=fitted.face.preview,
+            scale=zoom * full["scale"],
+            translation=zoom * np.asarray(full["translation"]),
+        )
+
+    def _metrics(self, fitted: FittedFace, seen: np.ndarray) -> dict[str, Any]:
+        """What metrics.json says. A loss that is not a number (nothing to measure) is null."""
+        face, fit = fitted.face, fitted.fit
+        losses = {name: float(value) if np.isfinite(value) else None for name, value in fit.losses.items()}
+        visible = np.asarray(face.observation.confidence) > VISIBLE_CONFIDENCE
+        drawn = {}
+        if fitted.hypotheses is not None:
+            drawn = hypotheses_record(np.asarray(fitted.hypotheses.vertices), np.asarray(fit.vertices), seen)
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": face.name,
+            "photo": str(face.photo.path),
+            "photo_path": str(face.photo.path.resolve()),
+            "photo_sha256": face.photo_sha256,
+            "photo_size": list(face.photo_size),
+            "face": face.index,
+            "num_faces": face.count,
+            "method": self.settings["method"],
+            "landmark_nme": losses.pop("nme", None),
+            "visible_landmarks": int(visible.sum()),
+            "visible_vertices": round(float(np.mean(fit.vertex_visibility)), 4),
+            "losses": losses,
+            "exact": fitted.parameter_error < EXACT_METRES,
+            "fit_seconds": round(fitted.seconds, 3),
+            **drawn,
+            "head": dataclasses.asdict(self.identity),
+            "settings": self.settings,
+        }
 
 
-def _over_preview(face: Face, mask: Any) -> np.ndarray:
-    """A mask (S, S) of the crop in the preview's size: (h, w) uint8 of 0 and 255."""
-    crop = face.observation.crop
-    size = (face.preview.shape[1], face.preview.shape[0])
-    return mask_over(np.asarray(mask), float(crop.scale), np.asarray(crop.offset, np.float64), face.photo_size, size)
+def hypothesis_files(count: int) -> list[str]:
+    """What a result with so many hypotheses has besides RESULT_FILES."""
+    each = [f"{HYPOTHESES}/{place:02d}/{file}" for place in range(count) for file in ("params.npz", "mesh.glb")]
+    return [*each, SHEET, VIEWER] if count else []
 
 
-def camera_record(fitted: FittedFace) -> dict[str, Any]:
-    """What camera.json says: the camera of the crop and of the full photo, and how they hang together."""
-    face, crop = fitted.face, fitted.face.observation.crop
-    a, offset = float(crop.scale), np.asarray(crop.offset, np.float64)
-    scale, translation = float(fitted.camera.scale), np.asarray(fitted.camera.translation, np.float64)
-    side = face.observation.image.shape[0]
-    return {
-        "format_version": FORMAT_VERSION,
-        "model": "orthographic",
-        "projection": "pixels = scale * (x, -y) + translation, of world metres (+y up, the face looks to +z)",
-        "pixels": "x right, y down, (0, 0) is the top-left corner of the image, pixel centres at +0.5",
-        "crop": {"size": [side, side], "scale": scale, "translation": translation.tolist()},
-        "full_image": {
-            "size": list(face.photo_size),
-            "scale": scale / a,
-            "translation": ((translation - offset) / a).tolist(),
-        },
-        "crop_transform": {"scale": a, "offset": offset.tolist(), "meaning": "crop = scale * full_image + offset"},
-        "overlay": {
-            "size": [face.preview.shape[1], face.preview.shape[0]],
-            "scale": face.preview_scale,
-            "meaning": "pixels of overlay.png per pixel of the full image",
-        },
-    }
-
-
-def landmarks_record(fitted: FittedFace) -> dict[str, Any]:
-    """What landmarks.json says. `points` and `confidence` are in the form that --landmarks reads."""
-    seen = fitted.face.observation
-    record = {
-        "format_version": FORMAT_VERSION,
-        "scheme": "iBUG 68",
-        "frame": "pixels of the full image",
-        "points": _in_photo(seen.crop, seen.landmarks, seen.confidence),
-        "confidence": _rounded(seen.confidence, 6),
-        "fitted": _rounded(_projected(fitted)),
-        "fitted_3d": _rounded(fitted.landmarks, 6),
-    }
-    if np.any(seen.dense_landmarks):
-        record["dense_points"] = _in_photo(seen.crop, seen.dense_landmarks, seen.dense_confidence)
-        record["dense_confidence"] = _rounded(seen.dense_confidence, 6)
-    return record
-
-
-def _in_photo(crop: CropTransform, points: Any, confidence: Any) -> list[list[float] | None]:
-    """Crop pixels (N, 2) as pixels of the full photo; None where missing."""
-    points, confidence = np.asarray(points), np.asarray(confidence)
-    moved = (points.astype(np.float64) - np.asarray(crop.offset)) / float(crop.scale)
-    missing = (confidence == 0) & (points == 0).all(axis=-1)
-    return [None if gone else p for gone, p in zip(missing, _rounded(moved), strict=True)]
-
-
-def metrics_record(
-    fitted: FittedFace, identity: HeadIdentity, settings: dict[str, Any], eyeballs: np.ndarray
-) -> dict[str, Any]:  # fmt: skip
-    """What metrics.json says. A loss that is not a number (nothing to measure) is null."""
-    face = fitted.face
-    confidence = np.asarray(face.observation.confidence)
-    losses = {name: value if np.isfinite(value) else None for name, value in fitted.losses.items()}
-    return {
-        "format_version": FORMAT_VERSION,
-        "name": face.name,
-        "photo": str(face.photo.path),
-        "photo_path": str(face.photo.path.resolve()),
-        "photo_sha256": face.photo_sha256,
-        "photo_size": list(face.photo_size),
-        "face": face.index,
-        "num_faces": face.count,
-        "method": settings["method"],
-        "landmark_nme": losses.pop("nme", None),
-        "visible_landmarks": int((confidence > VISIBLE_CONFIDENCE).sum()),
-        "visible_vertices": round(float(np.mean(fitted.vertex_visibility)), 4),
-        "losses": losses,
-        "exact": fitted.parameter_error < EXACT_METRES,
-        "fit_seconds": round(fitted.seconds, 3),
-        **hypotheses_record(fitted, eyeballs),
-        "head": dataclasses.asdict(identity),
-        "settings": settings,
-    }
-
-
-def hypotheses_record(fitted: FittedFace, eyeballs: np.ndarray) -> dict[str, Any]:
+def hypotheses_record(heads: np.ndarray, fit: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
     """What metrics.json says of hypotheses: how many; how far they lie from the fit where the photo shows the head
     (median over these vertices and all heads); how far from each other (RMS distance from their mean), there and where
-    nothing is seen. Eyeballs count as seen, as for the Mesh-VAE."""
-    if fitted.hypotheses is None:
-        return {}
-    heads = np.asarray(fitted.hypotheses.vertices, np.float64)
-    seen = np.asarray(fitted.vertex_visibility, bool) | eyeballs
-    away = np.linalg.norm(heads[:, seen] - fitted.vertices[None, seen], axis=-1)
-    spread = spread_of(heads)
+    nothing is seen.
+
+    Args:
+        heads: (M, V, 3) metres. fit: (V, 3). seen: (V,) bool.
+    """
+    away, spread = np.linalg.norm(heads[:, seen].astype(np.float64) - fit[seen], axis=-1), spread_of(heads)
     record: dict[str, Any] = {"hypotheses": len(heads)}
     for name, values, reduce in (
         ("hypotheses_visible_mm", away, np.median),
@@ -235,42 +178,41 @@ def hypotheses_record(fitted: FittedFace, eyeballs: np.ndarray) -> dict[str, Any
     return record
 
 
-def spread_of(heads: np.ndarray) -> np.ndarray:
-    """(V,) RMS distance of each vertex from its mean over heads (M, V, 3)."""
-    return np.sqrt(((heads - heads.mean(axis=0)) ** 2).sum(axis=-1).mean(axis=0))
+def _over_preview(face: Face, mask: Any) -> np.ndarray:
+    """A mask (S, S) of the crop in the preview's size: (h, w) uint8 of 0 and 255."""
+    crop, size = face.observation.crop, (face.preview.shape[1], face.preview.shape[0])
+    return mask_over(np.asarray(mask), float(crop.scale), np.asarray(crop.offset, np.float64), face.photo_size, size)
+
+
+def _landmarks_record(fitted: FittedFace) -> dict[str, Any]:
+    """What landmarks.json says. `points` and `confidence` are in the form that --landmarks reads."""
+    seen, full = fitted.face.observation, fitted.camera["full_image"]
+    landmarks = np.asarray(fitted.fit.landmarks, np.float64)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "scheme": "iBUG 68",
+        "frame": "pixels of the full image",
+        "points": _in_photo(seen, seen.landmarks, seen.confidence),
+        "confidence": _rounded(seen.confidence, 6),
+        "fitted": _rounded(full["scale"] * landmarks[:, :2] * (1.0, -1.0) + np.asarray(full["translation"])),
+        "fitted_3d": _rounded(landmarks, 6),
+    }
+    if np.any(seen.dense_landmarks):
+        record["dense_points"] = _in_photo(seen, seen.dense_landmarks, seen.dense_confidence)
+        record["dense_confidence"] = _rounded(seen.dense_confidence, 6)
+    return record
+
+
+def _in_photo(seen: Observation, points: Any, confidence: Any) -> list[list[float] | None]:
+    """Crop pixels (N, 2) as pixels of the full photo; None where missing."""
+    points, confidence = np.asarray(points), np.asarray(confidence)
+    moved = (points.astype(np.float64) - np.asarray(seen.crop.offset)) / float(seen.crop.scale)
+    missing = (confidence == 0) & (points == 0).all(axis=-1)
+    return [None if gone else p for gone, p in zip(missing, _rounded(moved), strict=True)]
 
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
-
-
-def _projected(fitted: FittedFace) -> np.ndarray:
-    """Fitted landmarks (68, 2) in pixels of the full photo."""
-    full = camera_record(fitted)["full_image"]
-    return full["scale"] * fitted.landmarks[:, :2] * (1.0, -1.0) + np.asarray(full["translation"])
-
-
-def _params_bytes(fitted: FittedFace, identity: HeadIdentity, local_model: str) -> bytes:
-    """An .npz without objects, so that it loads with allow_pickle=False. local_model: which the coefficients are of."""
-    arrays: dict[str, Any] = {f.name: getattr(fitted.params, f.name) for f in dataclasses.fields(fitted.params)}
-    arrays |= {
-        "format_version": np.int32(FORMAT_VERSION),
-        "head_name": np.str_(identity.name),
-        "head_version": np.str_(identity.version),
-        "head_sha256": np.str_(identity.sha256),
-        "exact": np.bool_(fitted.parameter_error < EXACT_METRES),
-        "vertices": np.asarray(fitted.vertices, np.float32),
-        "landmarks_3d": np.asarray(fitted.landmarks, np.float32),
-        "texture": np.asarray(fitted.texture_coefficients, np.float32),
-        "light": np.asarray(fitted.light, np.float32),
-        "vertex_visibility": fitted.vertex_visibility,
-    }
-    if fitted.local is not None:
-        arrays["local"] = np.asarray(fitted.local, np.float32)
-        arrays["local_model"] = np.str_(local_model)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
 
 
 def _rounded(values: Any, digits: int = 3) -> list:

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from experiments.photos import Photo, name_photos
 from experiments.reconstruct.config import DRAWING
-from experiments.reconstruct.observing import photo_digest
-from experiments.reconstruct.photos import Photo, name_photos
 from experiments.reconstruct.store import Store
+from experiments.results import photo_digest
 
 Metrics = dict[str, Any]
 

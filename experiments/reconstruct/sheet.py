@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.reconstruct.hypotheses import HYPOTHESES, SHEET, VIEWER
-from experiments.reconstruct.photos import Failure
+from experiments.photos import Failure
+from experiments.reconstruct.results import SHEET, VIEWER
 from experiments.reconstruct.store import THUMBNAILS
-from flamejax.io.files import write_bytes, write_text
+from flamejax.files import write_bytes, write_text
 
 MAX_TILES = 200
 COLUMNS = 2
@@ -109,7 +109,7 @@ def _card(name: str, metrics: dict[str, Any]) -> str:
         *([] if error is None else [f"landmark error {100 * error:.1f} % of the outer-eye distance"]),
         *([f"{metrics['hypotheses']} hypotheses"] if metrics.get("hypotheses") else []),
     ]
-    files = [*LINKS, *([f"{HYPOTHESES}/{SHEET}"] if metrics.get("hypotheses") else [])]
+    files = [*LINKS, *([SHEET] if metrics.get("hypotheses") else [])]
     links = "".join(f'<a href="{at}/{file}">{file}</a>' for file in files)
     look, page = "", f"{at}/overlay.png"
     if metrics.get("hypotheses"):

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.reconstruct.config import Config, UsageError
-from experiments.reconstruct.hypotheses import HYPOTHESES, VIEWER, hypothesis_files
-from experiments.reconstruct.photos import Failure, Photo
-from experiments.reconstruct.results import FORMAT_VERSION, RESULT_FILES, HeadIdentity
-from flamejax.io.files import remove_unfinished, write_text
+from experiments.photos import Failure, Photo
+from experiments.reconstruct.config import Config
+from experiments.reconstruct.results import VIEWER, hypothesis_files
+from experiments.results import UsageError
+from flamejax.files import remove_unfinished, write_text
+from flamejax.io.results import HYPOTHESES, RESULT_FILES, HeadIdentity, result_records
 
 THUMBNAILS = "thumbnails"
 LISTS = ("index.html", "contact_sheet.png", "summary.jsonl", "failures.jsonl", "run.json")
@@ -58,12 +59,7 @@ class Store:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """name -> metrics of every result, also of those from which files were deleted since."""
-        found = {}
-        for path in sorted(self.folder.glob("*/metrics.json")):
-            metrics = _read_metrics(path)
-            if metrics is not None:
-                found[path.parent.name] = metrics
-        return found
+        return result_records(self.folder)
 
     def foreign_names(self) -> set[str]:
         """Names below the folder that are no result's: the lists, and whatever else someone keeps there."""
@@ -112,23 +108,11 @@ class Store:
 
     def _delete_results(self) -> None:
         """Delete what runs have written here, and nothing else."""
-        for path in list(self.folder.glob("*/metrics.json")):
-            if _read_metrics(path) is not None:
-                shutil.rmtree(path.parent)
+        for name in self.records():
+            shutil.rmtree(self.folder / name)
         shutil.rmtree(self.folder / THUMBNAILS, ignore_errors=True)
         for name in LISTS:
             (self.folder / name).unlink(missing_ok=True)
-
-
-def _read_metrics(path: Path) -> dict[str, Any] | None:
-    """A result's metrics, or None when the file is not one of ours (of this format)."""
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    needed = {"name", "photo", "photo_sha256", "face", "num_faces", "head", "settings"}
-    known = isinstance(metrics, dict) and metrics.get("format_version") == FORMAT_VERSION
-    return metrics if known and needed <= metrics.keys() else None
 
 
 def _difference(other: dict[str, Any], head: HeadIdentity) -> str:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
+from experiments import clay
+from experiments.results import HIDDEN_COLOUR, HOT
 from flamejax.camera import OrthographicCamera
+from flamejax.types import Fit, Observation
 
 RENDER_SIDE = 512
 """Pixels. One fixed size for all photos, so that rendering compiles once."""
 MARGIN = 0.3
 """Rendered beyond each side of the crop, in crop sides: hair and neck reach out of the face's crop."""
-HIDDEN_COLOUR = (130, 60, 220)
 OPACITY = 0.7
 TURN = np.deg2rad(50.0)
 BACKDROP = np.array([0.93, 0.93, 0.94], np.float32)
+CLAY = np.float32(0.75)
+FULL_SPREAD = 3e-3
+"""Metres of spread that are shown as the brightest colour."""
+SHOWN, COLUMNS, CLAY_SIDE = 16, 6, 256
+"""At most so many heads are in the picture of hypotheses, so many in a row, of so many pixels."""
 
 
 @dataclass(frozen=True)
@@ -32,36 +40,24 @@ class View:
     """(RENDER_SIDE, RENDER_SIDE, 4) uint8 RGBA."""
 
 
-def render_view(
-    render: Callable[..., jax.Array],
-    vertices: np.ndarray,
-    scale: float,
-    translation: np.ndarray,
-    texture: np.ndarray,
-    light: np.ndarray,
-    crop_side: int,
-) -> View:
-    """Render a head in its crop's camera.
+def render_view(render: Callable[..., jax.Array], fit: Fit, texture: np.ndarray, crop_side: int) -> View:
+    """Render a fitted head (no batch axes) in its crop's camera.
 
     Args:
         render: (verts (2, V, 3), camera, texture=, light=, size=) -> (2, H, W, 4) RGBA in [0, 1].
-        vertices: (V, 3) world metres.
-        scale, translation: the crop's camera; translation (2,).
-        texture: (Ht, Wt, 3). light: (9, 3).
+        texture: (Ht, Wt, 3).
         crop_side: pixels.
     """
     zoom = RENDER_SIDE / (crop_side * (1.0 + 2.0 * MARGIN))
-    shifted = zoom * (np.asarray(translation, np.float32) + MARGIN * crop_side)
-    both = np.stack([vertices, turn(vertices)]).astype(np.float32)
-    turned_scale, turned_translation = framing(both[1], zoom * scale)
+    scale, shifted = zoom * float(fit.camera.scale), zoom * (np.asarray(fit.camera.translation) + MARGIN * crop_side)
+    both = np.stack([np.asarray(fit.vertices), turn(np.asarray(fit.vertices))]).astype(np.float32)
+    turned_scale, turned_translation = framing(both[1], scale)
     camera = OrthographicCamera(
-        jnp.asarray([zoom * scale, turned_scale], jnp.float32),
+        jnp.asarray([scale, turned_scale], jnp.float32),
         jnp.asarray(np.stack([shifted, turned_translation]), jnp.float32),
     )
-    size = (RENDER_SIDE, RENDER_SIDE)
-    images = np.asarray(
-        render(jnp.asarray(both), camera, texture=jnp.asarray(texture), light=jnp.asarray(light), size=size)
-    )
+    light, size = jnp.asarray(fit.light), (RENDER_SIDE, RENDER_SIDE)
+    images = np.asarray(render(jnp.asarray(both), camera, texture=jnp.asarray(texture), light=light, size=size))
     front, turned = np.round(np.clip(np.nan_to_num(images), 0.0, 1.0) * 255.0).astype(np.uint8)
     return View(front, turned)
 
@@ -141,46 +137,48 @@ def mask_over(
     return np.where(hidden & in_rows[:, None] & in_columns[None], 255, 0).astype(np.uint8)
 
 
-def tile(
-    crop: np.ndarray,
-    points: np.ndarray,
-    confidence: np.ndarray,
-    view: View,
-    side: int = 200,
-    hidden: np.ndarray | None = None,
-) -> Image.Image:
-    """One row of four pictures: the crop with its landmarks, the head over it, the head alone, the head turned.
-
-    Args:
-        hidden: (S, S) occlusion mask, shown in violet.
-        crop: (S, S, 3) in [0, 1]. points: (68, 2) crop pixels. confidence: (68,), drawn from red (0) to green (1).
-        side: of each picture, pixels.
-    """
-    crop_side = crop.shape[0]
-    photo = np.round(np.clip(crop, 0.0, 1.0) * 255.0).astype(np.uint8)
+def tile(observation: Observation, view: View, side: int = 200) -> Image.Image:
+    """One row of four pictures: the crop with its landmarks (red: confidence 0, green: 1) and what is hidden (violet),
+    the head over it, the head alone, the head turned; each of `side` pixels."""
+    crop_side = observation.image.shape[0]
+    photo = np.round(np.clip(np.asarray(observation.image), 0.0, 1.0) * 255.0).astype(np.uint8)
     fitted = overlay(photo, view, 1.0, np.zeros(2), crop_side)
-    shown = photo
-    if hidden is not None:
-        tint = 0.5 * np.clip(hidden, 0.0, 1.0)[..., None]
-        shown = np.round((1.0 - tint) * photo + tint * np.array(HIDDEN_COLOUR)).astype(np.uint8)
+    tint = 0.5 * np.clip(np.asarray(observation.occlusion_mask), 0.0, 1.0)[..., None]
+    shown = np.round((1.0 - tint) * photo + tint * np.array(HIDDEN_COLOUR)).astype(np.uint8)
+    points, confidence = np.asarray(observation.landmarks), np.asarray(observation.confidence)
     seen = Image.fromarray(shown).resize((side, side), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(seen)
     for (x, y), sure in zip(points * (side / crop_side), confidence, strict=True):
         colour = (round(255 * (1 - sure)), round(220 * sure), 40)
         draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
-    pictures = [seen, *(_small(image, side) for image in (fitted, on_backdrop(view.front), on_backdrop(view.turned)))]
     row = Image.new("RGB", (4 * side, side))
-    for i, picture in enumerate(pictures):
-        row.paste(picture, (i * side, 0))
+    row.paste(seen, (0, 0))
+    for i, picture in enumerate((fitted, _on_backdrop(view.front), _on_backdrop(view.turned)), 1):
+        row.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS), (i * side, 0))
     return row
 
 
-def _small(image: np.ndarray, side: int) -> Image.Image:
-    return Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
-
-
-def on_backdrop(rgba: np.ndarray) -> np.ndarray:
+def _on_backdrop(rgba: np.ndarray) -> np.ndarray:
     """RGBA uint8 -> RGB uint8 on a plain light grey."""
     values = rgba.astype(np.float32) / 255.0
     mixed = values[..., :3] * values[..., 3:] + BACKDROP * (1.0 - values[..., 3:])
     return np.round(mixed * 255.0).astype(np.uint8)
+
+
+def clay_sheet(fit: np.ndarray, heads: np.ndarray, spread: np.ndarray, faces: Any) -> Image.Image:
+    """Heads (M, V, 3) turned to the side, as clay: first the fit (V, 3), then where the heads differ, by their spread
+    (V,) in metres, then they."""
+    drawn = np.concatenate([fit[None], fit[None], heads[:SHOWN]])
+    colours = np.full(drawn.shape, CLAY, np.float32)
+    warmth = np.clip(spread / FULL_SPREAD, 0, 1)[:, None]
+    colours[1] = (1 - warmth) * CLAY + warmth * HOT
+    middle = fit.mean(axis=0)
+    scale, place = framing(turn(fit) - middle, np.inf, CLAY_SIDE)
+    view = clay.View(
+        scale / CLAY_SIDE, tuple(middle), tuple(place / CLAY_SIDE), TURN, (0.3, 0.45, 0.85), 0.35, 0.75, 0.93
+    )
+    names = ["fit", f"how far apart, to {1e3 * FULL_SPREAD:.0f} mm"]
+    names += [f"{place:02d}" for place in range(len(drawn) - 2)]
+    if len(heads) > SHOWN:
+        names[0] += f"; then the first {SHOWN} of {len(heads)}"
+    return clay.grid(list(clay.clay_pictures(faces, drawn, colours, CLAY_SIDE, view)), names, COLUMNS)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import hashlib
-import io
-import json
-import zipfile
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,28 +16,30 @@ from flax import nnx
 from experiments.datasets.observations import spread_out
 from experiments.datasets.open_faces import EXPRESSIONS, Scans
 from experiments.datasets.vertex_masks import KINDS
-from experiments.runtime import data_folder
 from experiments.tables import scan_pca
-from experiments.tables.fits import ROOMS, code_version
+from experiments.tables.fits import ROOMS
 from experiments.tables.global_completion import GlobalConfig, complete_global
-from experiments.tables.masked_heads import Cases, Errors, batches, laplacian, make_cases, masks_for_tests, measure
+from experiments.tables.masked_heads import Cases, Errors, make_cases, masks_for_tests, measure
+from experiments.tables.realism import Spectrum, samples_realism, spectrum
+from experiments.tables.report import Sheet, interval, intervals, number, sheet
+from experiments.tables.runs import Progress, Tick, batches, head_id, resumed, run_folder, tick_of
 from experiments.tables.scan_pca import ScanPCA, fit_pca
-from experiments.tables.scan_realism import realism
-from experiments.tables.scan_spectrum import Spectrum, spectrum
-from experiments.tables.statistics import mean_of, ratio_of
+from experiments.tables.statistics import columns, groups, mean_of, ratio_of
+from flamejax.geometry import mesh_edges
 from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
-from flamejax.io.files import write_bytes
 from models.mesh_vae import MeshVAE
-from sampling.refine import refine_latents
+from models.weight_files import digest_of_weights
+from sampling import refine_latents
 
 METHODS = ("mean", "pca", "pca_augmented", "global", "mesh_vae", "mesh_vae_refined")
 OCCLUDERS = (*KINDS, "overall")
 NEUTRAL = ("eyebrow", "lips_up", "mouth_down")
 """Expressions with the jaw shut that move the face by less than 2 mm: no scan shows a face at rest."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how many there are, and how many were done since the last call."""
+BATCH = 8
+"""Heads worked on at once; one compilation."""
+COMPLETED_ROOMS = (*ROOMS, "models", "sampling")
+"""Code that decides what a Mesh-VAE makes of a head."""
 
 
 @dataclass(frozen=True)
@@ -100,21 +98,12 @@ class Pictured:
     sampled: Cases
 
 
-def load_vae(head: HeadModel, path: Path | None = None) -> MeshVAE | None:
-    """The Mesh-VAE: the shipped one, or that of a file; None, and a line that says so, where none is shipped.
+@dataclass(frozen=True)
+class Completed:
+    """One head, as it is kept."""
 
-    Raises:
-      FileNotFoundError: there is no such file.
-    """
-    from models.pretrained import load_mesh_vae
-
-    try:
-        return load_mesh_vae(head, path)
-    except FileNotFoundError as error:
-        if path is not None:
-            raise
-        print(f"mesh_vae is left out: {error}")
-        return None
+    vertices: np.ndarray
+    """(V, 3)"""
 
 
 def make(
@@ -129,25 +118,26 @@ def make(
         pca_augmented out.
       folder: where what takes long is kept, by default in the data folder's `evaluate`.
     """
-    config, maker, fine = config or CompletionConfig(), masks_for_tests(head), laplacian(head)
-    folder = folder or data_folder() / "evaluate"
-    pca = fit_pca(train.vertices, max(k for k, _ in ((config.components, 0.0), *config.grid)), folder)
+    config, maker, fine = config or CompletionConfig(), masks_for_tests(head), mesh_edges(np.asarray(head.faces))
+    pca = fit_pca(train.vertices, max(config.components, *(k for k, _ in config.grid)), folder)
     linear = {"pca": pca}
     if more is not None:
         linear["pca_augmented"] = fit_pca(np.concatenate([train.vertices, more]), config.components, folder)
-    cases = make_cases(maker, scans, spread_out(len(scans.subject), limit), config.seed)
+    used = len(spread_out(len(scans.subject), limit))
+    cases, few, some = (
+        make_cases(maker, scans, spread_out(len(scans.subject), count), config.seed)
+        for count in (limit, min(config.grid_scans, used), min(config.sampled, used))
+    )
     found = completions(head, linear, model, cases, progress, config, folder)
     errors = {method: measure(heads, cases, fine) for method, heads in found.items()}
-    few = make_cases(maker, scans, spread_out(len(scans.subject), min(config.grid_scans, len(cases) // 2)), config.seed)
-    some = make_cases(maker, scans, spread_out(len(scans.subject), min(config.sampled, len(cases) // 2)), config.seed)
     drawn = _samples(linear, model, some, config)
     table = CompletionTable(
-        [_row(method, occluder, errors[method], cases) for method in errors for occluder in OCCLUDERS],
-        [_ratio(method, occluder, errors, cases) for method in errors if method != "pca" for occluder in OCCLUDERS],
+        _rows(errors, cases),
+        _ratios(errors, cases),
         _extra(pca, few, fine, config, progress),
         [_by_expression(method, errors[method], cases) for method in errors],
-        [_row(method, occluder, errors[method], cases, "_detail") for method in errors for occluder in OCCLUDERS],
-        realism(pca, some, drawn),
+        _rows(errors, cases, "_detail"),
+        samples_realism(pca, some, drawn),
         spectrum(pca, train.subject, scans.vertices),
     )
     return table, Pictured(cases, found, drawn, some)
@@ -155,7 +145,7 @@ def make(
 
 def completions(
     head: HeadModel, linear: dict[str, ScanPCA], model: MeshVAE | None, cases: Cases, progress: Progress,
-    config: CompletionConfig, folder: Path,
+    config: CompletionConfig, folder: Path | None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """method -> (N, V, 3), or (V, 3) for all."""
     found: dict[str, np.ndarray] = {"mean": linear["pca"].mean.astype(np.float32)}
@@ -167,19 +157,18 @@ def completions(
             found[method][k] = scan_pca.complete(best, cases.heads[k], cases.visible[k], *setting)
             progress(method, len(cases), 1)
     chosen = GlobalConfig(noise=config.noise)
-
-    def by_head(heads: np.ndarray, visible: np.ndarray) -> np.ndarray:
-        return complete_global(head, heads, visible, chosen)
-
-    name = _digest("global", dataclasses.asdict(chosen), geometry_hash(head), code_version())
-    found["global"] = kept(folder / f"completion-{name}", cases, by_head, functools.partial(progress, "global"))
+    kept = run_folder(folder, "completion-global", ROOMS, chosen, head_id(head))
+    found["global"] = _kept(
+        kept, cases, lambda heads, visible: complete_global(head, heads, visible, chosen),
+        tick_of(progress, "global", cases),
+    )  # fmt: skip
     if model is not None:
         found |= _by_vae(model, cases, progress, config, folder)
     return found
 
 
 def _by_vae(
-    model: MeshVAE, cases: Cases, progress: Progress, config: CompletionConfig, folder: Path
+    model: MeshVAE, cases: Cases, progress: Progress, config: CompletionConfig, folder: Path | None
 ) -> dict[str, np.ndarray]:
     graph, state = nnx.split(model)
 
@@ -203,22 +192,14 @@ def _by_vae(
         made = encode(state, jnp.asarray(cases.heads[places]), jnp.asarray(cases.visible[places]))[1]
         plain[places[:new]] = np.asarray(made)[:new]
         progress("mesh_vae", len(cases), new)
-    weights = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))).hexdigest()
-    version = code_version((*ROOMS, "models", "sampling"))
-    name = _digest("refined", weights, config.refine_sigma, config.refine_steps, version)
-    tick = functools.partial(progress, "mesh_vae_refined")
-    return {"mesh_vae": plain, "mesh_vae_refined": kept(folder / f"completion-{name}", cases, refined, tick)}
+    settings = digest_of_weights(model), config.refine_sigma, config.refine_steps
+    kept = run_folder(folder, "completion-refined", COMPLETED_ROOMS, *settings)
+    tick = tick_of(progress, "mesh_vae_refined", cases)
+    return {"mesh_vae": plain, "mesh_vae_refined": _kept(kept, cases, refined, tick)}
 
 
-BATCH = 8
-"""Heads worked on at once; one compilation."""
-
-
-def kept(
-    folder: Path,
-    cases: Cases,
-    compute: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    tick: Callable[[int, int], None],
+def _kept(
+    folder: Path, cases: Cases, compute: Callable[[np.ndarray, np.ndarray], np.ndarray], tick: Tick
 ) -> np.ndarray:
     """Completions (N, V, 3) from files of an earlier run, or made in batches of one size and written, one file each.
     A file's name tells what was hidden of which head, so that nothing else is taken for it."""
@@ -226,37 +207,13 @@ def kept(
         folder / f"{key}-{hashlib.sha256(head.tobytes() + seen.tobytes()).hexdigest()[:12]}.npz"
         for key, head, seen in zip(cases.keys, cases.heads, cases.visible, strict=True)
     ]
-    found, missing = np.empty(cases.heads.shape, np.float32), []
-    for k, path in enumerate(paths):
-        earlier = _read(path, found[k].shape)
-        if earlier is None:
-            missing.append(k)
-        else:
-            found[k] = earlier
-    tick(len(cases), len(cases) - len(missing))
-    folder.mkdir(parents=True, exist_ok=True)
-    for places, new in batches(len(missing), BATCH):
-        which = np.array(missing)[places]
-        for k, made in zip(which[:new], compute(cases.heads[which], cases.visible[which]), strict=False):
-            found[k] = made
-            buffer = io.BytesIO()
-            np.savez(buffer, vertices=found[k])
-            write_bytes(paths[k], buffer.getvalue())
-        tick(len(cases), new)
-    return found
 
+    def make(missing: list[int]) -> Iterator[Completed]:
+        for places, new in batches(len(missing), BATCH):
+            which = [missing[k] for k in places]
+            yield from map(Completed, compute(cases.heads[which], cases.visible[which])[:new])
 
-def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
-            vertices = file["vertices"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return vertices if vertices.shape == shape else None
-
-
-def _digest(*settings: object) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return np.stack([one.vertices for one in resumed(paths, Completed, make, tick)])
 
 
 def _samples(
@@ -284,31 +241,35 @@ def _samples(
     return drawn
 
 
-def chosen(cases: Cases, occluder: str) -> np.ndarray:
-    """(N,) bool"""
-    return np.full(len(cases), True) if occluder == "overall" else cases.kind == occluder
+def _rows(errors: dict[str, Errors], cases: Cases, field: str = "") -> list[dict]:
+    """A row for each method and each of `OCCLUDERS`."""
+    rows = []
+    for method, found in errors.items():
+        for occluder, which in groups(cases.kind, OCCLUDERS):
+            keys = {key.rsplit("-", 1)[0] for key, taken in zip(cases.keys, which, strict=True) if taken}
+            row: dict = {"method": method, "occluder": occluder, "scans": len(keys)}
+            for part in ("visible", "hidden"):
+                values = getattr(found, part + field)[which]
+                row |= columns(f"{part}{field}_mm", mean_of(values, cases.subject[which]))
+            rows.append(row)
+    return rows
 
 
-def _row(method: str, occluder: str, errors: Errors, cases: Cases, field: str = "") -> dict:
-    which = chosen(cases, occluder)
-    row: dict = {"method": method, "occluder": occluder, "scans": _scans(cases, which)}
-    for part in ("visible", "hidden"):
-        row |= _interval(f"{part}{field}_mm", mean_of(getattr(errors, part + field)[which], cases.subject[which]))
-    return row
-
-
-def _ratio(method: str, occluder: str, errors: dict[str, Errors], cases: Cases) -> dict:
-    which = chosen(cases, occluder)
-    found = ratio_of(errors[method].hidden[which], errors["pca"].hidden[which], cases.subject[which])
-    return {"method": method, "occluder": occluder} | _interval("hidden_over_pca", found)
+def _ratios(errors: dict[str, Errors], cases: Cases) -> list[dict]:
+    rows = []
+    for method, found in errors.items():
+        for occluder, which in groups(cases.kind, OCCLUDERS) if method != "pca" else ():
+            ratio = ratio_of(found.hidden[which], errors["pca"].hidden[which], cases.subject[which])
+            rows.append({"method": method, "occluder": occluder} | columns("hidden_over_pca", ratio))
+    return rows
 
 
 def _by_expression(method: str, errors: Errors, cases: Cases) -> dict:
     neutral = np.isin(cases.expression, [EXPRESSIONS.index(name) for name in NEUTRAL])
     row: dict = {"method": method}
     for name, which in (("neutral", neutral), ("other", ~neutral)):
-        found = mean_of(errors.hidden[which], cases.subject[which]) if which.any() else (None,) * 3
-        row |= _interval(f"hidden_mm_{name}", found)
+        found = mean_of(errors.hidden[which], cases.subject[which]) if which.any() else (math.nan,) * 3
+        row |= columns(f"hidden_mm_{name}", found)
     each = {name: errors.hidden[cases.expression == k] for k, name in enumerate(EXPRESSIONS)}
     return row | {"each": {name: float(values.mean()) for name, values in each.items() if len(values)}}
 
@@ -326,14 +287,34 @@ def _extra(pca: ScanPCA, cases: Cases, fine, config: CompletionConfig, progress:
         progress("pca, other settings", len(cases), 1)
     rows = []
     for heads, (count, sigma) in zip(found, grid, strict=True):
-        row = _row("pca", "overall", measure(heads, cases, fine), cases)
+        row = _rows({"pca": measure(heads, cases, fine)}, cases)[-1]
         rows.append({"components": count, "sigma_mm": 1e3 * sigma} | row)
     return rows
 
 
-def _scans(cases: Cases, which: np.ndarray) -> int:
-    return len({key.rsplit("-", 1)[0] for key, taken in zip(cases.keys, which, strict=True) if taken})
-
-
-def _interval(name: str, found: Sequence[float | None]) -> dict:
-    return {name: found[0], f"{name}_low": found[1], f"{name}_high": found[2]}
+def sheets(table: CompletionTable) -> list[Sheet]:
+    """All tables as text."""
+    labels = "method", "occluder"
+    details = "Details: difference of Laplacians, mm; the row of mean shows how much there is to find"
+    neutral = interval("hidden_mm_neutral", heading="neutral-like"), interval("hidden_mm_other", heading="others")
+    drawn = "Samples: distance per dimension in 100 training components; spread, and error of the samples' mean, RMS mm"
+    spreads = ("mahalanobis", "spread_hidden_mm", "error_hidden_mm", "spread_visible_mm", "error_visible_mm")
+    # Real heads are no samples.
+    samples = [dict.fromkeys(spreads) | row for row in table.samples]
+    moments = interval("skewness", 2), interval("kurtosis", 2, "excess kurtosis")
+    shares = number("train", 6), number("held_out", 6)
+    errors, found = ("visible_mm", "hidden_mm"), table.spectrum
+    made = [
+        sheet("Completion, mm", table.rows, *labels, "scans", *intervals(errors)),
+        sheet(
+            "Hidden error over that of pca, same heads", table.ratios,
+            *labels, interval("hidden_over_pca", heading="ratio"),
+        ),
+        sheet("pca with other settings", table.extra, "components", "sigma_mm", "scans", *intervals(errors)),
+        sheet(f"hidden_mm by expression; neutral-like: {', '.join(NEUTRAL)}", table.expressions, "method", *neutral),
+        sheet(details, table.details, *labels, *intervals(("visible_detail_mm", "hidden_detail_mm"))),
+        sheet(drawn, samples, "method", "heads", *intervals(spreads, 2)),
+        sheet("Share of the variance left after K components", found.left, "components", *shares),
+        sheet(found.statement, found.coefficients[:10], "component", *moments),
+    ]  # fmt: skip
+    return [one for one in made if one.rows]

@@ -1,10 +1,11 @@
-"""Photos for the tables of diversity: of the open scans, or of a folder; what each shows, and what it hides."""
+"""Photos for the tables of hypotheses, of the open scans or of a benchmark: what each shows, and what it hides."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,12 @@ from fitting._observe import DENSE
 from fitting.detector import FaceDetector
 from fitting.global_fit import vertex_visibility
 from fitting.inputs import uncovered
-from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadModel, geometry_hash
 from flamejax.types import Fit, Observation
 from sampling._complete import eyeball_vertices
 
 TURNS = ("glasses", "face-mask", "hand", "object", "glasses", "face-mask")
 """Occluders in the order in which photos are chosen: a third glasses, a third masks, a third hands and objects."""
-
-Tick = Callable[[int], None]
-"""Called with how many were done since the last call."""
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how many there are, and how many were done since the last call."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +47,13 @@ class Case:
     truth: np.ndarray | None = None
     """(V, 3) metres, head frame; None of photos of people."""
 
-    @property
-    def digest(self) -> str:
-        """A short name of what a fit is told."""
+    @functools.cached_property
+    def file(self) -> str:
+        """A name for what is made of the photo: its own, and a digest of what a fit is told."""
         state = hashlib.sha256()
         for name, array in sorted(flat(self.observation).items()):
             state.update(f"{name}{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-        return state.hexdigest()[:12]
+        return f"{self.key}-{state.hexdigest()[:12]}.npz"
 
 
 @dataclass(frozen=True)
@@ -71,11 +66,6 @@ class Parts:
     """Not shown (behind the occluder, the head's own back, outside the picture), eyeballs left out."""
     under: np.ndarray
     """Of these the ones that the clean photo would show: what the occluder hides."""
-
-
-def tick_of(progress: Progress, name: str, cases: Sequence[Any]) -> Tick:
-    """What counts the cases of one bar."""
-    return lambda count: progress(name, len(cases), count)
 
 
 def parts_of(case: Case, head: HeadModel, fit: Fit) -> Parts:
@@ -119,24 +109,17 @@ def balanced(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -
     return sorted(chosen)
 
 
-def case_of(photo: Photo, landmarks: Landmarks = "exact", detector: FaceDetector | None = None) -> Case | None:
-    """The occluded photo with its true mask; None where the detector finds no face."""
-    seen = observe(photo, Look(landmarks=landmarks), detector)
+def case_of(
+    photo: Photo, landmarks: Landmarks = "exact", detector: FaceDetector | None = None, occluded: bool = True
+) -> Case | None:
+    """The occluded photo with its true mask, or the clean one; None where the detector finds no face."""
+    seen = observe(photo, Look(occluded, "given" if occluded else "none", landmarks), detector)
     if seen is None:
         return None
-    return Case(
-        photo.key, photo.subject, photo.occluder, on_host(seen),
-        photo.vertices_visible_occluded, photo.vertices_visible, photo.vertices,
-    )  # fmt: skip
-
-
-def clean_case_of(photo: Photo, landmarks: Landmarks = "exact", detector: FaceDetector | None = None) -> Case | None:
-    """The clean photo; None where the detector finds no face."""
-    seen = observe(photo, Look(occluded=False, masks="none", landmarks=landmarks), detector)
-    if seen is None:
-        return None
-    shown = photo.vertices_visible
-    return Case(photo.key, photo.subject, "none", on_host(seen), shown, shown, photo.vertices)
+    shown, kind = photo.vertices_visible, "none"
+    if occluded:
+        shown, kind = photo.vertices_visible_occluded, photo.occluder
+    return Case(photo.key, photo.subject, kind, on_host(seen), shown, photo.vertices_visible, photo.vertices)
 
 
 def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool = True) -> list[Case]:
@@ -160,38 +143,6 @@ def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool
         person = people.setdefault(frame.subject, len(people))
         cases.append(Case(frame.name, person, kind, on_host(seen), shown, frame.front, frame.vertices))
     return cases
-
-
-def folder_cases(
-    head: HeadModel, folder: Path, limit: int | None, cache: Path, tick: Callable[[int, int], None],
-    detector: Callable[[], FaceDetector],
-) -> tuple[list[Case], list[str]]:  # fmt: skip
-    """The largest face of each photo in a folder, as `flamejax reconstruct` observes it: default detector, masks found
-    automatically. What was observed is kept in `cache`, under the photo's content.
-
-    Args:
-      limit: photos, spread over the sorted names. tick: told how many photos there are, and how many more are done.
-      detector: makes one when the first photo needs it.
-
-    Returns:
-      The cases, and a line for every photo that gave none.
-
-    Raises:
-      FileNotFoundError: no photo in the folder.
-    """
-    from experiments.tables.folder_photos import Observer, photos_in
-
-    photos = photos_in(folder, limit)
-    observer = Observer(head, detector, cache)
-    cases, failures = [], []
-    for number, photo in enumerate(photos):
-        found = observer(photo)
-        tick(len(photos), 1)
-        if isinstance(found, str):
-            failures.append(f"{photo.path}: {found}")
-        else:
-            cases.append(Case(photo.name, number, "photo", found))
-    return cases, failures
 
 
 def on_host(observation: Observation) -> Any:

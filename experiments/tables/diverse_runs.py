@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,25 +15,22 @@ import jax
 import numpy as np
 
 import fitting
-from experiments.cache import read_arrays, read_fit, write_tree
-from experiments.runtime import compile_clock, data_folder
-from experiments.tables.diverse_cases import Case, Parts, Tick, parts_of
-from experiments.tables.fits import code_version
-from experiments.tables.masked_heads import batches
+from experiments.runtime import compile_clock
+from experiments.tables.diverse_cases import Case, Parts, parts_of
+from experiments.tables.runs import Tick, batches, head_id, no_tick, resumed, run_folder
 from fitting.config import PRESETS
 from fitting.fit_model import FitModel
 from fitting.local_files import load_local_model
 from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
 from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
 from models.weight_files import digest_of_weights
+from sampling import DiversifyConfig, diversify
 from sampling._complete import to_head_frame
-from sampling._diversify import DiversifyConfig, diversify
 
 BATCH = 4
 """Photos fitted at once; hypotheses are drawn for one photo at a time."""
-FIT_ROOMS = ("flamejax", "fitting", "experiments/evaluate/diverse_runs.py", "experiments/cache.py")
+FIT_ROOMS = ("flamejax", "fitting", "experiments/cache.py", "experiments/tables/diverse_runs.py")
 """Code that decides a fit of a given observation, which is in the file's name."""
 ROOMS = (*FIT_ROOMS, "models", "sampling")
 """Code that decides hypotheses."""
@@ -92,46 +87,36 @@ class Found:
     """That drawing took, the fit and compiling left out."""
 
 
-Draw = Callable[[MeshVAE | None, FitModel, Fit, Observation, jax.Array, int, Any], Hypotheses]
-
-
-def draw(
-    vae: MeshVAE | None, model: FitModel, fit: Fit, observation: Observation, key: jax.Array, count: int, config: Any
-) -> Hypotheses:
-    """Algorithm 2, or its single-stage baseline where `vae` is None: the only call of it here."""
-    return diversify(vae, model, fit, observation, key, num_samples=count, config=config)
+Draw = Callable[[FitModel, Fit, Observation, jax.Array], Hypotheses]
+"""Draws hypotheses of a fitted photo by a random key."""
 
 
 class Runner:
     """Fits photos and draws hypotheses; each result is a file of its own, under a digest of what decides it."""
 
-    def __init__(
-        self, head: HeadModel, vae: MeshVAE, settings: Settings, folder: Path | None = None, drawing: Draw | None = None
-    ):  # fmt: skip
-        """folder: keeps what is made, by default in the data folder's `evaluate`. drawing: `draw` when left out."""
-        self.head, self.vae, self.settings, self._draw = head, vae, settings, drawing or draw
-        self.folder = folder or data_folder() / "evaluate"
+    def __init__(self, head: HeadModel, vae: MeshVAE, settings: Settings, folder: Path | None = None):
+        """folder: keeps what is made, by default in the data folder's `evaluate`."""
+        self.head, self.vae, self.settings, self.folder = head, vae, settings, folder
         self.model = functools.cache(self._prepare)
         self._weights = functools.cache(lambda: digest_of_weights(vae))
+        self._id = functools.cache(lambda: head_id(head))
 
-    def fits(self, fitted: str, cases: Sequence[Case], tick: Tick = lambda count: None) -> list[Fit]:
+    def fits(self, fitted: str, cases: Sequence[Case], tick: Tick = no_tick) -> list[Fit]:
         """A fit of each case (NumPy, no batch axes) by the model `fitted`, made or taken from an earlier run."""
-        paths = [self._fit_folder(fitted) / f"{case.key}-{case.digest}.npz" for case in cases]
-        found = {path: read_fit(path) for path in paths}
-        missing = [k for k, path in enumerate(paths) if found[path] is None]
-        tick(len(cases) - len(missing))
-        for places, new in batches(len(missing), BATCH):
-            part = [cases[missing[k]].observation for k in places]
-            batch = jax.tree.map(lambda *leaves: np.stack(leaves), *part)
-            made = jax.device_get(fitting.fit(self.model(fitted), batch, PRESETS[self.settings.fit_preset]))
-            for place, k in enumerate(places[:new]):
-                one: Fit = jax.tree.map(lambda leaf: np.asarray(leaf[place]), made)  # noqa: B023
-                write_tree(paths[missing[k]], one)
-                found[paths[missing[k]]] = one
-            tick(new)
-        return [fit for path in paths if (fit := found[path]) is not None]
+        preset = PRESETS[self.settings.fit_preset]
+        folder = run_folder(self.folder, "fits", FIT_ROOMS, fitted, preset, self._id())
 
-    def parts(self, cases: Sequence[Case], tick: Tick = lambda count: None) -> list[Parts]:
+        def make(missing: list[int]) -> Iterator[Fit]:
+            for places, new in batches(len(missing), BATCH):
+                part = [cases[missing[k]].observation for k in places]
+                batch = jax.tree.map(lambda *leaves: np.stack(leaves), *part)
+                made = jax.device_get(fitting.fit(self.model(fitted), batch, preset))
+                for place in range(new):
+                    yield jax.tree.map(lambda leaf: np.asarray(leaf[place]), made)  # noqa: B023
+
+        return resumed([folder / case.file for case in cases], Fit, make, tick)
+
+    def parts(self, cases: Sequence[Case], tick: Tick = no_tick) -> list[Parts]:
         """What each case shows and hides: the same for all methods."""
         return [parts_of(case, self.head, fit) for case, fit in zip(cases, self.fits(LOCAL, cases, tick), strict=True)]
 
@@ -140,10 +125,8 @@ class Runner:
         model = self.model(fitted)
         return np.stack([np.asarray(_to_head_frame(model, fit)[0]) for fit in self.fits(fitted, cases)])
 
-    def hypotheses(
-        self, name: str, cases: Sequence[Case], tick: Tick = lambda count: None, **changes: Any
-    ) -> list[Found]:
-        """Hypotheses of each case by a method, made or taken from an earlier run.
+    def hypotheses(self, name: str, cases: Sequence[Case], tick: Tick = no_tick, **changes: Any) -> list[Found]:
+        """Hypotheses of each case by a method.
 
         Args:
           name: of `METHODS`. changes: fields of the configuration of Algorithm 2, such as k and n_sigma.
@@ -152,63 +135,46 @@ class Runner:
         config = dataclasses.replace(self.settings.config, **changes)
         if not method.dpp:
             config = dataclasses.replace(config, iterations=0)
-        folder = self._folder(method, config)
-        paths = [folder / f"{case.key}-{case.digest}.npz" for case in cases]
-        found = [self._read(path) for path in paths]
-        tick(sum(one is not None for one in found))
-        for k, (case, path) in enumerate(zip(cases, paths, strict=True)):
-            if found[k] is None:
-                (fit,) = self.fits(method.fitted, [case])
-                found[k] = self._make(method, config, case, fit)
-                write_tree(path, found[k])
-                tick(1)
-        return [one for one in found if one is not None]
+        vae, count = self.vae if method.vae else None, self.settings.num_samples
 
-    def _make(self, method: Method, config: Any, case: Case, fit: Fit) -> Found:
-        model, key = self.model(method.fitted), case_key(case, self.settings.seed)
-        vae = self.vae if method.vae else None
-        start = time.perf_counter()
-        with compile_clock() as clock:
-            made = self._draw(vae, model, fit, case.observation, key, self.settings.num_samples, config)
-            made = jax.block_until_ready(made)
-        return found_of(model, fit, made, max(time.perf_counter() - start - clock.seconds, 0.0))
+        def draw(model: FitModel, fit: Fit, observation: Observation, key: jax.Array) -> Hypotheses:
+            return diversify(vae, model, fit, observation, key, num_samples=count, config=config)
 
-    def _read(self, path: Path) -> Found | None:
-        return read_found(path, (self.settings.num_samples, self.head.num_vertices, 3))
+        settings = method, config, self._weights() if method.vae else None
+        return self.drawn(method.fitted, draw, settings, cases, tick)
 
-    def _fit_folder(self, fitted: str) -> Path:
-        preset = self.settings.fit_preset
-        wanted = [fitted, preset, dataclasses.asdict(PRESETS[preset]), self.head_name()]
-        return self.folder / code_version(FIT_ROOMS) / f"fits-{digest_of_settings(wanted)}"
+    def drawn(
+        self, fitted: str, draw: Draw, settings: object, cases: Sequence[Case], tick: Tick = no_tick
+    ) -> list[Found]:
+        """Hypotheses of each case, made or taken from an earlier run.
 
-    def _folder(self, method: Method, config: Any) -> Path:
-        settings = [dataclasses.asdict(each) for each in (method, config, PRESETS[self.settings.fit_preset])]
-        weights = self._weights() if method.vae else None
-        wanted = [*settings, self.settings.num_samples, self.settings.seed, self.head_name(), weights]
-        return self.folder / code_version(ROOMS) / f"hypotheses-{digest_of_settings(wanted)}"
+        Args:
+          fitted: the model whose fits are drawn for. settings: what decides the draws, beside `self.settings`.
+        """
+        ours = self.settings
+        wanted = settings, PRESETS[ours.fit_preset], ours.num_samples, ours.seed, self._id()
+        folder = run_folder(self.folder, "hypotheses", ROOMS, *wanted)
 
-    def head_name(self) -> list[str]:
-        """What names the head in settings."""
-        return [self.head.name, self.head.version, geometry_hash(self.head)]
+        def make(missing: list[int]) -> Iterator[Found]:
+            model = self.model(fitted)
+            for case in (cases[k] for k in missing):
+                (fit,) = self.fits(fitted, [case])
+                start = time.perf_counter()
+                with compile_clock() as clock:
+                    made = jax.block_until_ready(draw(model, fit, case.observation, case_key(case, ours.seed)))
+                yield _found(model, fit, made, max(time.perf_counter() - start - clock.seconds, 0.0))
+
+        return resumed([folder / case.file for case in cases], Found, make, tick)
 
     def _prepare(self, fitted: str) -> FitModel:
         return fitting.prepare(self.head, load_local_model(self.head) if fitted == LOCAL else None)
 
 
-def found_of(model: FitModel, fit: Fit, made: Hypotheses, seconds: float) -> Found:
-    """Hypotheses of a fit as they are kept."""
+def _found(model: FitModel, fit: Fit, made: Hypotheses, seconds: float) -> Found:
     _, rotation, root = (np.asarray(part, np.float64) for part in _to_head_frame(model, fit))
     heads = (np.asarray(made.vertices, np.float64) - root) @ rotation
     latents = None if made.latents is None else np.asarray(made.latents, np.float32)
     return Found(heads.astype(np.float32), latents, np.asarray(made.score, np.float32), seconds)
-
-
-def read_found(path: Path, shape: tuple[int, int, int]) -> Found | None:
-    """What an earlier run kept; None where there is nothing, or something else than heads of this shape."""
-    arrays = read_arrays(path)
-    if arrays is None or not {"heads", "score", "seconds"} <= set(arrays) or arrays["heads"].shape != shape:
-        return None
-    return Found(arrays["heads"], arrays.get("latents"), arrays["score"], float(arrays["seconds"]))
 
 
 def case_key(case: Case, seed: int) -> jax.Array:
@@ -217,8 +183,3 @@ def case_key(case: Case, seed: int) -> jax.Array:
 
 
 _to_head_frame = jax.jit(to_head_frame)
-
-
-def digest_of_settings(wanted: object) -> str:
-    """A short name of settings."""
-    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,31 +1,41 @@
 """Diverse3DFace's Tables 2 to 4 and appendix A.5: how far apart hypotheses are, and how near the truth, on photos of
 the open scans or of a folder.
 
-CSE, ASD-V and ASD-O are those of the paper (`flamejax.metrics.heads.cse`, `asd`), x 1000, in the head frame and without
+CSE, ASD-V and ASD-O are those of the paper (`flamejax.metrics.cse`, `asd`), x 1000, in the head frame and without
 alignment. Visible and occluded vertices are the same for all methods: those of `diverse_cases.Parts`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from experiments.datasets.open_faces import Scans
-from experiments.tables.diverse_cases import Case, Parts, Progress, Tick, tick_of
+from experiments.tables.diverse_cases import Case, Parts
 from experiments.tables.diverse_runs import LOCAL, METHODS, OURS, Found, Runner
-from experiments.tables.head_realism import Realism
-from experiments.tables.statistics import interval_columns, mean_of, none_of, ratio_of
-from flamejax.metrics.heads import asd, cse, rms
+from experiments.tables.realism import COMPONENTS, MOST_DEVIATIONS, Realism
+from experiments.tables.report import Sheet, counts, interval, intervals, number, sheet
+from experiments.tables.runs import Progress, Tick, tick_of
+from experiments.tables.statistics import columns, groups, mean_columns, mean_of, none_of, ratio_of
+from flamejax.metrics import asd, cse, rms
 
-OCCLUDERS = ("glasses", "face-mask", "random", "overall")
-RANDOM = ("hand", "object")
-MEASURES = ("cse", "asd_v", "asd_o", "asd_o_under", "inside", "vertices_inside", "mahalanobis")
+DISTANCES = ("cse", "asd_v", "asd_o", "asd_o_under")
+PLAUSIBLE = ("inside", "vertices_inside", "mahalanobis")
+MEASURES = (*DISTANCES, *PLAUSIBLE)
 K_VALUES = (0.1, 0.25, 0.5, 1.0, 2.0)
 N_SIGMA_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
+TITLES = {
+    "diversity": "Hypotheses, metres x 1000 (95 % interval); lower CSE and ASD-V, higher ASD-O are better",
+    "hyperparameters": "global+local+vae+dpp by k and n_sigma, metres x 1000 (95 % interval)",
+    "moving-occlusion": "global+local+vae+dpp behind a patch, metres x 1000 (95 % interval)",
+}
+
+Values = dict[str, np.ndarray]
+"""Measures, `seconds` and `failed` of every photo, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,10 @@ def diversity(
     rows, each = [], []
     for method in METHODS:
         values = measured(runner, method, cases, parts, realism, tick_of(progress, method, cases))
-        for occluder in OCCLUDERS:
-            which = chosen(cases, occluder)
-            if which.any():
-                rows.append({"method": method, "occluder": occluder} | summary(values, cases, which))
-        each += [{"method": method, "photo": case.key, "occluder": case.occluder} | one
-                 for case, one in zip(cases, _each(values), strict=True)]  # fmt: skip
+        for occluder, which in groups([case.occluder for case in cases]):
+            rows.append({"method": method, "occluder": occluder} | _row(values, cases, which))
+        kinds = ({"method": method, "photo": case.key, "occluder": case.occluder} for case in cases)
+        each += [kind | one for kind, one in zip(kinds, _each(values), strict=True)]
     return DiversityTable(rows, references(runner, cases, realism, held_out), each)
 
 
@@ -83,15 +91,12 @@ def hyperparameters(
     """Diverse3DFace itself for each k and n_sigma: Table 4."""
     parts = runner.parts(cases, tick_of(progress, f"fits: {LOCAL}", cases))
     rows, each = [], []
-    total = len(cases) * len(k_values) * len(n_sigma_values)
-    for k in k_values:
-        for n_sigma in n_sigma_values:
-            changes = {"k": k, "n_sigma": n_sigma}
-            values = measured(
-                runner, OURS, cases, parts, realism, lambda n: progress("k x n_sigma", total, n), **changes
-            )
-            rows.append(changes | summary(values, cases))
-            each += [changes | {"photo": case.key} | one for case, one in zip(cases, _each(values), strict=True)]
+    grid = [{"k": k, "n_sigma": n_sigma} for k in k_values for n_sigma in n_sigma_values]
+    tick = tick_of(progress, "k x n_sigma", [changes for changes in grid for _ in cases])
+    for changes in grid:
+        values = measured(runner, OURS, cases, parts, realism, tick, **changes)
+        rows.append(changes | _row(values, cases))
+        each += [changes | {"photo": case.key} | one for case, one in zip(cases, _each(values), strict=True)]
     return DiversityTable(rows, [], each)
 
 
@@ -104,7 +109,7 @@ def moving_occlusion(
     runner.parts(everything, tick_of(progress, f"fits: {LOCAL}", everything))
     for place, moved in cases.items():
         values = measured(runner, OURS, moved, runner.parts(moved), realism, tick_of(progress, place, moved))
-        rows.append({"place": place} | summary(values, moved))
+        rows.append({"place": place} | _row(values, moved))
         each += [{"place": place, "photo": case.key} | one for case, one in zip(moved, _each(values), strict=True)]
     return DiversityTable(rows, [], each)
 
@@ -115,19 +120,11 @@ def pictured(runner: Runner, cases: Sequence[Case]) -> list[Pictured]:
     return [Pictured(*one) for one in zip(cases, parts, fits, found, strict=True)]
 
 
-def chosen(cases: Sequence[Case], occluder: str) -> np.ndarray:
-    """(N,) bool: the photos of a row; `random` are hands and objects, `overall` all."""
-    kinds = np.array([case.occluder for case in cases])
-    if occluder == "overall":
-        return np.ones(len(cases), bool)
-    return np.isin(kinds, RANDOM) if occluder == "random" else kinds == occluder
-
-
 def measured(
     runner: Runner, method: str, cases: Sequence[Case], parts: Sequence[Parts], realism: Realism, tick: Tick,
     **changes: Any,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Each of `MEASURES`, `seconds` and `failed` for every photo: (N,), NaN where there is nothing to measure.
+) -> Values:  # fmt: skip
+    """`MEASURES` of every photo, NaN where there is nothing to measure.
 
     `failed` is 1 where the fit failed (the photo counts with what it got) or hypotheses are not finite.
     Hypotheses are measured photo by photo, and not held: hundreds of heads for hundreds of photos are gigabytes.
@@ -139,63 +136,92 @@ def measured(
         failed = int(fit.code) != 0 or not np.isfinite(one.heads).all()
         row = _measures(one.heads, case.truth, part, realism)
         rows.append(row | {"seconds": one.seconds, "failed": float(failed)})
-    return {name: np.array([row[name] for row in rows]) for name in (*MEASURES, "seconds", "failed")}
+    return values_of(rows)
+
+
+def values_of(rows: Sequence[Mapping[str, float]]) -> Values:
+    """Rows of the same numbers, as one array for each of these."""
+    return {name: np.array([row[name] for row in rows], float) for name in rows[0]}
 
 
 def _measures(heads: np.ndarray, truth: np.ndarray | None, parts: Parts, realism: Realism) -> dict[str, float]:
     if not np.isfinite(heads).all():
         return dict.fromkeys(MEASURES, math.nan)
-    distance = realism.distance(heads)
     return {
         "cse": math.nan if truth is None else cse(heads, truth),
         "asd_v": asd(heads, parts.visible),
         "asd_o": asd(heads, parts.occluded),
         "asd_o_under": asd(heads, parts.under),
-        "inside": float(np.mean(distance <= realism.threshold)),
-        "vertices_inside": float(realism.vertices_inside(heads).mean()),
-        "mahalanobis": float(distance.mean()),
-    }
+    } | {name: float(found.mean()) for name, found in realism.measures(heads).items()}
 
 
-def summary(values: dict[str, np.ndarray], cases: Sequence[Case], which: np.ndarray | None = None) -> dict:
-    """The numbers of a row over the photos `which` (N,) bool."""
+def summary(
+    values: Values, names: Sequence[str], cases: Sequence[Case], which: np.ndarray | None = None
+) -> dict:  # fmt: skip
+    """The numbers of a row, means of `names` over the photos `which` (N,) bool."""
     which = np.ones(len(cases), bool) if which is None else which
-    subjects = np.array([case.subject for case in cases])[which]
-    row: dict = {"photos": int(which.sum()), "failed": int(values["failed"][which].sum())}
-    for name in MEASURES:
-        row |= interval_columns(name, mean_of(values[name][which], subjects), subjects)
-    row |= interval_columns("ratio", ratio_of(values["asd_o"][which], values["asd_v"][which], subjects), subjects)
-    row["seconds"] = none_of(float(np.median(values["seconds"][which])))
-    return row
+    taken = {name: found[which] for name, found in values.items()}
+    row = {"photos": int(which.sum()), "failed": int(taken["failed"].sum())}
+    row |= mean_columns(taken, names, subjects_of(cases)[which])
+    known = taken["seconds"][np.isfinite(taken["seconds"])]
+    return row | {"seconds": float(np.median(known)) if len(known) else None}
+
+
+def subjects_of(cases: Sequence[Case]) -> np.ndarray:
+    """(N,) whose photos they are."""
+    return np.array([case.subject for case in cases])
+
+
+def _row(values: Values, cases: Sequence[Case], which: np.ndarray | None = None) -> dict:
+    chosen = slice(None) if which is None else which
+    subjects = subjects_of(cases)[chosen]
+    ratio = ratio_of(values["asd_o"][chosen], values["asd_v"][chosen], subjects)
+    return summary(values, MEASURES, cases, which) | columns("ratio", ratio, subjects)
 
 
 def references(runner: Runner, cases: Sequence[Case], realism: Realism, held_out: Scans | None) -> list[dict]:
     """Realism of real heads (test scans, none of them seen in training) and of the fits that hypotheses start from; of
     these `rms`, too, the distance from the true head that `cse` is to be held against."""
-    rows = []
+    subjects, rows = subjects_of(cases), []
     if held_out is not None:
         rows.append(_reference("test scans", held_out.vertices, held_out.subject, realism))
-    subjects = np.array([case.subject for case in cases])
     truths = [case.truth for case in cases if case.truth is not None]
     if len(truths) == len(cases):
         rows.append(_reference("true heads of the photos", np.stack(truths), subjects, realism))
     for fitted in ("global", LOCAL):
         heads = runner.fitted_heads(fitted, cases)
-        row = _reference(f"fits: {fitted}", heads, subjects, realism)
         away = [math.nan if c.truth is None else rms(head, c.truth) for head, c in zip(heads, cases, strict=True)]
-        rows.append(row | interval_columns("rms", mean_of(np.array(away), subjects), subjects))
+        row = _reference(f"fits: {fitted}", heads, subjects, realism)
+        rows.append(row | columns("rms", mean_of(np.array(away), subjects), subjects))
     return rows
 
 
 def _reference(name: str, heads: np.ndarray, subjects: np.ndarray, realism: Realism) -> dict:
-    distance = realism.distance(heads)
-    row: dict = {"heads": name, "count": len(heads)}
-    row |= interval_columns("inside", mean_of((distance <= realism.threshold).astype(float), subjects), subjects)
-    row |= interval_columns("vertices_inside", mean_of(realism.vertices_inside(heads), subjects), subjects)
-    row |= interval_columns("mahalanobis", mean_of(distance, subjects), subjects)
+    row = {"heads": name, "count": len(heads)} | mean_columns(realism.measures(heads), PLAUSIBLE, subjects)
     return row | {"threshold": realism.threshold, "rms": None, "rms_low": None, "rms_high": None}
 
 
-def _each(values: dict[str, np.ndarray]) -> list[dict]:
-    names = (*MEASURES, "seconds", "failed")
-    return [{name: none_of(float(values[name][k])) for name in names} for k in range(len(values["failed"]))]
+def _each(values: Values) -> list[dict]:
+    return [{name: none_of(found[k]) for name, found in values.items()} for k in range(len(values["failed"]))]
+
+
+def sheets(name: str, table: DiversityTable) -> list[Sheet]:
+    """All tables as text. name: of `TITLES`."""
+    labels = [label for label in ("method", "occluder", "k", "n_sigma", "place") if label in table.rows[0]]
+    realism = (
+        f"Realism: share of hypotheses inside the training heads' {COMPONENTS} components, share of vertices within "
+        f"{MOST_DEVIATIONS:g} standard deviations, mean distance"
+    )
+    reference = "The same of real heads and of fits; inside: distance at most the threshold; rms: from the truth"
+    made = [
+        sheet(
+            TITLES[name], table.rows,
+            *labels, counts(), *intervals(DISTANCES, 2), interval("ratio", 2, "asd_o/asd_v"), number("seconds", 1),
+        ),
+        sheet(realism, table.rows, *labels, *intervals(PLAUSIBLE)),
+        sheet(
+            reference, table.reference,
+            "heads", "count", *intervals(PLAUSIBLE), number("threshold"), interval("rms", 2),
+        ),
+    ]  # fmt: skip
+    return [one for one in made if one.rows]

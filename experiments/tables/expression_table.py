@@ -6,38 +6,54 @@ all methods' heads are brought there by the pose of the fit that they share. For
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.cache import array_digest, read_tree, write_tree
 from experiments.datasets.open_faces import Scans
-from experiments.tables.diverse_cases import Case, Parts, Progress, masked, tick_of
-from experiments.tables.diverse_runs import LOCAL, Found
-from experiments.tables.diversity_table import OCCLUDERS, chosen
-from experiments.tables.expression_runs import METHODS, ExpressionRunner
-from experiments.tables.statistics import interval_columns, mean_of, none_of
+from experiments.tables.diverse_cases import Case, Parts, masked
+from experiments.tables.diverse_runs import LOCAL, OURS, Found, Runner
+from experiments.tables.diversity_table import subjects_of, summary, values_of
+from experiments.tables.report import Sheet, counts, interval, number, sheet
+from experiments.tables.runs import Progress, Tick, head_id, no_tick, run_folder, tick_of
+from experiments.tables.statistics import columns, groups, mean_of
 from experiments.training.mesh_vae.heads import MIRROR, mirror_map
+from fitting.fit_model import FitModel
 from flamejax.head import HeadModel
-from flamejax.metrics.heads import aligned, asd, cse
-from flamejax.metrics.samples import (
+from flamejax.metrics import (
     Distribution,
+    aligned,
+    asd,
     asd_extremes,
+    cse,
     harmonic_diversity,
     learn_distribution,
     out_of_distribution,
     sample_error,
     shape_deviation,
 )
-from flamejax.types import Fit
+from flamejax.types import Fit, Hypotheses, Observation
 from models.rank import frontal_vertices
+from models.weight_files import digest_of_weights
+from sampling._ofer import OferConfig, OferNetworks, ofer
+from sampling._ofer_dpp import OferDppConfig, ofer_dpp
 
-MEASURES = (
-    "cse", "cse_aligned", "visible_se", "asd_v_min", "asd_v_max", "asd_o_rms", "asd_o", "ode", "ode_v", "ode_o",
-    "std_s", "std_s_hidden",
-)  # fmt: skip
+ROOMS = ("flamejax/metrics", "experiments/training/mesh_vae/heads.py", "experiments/tables/expression_table.py")
+"""Code that decides what the training scans say of vertices."""
+METHODS = ("diverse", "ofer", "ofer+dpp")
+FAITHFUL = ("cse", "cse_aligned", "visible_se", "asd_v_min", "asd_v_max")
+DIVERSE = ("asd_o", "asd_o_rms", "std_s", "std_s_hidden", "ode", "ode_v", "ode_o")
+MEASURES = (*FAITHFUL, *DIVERSE)
+DIGITS = {"ode": 4, "ode_v": 4, "ode_o": 4, "asd_o": 3}
+"""Of printed numbers, where it is not two."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the face's height that is covered, from the chin (0) up to just below the brows (1)."""
 BELOW = 1.0
@@ -59,40 +75,72 @@ class ExpressionTable:
     """ODE of real heads that nobody trained on."""
 
 
+class ExpressionRunner:
+    """Draws hypotheses for fits of the global and local models; those of Algorithm 2 are `runner`'s."""
+
+    def __init__(
+        self, runner: Runner, networks: OferNetworks, ofer_config: OferConfig | None = None,
+        dpp_config: OferDppConfig | None = None,
+    ):  # fmt: skip
+        self.runner, self.networks = runner, networks
+        self.configs: dict[str, Any] = {"ofer": ofer_config or OferConfig(), "ofer+dpp": dpp_config or OferDppConfig()}
+        parts = (networks.idgen, networks.expgen, networks.idrank)
+        self._weights = functools.cache(lambda: [digest_of_weights(part) for part in parts])
+
+    def hypotheses(self, method: str, cases: Sequence[Case], tick: Tick = no_tick) -> list[Found]:
+        """Hypotheses of each case by a method of `METHODS`, made or taken from an earlier run."""
+        if method == "diverse":
+            return self.runner.hypotheses(OURS, cases, tick)
+        draw: Any = ofer if method == "ofer" else ofer_dpp
+        options = {"num_samples": self.runner.settings.num_samples, "config": self.configs[method]}
+
+        def drawn(model: FitModel, fit: Fit, observation: Observation, key: jax.Array) -> Hypotheses:
+            return draw(self.networks, self.runner.head, fit, observation, key, **options)
+
+        settings = method, self.configs[method], self._weights()
+        return self.runner.drawn(LOCAL, drawn, settings, cases, tick)
+
+
 def expression(
     runner: ExpressionRunner, cases: Sequence[Case], clean: Sequence[Case], train: Scans, held_out: Scans,
     progress: Progress,
 ) -> ExpressionTable:  # fmt: skip
     """Every method on every photo. clean: photos without occluders, for the growing cover."""
     head = runner.runner.head
-    front, known = frontal_vertices(head), distribution(head, train)
+    front, known = frontal_vertices(head), distribution(head, train, runner.runner.folder)
     parts = runner.runner.parts(cases, tick_of(progress, "fits", cases))
     rows = []
     for method in METHODS:
         found = runner.hypotheses(method, cases, tick_of(progress, method, cases))
-        values = [measures(one, case, part, front, known) for one, case, part in zip(found, cases, parts, strict=True)]
-        for occluder in OCCLUDERS:
-            which = chosen(cases, occluder)
-            if which.any():
-                rows.append({"method": method, "occluder": occluder} | summary(values, cases, which))
+        each = [measures(one, case, part, front, known) for one, case, part in zip(found, cases, parts, strict=True)]
+        for occluder, which in groups([case.occluder for case in cases]):
+            row = {"method": method, "occluder": occluder}
+            rows.append(row | summary(values_of(each), MEASURES, cases, which))
     return ExpressionTable(
         rows, growing_cover(runner, clean, front, known, progress), reference(known, held_out, front)
     )
 
 
-def distribution(head: HeadModel, train: Scans) -> Distribution:
-    """Of the training scans and their mirror images, by vertex."""
+def distribution(head: HeadModel, train: Scans, folder: Path | None = None) -> Distribution:
+    """Of the training scans and their mirror images, by vertex; kept in `folder`, by default the data folder's
+    `evaluate`."""
+    path = run_folder(folder, "distribution", ROOMS, array_digest(train.vertices), head_id(head)) / "kept.npz"
+    kept = read_tree(path, Distribution)
+    if kept is not None:
+        return kept
     heads, mirror = train.vertices, mirror_map(head)
     if mirror is not None:
         heads = np.concatenate([heads, (heads * MIRROR.astype(np.float32))[:, mirror]])
-    return learn_distribution(heads)
+    found = learn_distribution(heads)
+    write_tree(path, found)
+    return found
 
 
 def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: Distribution) -> dict[str, float]:
-    """Each of `MEASURES`, and `seconds`, of one photo."""
+    """Each of `MEASURES`, `seconds`, and whether it `failed`, of one photo."""
     heads, truth = found.heads, case.truth
     if not np.isfinite(heads).all():
-        return dict.fromkeys((*MEASURES, "seconds"), math.nan)
+        return dict.fromkeys((*MEASURES, "seconds"), math.nan) | {"failed": 1.0}
     visible, occluded = front & parts.visible, front & parts.occluded
     least, most = asd_extremes(heads, visible)
     row = {
@@ -105,6 +153,7 @@ def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: D
         "std_s": shape_deviation(known, heads, front),
         "std_s_hidden": shape_deviation(known, heads, occluded),
         "seconds": found.seconds,
+        "failed": 0.0,
     }
     with_truth = dict.fromkeys(("cse", "cse_aligned", "visible_se", "asd_o"), math.nan)
     if truth is not None:
@@ -116,18 +165,6 @@ def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: D
             "asd_o": harmonic_diversity(known, heads, truth, visible, occluded),
         }
     return row | with_truth
-
-
-def summary(values: Sequence[dict[str, float]], cases: Sequence[Case], which: np.ndarray) -> dict:
-    """A row over the photos `which` (N,) bool."""
-    subjects = np.array([case.subject for case in cases])[which]
-    failed = sum(not np.isfinite(one["ode"]) for one, chosen in zip(values, which, strict=True) if chosen)
-    row: dict = {"photos": int(which.sum()), "failed": failed}
-    for name in MEASURES:
-        row |= interval_columns(name, mean_of(np.array([one[name] for one in values])[which], subjects), subjects)
-    seconds = np.array([one["seconds"] for one in values])[which]
-    row["seconds"] = none_of(float(np.nanmedian(seconds))) if np.isfinite(seconds).any() else None
-    return row
 
 
 def growing_cover(
@@ -149,7 +186,7 @@ def growing_cover(
     covered = {share: [covered_case(case, share) for case in cases] for share in SHARES}
     codes = [[int(fit.code) for fit in runner.runner.fits(LOCAL, moved)] for moved in covered.values()]
     sound = (np.array(codes) == 0).all(axis=0)
-    subjects = np.array([case.subject for case in cases])
+    subjects = subjects_of(cases)
     total = len(cases) * len(SHARES) * len(METHODS)
     for share, moved in covered.items():
         for method in METHODS:
@@ -157,7 +194,7 @@ def growing_cover(
             spread = [shape_deviation(known, one.heads, part) for one, part in zip(found, hidden, strict=True)]
             values = np.where(sound, spread, np.nan)
             row = {"method": method, "share": share, "photos": len(cases), "failed": int((~sound).sum())}
-            rows.append(row | interval_columns("std_s", mean_of(values, subjects), subjects))
+            rows.append(row | columns("std_s", mean_of(values, subjects), subjects))
     return rows
 
 
@@ -194,4 +231,17 @@ def reference(known: Distribution, held_out: Scans, front: np.ndarray) -> list[d
     """Of real heads, one at a time."""
     each = np.array([out_of_distribution(known, head[None], front) for head in held_out.vertices])
     row = {"heads": "test scans", "count": len(each)}
-    return [row | interval_columns("ode", mean_of(each, held_out.subject), held_out.subject)]
+    return [row | columns("ode", mean_of(each, held_out.subject), held_out.subject)]
+
+
+def sheets(table: ExpressionTable) -> list[Sheet]:
+    """All tables as text."""
+    made = []
+    for part, names in (("faithful", FAITHFUL), ("diverse and plausible", DIVERSE)):
+        shown = [interval(name, DIGITS.get(name, 2)) for name in names]
+        title = f"Hypotheses: how {part}, x 1000 (95 % interval)"
+        made.append(sheet(title, table.rows, "method", "occluder", counts(), *shown, number("seconds", 1)))
+    if table.covered:
+        title = "Clean photos: STD-S of what the whole cover hides, as it rises from the chin (0) to the brows (1)"
+        made.append(sheet(title, table.covered, "method", number("share", 2), counts(), interval("std_s", 2)))
+    return [*made, sheet("ODE of real heads", table.reference, "heads", "count", interval("ode", 4))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,20 +10,21 @@ import numpy as np
 from experiments.datasets.observations import Landmarks, Look
 from experiments.datasets.open_faces import Photo
 from experiments.tables.fits import NO_FACE, Fitter, Job, Result
-from experiments.tables.statistics import mean_of, ratio_of
+from experiments.tables.report import Column, Sheet, interval_text, number, sheet
+from experiments.tables.runs import Progress, tick_of
+from experiments.tables.statistics import RANDOM, Interval, columns, groups, mean_of, ratio_of
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from fitting.scan_fit import fit_scans
 from flamejax.head import HeadModel
-from flamejax.metrics.heads import aligned, mask_counts, rms
+from flamejax.metrics import aligned, mask_counts, rms
 
 METHODS = ("mean", "global", "global+local")
-OCCLUDERS = ("glasses", "face-mask", "random", "overall")
-RANDOM = ("hand", "object")
 ERRORS = ("rms_all", "rms_visible", "rms_all_aligned", "rms_visible_aligned")
+VISIBLE = ("rms_visible", "rms_visible_aligned")
 
-Progress = Callable[[str, int], None]
-"""Called with what is being done and how many photos are done since the last call."""
+Errors = dict[str, np.ndarray]
+"""Each of `ERRORS` for every photo, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,15 @@ class FittingTable:
 
 def jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) -> dict[str, Job]:
     """The fits that the table needs, by name; `robustness` adds clean photos and masks that are found."""
-
-    def job(method: str, occluded: bool, masks: str) -> Job:
-        return Job(method, Look(occluded, masks, landmarks), preset, seed)  # type: ignore[arg-type]
-
-    both = {name: job(name, True, "given") for name in METHODS[1:]}
-    if not robustness:
-        return both
-    return both | {
-        "clean": job("global+local", False, "none"),
-        "auto": job("global+local", True, "auto"),
-        "auto clean": job("global+local", False, "auto"),
+    looks = {
+        "global": Look(True, "given", landmarks),
+        "global+local": Look(True, "given", landmarks),
+        "clean": Look(False, "none", landmarks),
+        "auto": Look(True, "auto", landmarks),
+        "auto clean": Look(False, "auto", landmarks),
     }
+    names = list(looks)[: None if robustness else 2]
+    return {name: Job(name if name in METHODS else "global+local", looks[name], preset, seed) for name in names}
 
 
 def make(
@@ -64,138 +62,113 @@ def make(
 ) -> FittingTable:
     """Fit the photos in every way and compare. A photo with a failed fit counts with what it got (the mean head, where
     nothing could be fitted), and rows say how many there are."""
-    fits = {
-        name: fitter.fit(photos, job, lambda count, name=name: progress(name, count))  # type: ignore[misc]
-        for name, job in wanted.items()
-    }
-    floors = floor_vertices(head, photos, progress)
+    fits = {name: fitter.fit(photos, job, tick_of(progress, name, photos)) for name, job in wanted.items()}
+    floors = {method: _errors(heads, photos) for method, heads in floor_vertices(head, photos, progress).items()}
     at_root = np.asarray(head.v_template) - np.asarray(head.joint_template[0])
-    found = {
-        "mean": [at_root] * len(photos),
-        "global": [result.vertices for result in fits["global"]],
-        "global+local": [result.vertices for result in fits["global+local"]],
-    }
-    errors = {method: _errors(heads, photos) for method, heads in found.items()}
-    floor = {method: _errors(heads, photos) for method, heads in floors.items()}
-    return FittingTable(
-        rows=[
-            _row(m, o, errors[m], floor.get(m), photos, [r.code for r in fits.get(m, [])])
-            for m in METHODS
-            for o in OCCLUDERS
-            if any(chosen(photos, o))
-        ],
-        ratios=[_ratio(o, errors, floor, photos) for o in OCCLUDERS if any(chosen(photos, o))],
-        robustness=_robustness(fits, photos) if "auto" in fits else [],
-        masks=_masks(fits, photos) if "auto" in fits else [],
-        histogram={method: errors[method]["rms_all"].tolist() for method in METHODS},
-    )
+    errors = {"mean": _errors([at_root] * len(photos), photos)}
+    errors |= {name: _errors([result.vertices for result in results], photos) for name, results in fits.items()}
+    failed = {name: np.array([result.code != 0 for result in results]) for name, results in fits.items()}
+    subjects = np.array([photo.subject for photo in photos])
+    rows, ratios, robustness = [], [], []
+    for method in METHODS:
+        for occluder, which in groups(_kinds(photos)):
+            row: dict = {"method": method, "occluder": occluder, "photos": int(which.sum())}
+            row["failed"] = int(failed[method][which].sum()) if method in failed else 0
+            for name in ERRORS:
+                row |= columns(name, mean_of(errors[method][name][which], subjects[which]))
+                row[f"floor_{name}"] = float(np.nanmean(floors[method][name][which])) if method in floors else None
+            rows.append(row)
+    for occluder, which in groups(_kinds(photos)):
+        row = {"occluder": occluder}
+        for name in ERRORS:
+            row |= columns(name, _ratio(errors["global+local"], errors["global"], name, which, subjects))
+            local, whole = (np.nanmean(floors[method][name][which]) for method in ("global+local", "global"))
+            row[f"floor_{name}"] = float(local / whole)
+        ratios.append(row)
+        for masks, job in (("given", "global+local"), ("auto", "auto")) if "auto" in fits else ():
+            row = {"occluder": occluder, "masks": masks}
+            for name in VISIBLE:
+                row |= columns(name, _ratio(errors[job], errors["clean"], name, which, subjects))
+                row[f"{name}_clean"] = float(np.nanmean(errors["clean"][name][which]))
+            robustness.append(row)
+    masks_found = _masks(fits["auto"], fits["auto clean"], photos) if "auto" in fits else []
+    histogram = {method: errors[method]["rms_all"].tolist() for method in METHODS}
+    return FittingTable(rows, ratios, robustness, masks_found, histogram)
 
 
-def chosen(photos: Sequence[Photo], occluder: str) -> np.ndarray:
-    """(N,) bool: the photos of a row; `random` are hands and objects, `overall` all."""
-    kinds = np.array([photo.occluder for photo in photos])
-    if occluder == "overall":
-        return np.ones(len(photos), bool)
-    return np.isin(kinds, RANDOM) if occluder == "random" else kinds == occluder
+def _kinds(photos: Sequence[Photo]) -> list[str]:
+    return [photo.occluder for photo in photos]
 
 
-def floor_vertices(head: HeadModel, photos: Sequence[Photo], progress: Progress) -> dict[str, list[np.ndarray]]:
-    """method -> the most likely 3D fit of its model to each true head (V, 3), as `fit_scans` finds it."""
+def floor_vertices(head: HeadModel, photos: Sequence[Photo], progress: Progress) -> dict[str, np.ndarray]:
+    """method -> the most likely 3D fit of its model to each true head (N, V, 3), as `fit_scans` finds it."""
     truth = np.stack([photo.vertices for photo in photos])
     models = {"global": head, "global+local": with_local(head, load_local_model(head))}
     return {
-        method: list(
-            np.asarray(fit_scans(model, truth, advance=lambda n, m=method: progress(f"floor {m}", n)).vertices)  # type: ignore[misc]
-        )
+        method: np.asarray(fit_scans(model, truth, advance=tick_of(progress, f"floor {method}", photos)).vertices)
         for method, model in models.items()
     }
 
 
-def _errors(heads: Sequence[np.ndarray], photos: Sequence[Photo]) -> dict[str, np.ndarray]:
-    """Each of `ERRORS` for every photo, (N,)."""
+def _errors(heads: Sequence[np.ndarray] | np.ndarray, photos: Sequence[Photo]) -> Errors:
     rows = []
     for found, photo in zip(heads, photos, strict=True):
-        seen = photo.vertices_visible_occluded
-        rows.append((
-            rms(found, photo.vertices),
-            rms(found, photo.vertices, seen),
-            rms(aligned(found, photo.vertices), photo.vertices),
-            rms(aligned(found, photo.vertices, seen), photo.vertices, seen),
-        ))  # fmt: skip
+        truth, seen = photo.vertices, photo.vertices_visible_occluded
+        moved = aligned(found, truth), aligned(found, truth, seen)
+        rows.append((rms(found, truth), rms(found, truth, seen), rms(moved[0], truth), rms(moved[1], truth, seen)))
     return dict(zip(ERRORS, np.array(rows).T, strict=True))
 
 
-def _subjects(photos: Sequence[Photo]) -> np.ndarray:
-    return np.array([photo.subject for photo in photos])
+def _ratio(errors: Errors, reference: Errors, name: str, which: np.ndarray, subjects: np.ndarray) -> Interval:
+    return ratio_of(errors[name][which], reference[name][which], subjects[which])
 
 
-def _row(
-    method: str,
-    occluder: str,
-    errors: dict[str, np.ndarray],
-    floor: dict[str, np.ndarray] | None,
-    photos: Sequence[Photo],
-    codes: Sequence[int],
-) -> dict:
-    which, subjects = chosen(photos, occluder), _subjects(photos)
-    row: dict = {"method": method, "occluder": occluder, "photos": int(which.sum())}
-    row["failed"] = int(np.count_nonzero(np.asarray(codes)[which])) if codes else 0
-    for name in ERRORS:
-        value, low, high = mean_of(errors[name][which], subjects[which])
-        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        row[f"floor_{name}"] = None if floor is None else float(np.nanmean(floor[name][which]))
-    return row
-
-
-def _ratio(
-    occluder: str, errors: dict[str, dict[str, np.ndarray]], floor: dict[str, dict], photos: Sequence[Photo]
-) -> dict:
-    which, subjects = chosen(photos, occluder), _subjects(photos)
-    row: dict = {"occluder": occluder}
-    for name in ERRORS:
-        local, whole = (errors[m][name][which] for m in ("global+local", "global"))
-        value, low, high = ratio_of(local, whole, subjects[which])
-        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        local, whole = (floor[m][name][which] for m in ("global+local", "global"))
-        row[f"floor_{name}"] = float(np.nanmean(local) / np.nanmean(whole))
-    return row
-
-
-def _robustness(fits: dict[str, list[Result]], photos: Sequence[Photo]) -> list[dict]:
-    subjects, rows = _subjects(photos), []
-    errors: dict[str, dict[str, np.ndarray]] = {}
-    for name in ("clean", "global+local", "auto"):
-        errors[name] = _errors([result.vertices for result in fits[name]], photos)
-    for occluder in OCCLUDERS:
-        which = chosen(photos, occluder)
-        if not which.any():
-            continue
-        for masks, name in (("given", "global+local"), ("auto", "auto")):
-            row: dict = {"occluder": occluder, "masks": masks}
-            for error in ("rms_visible", "rms_visible_aligned"):
-                value, low, high = ratio_of(errors[name][error][which], errors["clean"][error][which], subjects[which])
-                row |= {error: value, f"{error}_low": low, f"{error}_high": high}
-                row[f"{error}_clean"] = float(np.nanmean(errors["clean"][error][which]))
-            rows.append(row)
-    return rows
-
-
-def _masks(fits: dict[str, list[Result]], photos: Sequence[Photo]) -> list[dict]:
+def _masks(auto: Sequence[Result], clean: Sequence[Result], photos: Sequence[Photo]) -> list[dict]:
     rows = []
-    pairs = zip(fits["auto"], fits["auto clean"], strict=True)
-    faced = np.array([NO_FACE not in (one.code, clean.code) for one, clean in pairs])
-    for occluder in ("glasses", "face-mask", *RANDOM, "overall"):
-        which = np.flatnonzero(chosen(photos, occluder) & faced).tolist()
-        if not which:
+    faced = np.array([NO_FACE not in (one.code, other.code) for one, other in zip(auto, clean, strict=True)])
+    for occluder, which in groups(np.where(faced, _kinds(photos), ""), ("glasses", "face-mask", *RANDOM, "overall")):
+        if not (which & faced).any():
             continue
-        found, clean = ([fits[name][k].occlusion_mask for k in which] for name in ("auto", "auto clean"))
-        seen = [photos[k] for k in which]
-        counts = [mask_counts(m, p.occlusion_mask, p.face_mask) for m, p in zip(found, seen, strict=True)]
+        seen = [(auto[k], clean[k], photos[k]) for k in np.flatnonzero(which & faced).tolist()]
+        counts = [mask_counts(found.occlusion_mask, p.occlusion_mask, p.face_mask) for found, _, p in seen]
         common, either = np.sum(counts, axis=0)
-        called = sum(float((m * p.face_mask).sum()) for m, p in zip(clean, seen, strict=True))
-        area = sum(float(p.face_mask.sum()) for p in seen)
+        called = sum(float((found.occlusion_mask * p.face_mask).sum()) for _, found, p in seen)
+        area = sum(float(p.face_mask.sum()) for _, _, p in seen)
         rows.append({
-            "occluder": occluder, "photos": len(which), "iou": float(common / max(either, 1)),
+            "occluder": occluder, "photos": len(seen), "iou": float(common / max(either, 1)),
             "false_on_clean": called / max(area, 1.0),
         })  # fmt: skip
     return rows
+
+
+def sheets(table: FittingTable) -> list[Sheet]:
+    """All tables as text."""
+
+    def beside(name: str, other: str, text: str) -> Column:
+        return name, lambda row: interval_text(row, name) + text.format(row[other])
+
+    def with_floor(name: str) -> Column:
+        def text(row: dict) -> str:
+            floor = row[f"floor_{name}"]
+            return f"{row[name]:.2f}" + ("" if floor is None else f" (floor {floor:.2f})")
+
+        return name, text
+
+    ratios = [beside(name, f"floor_{name}", "; {:.2f}") for name in ERRORS]
+    growth = [c for n in VISIBLE for c in (beside(n, n, ""), number(f"{n}_clean", 2, "clean"))]
+    made = [
+        sheet(
+            "Per-vertex RMS x 1000 m; floor: the model's 3D fit to the true head", table.rows,
+            "method", "occluder", "photos", "failed", *map(with_floor, ERRORS),
+        ),
+        sheet("global+local / global (95 % interval); of the floors", table.ratios, "occluder", *ratios),
+        sheet(
+            "Error on visible vertices, occluded / clean photo (95 % interval)", table.robustness,
+            "occluder", "masks", *growth,
+        ),
+        sheet(
+            "Automatic masks within the face", table.masks,
+            "occluder", "photos", number("iou", 3, "IoU"), number("false_on_clean", 3, "called hidden on clean faces"),
+        ),
+    ]  # fmt: skip
+    return [one for one in made if one.rows]

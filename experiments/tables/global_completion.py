@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.tables.masked_heads import batches
+from experiments.tables.runs import batches
 from fitting.scan_fit import ScanFitConfig, ScanSolver, scan_solver
-from flamejax.head import HeadModel, HeadParams, vertices
-from flamejax.head._unpose import rest_joints
+from flamejax.head import HeadModel, HeadParams, rest_joints, vertices
 
 HIGHEST = jax.lax.Precision.HIGHEST
 TURNS = ("neck_pose", "jaw_pose", "leye_pose", "reye_pose")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
 
 from experiments.datasets.open_faces import Scans
 from experiments.datasets.vertex_masks import KINDS, MaskMaker, hidden_vertices, mask_maker
+from flamejax.geometry import laplacian
 from flamejax.head import HeadModel
 
 SHARE = (0.25, 0.4)
@@ -78,16 +78,6 @@ def make_cases(maker: MaskMaker, scans: Scans, chosen: Sequence[int], seed: int 
     )
 
 
-def laplacian(head: HeadModel) -> csr_matrix:
-    """(V, V): a vertex less the mean of its neighbours."""
-    faces, count = np.asarray(head.faces), head.num_vertices
-    ends = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1), axis=0)
-    rows, columns = np.concatenate([ends, ends[:, ::-1]]).T
-    degree = np.maximum(np.bincount(rows, minlength=count), 1)
-    neighbours = coo_matrix((1.0 / degree[rows], (rows, columns)), (count, count)).tocsr()
-    return coo_matrix((np.ones(count), (np.arange(count),) * 2), (count, count)).tocsr() - neighbours
-
-
 @dataclass
 class Errors:
     """Median distances of each case's vertices, mm: (N,) each."""
@@ -99,20 +89,13 @@ class Errors:
     hidden_detail: np.ndarray
 
 
-def measure(found: np.ndarray, cases: Cases, fine: csr_matrix) -> Errors:
-    """Errors of completions (N, V, 3), or (V, 3) for all. fine: `laplacian`."""
+def measure(found: np.ndarray, cases: Cases, edges: tuple[np.ndarray, np.ndarray]) -> Errors:
+    """Errors of completions (N, V, 3), or (V, 3) for all. edges: `mesh_edges` of the head's faces."""
     out = np.empty((4, len(cases)))
     for k in range(len(cases)):
         away = (found[k] if found.ndim == 3 else found).astype(np.float64) - cases.heads[k]
-        for row, field in ((0, away), (2, fine @ away)):
+        for row, field in ((0, away), (2, np.asarray(laplacian(jnp.asarray(away, jnp.float32), *edges)))):
             distance = 1e3 * np.linalg.norm(field, axis=-1)
             out[row, k] = np.median(distance[cases.visible[k]])
             out[row + 1, k] = np.median(distance[~cases.visible[k]])
     return Errors(*out)
-
-
-def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Places of `count` things in batches of one size, the last filled up with copies; and how many of them are new."""
-    for start in range(0, count, size):
-        new = min(size, count - start)
-        yield np.minimum(np.arange(start, start + size), count - 1), new

@@ -3,10 +3,7 @@ kept on disk so that a run goes on."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,27 +15,22 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from experiments.cache import array_digest, read_arrays, write_arrays
-from experiments.runtime import data_folder
-from experiments.tables.diverse_cases import Tick
-from experiments.tables.fits import code_version
+from experiments.cache import array_digest
 from experiments.tables.landmark_posterior import learn_prior, posterior_samples
-from experiments.tables.masked_heads import batches
 from experiments.tables.ofer_cases import OferCase
+from experiments.tables.runs import Tick, batches, head_id, no_tick, resumed, run_folder
 from experiments.training.ofer.examples import Source
 from flamejax.head import HeadModel
-from flamejax.head._dense_landmarks import geometry_hash
-from flamejax.metrics.samples import identity_errors_mm
+from flamejax.metrics import identity_errors_mm
 from models.generator import Generator
 from models.rank import FrontalFace, IdRank, frontal_face, frontal_vertices, rank_errors
 from models.weight_files import digest_of_weights
-from sampling.diffusion import SamplerConfig
-from sampling.generate import draw_coefficients
+from sampling import SamplerConfig, draw_coefficients
 
 BATCH = 8
 """Cases that IdGen draws for at once."""
 ROOMS = (
-    "flamejax", "models", "sampling", "experiments/training/ofer/examples.py",
+    "flamejax", "models", "sampling", "experiments/cache.py", "experiments/training/ofer/examples.py",
     "experiments/tables/landmark_posterior.py", "experiments/tables/ofer_runs.py",
 )  # fmt: skip
 """Code that decides errors of a given case."""
@@ -49,7 +41,7 @@ the landmarks depend on if that were linear and normal (`landmark_posterior`).""
 
 @dataclass(frozen=True)
 class Judged:
-    """N identities of one case: errors as `flamejax.metrics.samples.identity_errors_mm`, and predicted scores."""
+    """N identities of one case: errors as `flamejax.metrics.identity_errors_mm`, and predicted scores."""
 
     median: np.ndarray
     """(N,) millimetres, as the next two."""
@@ -77,17 +69,18 @@ class OferRunner:
     ):  # fmt: skip
         """source: what the cases were drawn from. folder: by default the data folder's `evaluate`."""
         self.head, self.source, self.idgen, self.idrank, self.seed = head, source, idgen, idrank, seed
-        self.folder = folder or data_folder() / "evaluate"
+        self.folder = folder
         self.face = frontal_face(head)
         self.frontal = frontal_vertices(head)
         front = np.asarray(head.basis[: head.num_betas]).swapaxes(1, 2)[:, self.frontal]
         self._mean, self._basis = np.asarray(head.v_template)[self.frontal], front.reshape(len(front), -1)
+        self._id = functools.cache(lambda: head_id(head))
         self._prior = functools.cache(lambda: learn_prior(source))
         networks = (idgen, idrank)
         self._weights = functools.cache(lambda: [None if n is None else digest_of_weights(n) for n in networks])
 
     def judged(
-        self, drawn_from: str, cases: Sequence[OferCase], count: int, tick: Tick = lambda count: None,
+        self, drawn_from: str, cases: Sequence[OferCase], count: int, tick: Tick = no_tick,
         sampler: SamplerConfig | None = None,
     ) -> list[Judged]:  # fmt: skip
         """Identities of each case, made or taken from an earlier run.
@@ -96,17 +89,19 @@ class OferRunner:
           drawn_from: of `SOURCES`. count: N. sampler: of IdGen; the default one when left out.
         """
         sampler = sampler or SamplerConfig()
-        folder = self._folder(drawn_from, count, sampler)
-        paths = [folder / f"{case.key}-{case.digest}.npz" for case in cases]
-        found = [_read(path, count) for path in paths]
-        missing = [k for k, one in enumerate(found) if one is None]
-        tick(len(cases) - len(missing))
-        drawing = self._drawn(drawn_from, [cases[k] for k in missing], count, sampler)
-        for k, (betas, score) in zip(missing, drawing, strict=True):
-            found[k] = made = self._judge(cases[k], betas, score)
-            write_arrays(paths[k], dataclasses.asdict(made))
-            tick(1)
-        return [one for one in found if one is not None]
+        wanted: list = [drawn_from, count, self.seed, self._id()]
+        if drawn_from == "idgen":
+            wanted += [sampler, self._weights()]
+        if drawn_from == "linear-gaussian":
+            wanted += [array_digest(np.asarray(a)) for a in (self.source.expression, self.source.jaw)]
+        folder = run_folder(self.folder, "identities", ROOMS, *wanted)
+
+        def make(missing: list[int]) -> Iterator[Judged]:
+            some = [cases[k] for k in missing]
+            for case, drawn in zip(some, self._drawn(drawn_from, some, count, sampler), strict=True):
+                yield self._judge(case, *drawn)
+
+        return resumed([folder / f"{case.key}-{case.digest}.npz" for case in cases], Judged, make, tick)
 
     def _drawn(
         self, drawn_from: str, cases: Sequence[OferCase], count: int, sampler: SamplerConfig
@@ -148,15 +143,6 @@ class OferRunner:
         away = rank_errors(self.face, jnp.asarray(betas), jnp.asarray(everyone[-1]))
         return Judged(errors.median[:-1], errors.mean[:-1], errors.std[:-1], of_mean, score, -np.asarray(away))
 
-    def _folder(self, drawn_from: str, count: int, sampler: SamplerConfig) -> Path:
-        wanted: list = [drawn_from, count, self.seed, self.head.name, self.head.version, geometry_hash(self.head)]
-        if drawn_from == "idgen":
-            wanted += [dataclasses.asdict(sampler), self._weights()]
-        if drawn_from == "linear-gaussian":
-            wanted += [array_digest(np.asarray(a)) for a in (self.source.expression, self.source.jaw)]
-        name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
-        return self.folder / code_version(ROOMS) / f"identities-{name}"
-
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _generate(
@@ -176,11 +162,3 @@ def _generate(
 def _case_key(case: OferCase, seed: int, drawn_from: str) -> Array:
     """The random key of a case: whatever cases are beside it, and another for each source of identities."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{case.key} {drawn_from}".encode()))
-
-
-def _read(path: Path, count: int) -> Judged | None:
-    arrays = read_arrays(path)
-    names = {field.name for field in dataclasses.fields(Judged)}
-    if arrays is None or set(arrays) != names or arrays["median"].shape != (count,):
-        return None
-    return Judged(**arrays)

@@ -2,24 +2,25 @@
 8) and by the sampler, and how well IdRank ranks (Tables 9, 10).
 
 An error is that of the neutral face's frontal vertices after the best similarity, mm
-(`flamejax.metrics.samples.identity_errors_mm`). The paper's scans and photos are not free, so the cases are those of
+(`flamejax.metrics.identity_errors_mm`). The paper's scans and photos are not free, so the cases are those of
 `ofer_cases`. All means are over cases, 95 % intervals over people.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from experiments.tables.diverse_cases import Progress, tick_of
 from experiments.tables.ofer_cases import COVERED, OferCase
 from experiments.tables.ofer_runs import Judged, OferRunner
-from experiments.tables.statistics import difference_of, interval_columns, mean_of, none_of, ratio_of
-from flamejax.metrics.samples import error_ratio, iou_at, precision_at
-from sampling.diffusion import SamplerConfig
+from experiments.tables.report import Column, Sheet, counts, interval, sheet
+from experiments.tables.runs import Progress, tick_of
+from experiments.tables.statistics import columns, difference_of, groups, mean_columns, none_of, ratio_of
+from flamejax.metrics import error_ratio, iou_at, precision_at
+from sampling import SamplerConfig
 
 CANDIDATES = 100
 """N, as in the paper."""
@@ -75,6 +76,16 @@ RANK_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
+TITLES = {
+    "identity": f"Errors of {CANDIDATES} identities, frontal vertices after a similarity, mm (95 % interval)",
+    "comparisons": "Of the means of median_mm (95 % interval)",
+    "samples": "The best of n identities: median_mm (95 % interval)",
+    "samplers": f"{CANDIDATES} identities by the sampler, and the ratio to all 1000 steps (wanted of 20: 0.95 to 1.05)",
+    "ranking": f"{CANDIDATES} of IdGen's identities by their true median_mm (95 % interval); chance: the mean of "
+    f"{RANDOM_ORDERS} random orders; best_fifth: the first is among the best 20 %",
+}
+
+
 @dataclass(frozen=True)
 class OferTable:
     """The rows, as printed and as written; what could not be measured is None.
@@ -94,40 +105,29 @@ class OferTable:
 
 def identity(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
     """Errors of each of `ROWS`, over all cases and by how much is covered. runner: with a ranker."""
-    drawn = {name: runner.judged(name, cases, CANDIDATES, tick_of(progress, name, cases)) for name in _sources()}
-    values = {
-        method: np.stack([counted(one, which) for one in drawn[source]]) for method, (source, which) in ROWS.items()
-    }
-    rows = []
-    for method, errors in values.items():
-        for occluder in ("overall", *(name for name, _ in COVERED)):
-            which = _chosen(cases, occluder)
-            if which.any():
-                rows.append({"method": method, "occluder": occluder} | summary(errors, MEASURES, cases, which))
-    each = [
-        {"method": method, "case": case.key, "covered": case.covered}
-        | dict(zip(MEASURES, map(none_of, one), strict=True))
-        for method, errors in values.items()
-        for case, one in zip(cases, errors, strict=True)
-    ]
-    return OferTable(rows, comparisons({name: v[:, 0] for name, v in values.items()}, cases), [], each)
+    sources = dict.fromkeys(source for source, _ in ROWS.values())
+    drawn = {name: runner.judged(name, cases, CANDIDATES, tick_of(progress, name, cases)) for name in sources}
+    rows, each, medians = [], [], {}
+    for method, (source, counting) in ROWS.items():
+        errors = np.stack([counted(one, counting) for one in drawn[source]])
+        for occluder, which in groups([case.occluder for case in cases], ("overall", *(name for name, _ in COVERED))):
+            rows.append({"method": method, "occluder": occluder} | summary(errors, MEASURES, cases, which))
+        numbers = _each({"method": method}, MEASURES, cases, errors)
+        each += [row | {"covered": case.covered} for row, case in zip(numbers, cases, strict=True)]
+        medians[method] = errors[:, 0]
+    return OferTable(rows, comparisons(medians, cases), [], each)
 
 
 def samples(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
     """The best of the first n samples, by IdGen and at random, and what other samplers cost."""
-    most = max(COUNTS)
-    drawn = {n: runner.judged(n, cases, most, tick_of(progress, f"{n}: {most}", cases)) for n in ("idgen", "random")}
+    most, names = max(COUNTS), ("median_mm", "random_median_mm")
+    drawn = [runner.judged(n, cases, most, tick_of(progress, f"{n}: {most}", cases)) for n in ("idgen", "random")]
     rows, each = [], []
     for n in COUNTS:
         # Of which one is not finite, the least is NaN: the case failed.
-        best = {name: np.array([one.median[:n].min() for one in found]) for name, found in drawn.items()}
-        both = np.stack([best["idgen"], best["random"]], axis=1)
-        names = ("median_mm", "random_median_mm")
+        both = np.array([[one.median[:n].min() for one in found] for found in drawn]).T
         rows.append({"method": "minimum", "occluder": "overall", "n": n} | summary(both, names, cases))
-        each += [
-            {"n": n, "case": c.key} | dict(zip(names, map(none_of, b), strict=True))
-            for c, b in zip(cases, both, strict=True)
-        ]
+        each += _each({"n": n}, names, cases, both)
     return OferTable(rows, [], by_sampler(runner, cases[:SAMPLER_CASES], progress), each)
 
 
@@ -144,7 +144,7 @@ def by_sampler(runner: OferRunner, cases: Sequence[OferCase], progress: Progress
         row |= summary(errors, ("median_mm", "minimum_mm"), cases)
         for k, name in enumerate(("ratio", "minimum_ratio")):
             pair = _paired(errors[:, k], found[REFERENCE][:, k])
-            row |= interval_columns(name, ratio_of(*pair, subjects), subjects)
+            row |= columns(name, ratio_of(*pair, subjects), subjects)
         rows.append(row)
     return rows
 
@@ -162,11 +162,16 @@ def ranking(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -
     rows, each = [], []
     for method, found in values.items():
         rows.append({"method": method, "occluder": "overall"} | summary(np.stack(found), tuple(RANK_MEASURES), cases))
-        each += [
-            {"method": method, "case": case.key} | dict(zip(RANK_MEASURES, map(none_of, one), strict=True))
-            for case, one in zip(cases, found, strict=True)
-        ]
+        each += _each({"method": method}, tuple(RANK_MEASURES), cases, found)
     return OferTable(rows, [], [], each)
+
+
+def _each(labels: dict, names: Sequence[str], cases: Sequence[OferCase], values: Iterable[np.ndarray]) -> list[dict]:
+    """The numbers (K,) of every case as rows."""
+    return [
+        labels | {"case": case.key} | dict(zip(names, map(none_of, one), strict=True))
+        for case, one in zip(cases, values, strict=True)
+    ]
 
 
 def counted(judged: Judged, which: str) -> np.ndarray:
@@ -211,7 +216,7 @@ def comparisons(medians: dict[str, np.ndarray], cases: Sequence[OferCase]) -> li
         pair = _paired(medians[one.method], medians[one.reference])
         found = (ratio_of if one.kind == "ratio" else difference_of)(*pair, subjects)
         row = {"method": one.method, "reference": one.reference, "kind": one.kind}
-        row |= interval_columns("value", found, subjects)
+        row |= columns("value", found, subjects)
         rows.append(row | {"wanted": one.wanted, "met": bool(one.is_met(found[0], found[2]))})
     return rows
 
@@ -221,15 +226,9 @@ def summary(
 ) -> dict:
     """The numbers of a row: means of values (N, K) over the cases `which` (N,) bool."""
     which = np.ones(len(cases), bool) if which is None else which
-    values, subjects = values[which], _subjects(cases)[which]
-    row: dict = {"cases": len(values), "failed": int((~np.isfinite(values)).any(axis=1).sum())}
-    for k, name in enumerate(names):
-        row |= interval_columns(name, mean_of(values[:, k], subjects), subjects)
-    return row
-
-
-def _chosen(cases: Sequence[OferCase], occluder: str) -> np.ndarray:
-    return np.array([occluder in ("overall", case.occluder) for case in cases])
+    values = values[which]
+    row = {"cases": len(values), "failed": int((~np.isfinite(values)).any(axis=1).sum())}
+    return row | mean_columns(dict(zip(names, values.T, strict=True)), names, _subjects(cases)[which])
 
 
 def _paired(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -237,9 +236,35 @@ def _paired(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.n
     return np.where(known, values, np.nan), np.where(known, reference, np.nan)
 
 
-def _sources() -> list[str]:
-    return list(dict.fromkeys(source for source, _ in ROWS.values()))
-
-
 def _subjects(cases: Sequence[OferCase]) -> np.ndarray:
     return np.array([case.subject for case in cases])
+
+
+def sheets(name: str, table: OferTable) -> list[Sheet]:
+    """All tables as text. name: identity, samples or ranking."""
+    if name == "ranking":
+        # As rows, or the table would be wider than a terminal.
+        cells = [[measure, *(_interval(measure)[1](row) for row in table.rows)] for measure in RANK_MEASURES]
+        return [Sheet(TITLES[name], ["measure", *(row["method"] for row in table.rows)], cells)]
+    if name == "samples":
+        shown = counts("cases"), _interval("median_mm", "IdGen"), _interval("random_median_mm", "random")
+        made = [sheet(TITLES[name], table.rows, "n", *shown)]
+    else:
+        covered: Column = "landmarks covered", lambda row: row["occluder"]
+        shown = [_interval(measure) for measure in MEASURES]
+        methods: Column = "methods", lambda r: f"{r['method']} {'/' if r['kind'] == 'ratio' else '-'} {r['reference']}"
+        met: Column = "met", lambda row: "yes" if row["met"] else "no"
+        made = [
+            sheet(TITLES[name], table.rows, "method", covered, counts("cases"), *shown),
+            sheet(TITLES["comparisons"], table.comparisons, methods, _interval("value"), "wanted", met),
+        ]
+    if table.samplers:
+        names = {"median_mm": "average", "ratio": "ratio", "minimum_mm": "minimum", "minimum_ratio": "ratio"}
+        shown = [_interval(measure, heading) for measure, heading in names.items()]
+        made.append(sheet(TITLES["samplers"], table.samplers, "sampler", "steps", counts("cases"), *shown))
+    return made
+
+
+def _interval(name: str, heading: str | None = None) -> Column:
+    # Differences may be negative, and a dash would then read as another minus.
+    return interval(name, heading=heading, between=" to ")

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from flamejax.io.files import write_text
+from flamejax.files import write_text
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.training.clay import jpeg
-from flamejax.io.files import write_bytes, write_text
+from flamejax.files import write_bytes, write_text
 
 
 @dataclass(frozen=True)

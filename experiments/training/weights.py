@@ -12,7 +12,7 @@ from rich.console import Console
 
 import flamejax
 from experiments.training.settings import RunOptions
-from flamejax.io.files import write_text
+from flamejax.files import write_text
 
 
 def keep_weights(

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import viser
 
-from experiments.reconstruct.observing import reason_of
-from experiments.reconstruct.read import ResultError
+from experiments.results import reason_of
 from experiments.view.edits import Slider, sliders
 from experiments.view.scene import (
     BETWEEN,
@@ -29,6 +28,7 @@ from experiments.view.scene import (
     photo_plane,
 )
 from flamejax.io.meshes import glb_bytes
+from flamejax.io.results import ResultError
 
 DISTANCE = 1.6
 """Metres from the eye to the head at first: far, as the fit's camera is orthographic."""
@@ -147,7 +147,7 @@ class App:
                 self._show_head(vertices, colour)
         except ViewError as error:
             problem = str(error)
-        notes = (problem, legend(face, colour), face.saved.missing)
+        notes = (problem, legend(face, colour), face.missing)
         self.note.content = "\n\n".join(part for part in notes if part)
         over = self._plane is not None and self.behind.value
         if self._plane is not None:

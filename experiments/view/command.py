@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.reconstruct.config import UsageError
+from experiments.results import UsageError
 
 if TYPE_CHECKING:
     from experiments.view.app import App
@@ -67,10 +67,10 @@ def start(config: ViewConfig, console: Console) -> App:
     address = free_address(config.host, config.port)
     # Late: these take seconds, and a wrong call is to be told at once.
     from experiments import runtime
-    from experiments.reconstruct.command import load_head
-    from experiments.reconstruct.read import ResultError
+    from experiments.results import load_head
     from experiments.view.app import App
     from experiments.view.scene import Explorer
+    from flamejax.io.results import ResultError
 
     for flag, file in (("--head", config.head), ("--mesh-vae", config.mesh_vae)):
         if file is not None and not file.exists():

@@ -13,22 +13,27 @@ import jax
 import numpy as np
 from jax import Array
 
-from experiments.reconstruct.config import UsageError, digest_of
-from experiments.reconstruct.hypotheses import HOT
-from experiments.reconstruct.pipeline import face_keys
-from experiments.reconstruct.read import SavedFace, fitted_with, read_face, read_metrics, vertices_of
-from experiments.reconstruct.results import HeadIdentity, spread_of
-from experiments.reconstruct.store import Store
-from experiments.reconstruct.views import HIDDEN_COLOUR
+from experiments.results import (
+    HIDDEN_COLOUR,
+    HOT,
+    UsageError,
+    digest_of,
+    face_keys,
+    fitted_with,
+    observation_of,
+    spread_of,
+)
 from experiments.view.edits import edited
 from fitting.fit_model import FitModel
 from flamejax.head import HeadFileError, HeadModel
 from flamejax.io.meshes import TexturedMesh
+from flamejax.io.results import HeadIdentity, Result, read_metrics, read_result, result_records, vertices_of
+from flamejax.io.results_writing import head_mesh
 from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
 from models.pretrained import load_mesh_vae, mesh_vae_path
+from sampling import DIVERSIFY_PRESETS, diversify
 from sampling._complete import to_head_frame, to_world
-from sampling._diversify import DIVERSIFY_PRESETS, diversify
 
 Colour = Literal["clay", "texture", "spread", "seen and hidden"]
 COLOURS: tuple[str, ...] = get_args(Colour)
@@ -76,8 +81,13 @@ class DrawSettings:
 class ViewedFace:
     """A face that was opened, with the hypotheses it has now."""
 
-    saved: SavedFace
+    result: Result
+    """As it was read."""
     model: FitModel
+    observation: Observation | None
+    """What the fit saw; None where the photo is not to be had,"""
+    missing: str
+    """and why."""
     hypotheses: Hypotheses | None
     source: str
     """Where the hypotheses are from, in words."""
@@ -87,7 +97,7 @@ class ViewedFace:
     @property
     def fit(self) -> Fit:
         """The fit as it was read."""
-        return self.saved.fit
+        return self.result.fit
 
     @property
     def count(self) -> int:
@@ -113,7 +123,7 @@ class Explorer:
         """Raises: UsageError, the folder holds no results."""
         self.folder, self.head, self.identity = folder, head, identity
         self.local, self.mesh_vae = local, mesh_vae or mesh_vae_path()
-        self.names = sorted(Store(folder).records()) if folder.is_dir() else []
+        self.names = list(result_records(folder)) if folder.is_dir() else []
         """Of the faces."""
         if not self.names:
             what = "no results of flamejax reconstruct in it" if folder.is_dir() else "no such folder"
@@ -125,12 +135,11 @@ class Explorer:
     def face(self, name: str) -> ViewedFace:
         """A face, read when it is first asked for. Raises: ResultError."""
         if name not in self._faces:
-            metrics = read_metrics(self.folder / name)
-            model = self._model(metrics)
-            saved = read_face(self.folder / name, self.identity, model)
-            self._faces[name] = ViewedFace(
-                saved, model, saved.hypotheses, "as written", metrics["settings"].get("mesh_vae")
-            )
+            model = self._model(read_metrics(self.folder / name))
+            result = read_result(self.folder / name, model, self.identity)
+            seen, missing = observation_of(result)
+            made_by = result.metrics["settings"].get("mesh_vae")
+            self._faces[name] = ViewedFace(result, model, seen, missing, result.hypotheses, "as written", made_by)
         return self._faces[name]
 
     def vertices(self, face: ViewedFace, shown: Shown) -> np.ndarray:
@@ -150,8 +159,8 @@ class Explorer:
             ViewError: the Mesh-VAE cannot be used, what is needed of the photo is gone, or numbers came out that are
                 none.
         """
-        key = face_keys([(face.saved.metrics["photo_sha256"], face.saved.metrics["face"])], settings.seed)[0]
-        found = draw_hypotheses(self.vae, face.model, face.fit, face.saved.observation, key, settings)
+        key = face_keys([(face.result.metrics["photo_sha256"], face.result.metrics["face"])], settings.seed)[0]
+        found = draw_hypotheses(self.vae, face.model, face.fit, face.observation, key, settings)
         found = jax.block_until_ready(found)
         if not (np.isfinite(found.vertices).all() and np.isfinite(found.score).all()):
             raise ViewError("the Mesh-VAE gave numbers that are none; the hypotheses of before were kept.")
@@ -209,11 +218,9 @@ def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: st
 
     Scales of colours are a texture too, with the place on the scale as texture coordinate.
     """
-    faces = np.asarray(head.faces)
     if colour == "texture":
         texture = np.clip(np.asarray(head.albedo(face.fit.texture)), 0.0, 1.0)
-        uv, uv_faces = np.asarray(head.uv, np.float64), np.asarray(head.uv_faces)
-        return TexturedMesh(vertices.astype(np.float64), faces, uv, uv_faces, texture)
+        return head_mesh(head, vertices, texture)
     place, end = np.zeros(len(vertices)), HOT
     if colour == "spread":
         place = np.clip(spread(face) / full_spread(face), 0, 1)
@@ -222,6 +229,7 @@ def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: st
     uv = np.stack([(0.5 + (STEPS - 1) * place) / STEPS, np.full(len(place), 0.5)], axis=1)
     ramp = np.linspace(0, 1, STEPS)[None, :, None]
     texture = ((1 - ramp) * CLAY + ramp * end).astype(np.float32)
+    faces = np.asarray(head.faces)
     return TexturedMesh(vertices.astype(np.float64), faces, uv, faces, texture)
 
 
@@ -229,7 +237,7 @@ def spread(face: ViewedFace) -> np.ndarray:
     """(V,) metres: RMS distance of each vertex from its mean over the hypotheses; 0 of none."""
     if face.hypotheses is None:
         return np.zeros(face.model.head.num_vertices)
-    return spread_of(np.asarray(face.hypotheses.vertices, np.float64))
+    return spread_of(face.hypotheses.vertices)
 
 
 def full_spread(face: ViewedFace) -> float:
@@ -265,9 +273,9 @@ class PhotoPlane:
 def photo_plane(face: ViewedFace, eye: np.ndarray, margin: float = 0.02) -> PhotoPlane | None:
     """The crop behind the head, as large as it must be to lie under the face for a viewer at `eye` (3,) who looks
     straight back (the fit's camera is orthographic, a browser's is not). None where there is no photo."""
-    if face.saved.observation is None:
+    if face.observation is None:
         return None
-    image = np.round(255 * np.clip(np.asarray(face.saved.observation.image), 0, 1)).astype(np.uint8)
+    image = np.round(255 * np.clip(np.asarray(face.observation.image), 0, 1)).astype(np.uint8)
     scale, shift = float(face.fit.camera.scale), np.asarray(face.fit.camera.translation, np.float64)
     middle = (len(image) / 2 - shift) / scale * (1, -1)
     vertices = np.asarray(face.fit.vertices)

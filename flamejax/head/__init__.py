@@ -1,18 +1,31 @@
 """Head models: FLAME's function, its landmarks and regions, and the embedded open head."""
 
-from flamejax.head._dense_landmarks import calibrated, dense_landmarks, load_dense_landmarks
+from flamejax.head._dense_landmarks import (
+    DENSE_FORMAT_VERSION,
+    NUM_DENSE,
+    NUM_INNER,
+    calibrated,
+    dense_landmarks,
+    dense_landmarks_path,
+    geometry_hash,
+    load_dense_landmarks,
+)
 from flamejax.head._landmarks import contour_bin, landmark_head, landmark_triangles, landmarks, landmarks_from_vertices
-from flamejax.head._unpose import rest_joints, unpose
+from flamejax.head._load import load_head
+from flamejax.head._unpose import unpose, unposed_jacobian, unposed_planes
 from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
-from flamejax.head.formats.files import HeadFileError, head_digest, open_head_path
-from flamejax.head.formats.flame_files import FlameFiles
-from flamejax.head.formats.load import load_head
-from flamejax.head.joint_positions import joints, root_joint
+from flamejax.head.formats import FlameFiles, HeadFileError, head_digest, open_head_path
+from flamejax.head.kinematics import head_frame, joints, rest_joints, root_joint, shaped_joints
 from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
-from flamejax.head.rotation import rotation_matrix
+from flamejax.head.regions import REGION_NAMES
+from flamejax.head.rotation import axis_angle, rotation_matrix, skew_matrix
 
 __all__ = [
+    "DENSE_FORMAT_VERSION",
     "JOINT_NAMES",
+    "NUM_DENSE",
+    "NUM_INNER",
+    "REGION_NAMES",
     "DenseLandmarks",
     "FlameFiles",
     "HeadFileError",
@@ -20,11 +33,15 @@ __all__ = [
     "HeadParams",
     "LandmarkEmbedding",
     "ShapedHead",
+    "axis_angle",
     "calibrated",
     "contour_bin",
     "dense_landmarks",
+    "dense_landmarks_path",
+    "geometry_hash",
     "head_at",
     "head_digest",
+    "head_frame",
     "joints",
     "landmark_head",
     "landmark_triangles",
@@ -38,6 +55,10 @@ __all__ = [
     "root_joint",
     "rotation_matrix",
     "shape_identity",
+    "shaped_joints",
+    "skew_matrix",
     "unpose",
+    "unposed_jacobian",
+    "unposed_planes",
     "vertices",
 ]

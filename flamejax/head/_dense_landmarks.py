@@ -13,14 +13,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import Array
 
 from flamejax.head.blend_skin import head_at, vertices
-from flamejax.head.formats.files import HeadFileError, open_head_path
-from flamejax.head.formats.npy_files import read_npz
+from flamejax.head.formats import HeadFileError, open_head_path, read_npz
 from flamejax.head.model import DenseLandmarks, HeadModel, HeadParams
 
-FORMAT_VERSION = 1
+DENSE_FORMAT_VERSION = 1
 NUM_DENSE, NUM_INNER = 468, 51
 _SHAPES = {
     "dense_face": ("i", (NUM_DENSE,)),
@@ -41,7 +41,7 @@ def geometry_hash(head: HeadModel) -> str:
         "v_template": head.v_template,
         "faces": head.faces,
         "shapedirs": basis[:components].transpose(2, 1, 0),
-        "posedirs": basis[components:].swapaxes(1, 2).reshape(len(basis) - components, -1),
+        "posedirs": rearrange(basis[components:], "p i v -> p (v i)"),
         "J_regressor": head.J_regressor,
         "lbs_weights": head.lbs_weights,
     }
@@ -132,9 +132,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     missing = [n for n in ("format_version", "head_name", "head_version", "head_hash", *_SHAPES) if n not in found]
     if missing:
         raise HeadFileError(f"{path}: not a file of dense landmarks ('{missing[0]}' is missing).")
-    if int(found["format_version"]) != FORMAT_VERSION:
+    if int(found["format_version"]) != DENSE_FORMAT_VERSION:
         raise HeadFileError(
-            f"{path}: landmark format {int(found['format_version'])}, but this flamejax reads format {FORMAT_VERSION}."
+            f"{path}: landmark format {int(found['format_version'])}, "
+            f"but this flamejax reads format {DENSE_FORMAT_VERSION}."
         )
     return found
 

@@ -35,6 +35,8 @@ def contour_bin(params: HeadParams) -> Array:
 def landmark_triangles(head: HeadModel, params: HeadParams) -> tuple[Array, Array]:
     """Triangles' vertices (*b, 68, 3) int32 and barycentrics (*b, 68, 3) of the landmarks at this pose."""
     embedding = head.landmark_embedding
+    if not len(embedding.face):
+        raise ValueError(f"the head '{head.name}' has no landmarks: give `HeadModel.from_arrays` a landmark_embedding.")
     row = contour_bin(params)
     contour_face, contour_barycentric = embedding.contour_face[row], embedding.contour_barycentric[row]
     face = jnp.concatenate([contour_face, jnp.broadcast_to(embedding.face, (*row.shape, 51))], axis=-1)

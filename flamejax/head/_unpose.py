@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flamejax.head.blend_skin import (
+from flamejax.head.kinematics import (
     HIGHEST,
-    _blend,
-    _joint_transforms,
-    _joints,
-    _pose_feature,
-    _rotate,
-    _transform_rows,
+    blend,
+    joint_transforms,
+    pose_feature,
+    rest_joints,
+    rotate,
+    transform_rows,
 )
 from flamejax.head.model import HeadModel, HeadParams
 from flamejax.head.rotation import rotation_matrix, skew_matrix
@@ -49,9 +49,9 @@ def unpose(head: HeadModel, vertices: Array, params: HeadParams, joints: Array |
 
 def unposed_planes(head: HeadModel, planes: Array, rotations: Array, joints: Array, transl: Array) -> Array:
     """`unpose` of coordinate planes (*b, 3, V) -> (*b, 3, V), with the joints' rotations as matrices (*b, 5, 3, 3)."""
-    rotation, offset = _joint_transforms(rotations, joints, head.parents)
+    rotation, offset = joint_transforms(rotations, joints, head.parents)
     inverse, moved = _inverse_transforms(head, rotation, offset, transl)
-    correctives = _blend(head.basis[head.joint_dirs.shape[-1] :], _pose_feature(rotations))
+    correctives = blend(head.basis[head.joint_dirs.shape[-1] :], pose_feature(rotations))
     return _applied(inverse, planes - moved) - correctives
 
 
@@ -70,11 +70,11 @@ def unposed_jacobian(
       (3, V) the scan at rest; (18, 3, V) its change with the five joints' d, then `transl`; (12, 3, V) its change with
       the places of the joints after the root.
     """
-    rotation, offset = _joint_transforms(rotations, joints, head.parents)
+    rotation, offset = joint_transforms(rotations, joints, head.parents)
     inverse, moved = _inverse_transforms(head, rotation, offset, transl)
     basis = head.basis[head.joint_dirs.shape[-1] :]
     corrected = _applied(inverse, planes - moved)
-    places = _rotate(rotation, joints) + offset
+    places = rotate(rotation, joints) + offset
     carried = jnp.asarray(_descendants(head.parents), planes.dtype)
     weights = head.lbs_weights.T
     hanging = jnp.matmul(carried, weights, precision=HIGHEST)
@@ -91,7 +91,7 @@ def unposed_jacobian(
     features = jnp.einsum("kij,ajl->kail", rotations[1:], skews, precision=HIGHEST).reshape(-1, 3, 9)
     correctives = jnp.einsum("kaf,kfv->kav", features, basis.reshape(len(features), 9, -1), precision=HIGHEST)
     columns = columns.at[3:15].add(-correctives.reshape(-1, *planes.shape))
-    return corrected - _blend(basis, _pose_feature(rotations)), columns[:18], columns[18:]
+    return corrected - blend(basis, pose_feature(rotations)), columns[:18], columns[18:]
 
 
 def _descendants(parents: tuple[int, ...]) -> np.ndarray:
@@ -102,15 +102,9 @@ def _descendants(parents: tuple[int, ...]) -> np.ndarray:
     return carried
 
 
-def rest_joints(head: HeadModel, params: HeadParams) -> Array:
-    """Joints of the shaped head before it is posed: (*b, 5, 3) metres, head frame."""
-    shaped = _joints(head, 0, params.betas, head.joint_template)
-    return _joints(head, head.num_betas, params.expression, shaped)
-
-
 def _inverse_transforms(head: HeadModel, rotation: Array, offset: Array, transl: Array) -> tuple[Array, Array]:
     """Inverse of each vertex's blended matrix, (*b, 3, 3, V), and where its transform takes the origin, (*b, 3, V)."""
-    rows, weights = _transform_rows(rotation, offset, transl)[..., :-1], head.lbs_weights.T
+    rows, weights = transform_rows(rotation, offset, transl)[..., :-1], head.lbs_weights.T
     flat = jnp.matmul(rows.reshape(-1, rows.shape[-1]), weights, precision=HIGHEST)
     blended = flat.reshape(*rows.shape[:-2], 3, 4, weights.shape[-1])
     columns = [blended[..., :, j, :] for j in range(3)]

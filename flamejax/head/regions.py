@@ -7,6 +7,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
+REGION_NAMES = (
+    "boundary",
+    "eye_region",
+    "face",
+    "forehead",
+    "left_ear",
+    "left_eye_region",
+    "left_eyeball",
+    "lips",
+    "neck",
+    "nose",
+    "right_ear",
+    "right_eye_region",
+    "right_eyeball",
+    "scalp",
+)
+"""FLAME's 14 vertex masks."""
 LEFT_EYE, RIGHT_EYE = 3, 4
 """Joints, which eyeballs are bound to."""
 

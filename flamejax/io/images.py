@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from flamejax.io.files import write_bytes
+from flamejax.files import write_bytes
 
 MIN_SIDE = 32
 MAX_PIXELS = 100_000_000

@@ -19,7 +19,7 @@ from PIL import Image
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from flamejax.io.files import write_bytes, write_group
+from flamejax.files import write_bytes, write_group
 
 
 @dataclass(frozen=True)

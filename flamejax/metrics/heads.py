@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
-from flamejax.head import rotation_matrix
+from flamejax.geometry import similarity_transform_double
 
 PAPER_UNIT = 1e3
 """The papers print metres x 1000."""
-
-
-def head_frame(vertices: np.ndarray, root: np.ndarray, global_orient: np.ndarray) -> np.ndarray:
-    """Vertices in the head frame: the global rotation undone, the root joint at the origin.
-
-    Args:
-      vertices: (*b, V, 3) metres.
-      root: (*b, 3) the root joint, metres, which the global rotation leaves where it is.
-      global_orient: (*b, 3) axis-angle.
-
-    Returns:
-      (*b, V, 3) metres.
-    """
-    rotation = np.asarray(rotation_matrix(jnp.asarray(global_orient)))
-    return np.einsum("...vi,...ij->...vj", vertices - root[..., None, :], rotation)
 
 
 def rms(found: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) -> float:
@@ -49,15 +33,9 @@ def aligned(found: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = No
     source, target = (a[..., chosen, :] if chosen is not None else a for a in (found, truth))
     if source.shape[-2] < 3:
         return found
-    source_mean, target_mean = (a.mean(axis=-2, keepdims=True, dtype=np.float64) for a in (source, target))
-    a, b = source - source_mean, target - target_mean
-    u, singular, vt = np.linalg.svd(np.swapaxes(b, -1, -2) @ a)
-    flip = np.ones(singular.shape)
-    flip[..., 2] = np.sign(np.linalg.det(u @ vt))
-    spread = np.maximum(np.sum(a**2, axis=(-2, -1)), 1e-30)
-    scale = (np.sum(singular * flip, axis=-1) / spread)[..., None, None]
-    rotation = (u * flip[..., None, :]) @ vt
-    return scale * (found - source_mean) @ np.swapaxes(rotation, -1, -2) + target_mean
+    scale, rotation, translation = similarity_transform_double(source, target)
+    moved = np.asarray(found, np.float64) @ np.swapaxes(rotation, -1, -2)
+    return scale[..., None, None] * moved + translation[..., None, :]
 
 
 def mask_counts(found: np.ndarray, truth: np.ndarray, area: np.ndarray) -> tuple[int, int]:

@@ -21,8 +21,8 @@ import trimesh
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from experiments.datasets.registered_scans import UNITS, Unit
 from flamejax.geometry import similarity_transform
+from flamejax.units import UNITS, Unit
 
 LANDMARKS = (36, 39, 42, 45, 33, 48, 54)
 """Of the 68: corners of the eyes (right outer, right inner, left inner, left outer), nose bottom, corners of the mouth
@@ -84,11 +84,12 @@ def now_errors(
     inside = crop(points, marks)
     if inside.sum() < FEWEST:
         raise ValueError(f"the crop holds {inside.sum()} points of the scan: do its landmarks lie on it, in its unit?")
-    placed = _by_landmarks(own, marks, metrical).to_scan(verts)
-    surface = Surface(placed, faces, EDGE_MM)
-    cropped = points[inside]
-    placement = _refined(surface, cropped, metrical)
-    distances = placement.scale * surface.closest(placement.to_head(cropped))[1]
+    fitted = similarity_transform(*(jnp.asarray(a, jnp.float32) for a in (own, marks)), with_scale=not metrical)
+    scale, rotation, translation = (np.asarray(a, np.float64) for a in fitted)
+    exact = Rotation.from_matrix(rotation).as_matrix()  # orthonormal to double precision
+    surface = Surface(scale * verts @ exact.T + translation, faces, EDGE_MM)
+    placed, size = _refined(surface, points[inside], metrical)
+    distances = size * surface.closest(placed)[1]
     return NowErrors(distances, inside, float(np.median(distances)), float(distances.mean()), float(distances.std()))
 
 
@@ -116,37 +117,6 @@ def _check_landmarks(*both: np.ndarray) -> None:
         spread = np.linalg.svd(marks - marks.mean(axis=0), compute_uv=False)
         if spread[1] <= 1e-3 * spread[0]:
             raise ValueError("the landmarks lie on one line, or at one point: they place nothing.")
-
-
-@dataclass(frozen=True)
-class _Placement:
-    """Where a head stands: scan = scale * head @ rotation.T + translation."""
-
-    scale: float
-    rotation: np.ndarray
-    translation: np.ndarray
-
-    def to_scan(self, points: np.ndarray) -> np.ndarray:
-        """From the head's frame to the scan's."""
-        return self.scale * points @ self.rotation.T + self.translation
-
-    def to_head(self, points: np.ndarray) -> np.ndarray:
-        """From the scan's frame to the head's, where the triangles lie still."""
-        return (points - self.translation) @ self.rotation / self.scale
-
-    def then(self, turn: np.ndarray, shift: np.ndarray, growth: float) -> _Placement:
-        """The placement by which points reach the head's frame moved on by q -> growth * q @ turn.T + shift."""
-        scale, rotation = self.scale / growth, self.rotation @ turn.T
-        return _Placement(scale, rotation, self.translation - scale * rotation @ shift)
-
-
-def _by_landmarks(own: np.ndarray, marks: np.ndarray, metrical: bool) -> _Placement:
-    found = similarity_transform(
-        jnp.asarray(own, jnp.float32), jnp.asarray(marks, jnp.float32), with_scale=not metrical
-    )
-    scale, rotation, translation = (np.asarray(a, np.float64) for a in found)
-    exact = Rotation.from_matrix(rotation).as_matrix()  # orthonormal to double precision
-    return _Placement(float(scale), exact, translation)
 
 
 class Surface:
@@ -195,10 +165,14 @@ class Surface:
         return found[row, best], which[row, best], sure
 
 
-def _refined(surface: Surface, scan: np.ndarray, metrical: bool) -> _Placement:
-    """Gauss-Newton on the distances to the surface (as in Chen & Medioni 1992), from where the head stands."""
-    points = scan[np.linspace(0, len(scan) - 1, min(len(scan), REFINED_ON)).round().astype(int)]
-    best, place = _Placement(1.0, np.eye(3), np.zeros(3)), points
+def _refined(surface: Surface, points: np.ndarray, metrical: bool) -> tuple[np.ndarray, float]:
+    """Gauss-Newton on the distances to the surface (as in Chen & Medioni 1992), which lies still while the scan moves.
+
+    Returns:
+      The scan's points (P, 3) where they were moved to, and the length on the scan of what is as long as 1 there.
+    """
+    chosen = np.linspace(0, len(points) - 1, min(len(points), REFINED_ON)).round().astype(int)
+    size, place = 1.0, points[chosen]
     closest, distance, direction = surface.closest(place)
     lowest = np.sqrt(np.mean(distance**2))
     for _ in range(ITERATIONS):
@@ -209,17 +183,17 @@ def _refined(surface: Surface, scan: np.ndarray, metrical: bool) -> _Placement:
             columns.append(np.sum(direction * closest, axis=1, keepdims=True))
         step = np.linalg.lstsq(np.concatenate(columns, axis=1), -distance, rcond=None)[0]
         for share in (1.0, 0.5, 0.25, 0.125):
-            turn, shift = Rotation.from_rotvec(share * step[:3]).as_matrix(), share * step[3:6]
-            tried = best.then(turn, shift, 1.0 if metrical else float(np.exp(share * step[6])))
-            moved = tried.to_head(points)
-            found = surface.closest(moved)
-            error = tried.scale * np.sqrt(np.mean(found[1] ** 2))
+            turn = Rotation.from_rotvec(share * step[:3]).as_matrix()
+            growth = 1.0 if metrical else float(np.exp(share * step[6]))
+            moved, tried = growth * points @ turn.T + share * step[3:6], size / growth
+            found = surface.closest(moved[chosen])
+            error = tried * np.sqrt(np.mean(found[1] ** 2))
             if error < lowest:
                 break
         else:
             break
         settled = error > (1 - SETTLED) * lowest or error < EXACT_MM
-        best, place, lowest, (closest, distance, direction) = tried, moved, error, found
+        points, place, size, lowest, (closest, distance, direction) = moved, moved[chosen], tried, error, found
         if settled:
             break
-    return best
+    return points, size

@@ -8,13 +8,11 @@ come out x 1000. What cannot be measured (no vertex chosen, too few samples, a h
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from experiments.cache import array_digest, read_arrays, write_arrays
-from experiments.runtime import data_folder
 from flamejax.metrics.heads import PAPER_UNIT, aligned, rms, self_distances
 
 QUANTILE = 0.99
@@ -40,7 +38,7 @@ def sample_error(heads: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None
 
 def asd_extremes(heads: np.ndarray, chosen: np.ndarray | None = None) -> tuple[float, float]:
     """minASD and maxASD x 1000: mean_i of min_{j != i} and of max_{j != i} |(S_i - S_j)_x|_F / sqrt(|x|) (OFER, section
-    4.4, metric 3). The first is `flamejax.metrics.heads.asd`.
+    4.4, metric 3). The first is `asd`.
 
     Args:
       heads: (M, V, 3) metres. chosen: (V,) bool, all when left out.
@@ -75,7 +73,7 @@ class Distribution:
         return np.linalg.norm(self.whitening @ np.asarray(displacements, np.float64)[..., None], axis=(-2, -1))
 
 
-def learn_distribution(heads: np.ndarray, quantile: float = QUANTILE, folder: Path | None = None) -> Distribution:
+def learn_distribution(heads: np.ndarray, quantile: float = QUANTILE) -> Distribution:
     """From training heads in the head frame (with their mirror images, if those count as heads, too).
 
     The threshold of a vertex is a quantile of the training heads' own distances there, at least 1. OFER takes the
@@ -84,7 +82,6 @@ def learn_distribution(heads: np.ndarray, quantile: float = QUANTILE, folder: Pa
     Args:
       heads: (N, V, 3) metres, at least two.
       quantile: in (0, 1].
-      folder: keeps what is learned there (by default in the data folder's `evaluate`) under a digest of the heads.
 
     Raises:
       ValueError: fewer than two heads, heads that are not finite, or a quantile out of range.
@@ -93,16 +90,10 @@ def learn_distribution(heads: np.ndarray, quantile: float = QUANTILE, folder: Pa
         raise ValueError(f"a distribution needs heads (N, V, 3), at least two, not {heads.shape}.")
     if not 0 < quantile <= 1:
         raise ValueError(f"a quantile lies in (0, 1], {quantile} does not.")
-    name = f"distribution-{array_digest(heads)}-{quantile:g}-{RIDGE:g}.npz"
-    path = (folder or data_folder() / "evaluate") / name
-    kept = read_arrays(path)
-    if kept is not None and {"mean", "whitening", "threshold"} <= kept.keys():
-        return Distribution(kept["mean"], kept["whitening"], kept["threshold"])
     # Some vertices at a time: all heads in double precision would be several copies of the training set.
     parts = [_of_vertices(heads[:, k : k + AT_ONCE], quantile) for k in range(0, heads.shape[1], AT_ONCE)]
-    arrays = {field: np.concatenate([getattr(p, field) for p in parts]) for field in ("mean", "whitening", "threshold")}
-    write_arrays(path, arrays)
-    return Distribution(**arrays)
+    names = [field.name for field in dataclasses.fields(Distribution)]
+    return Distribution(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def _of_vertices(heads: np.ndarray, quantile: float) -> Distribution:
@@ -164,7 +155,7 @@ def harmonic_diversity(
 
     The paper prints d_v and d_o swapped, divides lengths by Mahalanobis distances, and takes a square root in one of
     them. Measured by the Mahalanobis length both are free of a unit, and HM is in [0, 1]. Higher is better. Not
-    Diverse3DFace's ASD-O, which is `flamejax.metrics.heads.asd` over occluded vertices.
+    Diverse3DFace's ASD-O, which is `asd` over occluded vertices.
 
     Args:
       heads: (M, V, 3) metres. truth: (V, 3) metres. visible, occluded: (V,) bool.
@@ -201,35 +192,24 @@ class IdentityErrors:
     std: np.ndarray
 
 
-def identity_errors(found: np.ndarray, truth: np.ndarray, frontal: np.ndarray) -> np.ndarray:
-    """Distances of frontal vertices in millimetres after the similarity that is best over these: (V, 3), (V, 3) metres,
-    frontal (V,) bool -> (E,). What IdRank is to rank by (OFER, section 3.3): NoW's error where vertices correspond.
-
-    Raises:
-      ValueError: fewer than three vertices are frontal.
-    """
-    return _aligned_distances_mm(np.asarray(found)[frontal], np.asarray(truth)[frontal])
-
-
 def identity_errors_mm(candidates: np.ndarray, truth: np.ndarray) -> IdentityErrors:
-    """`identity_errors` of many candidates at once, frontal vertices selected already: (N, E, 3), (E, 3) metres.
+    """Distances of frontal vertices after the similarity that is best over these, each candidate's own: what IdRank is
+    to rank by (OFER, section 3.3), NoW's error where vertices correspond.
+
+    Args:
+      candidates: (N, E, 3) metres, frontal vertices alone. truth: (E, 3) metres.
 
     Raises:
       ValueError: fewer than three vertices.
     """
-    finite = np.isfinite(candidates).all(axis=(1, 2))
-    # A singular value decomposition refuses what is not finite.
-    distances = _aligned_distances_mm(np.where(finite[:, None, None], candidates, 0.0), truth)
-    distances[~finite] = np.nan
-    return IdentityErrors(np.median(distances, axis=1), distances.mean(axis=1), distances.std(axis=1))
-
-
-def _aligned_distances_mm(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(*b, E, 3), (E, 3) -> (*b, E)."""
     if len(truth) < 3:
         raise ValueError(f"a similarity needs three vertices or more, there are {len(truth)}.")
-    away = aligned(found, truth) - truth
-    return 1e3 * np.sqrt(np.einsum("...i,...i->...", away, away))
+    finite = np.isfinite(candidates).all(axis=(1, 2))
+    # A singular value decomposition refuses what is not finite.
+    away = aligned(np.where(finite[:, None, None], candidates, 0.0), truth) - truth
+    distances = 1e3 * np.sqrt(np.einsum("...i,...i->...", away, away))
+    distances[~finite] = np.nan
+    return IdentityErrors(np.median(distances, axis=1), distances.mean(axis=1), distances.std(axis=1))
 
 
 def precision_at(scores: np.ndarray, errors: np.ndarray, share: float) -> float:

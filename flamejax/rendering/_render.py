@@ -8,7 +8,7 @@ from jax import Array
 
 from flamejax.camera import Camera
 from flamejax.geometry import normalize, vertex_normals
-from flamejax.head.model import HeadModel
+from flamejax.head import HeadModel
 from flamejax.rendering._antialias import antialias as blend_silhouettes
 from flamejax.rendering._interpolate import interpolate
 from flamejax.rendering._rasterize import Fragments, rasterize

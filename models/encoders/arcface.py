@@ -7,6 +7,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jax import Array
 
@@ -115,7 +116,7 @@ class ArcFace(nnx.Module):
             for block in stage:
                 x = block(x)
         # Torch flattens channels first, and so does the last layer count its inputs.
-        x = jnp.moveaxis(self.bn2(x), -1, -3)
+        x = rearrange(self.bn2(x), "n h w c -> n (c h w)")
         return jax.lax.stop_gradient(x.reshape(*crops.shape[:-3], self.feature_width))
 
     def head(self, features: Array) -> Array:

@@ -22,6 +22,7 @@ from models.encoders.files import (
     TITLES,
     EncoderName,
     architecture,
+    check_depth,
     empty_encoder,
     filled_encoder,
     flat_weights,
@@ -98,12 +99,6 @@ def read_farl(path: Path, heads: int | None = None, published: bool = True) -> F
     encoder = _converted(config, tensors, path)
     assert isinstance(encoder, FaRL)
     return encoder
-
-
-def check_depth(config: IResNetConfig, depth: int | None, path: Path) -> None:
-    """Raises: HeadFileError, the network has another depth than the wanted one (None: any)."""
-    if depth is not None and DEPTHS.get(config.blocks) != depth:
-        raise HeadFileError(f"{path}: holds {architecture(config)}, not iResNet-{depth}.")
 
 
 def provenance(path: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jax import Array
 
@@ -60,12 +61,10 @@ class TransformerBlock(nnx.Module):
         return x + self.mlp_out(quick_gelu(self.mlp_in(self.ln_2(x))))
 
     def _attention(self, x: Array) -> Array:
-        count, tokens, hidden = x.shape
-        parts = self.qkv(x).reshape(count, tokens, 3, self.heads, hidden // self.heads)
-        query, key, value = (parts[:, :, part] for part in range(3))
-        scores = jnp.einsum("nqhc,nkhc->nhqk", query, key, precision="highest") * (hidden // self.heads) ** -0.5
+        query, key, value = rearrange(self.qkv(x), "n t (part h c) -> part n t h c", part=3, h=self.heads)
+        scores = jnp.einsum("nqhc,nkhc->nhqk", query, key, precision="highest") * query.shape[-1] ** -0.5
         mixed = jnp.einsum("nhqk,nkhc->nqhc", jax.nn.softmax(scores, axis=-1), value, precision="highest")
-        return self.attention_out(mixed.reshape(x.shape))
+        return self.attention_out(rearrange(mixed, "n t h c -> n t (h c)"))
 
 
 class FaRL(nnx.Module):
@@ -103,8 +102,7 @@ class FaRL(nnx.Module):
         """As `features`, of crops (*b, S, S, 3), RGB in [0, 1]."""
         x = crops.reshape(-1, *crops.shape[-3:])
         x = (x - CLIP_MEAN.reshape(1, 1, 1, 3)) / CLIP_DEVIATION.reshape(1, 1, 1, 3)
-        x = self.patches(x)
-        x = x.reshape(x.shape[0], -1, self.config.hidden)
+        x = rearrange(self.patches(x), "n h w c -> n (h w) c")
         first = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, self.config.hidden))
         x = jnp.concatenate([first, x], axis=1) + self.positions[...][None]
         x = self.ln_pre(x)

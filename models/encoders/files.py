@@ -7,7 +7,6 @@ last layer starts from them.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -19,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flamejax.files import data_folder
 from flamejax.head import HeadFileError
-from flamejax.head.formats.npy_files import read_npz, read_npz_members
-from flamejax.io.files import write_bytes
-from flamejax.io.folders import data_folder
+from flamejax.head.formats import read_npz, read_npz_members
 from models.encoders.arcface import ArcFace, IResNetConfig
 from models.encoders.farl import FaRL, ViTConfig
 from models.encoders.identify import identify, refuse
+from models.weight_files import from_json, path_name, write_arrays
 
 FORMAT_VERSION = 1
 LARGEST_SIZE = 10_000
@@ -63,11 +62,6 @@ def flat_weights(encoder: nnx.Module) -> dict[tuple[Any, ...], nnx.Variable]:
     return dict(sorted(nnx.to_flat_state(nnx.state(encoder)), key=lambda item: path_name(item[0])))
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """stages/0/1/conv1/kernel."""
-    return "/".join(map(str, path))
-
-
 def empty_encoder(config: IResNetConfig | ViTConfig) -> ArcFace | FaRL:
     """An encoder of shapes, without weights."""
     if isinstance(config, ViTConfig):
@@ -98,12 +92,7 @@ def write_encoder(
         "weights": np.concatenate([np.asarray(leaf[...], np.float32).reshape(-1) for leaf in weights.values()]),
         "layout": np.asarray(_layout(weights)),
     }
-    for name, value in (notes or {}).items():
-        arrays[f"provenance_{name}"] = np.asarray(value)
-    buffer = io.BytesIO()
-    # Not compressed: weights hardly shrink.
-    np.savez(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
+    write_arrays(path, arrays, notes, compressed=False)  # weights hardly shrink
 
 
 def load_encoder(name: EncoderName, path: str | os.PathLike[str] | None = None) -> ArcFace | FaRL:
@@ -136,6 +125,35 @@ def load_encoder(name: EncoderName, path: str | os.PathLike[str] | None = None) 
     )
 
 
+def load_arcface(path: str | os.PathLike[str] | None = None, depth: int | None = None) -> ArcFace:
+    """ArcFace as `flamejax convert FILE --to arcface` wrote it.
+
+    Args:
+      path: `encoder_path("arcface")` when left out.
+      depth: 50 or 100, to refuse another iResNet.
+
+    Raises:
+      FileNotFoundError, HeadFileError: as `load_encoder`; HeadFileError also when it is of another depth.
+    """
+    encoder = load_encoder("arcface", path)
+    assert isinstance(encoder, ArcFace)
+    check_depth(encoder.config, depth, encoder_path("arcface") if path is None else Path(path))
+    return encoder
+
+
+def load_farl(path: str | os.PathLike[str] | None = None) -> FaRL:
+    """FaRL as `flamejax convert FILE --to farl` wrote it; arguments and errors as those of `load_encoder`."""
+    encoder = load_encoder("farl", path)
+    assert isinstance(encoder, FaRL)
+    return encoder
+
+
+def check_depth(config: IResNetConfig, depth: int | None, path: Path) -> None:
+    """Raises: HeadFileError, the network has another depth than the wanted one (None: any)."""
+    if depth is not None and DEPTHS.get(config.blocks) != depth:
+        raise HeadFileError(f"{path}: holds {architecture(config)}, not iResNet-{depth}.")
+
+
 def describe_encoder(name: EncoderName, path: Path) -> str:
     """What a converted file holds, without reading its weights. Raises: HeadFileError, as `load_encoder`."""
     if (kind := identify(path)) != "npz":
@@ -161,9 +179,7 @@ def _config(name: EncoderName, found: Mapping[str, Any], path: Path) -> IResNetC
             raise HeadFileError(f"{path}: format {version}, not {FORMAT_VERSION}. Convert it again.")
         if holds != name:
             raise HeadFileError(f"{path}: holds the encoder '{holds[:20]}', not {TITLES[name]}.")
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
-        }
+        values = from_json(settings)
         sizes = [n for value in values.values() for n in (value if isinstance(value, tuple) else (value,))]
         if not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes) or sum(values.get("blocks", ())) > 1000:
             raise ValueError("impossible sizes")

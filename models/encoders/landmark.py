@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jax import Array
 
@@ -66,8 +67,7 @@ class LandmarkEncoder(nnx.Module):
         Returns:
           (*b, width)
         """
-        offsets = self.offsets(landmarks, visibility)
-        flat = offsets.reshape(*offsets.shape[:-2], -1)
+        flat = rearrange(self.offsets(landmarks, visibility), "... l c -> ... (l c)")
         x = self.seen(flat) + self.hidden_tokens(1 - visibility)
         for block in self.blocks:
             x = block(x)

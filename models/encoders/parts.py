@@ -14,9 +14,10 @@ from jax import Array
 
 from models.encoders.arcface import ArcFace
 from models.encoders.farl import FaRL
-from models.encoders.files import TITLES, EncoderName, flat_weights, load_encoder, path_name
+from models.encoders.files import TITLES, EncoderName, flat_weights, load_encoder
 from models.encoders.interface import Encoder, ImageEncoder
 from models.encoders.landmark import LandmarkEncoder, LandmarkEncoderConfig
+from models.weight_files import path_name
 
 IMAGE_ENCODERS: tuple[EncoderName, ...] = ("arcface", "farl")
 """Those that look at the photo, and whose base is in a file of its own."""

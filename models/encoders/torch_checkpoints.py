@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats.safe_pickle import Held, Name, load_pickle
+from flamejax.head.formats import Held, Name, load_pickle
 
 MAX_PICKLE, MAX_DEPTH, MAX_DICTIONARIES = 64 * 2**20, 3, 64
 _ALSO = re.compile(

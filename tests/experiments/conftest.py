@@ -10,8 +10,9 @@ from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 
 @pytest.fixture
 def small_head(monkeypatch):
-    """reconstruct uses the small random head instead of the open head."""
-    monkeypatch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
+    """The commands use the small random head instead of the open head."""
+    for place in (command, "experiments.results"):
+        monkeypatch.setattr(f"{getattr(place, '__name__', place)}.load_head", lambda path: (HEAD, IDENTITY))
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from rich.console import Console
 import flamejax
 from experiments.reconstruct import Config, command
 from experiments.reconstruct.pipeline import Tools
-from experiments.reconstruct.results import HeadIdentity
 from fitting import Fit, NoFaceError, Observation
 from fitting.fit_model import bare
 from flamejax.camera import CropTransform, OrthographicCamera
+from flamejax.io.results import HeadIdentity
 from flamejax.types import Hypotheses
 from tests.heads import random_head
 

@@ -14,7 +14,7 @@ from fitting.local_files import load_local_model, write_local_model
 from flamejax.types import Observation
 from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
-from sampling._complete import complete
+from sampling import complete
 from tests.experiments.fakes import HEAD, FakeTools
 
 vertices = jax.jit(flamejax.vertices)

@@ -12,8 +12,7 @@ from experiments.calibrate_landmarks import embedding, views
 from experiments.calibrate_landmarks.command import EVALUATION, to_bytes
 from experiments.calibrate_landmarks.evaluation import render_table
 from fitting.detector import FaceLandmarks, LiteRTDetector
-from flamejax.head import load_dense_landmarks
-from flamejax.head._dense_landmarks import NUM_DENSE
+from flamejax.head import NUM_DENSE, load_dense_landmarks
 
 NOISE = 0.5  # pixels, about 0.4 mm
 

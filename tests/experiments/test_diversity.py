@@ -27,8 +27,7 @@ from experiments.tables import (
 )
 from experiments.tables.diverse_cases import Parts, parts_of
 from experiments.tables.diverse_runs import METHODS, OURS, Found, case_key
-from flamejax.head import root_joint
-from flamejax.metrics import heads as metrics
+from flamejax.head import head_frame, root_joint
 from tests.experiments.diverse_fakes import COUNT, VAE, FakeConfig, Fakes, case, run_fit, runner
 from tests.experiments.fakes import FakeTools
 from tests.experiments.test_completion import HEAD, scans
@@ -105,7 +104,7 @@ def test_hypotheses_come_into_the_head_frame_of_the_fit(tmp_path, fakes):
     (found,) = run.hypotheses("global+local+vae", [case(0)])
     (one,) = run.fits("global+local", [case(0)])
     root = np.asarray(root_joint(model.head, one.params))
-    still = metrics.head_frame(one.vertices, root, one.params.global_orient)
+    still = head_frame(one.vertices, root, one.params.global_orient)
     np.testing.assert_allclose(found.heads[0], still, atol=1e-6)
     np.testing.assert_allclose(run.fitted_heads("global+local", [case(0)])[0], still, atol=1e-6)
     assert np.abs(found.heads[0] - one.vertices).max() > 0.01

@@ -18,7 +18,7 @@ from experiments.tables import fits, fitting_table, report
 from experiments.tables.fits import Fitter, Job, Result
 from experiments.tables.statistics import bootstrap, mean_of, ratio_of
 from flamejax.camera import PerspectiveCamera
-from flamejax.head import root_joint
+from flamejax.head import head_frame, root_joint
 from flamejax.metrics import heads as metrics
 from tests.heads import random_head, random_params
 
@@ -83,7 +83,7 @@ def test_the_head_frame_undoes_the_global_rotation():
     params = random_params(HEAD, 3, (2,))
     params = dataclasses.replace(params, transl=jnp.zeros((2, 3)))
     root = np.asarray(root_joint(model.head, params))
-    found = metrics.head_frame(np.asarray(flamejax.vertices(HEAD, params)), root, np.asarray(params.global_orient))
+    found = head_frame(np.asarray(flamejax.vertices(HEAD, params)), root, np.asarray(params.global_orient))
     still = flamejax.vertices(HEAD, dataclasses.replace(params, global_orient=jnp.zeros((2, 3))))
     np.testing.assert_allclose(found, np.asarray(still) - root[:, None], atol=1e-5)
 

@@ -5,13 +5,13 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.evaluate.expression_command import sheets
+from experiments.tables.expression_runs import METHODS, ExpressionRunner
 
 from experiments.datasets.open_faces import Scans
-from experiments.evaluate.expression_command import sheets
 from experiments.tables import expression_runs
 from experiments.tables.diverse_cases import Parts
 from experiments.tables.diverse_runs import Found
-from experiments.tables.expression_runs import METHODS, ExpressionRunner
 from experiments.tables.expression_table import (
     SHARES,
     ExpressionTable,
@@ -24,7 +24,7 @@ from experiments.tables.expression_table import (
 from flamejax.metrics.samples import learn_distribution
 from flamejax.types import Hypotheses
 from models.rank import frontal_vertices
-from sampling._ofer import OferNetworks
+from sampling import OferNetworks
 from tests.experiments.diverse_fakes import COUNT, Fakes, case, run_fit, runner
 from tests.experiments.test_completion import HEAD
 

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from experiments.reconstruct import Config, command
-from experiments.reconstruct.results import RESULT_FILES
-from flamejax.io.files import TEMPORARY_PREFIX
+from flamejax.files import TEMPORARY_PREFIX
+from flamejax.io.results import RESULT_FILES
 from tests.experiments.fakes import HEAD, IDENTITY, FakeTools, write_photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +75,7 @@ def test_lists_are_replaced_whole(tmp_path, monkeypatch, name):
             raise OSError("disk full")
         return replace(source, target)
 
-    monkeypatch.setattr("flamejax.io.files.os.replace", refuse)
+    monkeypatch.setattr("flamejax.files.os.replace", refuse)
     with pytest.raises(OSError, match="disk full"):
         command.run(Config(**config, resume=True), Console(quiet=True), FakeTools().tools)
     assert (tmp_path / "out" / name).read_bytes() == before

@@ -11,9 +11,9 @@ from experiments.datasets import open_faces
 from experiments.datasets.occluded_frames import __main__ as command
 from experiments.datasets.occluded_frames import pictures, read_frames, sequences, store
 from experiments.datasets.open_faces import scenes
-from experiments.evaluate.command import EvaluateConfig
+from experiments.evaluate.config import EvaluateConfig
 from experiments.tables.diverse_cases import frame_cases
-from flamejax.io.files import TEMPORARY_PREFIX
+from flamejax.files import TEMPORARY_PREFIX
 from models.rank import frontal_vertices
 from tests.experiments.test_open_faces import built, data, head  # noqa: F401
 from tests.heads import random_head

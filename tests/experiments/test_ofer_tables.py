@@ -26,7 +26,7 @@ from models.generator import GeneratorConfig
 from models.ofer_weights import build_generator, build_rank, load_generator, write_generator, write_rank
 from models.rank import IdRankConfig, frontal_vertices
 from models.unet1d import UNet1DConfig
-from sampling.diffusion import SamplerConfig
+from sampling import SamplerConfig
 from tests.heads import random_head
 
 HEAD = random_head(subdivisions=3)

@@ -14,8 +14,8 @@ from experiments import runtime
 from experiments.datasets import open_faces
 from experiments.datasets.open_faces import EXPRESSIONS, details, store, subjects, worker
 from experiments.datasets.open_people.sources import WHEEL_NAME
+from flamejax.files import TEMPORARY_PREFIX
 from flamejax.head import HeadParams, ShapedHead, load_head, pose_shaped
-from flamejax.io.files import TEMPORARY_PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,9 +97,7 @@ def test_faces_do_not_fold(data, head):
     for subject in (0, 7, 100):
         rest = people[subject].astype(np.float64)
         height, _ = details.heights(skin, details.draw_latents(subject), details.STILL)
-        before, after = (
-            details._triangle_normals(v, skin.faces) for v in (rest, details.displaced(rest, height, skin))
-        )
+        before, after = (details.triangle_normals(v, skin.faces) for v in (rest, details.displaced(rest, height, skin)))
         assert (before * after).sum(1).min() >= details.STEEPEST
     assert np.abs(people[:, None, :60] - people[None, :, :60]).max(axis=(2, 3))[np.triu_indices(300, 1)].min() > 1e-4
 

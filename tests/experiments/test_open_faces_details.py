@@ -85,7 +85,7 @@ def test_the_head_lacks_it_and_a_regional_model_learns_it(head, skin, fields, ac
 
 
 def test_expressions_are_one_sided_and_lean_to_one_side():
-    from experiments.datasets.open_people.activations import WHOLE
+    from tools.open_head.activations import WHOLE
 
     assert len(expressions.EXPRESSIONS) == 12 and expressions.EXPRESSIONS == tuple(sorted(expressions.EXPRESSIONS))
     units = {p for _, parts in expressions.KINDS.values() for p in parts} | {

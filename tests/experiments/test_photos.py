@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reconstruct.photos import Photo, face_name, find_photos, name_photos, safe_name
+from experiments.photos import Photo, face_name, find_photos, name_photos, safe_name
 from tests.experiments.fakes import write_photo
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.reconstruct.read import ResultError, fitted_with, read_face, read_metrics
-from fitting import observe_photo
+from experiments.results import fitted_with, observation_of
+from fitting import observe_photo, prepare
+from flamejax.io import ResultError, load_results
+from flamejax.io.results import FOLDED, read_metrics, read_result
 from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 from tests.experiments.results import KnownTools, one, write_networks
 
@@ -58,7 +60,9 @@ def result(tmp_path, networks):
 
 
 def read(folder, fake):
-    return read_face(folder, IDENTITY, fake.model)
+    """The result, checked against what was fitted, and what was observed."""
+    saved = read_result(folder, fake.model, IDENTITY)
+    return saved, *observation_of(saved)
 
 
 def equal(found, expected, tolerance=0.0):
@@ -73,7 +77,7 @@ def equal(found, expected, tolerance=0.0):
 
 def test_what_is_read_is_what_was_fitted(result):
     folder, fake = result
-    saved = read(folder, fake)
+    saved, seen, missing = read(folder, fake)
     fit = one(fake.fits[0])
     equal(saved.fit, fit, 1e-6)
     assert fake.model.local_coefficients(saved.fit.params).shape == (6,)
@@ -82,14 +86,75 @@ def test_what_is_read_is_what_was_fitted(result):
     np.testing.assert_allclose(fake.model.vertices(saved.fit.params), fit.vertices, atol=1e-6)
     drawn = one(fake.drawn[0])
     equal(saved.hypotheses, drawn, 1e-6)
-    assert saved.hypotheses.latents.shape == drawn.latents.shape and saved.missing == ""
+    assert saved.hypotheses.latents.shape == drawn.latents.shape and missing == ""
     # Everything that takes a fit takes this one: the same draws again.
-    jax.block_until_ready(fake._draw(3, saved.fit, saved.observation, jax.random.key(0)))
+    jax.block_until_ready(fake._draw(3, saved.fit, seen, jax.random.key(0)))
+
+
+def test_nothing_but_the_folder_is_needed(result, networks, tmp_path, monkeypatch):
+    """Not the photo, not the local models, no head's file; and what there is says how coefficients go together."""
+    folder, fake = result
+    alone = tmp_path / "elsewhere" / "out"
+    shutil.copytree(folder.parent, alone)
+    for gone in (tmp_path / "in", tmp_path / "out"):
+        shutil.rmtree(gone)
+    monkeypatch.setattr("flamejax.head.formats.load.read_head", None)
+    monkeypatch.chdir(alone.parent)
+    for place in ("out", alone, alone / "a", str(alone / "a")):
+        (saved,) = load_results(place)
+        equal(saved.fit, one(fake.fits[0]), 1e-6)
+        equal(saved.hypotheses, one(fake.drawn[0]), 1e-6)
+    assert saved.name == "a" and saved.metrics["name"] == "a" and saved.folder == alone / "a"
+    assert all(path.is_file() for path in (saved.mesh, saved.overlay, saved.occlusion_mask, saved.face_mask))
+    np.testing.assert_allclose(fake.model.vertices(saved.fit.params), saved.fit.vertices, atol=1e-6)
+    (checked,) = load_results(alone, model=fake.model)
+    equal(checked.fit, saved.fit)
+    with pytest.raises(ResultError, match="fitted with local models"):
+        load_results(alone, model=prepare(HEAD))
+
+
+def test_results_of_before_do_not_say_how_coefficients_go_together(result):
+    """They need the model, as they always did."""
+    folder, fake = result
+    with np.load(folder / "params.npz") as file:
+        arrays = dict(file)
+    counts = [int(arrays.pop(name)) for name in FOLDED]
+    local_shape = fake.model.head.num_betas - fake.model.global_betas
+    assert counts == [fake.model.global_betas, fake.model.global_expression, local_shape]
+    np.savez(folder / "params.npz", **arrays)
+    (saved,) = load_results(folder, model=fake.model)
+    equal(saved.fit, one(fake.fits[0]), 1e-6)
+    equal(read(folder, fake)[0].fit, saved.fit)
+    with pytest.raises(ResultError, match=r"params.npz: of an early version.*model=fitting.prepare\(head, local\)"):
+        load_results(folder)
+
+
+def test_folders_of_several_faces_of_none_and_of_others(tmp_path):
+    write_photo(tmp_path / "in" / "a.png")
+    write_photo(tmp_path / "in" / "b.png", colour=90)
+    out = tmp_path / "out"
+    assert reconstruct(tmp_path / "in", out, KnownTools(), local="none") == 0
+    for other in ("notes", ".writing-0123"):
+        (out / other).mkdir()
+        (out / other / "metrics.json").write_text('{"mine": 1}')
+    (out / ".writing-0123" / "metrics.json").write_text("{")
+    found = load_results(out)
+    assert [each.name for each in found] == ["a", "b"] and all(each.hypotheses is None for each in found)
+    assert found[0].fit.params.betas.shape == (HEAD.num_betas,)
+    with pytest.raises(ResultError, match=r"in: no results of flamejax reconstruct in it"):
+        load_results(tmp_path / "in")
+    for name in "ab":
+        shutil.rmtree(out / name)
+    assert load_results(out) == []  # reconstruct was here, but no photo gave a head
+    (out / "c").mkdir()
+    (out / "c" / "metrics.json").write_text("{")
+    with pytest.raises(ResultError, match=r"c/metrics.json: cannot be read"):  # and is not passed over
+        load_results(out)
 
 
 def test_the_crop_is_read_with_the_masks_and_landmarks_that_were_found(result):
     folder, fake = result
-    found, given = read(folder, fake).observation, one(fake.given[0])
+    (_, found, _), given = read(folder, fake), one(fake.given[0])
     np.testing.assert_array_equal(found.occlusion_mask, given.occlusion_mask)
     np.testing.assert_array_equal(found.face_mask, given.face_mask)
     equal(found.crop, given.crop)
@@ -119,12 +184,12 @@ def test_given_landmarks_and_masks_give_the_very_observation(tmp_path):
     fake = Real()
     options = {"landmarks": tmp_path, "masks": str(tmp_path / "masks")}
     assert reconstruct(tmp_path / "in", tmp_path / "out", fake, **options) == 0
-    saved, given = read(tmp_path / "out" / "a", fake), one(fake.given[0])
+    (saved, seen, _), given = read(tmp_path / "out" / "a", fake), one(fake.given[0])
     assert saved.hypotheses is None and saved.fit.params.betas.shape == (HEAD.num_betas,)
     for name in ("image", "occlusion_mask", "face_mask"):
-        np.testing.assert_array_equal(getattr(saved.observation, name), getattr(given, name))
-    np.testing.assert_allclose(saved.observation.landmarks, given.landmarks, atol=2e-3)
-    assert not np.asarray(saved.observation.landmarks[5]).any() and not np.any(saved.observation.dense_landmarks)
+        np.testing.assert_array_equal(getattr(seen, name), getattr(given, name))
+    np.testing.assert_allclose(seen.landmarks, given.landmarks, atol=2e-3)
+    assert not np.asarray(seen.landmarks[5]).any() and not np.any(seen.dense_landmarks)
     assert np.asarray(given.occlusion_mask).min() == 0 and (given.face_mask == 0).any()
 
 
@@ -132,18 +197,18 @@ def test_a_photo_that_is_gone_or_changed_leaves_the_fit(result):
     folder, fake = result
     photo = folder.parents[1] / "in" / "a.png"
     write_photo(photo)
-    saved = read(folder, fake)
-    assert saved.observation is None and "changed since" in saved.missing and str(photo) in saved.missing
+    _, seen, missing = read(folder, fake)
+    assert seen is None and "changed since" in missing and str(photo) in missing
     photo.unlink()
-    saved = read(folder, fake)
-    assert saved.observation is None and "not there any more" in saved.missing
+    saved, seen, missing = read(folder, fake)
+    assert seen is None and "not there any more" in missing
     equal(saved.fit, one(fake.fits[0]), 1e-6)
 
 
 def test_results_of_before_have_no_face_mask(result):
     folder, fake = result
     (folder / "face_mask.png").unlink()
-    assert np.all(np.asarray(read(folder, fake).observation.face_mask) == 1)  # the whole crop lies in the photo
+    assert np.all(np.asarray(read(folder, fake)[1].face_mask) == 1)  # the whole crop lies in the photo
 
 
 def test_folders_that_are_no_results_and_other_heads(result, tmp_path):
@@ -152,7 +217,7 @@ def test_folders_that_are_no_results_and_other_heads(result, tmp_path):
         read(tmp_path / "in", fake)
     other = dataclasses.replace(IDENTITY, sha256="0" * 64, name="other")
     with pytest.raises(ResultError, match=r"a: made with the head 'random'.*not with 'other'.*--head FILE"):
-        read_face(folder, other, fake.model)
+        read_result(folder, fake.model, other)
     with pytest.raises(ResultError, match=r"params.npz: fitted with local models.*--local"):
         read(folder, KnownTools())
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -174,12 +239,17 @@ def test_folders_that_are_no_results_and_other_heads(result, tmp_path):
         ("occlusion_mask.png", b"no image"),
         ("occlusion_mask.png", None),
         ("metrics.json", b"\xff\xfe"),
+        ("metrics.json", {"hypotheses": 10**9}),
+        ("metrics.json", {"hypotheses": "3"}),
+        ("metrics.json", {"losses": {"total": []}}),
         ("hypotheses/01/params.npz", b""),
         ("hypotheses/02/params.npz", None),
     ],
 )
 def test_damaged_files_are_named(result, file, content):
     folder, fake = result
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((folder / file).read_text()) | content).encode()
     (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
     with pytest.raises(ResultError) as error:
         read(folder, fake)
@@ -194,11 +264,17 @@ def test_numbers_that_do_not_fit_together_are_refused(result):
     for name, value, message in (
         ("betas", whole["betas"][:2], "'betas' is float32"),
         ("light", whole["light"] * np.nan, "not finite"),
+        ("local", whole["local"][:-1], "'local' is float32"),
+        ("global_betas", np.int32(2), "'local' is float32"),
         ("vertices", whole["vertices"] + 0.001, r"from those of its coefficients.*--local"),
     ):
         np.savez(folder / "params.npz", **(whole | {name: value}))
         with pytest.raises(ResultError, match=message):
             read(folder, fake)
+    for name in FOLDED:
+        np.savez(folder / "params.npz", **(whole | {name: np.int32(99)}))
+        with pytest.raises(ResultError, match="impossible counts"):
+            load_results(folder)
 
 
 def test_the_model_is_the_one_that_was_fitted(result, networks, tmp_path):

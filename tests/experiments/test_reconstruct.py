@@ -12,9 +12,9 @@ from rich.console import Console
 
 import flamejax
 from experiments.reconstruct import Config, UsageError, command
-from experiments.reconstruct.results import RESULT_FILES
 from fitting.local_files import local_model_path
-from flamejax.io.files import TEMPORARY_PREFIX
+from flamejax.files import TEMPORARY_PREFIX
+from flamejax.io.results import RESULT_FILES
 from tests.experiments.fakes import HEAD, FakeTools, bad_photos, reconstruct, results, rows, write_photo
 
 pytestmark = pytest.mark.usefixtures("small_head")

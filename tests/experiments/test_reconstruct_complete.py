@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,15 +11,25 @@ import trimesh
 from PIL import Image
 
 import flamejax
-from experiments.reconstruct import Config, UsageError
-from experiments.reconstruct.hypotheses import hypothesis_files, sheet
-from experiments.reconstruct.pipeline import default_tools, face_keys
-from experiments.reconstruct.results import hypotheses_record
-from flamejax.types import Hypotheses
+from experiments.reconstruct import Config, UsageError, command
+from experiments.reconstruct.pipeline import drawing_tools
+from experiments.reconstruct.results import hypotheses_record, hypothesis_files
+from experiments.reconstruct.views import clay_sheet
+from experiments.results import face_keys
 from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, write_mesh_vae
-from tests.experiments.fakes import HEAD, FakeTools, reconstruct, results, rows, stamps, write_photo
+from tests.experiments.fakes import HEAD, IDENTITY, FakeTools, reconstruct, results, rows, stamps, write_photo
 from tests.heads import random_head
+
+EYEBALL = np.arange(HEAD.num_vertices) == np.asarray(HEAD.v_template)[:, 2].argmin()
+
+
+@pytest.fixture(autouse=True)
+def head_with_an_eyeball(monkeypatch):
+    """One that FakeTools cannot see, of one vertex."""
+    regions = HEAD.regions | {"left_eyeball": EYEBALL, "right_eyeball": EYEBALL}
+    head = dataclasses.replace(HEAD, regions=regions)
+    monkeypatch.setattr(command, "load_head", lambda path: (head, IDENTITY))
 
 
 @pytest.fixture
@@ -52,11 +61,14 @@ def test_files_and_numbers(photos, tmp_path):
         assert heads[0]["score"] >= heads[1]["score"] >= heads[2]["score"]
         metrics = json.loads((out / name / "metrics.json").read_text())
         assert metrics["method"] == "complete" and metrics["hypotheses"] == 3
-        assert metrics["hypotheses_visible_mm"] == metrics["hypotheses_visible_spread_mm"] == 0
+        assert metrics["hypotheses_visible_mm"] == 0
+        assert not seen[EYEBALL].any()  # which counts as seen: the only one of these that moves
         shifts = np.array([head["vertices"][~seen][0, 0] for head in heads])
         np.testing.assert_allclose(metrics["hypotheses_hidden_spread_mm"], 1e3 * shifts.std(), rtol=1e-2)
+        of_seen = 1e3 * shifts.std() / np.sqrt(seen.sum() + 1)
+        np.testing.assert_allclose(metrics["hypotheses_visible_spread_mm"], of_seen, rtol=1e-2)
         mesh = trimesh.load(out / name / "hypotheses" / "02" / "mesh.glb", force="mesh", process=False)
-        assert len(mesh.faces) == len(flamejax.load_head().faces)
+        assert len(mesh.faces) == len(HEAD.faces)
         with Image.open(out / name / "hypotheses" / "sheet.jpg") as sheet:
             assert sheet.width > sheet.height > 200 and np.asarray(sheet.convert("L")).std() > 10
     assert "hypotheses/sheet.jpg" in (out / "index.html").read_text()
@@ -128,24 +140,21 @@ def test_fits_are_kept_where_hypotheses_fail(photos, tmp_path, way):
 def test_numbers_when_all_or_nothing_is_seen():
     heads = np.zeros((2, 4, 3))
     heads[1, 2] = [0.002, 0, 0]
-    fitted = SimpleNamespace(
-        hypotheses=Hypotheses(heads, None, None, np.zeros(2)), vertices=np.zeros((4, 3)), vertex_visibility=np.ones(4)
-    )
-    record = hypotheses_record(fitted, np.zeros(4, bool))
-    assert record["hypotheses_hidden_spread_mm"] is None
+    fit = np.zeros((4, 3))
+    record = hypotheses_record(heads, fit, np.ones(4, bool))
+    assert record["hypotheses"] == 2 and record["hypotheses_hidden_spread_mm"] is None
     np.testing.assert_allclose(record["hypotheses_visible_spread_mm"], 0.5)
-    fitted.vertex_visibility = np.zeros(4)
-    record = hypotheses_record(fitted, np.zeros(4, bool))
+    record = hypotheses_record(heads, fit, np.zeros(4, bool))
     assert record["hypotheses_visible_mm"] is None and record["hypotheses_hidden_spread_mm"] == pytest.approx(0.5)
-    record = hypotheses_record(fitted, np.array([False, False, True, False]))  # an eyeball, which the Mesh-VAE sees
+    record = hypotheses_record(heads, fit, np.array([False, False, True, False]))
     assert record["hypotheses_hidden_spread_mm"] == 0 and record["hypotheses_visible_spread_mm"] == pytest.approx(1)
 
 
 def test_a_picture_of_more_heads_than_it_shows():
-    points = np.asarray(HEAD.v_template)
-    many = sheet(points, np.stack([points] * 20), HEAD)
-    assert many.size == sheet(points, np.stack([points] * 16), HEAD).size
-    assert (np.asarray(many) != np.asarray(sheet(points, np.stack([points] * 16), HEAD))).any()  # it says so
+    points, spread = np.asarray(HEAD.v_template), np.zeros(HEAD.num_vertices)
+    many, few = (clay_sheet(points, np.stack([points] * count), spread, HEAD.faces) for count in (20, 16))
+    assert many.size == few.size
+    assert (np.asarray(many) != np.asarray(few)).any()  # it says so
 
 
 def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path):
@@ -180,7 +189,7 @@ def test_weights_of_another_head_are_refused(tmp_path):
     write_mesh_vae(tmp_path / "other.npz", HEAD, build_mesh_vae(HEAD, config, HEAD.v_template, 0.01))
     config = Config(photos=("x",), output=tmp_path, method="complete", mesh_vae=tmp_path / "other.npz")
     with pytest.raises(UsageError, match="trained for the head"):
-        default_tools(config, flamejax.load_head())
+        drawing_tools(config, flamejax.load_head(), None)
 
 
 def test_the_default_is_diverse_where_there_is_a_mesh_vae(tmp_path):
@@ -194,7 +203,8 @@ def test_the_default_is_diverse_where_there_is_a_mesh_vae(tmp_path):
 
 
 def test_auto_runs_as_what_it_stands_for(photos, tmp_path):
-    assert reconstruct(photos, tmp_path / "out", method="auto", num_samples=2) == 0
+    (tmp_path / "vae.npz").touch()  # no such ships for this head
+    assert reconstruct(photos, tmp_path / "out", method="auto", mesh_vae=tmp_path / "vae.npz", num_samples=2) == 0
     metrics = json.loads((tmp_path / "out" / "a" / "metrics.json").read_text())
     assert metrics["method"] == "diverse" and metrics["hypotheses"] == 2
     assert metrics["settings"]["diversify"]["n_sigma"] == 3.0

@@ -1,4 +1,4 @@
-"""`reconstruct --method ofer` and `ofer+dpp`: real networks of the open head, files, reading back, refusals."""
+"""`reconstruct --method ofer` and `ofer+dpp`: small real networks, files, reading back, refusals."""
 
 import dataclasses
 import json
@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 
 import flamejax
-from experiments.reconstruct import Config, UsageError
-from experiments.reconstruct.hypotheses import hypothesis_files
-from experiments.reconstruct.pipeline import default_tools, drawing_tools
-from experiments.reconstruct.read import fitted_with, read_face, read_metrics
-from experiments.reconstruct.results import HeadIdentity
+from experiments.reconstruct import Config, UsageError, command
+from experiments.reconstruct.pipeline import drawing_tools
+from experiments.reconstruct.results import hypothesis_files
+from flamejax.io import load_results
 from models.encoders.landmark import LandmarkEncoderConfig
 from models.generator import GeneratorConfig
 from models.ofer_weights import build_generator, build_rank, write_generator, write_rank
 from models.rank import IdRankConfig
 from models.unet1d import UNet1DConfig
-from tests.experiments.fakes import FakeTools, reconstruct, results, write_photo
+from tests.experiments.fakes import IDENTITY, FakeTools, reconstruct, results, write_photo
 from tests.heads import random_head
 
+HEAD = random_head()
 NETWORKS = ("idgen", "expgen", "idrank")
-HEAD = flamejax.load_head()
 
 
 def write_ofer(folder: Path, head=HEAD) -> dict[str, Path]:
@@ -56,10 +55,19 @@ def made(tmp_path_factory):
     for name, colour in (("a", 100), ("b", 140)):
         write_photo(folder / "in" / f"{name}.png", colour=colour)
     options = write_ofer(folder / "networks")
-    for method in ("ofer", "ofer+dpp"):
-        tools = OferTools(seen_beyond=0.05)
-        given = {"method": method, "num_samples": 3, "local": "none", **options}
-        assert reconstruct(folder / "in", folder / method, tools, **given) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
+        for method in ("ofer", "ofer+dpp"):
+            tools = OferTools(seen_beyond=0.05)
+            given = {
+                "method": method,
+                "num_samples": 3,
+                "local": "none",
+                "candidates": 8,
+                "sampler_steps": 2,
+                **options,
+            }
+            assert reconstruct(folder / "in", folder / method, tools, **given) == 0
     return folder, options
 
 
@@ -84,10 +92,7 @@ def test_files_and_numbers(made, method):
 
 
 def test_results_are_read_back_with_params_and_size(made):
-    folder = made[0] / "ofer" / "a"
-    metrics = read_metrics(folder)
-    identity = HeadIdentity(**{k: metrics["head"][k] for k in ("name", "version", "licence", "sha256")})
-    saved = read_face(folder, identity, fitted_with(metrics, HEAD))
+    (saved,) = load_results(made[0] / "ofer" / "a")
     found = saved.hypotheses
     assert found.latents is None
     again = found.size[:, None, None] * flamejax.vertices(HEAD, found.params)
@@ -122,14 +127,14 @@ def test_refused_options(tmp_path, options, message):
 
 
 def test_files_that_are_missing_or_of_another_head(tmp_path):
-    options = write_ofer(tmp_path / "other", random_head())
+    options = write_ofer(tmp_path / "other")
     config = Config(photos=("x",), output=tmp_path, method="ofer", idgen=tmp_path / "none.npz")
     with pytest.raises(UsageError, match=r"--idgen .*no such file"):
         config.check_inputs()
     with pytest.raises(UsageError, match="trained for the head"):
-        default_tools(dataclasses.replace(config, **options), flamejax.load_head())
+        drawing_tools(dataclasses.replace(config, **options), flamejax.load_head(), None)
 
 
 def test_the_open_heads_networks_ship(tmp_path):
-    tools = default_tools(Config(photos=("x",), output=tmp_path, method="ofer"), flamejax.load_head())
-    assert tools.complete is not None and tools.between is None
+    draw, between = drawing_tools(Config(photos=("x",), output=tmp_path, method="ofer"), flamejax.load_head(), None)
+    assert draw is not None and between is None

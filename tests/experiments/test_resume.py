@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.reconstruct import UsageError, command
-from experiments.reconstruct.results import HeadIdentity
+from flamejax.io.results import HeadIdentity
 from tests.experiments.fakes import HEAD, FakeTools, bad_photos, reconstruct, results, rows, stamps, write_photo
 
 pytestmark = pytest.mark.usefixtures("small_head")

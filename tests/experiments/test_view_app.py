@@ -12,7 +12,7 @@ import trimesh
 from rich.console import Console
 
 from experiments import cli
-from experiments.reconstruct import UsageError, command
+from experiments.results import UsageError
 from experiments.view import command as view
 from experiments.view.scene import BETWEEN, COLOURS, FIT, DrawSettings, Explorer, Shown, ViewError
 from tests.experiments.fakes import HEAD, IDENTITY
@@ -206,8 +206,7 @@ def test_without_viser_it_says_what_to_install(made, monkeypatch, capsys):
 
 
 @needs_viser
-def test_refusals_before_a_page_is_served(made, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
+def test_refusals_before_a_page_is_served(made, small_head, tmp_path, capsys):
     assert view.main([str(tmp_path / "none"), "--port", "0"]) == 2
     assert "none: no such folder" in capsys.readouterr().err
     assert view.main([str(tmp_path), "--port", "0"]) == 2

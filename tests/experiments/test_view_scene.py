@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import flamejax
-from experiments.reconstruct import UsageError
-from experiments.reconstruct.read import ResultError
+from experiments.results import UsageError
 from experiments.view import scene
 from experiments.view.edits import COEFFICIENT_LIMIT, edited, head_angles, sliders
 from experiments.view.scene import (
@@ -24,8 +23,9 @@ from experiments.view.scene import (
     legend,
     photo_plane,
 )  # fmt: skip
+from flamejax.io.results import ResultError
 from flamejax.types import Hypotheses
-from sampling._complete import complete
+from sampling import complete
 from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 from tests.experiments.results import KnownTools, one, vertices, write_networks
 from tests.heads import random_params
@@ -159,9 +159,9 @@ def test_algorithm_2_gets_its_settings_and_the_photo(explorer, face, monkeypatch
     explorer.draw(face, DrawSettings(k=0.7, n_sigma=2.0, num_samples=8))
     config, observation, count = seen[0]
     assert (config.k, config.n_sigma, config.iterations, count) == (0.7, 2.0, 60, 8)
-    assert observation is face.saved.observation and observation.image.shape == (64, 64, 3)
+    assert observation is face.observation and observation.image.shape == (64, 64, 3)
     assert "k 0.7, n_sigma 2" in face.source and BETWEEN not in face.choices()  # it gave no latents
-    gone = dataclasses.replace(face, saved=dataclasses.replace(face.saved, observation=None))
+    gone = dataclasses.replace(face, observation=None)
     with pytest.raises(ViewError, match="needs the photo"):
         explorer.draw(gone, DrawSettings())
 
@@ -209,7 +209,7 @@ def test_the_photo_lies_under_the_face_for_who_looks_at_it(face):
     met = eye + (plane.centre[2] - eye[2]) / (point[2] - eye[2]) * (point - eye)
     there = (met - plane.centre)[:2] * (1, -1) / plane.side * 64 + 32
     np.testing.assert_allclose(there, pixel, atol=1e-3)
-    assert photo_plane(dataclasses.replace(face, saved=dataclasses.replace(face.saved, observation=None)), eye) is None
+    assert photo_plane(dataclasses.replace(face, observation=None), eye) is None
 
 
 def test_folders_without_results_are_refused(made, tmp_path):

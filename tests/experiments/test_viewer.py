@@ -14,6 +14,8 @@ from experiments.view.viewer_page.scene import quantise
 from tests.experiments.fakes import FakeTools, reconstruct, write_photo
 from tests.viewer.scenes import heads_in, make_scene, unpacked
 
+pytestmark = pytest.mark.usefixtures("small_head")
+
 
 class Links(HTMLParser):
     """Everything that a page points to."""

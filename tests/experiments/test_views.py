@@ -1,11 +1,14 @@
 """Overlays land where the crop transform says; turned heads are shown whole."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.reconstruct.views import MARGIN, OPACITY, RENDER_SIDE, View, mask_over, overlay, render_view, tile
 from fitting import observe_photo
+from flamejax.camera import OrthographicCamera
 
 
 def square_view(low: int, high: int) -> View:
@@ -51,7 +54,9 @@ def test_the_turned_head_is_whole_and_centred():
         cameras.append((np.asarray(camera.project(verts)), size))
         return np.zeros((2, *size, 4), np.float32)
 
-    render_view(render, cloud, 4000.0, np.array([1.0, 2.0]), np.zeros((4, 4, 3)), np.zeros((9, 3)), 256)
+    camera = OrthographicCamera(np.float32(4000.0), np.array([1.0, 2.0], np.float32))
+    fit = SimpleNamespace(vertices=cloud, camera=camera, light=np.zeros((9, 3)))
+    render_view(render, fit, np.zeros((4, 4, 3)), 256)
     (points, size), turned = cameras[0], cameras[0][0][1, :, :2]
     assert size == (RENDER_SIDE, RENDER_SIDE) and (turned >= 0).all() and (turned <= RENDER_SIDE).all()
     np.testing.assert_allclose((turned.min(axis=0) + turned.max(axis=0)) / 2, RENDER_SIDE / 2, atol=0.1)
@@ -62,9 +67,14 @@ def test_the_turned_head_is_whole_and_centred():
 
 
 def test_tile_is_four_pictures_in_a_row():
-    row = tile(np.zeros((64, 64, 3)), np.full((68, 2), 32.0), np.ones(68), square_view(0, 512), side=50)
+    crop = SimpleNamespace(
+        image=np.zeros((64, 64, 3)), landmarks=np.full((68, 2), 32.0), confidence=np.ones(68), occlusion_mask=np.eye(64)
+    )
+    row = tile(crop, square_view(0, 512), side=50)
     assert isinstance(row, Image.Image) and row.size == (200, 50)
     assert row.getpixel((25, 25))[1] > 200  # the landmarks, green for sure
+    _, _, blue = row.getpixel((40, 40))
+    assert blue > 10 and row.getpixel((40, 10)) == (0, 0, 0)  # what is hidden, violet
 
 
 @pytest.mark.parametrize("side", [600, 128, 129, 131, 64])  # the crop magnifies, or shrinks the photo

@@ -18,8 +18,7 @@ from fitting.gradient_fit import Variables, landmark_loss, loss_terms
 from fitting.landmark_fit import CLOSURE_PAIRS, Geometry, closure_error, closure_residuals, smoothing_residuals
 from fitting.local_model import LocalModel, LocalRegion
 from fitting.photometric_fit import Evidence
-from flamejax.head import HeadFileError
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadFileError, geometry_hash
 from flamejax.rendering import ambient_light
 from flamejax.types import OK
 from tests.fitting.test_fit import HEAD, SIDE, SMALL, photos, random_targets

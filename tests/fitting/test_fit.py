@@ -20,7 +20,7 @@ import flamejax
 from experiments.datasets.renders import exact_observation
 from fitting.appearance import estimate_light, skin_triangles
 from fitting.global_fit import fit_batch, fit_program, vertex_visibility
-from fitting.landmark_fit import Geometry, Targets, huber_energy, landmark_residuals, landmark_targets, prior_residuals
+from fitting.landmark_fit import Geometry, Targets, landmark_residuals, landmark_targets, prior_residuals
 from fitting.photometric_fit import TERMS, Evidence, Unknowns, energies, photometric_energy, visible_faces
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize
@@ -71,7 +71,7 @@ def test_landmark_and_prior_terms_have_right_gradients():
         # Contour points jump between bins; the dense ones are weighted by the face's size, which is held fixed.
         inner = residuals[17:68]
         assert residuals.shape == (68 + 468, 2)
-        return inner / 100, prior_residuals(HEAD, geometry) / 10, huber_energy(inner) / 1e4
+        return inner / 100, prior_residuals(HEAD, geometry) / 10, fitting.huber_energy(inner) / 1e4
 
     check_grads(terms, (random_geometry(),), 1, ("fwd", "rev"), eps=3e-3, rtol=0.04, atol=0.02)
 

@@ -23,8 +23,7 @@ from fitting.local_model import (
 )
 from fitting.local_training import LocalConfig, region_weights, residuals, train_local_model
 from fitting.scan_fit import ScanFitConfig, fit_scans
-from flamejax.head import HeadFileError, HeadParams
-from flamejax.head._dense_landmarks import geometry_hash
+from flamejax.head import HeadFileError, HeadParams, geometry_hash
 from tests.heads import random_head, random_params
 
 HEAD = dataclasses.replace(random_head(), expression_range=jnp.asarray([[-2.0] * 4, [2.0] * 4]))

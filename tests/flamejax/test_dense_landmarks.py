@@ -11,15 +11,16 @@ from jax.test_util import check_grads
 
 import flamejax
 from flamejax.head import (
+    DENSE_FORMAT_VERSION,
     DenseLandmarks,
     HeadFileError,
     calibrated,
     dense_landmarks,
+    geometry_hash,
     landmarks,
     load_dense_landmarks,
     vertices,
 )
-from flamejax.head._dense_landmarks import FORMAT_VERSION, geometry_hash
 from tests.heads import random_head, random_params
 
 BATCHES = [(), (1,), (3,)]
@@ -44,7 +45,7 @@ def random_dense(head, seed=0, points=468) -> DenseLandmarks:
 def write(path, head, dense, **changes):
     arrays = {name: np.asarray(value) for name, value in vars(dense).items()}
     arrays |= {
-        "format_version": np.int32(FORMAT_VERSION),
+        "format_version": np.int32(DENSE_FORMAT_VERSION),
         "head_name": np.asarray(head.name),
         "head_version": np.asarray(head.version),
         "head_hash": np.asarray(geometry_hash(head)),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flamejax.io import files
+from flamejax import files
 
 
 def names(folder) -> list[str]:
@@ -33,7 +33,7 @@ def test_a_failed_file_leaves_the_old_one(tmp_path, monkeypatch):
     def refuse(source, target):
         raise OSError("no")
 
-    monkeypatch.setattr("flamejax.io.files.os.replace", refuse)
+    monkeypatch.setattr("flamejax.files.os.replace", refuse)
     with pytest.raises(OSError, match="no"):
         files.write_text(tmp_path / "a.txt", "new")
     assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
@@ -41,7 +41,7 @@ def test_a_failed_file_leaves_the_old_one(tmp_path, monkeypatch):
 
 def test_group_appears_in_order(tmp_path, monkeypatch):
     replace, order = files.os.replace, []
-    monkeypatch.setattr("flamejax.io.files.os.replace", lambda s, t: (order.append(t.name), replace(s, t)))
+    monkeypatch.setattr("flamejax.files.os.replace", lambda s, t: (order.append(t.name), replace(s, t)))
     files.write_group({tmp_path / "texture.png": b"1", tmp_path / "mesh.mtl": b"2", tmp_path / "mesh.obj": b"3"})
     assert order == ["texture.png", "mesh.mtl", "mesh.obj"]
 

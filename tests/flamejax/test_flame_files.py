@@ -8,9 +8,8 @@ import pytest
 import trimesh
 
 import flamejax
-from flamejax.head import FlameFiles, HeadFileError, HeadParams
-from flamejax.head.formats.load import REGION_NAMES, read_head
-from flamejax.head.formats.save import write_head
+from flamejax.head import REGION_NAMES, FlameFiles, HeadFileError, HeadParams
+from flamejax.head.formats import read_head, write_head
 from tests import flame_format
 from tests.flame_format import SMALL
 from tests.heads import random_params

@@ -11,8 +11,7 @@ from jax.test_util import check_grads
 
 import flamejax
 import flamejax.head.blend_skin as blend_skin
-from flamejax.head import HeadParams, contour_bin, head_at, pose_shaped, rotation_matrix, shape_identity
-from flamejax.head.formats.load import stacked_basis
+from flamejax.head import HeadModel, HeadParams, contour_bin, head_at, pose_shaped, rotation_matrix, shape_identity
 from tests.heads import random_head, random_params
 
 BATCHES = [(), (1,), (3,)]
@@ -121,7 +120,8 @@ def test_head_at_some_vertices_equals_those_of_the_whole(head):
 def test_the_basis_and_its_parts_are_one_thing(head):
     shapedirs, posedirs = np.asarray(head.shapedirs), np.asarray(head.posedirs)
     assert shapedirs.shape == (head.num_vertices, 3, 10) and posedirs.shape == (36, 3 * head.num_vertices)
-    np.testing.assert_array_equal(stacked_basis(shapedirs, posedirs), head.basis)
+    again = HeadModel.from_arrays(head.v_template, head.faces, shapedirs, posedirs=posedirs, num_betas=6)
+    np.testing.assert_array_equal(again.basis, head.basis)
     index = jnp.asarray([5, 0, 77, 5])
     few = head_at(head, index)
     assert (few.num_vertices, few.num_expression) == (4, head.num_expression)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import flamejax
-from flamejax.head import HeadFileError, HeadParams, joints
+from flamejax.head import REGION_NAMES, HeadFileError, HeadParams, joints
 from flamejax.head.formats.ict_files import EYEBALLS, HEAD, MIRROR
-from flamejax.head.formats.load import REGION_NAMES
 from tests import ict_format
 
 KEPT = np.concatenate([np.asarray(part) for part in (HEAD, *EYEBALLS)])

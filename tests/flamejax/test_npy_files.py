@@ -1,6 +1,7 @@
 """.npy and .npz files: what numpy writes is read alike, and no announced size is believed."""
 
 import io
+import threading
 import zipfile
 
 import numpy as np
@@ -108,3 +109,22 @@ def test_arrays_are_read_row_by_row(tmp_path, save):
         pass
     assert list(read_npz_members(tmp_path / "x.npz", ("other", "absent"))) == ["other"]
     assert set(read_npz(tmp_path / "x.npz")) == {"large", "other"}
+
+
+def test_threads_do_not_share_an_archive(tmp_path, monkeypatch):
+    """In Python 3.12 an archive that several threads read gives damaged data now and then."""
+    readers: dict[int, set[int]] = {}
+    whole = zipfile.ZipFile.read
+
+    def read(archive, *given):
+        readers.setdefault(id(archive), set()).add(threading.get_ident())
+        kept.append(archive)  # so that no other gets its id
+        return whole(archive, *given)
+
+    kept: list[zipfile.ZipFile] = []
+    monkeypatch.setattr(zipfile.ZipFile, "read", read)
+    arrays = {f"a{i}": np.full((50, 100), i) for i in range(20)}
+    np.savez_compressed(tmp_path / "many.npz", **arrays)
+    found = read_npz(tmp_path / "many.npz")
+    assert list(found) == list(arrays) and all((found[name] == arrays[name]).all() for name in arrays)
+    assert len(readers) > 1 and all(len(threads) == 1 for threads in readers.values())

@@ -12,8 +12,8 @@ import pytest
 from scipy import sparse
 
 from flamejax.head import HeadFileError
+from flamejax.head.formats import Held, load_pickle
 from flamejax.head.formats.held import to_array, to_dense
-from flamejax.head.formats.safe_pickle import Held, load_pickle
 from tests import python2_pickle
 from tests.golden.make_chumpy import arrays
 

@@ -10,9 +10,16 @@ import pytest
 from jax.test_util import check_grads
 
 import flamejax
-from flamejax.head import HeadParams, joints, rest_joints, rotation_matrix, unpose
-from flamejax.head._unpose import unposed_jacobian, unposed_planes
-from flamejax.head.rotation import axis_angle
+from flamejax.head import (
+    HeadParams,
+    axis_angle,
+    joints,
+    rest_joints,
+    rotation_matrix,
+    unpose,
+    unposed_jacobian,
+    unposed_planes,
+)
 from tests.heads import random_head, random_params
 
 BATCHES = [(), (1,), (3,)]

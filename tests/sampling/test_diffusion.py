@@ -6,17 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sampling.diffusion import (
-    SamplerConfig,
-    add_noise,
-    draw,
-    draw_ancestral,
-    draw_ddim,
-    guided,
-    make_schedule,
-    noise_error,
-    solver_times,
-)
+from sampling import SamplerConfig, add_noise, noise_error
+from sampling.diffusion import draw, draw_ancestral, draw_ddim, guided, make_schedule, solver_times
 
 HO = make_schedule("ho")
 SAMPLERS = {

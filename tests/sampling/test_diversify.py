@@ -19,8 +19,9 @@ import flamejax
 from experiments.datasets.renders import exact_observation
 from flamejax.camera import OrthographicCamera
 from models.mesh_vae import Posterior
-from sampling._complete import complete, to_head_frame, visible_vertices
-from sampling._diversify import DIVERSIFY_PRESETS, DiversifyConfig, _program, diversify, diversify_batch
+from sampling import DIVERSIFY_PRESETS, DiversifyConfig, complete, diversify
+from sampling._complete import to_head_frame, visible_vertices
+from sampling._diversify import _program, diversify_batch
 from sampling.descent import Problem, set_loss
 from sampling.dpp import shell_radius
 from sampling.hidden_directions import hidden_directions

@@ -22,11 +22,10 @@ from models.noise_schedule import make_schedule
 from models.ofer_weights import build_generator, build_rank
 from models.rank import IdRankConfig, frontal_face
 from models.unet1d import UNet1DConfig
-from sampling._ofer import OferConfig, OferNetworks, _program, draw_hypotheses, head_params, ofer
-from sampling._ofer_dpp import OferDppConfig, ofer_dpp, pick
+from sampling import OferConfig, OferDppConfig, OferNetworks, SamplerConfig, draw_coefficients, ofer, ofer_dpp
+from sampling._ofer import _program, draw_hypotheses, head_params
 from sampling._ofer_dpp import _program as dpp_program
-from sampling.diffusion import SamplerConfig
-from sampling.generate import draw_coefficients
+from sampling._ofer_dpp import pick
 from sampling.placement import landmark_view, place, placed, seen_points
 from tests.sampling.test_complete import HEAD as OTHER
 from tests.sampling.test_complete import KEY, make_fit

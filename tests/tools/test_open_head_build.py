@@ -6,21 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.datasets.open_people import (
-    activations,
-    anthropometry,
-    calibrate,
-    corners,
-    expression,
-    gaps,
-    geometry,
-    joints,
-    lids,
-    sources,
-)
-from experiments.datasets.open_people.landmarks import bin_yaw, yaw_bin
-from experiments.datasets.open_people.surface import Surface
-from tools.open_head.build import write_npz
+from experiments.datasets.open_people import calibrate, corners, geometry, joints, sources
+from experiments.datasets.open_people.anthropometry import NAMES, measure, survey
+from experiments.datasets.open_people.expression import load_units, neck_fade
+from tools.open_head import activations, expression, gaps, lids
+from tools.open_head.build import ASSET, write_npz
+from tools.open_head.landmarks import bin_yaw, yaw_bin
+from tools.open_head.surface import Surface
 
 
 def wheel() -> Path | None:
@@ -101,7 +93,7 @@ def test_rig_weights_and_expression_are_deterministic(source, head):
     weights = joints.rig_weights(source, head)
     assert np.allclose(weights.sum(1), 1) and np.array_equal(weights, joints.rig_weights(source, head))
     surface = Surface(head, head.carry(head.base["vertices"]))
-    keep = expression.neck_fade(surface.vertices, head)
+    keep = neck_fade(surface.vertices, head)
     one, two = (expression.build_expression(source, head, keep, surface) for _ in range(2))
     assert np.array_equal(one["basis"], two["basis"])
     assert one["stats"]["variance_kept"] > 0.995
@@ -110,15 +102,15 @@ def test_rig_weights_and_expression_are_deterministic(source, head):
 
 def test_a_full_blink_closes_the_lids(source, head):
     surface = Surface(head, head.carry(head.base["vertices"]))
-    left, right = lids.blinks(expression.load_units(source, head), head, surface)
+    left, right = lids.blinks(load_units(source, head), head, surface)
     assert np.array_equal(right, left[head.mirror] * [-1, 1, 1])
     for side, field in (("left", left), ("right", right)):
-        gap = gaps.openings(surface)[side].gap(surface.vertices + field)
+        gap = gaps.gap(gaps.openings(surface)[side], surface.vertices + field)
         assert -4e-3 < gap.min() and gap.max() < 0
 
 
 def test_activations_are_one_sided_and_mostly_symmetric(source, head):
-    names = sorted(expression.load_units(source, head))
+    names = sorted(load_units(source, head))
     drawn = activations.draw(np.random.default_rng(0), names, np.full(len(names), 5e-3), 2000)
     assert drawn.min() >= 0 and drawn.max() <= 1
     smile, other = (drawn[:, names.index(f"mouthSmile{side}")] for side in ("Left", "Right"))
@@ -146,15 +138,15 @@ def test_the_skull_has_no_long_edges_and_no_thin_triangles(head):
 def test_calibration_meets_the_survey():
     """On heads that are no more than the measured vertices, scattered at random."""
     rng = np.random.default_rng(0)
-    with np.load(anthropometry.ASSET, allow_pickle=False) as data:
+    with np.load(ASSET, allow_pickle=False) as data:
         template, basis = data["v_template"], data["shapedirs"][:, :, :60].astype(np.float32)
     people = template + np.tensordot(rng.standard_normal((400, 60)).astype(np.float32), basis, (1, 2))
     people *= 1.04
     male, age = np.arange(400) % 2 == 1, rng.standard_normal(400)
     calibrate.calibrate(people, male, age)
-    found = anthropometry.measure(people[male])
-    mean, std = anthropometry.survey("men")
+    found = measure(people[male])
+    mean, std = survey("men")
     assert (np.abs(found.mean(0) - mean) < 0.4 * std).all()
     assert (np.abs(found.std(0) / std - 1) < 0.2).all()
-    nose = anthropometry.NAMES.index("nose breadth")
+    nose = NAMES.index("nose breadth")
     assert np.corrcoef(found[:, nose], age[male])[0, 1] > 0.15

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flamejax.head import HeadParams, load_head, open_head_path
-from flamejax.head.formats.load import REGION_NAMES
+from flamejax.head import REGION_NAMES, HeadParams, load_head, open_head_path
 from tools.open_head import document, facts, studio
 from tools.open_head.pictures import PAINT, PICTURES
 

@@ -19,15 +19,13 @@ from rich.console import Console
 import fitting
 import flamejax
 from experiments import runtime
-from experiments.calibrate_landmarks.command import print_rows
 from experiments.calibrate_landmarks.evaluation import Row, observe_photos
-from experiments.progress import progress_bar
+from experiments.progress import print_rows, progress_bar
 from fitting import Fit, FitConfig, Observation
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
-from flamejax.head import HeadModel
-from flamejax.head.formats.load import HeadFileError
-from flamejax.io.files import write_bytes, write_text
+from flamejax.files import write_bytes, write_text
+from flamejax.head import HeadFileError, HeadModel
 from tools.compare_fits.held_out import PARTS, hide_part, part_error
 from tools.compare_fits.known_heads import known_head_rows
 from tools.compare_fits.picture import sheet

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.datasets.open_people import expression, identity, joints, landmarks
 from experiments.datasets.open_people.corners import build_head
+from experiments.datasets.open_people.expression import neck_fade
+from experiments.datasets.open_people.identity import Config
+from experiments.datasets.open_people.joints import ROOT, rig_weights
 from experiments.datasets.open_people.sources import WHEEL_SHA256, Source, find_source, sha256
-from experiments.datasets.open_people.surface import Surface
-from tools.open_head import gaze, layout, regions, texture
+from tools.open_head import expression, gaze, identity, joints, landmarks, layout, regions, texture
 from tools.open_head.contour import contour_landmarks
+from tools.open_head.surface import Surface
 
 ASSET = Path(__file__).resolve().parents[2] / "flamejax" / "head" / "assets" / "open_head.npz"
 PROVENANCE = (
@@ -43,17 +45,17 @@ def build(source: Source, say=print) -> dict[str, np.ndarray]:
 
     head = build_head(source)
     note(f"topology: {len(head.part)} vertices, {len(head.faces)} triangles")
-    weights = joints.rig_weights(source, head)
-    regressor, errors = joints.joint_regressor(source, head, identity.Config())
+    weights = rig_weights(source, head)
+    regressor, errors = joints.joint_regressor(source, head, Config())
     note(f"joint regressor, RMS mm against MakeHuman's joints: { {k: round(e, 2) for k, e in errors.items()} }")
-    shape = identity.build_identity(source, head, regressor[joints.ROOT], weights[:, joints.ROOT])
+    shape = identity.build_identity(source, head, regressor[ROOT], weights[:, ROOT])
     note(f"identity: {shape['stats']}")
     template = (shape["mean"] + shape["mean"][head.mirror] * [-1, 1, 1]) / 2
     basis = shape["basis"]
     surface = Surface(head, template)
     jaw = joints.fit_jaw(source, head, weights, surface, regressor)
     note(f"jaw: {jaw['stats']}")
-    face = expression.build_expression(source, head, expression.neck_fade(template, head), surface)
+    face = expression.build_expression(source, head, neck_fade(template, head), surface)
     note(f"expression: {face['stats']}")
     lids, angles = gaze.lid_correctives(source, head, template)
     note(f"gaze angles at which the lids follow the face units: {angles}")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.landmarks import YAW_BINS, mirror_item, yaw_bin
-from experiments.datasets.open_people.surface import Surface
+from tools.open_head.landmarks import YAW_BINS, mirror_item, yaw_bin
+from tools.open_head.surface import Surface
 
 # Two stretches of a path can tie for outermost, which makes the point leap as the head turns. The points' depth is
 # averaged over neighbouring yaws (degrees), which costs a fraction of a millimetre in the picture.

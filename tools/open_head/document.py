@@ -14,8 +14,8 @@ from pathlib import Path
 import tyro
 
 from experiments.runtime import use_compilation_cache
+from flamejax.files import write_bytes, write_text
 from flamejax.head import load_head, open_head_path
-from flamejax.io.files import write_bytes, write_text
 from tools.open_head.facts import facts, markdown_table, read_rows
 from tools.open_head.pictures import PICTURES
 from tools.open_head.studio import Studio, jpeg

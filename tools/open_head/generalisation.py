@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from experiments.datasets.open_people import expression, identity
-from experiments.datasets.open_people.anthropometry import ASSET, load_asset
 from experiments.datasets.open_people.corners import build_head
 from experiments.datasets.open_people.geometry import Head
 from experiments.datasets.open_people.joints import rig_weights
 from experiments.datasets.open_people.sources import Source, find_source
+from tools.open_head.anthropometry import ASSET, load_asset
 
 IDENTITY_COUNTS, EXPRESSION_COUNTS = (0, 10, 25, 50, 100, 150), (0, 10, 20, 30, 45, 60)
 PEOPLE, FACES = 60, 100

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.surface import Surface
+from tools.open_head.surface import Surface
 
 # island -> box (u0, v0, u1, v1); islands keep their aspect inside their box, the skin fills its own
 SKIN_BOX = (0.015, 0.300, 0.985, 0.985)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 from scipy import ndimage, sparse
 
 from experiments.datasets.open_people.geometry import Head, adjacency
 from experiments.datasets.open_people.sources import MPFB, Source
-from experiments.datasets.open_people.surface import Surface
+from tools.open_head.surface import Surface
 
 NAMES = (
     "boundary", "eye_region", "face", "forehead", "left_ear", "left_eye_region", "left_eyeball", "lips", "neck", "nose",
@@ -17,17 +20,19 @@ NAMES = (
 
 def sample_mask(source: Source, name: str, head: Head, surface: Surface) -> np.ndarray:
     """One of MakeHuman's painted masks at the vertices (V,) in [0, 1]; zero off the outer skin."""
-    image = source.image(f"{MPFB}textures/mpfb_{name}.jpg")
     uv = np.zeros((len(surface.vertices), 2))
     uv[head.faces[surface.skin]] = head.uv[head.uv_faces[surface.skin]]
-    out = sample_image(image, uv)
+    out = sample_painted(source, name, uv)
     skin = np.zeros(len(out), bool)
     skin[head.faces[surface.skin]] = True
     return np.where(skin, out, 0.0)
 
 
-def sample_image(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Bilinear look-up with row = (1 - v) H - 0.5."""
+def sample_painted(source: Source, name: str, uv: np.ndarray) -> np.ndarray:
+    """One of MakeHuman's painted masks at texture coordinates (N, 2): (N,) in [0, 1], by bilinear look-up with
+    row = (1 - v) H - 0.5."""
+    with Image.open(io.BytesIO(source.read(f"{MPFB}textures/mpfb_{name}.jpg"))) as file:
+        image = np.asarray(file.convert("L"), np.float32) / 255.0
     h, w = image.shape
     return ndimage.map_coordinates(image, [(1 - uv[:, 1]) * h - 0.5, uv[:, 0] * w - 0.5], order=1, mode="nearest")
 

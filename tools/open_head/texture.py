@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.sources import MPFB, Source
-from experiments.datasets.open_people.surface import Surface
+from experiments.datasets.open_people.sources import Source
 from tools.open_head.layout import Texels
-from tools.open_head.regions import sample_image
+from tools.open_head.regions import sample_painted
+from tools.open_head.surface import Surface
 
 SIZE = 256
 # absorbance per unit pigment for R, G, B, and the reflectance of pigment-free skin (linear light). Ratios after the
@@ -104,7 +104,7 @@ def paint_maps(source: Source, head: Head, surface: Surface, texels: Texels, mea
     mouth_y, mouth_x = lip_ring[:, 1].mean(), lip_ring[:, 0].max()
 
     def painted(name):
-        return sample_image(source.image(f"{MPFB}textures/mpfb_{name}.jpg"), uv) * skin
+        return sample_painted(source, name, uv) * skin
 
     # brows: distance to the landmark curve, lying a little below the annotated upper edge, with hair-like streaks
     curve = measures["brow"] - [0.0, 0.0010]

@@ -18,9 +18,8 @@ from experiments.datasets.open_faces.subjects import Config
 from experiments.datasets.registered_scans import Unit
 from experiments.datasets.scans import OPEN_HEAD
 from experiments.progress import counted
-from flamejax.head import HeadFileError, HeadModel, load_head
-from flamejax.head._dense_landmarks import geometry_hash
-from flamejax.io.files import remove_unfinished
+from flamejax.files import remove_unfinished
+from flamejax.head import HeadFileError, HeadModel, geometry_hash, load_head
 
 SHOWN = 10
 """Notes that are printed."""

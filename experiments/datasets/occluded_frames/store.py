@@ -23,7 +23,7 @@ from experiments.datasets.occluded_frames.sequences import Frame
 from experiments.datasets.open_faces.photos import png
 from experiments.datasets.open_faces.scenes import camera_of
 from flamejax.camera import PerspectiveCamera
-from flamejax.io.files import new_folder, write_text
+from flamejax.files import new_folder, write_text
 from flamejax.io.images import ImageError, load_image, load_mask
 
 INDEX = "index.json"

@@ -11,6 +11,7 @@ from scipy import sparse
 from experiments.datasets.open_faces.expressions import MUSCLES, Muscles
 from experiments.datasets.open_faces.features import CENTRAL, MAKING_EXPRESSION, PAIRED, Places, beside
 from experiments.datasets.open_faces.subjects import SEED
+from experiments.datasets.open_people.geometry import neighbour_mean, smoothstep
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel, HeadParams, landmarks_from_vertices, rotation_matrix
 from flamejax.rendering import rasterize
@@ -43,27 +44,23 @@ class Skin:
 def skin_of(head: HeadModel) -> Skin:
     """Prepare the mean head."""
     faces, x = np.asarray(head.faces), 1e3 * np.asarray(head.v_template, np.float64)
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    near = sparse.coo_matrix((np.ones(len(ends)), ends.T), (len(x), len(x))).tocsr()
-    near = ((near + near.T) > 0).astype(float)
-    mean = sparse.diags(1.0 / np.asarray(near.sum(1)).ravel()) @ near
-    smooth = (0.5 * sparse.eye(len(x)) + 0.5 * mean).tocsr()
+    smooth = (0.5 * sparse.eye(len(x)) + 0.5 * neighbour_mean(faces, len(x))).tocsr()
     marks = 1e3 * np.asarray(landmarks_from_vertices(head, head.v_template, HeadParams.zeros(head)), np.float64)
     seam = tuple(map(tuple, marks[[60, 61, 62, 63, 64]]))
     outer = _seen_from_outside(head)
     weight = outer.astype(float)
     for _ in range(2):
         weight = np.minimum(weight, smooth @ weight)
-    weight *= _rise(beside(Places(x), seam)[0], 1.5, 6.0)
+    weight *= smoothstep(beside(Places(x), seam)[0], 1.5, 6.0)
     for ball in ("left_eyeball", "right_eyeball"):
         eye = x[np.asarray(head.regions[ball])]
         radius = np.linalg.norm(eye - eye.mean(0), axis=1).max()
-        weight *= _rise(np.linalg.norm(x - eye.mean(0), axis=1) - radius, 2.0, 7.0)
+        weight *= smoothstep(np.linalg.norm(x - eye.mean(0), axis=1) - radius, 2.0, 7.0)
         weight[np.asarray(head.regions[ball])] = 0.0
     for nostril in ((9.0, 103.5, 146.0), (-9.0, 103.5, 146.0)):
-        weight *= _rise(np.linalg.norm(x - nostril, axis=1), 2.5, 7.0)
-    weight *= _rise(x[:, 1], x[:, 1].min() + 35.0, x[:, 1].min() + 70.0)
-    weight *= np.where(np.asarray(head.regions["scalp"]), _rise(x[:, 2], 20.0, 60.0), 1.0)
+        weight *= smoothstep(np.linalg.norm(x - nostril, axis=1), 2.5, 7.0)
+    weight *= smoothstep(x[:, 1], x[:, 1].min() + 35.0, x[:, 1].min() + 70.0)
+    weight *= np.where(np.asarray(head.regions["scalp"]), smoothstep(x[:, 2], 20.0, 60.0), 1.0)
     return Skin((Places(x), Places(x * [-1, 1, 1])), weight, outer, smooth, faces)
 
 
@@ -98,10 +95,10 @@ def displaced(verts: np.ndarray, height: np.ndarray, skin: Skin) -> np.ndarray:
 
     Behind ears and at the wings of the nose skin lies so close to skin that normals of neighbours meet.
     """
-    along, before = normals(verts, skin.faces), _triangle_normals(verts, skin.faces)
+    along, before = normals(verts, skin.faces), triangle_normals(verts, skin.faces)
     for _ in range(8):
         moved = verts + 1e-3 * height[:, None] * along
-        turned = (before * _triangle_normals(moved, skin.faces)).sum(1) < STEEPEST
+        turned = (before * triangle_normals(moved, skin.faces)).sum(1) < STEEPEST
         if not turned.any():
             break
         hold = np.ones(len(verts))
@@ -110,23 +107,24 @@ def displaced(verts: np.ndarray, height: np.ndarray, skin: Skin) -> np.ndarray:
     return moved
 
 
-def _triangle_normals(verts: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    corner = verts[faces]
-    flat = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-20)
+def triangle_normals(verts: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F, 3) unit normals."""
+    return _unit(_crossed(verts, faces))
 
 
 def normals(verts: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(V, 3) unit vertex normals, weighted by area. numpy, so that workers need no compiler for it."""
+    flat = _crossed(verts, faces)
+    return _unit(np.stack([np.bincount(faces.ravel(), np.repeat(part, 3), len(verts)) for part in flat.T], axis=1))
+
+
+def _crossed(verts: np.ndarray, faces: np.ndarray) -> np.ndarray:
     corner = verts[faces]
-    flat = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    total = np.stack([np.bincount(faces.ravel(), np.repeat(flat[:, c], 3), len(verts)) for c in range(3)], axis=1)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-20)
+    return np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
 
 
-def _rise(t: np.ndarray, start: float, end: float) -> np.ndarray:
-    s = np.clip((t - start) / (end - start), 0, 1)
-    return s * s * (3 - 2 * s)
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-20)
 
 
 def _seen_from_outside(head: HeadModel) -> np.ndarray:

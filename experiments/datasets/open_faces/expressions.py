@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments.datasets.open_people.activations import ALONE, ALONE_PEAK, LOPSIDED, twin
+from experiments.datasets.open_people.activations import ALONE, ALONE_PEAK, LOPSIDED, side_sign, sides, twin
 
 Muscles = Mapping[str, np.ndarray]
 """Name -> (2,) activation on the subject's left and right."""
@@ -60,7 +60,7 @@ def draw(
             hollow = strength * amount
             continue
         for side in _sides(pattern, to_left):
-            factor = 1 + uneven * _side_sign(side) if "*" in pattern else 1.0
+            factor = 1 + uneven * side_sign(side) if "*" in pattern else 1.0
             out[names.index(side)] += strength * amount * max(factor, 0.0)
     # Every unit a little by itself, as the open head's own expressions have it.
     out += np.minimum(ALONE, ALONE_PEAK / peaks) * np.abs(rng.standard_normal(len(names)))
@@ -95,13 +95,4 @@ def muscles(activation: np.ndarray, hollow: float, jaw: np.ndarray, names: tuple
 
 
 def _sides(pattern: str, to_left: bool) -> tuple[str, ...]:
-    if "<" in pattern:
-        return (pattern.replace("<", "Left" if to_left else "Right"),)
-    if "*" not in pattern:
-        return (pattern,)
-    words = ("left", "right") if "-*-" in pattern else ("Left", "Right")
-    return tuple(pattern.replace("*", word) for word in words)
-
-
-def _side_sign(name: str) -> float:
-    return 1.0 if "Left" in name or "-left-" in name else -1.0 if twin(name) != name else 0.0
+    return (pattern.replace("<", "Left" if to_left else "Right"),) if "<" in pattern else sides(pattern)

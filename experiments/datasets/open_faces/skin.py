@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from experiments.datasets.open_faces.patterns import colour
 from experiments.datasets.open_faces.subjects import SEED
+from experiments.datasets.open_people.geometry import smoothstep
 from flamejax.head import HeadModel, HeadParams, landmarks_from_vertices
 from flamejax.rendering import interpolate, rasterize
 
@@ -57,7 +58,7 @@ def draw_skin(head: HeadModel, texels: Texels, subject: int) -> tuple[np.ndarray
     made = made * (1 + (_ripples(rng, x) * skin)[..., None] * [0.016, 0.030, 0.030])
     pores = ndimage.gaussian_filter(rng.standard_normal(size), rng.uniform(0.5, 0.9))
     made = made * (1 + (rng.uniform(0.015, 0.045) * skin * pores / pores.std())[..., None])
-    front = _rise(x[..., 2], 60, 95) * skin * (1 - texels.lips)
+    front = smoothstep(x[..., 2], 60, 95) * skin * (1 - texels.lips)
     if rng.uniform() < 0.35:
         nose = np.exp(-0.5 * (((x[..., 1] - 122) / 22) ** 2 + (x[..., 0] / 52) ** 2)) * front
         made = _dots(rng, made, nose, rng.integers(80, 400), (0.5, 1.1), (0.12, 0.45))
@@ -104,11 +105,13 @@ def _dots(rng, made, where, count, radii, strengths) -> np.ndarray:  # noqa: ANN
 
 def _stubble(rng: np.random.Generator, made: np.ndarray, x: np.ndarray, skin: np.ndarray) -> np.ndarray:
     side = np.abs(x[..., 0])
-    lip = _rise(x[..., 1], 99, 93) * _rise(side, 40, 30)  # below the nose
+    lip = smoothstep(x[..., 1], 99, 93) * smoothstep(side, 40, 30)  # below the nose
     jaw = (
-        _rise(x[..., 1] - 0.55 * np.maximum(side - 30, 0), 78, 66) * _rise(x[..., 1], 5, 25) * _rise(x[..., 2], 45, 65)
+        smoothstep(x[..., 1] - 0.55 * np.maximum(side - 30, 0), 78, 66)
+        * smoothstep(x[..., 1], 5, 25)
+        * smoothstep(x[..., 2], 45, 65)
     )
-    area = np.maximum(lip * _rise(x[..., 1], 70, 78), jaw) * skin * _rise(x[..., 2], 40, 60)
+    area = np.maximum(lip * smoothstep(x[..., 1], 70, 78), jaw) * skin * smoothstep(x[..., 2], 40, 60)
     area = area * np.clip(0.8 + 0.4 * _ripples(rng, x), 0.3, 1.2)
     hairs = np.clip(0.75 + 0.45 * rng.standard_normal(made.shape[:2]), 0, 1.6)
     share = np.clip(rng.uniform(0.15, 0.6) * area * hairs, 0, 0.9)[..., None]
@@ -118,11 +121,11 @@ def _stubble(rng: np.random.Generator, made: np.ndarray, x: np.ndarray, skin: np
 def _make_up(rng: np.random.Generator, made: np.ndarray, texels: Texels, front: np.ndarray) -> np.ndarray:
     x = texels.place
     lipstick = np.array([rng.uniform(0.45, 0.8), rng.uniform(0.05, 0.3), rng.uniform(0.12, 0.4)])
-    made = made + (rng.uniform(0.4, 0.8) * _rise(texels.lips, 0.35, 0.75))[..., None] * (lipstick - made)
+    made = made + (rng.uniform(0.4, 0.8) * smoothstep(texels.lips, 0.35, 0.75))[..., None] * (lipstick - made)
     shadow, strength = colour(rng, (0.1, 0.6)), rng.uniform(0.15, 0.6)
     for eye in texels.eyes:
         gap = np.min(np.linalg.norm(x[..., None, :2] - eye, axis=-1), axis=-1)
-        over = np.exp(-0.5 * (gap / 4.0) ** 2) * _rise(x[..., 1], eye[:, 1].mean() - 2, eye[:, 1].mean() + 3)
+        over = np.exp(-0.5 * (gap / 4.0) ** 2) * smoothstep(x[..., 1], eye[:, 1].mean() - 2, eye[:, 1].mean() + 3)
         line = np.exp(-0.5 * (gap / 1.2) ** 2)
         made = made + (strength * over * front)[..., None] * (shadow - made)
         made = made * (1 - (0.5 * strength * line * front)[..., None])
@@ -138,15 +141,10 @@ def _cropped_hair(rng: np.random.Generator, made: np.ndarray, texels: Texels) ->
     tone = np.asarray(tones[rng.choice(6, p=[0.32, 0.25, 0.18, 0.1, 0.05, 0.1])]) * rng.uniform(0.8, 1.2)
     edge = ndimage.gaussian_filter(texels.scalp, 2.0) + 0.16 * _ripples(rng, x) * 0.5
     edge = edge + 0.10 * rng.standard_normal(edge.shape)
-    area = _rise(edge, 0.45, 0.85) * rng.uniform(0.6, 0.95)
+    area = smoothstep(edge, 0.45, 0.85) * rng.uniform(0.6, 0.95)
     strands = ndimage.gaussian_filter(rng.standard_normal(edge.shape), (1.6, 0.5))
     tone = tone * (1 + 0.25 * strands / strands.std())[..., None]
     return made + area[..., None] * (tone - made)
-
-
-def _rise(t: np.ndarray, start: float, end: float) -> np.ndarray:
-    s = np.clip((t - start) / (end - start), 0, 1)
-    return s * s * (3 - 2 * s)
 
 
 def _doubled(loop: np.ndarray) -> np.ndarray:

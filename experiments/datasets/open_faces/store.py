@@ -32,7 +32,7 @@ from experiments.datasets.open_faces.scans import SubjectScans
 from experiments.datasets.open_faces.subjects import SPLITS, VERSION, Config, subjects
 from experiments.progress import counted
 from experiments.runtime import data_folder
-from flamejax.io.files import remove_unfinished, write_bytes
+from flamejax.files import remove_unfinished, write_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
 SLICE_EXPRESSIONS = tuple(EXPRESSIONS.index(name) for name in ("eyebrow", "high_smile", "mouth_extreme"))
@@ -91,16 +91,8 @@ def read_scans(path: Path) -> SubjectScans:
     return SubjectScans(rows[:, :count], rows[:, count : 2 * count], rows[:, 2 * count :])
 
 
-def write_photo(photo: dict[str, np.ndarray], path: Path) -> None:
-    """Arrays by name, as one file whose bytes do not depend on the time."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **photo)  # type: ignore[arg-type]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())
-
-
 def read_photo(path: Path) -> dict[str, np.ndarray]:
-    """What `write_photo` wrote."""
+    """A photo's arrays by name, as `cache.write_arrays` wrote them."""
     with np.load(path, allow_pickle=False) as found:
         return {name: found[name] for name in found.files}
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 from pathlib import Path
 
 import numpy as np
 
+from experiments.cache import write_arrays
 from experiments.datasets.open_people import corners, expression, identity, joints
 from experiments.datasets.open_people.geometry import Head
 from experiments.datasets.open_people.sources import Source, find_source
-from flamejax.io.files import write_bytes
 
 SEED = 31_415
 """Of everything here. The open head's own people were drawn with seed 20240, so none of them is among these."""
@@ -88,13 +87,13 @@ def prepare(path: Path) -> None:
     keep = expression.neck_fade(people.mean(0), head)[:, None]
     names = sorted(units)
     fields = np.stack([units[n] * keep for n in names]).astype(np.float32)
-    _write(path, people=people.astype(np.float32), unit_names=np.array(names), units=fields)
+    write_arrays(path, {"people": people.astype(np.float32), "unit_names": np.array(names), "units": fields})
 
 
 def prepare_people(path: Path, seed: int) -> None:
     """Draw 300 other people into a file; time, threads and errors as those of `prepare`."""
     source = Source(find_source())
-    _write(path, people=_draw_people(source, corners.build_head(source), seed).astype(np.float32))
+    write_arrays(path, {"people": _draw_people(source, corners.build_head(source), seed).astype(np.float32)})
 
 
 def read_people(path: Path) -> np.ndarray:
@@ -107,10 +106,3 @@ def _draw_people(source: Source, head: Head, seed: int) -> np.ndarray:
     settings = dataclasses.replace(identity.Config(), people=PEOPLE, seed=seed)
     people, _ = identity.calibrated(source, head, settings, joints.rig_weights(source, head)[:, 0])
     return people[:PEOPLE]  # without the mirrored twins
-
-
-def _write(path: Path, **arrays: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    write_bytes(path, buffer.getvalue())

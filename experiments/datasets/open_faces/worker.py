@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from experiments import runtime
+from experiments import cache, runtime
 from experiments.datasets.open_faces import details, photos, scans, skin, store, subjects
 from flamejax.head import HeadModel, load_head
 
@@ -44,10 +44,9 @@ def do(piece: str) -> None:
         store.write_scans(scans.make_subject(*prepared(), subject), store.scans_path(subject))
     elif kind == "photo":
         subject, expression = map(int, numbers)
-        made = photos.make_photo(
-            studio(), store.read_scans(store.scans_path(subject)), look(subject), subject, expression
-        )
-        store.write_photo(made, store.photo_path(subject, expression))
+        found = store.read_scans(store.scans_path(subject))
+        made = photos.make_photo(studio(), found, look(subject), subject, expression)
+        cache.write_arrays(store.photo_path(subject, expression), made)
     else:
         raise ValueError(f"no such piece of work: {piece!r}")
 

@@ -9,9 +9,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import spsolve
 
-from experiments.datasets.open_people.gaps import openings
-from experiments.datasets.open_people.geometry import Head, adjacency, cut_head
-from experiments.datasets.open_people.mouth import facing
+from experiments.datasets.open_people.geometry import Head, adjacency, cut_head, edge_lengths
+from experiments.datasets.open_people.mouth import facing, lips_of
 from experiments.datasets.open_people.sources import Source
 from experiments.datasets.open_people.surface import Surface
 
@@ -32,16 +31,13 @@ def relaxed(head: Head) -> Head:
     """
     v = head.carry(head.base["vertices"])
     surface = Surface(head, v)
-    lips = openings(surface)["lips"]
+    lips = lips_of(surface)
     near = adjacency(surface.faces[surface.skin], len(v)).tolil()
     for a, pairs in (facing(v, lips.upper, lips.lower) | facing(v, lips.lower, lips.upper)).items():
         for b, _ in pairs:
             near[a, b] = near[b, a] = 1.0
     near = near.tocsr()
-    edges = near.tocoo()
-    lengths = np.linalg.norm(v[edges.row] - v[edges.col], axis=1)
-    graph = sparse.csr_matrix((lengths, (edges.row, edges.col)), shape=near.shape)
-    distance = dijkstra(graph, indices=lips.upper[[0, -1]], min_only=True, limit=2.5 * REACH)
+    distance = dijkstra(edge_lengths(near, v), indices=lips.upper[[0, -1]], min_only=True, limit=2.5 * REACH)
     share = STRENGTH * np.exp(-((distance / REACH) ** 2))  # 0 where out of reach: the distance is infinite
     ids = np.flatnonzero(share > 1e-3)
     count = np.asarray(near.sum(1)).ravel()

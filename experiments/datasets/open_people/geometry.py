@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from experiments.datasets.open_people.refine import Splitter, long_edges, split_polygon
+from experiments.datasets.open_people.refine import Edges, Splitter, long_edges, split_polygon
 from experiments.datasets.open_people.sources import N_BASE, Source, load_base
 
 NECK_SEED = 8177  # a vertex on the closed 42-vertex loop where the neck is cut
 REFINE_ABOVE, REFINE_LONGEST = 0.06, 0.0128  # metres above the neck's cut; edges longer than this are split
-HEAD_PIVOT, NECK_BASE, JAW_PIVOT = "joint-head", "joint-neck", "joint-mouth"
 
 
 @dataclass
@@ -39,65 +39,43 @@ class Head:
         """(19158, 3) on the base mesh -> (V, 3) on the head."""
         return self.operator @ base_field
 
-    def joint_cube(self, name: str) -> np.ndarray:
-        """Base vertex ids of one of MakeHuman's joint cubes."""
-        return np.unique([i for quad, _ in self.base["groups"][name] for i in quad])
 
-
-def edge_loop(quads: list, start: int, towards: int) -> list[int] | None:
+def edge_loop(mesh: Edges, start: int, towards: int) -> list[int] | None:
     """Follows a quad mesh's edge loop from `start`; the closed loop or None where it ends at an irregular vertex."""
-    near, faces_at = defaultdict(set), defaultdict(set)
-    for f, quad in enumerate(quads):
-        for a, b in zip(quad, np.roll(quad, -1), strict=True):
-            near[a].add(int(b))
-            near[int(b)].add(a)
-            faces_at[a].add(f)
     loop = [start, towards]
     while loop[-1] != start:
-        prev, here = loop[-2:]
-        beside = set().union(*(quads[f] for f in faces_at[prev] & faces_at[here]))
-        ahead = near[here] - beside
-        if len(near[here]) != 4 or len(ahead) != 1:
+        ahead = mesh.ahead(*loop[-2:])
+        if len(mesh.near[loop[-1]]) != 4 or len(ahead) != 1:
             return None
-        loop.append(ahead.pop())
+        loop.append(ahead[0])
     return loop[:-1]
 
 
 def neck_cut(quads: list) -> list[int]:
     """The closed 42-vertex loop through NECK_SEED."""
+    mesh = Edges(quads)
     for quad in quads:
         if NECK_SEED in quad:
-            for other in quad:
-                loop = edge_loop(quads, NECK_SEED, other) if other in _ring_neighbours(quad) else None
+            i = quad.index(NECK_SEED)
+            for other in sorted((quad[i - 1], quad[(i + 1) % 4]), key=quad.index):
+                loop = edge_loop(mesh, NECK_SEED, other)
                 if loop and len(loop) == 42:
                     return loop
     raise ValueError("the neck loop was not found: is this base.obj hm08?")
 
 
-def _ring_neighbours(quad: list[int]) -> set[int]:
-    i = quad.index(NECK_SEED)
-    return {quad[i - 1], quad[(i + 1) % 4]}
-
-
 def _above(quads: list, loop: list[int], vertices: np.ndarray) -> np.ndarray:
-    """Ids of the quads on the head's side of the loop (flood fill that may not cross the loop's edges)."""
-    barrier = {frozenset(e) for e in zip(loop, np.roll(loop, -1).tolist(), strict=True)}
+    """Ids of the quads on the head's side of the loop: those that hang together with the top across other edges."""
+    barrier = {frozenset(edge) for edge in zip(loop, loop[1:] + loop[:1], strict=True)}
     by_edge = defaultdict(list)
     for f, quad in enumerate(quads):
-        for a, b in zip(quad, quad[1:] + quad[:1], strict=True):
-            by_edge[frozenset((a, b))].append(f)
+        for edge in zip(quad, quad[1:] + quad[:1], strict=True):
+            by_edge[frozenset(edge)].append(f)
+    pairs = np.array([pair for edge, pair in by_edge.items() if len(pair) == 2 and edge not in barrier])
+    graph = sparse.coo_matrix((np.ones(len(pairs)), pairs.T), (len(quads), len(quads)))
+    _, label = connected_components(graph, directed=False)
     top = int(np.argmax([vertices[q, 1].mean() for q in quads]))
-    seen, stack = {top}, [top]
-    while stack:
-        quad = quads[stack.pop()]
-        for a, b in zip(quad, quad[1:] + quad[:1], strict=True):
-            edge = frozenset((a, b))
-            if edge not in barrier:
-                for g in by_edge[edge]:
-                    if g not in seen:
-                        seen.add(g)
-                        stack.append(g)
-    return np.array(sorted(seen))
+    return np.flatnonzero(label == label[top])
 
 
 def split_quad(points: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -222,18 +200,28 @@ def _rows(rows: list[dict[int, float]]) -> sparse.csr_matrix:
     return sparse.csr_matrix((data, (i, j)), (len(rows), N_BASE))
 
 
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area-weighted unit normals (V, 3)."""
-    a, b, c = vertices[faces].transpose(1, 0, 2)
-    n = np.zeros_like(vertices)
-    for k in range(3):
-        np.add.at(n, faces[:, k], np.cross(b - a, c - a))
-    return n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-20)
-
-
 def adjacency(faces: np.ndarray, count: int) -> sparse.csr_matrix:
     """Symmetric 0/1 vertex adjacency (V, V)."""
     i, j = faces[:, [0, 1, 2]].ravel(), faces[:, [1, 2, 0]].ravel()
     a = sparse.coo_matrix((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), (count, count)).tocsr()
     a.data[:] = 1.0
     return a
+
+
+def neighbour_mean(faces: np.ndarray, count: int) -> sparse.csr_matrix:
+    """(V, V) operator that gives the mean over each vertex's neighbours."""
+    near = adjacency(faces, count)
+    return sparse.diags(1 / np.asarray(near.sum(1)).ravel()) @ near
+
+
+def edge_lengths(near: sparse.csr_matrix, vertices: np.ndarray) -> sparse.csr_matrix:
+    """(V, V) lengths of the edges of an adjacency: the graph whose paths are geodesics."""
+    edges = near.tocoo()
+    lengths = np.linalg.norm(vertices[edges.row] - vertices[edges.col], axis=1)
+    return sparse.csr_matrix((lengths, (edges.row, edges.col)), shape=near.shape)
+
+
+def smoothstep(t: np.ndarray, start: float = 0.0, end: float = 1.0) -> np.ndarray:
+    """0 at `start`, 1 at `end`, either way round, with level ends."""
+    s = np.clip((t - start) / (end - start), 0, 1)
+    return s * s * (3 - 2 * s)

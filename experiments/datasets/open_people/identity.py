@@ -1,4 +1,4 @@
-"""Identity space: a random population of adults drawn from MakeHuman's macro and local targets, then PCA.
+"""A random population of adults, drawn from MakeHuman's macro and local targets.
 
 A person is base + macro blend (race x sex x age x muscle x weight, height and proportions) + local shape targets.
 Natural target ranges give caricatures, so each local target gets sigma = min(0.22, budget / its peak displacement).
@@ -11,11 +11,10 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from experiments.datasets.open_people.calibrate import calibrate
-from experiments.datasets.open_people.geometry import Head, adjacency
-from experiments.datasets.open_people.mouth import lip_gap
+from experiments.datasets.open_people.geometry import Head, neighbour_mean
+from experiments.datasets.open_people.mouth import gap_operator, lips_of
 from experiments.datasets.open_people.sources import MPFB, Source
 from experiments.datasets.open_people.surface import Surface
 from experiments.datasets.open_people.warps import warps
@@ -36,7 +35,6 @@ class Config:
     """Settings of the population; lengths in metres."""
 
     people: int = 2000  # mirrored twins are added, which makes components even or odd
-    components: int = 150
     seed: int = 20240
     max_sigma: float = 0.22
     peak: float = 0.0020  # a one-sigma local target moves no vertex further than this
@@ -193,53 +191,6 @@ def align(people: np.ndarray, weights: np.ndarray, size_factor: float, rounds: i
     return out
 
 
-def pca(samples: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean (D,), components (K, D) scaled to one standard deviation, and all variances, via the Gram matrix."""
-    mean = samples.mean(0, dtype=np.float64)
-    x = (samples - mean).astype(np.float32)
-    gram = (x @ x.T).astype(np.float64) / (len(x) - 1)
-    values, vectors = np.linalg.eigh(gram)
-    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-    basis = (x.T @ vectors[:, :components].astype(np.float32)).T.astype(np.float64) / np.sqrt(len(x) - 1)
-    peak = np.take_along_axis(basis, np.abs(basis).argmax(1)[:, None], 1)
-    return mean, basis * np.sign(peak), values
-
-
-def build_identity(source: Source, head: Head, root: np.ndarray, root_share: np.ndarray, config: Config = Config()):
-    """Dict: `mean` (V,3) with its root joint at the origin, `basis` (K,V,3) in standard deviations, `stats`.
-
-    Also `variance_share` (K,), `sex_direction` (K,): half the mean coefficients of men minus those of women, and
-    `age_direction` (K,): the coefficients' regression on age in standard deviations.
-
-    `root` (V,) regresses the root joint; `root_share` (V,) is the root's skinning weight. Components keep that joint in
-    place (a shift of the whole head is translation, not shape), so variances are those of the head frame.
-    """
-    people, drawn = calibrated(source, head, config, root_share)
-    people -= np.einsum("v,nvd->nd", root.astype(np.float32), people)[:, None]
-    mean, basis, values = pca(people.reshape(len(people), -1), config.components)
-    mean = mean.reshape(-1, 3)
-    scores = (people.reshape(len(people), -1) - mean.reshape(-1).astype(np.float32)) @ basis.T.astype(np.float32)
-    scores = scores / (basis**2).sum(1)
-    male, age = drawn["male"], (drawn["age"] - drawn["age"].mean()) / drawn["age"].std()
-    skin = head.part == 0
-    cumulative = np.cumsum(values) / values.sum()
-    spread = (people - mean.astype(np.float32))[:, skin]
-    stats = {
-        "skin_std_mm": float(1e3 * np.sqrt(np.square(spread, dtype=np.float64).sum(2).mean())),
-        "components_for": {str(q): int(np.searchsorted(cumulative, q) + 1) for q in (0.9, 0.95, 0.99, 0.999)},
-        "variance_kept": float(cumulative[config.components - 1]),
-        "first_share": float(cumulative[0]),
-    }
-    return {
-        "mean": mean,
-        "basis": basis.reshape(config.components, -1, 3),
-        "variance_share": (values / values.sum())[: config.components],
-        "sex_direction": (scores[male].mean(0) - scores[~male].mean(0)) / 2,
-        "age_direction": (scores * age[:, None]).mean(0),
-        "stats": stats,
-    }
-
-
 def calibrated(source: Source, head: Head, config: Config, root_share: np.ndarray) -> tuple[np.ndarray, dict]:
     """Aligned adults and their mirror images (2 n, V, 3) with lips shut and the survey's measurements; sex, age."""
     people, drawn = population(source, head, config)
@@ -248,7 +199,8 @@ def calibrated(source: Source, head: Head, config: Config, root_share: np.ndarra
     border = template[head.neck_loop, 1].max()
     weights = np.clip((template[:, 1] - border - 0.03) / 0.03, 0.0, 1.0) * (head.part == 0) + 1e-6
     people = align(people, weights, config.size_factor)
-    gap = lip_gap(head, Surface(head, template))
+    surface = Surface(head, template)
+    gap = gap_operator(head, surface, lips_of(surface))
     twins = people[:, head.mirror] * np.array([-1, 1, 1], np.float32)
     people = np.concatenate([people, twins])
     drawn = {name: np.concatenate([values, values]) for name, values in drawn.items()}
@@ -272,8 +224,7 @@ def _neck_keep(root_share: np.ndarray, head: Head, config: Config) -> np.ndarray
 
     Necks vary far more than the photo of a face can tell, and the root joint lies in them.
     """
-    near = adjacency(head.faces, len(head.part))
-    step = sparse.diags(1 / np.asarray(near.sum(1)).ravel()) @ near
+    step = neighbour_mean(head.faces, len(head.part))
     for _ in range(4):
         root_share = 0.5 * root_share + 0.5 * (step @ root_share)
     t = np.clip(1 - root_share / 0.55, 0, 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -74,13 +73,6 @@ class Source:
             if len(parts) == 4 and not line.startswith("#"):
                 out[int(parts[0])] = [float(v) for v in parts[1:]]
         return out * UNIT
-
-    def image(self, name: str) -> np.ndarray:
-        """A texture mask as grey float32 (H, W) in [0, 1], row 0 on top."""
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self.read(name))) as im:
-            return np.asarray(im.convert("L"), np.float32) / 255.0
 
 
 def load_base(source: Source) -> dict:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.datasets.open_people.anthropometry import SELLION
+from experiments.datasets.open_people.geometry import smoothstep
 
 MM = 1e-3
 
@@ -20,9 +21,8 @@ def _bump(t: np.ndarray, centre: float, width: float) -> np.ndarray:
 
 
 def _ramp(t: np.ndarray, start: float, end: float) -> np.ndarray:
-    """0 at `start`, 1 at `end` (millimetres, either way round), smooth."""
-    s = np.clip((t / MM - start) / (end - start), 0, 1)
-    return s * s * (3 - 2 * s)
+    """`smoothstep`, arguments in millimetres."""
+    return smoothstep(t / MM, start, end)
 
 
 def warps(template: np.ndarray) -> dict[str, np.ndarray]:

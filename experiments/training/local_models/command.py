@@ -12,8 +12,8 @@ from typing import Literal
 from rich.console import Console
 
 import flamejax
-from experiments.calibrate_landmarks.command import print_rows
 from experiments.datasets import scans
+from experiments.progress import print_rows
 from experiments.training.clay import jpeg
 from experiments.training.local_models import evaluation
 from experiments.training.local_models.picture import sheet
@@ -21,8 +21,8 @@ from experiments.training.local_models.train import train_local_models, within
 from fitting.local_files import write_local_model
 from fitting.local_model import LocalModel, top_components, with_local
 from fitting.local_training import LocalConfig
+from flamejax.files import write_bytes, write_text
 from flamejax.head import HeadModel
-from flamejax.io.files import write_bytes, write_text
 
 PICTURED = 3
 SMOKE_SCANS, SMOKE_JUDGED = 24, 6

@@ -18,8 +18,7 @@ from experiments.datasets.scans import OPEN_HEAD
 from experiments.training.mesh_vae.settings import MeshVAETraining
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
-from flamejax.head import HeadFileError, HeadModel, HeadParams, vertices
-from flamejax.head.joint_positions import root_joint
+from flamejax.head import HeadFileError, HeadModel, HeadParams, root_joint, vertices
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
 SYMMETRIC = 1e-6

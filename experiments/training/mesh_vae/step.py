@@ -19,7 +19,7 @@ from experiments.training.devices import AXIS, compiled_step, share_of
 from experiments.training.mesh_vae.heads import MIRROR, Generator, draw_head
 from experiments.training.mesh_vae.settings import MeshVAETraining
 from experiments.training.state import TrainState, example_keys, rate_schedule, updated
-from models.hierarchy import laplacian
+from flamejax.geometry import laplacian
 from models.mesh_vae import MeshVAE
 
 MM = 1e3
@@ -39,8 +39,8 @@ class Fixed:
 
 
 TrainStep = Callable[[TrainState, nnx.State, Fixed, Array], tuple[TrainState, dict[str, Array]]]
-"""Losses are means over a batch, () each; `kl` in nats a head, `hidden` a share of the vertices, `l1_mm` the mean absolute
-error of a coordinate, `spread_mm` that between two draws of a head, 0 where one is drawn."""
+"""Losses are means over a batch, () each; `kl` in nats a head, `hidden` a share of the vertices, `l1_mm` the mean
+absolute error of a coordinate, `spread_mm` that between two draws of a head, 0 where one is drawn."""
 
 
 def optimizer_of(config: MeshVAETraining) -> optax.GradientTransformation:
@@ -86,7 +86,7 @@ def losses_of(
     draws = 2 if config.spread_weight else 1
     latents = jax.vmap(lambda key, one: jax.vmap(one.sample)(jax.random.split(key, draws)))(keys, posterior)
     error = MM * (model.decode(latents) - heads[:, None])
-    l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(graph, error)))
+    l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(error, graph.senders, graph.receivers)))
     spread = jnp.mean(jnp.abs(error[:, 0] - error[:, -1]))
     kl = jnp.mean(posterior.kl())
     grown = jnp.clip(step / max(1.0, config.kl_warmup * config.steps), 0, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats.npy_files import read_npz_members
+from flamejax.head.formats import read_npz_members
 
 BETAS = ("betas", "shape", "shape_params", "flame.shape_params")
 EXPRESSION = ("expression", "exp", "expression_params", "flame.exp")

@@ -15,8 +15,7 @@ from experiments.training.ofer.step import candidates_of
 from flamejax.head import HeadModel
 from models.generator import Generator, GeneratorConfig
 from models.rank import FrontalFace, IdRank, frontal_face, rank_errors
-from sampling.diffusion import SamplerConfig
-from sampling.generate import draw_coefficients
+from sampling import SamplerConfig, draw_coefficients
 
 SAMPLES = 16
 SEED = 987_654
@@ -68,6 +67,7 @@ class RankJudge:
             "minimum_mm": float(errors.min(axis=1).mean()),
             "best_fifth": float((place < 0.2).mean()),
         }
+
 
 def _field(head: HeadModel, kind: str) -> Array:
     """(S, F, 3) mm: what coefficients move of the front of the face."""

@@ -30,7 +30,7 @@ from experiments.cache import KeptRows, alone
 from experiments.datasets.scans import report_left_out
 from experiments.progress import progress_bar
 from experiments.training.ofer.photo_source import SIZE, PhotoSource
-from flamejax.io.folders import data_folder
+from flamejax.files import data_folder
 from flamejax.types import VISIBLE_CONFIDENCE, Observation
 from models.encoders import ArcFace, FaRL
 from models.encoders.parts import base_digest

@@ -1,1 +1,34 @@
 """File formats of head models: FLAME, ICT-FaceKit, .npz, and pickles read as data."""
+
+from flamejax.head.formats._read import read_head
+from flamejax.head.formats._save import write_head
+from flamejax.head.formats.files import HeadFileError, head_digest, open_head_path
+from flamejax.head.formats.flame_files import COMPANIONS, FlameFiles
+from flamejax.head.formats.ict_files import ICT_HOME, ICT_NEUTRAL, describe_ict
+from flamejax.head.formats.npy_files import npz_names, read_bytes, read_npy, read_npz, read_npz_members
+from flamejax.head.formats.obj_files import ObjMesh, read_obj, read_obj_vertices
+from flamejax.head.formats.safe_pickle import Held, Name, load_pickle
+
+__all__ = [
+    "COMPANIONS",
+    "ICT_HOME",
+    "ICT_NEUTRAL",
+    "FlameFiles",
+    "HeadFileError",
+    "Held",
+    "Name",
+    "ObjMesh",
+    "describe_ict",
+    "head_digest",
+    "load_pickle",
+    "npz_names",
+    "open_head_path",
+    "read_bytes",
+    "read_head",
+    "read_npy",
+    "read_npz",
+    "read_npz_members",
+    "read_obj",
+    "read_obj_vertices",
+    "write_head",
+]

@@ -75,7 +75,7 @@ def read_flame(path: Path, files: FlameFiles | None = None) -> dict[str, np.ndar
       files: companions.
 
     Returns:
-      The arrays of flamejax's own head format, under its names (`flamejax.head.formats.load`).
+      The arrays of flamejax's own head format, under its names (`flamejax.head.formats`).
 
     Raises:
       HeadFileError: the model or a companion is missing, damaged, dangerous or not of FLAME's form.

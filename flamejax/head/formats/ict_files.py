@@ -20,7 +20,7 @@ from flamejax.head.formats.npy_files import read_bytes
 from flamejax.head.formats.obj_files import ObjMesh, read_obj, read_obj_vertices
 from flamejax.head.regions import guess_regions
 
-HOME = "https://github.com/ICT-VGL/ICT-FaceKit"
+ICT_HOME = "https://github.com/ICT-VGL/ICT-FaceKit"
 METRES = 0.01
 NUM_VERTICES = 26719
 HEAD, EYEBALLS = range(11248), (range(21451, 23021), range(23021, 24591))
@@ -31,7 +31,7 @@ MIRROR = np.array([
     *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,  # outer and inner lips
 ])  # fmt: skip
 """(68,) the landmark that each is the mirror image of."""
-NEUTRAL, INDICES = "generic_neutral_mesh.obj", "vertex_indices.json"
+ICT_NEUTRAL, INDICES = "generic_neutral_mesh.obj", "vertex_indices.json"
 JAW_SHAPE = "jawOpen"
 EYE_SHAPES = tuple(f"eyeLook{way}_{side}" for side in "LR" for way in ("Up", "Down", "In", "Out"))
 MAX_MODES = 1000
@@ -40,10 +40,10 @@ MAX_MODES = 1000
 def find_ict_folder(path: Path) -> Path:
     """`FaceXModel` itself, given it or a folder above. Raises: HeadFileError if neither holds the neutral mesh."""
     for folder in (path, path / "FaceXModel"):
-        if (folder / NEUTRAL).is_file():
+        if (folder / ICT_NEUTRAL).is_file():
             return folder
     raise HeadFileError(
-        f"{path}: a folder, but not ICT-FaceKit's FaceXModel: {NEUTRAL} is not in it. It is published at {HOME}"
+        f"{path}: a folder, but not ICT-FaceKit's FaceXModel: {ICT_NEUTRAL} is not in it. It is published at {ICT_HOME}"
     )
 
 
@@ -60,11 +60,11 @@ def read_ict(folder: Path) -> dict[str, np.ndarray]:
     Raises:
       HeadFileError: a file is missing, damaged, or of another topology.
     """
-    mesh = read_obj(folder / NEUTRAL)
+    mesh = read_obj(folder / ICT_NEUTRAL)
     if len(mesh.vertices) != NUM_VERTICES:
         raise HeadFileError(
-            f"{folder / NEUTRAL}: {len(mesh.vertices)} vertices, but the ICT Face Model Light has {NUM_VERTICES}. "
-            f"It is published at {HOME}"
+            f"{folder / ICT_NEUTRAL}: {len(mesh.vertices)} vertices, but the ICT Face Model Light has {NUM_VERTICES}. "
+            f"It is published at {ICT_HOME}"
         )
     expressions, landmarks = read_indices(folder / INDICES)
     identities = _identity_files(folder)
@@ -118,7 +118,7 @@ def describe_ict(folder: Path) -> str:
     expressions, _ = read_indices(folder / INDICES)
     for name in (*expressions, "generic_neutral_mesh"):
         if not (folder / f"{name}.obj").is_file():
-            raise HeadFileError(f"{folder}: {name}.obj is missing. Fetch the whole FaceXModel from {HOME}")
+            raise HeadFileError(f"{folder}: {name}.obj is missing. Fetch the whole FaceXModel from {ICT_HOME}")
     return f"ICT Face Model Light; {len(_identity_files(folder))} identity and {len(expressions)} expression shapes"
 
 
@@ -141,7 +141,7 @@ def read_indices(path: Path) -> tuple[list[str], np.ndarray]:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         message = f"{path}: not ICT-FaceKit's list of indices ({type(error).__name__}: {str(error)[:100]})."
-        raise HeadFileError(f"{message} Fetch it again from {HOME}") from error
+        raise HeadFileError(f"{message} Fetch it again from {ICT_HOME}") from error
     return names, np.asarray(landmarks)
 
 
@@ -150,7 +150,7 @@ def _identity_files(folder: Path) -> list[str]:
     while len(names) < MAX_MODES and (folder / f"identity{len(names):03d}.obj").is_file():
         names.append(f"identity{len(names):03d}")
     if not names:
-        raise HeadFileError(f"{folder}: identity000.obj is missing. Fetch the whole FaceXModel from {HOME}")
+        raise HeadFileError(f"{folder}: identity000.obj is missing. Fetch the whole FaceXModel from {ICT_HOME}")
     return names
 
 
@@ -168,7 +168,7 @@ def _parts(folder: Path, neutral: np.ndarray, landmarks: np.ndarray) -> Parts:
         if not np.linalg.norm(neutral[ball].mean(0) - marks[corners].mean(0)) < 0.5 * unit:
             raise HeadFileError(
                 f"{folder}: its eyeballs are not where its landmarks have the eyes, so mesh and {INDICES} are of "
-                f"different versions. Fetch both from {HOME}"
+                f"different versions. Fetch both from {ICT_HOME}"
             )
     return Parts(neutral, first, second, marks)
 
@@ -179,7 +179,7 @@ def _landmarks(folder: Path, faces: np.ndarray, landmarks: np.ndarray) -> dict[s
     for number, vertex in enumerate(landmarks):
         where = np.argwhere(faces == vertex)
         if not len(where):
-            raise HeadFileError(f"{folder / INDICES}: landmark {number} is on no polygon. Fetch it from {HOME}")
+            raise HeadFileError(f"{folder / INDICES}: landmark {number} is on no polygon. Fetch it from {ICT_HOME}")
         face[number], corner[number, where[0, 1]] = where[0, 0], 1
     return {
         "landmark_face": face[17:],

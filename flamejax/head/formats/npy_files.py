@@ -1,6 +1,7 @@
 """Reading `.npy` and `.npz` files that may be damaged or hostile: no size is believed before it is checked."""
 
 import contextlib
+import io
 import math
 import re
 import struct
@@ -65,10 +66,17 @@ def read_npz(path: Path, objects: bool = False) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, path)
             members = archive.infolist()
-            # The blend shapes take as long to unpack as all the rest together, and zlib runs outside Python's lock.
-            with ThreadPoolExecutor(2) as pool:
-                arrays = pool.map(lambda info: read(archive.read(info), f"{path}: '{info.filename}'"), members)
-                return {info.filename.removesuffix(".npy"): array for info, array in zip(members, arrays, strict=True)}
+        data = path.read_bytes()
+
+        def member(info: zipfile.ZipInfo) -> Any:
+            # Each thread its own archive: one that threads share loses its place in Python 3.12 (CPython issue 128258).
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                return read(archive.read(info), f"{path}: '{info.filename}'")
+
+        # The blend shapes take as long to unpack as all the rest together, and zlib runs outside Python's lock.
+        with ThreadPoolExecutor(2) as pool:
+            arrays = pool.map(member, members)
+            return {info.filename.removesuffix(".npy"): array for info, array in zip(members, arrays, strict=True)}
     except HeadFileError:
         raise
     except _ZIP_ERRORS as error:

@@ -25,9 +25,7 @@ from tests.experiments.training.runs import HEAD, MESH_TRAINING, SHORT, TINY, ar
 from tests.heads import random_params
 
 ROOT = Path(__file__).resolve().parents[3]
-SMALLEST = MeshVAEConfig(
-    strides=(2,), features=(), latent_features=4, num_bases=2, centred=True, linear_rank=3
-)
+SMALLEST = MeshVAEConfig(strides=(2,), features=(), latent_features=4, num_bases=2, centred=True, linear_rank=3)
 """Quick to compile."""
 CONFIG = MeshVAETraining(
     steps=40, batch_size=4, warmup=4, learning_rate=1e-2, clip=1e3, log_every=10, curriculum=0.0, largest_mask=0.1

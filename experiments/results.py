@@ -1,0 +1,180 @@
+"""What the commands that make results of photos, and those that show them, have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+import flamejax
+from fitting._observe import DENSE, crop_image, observation_in
+from fitting.fit_model import FitModel, prepare
+from fitting.inputs import InputError, load_landmarks
+from fitting.local_files import load_local_model, local_model_path, shipped_local_model
+from flamejax.camera import CropTransform
+from flamejax.head import HeadFileError, HeadModel, head_digest, open_head_path
+from flamejax.io.images import ImageError, load_image, load_mask
+from flamejax.io.results import HeadIdentity, Result, ResultError, damaged, read_record
+from flamejax.types import Observation
+
+HOT = np.array([0.9, 0.25, 0.05], np.float32)
+"""Where hypotheses differ most, in pictures of them."""
+HIDDEN_COLOUR = (130, 60, 220)
+"""What is hidden."""
+
+
+class UsageError(Exception):
+    """The command cannot start as it was called; the message says why and what to do."""
+
+
+def load_head(path: Path | None) -> tuple[HeadModel, HeadIdentity]:
+    """The head model of --head, by default the open head, and what identifies it. Raises: UsageError."""
+    try:
+        head = flamejax.load_head(path)
+    except (HeadFileError, OSError) as error:
+        raise UsageError(f"head model: {error}") from error
+    return head, HeadIdentity(head.name, head.version, head.licence, head_digest(path or open_head_path()))
+
+
+def digest_of(path: Path) -> str | None:
+    """The first digits of a file's SHA-256; None where it cannot be read."""
+    try:
+        return photo_digest(path)[:16]
+    except OSError:
+        return None
+
+
+def photo_digest(path: Path) -> str:
+    """The SHA-256 of a file. Raises: OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception as one line for a person."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, (ValueError, ImportError)) and text
+    return text if known else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:
+    """A key for each face (its photo's SHA-256, its place in the photo), whatever batch it is in: (B,)."""
+    numbers = np.array([[int(digest[:8], 16), index] for digest, index in faces], np.uint32)
+    folded = jax.vmap(lambda one: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), one[0]), one[1]))
+    return folded(jnp.asarray(numbers))
+
+
+def spread_of(heads: ArrayLike) -> np.ndarray:
+    """(V,) RMS distance of each vertex from its mean over heads (M, V, 3)."""
+    heads = np.asarray(heads, np.float64)
+    return np.sqrt(((heads - heads.mean(axis=0)) ** 2).sum(axis=-1).mean(axis=0))
+
+
+def fitted_with(metrics: dict[str, Any], head: HeadModel, local: str = "auto") -> FitModel:
+    """The head and local models of a result.
+
+    Args:
+        metrics: of the result.
+        head: the plain head it was fitted with.
+        local: a file of local models, 'none', or 'auto' for what the result says.
+
+    Raises:
+        ResultError: the local models are not to be had, or others than those of the result.
+    """
+    name, _, digest = str(metrics["settings"].get("local") or "none").rpartition(" ")
+    chosen = local if local != "auto" else name or "none"
+    path = local_model_path() if chosen == "auto" else Path(chosen)
+    try:
+        if chosen in ("none", "auto"):  # 'auto' is none for a head that nothing ships for
+            found = shipped_local_model(head) if chosen == "auto" else None
+        else:
+            found = load_local_model(head, path)
+    except (HeadFileError, OSError) as error:
+        raise ResultError(f"local models of the result: {error} If the file was moved, give --local FILE.") from error
+    if found is not None and digest and digest_of(path) != digest:
+        raise ResultError(
+            f"{path}: not the local models that the result was fitted with ({digest_of(path)}, not {digest}). "
+            "Give those as --local FILE, or reconstruct the photo again."
+        )
+    return prepare(head, found)
+
+
+def find_photo(metrics: dict[str, Any]) -> Path:
+    """Where a result's photo lies. Raises: FileNotFoundError, it is gone or another file now."""
+    paths = [Path(metrics["photo_path"]), Path(metrics["photo"])]
+    there = [path for path in paths if path.is_file()]
+    if not there:
+        raise FileNotFoundError(f"the photo {paths[0]} is not there any more; put it back.")
+    for path in there:
+        if photo_digest(path) == metrics["photo_sha256"]:
+            return path
+    raise FileNotFoundError(f"the photo {there[0]} was changed since; reconstruct it again.")
+
+
+def observation_of(result: Result) -> tuple[Observation | None, str]:
+    """What the fit of a result saw, but for rounded numbers; or None, and why the photo is not to be had.
+
+    Masks are again those of the fit where the photo is at most 2048 pixels long, and to within a pixel of the smaller
+    copy else.
+
+    Raises:
+        ResultError: a file of the result is missing or damaged.
+    """
+    try:
+        image = load_image(find_photo(result.metrics))
+    except (ImageError, FileNotFoundError) as error:
+        return None, str(error)
+    crop, size = _crop(result.folder / "camera.json")
+    points, confidence, dense = _landmarks(result.folder / "landmarks.json")
+    hidden = _mask_in_crop(result.occlusion_mask, image, crop, size)
+    if result.metrics["settings"].get("masks") == "auto":
+        hidden = (hidden >= 0.5).astype(np.float32)  # as in the crop; a mask that was given is resampled to it
+    face = None
+    if result.face_mask.is_file():
+        face = (_mask_in_crop(result.face_mask, image, crop, size) >= 0.5).astype(np.float32)
+    return observation_in(crop, image, size, (points, confidence), dense, hidden, face), ""
+
+
+def _landmarks(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """Photo pixels (68, 2) and confidence (68,), and the same of the dense landmarks, where there are some."""
+    record = read_record(path)
+    try:
+        rows = load_landmarks(path)
+        points, confidence = rows[:, :2], np.nan_to_num(rows[:, 2])
+        if "dense_points" not in record:
+            return points, confidence, None
+        dense = np.array([[np.nan] * 2 if row is None else row for row in record["dense_points"]], np.float64)
+        sure = np.array(record["dense_confidence"], np.float64)
+    except (InputError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise damaged(path, error) from error
+    if dense.shape != (DENSE, 2) or sure.shape != (DENSE,) or not np.isfinite(sure).all():
+        raise damaged(path, f"its dense landmarks are not {DENSE}")
+    return points, confidence, (dense, sure)
+
+
+def _mask_in_crop(path: Path, image: np.ndarray, crop: CropTransform, size: int) -> np.ndarray:
+    """A mask of the whole photo, in the photo's size or smaller, resampled to the crop: (S, S)."""
+    try:
+        mask = load_mask(path)
+    except ImageError as error:
+        raise damaged(path, error) from error
+    scale = mask.shape[1] / image.shape[1]
+    return crop_image(mask, CropTransform(crop.scale / scale, crop.offset), size)
+
+
+def _crop(path: Path) -> tuple[CropTransform, int]:
+    record = read_record(path)
+    try:
+        transform, size = record["crop_transform"], int(record["crop"]["size"][0])
+        scale, offset = float(transform["scale"]), np.array(transform["offset"], np.float32).reshape(2)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise damaged(path, repr(error)) from error
+    if not (scale > 0 and 0 < size <= 4096 and np.isfinite(offset).all()):
+        raise damaged(path, "an impossible crop")
+    return CropTransform(jnp.asarray(scale, jnp.float32), jnp.asarray(offset)), size

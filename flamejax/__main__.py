@@ -1,0 +1,19 @@
+"""The `flamejax` command, also `python -m flamejax`: `experiments.cli`, unless something hides a package of ours."""
+
+import sys
+
+
+def main() -> int:
+    """Run `flamejax COMMAND ...`. Returns the exit status; 2 where a package of ours is hidden."""
+    try:
+        import flamejax._shadow  # noqa: F401
+    except ImportError as error:
+        print(f"flamejax: {error}", file=sys.stderr)
+        return 2
+    from experiments import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Checks of what callers hand in. They look at shapes only, so they work under jit and cost nothing at run time."""
+
+import chex
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def check_shape(name: str, array: ArrayLike, *axes: int | str, batched: bool = True) -> None:
+    """Check an array's axes: a number is a length, a name stands for any length.
+
+    Args:
+      name: of the argument, for the message.
+      batched: there may be any leading axes before these.
+
+    Raises:
+      ValueError: the array has others. The message names the argument and says what it should be.
+    """
+    lead = ("*b", *axes) if batched else axes
+    wanted = f"{name} should be ({', '.join(map(str, lead))}), not {jnp.shape(array)}"
+    lengths = tuple(axis if isinstance(axis, int) else None for axis in axes)
+    lengths = (..., *lengths) if batched else lengths
+    chex.assert_shape(array, lengths, custom_message=wanted, exception_type=ValueError)

@@ -1,0 +1,113 @@
+"""The numbers and meshes of a result's folder, as `flamejax.io.results` reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import jax
+import numpy as np
+
+from flamejax.camera import CropTransform, OrthographicCamera
+from flamejax.head.model import HeadModel, HeadParams
+from flamejax.io.meshes import TexturedMesh
+from flamejax.io.results import FOLDED, FORMAT_VERSION, FittedModel, HeadIdentity
+from flamejax.types import Fit, Hypotheses
+
+
+def fit_npz(fit: Fit, model: FittedModel, head: HeadIdentity, exact: bool, local_model: str) -> bytes:
+    """A face's params.npz, without objects, so that it loads with allow_pickle=False.
+
+    Args:
+        fit: without batch axes.
+        model: what was fitted. `betas` and `expression` of the file are those of its head without local models.
+        exact: whether these alone give the vertices.
+        local_model: which local models the coefficients `local` are of.
+    """
+    arrays = _of_head(head) | _of_params(model.global_params(fit.params))
+    arrays |= {
+        "exact": np.bool_(exact),
+        "vertices": np.asarray(fit.vertices, np.float32),
+        "landmarks_3d": np.asarray(fit.landmarks, np.float32),
+        "texture": np.asarray(fit.texture, np.float32),
+        "light": np.asarray(fit.light, np.float32),
+        "vertex_visibility": np.asarray(fit.vertex_visibility),
+    }
+    local = model.local_coefficients(fit.params)
+    if local is not None:
+        counts = model.global_betas, model.global_expression, model.head.num_betas - model.global_betas
+        arrays |= {name: np.int32(count) for name, count in zip(FOLDED, counts, strict=True)}
+        arrays |= {"local": np.asarray(local, np.float32), "local_model": np.str_(local_model)}
+    return _npz_bytes(arrays)
+
+
+def hypothesis_npz(found: Hypotheses, place: int, head: HeadIdentity) -> bytes:
+    """params.npz of one hypothesis of a face, without objects."""
+    one = jax.tree.map(lambda leaf: leaf[place], found)
+    arrays = _of_head(head) | {"vertices": np.asarray(one.vertices, np.float32), "score": np.float32(one.score)}
+    if one.latents is not None:
+        arrays["latents"] = np.asarray(one.latents, np.float32)
+    if one.params is not None:
+        # The vertices are the parameters' times the size: a photo does not show size, and they lie before the fit's
+        # camera.
+        arrays |= _of_params(one.params) | {"size": np.float32(1.0 if one.size is None else one.size)}
+    return _npz_bytes(arrays)
+
+
+def camera_record(
+    camera: OrthographicCamera, crop: CropTransform, side: int, photo: tuple[int, int], overlay: tuple[int, int]
+) -> dict[str, Any]:
+    """What camera.json says: the camera of the crop and of the full photo, and how they hang together.
+
+    Args:
+        camera: world metres to crop pixels.
+        side: of the crop, pixels.
+        photo, overlay: (width, height) of the full photo, and of the pictures of it that are written, pixels.
+    """
+    # Double precision: a pixel of a large photo needs more digits than float32 has.
+    camera, crop = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (camera, crop))
+    full = camera.to_full(crop)
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": "orthographic",
+        "projection": "pixels = scale * (x, -y) + translation, of world metres (+y up, the face looks to +z)",
+        "pixels": "x right, y down, (0, 0) is the top-left corner of the image, pixel centres at +0.5",
+        "crop": {"size": [side, side], "scale": float(camera.scale), "translation": camera.translation.tolist()},
+        "full_image": {"size": list(photo), "scale": float(full.scale), "translation": full.translation.tolist()},
+        "crop_transform": {
+            "scale": float(crop.scale),
+            "offset": crop.offset.tolist(),
+            "meaning": "crop = scale * full_image + offset",
+        },
+        "overlay": {
+            "size": list(overlay),
+            "scale": overlay[0] / photo[0],
+            "meaning": "pixels of overlay.png per pixel of the full image",
+        },
+    }
+
+
+def head_mesh(head: HeadModel, vertices: Any, texture: np.ndarray) -> TexturedMesh:
+    """Vertices (V, 3) of a head with its triangles, texture coordinates and a texture (Ht, Wt, 3) in [0, 1]."""
+    uv, uv_faces = np.asarray(head.uv, np.float64), np.asarray(head.uv_faces)
+    return TexturedMesh(np.asarray(vertices, np.float64), np.asarray(head.faces), uv, uv_faces, texture)
+
+
+def _of_head(head: HeadIdentity) -> dict[str, Any]:
+    return {
+        "format_version": np.int32(FORMAT_VERSION),
+        "head_name": np.str_(head.name),
+        "head_version": np.str_(head.version),
+        "head_sha256": np.str_(head.sha256),
+    }
+
+
+def _of_params(params: HeadParams) -> dict[str, Any]:
+    return {field.name: np.asarray(getattr(params, field.name), np.float32) for field in dataclasses.fields(params)}
+
+
+def _npz_bytes(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,7 @@
+"""Units of length that files of meshes come in."""
+
+from typing import Literal
+
+Unit = Literal["m", "cm", "mm"]
+UNITS: dict[Unit, float] = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
+"""Metres."""

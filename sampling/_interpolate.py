@@ -1,0 +1,65 @@
+"""Between two hypotheses (Diverse3DFace, appendix A.6): what the Mesh-VAE decodes half-way between their latents."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax import Array
+
+from fitting.fit_model import FitModel
+from flamejax.types import Fit, Hypotheses
+from models.mesh_vae import MeshVAE
+from sampling._complete import AT_ONCE, check_model, over, to_head_frame, to_world
+
+
+def midpoints(vae: MeshVAE, model: FitModel, fit: Fit, hypotheses: Hypotheses) -> Array:
+    """The heads half-way between the latents of all pairs of hypotheses, in the fit's world and camera.
+
+    With the two ends they give all that lies between to second order: with c, the midpoint less the mean of the ends,
+    v(a) = (1 - a) v_i + a v_j + 4 a (1 - a) c, which is exact at 0, 1/2 and 1.
+
+    Args:
+      vae: the Mesh-VAE whose latents they are.
+      model: what was fitted, `prepare(head, local)`.
+      fit: of one face, or of a batch (*b,), whose hypotheses they are.
+      hypotheses: M a face, with latents (*b, M, L, C).
+
+    Returns:
+      (*b, P, V, 3) world metres, P = M (M - 1) / 2 pairs in the order of `np.triu_indices(M, 1)`: (0, 1), (0, 2), ...
+
+    Raises:
+      ValueError: the hypotheses have no latents, or those of another Mesh-VAE; or they belong to other fits, or the fit
+        to another `model`.
+    """
+    check_model(model, fit)
+    batch, latents = fit.vertices.shape[:-2], hypotheses.latents
+    if latents is None:
+        raise ValueError("these hypotheses have no latents to interpolate.")
+    if latents.shape[-2:] != tuple(vae.latent_shape):
+        raise ValueError(f"latents of shape {latents.shape[-2:]}, but a Mesh-VAE of {tuple(vae.latent_shape)}.")
+    if latents.shape[:-3] != batch:
+        raise ValueError(f"hypotheses of {latents.shape[:-3]} faces, but fits of {batch}.")
+    return _midpoints(vae, model, fit, jnp.asarray(latents))
+
+
+@jax.jit
+def _midpoints(vae: MeshVAE, model: FitModel, fit: Fit, latents: Array) -> Array:
+    batch = latents.shape[:-3]
+    first, second = np.triu_indices(latents.shape[-3], 1)
+    middle = (latents[..., first, :, :] + latents[..., second, :, :]) / 2
+    _, rotation, root = over(batch, functools.partial(to_head_frame, model), fit)
+    heads = _decode_in_parts(vae, middle.reshape(-1, *middle.shape[-2:]))
+    return over(batch, to_world, heads.reshape(*batch, len(first), *heads.shape[-2:]), rotation, root)
+
+
+def _decode_in_parts(vae: MeshVAE, latents: Array) -> Array:
+    """(N, L, C) -> (N, V, 3), AT_ONCE heads at a time: all pairs at once might not fit into an accelerator's memory."""
+    count = len(latents)
+    parts = -(-count // AT_ONCE)
+    filled = jnp.pad(latents, ((0, parts * AT_ONCE - count), (0, 0), (0, 0)))
+    heads = jax.lax.map(vae.decode, rearrange(filled, "(part n) l c -> part n l c", n=AT_ONCE))
+    return rearrange(heads, "part n v c -> (part n) v c")[:count]
