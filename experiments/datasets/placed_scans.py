@@ -49,7 +49,7 @@ def place(head: HeadModel, vertices: np.ndarray, what: str, console: Console) ->
       ValueError: none can.
     """
     fitted, sound = scans.fit(head, vertices, what, console)
-    root = np.asarray(root_joint(head, fitted.params)) + np.asarray(fitted.params.transl)
+    root = root_joint(head, fitted.params) + fitted.params.transl
     placed = np.asarray(head_frame(vertices, root, fitted.params.global_orient))
     rotations = np.array(fitted.params.joint_rotations(), np.float32)
     rotations[:, 0] = 0

@@ -12,8 +12,8 @@ from typing import Literal
 from rich.console import Console
 
 import flamejax
-from experiments.calibrate_landmarks.command import print_rows
 from experiments.datasets import scans
+from experiments.progress import print_rows
 from experiments.training.clay import jpeg
 from experiments.training.local_models import evaluation
 from experiments.training.local_models.picture import sheet

@@ -39,8 +39,8 @@ class Fixed:
 
 
 TrainStep = Callable[[TrainState, nnx.State, Fixed, Array], tuple[TrainState, dict[str, Array]]]
-"""Losses are means over a batch, () each; `kl` in nats a head, `hidden` a share of the vertices, `l1_mm` the mean absolute
-error of a coordinate, `spread_mm` that between two draws of a head, 0 where one is drawn."""
+"""Losses are means over a batch, () each; `kl` in nats a head, `hidden` a share of the vertices, `l1_mm` the mean
+absolute error of a coordinate, `spread_mm` that between two draws of a head, 0 where one is drawn."""
 
 
 def optimizer_of(config: MeshVAETraining) -> optax.GradientTransformation:

@@ -14,6 +14,7 @@ from models.generator import GeneratorConfig
 from models.noise_schedule import ScheduleName
 from models.rank import IdRankConfig
 
+SMALL_IDGEN, SMALL_IDRANK = small("identity"), small_rank()
 SMOKE_BATCH, SMOKE_JUDGED = 8, 8
 SMOKE_PHOTOS = 32
 """Of training, and of validation."""
@@ -118,7 +119,7 @@ class GeneratorOptions(OferOptions):
 
     command = "experiments.training.ofer.command:run_generator"
     training: Annotated[GeneratorTraining, tyro.conf.arg(name="")] = GeneratorTraining()
-    architecture: tyro.conf.Suppress[GeneratorConfig] = small("identity")
+    architecture: tyro.conf.Suppress[GeneratorConfig] = SMALL_IDGEN
 
 
 @dataclass(frozen=True)
@@ -129,4 +130,4 @@ class RankOptions(OferOptions):
     idgen: Path | None = None
     """Weights of the IdGen whose candidates are ranked; those that ship unless given."""
     training: Annotated[RankTraining, tyro.conf.arg(name="")] = RankTraining()
-    architecture: tyro.conf.Suppress[IdRankConfig] = small_rank()
+    architecture: tyro.conf.Suppress[IdRankConfig] = SMALL_IDRANK

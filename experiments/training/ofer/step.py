@@ -19,9 +19,9 @@ from experiments.training.ofer.examples import Examples, Source, draw_each
 from experiments.training.ofer.settings import GeneratorTraining, OferTraining, RankTraining
 from experiments.training.state import TrainState, example_keys, rate_schedule, updated
 from models.generator import Generator
+from models.noise_schedule import make_schedule
 from models.rank import FrontalFace, rank_errors, rank_loss
-from sampling import SamplerConfig, draw_coefficients
-from sampling.diffusion import add_noise, make_schedule, noise_error
+from sampling import SamplerConfig, add_noise, draw_coefficients, noise_error
 
 Losses = dict[str, Array]
 """Means over a batch, () each. `total` of a generator is the denoising loss, and `late` that at the noisier half of the
