@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import numpy as np
 
@@ -23,7 +25,7 @@ def rows(setting: Setting) -> list[Row]:
         latents = jax.random.normal(keys[1], (count, LATENTS))
         ours = Timed(_loss, shapes, latents), Timed(jax.value_and_grad(_loss), shapes, latents)
         x, z = np.asarray(shapes), np.asarray(latents)
-        theirs = Call(lambda x=x, z=z: closed_form(x, z, gradient=False)), Call(lambda x=x, z=z: closed_form(x, z))
+        theirs = Call(partial(closed_form, x, z, gradient=False)), Call(partial(closed_form, x, z))
         name = f"DPP loss, {count} heads, {VERTICES} vertices"
         found.append(time_row(name, 1, ours, theirs, "closed form in NumPy", setting.limit))
     return found

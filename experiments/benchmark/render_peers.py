@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -125,9 +126,9 @@ def jaxrenderer(
     """
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "stderr.txt"
-        memory = np.asarray(0.75 * _free_memory())
-        arrays = {"screen": np.asarray(screen), "colours": np.asarray(colours), "faces": np.asarray(faces)}
-        np.savez(folder / "scene.npz", **arrays, size=np.asarray(size), memory=memory)
+        scene = {"screen": screen, "colours": colours, "faces": faces, "size": size, "memory": 0.75 * _free_memory()}
+        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in scene.items()}
+        np.savez(folder / "scene.npz", **arrays)
         # The worker must not find our packages through the caller's path.
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         try:
