@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -16,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import runtime
-from experiments.head_models import State, examine_models, look
-from flamejax.head import HeadFileError
+from experiments.head_models import Finding, State, examine_models, look
+from flamejax.head import HeadFileError, head_digest, open_head_path
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh", "pillow", "tyro", "rich")
 EXTRAS = {
@@ -45,18 +44,6 @@ ENCODER_HOMES = {
         "https://github.com/FacePerceiver/FaRL"
     ),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    group: str
-    item: str
-    state: State
-    detail: str
-    needed: bool = False
-    """Whether flamejax is broken without it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +75,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         check_head(config.head),
         *check_detector(),
         *check_extras(),
-        *check_models(config.models or runtime.data_folder()),
+        *examine_models(config.models or runtime.data_folder()),
         *check_encoders(runtime.data_folder()),
         *check_folders(),
     ]
@@ -120,7 +107,6 @@ def check_devices() -> list[Finding]:
 def check_head(path: Path | None) -> Finding:
     """The head model's file: whether it loads, and what it is."""
     import flamejax
-    from flamejax.head import head_digest, open_head_path
 
     file = Path(path or open_head_path())
     try:
@@ -137,15 +123,14 @@ def check_head(path: Path | None) -> Finding:
 
 def check_detector() -> list[Finding]:
     """The face detector's weights, shipped with the package."""
-    import fitting
+    from fitting.mediapipe_models import ASSETS
 
-    assets = Path(str(fitting.__file__)).parent / "assets"
     found = []
     for name in DETECTOR_MODELS:
-        file = assets / name
+        file = ASSETS / name
         if file.is_file():
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            found.append(Finding("detector", name, "ok", f"{file.stat().st_size} bytes; sha256 {digest[:16]}", True))
+            detail = f"{file.stat().st_size} bytes; sha256 {head_digest(file)[:16]}"
+            found.append(Finding("detector", name, "ok", detail, True))
         else:
             found.append(Finding("detector", name, "absent", "install flamejax again", True))
     return found
@@ -162,11 +147,6 @@ def check_extras() -> list[Finding]:
         state: State = "absent" if missing else "ok"
         found.append(Finding("extras", extra, state, "; ".join(part for part in (have, lack) if part)))
     return found
-
-
-def check_models(folder: Path) -> list[Finding]:
-    """Head models that flamejax may not pass on, and their companions: never needed."""
-    return [Finding("models", found.item, found.state, found.detail) for found in examine_models(folder)]
 
 
 def check_encoders(folder: Path) -> list[Finding]:

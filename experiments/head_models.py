@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,15 +37,22 @@ State = Literal["ok", "absent", "broken"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """One head model or companion."""
+class Finding:
+    """One line of doctor's report."""
 
+    group: str
     item: str
     state: State
     detail: str
+    needed: bool = False
+    """Whether flamejax is broken without it."""
 
 
-def examine_models(folder: Path) -> list[Found]:
+_model = functools.partial(Finding, "models")
+"""A head model or companion: flamejax may not pass it on, and never needs it."""
+
+
+def examine_models(folder: Path) -> list[Finding]:
     """All FLAME models, their companions and ICT-FaceKit folders in a folder, down to two levels below it.
 
     Models are read, which takes about a second each; of ICT-FaceKit only names and the list of indices are looked at.
@@ -53,19 +61,19 @@ def examine_models(folder: Path) -> list[Found]:
     found = [_examine_flame(file) for file in dict.fromkeys(models)]
     if not models:
         where = f"optional, research only, by registration: {FLAME_HOME}; place generic_model.pkl or flame2023.pkl in"
-        found.append(Found("FLAME head model", "absent", f"{where} {folder}"))
+        found.append(_model("FLAME head model", "absent", f"{where} {folder}"))
     both = bool(look(folder, COMPANIONS["landmarks"][0]))
     for field, (item, source) in SOURCES.items():
         files = [file for name in COMPANIONS[field] for file in look(folder, name)]
         if files:
             found.extend(_examine_companion(field, item, file) for file in files)
         elif not (both and field.endswith("_landmarks")):
-            found.append(Found(item, "absent", f"{source}; place {COMPANIONS[field][0]} beside the model"))
+            found.append(_model(item, "absent", f"{source}; place {COMPANIONS[field][0]} beside the model"))
     neutral = look(folder, ICT_NEUTRAL)
     found.extend(_examine_ict(file.parent) for file in neutral)
     if not neutral:
         detail = f"optional, MIT licence, no registration: {ICT_HOME}; place its folder FaceXModel in {folder}"
-        found.append(Found("ICT-FaceKit", "absent", detail))
+        found.append(_model("ICT-FaceKit", "absent", detail))
     return found
 
 
@@ -78,24 +86,24 @@ def _companion_names() -> set[str]:
     return {name for names in COMPANIONS.values() for name in names}
 
 
-def _examine_flame(file: Path) -> Found:
+def _examine_flame(file: Path) -> Finding:
     from flamejax.head.formats import read_head
 
     try:
         # The texture takes seconds to read, so it is looked at by itself.
         arrays = read_head(file, FlameFiles(texture_components=0))
     except (HeadFileError, OSError) as error:
-        return Found("FLAME head model", "broken", str(error))
+        return _model("FLAME head model", "broken", str(error))
     beside = [field for field, names in COMPANIONS.items() if any((file.parent / name).is_file() for name in names)]
     components = arrays["shapedirs"].shape[-1]
     detail = (
         f"{arrays['name']} {arrays['version']}; {len(arrays['v_template'])} vertices, {int(arrays['num_betas'])} "
         f"identity and {components - int(arrays['num_betas'])} expression components; with {', '.join(beside)}; {file}"
     )
-    return Found("FLAME head model", "ok", detail)
+    return _model("FLAME head model", "ok", detail)
 
 
-def _examine_companion(field: str, item: str, file: Path) -> Found:
+def _examine_companion(field: str, item: str, file: Path) -> Finding:
     """Whether a companion can be read by itself; whether it fits a model is told by the model beside it."""
     from flamejax.head.formats import load_pickle, npz_names, read_bytes, read_npy, read_obj
 
@@ -119,12 +127,12 @@ def _examine_companion(field: str, item: str, file: Path) -> Found:
         if missing:
             raise HeadFileError(f"{file}: '{missing[0]}' is missing. Fetch it again.")
     except HeadFileError as error:
-        return Found(item, "broken", str(error))
-    return Found(item, "ok", str(file))
+        return _model(item, "broken", str(error))
+    return _model(item, "ok", str(file))
 
 
-def _examine_ict(folder: Path) -> Found:
+def _examine_ict(folder: Path) -> Finding:
     try:
-        return Found("ICT-FaceKit", "ok", f"{describe_ict(folder)}; {folder}")
+        return _model("ICT-FaceKit", "ok", f"{describe_ict(folder)}; {folder}")
     except HeadFileError as error:
-        return Found("ICT-FaceKit", "broken", str(error))
+        return _model("ICT-FaceKit", "broken", str(error))

@@ -64,9 +64,7 @@ def split_of(subjects: list[str]) -> dict[str, str]:
     subjects on, none of the splits is empty."""
     order = sorted(set(subjects), key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest())
     held = max(1, round(0.1 * len(order))) if len(order) >= 3 else 0
-    return {
-        name: "test" if i < held else "validation" if i < 2 * held else "train" for i, name in enumerate(order)
-    }  # fmt: skip
+    return {name: ("test" if i < held else "validation" if i < 2 * held else "train") for i, name in enumerate(order)}
 
 
 def read_scans(
@@ -115,7 +113,7 @@ def read_vertices(path: Path, count: int) -> np.ndarray:
     """
     suffix = path.suffix.lower()
     if suffix == ".obj":
-        return _checked(path, read_obj_vertices_of_any_number(path), count)
+        return _checked(path, read_obj_vertices(path, _count_vertices(path)), count)
     if suffix == ".npy":
         return _checked(path, read_npy(path), count)
     if suffix == ".npz":
@@ -131,10 +129,8 @@ def read_vertices(path: Path, count: int) -> np.ndarray:
     return _checked(path, found, count)
 
 
-def read_obj_vertices_of_any_number(path: Path) -> np.ndarray:
-    """An OBJ's vertices, however many."""
-    lines = path.read_bytes().split(b"\n")
-    return read_obj_vertices(path, sum(line.startswith(b"v ") for line in lines))
+def _count_vertices(path: Path) -> int:
+    return sum(line.startswith(b"v ") for line in path.read_bytes().split(b"\n"))
 
 
 def _checked(path: Path, array: np.ndarray, count: int) -> np.ndarray:

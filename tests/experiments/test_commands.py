@@ -1,5 +1,6 @@
 """The command line, doctor, the demo's photos and the machine's settings."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,45 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
     script = "import sys; from experiments.cli import main; main(['--help']); print('jax' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(name in out for name in cli.COMMANDS) and out.rstrip().endswith("False")
+
+
+SHADOWS = """
+import importlib, shutil, sys
+from pathlib import Path
+from flamejax.__main__ import main  # the `flamejax` script, and python -m flamejax
+
+assert main() == 0
+for hiding in ("models/__init__.py", "experiments/__init__.py", "sampling.py"):
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "experiments" or name == "flamejax._shadow":
+            del sys.modules[name]
+    Path(hiding).parent.mkdir(exist_ok=True)
+    Path(hiding).write_text("")
+    importlib.invalidate_caches()
+    assert main() == 2
+    for name in ("fitting", "experiments"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            print(name, error)
+    Path(hiding).unlink()
+    shutil.rmtree("experiments", ignore_errors=True)
+"""
+
+
+def test_what_hides_a_package_of_ours_is_said(tmp_path):
+    """`python -m` and notebooks look into the folder they are run from first, where users have their own `models`."""
+    (tmp_path / "models").mkdir()  # a folder without an __init__.py, as of weights, hides nothing
+    command, environment = [sys.executable, "-c", SHADOWS, "--version"], os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    models, own, sampling = (
+        f"the {kind} {tmp_path / file} hides flamejax's package `{Path(file).stem}`: "
+        "run from another folder, rename it, or take it off PYTHONPATH."
+        for kind, file in (("folder", "models"), ("folder", "experiments"), ("file", "sampling.py"))
+    )
+    heard = [f"fitting {models}", f"experiments {models}", f"fitting {own}"]  # a hidden `experiments` cannot speak
+    assert ran.stdout.splitlines()[1:] == [*heard, f"fitting {sampling}", f"experiments {sampling}"]
+    assert ran.stderr.splitlines() == [f"flamejax: {line}" for line in (models, own, sampling)]
 
 
 def test_unknown_command(capsys):
@@ -52,7 +92,7 @@ def test_doctor_reports_a_broken_head(capsys, tmp_path):
 
 
 def states(folder):
-    return {(finding.item, finding.state) for finding in doctor.check_models(folder)}
+    return {(finding.item, finding.state) for finding in doctor.examine_models(folder)}
 
 
 def test_doctor_tells_models_apart(tmp_path, capsys):

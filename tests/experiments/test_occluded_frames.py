@@ -10,13 +10,20 @@ from rich.console import Console
 from experiments.datasets import open_faces
 from experiments.datasets.occluded_frames import __main__ as command
 from experiments.datasets.occluded_frames import pictures, read_frames, sequences, store
-from experiments.datasets.open_faces import scenes
+from experiments.datasets.open_faces import scenes, worker
 from experiments.evaluate.config import EvaluateConfig
 from experiments.tables.diverse_cases import frame_cases
 from flamejax.files import TEMPORARY_PREFIX
 from models.rank import frontal_vertices
-from tests.experiments.test_open_faces import built, data, head  # noqa: F401
+from tests.experiments.test_open_faces import built, data, head, mean_skin, prepared  # noqa: F401
 from tests.heads import random_head
+
+
+def share(patch):
+    """What is prepared of the mean head is prepared once."""
+    patch.setattr(pictures, "skin_of", lambda _: mean_skin())
+    patch.setattr(pictures, "texels_of", lambda _: worker.studio().texels)
+    patch.setattr(worker, "prepared", prepared)
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +32,7 @@ def made(built, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("occluded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAMEJAX_DATA", str(built))
+        share(patch)
         assert command.main([str(folder / "open"), "--config", "slice"]) == 0
         yield folder / "open"
 
@@ -90,6 +98,7 @@ def test_geometry_masks_and_photos_agree(made):
 
 def test_a_benchmark_goes_on_where_it_was_and_is_the_same(made, built, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("FLAMEJAX_DATA", str(built))
+    share(monkeypatch)
     args = [str(tmp_path / "again"), "--config", "slice", "--limit", "2"]
     assert command.main(args) == 0
     first, last = read_frames(tmp_path / "again")

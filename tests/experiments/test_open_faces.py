@@ -1,5 +1,7 @@
 """The open scans, on their smallest part. Skips without the CC0 wheel or the extra "data"; fetches nothing."""
 
+import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -20,6 +22,24 @@ from flamejax.head import HeadParams, ShapedHead, load_head, pose_shaped
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@functools.cache
+def mean_skin() -> details.Skin:
+    """The mean head's skin, prepared once."""
+    return details.skin_of(load_head())
+
+
+@functools.cache
+def prepared():
+    """As `worker.prepared`, of the data folder that holds `slice`."""
+    return load_head(), mean_skin(), subjects.load_sources(store.sources_path())
+
+
+def in_this_process(pieces, workers, title):
+    """As `store.run_pieces`: the renderer is compiled once, for all tests of the photos."""
+    for piece in pieces:
+        worker.do(piece)
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A data folder that holds `slice`: built once, for all processes of the test run."""
@@ -35,6 +55,8 @@ def built(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(runtime.use_compilation_cache()))  # workers use this one too
         patch.setenv("FLAMEJAX_DATA", str(folder))
+        patch.setattr(store, "run_pieces", in_this_process)
+        patch.setattr(worker, "prepared", prepared)
         open_faces.ensure("slice")
     return folder
 
@@ -92,7 +114,7 @@ def test_scans_are_what_the_head_makes_of_the_rest_shape(data, head):
 
 
 def test_faces_do_not_fold(data, head):
-    skin = details.skin_of(head)
+    skin = mean_skin()
     people = subjects.load_sources(store.sources_path()).people
     for subject in (0, 7, 100):
         rest = people[subject].astype(np.float64)
@@ -104,21 +126,17 @@ def test_faces_do_not_fold(data, head):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(data, tmp_path, monkeypatch):
-    whole = {s: store.scans_path(s).read_bytes() for s in subjects.subjects("slice", "train")}
     first = store.sources_path()
-    monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
+    monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path / "whole"))
     store.sources_path().parent.mkdir(parents=True)
     store.sources_path().symlink_to(first)
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.datasets.open_faces",
-        "--config",
-        "slice",
-        "--meshes-only",
-        "--workers",
-        "1",
-    ]
+    open_faces.load_scans("train", "slice")
+    whole = {s: store.scans_path(s).read_bytes() for s in subjects.subjects("slice", "train")}
+    monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path / "killed"))
+    store.sources_path().parent.mkdir(parents=True)
+    store.sources_path().symlink_to(first)
+    command = [sys.executable, "-m", "experiments.datasets.open_faces"]
+    command += ["--config", "slice", "--meshes-only", "--workers", "1"]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
     while not list(store.folder().glob("scans/subject*")) and time.monotonic() < until:
@@ -139,20 +157,41 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(data, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_a_photo_alone_is_the_photo_among_others(data, tmp_path, monkeypatch):
-    subject, expression = store.scan_list("slice", "test")[1]
-    there = store.photo_path(subject, expression).read_bytes()
-    scans, sources = store.scans_path(subject), store.sources_path()
+    first, second = ([subject, expression] for subject, expression in store.scan_list("slice", "test")[:2])
+    scans, sources = store.scans_path(second[0]), store.sources_path()
+    made = []
+    for name, wanted in (("both", (first, second)), ("alone", (second,))):
+        monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path / name))
+        store.scans_path(second[0]).parent.mkdir(parents=True)
+        store.scans_path(second[0]).symlink_to(scans)
+        store.sources_path().symlink_to(sources)
+        store.run_pieces([f"photo {subject} {expression}" for subject, expression in wanted], 1, "photos")
+        made.append(store.photo_path(*second).read_bytes())
+    assert made[0] == made[1]
+
+
+@pytest.mark.slow
+def test_workers_make_the_pieces_that_this_process_makes(data, tmp_path, monkeypatch):
+    (subject, *_), sources = subjects.subjects("slice", "test"), store.sources_path()
+    here = store.read_scans(store.scans_path(subject))
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
-    store.scans_path(subject).parent.mkdir(parents=True)
-    store.scans_path(subject).symlink_to(scans)
+    store.sources_path().parent.mkdir(parents=True)
     store.sources_path().symlink_to(sources)
-    store.run_pieces([f"photo {subject} {expression}"], 1, "one photo")
-    assert store.photo_path(subject, expression).read_bytes() == there
+    store.run_pieces([f"scans {subject}"], 1, "test")
+    for name, values in vars(store.read_scans(store.scans_path(subject))).items():
+        np.testing.assert_allclose(values, getattr(here, name), atol=1e-6)
 
 
-def test_a_failing_worker_is_reported(data):
+def test_what_a_worker_does_and_where_it_fails_is_reported(data, monkeypatch):
+    """The worker process itself, on pieces that take no time: the protocol between it and `run_pieces`."""
+    done = []
+    monkeypatch.setattr(store, "counted", lambda title, total: contextlib.nullcontext(lambda: done.append(title)))
+    script = "from experiments.datasets.open_faces import worker; worker.subjects.prepare = str; worker.main()"
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **how: popen([sys.executable, "-c", script], **how))
     with pytest.raises(RuntimeError, match="no such piece of work: 'cake 3'"):
-        store.run_pieces(["cake 3"], 1, "test")
+        store.run_pieces(["sources", "sources", "cake 3"], 1, "test")
+    assert done == ["test", "test"]
     with pytest.raises(ValueError, match="no such piece"):
         worker.do("cake 3")
 
@@ -177,11 +216,12 @@ def test_grain_reads_the_slice_without_tensorflow(data):
     assert "tensorflow" not in sys.modules
 
 
-def test_the_command_writes_a_contact_sheet(data, tmp_path, capsys):
+def test_the_command_writes_a_contact_sheet(data, tmp_path, capsys, monkeypatch):
     from PIL import Image
 
     from experiments.datasets.open_faces.__main__ import main
 
+    monkeypatch.setattr(details, "skin_of", lambda head: mean_skin())
     sheets = ["--preview", str(tmp_path / "sheet.png"), "--preview-scans", str(tmp_path / "scans.png")]
     assert main(["--config", "slice", *sheets]) == 0
     assert "MB" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import pytest
 
 from experiments.datasets.open_faces import details, expressions
 from flamejax.head import load_head
+from tests.experiments.test_open_faces import mean_skin
 
 LEARNERS, OTHERS = range(100), range(100, 130)
 
@@ -16,7 +17,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def skin(head):
-    return details.skin_of(head)
+    return mean_skin()
 
 
 @pytest.fixture(scope="module")

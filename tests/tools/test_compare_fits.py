@@ -9,9 +9,10 @@ import pytest
 
 import fitting
 import flamejax
-from experiments.datasets.renders import SceneSpread, exact_observation, render_scenes, sample_scenes
+from experiments.datasets.renders import Scenes, SceneSpread, exact_observation, render_scenes, sample_scenes
 from fitting.global_fit import vertex_visibility
 from flamejax.geometry import apply_similarity
+from flamejax.head._dense_landmarks import dense_landmarks
 from flamejax.rendering import rasterize
 from tools.compare_fits.command import main, reprojection_rows
 from tools.compare_fits.held_out import PARTS, hide_part, part_error
@@ -24,15 +25,12 @@ COUNT = 2
 
 @pytest.fixture(scope="module")
 def known():
-    """Two rendered heads, their observations, and the truth in the form of a fit."""
+    """Two heads, their observations (black images), and the truth in the form of a fit that sees every vertex."""
     head = flamejax.load_head()
     scenes = sample_scenes(head, jax.random.key(5), COUNT, spread=SceneSpread(yaw=0.1, pitch=0.1, roll=0.05))
-    images, points, _ = render_scenes(head, scenes, jax.random.key(6))
-    observation = exact_observation(images, points)
+    points = scenes.camera.project(flamejax.landmarks(head, scenes.params))[..., :2]
+    observation = exact_observation(jnp.zeros((COUNT, 256, 256, 3)), points)
     verts = flamejax.vertices(head, scenes.params)
-    visible = jax.vmap(lambda s, v, m: vertex_visibility(head, s, v, m))(
-        scenes.camera.project(verts), verts, observation.occlusion_mask
-    )
     fit = fitting.Fit(
         params=scenes.params,
         vertices=verts,
@@ -40,11 +38,23 @@ def known():
         camera=scenes.camera,
         texture=scenes.texture,
         light=scenes.light,
-        vertex_visibility=visible,
+        vertex_visibility=jnp.ones(verts.shape[:2]),
         losses={"nme": jnp.asarray([0.01, 0.03])},
         code=jnp.zeros(COUNT, jnp.int32),
     )
     return head, observation, fit
+
+
+@pytest.fixture(scope="module")
+def rendered(known):
+    """As `known`, with rendered images, and vertices that are visible in them."""
+    head, observation, fit = known
+    images, _, _ = render_scenes(head, Scenes(fit.params, fit.camera, fit.texture, fit.light), jax.random.key(6))
+    visible = jax.vmap(lambda s, v, m: vertex_visibility(head, s, v, m))(
+        fit.camera.project(fit.vertices), fit.vertices, observation.occlusion_mask
+    )
+    observation = dataclasses.replace(observation, image=images)
+    return head, observation, dataclasses.replace(fit, vertex_visibility=visible)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -59,7 +69,7 @@ def test_hiding_a_part_hides_it_and_what_lies_near_and_nothing_else(known, part)
     dense_hidden = np.asarray(partly.dense_confidence)[0] == 0
     assert 20 < dense_hidden.sum() < 300
     rest = flamejax.HeadParams.zeros(head)
-    dense = np.asarray(flamejax.head._dense_landmarks(head, head.dense, rest))
+    dense = np.asarray(dense_landmarks(head, head.dense, rest))
     sparse = np.asarray(flamejax.landmarks(head, rest))[expected]
     distance = np.linalg.norm(dense[:, None] - sparse, axis=-1).min(axis=1)
     assert distance[dense_hidden].max() < 0.015 <= distance[~dense_hidden].min()
@@ -77,9 +87,10 @@ def test_the_error_of_a_hidden_part_is_its_distance_over_the_eyes(known):
     assert np.isnan(part_error(fit, unsure, "lips")).tolist() == [True, False]
 
 
-def test_skin_is_the_albedo_again_where_the_photo_shows_it(known):
+@pytest.mark.slow
+def test_skin_is_the_albedo_again_where_the_photo_shows_it(rendered):
     """A render's colours over its light are the texture it was rendered with."""
-    head, observation, fit = known
+    head, observation, fit = rendered
     found = np.asarray(skin_textures(head, fit, observation))
     truth = np.clip(np.asarray(head.albedo(fit.texture)), 0, 1)
     assert found.shape == truth.shape
@@ -105,15 +116,20 @@ def test_frontal_error_ignores_place_and_size_and_measures_millimetres(known):
     np.testing.assert_allclose(frontal_error(head, fit.vertices + noise, fit.vertices), 1.6, rtol=0.1)
 
 
-def test_sheet_and_rows(known):
-    head, observation, fit = known
+@pytest.mark.slow
+def test_the_sheet_shows_photos_and_fits(rendered):
+    head, observation, fit = rendered
     fits = {"one": fit, "other": fit}
     picture = np.asarray(sheet(head, ["first", "second"], observation, fits))
     assert picture.shape == (CAPTION + COUNT * (CAPTION + 2 * SIDE), 3 * SIDE, 3)
     columns = [picture[2 * CAPTION : 2 * CAPTION + SIDE, i * SIDE : (i + 1) * SIDE].astype(int) for i in range(3)]
     assert np.abs(columns[0] - columns[1]).mean() > 5
     assert (columns[1] == columns[2]).all()
-    rows = reprojection_rows(["first", "second"], fits)
+
+
+def test_rows_end_in_their_median(known):
+    _, _, fit = known
+    rows = reprojection_rows(["first", "second"], {"one": fit, "other": fit})
     assert [row["photo"] for row in rows] == ["first", "second", "median"]
     assert rows[-1]["one"] == pytest.approx(0.02)
 

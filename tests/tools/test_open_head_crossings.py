@@ -31,11 +31,14 @@ def test_crossing_triangles_are_found_and_touching_ones_are_not():
     assert crossing_triangles(points, np.array([[0, 1, 2], [0, 1, 12]])).size == 0
 
 
-def test_no_component_drives_the_face_through_itself(head):
+@pytest.mark.parametrize("numbers", [range(1, 9), pytest.param(range(9, 61), marks=pytest.mark.slow)])
+def test_no_component_drives_the_face_through_itself(head, numbers):
     """At both ends, 2 standard deviations at most: nothing crosses but shut lips and the lids of a shut eye."""
     rest = count_crossings(head)
-    assert rest["lids"] == rest["elsewhere"] == 0
+    assert rest["lids"] == rest["elsewhere"] == 0 and head.num_expression == 60
     for number, expression in component_ends(head):
+        if number not in numbers:
+            continue
         found = count_crossings(head, expression=expression)
         assert found["elsewhere"] == 0, (number, expression.sum(), found)
         assert found["lids"] <= 20 or number == CLOSING, (number, expression.sum(), found)

@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments import runtime
 from experiments.datasets.observations import spread_out
 from experiments.datasets.occluded_frames import sequences, store
-from experiments.datasets.open_faces.subjects import Config
+from experiments.datasets.open_faces.subjects import Config, subjects
 from experiments.datasets.registered_scans import Unit
 from experiments.datasets.scans import OPEN_HEAD
 from experiments.progress import counted
@@ -86,11 +86,11 @@ def _frames(head: HeadModel, options: Build, console: Console) -> list[sequences
         if head.name != OPEN_HEAD:
             raise ValueError(f"the open faces are scans of the open head, not of '{head.name}'. Give --scans DIR.")
         config = options.config or ("test" if options.split == "test" else "full")
-        every = sequences.open_frames(options.split, config)
-        if not every:
+        if not subjects(config, options.split):
             raise ValueError(
                 f"no frames: `{config}` of the open faces has no {options.split} split. Give --config full."
             )
+        every = sequences.open_frames(options.split, config)
         return [every[k] for k in spread_out(len(every), options.limit)]
     files, notes = sequences.middle_files(options.scans)
     taken = [files[k] for k in spread_out(len(files), options.limit)]

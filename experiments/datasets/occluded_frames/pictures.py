@@ -91,9 +91,7 @@ class Photographer:
                 break
         photo, occluded = pictures(seen, occluder, scene, rng)
         points = scene.camera.project(landmarks_from_vertices(head, verts, scene.params))
-        return Picture(
-            kind, photo, occluded, mask, front, unoccluded, np.asarray(points)[:, :2], scene.camera
-        )  # fmt: skip
+        return Picture(kind, photo, occluded, mask, front, unoccluded, np.asarray(points)[:, :2], scene.camera)
 
     def _texture(self, person: int) -> np.ndarray:
         if self._head.name == OPEN_HEAD:

@@ -27,15 +27,8 @@ def thing(rng: np.random.Generator) -> Occluder:
         radius, height = rng.uniform(0.028, 0.04), rng.uniform(0.16, 0.22)
         bell = np.linspace(0, 1, 8)
         neck = np.stack([radius * (1 - 0.62 * np.sin(bell * np.pi / 2) ** 2), 0.55 * height + 0.2 * height * bell], 1)
-        profile = [
-            [0, 0],
-            [radius, 0],
-            [radius, 0],
-            *neck,
-            [0.38 * radius, height],
-            [0.38 * radius, height],
-            [0, height],
-        ]
+        top = [0.38 * radius, height]
+        profile = [[0, 0], [radius, 0], [radius, 0], *neck, top, top, [0, height]]
         solid, texture, gloss = lathe(np.array(profile) - [0, height / 2]), cover(rng, size), 0.45
     elif kind == "book":
         solid, texture, gloss = box(rng.uniform([0.10, 0.14, 0.012], [0.14, 0.19, 0.035])), cover(rng, size), 0.1

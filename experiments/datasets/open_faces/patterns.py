@@ -90,9 +90,8 @@ def surgical(rng: np.random.Generator, size: int) -> np.ndarray:
     made = np.broadcast_to(np.asarray(tints[rng.integers(len(tints))]), (size, size, 3)).copy()
     y = (np.arange(size) + 0.5) / size
     for fold in (0.30, 0.48, 0.66):
-        made *= (1 - 0.22 * np.exp(-(((y - fold) / 0.008) ** 2)) + 0.04 * np.exp(-(((y - fold + 0.025) / 0.02) ** 2)))[
-            :, None, None
-        ]
+        shadow, rise = np.exp(-(((y - fold) / 0.008) ** 2)), np.exp(-(((y - fold + 0.025) / 0.02) ** 2))
+        made *= (1 - 0.22 * shadow + 0.04 * rise)[:, None, None]
     return np.clip(_woven(rng, made), 0, 1)
 
 

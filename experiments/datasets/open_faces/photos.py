@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 
 import jax
@@ -56,9 +55,7 @@ def make_photo(
 
     `look` is the subject's skin, from `draw_skin`.
     """
-    vertices, unposed, rotations = (
-        np.array(a[expression]) for a in (scans.vertices, scans.unposed, scans.joint_rotations)
-    )
+    vertices, unposed, rotations = (np.array(part[expression]) for part in vars(scans).values())
     head = studio.head
     rng = np.random.default_rng([SEED, 4, subject, expression])
     scene = draw_scene(rng, head, vertices, rotations)
@@ -102,9 +99,7 @@ def png(image: np.ndarray) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def pictures(
-    seen: Views, occluder: Occluder, scene: Scene, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def pictures(seen: Views, occluder: Occluder, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The clean and the occluded photo, (S, S, 3) each, with the same sensor noise."""
     images = np.asarray(seen.images, np.float64)
     grain = scene.noise * rng.standard_normal((SIZE, SIZE, 3))
@@ -208,7 +203,7 @@ def _first(buffer: Array, points: Array, tolerance: float) -> Array:
     return inside & (points[:, 2] <= buffer[pixel[:, 1], pixel[:, 0]] + tolerance)
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _seen(head: HeadModel, verts: Array, params: HeadParams, seen: Views, T_camera_world: Array) -> tuple[Array, ...]:
     """Vertices that the clean photo shows (V,); landmarks (68, 2) and dense ones (468, 2), pixels; which it shows."""
     assert head.dense is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -67,12 +66,11 @@ def views(head: HeadModel, verts: np.ndarray, skin: np.ndarray, occluder: Occlud
     texture = np.repeat(np.repeat(occluder.texture, repeats, 0), repeats, 1)[:TEXTURE, :TEXTURE]
     floats = [verts, skin, points, uv, colour, texture, occluder.gloss, scene.light, scene.lamp_direction]
     floats += [scene.lamp_colour, background]
-    return _views(
-        head, scene.camera, faces, jnp.asarray(occluder.lens_from), *(jnp.asarray(a, jnp.float32) for a in floats)
-    )
+    lens = jnp.asarray(occluder.lens_from)
+    return _views(head, scene.camera, faces, lens, *(jnp.asarray(part, jnp.float32) for part in floats))
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _views(head: HeadModel, camera: PerspectiveCamera, faces: Array, lens_from: Array, verts: Array, skin: Array,
            points: Array, uv: Array, colour: Array, texture: Array, gloss: Array, light: Array,
            lamp_direction: Array, lamp_colour: Array, background: Array) -> Views:  # fmt: skip
@@ -82,11 +80,8 @@ def _views(head: HeadModel, camera: PerspectiveCamera, faces: Array, lens_from: 
     head_faces = head.faces.shape[0]
     all_faces = jnp.concatenate([head.faces, faces + count])
     # What is not to be seen lies behind the camera; a vertex of a lens is one that its first triangles do not use.
-    solid = (
-        jnp.zeros((points.shape[0],), bool)
-        .at[faces.reshape(-1)]
-        .max(jnp.repeat(jnp.arange(faces.shape[0]) < lens_from, 3))
-    )
+    of_solid = jnp.repeat(jnp.arange(faces.shape[0]) < lens_from, 3)
+    solid = jnp.zeros((points.shape[0],), bool).at[faces.reshape(-1)].max(of_solid)
     on_head = jnp.ones((count,), bool)
     shown = jnp.stack([jnp.concatenate([on_head, part]) for part in (solid & False, solid, solid | True)])
     places = jnp.where(shown[..., None], screen[None], jnp.asarray([[[0.0, 0.0, -1.0]]]))

@@ -106,11 +106,8 @@ def _dots(rng, made, where, count, radii, strengths) -> np.ndarray:  # noqa: ANN
 def _stubble(rng: np.random.Generator, made: np.ndarray, x: np.ndarray, skin: np.ndarray) -> np.ndarray:
     side = np.abs(x[..., 0])
     lip = smoothstep(x[..., 1], 99, 93) * smoothstep(side, 40, 30)  # below the nose
-    jaw = (
-        smoothstep(x[..., 1] - 0.55 * np.maximum(side - 30, 0), 78, 66)
-        * smoothstep(x[..., 1], 5, 25)
-        * smoothstep(x[..., 2], 45, 65)
-    )
+    jaw = smoothstep(x[..., 1] - 0.55 * np.maximum(side - 30, 0), 78, 66)
+    jaw = jaw * smoothstep(x[..., 1], 5, 25) * smoothstep(x[..., 2], 45, 65)
     area = np.maximum(lip * smoothstep(x[..., 1], 70, 78), jaw) * skin * smoothstep(x[..., 2], 40, 60)
     area = area * np.clip(0.8 + 0.4 * _ripples(rng, x), 0.3, 1.2)
     hairs = np.clip(0.75 + 0.45 * rng.standard_normal(made.shape[:2]), 0, 1.6)

@@ -100,11 +100,9 @@ def tube(path: np.ndarray, radii: np.ndarray | float, sides: int = 8, closed: bo
         faces.append(fan if k == 0 else fan[:, ::-1])
         vertices.append(path[end : end + 1])
         coordinates.append(np.array([[k, 0.5]]))
-    flat_points = np.concatenate(vertices)
+    whole = np.concatenate(vertices)
     return _outwards(
-        Solid(
-            flat_points, np.concatenate(faces).astype(np.int32), np.concatenate(coordinates), np.ones_like(flat_points)
-        )
+        Solid(whole, np.concatenate(faces).astype(np.int32), np.concatenate(coordinates), np.ones_like(whole))
     )
 
 
@@ -112,14 +110,8 @@ def lathe(profile: np.ndarray, sides: int = 40) -> Solid:
     """A profile (P, 2) of radius and height turned about the y axis. Where it should have an edge, repeat the point."""
     angle = np.linspace(0, 2 * np.pi, sides + 1)
     radius, height = np.asarray(profile, float).T
-    points = np.stack(
-        [
-            np.sin(angle)[:, None] * radius,
-            np.broadcast_to(height, (len(angle), len(height))),
-            np.cos(angle)[:, None] * radius,
-        ],
-        -1,
-    )
+    x, z = np.sin(angle)[:, None] * radius, np.cos(angle)[:, None] * radius
+    points = np.stack([x, np.broadcast_to(height, x.shape), z], -1)
     along = np.concatenate([[0], np.cumsum(np.hypot(np.diff(radius), np.diff(height)))])
     uv = np.stack(np.meshgrid(angle / 2 / np.pi, along / along[-1], indexing="ij"), -1)
     return _outwards(grid(points, uv))
