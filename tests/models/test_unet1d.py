@@ -52,7 +52,7 @@ def test_wrong_shapes_are_refused_by_name(net):
         net(x[:, 1:], time, context)
     with pytest.raises(ValueError, match="`context` has the shape"):
         net(x, time, context[:, 1:])
-    with pytest.raises(ValueError, match="`time`.* too many axes"):
+    with pytest.raises(ValueError, match=r"`time`.* too many axes"):
         net(x[0], time, context[0])
 
 

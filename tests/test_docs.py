@@ -1,0 +1,56 @@
+"""The blocks of docs/from-python.md run as they stand, in a folder that has the files they name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-python.md"
+BLOCKS = dict(re.findall(r"## (.*?)\n+```python\n(.*?)```", PAGE.read_text(), re.S))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """portrait.jpg, its landmarks in points.npy, and 12 ellipsoids in faces.npy and meshes.npy."""
+    from PIL import Image
+    from skimage.data import astronaut
+
+    Image.fromarray(astronaut()).save(tmp_path / "portrait.jpg")
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "points.npy", rng.uniform((190, 80), (280, 190), (68, 2)))
+    sphere = trimesh.creation.icosphere(2, 0.1)
+    np.save(tmp_path / "faces.npy", np.asarray(sphere.faces))
+    np.save(tmp_path / "meshes.npy", np.asarray(sphere.vertices) * rng.uniform(0.8, 1.2, (12, 1, 3)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_are_six_tasks_of_ten_lines_at_most():
+    assert len(BLOCKS) == 6
+    for name, block in BLOCKS.items():
+        assert len([line for line in block.splitlines() if line.strip()]) <= 10, name
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "Fit a photo" else name for name in BLOCKS]
+)
+def test_the_block_runs(name, folder):
+    found: dict = {}
+    exec(BLOCKS[name], found)
+    if name == "Fit a photo":
+        np.testing.assert_allclose(found["model"].vertices(found["fit"].params), found["fit"].vertices, atol=1e-5)
+        assert found["flame"].betas.shape[-1] == found["head"].num_betas
+    elif name == "Render with gradients":
+        assert float(abs(found["gradient"].betas).max()) > 0
+    elif name == "A detector of your own":
+        assert found["seen"].landmarks.shape == (1, 68, 2)
+    elif name == "The rasterizer alone":
+        assert float(found["image"][..., 3].max()) == 1 and float(found["depth"].min()) == pytest.approx(0.5)
+    elif name == "A head model of your own":
+        assert (folder / "mine.npz").is_file() and found["head"].num_betas == 5
+    else:
+        assert (folder / "run" / "metrics.jsonl").is_file()
