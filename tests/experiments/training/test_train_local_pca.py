@@ -13,7 +13,7 @@ from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError
 from tests.experiments.training.conftest import FLAME_SIZE
-from tests.experiments.training.runs import EACH, write_scans
+from tests.experiments.training.runs import EACH, HEAD, write_scans
 
 VERTICES = FLAME_SIZE["vertices"]
 
@@ -58,18 +58,17 @@ def test_local_models_of_a_flame_head_from_its_registered_scans(flame, tmp_path,
         load_local_model(flamejax.load_head(), output)
 
 
-def test_errors_say_what_to_do(flame, tmp_path, capsys):
-    path, head = flame
-    command = ["--config", "local_pca", "--head", str(path), "--workdir", str(tmp_path / "work")]
+def test_errors_say_what_to_do(data, tmp_path, capsys):
+    command = ["--config", "local_pca", "--head", str(data / "head.npz"), "--workdir", str(tmp_path / "work")]
     assert train.main(command) == 2
     assert "Give --scans DIR" in capsys.readouterr().err
     assert train.main([*command, "--scans", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
-    write_scans(tmp_path / "scans", head, unit=1e-3)
+    write_scans(tmp_path / "scans", HEAD, unit=1e-3)
     assert train.main([*command, "--scans", str(tmp_path / "scans")]) == 2
     assert "--unit mm" in capsys.readouterr().err
-    assert train.main([*command, "--scans", str(tmp_path / "scans"), "--num-betas", "301", "--unit", "mm"]) == 2
-    assert "this head has 300" in capsys.readouterr().err
+    assert train.main([*command, "--scans", str(tmp_path / "scans"), "--num-betas", "7", "--unit", "mm"]) == 2
+    assert f"this head has {HEAD.num_betas}" in capsys.readouterr().err
     assert not list((tmp_path / "work").glob("*.npz"))
 
 

@@ -137,11 +137,11 @@ def test_features_are_kept_until_the_encoder_changes(photos, whole, tmp_path, mo
     seen = sources[0].observe(5, None)
     np.testing.assert_allclose(seen.landmarks, again.points[5], atol=1e-3)
     features = direct(first, seen.image, seen.landmarks, again.visible[5])
-    np.testing.assert_allclose(again[5]["features"]["arcface"], features, atol=2e-3)
+    np.testing.assert_allclose(again[5].features["arcface"], features, atol=2e-3)
     other = ArcFace(IRESNET, rngs=nnx.Rngs(9))
     changed = photo_examples(options, HEAD, "identity", {"arcface": other}, QUIET)[0]
     assert len(looks) == IDENTITIES * EACH
-    assert np.abs(changed[5]["features"]["arcface"] - again[5]["features"]["arcface"]).max() > 1e-2
+    assert np.abs(changed[5].features["arcface"] - again[5].features["arcface"]).max() > 1e-2
     np.testing.assert_allclose(changed.points, again.points, atol=1e-3)
 
 
