@@ -129,6 +129,11 @@ def test_all_faces_or_the_first():
     np.testing.assert_allclose(first.crop.to_full(first.landmarks), POINTS, atol=1e-3)
 
 
+def test_a_detector_that_gives_other_shapes_is_named():
+    with pytest.raises(ValueError, match=r"points of OneFace\.landmarks must have the shape \(68, 2\), not \(5, 2\)"):
+        observe_photo(IMAGE, detector=OneFace(POINTS[:5]))
+
+
 def test_batch():
     batch = observe([IMAGE, IMAGE[:150]], landmarks=[POINTS, None], detector=OneFace(POINTS - 5), size=64)
     assert batch.image.shape == (2, 64, 64, 3) and batch.crop.scale.shape == (2,)
