@@ -86,7 +86,7 @@ def losses_of(
     draws = 2 if config.spread_weight else 1
     latents = jax.vmap(lambda key, one: jax.vmap(one.sample)(jax.random.split(key, draws)))(keys, posterior)
     error = MM * (model.decode(latents) - heads[:, None])
-    l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(graph, error)))
+    l1, lap = jnp.mean(jnp.abs(error)), jnp.mean(jnp.abs(laplacian(error, graph.senders, graph.receivers)))
     spread = jnp.mean(jnp.abs(error[:, 0] - error[:, -1]))
     kl = jnp.mean(posterior.kl())
     grown = jnp.clip(step / max(1.0, config.kl_warmup * config.steps), 0, 1)
