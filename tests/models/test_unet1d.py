@@ -52,7 +52,7 @@ def test_wrong_shapes_are_refused_by_name(net):
         net(x[:, 1:], time, context)
     with pytest.raises(ValueError, match="`context` has the shape"):
         net(x, time, context[:, 1:])
-    with pytest.raises(ValueError, match="`time`.* too many axes"):
+    with pytest.raises(ValueError, match=r"`time`.* too many axes"):
         net(x[0], time, context[0])
 
 
@@ -65,9 +65,9 @@ def test_a_shared_time_and_context_are_those_of_all(net):
 
 def test_derivatives(net):
     x, time, context = inputs((2,))
-    check_grads(
-        jax.jit(lambda x, c: net(x, time, c)), (x, context), order=1, modes=("fwd", "rev"), atol=1e-2, rtol=1e-2
-    )
+    noise = jax.jit(lambda x, c: net(x, time, c))
+    # Smaller steps drown in float32's rounding: compiled and not they differed by 2 %.
+    check_grads(noise, (x, context), order=1, modes=("fwd", "rev"), eps=2e-3, atol=1e-2, rtol=1e-2)
 
 
 def test_everything_is_trained_attention_too(net):
