@@ -127,7 +127,7 @@ def test_it_learns_to_prefer_the_nearest(head):
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(jax.random.key(0), 400))
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(jax.random.key(0), 600))
     truth, drawn = batch(jax.random.key(99))
     errors = rank_errors(face, drawn, truth)
     scores = nnx.merge(graphdef, params, rest).of_betas(face, drawn, truth)

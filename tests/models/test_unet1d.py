@@ -65,9 +65,9 @@ def test_a_shared_time_and_context_are_those_of_all(net):
 
 def test_derivatives(net):
     x, time, context = inputs((2,))
-    check_grads(
-        jax.jit(lambda x, c: net(x, time, c)), (x, context), order=1, modes=("fwd", "rev"), atol=1e-2, rtol=1e-2
-    )
+    noise = jax.jit(lambda x, c: net(x, time, c))
+    # Smaller steps drown in float32's rounding: compiled and not they differed by 2 %.
+    check_grads(noise, (x, context), order=1, modes=("fwd", "rev"), eps=2e-3, atol=1e-2, rtol=1e-2)
 
 
 def test_everything_is_trained_attention_too(net):

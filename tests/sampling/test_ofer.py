@@ -146,7 +146,7 @@ def test_among_unlikely_heads_the_least_unlikely_are_picked():
     assert np.mean([chosen[chosen >= 6].mean() for chosen in places]) < 18.0
 
 
-@pytest.mark.parametrize("draw", [run, run_dpp])
+@pytest.mark.parametrize("draw", [run, pytest.param(run_dpp, marks=pytest.mark.slow)])
 def test_a_batch_is_its_photos_one_by_one(draw):
     fit, photo = seen((3,))
     keys = jax.random.split(jax.random.key(4), 3)
