@@ -45,6 +45,7 @@ def ambient_light(batch: tuple[int, ...] = ()) -> Array:
     return jnp.zeros((*batch, BANDS, 3)).at[..., 0, :].set(AMBIENT)
 
 
+@jax.jit
 def shade(normals: Array, light: Array) -> Array:
     """Light that reaches a surface: normals (*b, ..., 3), light (*b, 9, 3) -> (*b, ..., 3) factors of the albedo.
 
@@ -56,6 +57,7 @@ def shade(normals: Array, light: Array) -> Array:
     return jnp.matmul(basis, light, precision=jax.lax.Precision.HIGHEST).reshape(normals.shape)
 
 
+@jax.jit
 def shade_directional(normals: Array, direction: Array, colour: Array) -> Array:
     """Light of a far lamp on a matt surface: the cosine where it faces the lamp, zero elsewhere.
 

@@ -1,7 +1,9 @@
 """Looking colours up in a texture."""
 
+import functools
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -10,6 +12,7 @@ from flamejax.rendering._rasterize import Fragments, pick_rows
 Wrap = Literal["clamp", "repeat", "mirror"]
 
 
+@functools.partial(jax.jit, static_argnames="wrap")
 def sample_texture(texture: Array, uv: Array, *, wrap: Wrap = "clamp", level: Array | None = None) -> Array:
     """Bilinear lookup.
 
@@ -42,6 +45,7 @@ def sample_texture(texture: Array, uv: Array, *, wrap: Wrap = "clamp", level: Ar
     return near + (level - fine)[..., None] * (far - near)
 
 
+@jax.jit
 def mip_levels(texture: Array) -> list[Array]:
     """The texture (Ht, Wt, C) and its halvings down to one texel; an odd side's last texel is taken twice."""
     levels = [texture]
@@ -57,6 +61,7 @@ def mip_levels(texture: Array) -> list[Array]:
     return levels
 
 
+@functools.partial(jax.jit, static_argnames="texture_size")
 def mip_level(
     uv: Array, uv_faces: Array, screen: Array, faces: Array, fragments: Fragments, texture_size: tuple[int, int]
 ) -> Array:

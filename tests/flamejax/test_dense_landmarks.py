@@ -23,7 +23,7 @@ from flamejax.head import (
 from tests.gradients import check_gradients
 from tests.heads import random_head, random_params
 
-BATCHES = [(), (1,), (3,)]
+BATCHES = [(1,), (3,)]
 
 
 @pytest.fixture(scope="module")

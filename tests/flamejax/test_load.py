@@ -1,10 +1,23 @@
 """Loading head models: the embedded one, and clear refusals of damaged files."""
 
+import dataclasses
+
+import chex
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import flamejax
-from flamejax.head import HeadFileError, open_head_path
+from flamejax.head import (
+    REGION_NAMES,
+    HeadFileError,
+    HeadModel,
+    HeadParams,
+    landmarks_from_vertices,
+    open_head_path,
+    root_joint,
+)
+from tests.heads import random_head
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +39,6 @@ def test_the_open_head_loads_and_has_flames_form():
 
 
 def test_opening_the_jaw_lowers_the_chin_and_not_the_brows():
-    import dataclasses
-
     head = flamejax.load_head()
     rest = flamejax.HeadParams.zeros(head)
     opened = dataclasses.replace(rest, jaw_pose=rest.jaw_pose.at[0].set(0.3))
@@ -95,3 +106,48 @@ def test_pickles_inside_an_archive_are_never_opened(tmp_path, arrays):
     np.savez(path, **{**arrays, "name": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(HeadFileError, match="not a readable"):
         flamejax.load_head(path)
+
+
+def test_a_saved_model_is_read_back_bit_by_bit(tmp_path):
+    for name, head in (("open", flamejax.load_head()), ("random", dataclasses.replace(random_head(), dense=None))):
+        head.save(tmp_path / f"{name}.npz")
+        chex.assert_trees_all_equal(flamejax.load_head(tmp_path / f"{name}.npz"), head)
+
+
+def test_a_model_may_be_made_of_little_more_than_a_mesh(tmp_path):
+    mesh = random_head()
+    head = HeadModel.from_arrays(mesh.v_template, mesh.faces, np.asarray(mesh.shapedirs)[..., :6])
+    params = dataclasses.replace(HeadParams.zeros(head, (2,)), betas=jnp.ones((2, 6)), jaw_pose=jnp.ones((2, 3)))
+    expected = np.asarray(mesh.v_template) + np.asarray(mesh.shapedirs)[..., :6].sum(-1)
+    np.testing.assert_allclose(flamejax.vertices(head, params), np.stack([expected] * 2), atol=1e-6)
+    turned = dataclasses.replace(params, global_orient=jnp.full((2, 3), 0.3))
+    found, root = flamejax.vertices(head, turned), root_joint(head, turned)
+    np.testing.assert_allclose(root[0], expected.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found.mean(1), root, atol=1e-5)  # about the middle
+    assert head.num_expression == 0 and set(head.regions) == set(REGION_NAMES) and head.regions["face"].all()
+    for function in (flamejax.landmarks, lambda *a: landmarks_from_vertices(a[0], found, a[1])):
+        with pytest.raises(ValueError, match="'custom' has no landmarks"):
+            function(head, params)
+    head.save(tmp_path / "mesh.npz")
+    chex.assert_trees_all_equal(flamejax.load_head(tmp_path / "mesh.npz"), head)
+    marked = HeadModel.from_arrays(mesh.v_template, mesh.faces, landmark_embedding=mesh.landmark_embedding)
+    assert set(marked.regions) == set(REGION_NAMES) and marked.regions["lips"].any()  # guessed from the landmarks
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"v_template": np.zeros((4, 2))}, r"v_template should be \(V, 3\)"),
+        ({"faces": [[0, 1, 162]]}, "faces should lie in 0..161"),
+        ({"shapedirs": np.zeros((4, 3, 2))}, r"shapedirs should be \(162, 3, S \+ E\)"),
+        ({"num_betas": 3}, "num_betas is 3, but shapedirs has 0"),
+        ({"lbs_weights": np.zeros((162, 4))}, r"lbs_weights should be \(162, 5\)"),
+        ({"regions": {"lips": np.zeros(3, bool)}}, r"regions\['lips'\] should be \(162\)"),
+        ({"uv": np.zeros((2, 2)), "uv_faces": np.full((320, 3), 2)}, "uv_faces should lie in 0..1"),
+        ({"parents": (-1, 0)}, "parents should be of 5 joints"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(changes, message):
+    mesh = random_head()
+    with pytest.raises(ValueError, match=message):
+        HeadModel.from_arrays(**{"v_template": mesh.v_template, "faces": mesh.faces, **changes})

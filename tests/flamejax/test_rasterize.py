@@ -13,7 +13,15 @@ from flamejax import rasterize
 from flamejax.rendering import interpolate
 from tests.gradients import check_gradients
 
-MOST = 2000
+MOST, LARGEST = 2000, (60, 75)
+
+
+def draw(screen, faces, size, **options):
+    """`rasterize` with the mesh filled up with points and cut out of a larger image: all meshes share a program."""
+    filled = np.zeros((3 * MOST, 3), np.float32)
+    filled[: len(screen)] = screen
+    found = rasterize(filled, np.pad(faces, ((0, MOST - len(faces)), (0, 0)), mode="constant"), LARGEST, **options)
+    return jax.tree.map(lambda leaf: leaf[: size[0], : size[1]], found)
 
 
 def brute_force(screen, faces, size, perspective):
@@ -58,10 +66,7 @@ def soup(count, spread, seed=0, size=(60, 75)):
 def test_random_triangles_equal_brute_force(count, spread, perspective):
     size = (60, 75)
     screen, faces = soup(count, spread)
-    # Filled up with points, so that all but the first share a program.
-    lack = MOST - count if count > 1 else 0
-    filled = np.concatenate([screen, np.zeros((3 * lack, 3), np.float32)]), np.pad(faces, ((0, lack), (0, 0)))
-    found = rasterize(*filled, size, perspective=perspective)
+    found = draw(screen, faces, size, perspective=perspective)
     index, depth, near_edge = brute_force(screen, faces, size, perspective)
     assert (index >= 0).any() or spread == 500.0
     same = np.asarray(found.face_index) == index
@@ -85,29 +90,29 @@ def test_spheres_equal_brute_force(subdivisions):
     screen = np.stack([30.3 + 25 * verts[:, 0], 28.7 - 25 * verts[:, 1], 3 - verts[:, 2]], -1).astype(np.float32)
     faces = np.asarray(sphere.faces)
     for perspective in (True, False):
-        found = rasterize(screen, faces, (56, 61), perspective=perspective).face_index
+        found = draw(screen, faces, (56, 61), perspective=perspective).face_index
         agrees_everywhere(found, screen, faces, (56, 61), perspective, 0.4)
-        culled = rasterize(screen, faces, (56, 61), perspective=perspective, cull=True).face_index
+        culled = draw(screen, faces, (56, 61), perspective=perspective, cull=True).face_index
         agrees_everywhere(culled, screen, faces, (56, 61), perspective, 0.4)
 
 
 def test_a_full_screen_quad_equals_brute_force():
     corners = [[-3.3, -2.1, 1], [80.7, -5.2, 2], [-1.9, 64.8, 1.5], [79.1, 70.3, 3]]
     screen, faces = np.array(corners, np.float32), np.array([[0, 1, 2], [2, 1, 3]])
-    found = rasterize(screen, faces, (60, 75)).face_index
+    found = draw(screen, faces, (60, 75)).face_index
     agrees_everywhere(found, screen, faces, (60, 75), True, 1.0)
 
 
 @pytest.mark.slow
 def test_the_open_head_equals_brute_force_at_24_poses():
     head, size = flamejax.load_head(), (48, 48)
-    draw = jax.jit(lambda s: rasterize(s, head.faces, size, perspective=False).face_index)
+    drawn = jax.jit(lambda s: rasterize(s, head.faces, size, perspective=False).face_index)
     verts = np.asarray(head.v_template, np.float64)
     verts = (verts - verts.mean(0)) / np.abs(verts - verts.mean(0)).max()
     for turn in Rotation.random(24, random_state=0):
         x, y, z = (verts @ turn.as_matrix().T).T
         screen = np.stack([24.2 + 22 * x, 23.9 - 22 * y, 4 - z], -1).astype(np.float32)
-        agrees_everywhere(draw(screen), screen, head.faces, size, False, 0.2)
+        agrees_everywhere(drawn(screen), screen, head.faces, size, False, 0.2)
 
 
 def test_a_centre_on_a_shared_edge_has_one_owner():
@@ -118,13 +123,13 @@ def test_a_centre_on_a_shared_edge_has_one_owner():
         corner = np.arange(16).reshape(4, 4)
         a, b, c, d = (part.ravel() for part in (corner[:-1, :-1], corner[:-1, 1:], corner[1:, :-1], corner[1:, 1:]))
         faces = np.concatenate([np.stack([a, b, d], 1), np.stack([a, d, c], 1)])
-        owners = sum(np.asarray(rasterize(screen, face[None], (16, 16)).face_index >= 0).astype(int) for face in faces)
+        owners = sum(np.asarray(draw(screen, face[None], (16, 16)).face_index >= 0).astype(int) for face in faces)
         assert (owners[:12, :12] == 1).all() and owners.max() == 1
 
 
 def test_of_equal_depths_the_higher_index_wins():
     screen = np.array([[1, 1, 1], [14, 1, 1], [1, 14, 1]], np.float32)
-    found = rasterize(screen, np.array([[0, 1, 2]] * 3), (16, 16)).face_index
+    found = draw(screen, np.array([[0, 1, 2]] * 3), (16, 16)).face_index
     assert set(np.unique(found)) == {-1, 2}
 
 
@@ -139,9 +144,9 @@ def test_shared_edges_leave_no_holes():
     corner = np.arange(81).reshape(9, 9)
     a, b, c, d = (part.ravel() for part in (corner[:-1, :-1], corner[:-1, 1:], corner[1:, :-1], corner[1:, 1:]))
     faces = np.concatenate([np.stack([a, b, d], 1), np.stack([a, d, c], 1)])
-    assert (rasterize(screen, faces, (32, 32)).face_index >= 0).all()
+    assert (draw(screen, faces, (32, 32)).face_index >= 0).all()
     warped = screen + np.random.default_rng(0).normal(size=screen.shape).astype(np.float32) * [[0.3, 0.3, 0]]
-    inner = rasterize(warped.astype(np.float32), faces, (32, 32)).face_index[3:29, 3:29]
+    inner = draw(warped.astype(np.float32), faces, (32, 32)).face_index[3:29, 3:29]
     assert (inner >= 0).all()
 
 
@@ -158,19 +163,19 @@ def test_awkward_triangles():
         ],
         np.float32,
     ).reshape(18, 3)
-    found = rasterize(screen, np.arange(18).reshape(6, 3), size)
+    found = draw(screen, np.arange(18).reshape(6, 3), size)
     assert set(np.unique(found.face_index)) <= {-1, 2}
     assert np.isfinite(found.barycentric).all()
-    empty = rasterize(screen[:3], np.array([[0, 1, 2]]), size)
+    empty = draw(screen[:3], np.array([[0, 1, 2]]), size)
     assert (empty.face_index == -1).all() and (empty.depth == np.inf).all() and (empty.barycentric == 0).all()
 
 
 def test_culling_keeps_what_faces_the_camera():
     front = np.array([[2, 2, 1], [2, 14, 1], [14, 2, 1]], np.float32)  # counter-clockwise with y up
     for triangle, covered in (([0, 1, 2], True), ([0, 2, 1], False)):
-        found = rasterize(front, np.array([triangle]), (16, 16), cull=True)
+        found = draw(front, np.array([triangle]), (16, 16), cull=True)
         assert bool((found.face_index >= 0).any()) is covered
-        assert (rasterize(front, np.array([triangle]), (16, 16)).face_index >= 0).any()
+        assert (draw(front, np.array([triangle]), (16, 16)).face_index >= 0).any()
 
 
 def sphere_screen(batch, size=40):
@@ -181,15 +186,15 @@ def sphere_screen(batch, size=40):
     return jnp.asarray(np.stack([x, y, 5 - verts[:, 2] + 0 * offsets], -1), jnp.float32), jnp.asarray(sphere.faces)
 
 
-@pytest.mark.parametrize("batch", [(1,), (2, 2)])
-def test_batches_equal_singles_under_jit_and_vmap(batch):
+def test_batches_equal_singles_under_jit_and_vmap():
+    batch = (2, 2)
     screen, faces = sphere_screen(batch)
-    draw = lambda s: rasterize(s, faces, (40, 40), cull=True)  # noqa: E731
-    whole = draw(screen)
+    drawn = lambda s: rasterize(s, faces, (40, 40), cull=True)  # noqa: E731
+    whole = drawn(screen)
     assert whole.face_index.shape == (*batch, 40, 40)
     for index in np.ndindex(*batch):
-        chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], whole), draw(screen[index]), atol=1e-4)
-    mapped = draw
+        chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], whole), drawn(screen[index]), atol=1e-4)
+    mapped = drawn
     for _ in batch:
         mapped = jax.vmap(mapped)
     chex.assert_trees_all_close(mapped(screen), whole, atol=1e-4)
