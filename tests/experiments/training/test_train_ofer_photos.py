@@ -271,7 +271,7 @@ def test_a_run_goes_on_with_the_same_encoder_alone(photos, whole, tmp_path):
 @pytest.mark.parametrize("name", ["idgen", "expgen", "idrank"])
 def test_the_papers_configs(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("models.encoders.files.data_folder", lambda: tmp_path)
-    config = command.load(name).CONFIG.training
+    config = command.CONFIGS[name][1].training
     assert config.ema == 0 and config.learning_rate == 1e-3 and config.encoder_rate == config.weight_decay == 1e-4
     assert command.main(["--config", name, "--workdir", str(tmp_path / "run"), "--smoke"]) == 2
     assert "flamejax convert FILE --to arcface" in capsys.readouterr().err
