@@ -17,8 +17,8 @@ models/assets/MODEL_CARD.md:
     with the local models. Of the variant full: 387 and 201 components, 4.3 MB; 0.08 mm on 30 test scans.
 
 As the papers have them, for a GPU or TPU:
-  mesh_vae: --head FLAME.pkl --scans DIR --workdir W. Never run to its end here, where there is no licensed scan: neither
-    its time nor its errors are known, and the paper states none of the network alone.
+  mesh_vae: --head FLAME.pkl --scans DIR --workdir W. Never run to its end here, where there is no licensed scan, so
+    that its time and errors are not known; the paper states none of the network alone.
   idgen, expgen: nothing else on the open faces' photos; --head FLAME.pkl --photos DIR --dataset famos on others.
   idrank: --idgen output/idgen/idgen.npz, and on others' photos --head FLAME.pkl --photos DIR.
   The last three need the image encoders' weights (docs/encoders.md); docs/ofer-training.md describes data sets.

@@ -14,9 +14,8 @@ from flax import nnx
 from rich.console import Console
 
 import flamejax
-from experiments.training.checkpoints import Checkpoints, Place
+from experiments.training.checkpoints import Place
 from experiments.training.devices import device_mesh, share_of
-from experiments.training.loop import train_network
 from experiments.training.ofer.coefficients import scan_coefficients
 from experiments.training.ofer.data import Data, drawn_data, known_data
 from experiments.training.ofer.examples import Kind, make_source
@@ -29,8 +28,8 @@ from experiments.training.ofer.settings import (  # fmt: skip
     OferOptions,
     RankOptions,
 )
-from experiments.training.ofer.step import RankFixed, make_rank_step, optimizer_of
-from experiments.training.ofer.train import check_even, encoder_facts, fitted_to, introduce, train_on
+from experiments.training.ofer.step import RankFixed, make_rank_step
+from experiments.training.ofer.train import fitted_to, train_conditioned, train_on
 from experiments.training.weights import keep_weights
 from flamejax.head import HeadModel
 from models.encoders import ArcFace, FaRL
@@ -53,7 +52,6 @@ def run_generator(options: GeneratorOptions, console: Console) -> dict[str, floa
     """
     options, started = options.smoked(SMOKE_BATCH, SMOKE_JUDGED), time.perf_counter()
     config, kind = options.training, _kind(options.architecture.kind)
-    check_even(config, options.architecture)
     head = flamejax.load_head(options.head)
     frontal_vertices(head)  # A head without a front of the face could be trained for, and not be used.
     size = head.num_betas if kind == "identity" else head.num_expression + 3
@@ -89,17 +87,12 @@ def run_rank(options: RankOptions, console: Console) -> dict[str, float]:
     data = training_data(options, head, "identity", encoders, console)
     model = build_rank(head, architecture, config.seed, encoders)
     learned_before(model, idgen)
-    introduce(console, config, model, data)
     face, digest = frontal_face(head), digest_of_weights(idgen)
-    graphdef, state = nnx.split(idgen)
-    facts = {**place.facts, **encoder_facts(model), **data.facts, "idgen_digest": digest}
+    place = replace(place, facts={**place.facts, "idgen_digest": digest})
     judged = partial(RankJudge, idgen, face, candidates=config.candidates)
-    trained, _ = train_network(
-        model, partial(make_rank_step, graphdef), optimizer_of(config), config,
-        fixed=RankFixed(face, state, data.source), batches=data.batches,
-        checkpoints=Checkpoints(replace(place, facts=facts), config.keep),
-        judge=judged(_held_out(data, options, config.judged)), console=console, shown="ranked {ranked_mm:.3f} mm",
-        averaged=True,
+    trained, _ = train_conditioned(
+        model, make_rank_step, RankFixed(face, idgen, data.source), judged(_held_out(data, options, config.judged)),
+        data, config, place, console, "ranked {ranked_mm:.3f} mm",
     )  # fmt: skip
     final = judged(_held_out(data, options))
     return keep_weights(
