@@ -29,7 +29,6 @@ from experiments.cache import KeptRows, alone
 from experiments.datasets.scans import report_left_out
 from experiments.progress import progress_bar
 from experiments.training.ofer.data import ExampleRows
-from experiments.training.ofer.examples import Kind
 from experiments.training.ofer.photo_folders import folder_photos
 from experiments.training.ofer.photo_source import SIZE, PhotoSource, open_photos
 from experiments.training.ofer.settings import SMOKE_PHOTOS, OferOptions
@@ -56,7 +55,7 @@ def features_folder() -> Path:
 
 
 def photo_examples(
-    options: OferOptions, head: HeadModel, kind: Kind, encoders: Mapping[Any, ArcFace | FaRL], console: Console
+    options: OferOptions, head: HeadModel, kind: str, encoders: Mapping[Any, ArcFace | FaRL], console: Console
 ) -> tuple[ExampleRows, ExampleRows]:
     """Examples to train on, and those of other people to validate on.
 
@@ -84,7 +83,7 @@ def photo_examples(
     return found[0], found[1]
 
 
-def photo_sources(options: OferOptions, head: HeadModel, kind: Kind, console: Console) -> tuple[PhotoSource, ...]:
+def photo_sources(options: OferOptions, head: HeadModel, kind: str, console: Console) -> tuple[PhotoSource, ...]:
     """Of training and validation. Raises: ValueError, as `photo_examples`."""
     if options.scans is not None:
         raise ValueError("--scans is of networks that see landmarks alone; this one looks at photos: give --photos.")
