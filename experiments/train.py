@@ -1,37 +1,16 @@
 """The command that trains: `python -m experiments.train --config NAME ...`; without arguments it lists the configs and
-trains the default one.
-
-A config is a module of `experiments.configs` with
-    SUMMARY: str, one line;
-    CONFIG: a frozen dataclass, the command's options with their defaults, whose run(console) does it; it raises
-        OSError, ValueError, RuntimeError or ModuleNotFoundError with a message for the user.
-"""
+trains the default one."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 import tyro
 from rich.console import Console
 
 from experiments import runtime
-
-CONFIGS = (
-    "mesh_vae_small",
-    "mesh_vae",
-    "local_pca",
-    "idgen_small",
-    "expgen_small",
-    "idrank_small",
-    "idgen",
-    "expgen",
-    "idrank",
-)
-"""Modules of `experiments.configs`."""
-DEFAULT = "mesh_vae_small"
+from experiments.configs import CONFIGS, DEFAULT
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.train") -> int:
@@ -48,10 +27,10 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.t
     if name not in CONFIGS:
         print(f"{prog}: no config {name!r}.\n\n{listing(prog)}", file=sys.stderr)
         return 2
-    module = load(name)
+    default = CONFIGS[name][1]
     # A log file has no width of its own, and rich would cut the tables to 80 columns.
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-    options = tyro.cli(type(module.CONFIG), args=rest, default=module.CONFIG, prog=f"{prog} --config {name}")
+    options = tyro.cli(type(default), args=rest, default=default, prog=f"{prog} --config {name}")
     runtime.use_compilation_cache()
     try:
         options.run(console)
@@ -74,15 +53,10 @@ def chosen(args: list[str]) -> tuple[str | None, list[str]]:
     return None, args
 
 
-def load(name: str) -> ModuleType:
-    """The config's module; imported only to be run or listed."""
-    return importlib.import_module(f"experiments.configs.{name}")
-
-
 def listing(prog: str) -> str:
     """What there is to train."""
     width = max(map(len, CONFIGS))
-    lines = "\n".join(f"  {name:{width}}  {load(name).SUMMARY}" for name in CONFIGS)
+    lines = "\n".join(f"  {name:{width}}  {summary}" for name, (summary, _) in CONFIGS.items())
     return f"usage: {prog} --config NAME ...\n\n{lines}\n\n'{prog} --config NAME --help' lists its options."
 
 

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import grain
-
-
-class Rows(Protocol):
-    """Random access to examples, such as an array of them; examples are arrays or trees of arrays. All threads read
-    it."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class Endless:
@@ -30,8 +21,11 @@ class Endless:
         """Nothing."""
 
 
-def endless(rows: Rows, size: int, seed: int) -> Any:
-    """An iterator of `size` examples with a leading axis; `get_state()` and `set_state(state)` say and change where it
-    is."""
+def endless(rows: Any, size: int, seed: int) -> Any:
+    """An iterator of `size` examples with a leading axis; `get_state()` and `set_state(state)` say and set where it is.
+
+    Args:
+      rows: random access to examples, arrays or trees of arrays, such as an array of them; all threads read it.
+    """
     data = grain.MapDataset.source(rows).shuffle(seed=seed).repeat().batch(size, drop_remainder=True)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

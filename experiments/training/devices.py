@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 AXIS = "batch"
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+"""The same arrays on all devices; a batch's examples, each on one of them."""
 
 
 def device_mesh(count: int | None) -> Mesh:
@@ -25,16 +26,6 @@ def share_of(batch_size: int, mesh: Mesh) -> int:
     if batch_size % mesh.devices.size:
         raise ValueError(f"--batch-size {batch_size} cannot be shared by {mesh.devices.size} devices evenly.")
     return batch_size // mesh.devices.size
-
-
-def everywhere(mesh: Mesh, tree: Any) -> Any:
-    """The same arrays on all devices."""
-    return jax.device_put(tree, NamedSharding(mesh, EVERYWHERE))
-
-
-def shared_out(mesh: Mesh, tree: Any) -> Any:
-    """A batch's examples, each on one of the devices."""
-    return jax.device_put(tree, NamedSharding(mesh, SPLIT))
 
 
 def compiled_step(shard: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

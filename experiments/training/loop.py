@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
 from experiments.progress import progress_bar
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.devices import device_mesh, everywhere, shared_out
+from experiments.training.devices import EVERYWHERE, SPLIT, device_mesh
 from experiments.training.record import Record, TrainingRecord
 from experiments.training.settings import TrainingConfig
 from experiments.training.state import TrainState, start_state
@@ -64,7 +64,7 @@ def train_network(
     try:
         mesh = device_mesh(config.devices)
         step = make_step(graphdef, config, mesh)
-        now = everywhere(mesh, start_state(params, optimizer, averaged))
+        now = jax.device_put(start_state(params, optimizer, averaged), NamedSharding(mesh, EVERYWHERE))
         start = checkpoints.latest() or 0
         if start:
             now = checkpoints.restore(now, batches)
@@ -73,7 +73,7 @@ def train_network(
         with progress_bar(console, "loss") as progress:
             task = progress.add_task("training", total=config.steps, completed=start, loss="compiling")
             for done in range(start + 1, config.steps + 1):
-                now, losses = step(now, rest, fixed, shared_out(mesh, next(batches)))
+                now, losses = step(now, rest, fixed, jax.device_put(next(batches), NamedSharding(mesh, SPLIT)))
                 waiting.append(losses)
                 last = done == config.steps
                 checkpoint = last or done % config.checkpoint_every == 0

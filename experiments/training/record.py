@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.training.clay import jpeg
-from flamejax.files import write_bytes, write_text
+from flamejax.files import write_text
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,16 @@ class Record:
         self._write(last, "train", {**means, "last_total": losses[-1]["total"]})
         return means
 
-    def add_errors(self, step: int, errors: dict[str, float], picture: Image.Image | None) -> None:
-        """Errors on validation data, and a picture of what the network does with them."""
+    def add_errors(self, step: int, errors: dict[str, float], picture: np.ndarray | None) -> None:
+        """Errors on validation data, and a picture (H, W, 3) uint8 of what the network does with them."""
         self._rows["validation"].append({"step": step, **errors})
         self._write(step, "validation", errors)
         if picture is None or self.workdir is None:
             return
         if self._board is not None:
-            self._board.add_image("heads", np.asarray(picture), step, dataformats="HWC")
+            self._board.add_image("heads", picture, step, dataformats="HWC")
         (self.workdir / "pictures").mkdir(exist_ok=True)
-        write_bytes(self.workdir / "pictures" / f"step-{step:06d}.jpg", jpeg(picture, quality=85))
+        Image.fromarray(picture).save(self.workdir / "pictures" / f"step-{step:06d}.jpg", quality=85)
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
         if self.workdir is None:

@@ -9,22 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 
 import flamejax
+from experiments.clay import View, clay_pictures, save_rows
 from experiments.datasets import scans
 from experiments.progress import print_rows
-from experiments.training.clay import jpeg
 from experiments.training.local_models import evaluation
-from experiments.training.local_models.picture import sheet
 from experiments.training.local_models.train import train_local_models, within
 from fitting.local_files import write_local_model
 from fitting.local_model import LocalModel, top_components, with_local
 from fitting.local_training import LocalConfig
-from flamejax.files import write_bytes, write_text
+from fitting.scan_fit import fit_scans
+from flamejax.files import write_text
 from flamejax.head import HeadModel
 
-PICTURED = 3
+PICTURED, SIDE = 3, 300
+MOST_MM = 1.5
+"""Error at the end of the colour scale."""
+STOPS = np.array([[0.19, 0.35, 0.75], [0.35, 0.75, 0.85], [0.95, 0.93, 0.45], [0.93, 0.45, 0.2], [0.55, 0.05, 0.1]])
 SMOKE_SCANS, SMOKE_JUDGED = 24, 6
 
 
@@ -63,10 +68,6 @@ class LocalOptions(scans.ScanOptions):
         if self.explained is not None and not 0 < self.explained <= 1:
             raise ValueError("--explained is a share, above 0 and at most 1.")
 
-    def run(self, console: Console) -> dict[str, list[evaluation.Row]]:
-        """Do what the options ask. Returns the rows of each table."""
-        return run(self, console)
-
     def training(self, head: HeadModel) -> LocalConfig:
         """The variant's settings with what the command line changes."""
         found = within(LocalConfig(), head)
@@ -76,39 +77,38 @@ class LocalOptions(scans.ScanOptions):
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(found, **given)
 
-
-def run(options: LocalOptions, console: Console) -> dict[str, list[evaluation.Row]]:
-    """Do what the options ask. Returns the rows of each table."""
-    started = time.perf_counter()
-    head = flamejax.load_head(options.head)
-    output = options.output or options.workdir / "local_model.npz"
-    for folder in (options.workdir, output.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    training = scans.load(head, "train", options, console)
-    if options.smoke:
-        training = training.spaced(SMOKE_SCANS)
-    own = options.scans is not None
-    notes = {
-        "source": "scans of the user's own" if own else "the open scans (experiments.datasets.open_faces), CC0",
-        "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train --config local_pca",
-        "licence": "that of the head and the scans" if own else "CC0-1.0",
-    }
-    local = train_local_models(
-        head, training.vertices, options.training(head), subjects=training.subject, notes=notes, console=console
-    )
-    write_local_model(output, local)
-    console.print(
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB; {local.num_shape} shape and {local.num_local_expression} "
-        f"expression components beside {local.num_betas} + {local.num_expression} global ones",
-        markup=False,
-    )
-    tables = {"regions": evaluation.region_table(local)}
-    print_rows(console, "Regions", tables["regions"])
-    if options.evaluate:
-        tables |= judged(options, head, local, console)
-    write_text(options.workdir / "tables.json", json.dumps(tables, indent=1) + "\n")
-    console.print(f"{time.perf_counter() - started:.0f} s in all")
-    return tables
+    def run(self, console: Console) -> dict[str, list[evaluation.Row]]:
+        """Do what the options ask. Returns the rows of each table."""
+        started = time.perf_counter()
+        head = flamejax.load_head(self.head)
+        output = self.output or self.workdir / "local_model.npz"
+        for folder in (self.workdir, output.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        training = scans.load(head, "train", self, console)
+        if self.smoke:
+            training = training.spaced(SMOKE_SCANS)
+        own = self.scans is not None
+        notes = {
+            "source": "scans of the user's own" if own else "the open scans (experiments.datasets.open_faces), CC0",
+            "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train --config local_pca",
+            "licence": "that of the head and the scans" if own else "CC0-1.0",
+        }
+        local = train_local_models(
+            head, training.vertices, self.training(head), subjects=training.subject, notes=notes, console=console
+        )
+        write_local_model(output, local)
+        console.print(
+            f"{output}: {output.stat().st_size / 1e6:.1f} MB; {local.num_shape} shape and {local.num_local_expression} "
+            f"expression components beside {local.num_betas} + {local.num_expression} global ones",
+            markup=False,
+        )
+        tables = {"regions": evaluation.region_table(local)}
+        print_rows(console, "Regions", tables["regions"])
+        if self.evaluate:
+            tables |= judged(self, head, local, console)
+        write_text(self.workdir / "tables.json", json.dumps(tables, indent=1) + "\n")
+        console.print(f"{time.perf_counter() - started:.0f} s in all")
+        return tables
 
 
 def judged(
@@ -126,16 +126,36 @@ def judged(
         print_rows(console, f"{len(held_out)} scans of {split}: 3D fits, vertex to vertex", tables[split])
         if split == "test":
             path = options.workdir / "local-models.jpg"
-            write_bytes(path, jpeg(sheet(head, pictured(head, local), held_out.spaced(PICTURED))))
+            picture(head, local, held_out.spaced(PICTURED), path)
             console.print(str(path), markup=False)
     return tables
 
 
-def pictured(head: HeadModel, local: LocalModel) -> dict[str, HeadModel]:
-    """The heads whose fits are shown, by name: global ones, and the one with local models."""
-    kept = local.num_betas, local.num_expression
+def picture(head: HeadModel, local: LocalModel, shown: scans.Scans, path: Path) -> None:
+    """Write a column per scan: it and its fits by global heads and by the one with local models as clay, each above its
+    errors as colours."""
+    kept, whole = (local.num_betas, local.num_expression), (head.num_betas, head.num_expression)
     heads = {f"global {kept[0]} + {kept[1]}": top_components(head, *kept)}
-    if kept != (head.num_betas, head.num_expression):
-        heads[f"global {head.num_betas} + {head.num_expression}"] = head
-    heads[f"global {kept[0]} + {kept[1]} and local"] = with_local(head, local)
-    return heads
+    if kept != whole:
+        heads[f"global {whole[0]} + {whole[1]}"] = head
+    heads[f"global {kept[0]} + {kept[1]}\nand local"] = with_local(head, local)
+
+    def line(vertices: np.ndarray, colours: np.ndarray | None = None) -> list[np.ndarray]:
+        # The mean head's size gives the scale; the scan's own centre the place.
+        moved = vertices - vertices.mean(axis=1, keepdims=True)
+        scale = 1.2 / float(np.ptp(np.asarray(head.v_template)[:, 1]))
+        view = View(scale, (0.0, 0.0, 0.0), (0.44, 0.55), yaw=0.3)
+        if colours is not None:  # shown as they are
+            view = dataclasses.replace(view, ambient=1.0, diffuse=0.0)
+        # Four pixels for each, so that edges are smooth.
+        large = clay_pictures(head.faces, moved, colours, 2 * SIDE, view)
+        return [np.asarray(Image.fromarray(one).reduce(2)) for one in large]
+
+    rows = [("scan", line(shown.vertices))]
+    for name, model in heads.items():
+        fitted = np.asarray(fit_scans(model, shown.vertices).vertices)
+        share = 1e3 * np.linalg.norm(fitted - shown.vertices, axis=-1) / MOST_MM
+        at = np.linspace(0, 1, len(STOPS))
+        colours = np.stack([np.interp(share, at, channel) for channel in STOPS.T], axis=-1)
+        rows += [(name, line(fitted)), ("its error", line(fitted, colours))]
+    save_rows(rows, path, f"errors from blue, 0 mm, through yellow to red, {MOST_MM:g} mm and more")

@@ -36,18 +36,13 @@ def variants(head: HeadModel, local: LocalModel, brief: bool = False) -> dict[st
     return {**heads, f"{start} all": with_local(head, local)}
 
 
-def errors_mm(head: HeadModel, scans: Scans, what: str, console: Console) -> np.ndarray:
-    """(N, V) distances of vertices after a 3D fit, millimetres."""
-    found, _ = fit(head, scans.vertices, what, console)
-    return 1e3 * np.linalg.norm(np.asarray(found.vertices) - scans.vertices, axis=-1)
-
-
 def table(head: HeadModel, local: LocalModel, scans: Scans, split: str, console: Console, brief: bool) -> list[Row]:
     """One row per head: components, and the distances between fit and scan."""
     face = frontal_face(head)
     rows: list[Row] = []
     for name, variant in variants(head, local, brief).items():
-        error = errors_mm(variant, scans, f"{split}: {name}", console)
+        found, _ = fit(variant, scans.vertices, f"{split}: {name}", console)
+        error = 1e3 * np.linalg.norm(np.asarray(found.vertices) - scans.vertices, axis=-1)
         rows.append({
             "model": name,
             "identity": variant.num_betas,

@@ -10,9 +10,9 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
+from experiments.clay import View, clay_pictures
 from experiments.datasets.scans import evenly_spaced
 from experiments.datasets.vertex_masks import KINDS, MaskMaker, hidden_vertices
-from experiments.training.clay import clay
 from models.mesh_vae import MeshVAE
 
 MM = 1e3
@@ -51,20 +51,20 @@ class MeshVAEJudge:
             for name, found in zip(names, (seen, hidden, whole), strict=True)
         }
 
-    def picture(self, model: MeshVAE) -> Image.Image:
-        """A row per head: the truth, what is visible of it, the completion, and samples."""
-        places = evenly_spaced(len(self.heads), PICTURED)
-        middle = self.heads.mean(axis=0)
-        view = middle.mean(axis=0), float(np.ptp(middle[:, 1])), SIDE
-        sheet = Image.new("RGB", ((3 + SAMPLES) * SIDE, len(places) * SIDE), "white")
-        for row, place in enumerate(places):
-            truth, visible = jnp.asarray(self.heads[place]), jnp.asarray(self.visible[place])
-            draws = _sample(model, truth, visible, jax.random.key(row))
-            cells = [clay(self.faces, truth, *view), clay(self.faces, truth, *view, visible=visible)]
-            cells += [clay(self.faces, found, *view) for found in draws]
-            for column, cell in enumerate(cells):
-                sheet.paste(cell, (column * SIDE, row * SIDE))
-        return sheet
+    def picture(self, model: MeshVAE) -> np.ndarray:
+        """A row per head: the truth, what is visible of it, the completion, and samples. (H, W, 3) uint8."""
+        middle, faces = self.heads.mean(axis=0), np.asarray(self.faces)
+        view = View(1.2 / float(np.ptp(middle[:, 1])), tuple(middle.mean(axis=0)), (0.44, 0.55), yaw=0.3)
+        rows = []
+        for row, place in enumerate(evenly_spaced(len(self.heads), PICTURED)):
+            truth, visible = self.heads[place], self.visible[place]
+            draws = _sample(model, jnp.asarray(truth), jnp.asarray(visible), jax.random.key(row))
+            shown = clay_pictures(faces, np.concatenate([truth[None], draws]), side=2 * SIDE, view=view)
+            # Triangles without an area are not drawn.
+            seen = np.where(visible[faces].all(axis=1, keepdims=True), faces, 0)
+            rows.append([shown[0], clay_pictures(seen, truth[None], side=2 * SIDE, view=view)[0], *shown[1:]])
+        # Four pixels for each, so that edges are smooth.
+        return np.asarray(Image.fromarray(np.concatenate([np.concatenate(cells, axis=1) for cells in rows])).reduce(2))
 
 
 def judge_of(faces: np.ndarray, heads: np.ndarray, masks: MaskMaker, count: int, seed: int = 0) -> MeshVAEJudge:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from experiments.cache import array_digest, write_tree
+from experiments.cache import array_digest, read_tree, write_tree
 from experiments.datasets.placed_scans import place
 from experiments.datasets.vertex_masks import mask_maker, mesh_masks
 from experiments.training.batches import endless
 from experiments.training.checkpoints import Checkpoints, Place
 from experiments.training.devices import device_mesh
 from experiments.training.loop import train_network
-from experiments.training.mesh_vae.frames import Frames, kept_frames
 from experiments.training.mesh_vae.heads import (  # fmt: skip
     generator,
     mirror_map,
@@ -33,6 +32,18 @@ from experiments.training.mesh_vae.step import Fixed, make_step, optimizer_of, s
 from experiments.training.record import TrainingRecord
 from flamejax.head import HeadModel
 from models.mesh_vae import SMALL, MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Statistics of the training heads that a network is built on."""
+
+    mean: np.ndarray
+    """(V, 3) metres."""
+    spread: float
+    """RMS distance from it per coordinate, metres."""
+    components: np.ndarray | None
+    """(K, V, 3) metres a standard deviation."""
 
 
 def train_mesh_vae(
@@ -90,13 +101,17 @@ def train_mesh_vae(
     source = None if head is None or rotations is None else generator(head, rotations)
     mirror = None if head is None else mirror_map(head)
 
-    def make_frames() -> Frames:
+    if folder is not None and where.goes_on():
+        # Another computer finds components of other signs, which trained weights would not know.
+        kept = read_tree(folder / "frame.npz", Frames)
+        if kept is None:
+            raise RuntimeError(f"{folder / 'frame.npz'} cannot be read, but its checkpoints need it: give --restart.")
+        frames = kept
+    else:
         parts = training_parts(vertices, mirror, source, config)
         mean, spread = statistics(parts)
         rank = min(architecture.linear_rank, sum(len(heads) for heads, _ in parts) - 1)
-        return Frames(mean, spread, principal_components(parts, mean, rank))
-
-    frames = kept_frames(where, make_frames)
+        frames = Frames(mean, spread, principal_components(parts, mean, rank))
     if frames.components is not None:
         architecture = replace(architecture, linear_rank=len(frames.components))
     positions = frames.mean if head is None else np.asarray(head.v_template)

@@ -14,12 +14,11 @@ from flax import nnx
 from rich.console import Console
 
 import flamejax
-from experiments.training.checkpoints import Checkpoints, Place
+from experiments.training.checkpoints import Place
 from experiments.training.devices import device_mesh, share_of
-from experiments.training.loop import train_network
 from experiments.training.ofer.coefficients import scan_coefficients
 from experiments.training.ofer.data import Data, drawn_data, known_data
-from experiments.training.ofer.examples import Kind, make_source
+from experiments.training.ofer.examples import make_source
 from experiments.training.ofer.judge import GeneratorJudge, RankJudge
 from experiments.training.ofer.photo_examples import photo_examples
 from experiments.training.ofer.settings import (  # fmt: skip
@@ -29,8 +28,8 @@ from experiments.training.ofer.settings import (  # fmt: skip
     OferOptions,
     RankOptions,
 )
-from experiments.training.ofer.step import RankFixed, make_rank_step, optimizer_of
-from experiments.training.ofer.train import check_even, encoder_facts, fitted_to, introduce, train_on
+from experiments.training.ofer.step import RankFixed, make_rank_step
+from experiments.training.ofer.train import fitted_to, train_conditioned, train_on
 from experiments.training.weights import keep_weights
 from flamejax.head import HeadModel
 from models.encoders import ArcFace, FaRL
@@ -52,8 +51,7 @@ def run_generator(options: GeneratorOptions, console: Console) -> dict[str, floa
         cannot be written, or a photo not be read.
     """
     options, started = options.smoked(SMOKE_BATCH, SMOKE_JUDGED), time.perf_counter()
-    config, kind = options.training, _kind(options.architecture.kind)
-    check_even(config, options.architecture)
+    config, kind = options.training, options.architecture.kind
     head = flamejax.load_head(options.head)
     frontal_vertices(head)  # A head without a front of the face could be trained for, and not be used.
     size = head.num_betas if kind == "identity" else head.num_expression + 3
@@ -61,8 +59,9 @@ def run_generator(options: GeneratorOptions, console: Console) -> dict[str, floa
     place = _checked_place(options, architecture)
     encoders = load_image_encoders(architecture.encoders, options.encoder_files())
     data = training_data(options, head, kind, encoders, console)
+    assert data.held_out is not None  # the commands' data always have them
     model, _ = train_on(head, reference_landmarks(head), data, config, architecture, place, console, encoders)
-    judge = GeneratorJudge(head, _held_out(data, options), architecture)
+    judge = GeneratorJudge(head, data.held_out(options.judged_at_end), architecture)
     return keep_weights(
         options, f"{NETWORKS[kind].lower()}.npz", lambda path, notes: write_generator(path, head, model, notes),
         lambda path: judge.errors(load_generator(head, kind, path, encoders)),
@@ -87,30 +86,22 @@ def run_rank(options: RankOptions, console: Console) -> dict[str, float]:
     idgen = load_generator(head, "identity", options.idgen, {**files, **encoders})
     check_sight(architecture, idgen)
     data = training_data(options, head, "identity", encoders, console)
+    assert data.held_out is not None  # the commands' data always have them
     model = build_rank(head, architecture, config.seed, encoders)
     learned_before(model, idgen)
-    introduce(console, config, model, data)
     face, digest = frontal_face(head), digest_of_weights(idgen)
-    graphdef, state = nnx.split(idgen)
-    facts = {**place.facts, **encoder_facts(model), **data.facts, "idgen_digest": digest}
+    place = replace(place, facts={**place.facts, "idgen_digest": digest})
     judged = partial(RankJudge, idgen, face, candidates=config.candidates)
-    trained, _ = train_network(
-        model, partial(make_rank_step, graphdef), optimizer_of(config), config,
-        fixed=RankFixed(face, state, data.source), batches=data.batches,
-        checkpoints=Checkpoints(replace(place, facts=facts), config.keep),
-        judge=judged(_held_out(data, options, config.judged)), console=console, shown="ranked {ranked_mm:.3f} mm",
-        averaged=True,
+    trained, _ = train_conditioned(
+        model, make_rank_step, RankFixed(face, idgen, data.source), judged(data.held_out(config.judged)),
+        data, config, place, console, "ranked {ranked_mm:.3f} mm",
     )  # fmt: skip
-    final = judged(_held_out(data, options))
+    final = judged(data.held_out(options.judged_at_end))
     return keep_weights(
         options, "idrank.npz", lambda path, notes: write_rank(path, head, trained, notes),
         lambda path: final.errors(load_rank(head, path, encoders)),
         {**provenance(options, architecture.encoders), "idgen": digest}, console, started,
     )  # fmt: skip
-
-
-def _kind(name: str) -> Kind:
-    return "identity" if name == "identity" else "expression"
 
 
 def _checked_place(options: OferOptions, architecture: Any) -> Place:
@@ -126,14 +117,8 @@ def _checked_place(options: OferOptions, architecture: Any) -> Place:
     return place
 
 
-def _held_out(data: Data, options: OferOptions, count: int | None = None) -> Any:
-    """Validation examples; as many as the weights are judged on unless told."""
-    assert data.held_out is not None  # the commands' data always have them
-    return data.held_out(options.judged_at_end if count is None else count)
-
-
 def training_data(
-    options: OferOptions, head: HeadModel, kind: Kind, encoders: Mapping[Any, ArcFace | FaRL], console: Console
+    options: OferOptions, head: HeadModel, kind: str, encoders: Mapping[Any, ArcFace | FaRL], console: Console
 ) -> Data:
     """The data of a run.
 

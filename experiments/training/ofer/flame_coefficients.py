@@ -57,9 +57,8 @@ class CoefficientReader:
 
 def _jaw(path: Path, found: Mapping[str, np.ndarray]) -> np.ndarray:
     """(3,) axis-angle, radians."""
-    names = JAW if any(name in found for name in JAW) else POSE
-    values = _vector(path, found, names, "jaw", also=JAW)
-    if names is POSE:
+    values = _vector(path, found, (*JAW, *POSE), "jaw")
+    if not any(name in found for name in JAW):
         if len(values) != FULL_POSE:
             raise HeadFileError(
                 f"{path}: a pose of {len(values)} numbers. One of {FULL_POSE} (root, neck, jaw, eyes) says where the "
@@ -71,13 +70,11 @@ def _jaw(path: Path, found: Mapping[str, np.ndarray]) -> np.ndarray:
     return values
 
 
-def _vector(
-    path: Path, found: Mapping[str, np.ndarray], names: tuple[str, ...], what: str, also: tuple[str, ...] = ()
-) -> np.ndarray:
+def _vector(path: Path, found: Mapping[str, np.ndarray], names: tuple[str, ...], what: str) -> np.ndarray:
     """(n,) float32 of the first name that is there; leading axes of 1 are dropped."""
     name = next((name for name in names if name in found), None)
     if name is None:
-        raise HeadFileError(f"{path}: has no {what} ({', '.join((*also, *names))}).")
+        raise HeadFileError(f"{path}: has no {what} ({', '.join(names)}).")
     values = np.asarray(found[name])
     if values.dtype.kind not in "fiu" or values.size != (values.shape[-1] if values.ndim else 0):
         raise HeadFileError(f"{path}: '{name}' is no vector of numbers, but {values.dtype} {values.shape}.")

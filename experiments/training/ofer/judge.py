@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
 from experiments.training.ofer.examples import Examples
@@ -34,7 +31,7 @@ class GeneratorJudge:
     def errors(self, model: Generator) -> dict[str, float]:
         """Means over examples, mm: RMS distance of samples from the truth, of their mean from it, and their spread
         about their mean; over the front of the face, identities without what a similarity can do."""
-        found = _offsets(*nnx.split(model), self.examples, self.basis)
+        found = _offsets(model, self.examples, self.basis)
         drawn, truth = (np.asarray(a).reshape(*a.shape[:-1], *self.basis.shape[1:]) for a in found)
         mean = drawn.mean(axis=1)
         each = {
@@ -51,14 +48,12 @@ class RankJudge:
     def __init__(self, idgen: Generator, face: FrontalFace, examples: Examples, candidates: int):
         self.face, self.examples = face, examples
         keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 1), len(examples.points))
-        graphdef, state = nnx.split(idgen)
-        self.drawn = _candidates(graphdef, candidates, SamplerConfig().steps, state, examples, keys)
+        self.drawn = _candidates(idgen, examples, keys, candidates, SamplerConfig().steps)
 
     def errors(self, model: IdRank) -> dict[str, float]:
         """Mean absolute errors, mm a coordinate, of all candidates, the ranked one and the best; and how often the
         ranked one is among the best fifth (chance: 0.2)."""
-        scored = _scored(*nnx.split(model), self.face, self.examples, self.drawn)
-        scores, errors = (np.asarray(a) for a in scored)
+        scores, errors = (np.asarray(a) for a in _scored(model, self.face, self.examples, self.drawn))
         best = np.take_along_axis(errors, scores.argmax(axis=1)[:, None], axis=1)
         place = (errors < best).mean(axis=1)
         return {
@@ -78,10 +73,9 @@ def _field(head: HeadModel, kind: str) -> Array:
     return 1e3 * jnp.asarray(rows[:, front], jnp.float32)
 
 
-@partial(jax.jit, static_argnums=0)
-def _offsets(graphdef: nnx.GraphDef, state: nnx.State, examples: Examples, basis: Array) -> tuple[Array, Array]:
+@jax.jit
+def _offsets(model: Generator, examples: Examples, basis: Array) -> tuple[Array, Array]:
     """(B, SAMPLES, D) and (B, D): what draws and the truth move."""
-    model = nnx.merge(graphdef, state)
     context = examples.context(model)
     keys = jax.random.split(jax.random.key(SEED), len(context))
     drawn = jax.vmap(lambda c, k: draw_coefficients(model, c, k, SAMPLES, SamplerConfig()))(context, keys)
@@ -89,17 +83,10 @@ def _offsets(graphdef: nnx.GraphDef, state: nnx.State, examples: Examples, basis
     return drawn[..., : len(flat)] @ flat, truth[..., : len(flat)] @ flat
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _candidates(
-    graphdef: nnx.GraphDef, count: int, steps: int, state: nnx.State, examples: Examples, keys: Array
-) -> Array:
-    return candidates_of(nnx.merge(graphdef, state), examples, keys, count, steps)
+_candidates = jax.jit(candidates_of, static_argnums=(3, 4))
 
 
-@partial(jax.jit, static_argnums=0)
-def _scored(
-    graphdef: nnx.GraphDef, state: nnx.State, face: FrontalFace, examples: Examples, drawn: Array
-) -> tuple[Array, Array]:
-    model = nnx.merge(graphdef, state)
+@jax.jit
+def _scored(model: IdRank, face: FrontalFace, examples: Examples, drawn: Array) -> tuple[Array, Array]:
     scores = model.of_betas(face, drawn, examples.context(model))
     return scores, rank_errors(face, drawn, examples.betas)

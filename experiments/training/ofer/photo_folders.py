@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,24 +33,17 @@ VALIDATION = 0.1
 """Share of the identities."""
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """What is known of a data set of photos with FLAME coefficients that OFER was trained on; each must be had from its
-    makers."""
-
-    description: str
-    expressions: bool
-    """Whether its coefficients have expressions and jaws; otherwise identities alone."""
-
-
 KNOWN = {
-    "stirling": Dataset("Stirling/ESRC, photos and scans: identities as MICA registered them", False),
-    "facewarehouse": Dataset("FaceWarehouse, photos and depth images: identities, MICA", False),
-    "lyhm": Dataset("LYHM, the Liverpool-York head model's photos and scans: identities, MICA", False),
-    "florence": Dataset("Florence 2D/3D faces, videos and scans: identities, MICA", False),
-    "famos": Dataset("FaMoS, registered sequences of faces in motion: identities, expressions, jaws", True),
+    "stirling": "Stirling/ESRC, photos and scans: identities as MICA registered them",
+    "facewarehouse": "FaceWarehouse, photos and depth images: identities, MICA",
+    "lyhm": "LYHM, the Liverpool-York head model's photos and scans: identities, MICA",
+    "florence": "Florence 2D/3D faces, videos and scans: identities, MICA",
+    "famos": "FaMoS, registered sequences of faces in motion: identities, expressions, jaws",
 }
-"""By name, in lower case. Any other folder is a data set, too."""
+"""Data sets of photos with FLAME coefficients that OFER was trained on, by name in lower case; each must be had from
+its makers. Any other folder is a data set, too."""
+MOVING = ("famos",)
+"""Those whose coefficients have expressions and jaws; the others have identities alone."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +51,8 @@ class LabelledPhoto:
     """A photo and what is known of it."""
 
     path: Path
-    name: str
-    """Its path in the folder of data sets."""
+    folder: Path
+    """Of the data sets."""
     identity: str
     """<data set>/<identity>"""
     betas: np.ndarray
@@ -106,7 +100,8 @@ def folder_photos(
         can be used.
     """
     reader = CoefficientReader(head.num_betas, head.num_expression, kind == "expression")
-    files = _Coefficients(reader)
+    # No .npz is looked for or read twice.
+    read, shared_files = functools.lru_cache(64)(reader.read), functools.lru_cache(64)(_shared_files)
     found: list[LabelledPhoto] = []
     left_out: list[str] = []
     for name, place in dataset_folders(folder, dataset, head, kind):
@@ -117,7 +112,9 @@ def folder_photos(
         with progress_bar(console, transient=True) as progress:
             for path in progress.track(paths, description=f"reading {name}"):
                 try:
-                    found.append(_labelled(path, folder, name, place, files))
+                    identity = path.relative_to(place).parts[0]
+                    betas, motion = read(_coefficients_of(path, place / identity, shared_files))
+                    found.append(LabelledPhoto(path, folder, f"{name}/{identity}", betas, motion))
                 except (ValueError, OSError) as error:
                     left_out.append(str(error))
     for what, (had, taken) in reader.cut.items():
@@ -141,20 +138,18 @@ def dataset_folders(folder: Path, dataset: str | None, head: HeadModel, kind: st
     names = list(there) if dataset is None else [name.strip().lower() for name in dataset.split(",") if name.strip()]
     if not names or not set(names) <= set(there):
         missing = ", ".join(name for name in names if name not in there) or "folder of a data set"
-        descriptions = "; ".join(f"{name}: {one.description}" for name, one in KNOWN.items())
+        descriptions = "; ".join(f"{name}: {said}" for name, said in KNOWN.items())
         raise ValueError(
             f"{folder}: no {missing}; there are: {', '.join(there) or 'none'}. Photos are expected as "
             f"{folder}/<data set>/<identity>/*.jpg. Known data sets: {descriptions}."
         )
     for name in names:
-        known = KNOWN.get(name)
-        if kind == "expression" and known is not None and not known.expressions:
-            with_them = ", ".join(other for other, dataset in KNOWN.items() if dataset.expressions)
+        if kind == "expression" and name in KNOWN and name not in MOVING:
             raise ValueError(
-                f"{name} has identities alone ({known.description}), and ExpGen learns expressions and jaws. Give "
-                f"--dataset {with_them}, or one of your own that has them."
+                f"{name} has identities alone ({KNOWN[name]}), and ExpGen learns expressions and jaws. Give "
+                f"--dataset {', '.join(MOVING)}, or one of your own that has them."
             )
-        if known is not None and head.name == OPEN_HEAD:
+        if name in KNOWN and head.name == OPEN_HEAD:
             raise ValueError(f"{name}: its coefficients are FLAME's, not the open head's. Give --head, a FLAME model.")
     return [(there[name].name, there[name]) for name in dict.fromkeys(names)]
 
@@ -165,35 +160,21 @@ def held_out_identities(identities: list[str]) -> set[str]:
     return set(order[: max(1, round(VALIDATION * len(order)))]) if len(order) > 1 else set()
 
 
-def _labelled(path: Path, folder: Path, dataset: str, place: Path, files: _Coefficients) -> LabelledPhoto:
-    """Raises: ValueError, there are no coefficients, or not the right ones."""
-    identity = path.relative_to(place).parts[0]
-    betas, motion = files.read(files.of_photo(path, place / identity))
-    return LabelledPhoto(path, str(path.relative_to(folder)), f"{dataset}/{identity}", betas, motion)
-
-
-class _Coefficients:
-    """The .npz files of one reading, none of which is looked for or read twice."""
-
-    def __init__(self, reader: CoefficientReader):
-        self.read = functools.lru_cache(maxsize=64)(reader.read)
-        self._shared = functools.lru_cache(maxsize=64)(_shared_files)
-
-    def of_photo(self, path: Path, top: Path) -> Path:
-        """The one of a photo. Raises: ValueError, there is none, or more than one that could be meant."""
-        own = path.with_suffix(".npz")
-        if own.is_file():
-            return own
-        place = path.parent
-        while True:
-            shared, named = self._shared(place), place / "flame.npz"
-            if named in shared or len(shared) == 1:
-                return named if named in shared else shared[0]
-            if shared:
-                raise ValueError(f"{path}: which of {len(shared)} .npz files in {place}? Name it {named.name}.")
-            if place == top:
-                raise ValueError(f"{path}: no coefficients: {own.name} beside it, or flame.npz in {top}.")
-            place = place.parent
+def _coefficients_of(path: Path, top: Path, shared_files: Callable[[Path], tuple[Path, ...]]) -> Path:
+    """The .npz file of a photo in the identity's folder `top`. Raises: ValueError, there is none, or more than one that
+    could be meant."""
+    own = path.with_suffix(".npz")
+    if own.is_file():
+        return own
+    for place in path.parents:
+        shared, named = shared_files(place), place / "flame.npz"
+        if named in shared or len(shared) == 1:
+            return named if named in shared else shared[0]
+        if shared:
+            raise ValueError(f"{path}: which of {len(shared)} .npz files in {place}? Name it {named.name}.")
+        if place == top:
+            break
+    raise ValueError(f"{path}: no coefficients: {own.name} beside it, or flame.npz in {top}.")
 
 
 def _shared_files(folder: Path) -> tuple[Path, ...]:
@@ -208,7 +189,8 @@ def _digest(photo: LabelledPhoto) -> str:
     than a start should."""
     files = [photo.path, *(photo.path.with_suffix(suffix) for suffix in LANDMARK_SUFFIXES)]
     stats = [path.stat() if path.is_file() else None for path in files]
-    return f"{photo.name} {[None if stat is None else (stat.st_size, stat.st_mtime_ns) for stat in stats]}"
+    name = photo.path.relative_to(photo.folder)
+    return f"{name} {[None if stat is None else (stat.st_size, stat.st_mtime_ns) for stat in stats]}"
 
 
 _loading = threading.Lock()
@@ -217,9 +199,7 @@ _loading = threading.Lock()
 def _detector() -> LiteRTDetector:
     """Loaded once, when it is first needed."""
     with _loading:
-        return _loaded_detector()
+        return _loaded()
 
 
-@functools.lru_cache(maxsize=1)
-def _loaded_detector() -> LiteRTDetector:
-    return LiteRTDetector()
+_loaded = functools.cache(LiteRTDetector)

@@ -37,7 +37,7 @@ class RankFixed:
     """All that a ranker's step only reads."""
 
     face: FrontalFace
-    idgen: nnx.State
+    idgen: Generator
     source: Source | None
 
 
@@ -122,15 +122,14 @@ def make_step(graphdef: nnx.GraphDef, config: GeneratorTraining, mesh: Mesh) -> 
 
 
 @functools.lru_cache(maxsize=8)
-def make_rank_step(idgen_graphdef: nnx.GraphDef, graphdef: nnx.GraphDef, config: RankTraining, mesh: Mesh) -> Step:
+def make_rank_step(graphdef: nnx.GraphDef, config: RankTraining, mesh: Mesh) -> Step:
     """The jitted step of a ranker, whose candidates a frozen IdGen draws; `fixed` is a `RankFixed`."""
     share, optimizer = share_of(config.batch_size, mesh), optimizer_of(config)
 
     def shard(state: TrainState, rest: nnx.State, fixed: RankFixed, batch: Any) -> tuple[TrainState, Losses]:
         keys = example_keys(config.seed + 1, state.step, _places(share), 2)
         examples = _examples(fixed.source, batch, keys[:, 0])
-        idgen = nnx.merge(idgen_graphdef, fixed.idgen)
-        drawn = candidates_of(idgen, examples, keys[:, 1], config.candidates, config.sampler_steps)
+        drawn = candidates_of(fixed.idgen, examples, keys[:, 1], config.candidates, config.sampler_steps)
         errors = rank_errors(fixed.face, drawn, examples.betas)
 
         def loss(params: nnx.State) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from experiments.training.checkpoints import Checkpoints, Place
 from experiments.training.devices import device_mesh
-from experiments.training.loop import train_network
+from experiments.training.loop import Judge, MakeStep, train_network
 from experiments.training.ofer.architectures import small
 from experiments.training.ofer.data import Data, ExampleRows, known_data
 from experiments.training.ofer.examples import Kind
@@ -29,6 +29,7 @@ from models.encoders.landmark import reference_landmarks, similarity_aligned
 from models.encoders.parts import Conditioned, base_digests
 from models.generator import Generator, GeneratorConfig
 
+Network = TypeVar("Network", bound=Conditioned)
 SMALLEST_DEVIATION = 0.02
 """A jaw that never rolls must not be divided by zero."""
 
@@ -71,7 +72,8 @@ def train_generator(
         raise ValueError(f"the architecture is of the kind {architecture.kind}, not {kind}.")
     wanted = fitted_to(architecture or small(kind), size, config)
     reference = reference_landmarks(head) if head is not None else mean_landmarks(training.points, training.visible)
-    place = Place(None if workdir is None else Path(workdir), restart, config.numbers())
+    facts = {**config.numbers(), "architecture": asdict(wanted)}
+    place = Place(None if workdir is None else Path(workdir), restart, facts)
     return train_on(head, reference, data, config, wanted, place, console)
 
 
@@ -105,6 +107,18 @@ def _rows(
     return ExampleRows(betas, motion, points, seen)
 
 
+def fitted_to(architecture: GeneratorConfig, size: int, config: GeneratorTraining) -> GeneratorConfig:
+    """The architecture with the number of coefficients at its widest level, and what the config says of it.
+
+    Raises:
+      ValueError: the loss is not of this architecture.
+    """
+    if config.even and not architecture.preconditioned:
+        raise ValueError("--even is for preconditioned networks, such as --config idgen_small.")
+    unet = replace(architecture.unet, widths=(size, *architecture.unet.widths[1:]))
+    return replace(architecture, unet=unet, schedule=config.schedule, unconditional=config.dropped > 0)
+
+
 def train_on(
     head: HeadModel | None, reference: Array, data: Data, config: GeneratorTraining, architecture: GeneratorConfig,
     place: Place, console: Console, encoders: Mapping[Any, Any] | None = None,
@@ -115,51 +129,31 @@ def train_on(
       reference: (68, 2) landmarks of the mean face. architecture: `fitted_to` the coefficients. encoders: the image
         encoders that it names.
     """
-    check_even(config, architecture)
-    model = Generator(
-        architecture, reference, rngs=nnx.Rngs(config.seed), encoders=encoders, **scale_of(architecture, data)
-    )
-    facts = {**place.facts, "architecture": asdict(architecture), **encoder_facts(model), **data.facts}
-    introduce(console, config, model, data)
+    scale: dict[str, Any] = {}
+    if architecture.kind != "identity":  # identities are in standard deviations
+        motions = data.motions().astype(np.float64)
+        scale = {"mean": motions.mean(axis=0), "deviation": np.maximum(motions.std(axis=0), SMALLEST_DEVIATION)}
+    model = Generator(architecture, reference, rngs=nnx.Rngs(config.seed), encoders=encoders, **scale)
     judge = None if data.held_out is None else GeneratorJudge(head, data.held_out(config.judged), architecture)
-    checkpoints = Checkpoints(replace(place, facts=facts), config.keep)
-    return train_network(
-        model, make_step, optimizer_of(config), config, fixed=data.source, batches=data.batches,
-        checkpoints=checkpoints, judge=judge, console=console, shown=config.loss + " {total:.4f}",
-        averaged=True,
-    )  # fmt: skip
+    shown = config.loss + " {total:.4f}"
+    return train_conditioned(model, make_step, data.source, judge, data, config, place, console, shown)
 
 
-def check_even(config: GeneratorTraining, architecture: GeneratorConfig) -> None:
-    """Raises: ValueError, the loss is not of this architecture."""
-    if config.even and not architecture.preconditioned:
-        raise ValueError("--even is for preconditioned networks, such as --config idgen_small.")
-
-
-def fitted_to(architecture: GeneratorConfig, size: int, config: GeneratorTraining) -> GeneratorConfig:
-    """The architecture with the number of coefficients at its widest level, and what the config says of it."""
-    unet = replace(architecture.unet, widths=(size, *architecture.unet.widths[1:]))
-    return replace(architecture, unet=unet, schedule=config.schedule, unconditional=config.dropped > 0)
-
-
-def scale_of(architecture: GeneratorConfig, data: Data) -> dict[str, Any]:
-    """Mean and deviation of the coefficients; none of identities, which are in standard deviations."""
-    if architecture.kind == "identity":
-        return {}
-    motions = data.motions().astype(np.float64)
-    return {"mean": motions.mean(axis=0), "deviation": np.maximum(motions.std(axis=0), SMALLEST_DEVIATION)}
-
-
-def encoder_facts(model: Conditioned) -> dict[str, Any]:
-    """What a run can only go on with: the same image encoders."""
-    bases = base_digests(model)
-    return {"encoder_digests": bases} if bases else {}
-
-
-def introduce(console: Console, config: OferTraining, model: nnx.Module, data: Data) -> None:
-    """One line on what is trained."""
+def train_conditioned(
+    model: Network, make_step: MakeStep, fixed: Any, judge: Judge | None, data: Data, config: OferTraining,
+    place: Place, console: Console, shown: str,
+) -> tuple[Network, TrainingRecord]:  # fmt: skip
+    """Say what is trained, and train it; a run can only go on with the same image encoders and data."""
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     devices = device_mesh(config.devices).devices.size
     console.print(
-        f"{count / 1e6:.2f} million parameters; {data.said}; {devices} device{'s' * (devices > 1)}", markup=False
+        f"{count / 1e6:.2f} million parameters; {data.said}; {devices} device{'s' * (devices > 1)}",
+        markup=False,
     )
+    bases = base_digests(model)
+    facts = {**place.facts, **({"encoder_digests": bases} if bases else {}), **data.facts}
+    return train_network(
+        model, make_step, optimizer_of(config), config, fixed=fixed, batches=data.batches,
+        checkpoints=Checkpoints(replace(place, facts=facts), config.keep), judge=judge, console=console, shown=shown,
+        averaged=True,
+    )  # fmt: skip

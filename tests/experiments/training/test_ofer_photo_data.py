@@ -8,7 +8,7 @@ from rich.console import Console
 
 import flamejax
 from experiments import cache
-from experiments.training.ofer import photo_features, photo_source
+from experiments.training.ofer import photo_examples, photo_source
 from experiments.training.ofer.coefficients import ScanCoefficients
 from experiments.training.ofer.flame_coefficients import CoefficientReader
 from experiments.training.ofer.photo_folders import folder_photos, held_out_identities
@@ -26,7 +26,7 @@ def head():
 @pytest.fixture(autouse=True)
 def kept(tmp_path, monkeypatch):
     """Features are kept elsewhere."""
-    monkeypatch.setattr(photo_features, "features_folder", lambda: tmp_path.parent / f"{tmp_path.name}-kept")
+    monkeypatch.setattr(photo_examples, "features_folder", lambda: tmp_path.parent / f"{tmp_path.name}-kept")
 
 
 def test_features_go_on_after_the_last_block(tmp_path):
@@ -105,8 +105,8 @@ def test_files_that_cannot_be_used(head, tmp_path, capsys):
     assert f"3 identity coefficients, but the head has {head.num_betas}" in said
     assert "no coefficients: 2.npz beside it, or flame.npz" in said
     bad = next(part for part in found if "own/person1" in part.identity)
-    seen = photo_features.seen_photos(bad, {}, console)
-    assert (~seen.sound).sum() == 1 and "2.png" in capsys.readouterr().out
+    seen = photo_examples.examples_of(bad, {}, head, console)
+    assert len(seen) == len(bad.betas) - 1 and "2.png" in capsys.readouterr().out
     for path in (tmp_path / "own").rglob("*.npz"):
         path.unlink()
     with pytest.raises(ValueError, match=r"no photo with coefficients.*31 left out|32 left out"):

@@ -19,6 +19,7 @@ from experiments.training import (
     train_local_models,
     train_mesh_vae,
 )
+from experiments.training.ofer import train as ofer
 from models.mesh_vae import MeshVAEConfig
 from tests.experiments.training.conftest import QUIET, Stopped
 from tests.experiments.training.runs import HEAD, MESH_TRAINING, SHORT, TINY, architecture
@@ -118,35 +119,73 @@ def test_meshes_that_cannot_be_used():
         train_mesh_vae(faces, vertices[:, :50], CONFIG, head=HEAD, console=QUIET)
 
 
-def test_a_generator_of_other_coefficients_learns_from_arrays():
-    """Landmarks that coefficients move, of no head; half of them hidden at times."""
+@pytest.fixture(scope="module")
+def marks():
+    """Coefficients (40, 5), landmarks that they move, of no head, and which of these are seen."""
     rng = np.random.default_rng(0)
     mean, moves = rng.normal(size=(68, 2)), 0.2 * rng.normal(size=(5, 68, 2))
     known = rng.normal(size=(40, 5)) * [1, 1, 1, 0.1, 0.1]
     points = 50 + 10 * (mean + np.einsum("ns,sld->nld", known, moves))
-    visible = (rng.random((40, 68)) < 0.8).astype(np.float32)
-    config = GeneratorTraining(
-        **{**SHORT, "steps": 60, "judge_every": 60}, batch_size=8, learning_rate=1e-2, encoder_rate=1e-2, ema=0.5
-    )
-    parts = known[8:], points[8:], visible[8:]
-    model, record = train_generator(
-        None, *parts[:2], config, kind="expression", visible=parts[2], architecture=architecture("expression"),
-        validation=(known[:8], points[:8], visible[:8]), console=QUIET,
+    return known, points, (rng.random((40, 68)) < 0.8).astype(np.float32)
+
+
+GENERATOR = GeneratorTraining(
+    **{**SHORT, "steps": 60, "judge_every": 60}, batch_size=8, learning_rate=1e-2, encoder_rate=1e-2, ema=0.5
+)
+
+
+def generator_of(marks):
+    """Trained on all but the first eight, which it is judged on."""
+    training, validation = ([part[rows] for part in marks] for rows in (slice(8, None), slice(8)))
+    return train_generator(
+        None, *training[:2], GENERATOR, kind="expression", visible=training[2],
+        architecture=architecture("expression"), validation=validation, console=QUIET,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_generator_of_other_coefficients_learns_from_arrays(marks):
+    """Landmarks that coefficients move, of no head; some of them hidden."""
+    model, record = generator_of(marks)
     assert record.losses["total"][-10:].mean() < record.losses["total"][:5].mean()
     assert set(record.validation) == {"samples", "mean", "spread"} and model.config.unet.size == 5
+
+
+def test_what_a_generator_is_trained_on_from_arrays(marks, monkeypatch):
+    """The loop itself, and its step, are those of `test_train_ofer`."""
+    given = {}
+
+    def keep(model, make_step, optimizer, config, **more):
+        given.update(more)
+        return model, None
+
+    monkeypatch.setattr(ofer, "train_network", keep)
+    model, _ = generator_of(marks)
+    known, points, visible = marks
     np.testing.assert_allclose(model.deviation[...], known[8:].std(axis=0), rtol=1e-5)
+    assert model.config.unet.size == 5 and model.config.unet.widths[1:] == architecture("expression").unet.widths[1:]
+    batch = next(given["batches"])
+    place = np.abs(known[8:, None] - batch.motion).sum(axis=-1).argmin(axis=0) + 8
+    for part, wanted in ((batch.motion, known), (batch.points, points), (batch.visible, visible)):
+        np.testing.assert_allclose(part, wanted[place], rtol=1e-5)
+    judge = given["judge"]
+    assert judge.unit == "" and judge.basis.shape == (5, 1, 5) and len(judge.examples.points) == GENERATOR.judged
+    assert {tuple(row) for row in np.asarray(judge.examples.motion)} <= {tuple(row) for row in known[:8].astype("f4")}
+
+
+def test_arrays_that_no_generator_can_be_trained_on(marks):
+    known, points, _ = marks
     for bad, words in (
         ((known, points[:3]), r"landmarks are \(40, 68, 2\)"),
         ((known[0], points), r"coefficients are"),
         ((known[:4], points[:4]), "fewer than a batch"),
     ):
         with pytest.raises(ValueError, match=words):
-            train_generator(None, *bad, config, architecture=architecture("identity"), console=QUIET)
+            train_generator(None, *bad, GENERATOR, architecture=architecture("identity"), console=QUIET)
     with pytest.raises(ValueError, match=rf"coefficients are \(N, {HEAD.num_betas}\)"):
-        train_generator(HEAD, known, points, config, console=QUIET)
+        train_generator(HEAD, known, points, GENERATOR, console=QUIET)
     with pytest.raises(ValueError, match="of the kind identity, not expression"):
-        train_generator(None, known, points, config, kind="expression", architecture=architecture("identity"))
+        train_generator(None, known, points, GENERATOR, kind="expression", architecture=architecture("identity"))
 
 
 def test_local_models_from_arrays(data):

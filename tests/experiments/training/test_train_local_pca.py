@@ -20,7 +20,7 @@ VERTICES = FLAME_SIZE["vertices"]
 
 def test_without_a_config_it_lists_them_and_trains_the_default(capsys, monkeypatch):
     trained = []
-    default = train.load(train.DEFAULT).CONFIG
+    default = train.CONFIGS[train.DEFAULT][1]
     monkeypatch.setattr(type(default), "run", lambda options, console: trained.append(options))
     assert train.main([]) == 0
     assert "local_pca" in capsys.readouterr().out

@@ -11,7 +11,8 @@ from flax import nnx
 from PIL import Image
 
 from experiments import train as command
-from experiments.training.ofer import photo_features, photo_folders
+from experiments.training.ofer import photo_examples as examples
+from experiments.training.ofer import photo_folders
 from experiments.training.ofer.photo_examples import photo_examples, photo_sources
 from experiments.training.ofer.photo_folders import folder_photos
 from experiments.training.ofer.settings import GeneratorOptions, GeneratorTraining, RankOptions, RankTraining
@@ -78,7 +79,7 @@ def photos(data, tmp_path_factory):
     write_encoder(folder / "arcface.npz", ArcFace(IRESNET, rngs=nnx.Rngs(1)))
     write_encoder(folder / "farl.npz", FaRL(VIT, rngs=nnx.Rngs(2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(photo_features, "features_folder", lambda: folder / "kept")
+        patch.setattr(examples, "features_folder", lambda: folder / "kept")
         yield folder
 
 
@@ -126,8 +127,8 @@ def test_resumed_it_ends_with_the_same_parameters(photos, whole, tmp_path, stopp
 
 
 def test_features_are_kept_until_the_encoder_changes(photos, whole, tmp_path, monkeypatch):
-    looks, look = [], photo_features._look
-    monkeypatch.setattr(photo_features, "_look", lambda *given: looks.append(1) or look(*given))
+    looks, look = [], examples._look
+    monkeypatch.setattr(examples, "_look", lambda *given: looks.append(1) or look(*given))
     options = options_of(photos, tmp_path / "run")
     first = ArcFace(IRESNET, rngs=nnx.Rngs(1))
     again = photo_examples(options, HEAD, "identity", {"arcface": first}, QUIET)[0]
@@ -148,7 +149,7 @@ def test_features_are_kept_until_the_encoder_changes(photos, whole, tmp_path, mo
 def test_trouble_with_a_disk_ends_a_run_and_is_not_kept(photos, tmp_path, monkeypatch):
     options = options_of(photos, tmp_path / "run")
     encoders = {"arcface": ArcFace(IRESNET, rngs=nnx.Rngs(1))}
-    monkeypatch.setattr(photo_features, "features_folder", lambda: tmp_path / "kept")
+    monkeypatch.setattr(examples, "features_folder", lambda: tmp_path / "kept")
     whole, calls = photo_folders.observe_photo, []
 
     def observe(*given, **more):
@@ -166,7 +167,7 @@ def test_trouble_with_a_disk_ends_a_run_and_is_not_kept(photos, tmp_path, monkey
 
 
 def test_smoke_looks_at_few_photos(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.training.ofer.photo_examples.SMOKE_PHOTOS", 3)
+    monkeypatch.setattr(examples, "SMOKE_PHOTOS", 3)
     options = options_of(photos, tmp_path / "run", smoke=True)
     sources = photo_sources(options, HEAD, "identity", QUIET)
     assert [len(source.digests) for source in sources] == [3, 3]
@@ -271,7 +272,7 @@ def test_a_run_goes_on_with_the_same_encoder_alone(photos, whole, tmp_path):
 @pytest.mark.parametrize("name", ["idgen", "expgen", "idrank"])
 def test_the_papers_configs(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("models.encoders.files.data_folder", lambda: tmp_path)
-    config = command.load(name).CONFIG.training
+    config = command.CONFIGS[name][1].training
     assert config.ema == 0 and config.learning_rate == 1e-3 and config.encoder_rate == config.weight_decay == 1e-4
     assert command.main(["--config", name, "--workdir", str(tmp_path / "run"), "--smoke"]) == 2
     assert "flamejax convert FILE --to arcface" in capsys.readouterr().err

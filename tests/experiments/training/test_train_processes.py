@@ -21,7 +21,7 @@ SCRIPT = """
     from rich.console import Console
     import flamejax
     from experiments import runtime
-    from experiments.training.ofer import photo_features
+    from experiments.training.ofer import photo_examples
     from experiments.training.record import Record
     from tests.experiments.training.runs import HEAD, mesh_options
     from tests.experiments.training.test_train_ofer_photos import options_of
@@ -38,7 +38,7 @@ SCRIPT = """
 
     Record.add_losses = add_losses
     flamejax.load_head = lambda path: HEAD
-    photo_features.features_folder = lambda: data / "kept"
+    photo_examples.features_folder = lambda: data / "kept"
     runtime.use_compilation_cache()
     mesh_options(data, out / "mesh").run(Console(stderr=True))
     options_of(data, out / "photos").run(Console(stderr=True))
