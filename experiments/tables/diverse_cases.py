@@ -27,6 +27,9 @@ from sampling._complete import eyeball_vertices
 
 TURNS = ("glasses", "face-mask", "hand", "object", "glasses", "face-mask")
 """Occluders in the order in which photos are chosen: a third glasses, a third masks, a third hands and objects."""
+LEFT_EYE, RIGHT_EYE = slice(42, 48), slice(36, 42)
+COLOUR = np.array([0.32, 0.36, 0.42], np.float32)
+"""Of a plain cover."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,33 @@ def on_host(observation: Observation) -> Any:
     return jax.tree.map(np.asarray, observation)
 
 
-def masked(observation: Observation, image: np.ndarray, mask: np.ndarray) -> Observation:
-    """Another image, and a further mask (S, S) bool: landmarks under it count as hidden."""
+def painted(observation: Observation, mask: np.ndarray) -> Observation:
+    """The photo with a plain cover over a mask (S, S) bool, which is known: landmarks under it count as hidden."""
     parts = {
-        "image": image,
+        "image": np.where(mask[..., None], COLOUR[None, None], np.asarray(observation.image)),
         "occlusion_mask": np.maximum(observation.occlusion_mask, mask),
         "confidence": uncovered(observation.landmarks, observation.confidence, mask),
         "dense_confidence": uncovered(observation.dense_landmarks, observation.dense_confidence, mask),
     }
     return dataclasses.replace(observation, **{name: part.astype(np.float32) for name, part in parts.items()})
+
+
+def behind(cover: np.ndarray, seen: Fit | Photo) -> np.ndarray:
+    """(V,) bool: vertices of a fit or a true head whose pixel is in the cover (S, S)."""
+    screen = np.asarray(seen.camera.project(jax.numpy.asarray(seen.vertices)))[:, :2]
+    column, row = np.clip(np.floor(screen).astype(int), 0, np.array(cover.shape[::-1]) - 1).T
+    return cover[row, column]
+
+
+def face_axes(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of landmarks (68, 2) pixels: the face's unit directions to the image's right and down (2,), and the distance of
+    the eyes' middles."""
+    eyes = landmarks[LEFT_EYE].mean(axis=0) - landmarks[RIGHT_EYE].mean(axis=0)
+    unit = max(float(np.linalg.norm(eyes)), 1e-6)
+    right = eyes / unit
+    return right, np.array([-right[1], right[0]]), unit
+
+
+def pixel_centres(side: int) -> np.ndarray:
+    """(S, S, 2) x and y."""
+    return np.mgrid[:side, :side][::-1].transpose(1, 2, 0) + 0.5

@@ -156,7 +156,7 @@ def sheets(table: FittingTable) -> list[Sheet]:
 
     ratios = [beside(name, f"floor_{name}", "; {:.2f}") for name in ERRORS]
     growth = [c for n in VISIBLE for c in (beside(n, n, ""), number(f"{n}_clean", 2, "clean"))]
-    made = [
+    return [
         sheet(
             "Per-vertex RMS x 1000 m; floor: the model's 3D fit to the true head", table.rows,
             "method", "occluder", "photos", "failed", *map(with_floor, ERRORS),
@@ -171,4 +171,3 @@ def sheets(table: FittingTable) -> list[Sheet]:
             "occluder", "photos", number("iou", 3, "IoU"), number("false_on_clean", 3, "called hidden on clean faces"),
         ),
     ]  # fmt: skip
-    return [one for one in made if one.rows]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.datasets.open_faces import Photo
-from experiments.tables.diverse_cases import Case, masked
-from flamejax.types import Observation
+from experiments.tables.diverse_cases import Case, behind, face_axes, painted, pixel_centres
 
 PLACES: dict[str, tuple[tuple[int, ...], float, tuple[float, float]]] = {
     "left cheek": ((45, 35, 54, 13), 0.5, (0.6, 0.75)),
@@ -20,10 +18,8 @@ PLACES: dict[str, tuple[tuple[int, ...], float, tuple[float, float]]] = {
 }
 """In the order of Fig. 8; left is the subject's. The iBUG points whose mean is the middle of the patch, how far up its
 height that middle lies, and its width and height in outer-eye distances."""
-LEFT_EYE, RIGHT_EYE = slice(42, 48), slice(36, 42)
 OUTER_OVER_CENTRES = 1.45
 """Outer-eye distance over the distance of the eyes' middles, which is surer in a picture."""
-COLOUR = np.array([0.32, 0.36, 0.42], np.float32)
 CORNER = 0.25
 """Radius of the corners, as a share of the shorter side."""
 
@@ -35,14 +31,10 @@ def patch(landmarks: np.ndarray, place: str, side: int) -> np.ndarray:
       KeyError: no such place.
     """
     points, below, size = PLACES[place]
-    eyes = landmarks[LEFT_EYE].mean(axis=0) - landmarks[RIGHT_EYE].mean(axis=0)
-    unit = max(float(np.linalg.norm(eyes)), 1e-6)
-    right = eyes / unit
-    down = np.array([-right[1], right[0]])
+    right, down, unit = face_axes(landmarks)
     half = np.array(size) * unit * OUTER_OVER_CENTRES / 2
     middle = landmarks[list(points)].mean(axis=0) + down * (2 * below - 1) * half[1]
-    rows, columns = np.mgrid[:side, :side] + 0.5
-    away = np.stack([columns, rows], axis=-1) - middle
+    away = pixel_centres(side) - middle
     inner = np.abs(np.stack([away @ right, away @ down], axis=-1)) - half
     radius = 2 * CORNER * half.min()
     corner = np.linalg.norm(np.maximum(inner + radius, 0), axis=-1)
@@ -55,22 +47,10 @@ def with_patch(case: Case, photo: Photo | None, place: str) -> Case:
     Args:
       photo: of the open scans, whose true head says which vertices the patch hides; None: the fit says so.
     """
-    seen: Observation = case.observation
-    side = seen.image.shape[0]
-    mask = patch(np.asarray(seen.landmarks), place, side)
-    image = np.where(mask[..., None], COLOUR[None, None], np.asarray(seen.image))
-    shown = case.shown
-    if photo is not None and shown is not None:
-        screen = np.asarray(photo.camera.project(jnp.asarray(photo.vertices)))[:, :2]
-        column, row = np.clip(np.floor(screen).astype(int), 0, side - 1).T
-        shown = shown & ~mask[row, column]
-    return dataclasses.replace(
-        case,
-        key=f"{case.key}-{place.replace(' ', '_')}",
-        occluder=place,
-        observation=masked(seen, image, mask),
-        shown=shown,
-    )
+    mask = patch(np.asarray(case.observation.landmarks), place, case.observation.image.shape[0])
+    shown = case.shown if photo is None or case.shown is None else case.shown & ~behind(mask, photo)
+    key, observation = f"{case.key}-{place.replace(' ', '_')}", painted(case.observation, mask)
+    return dataclasses.replace(case, key=key, occluder=place, observation=observation, shown=shown)
 
 
 def frontality(case: Case) -> float:

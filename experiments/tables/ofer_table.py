@@ -18,7 +18,16 @@ from experiments.tables.ofer_cases import COVERED, OferCase
 from experiments.tables.ofer_runs import Judged, OferRunner
 from experiments.tables.report import Column, Sheet, counts, interval, sheet
 from experiments.tables.runs import Progress, tick_of
-from experiments.tables.statistics import columns, difference_of, groups, mean_columns, none_of, ratio_of
+from experiments.tables.statistics import (
+    ALL,
+    columns,
+    difference_of,
+    groups,
+    mean_columns,
+    none_of,
+    ratio_of,
+    subjects_of,
+)
 from flamejax.metrics import error_ratio, iou_at, precision_at
 from sampling import SamplerConfig
 
@@ -138,7 +147,7 @@ def by_sampler(runner: OferRunner, cases: Sequence[OferCase], progress: Progress
     for sampler, name in names.items():
         drawn = runner.judged("idgen", cases, CANDIDATES, tick_of(progress, name, cases), sampler)
         found[sampler] = np.array([[one.median.mean(), one.median.min()] for one in drawn])
-    subjects, rows = _subjects(cases), []
+    subjects, rows = subjects_of(cases), []
     for sampler, errors in found.items():
         row = {"sampler": sampler.method, "steps": sampler.steps}
         row |= summary(errors, ("median_mm", "minimum_mm"), cases)
@@ -211,7 +220,7 @@ def chance(random: np.random.Generator, errors: np.ndarray) -> np.ndarray:
 
 def comparisons(medians: dict[str, np.ndarray], cases: Sequence[OferCase]) -> list[dict]:
     """`COMPARISONS` of methods' `median_mm` (N,), over the cases where both are finite."""
-    subjects, rows = _subjects(cases), []
+    subjects, rows = subjects_of(cases), []
     for one in COMPARISONS:
         pair = _paired(medians[one.method], medians[one.reference])
         found = (ratio_of if one.kind == "ratio" else difference_of)(*pair, subjects)
@@ -222,22 +231,17 @@ def comparisons(medians: dict[str, np.ndarray], cases: Sequence[OferCase]) -> li
 
 
 def summary(
-    values: np.ndarray, names: Sequence[str], cases: Sequence[OferCase], which: np.ndarray | None = None
+    values: np.ndarray, names: Sequence[str], cases: Sequence[OferCase], which: np.ndarray | slice = ALL
 ) -> dict:
     """The numbers of a row: means of values (N, K) over the cases `which` (N,) bool."""
-    which = np.ones(len(cases), bool) if which is None else which
     values = values[which]
     row = {"cases": len(values), "failed": int((~np.isfinite(values)).any(axis=1).sum())}
-    return row | mean_columns(dict(zip(names, values.T, strict=True)), names, _subjects(cases)[which])
+    return row | mean_columns(dict(zip(names, values.T, strict=True)), names, subjects_of(cases)[which])
 
 
 def _paired(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(values) & np.isfinite(reference)
     return np.where(known, values, np.nan), np.where(known, reference, np.nan)
-
-
-def _subjects(cases: Sequence[OferCase]) -> np.ndarray:
-    return np.array([case.subject for case in cases])
 
 
 def sheets(name: str, table: OferTable) -> list[Sheet]:
@@ -258,11 +262,9 @@ def sheets(name: str, table: OferTable) -> list[Sheet]:
             sheet(TITLES[name], table.rows, "method", covered, counts("cases"), *shown),
             sheet(TITLES["comparisons"], table.comparisons, methods, _interval("value"), "wanted", met),
         ]
-    if table.samplers:
-        names = {"median_mm": "average", "ratio": "ratio", "minimum_mm": "minimum", "minimum_ratio": "ratio"}
-        shown = [_interval(measure, heading) for measure, heading in names.items()]
-        made.append(sheet(TITLES["samplers"], table.samplers, "sampler", "steps", counts("cases"), *shown))
-    return made
+    names = {"median_mm": "average", "ratio": "ratio", "minimum_mm": "minimum", "minimum_ratio": "ratio"}
+    shown = [_interval(measure, heading) for measure, heading in names.items()]
+    return [*made, sheet(TITLES["samplers"], table.samplers, "sampler", "steps", counts("cases"), *shown)]
 
 
 def _interval(name: str, heading: str | None = None) -> Column:

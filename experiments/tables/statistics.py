@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ DRAWS = 2000
 OCCLUDERS = ("glasses", "face-mask", "random", "overall")
 """Of rows: `random` are hands and objects, `overall` is everything."""
 RANDOM = ("hand", "object")
+ALL = slice(None)
 
 Interval = tuple[float, float, float]
 """A value, and the lower and upper end of its 95 % interval."""
@@ -67,6 +69,11 @@ def mean_columns(values: Mapping[str, np.ndarray], names: Sequence[str], subject
     for name in names:
         row |= columns(name, mean_of(values[name], subjects), subjects)
     return row
+
+
+def subjects_of(cases: Sequence[Any]) -> np.ndarray:
+    """(N,) whose photos or landmarks cases are."""
+    return np.array([case.subject for case in cases])
 
 
 def none_of(value: float) -> float | None:

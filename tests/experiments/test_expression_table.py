@@ -8,7 +8,7 @@ import pytest
 
 from experiments.datasets.open_faces import Scans
 from experiments.tables import expression_table
-from experiments.tables.diverse_cases import Parts
+from experiments.tables.diverse_cases import Parts, behind
 from experiments.tables.diverse_runs import Found
 from experiments.tables.diversity_table import summary, values_of
 from experiments.tables.expression_table import (
@@ -17,7 +17,6 @@ from experiments.tables.expression_table import (
     SHARES,
     ExpressionRunner,
     ExpressionTable,
-    behind,
     covered_case,
     expression,
     measures,
