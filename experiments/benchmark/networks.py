@@ -60,8 +60,7 @@ def conv_row(setting: Setting, name: str, conv: MeshConv, batch: int, *, project
     """
     x = jax.random.normal(setting.key, (batch, conv.lists.get_value().num_sources, conv.in_features))
     weights = jax.random.normal(setting.key, (batch, conv.lists.get_value().num_targets, conv.out_features))
-    graph, *states = nnx.split(conv, nnx.Param, ...)
-    params, rest = states
+    graph, params, rest = nnx.split(conv, nnx.Param, ...)
 
     def call(params: nnx.State, x: Array, rest: nnx.State) -> Array:
         return nnx.merge(graph, params, rest)(x)
@@ -77,8 +76,7 @@ def conv_row(setting: Setting, name: str, conv: MeshConv, batch: int, *, project
 
 def training_row(setting: Setting, model: MeshVAE, batch: int) -> Row:
     """The loss alone, and a whole training step with Adam, against the products of all its convolutions."""
-    graph, *states = nnx.split(model, nnx.Param, ...)
-    params, rest = states
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
     adam = optax.adam(1e-3)
     heads = jax.random.normal(setting.key, (batch, model.num_vertices, 3))
     visible = jax.random.bernoulli(setting.key, 0.7, (batch, model.num_vertices))
@@ -113,19 +111,13 @@ def unet_rows(setting: Setting) -> list[Row]:
 
 def unet_row(setting: Setting, name: str, config: UNet1DConfig) -> Row:
     """The row of one U-Net."""
-    graph, state = nnx.split(UNet1D(config, rngs=nnx.Rngs(0)))
     keys = jax.random.split(setting.key, 4)
-    shapes = (UNET_BATCH, config.size), (UNET_BATCH, config.context)
-    x, context = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False))
-    time = jax.random.uniform(keys[2], (UNET_BATCH,), maxval=1000)
-
-    def step(state: nnx.State, x: Array, time: Array, context: Array) -> Array:
-        return nnx.merge(graph, state)(x, time, context)
-
-    def loss(state: nnx.State, x: Array, time: Array, context: Array) -> Array:
-        return jnp.mean(jnp.abs(step(state, x, time, context)))
-
-    ours = Timed(step, state, x, time, context), Timed(jax.grad(loss), state, x, time, context)
+    x = jax.random.normal(keys[0], (UNET_BATCH, config.size))
+    context = jax.random.normal(keys[1], (UNET_BATCH, config.context))
+    inputs = x, jax.random.uniform(keys[2], (UNET_BATCH,), maxval=1000), context
+    unet = UNet1D(config, rngs=nnx.Rngs(0))
+    loss = jax.grad(lambda unet, *inputs: jnp.mean(jnp.abs(unet(*inputs))))
+    ours = Timed(UNet1D.__call__, unet, *inputs), Timed(loss, unet, *inputs)
     operands = [_operands((UNET_BATCH, shape[0]), shape, keys[3]) for shape in products(config)]
     theirs = Timed(forward_products, operands), Timed(all_products, operands)
     return time_row(f"U-Net step {name}", UNET_BATCH, ours, theirs, "bare GEMMs of its layers", setting.limit)

@@ -43,8 +43,8 @@ def deodr(screen: object, colours: object, faces: object, opposite: object, size
     arguments = {
         "faces": triangles,
         "faces_uv": triangles,
-        "ij": np.ascontiguousarray(points[:, :2]),
-        "depths": np.ascontiguousarray(points[:, 2]),
+        "ij": points[:, :2].copy(),
+        "depths": points[:, 2].copy(),
         "textured": np.zeros(count, bool),
         "uv": np.zeros((len(points), 2)),
         "shade": np.zeros(len(points)),
@@ -138,9 +138,8 @@ def jaxrenderer(
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=clean,
                 )  # fmt: skip
         except OSError as missing:
-            raise PeerMissing(
-                f"no row against jaxrenderer: {python} does not run ({missing.strerror}): {HOW}"
-            ) from None
+            why = f"{python} does not run ({missing.strerror})"
+            raise PeerMissing(f"no row against jaxrenderer: {why}: {HOW}") from None
 
         def ask(command: str) -> dict:
             assert worker.stdin is not None and worker.stdout is not None
