@@ -112,9 +112,8 @@ def make(
     """Complete heads by all methods and compare.
 
     Args:
-      train: what pca knows of; scans: the held-out ones. limit: scans, spread over all; None for all.
-      more: (N, V, 3) further heads that pca_augmented knows of, too, and the Mesh-VAE is trained on; None leaves
-        pca_augmented out.
+      train: what pca knows of. scans: the held-out ones. limit: scans, spread over all; None for all.
+      more: (N, V, 3) further heads that pca_augmented knows of, too; None leaves it out.
       folder: where what takes long is kept, by default in the data folder's `evaluate`.
     """
     config, maker, fine = config or CompletionConfig(), masks_for_tests(head), mesh_edges(np.asarray(head.faces))
@@ -148,22 +147,17 @@ def completions(
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """method -> (N, V, 3), or (V, 3) for all."""
     found: dict[str, np.ndarray] = {"mean": linear["pca"].mean.astype(np.float32)}
+    setting = config.components, config.sigma
     for method, pca in linear.items():
         found[method] = np.empty(cases.heads.shape, np.float32)
-        best = pca.leading(config.components)
         for k in range(len(cases)):
-            setting = config.components, config.sigma
-            found[method][k] = scan_pca.complete(best, cases.heads[k], cases.visible[k], *setting)
+            found[method][k] = scan_pca.complete(pca, cases.heads[k], cases.visible[k], *setting)
             progress(method, len(cases), 1)
     chosen = GlobalConfig(noise=config.noise)
     kept = run_folder(folder, "completion-global", ROOMS, chosen, head_id(head))
-    found["global"] = _kept(
-        kept, cases, lambda heads, visible: complete_global(head, heads, visible, chosen),
-        tick_of(progress, "global", cases),
-    )  # fmt: skip
-    if model is not None:
-        found |= _by_vae(model, cases, progress, config, folder)
-    return found
+    tick = tick_of(progress, "global", cases)
+    found["global"] = _kept(kept, cases, lambda *seen: complete_global(head, *seen, chosen), tick)
+    return found if model is None else found | _by_vae(model, cases, progress, config, folder)
 
 
 def _by_vae(

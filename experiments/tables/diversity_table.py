@@ -67,11 +67,8 @@ class DiversityTable:
 def diversity(
     runner: Runner, cases: Sequence[Case], realism: Realism, held_out: Scans | None, progress: Progress
 ) -> DiversityTable:
-    """Every method on every photo: Table 2; Table 3 where there is no truth.
-
-    Args:
-      held_out: test scans, for the reference.
-    """
+    """Every method on every photo: Table 2; Table 3 where there is no truth. held_out: test scans, for the
+    reference."""
     parts = runner.parts(cases, tick_of(progress, f"fits: {LOCAL}", cases))
     runner.fits("global", cases, tick_of(progress, "fits: global", cases))
     rows, each = [], []
@@ -133,8 +130,8 @@ def measured(
         (one,) = runner.hypotheses(method, [case], tick, **changes)
         (fit,) = runner.fits(METHODS[method].fitted, [case])
         failed = int(fit.code) != 0 or not np.isfinite(one.heads).all()
-        row = _measures(one.heads, case.truth, part, realism)
-        rows.append(row | {"seconds": one.seconds, "failed": float(failed)})
+        measures = _measures(one.heads, case.truth, part, realism)
+        rows.append(measures | {"seconds": one.seconds, "failed": float(failed)})
     return values_of(rows)
 
 

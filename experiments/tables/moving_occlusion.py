@@ -25,11 +25,8 @@ CORNER = 0.25
 
 
 def patch(landmarks: np.ndarray, place: str, side: int) -> np.ndarray:
-    """The mask of a patch: a rectangle with round corners, turned with the face. (68, 2) pixels -> (S, S) bool.
-
-    Raises:
-      KeyError: no such place.
-    """
+    """The mask of a patch: a rectangle with round corners, turned with the face. (68, 2) pixels -> (S, S) bool. Raises
+    KeyError where there is no such place."""
     points, below, size = PLACES[place]
     right, down, unit = face_axes(landmarks)
     half = np.array(size) * unit * OUTER_OVER_CENTRES / 2
@@ -42,11 +39,8 @@ def patch(landmarks: np.ndarray, place: str, side: int) -> np.ndarray:
 
 
 def with_patch(case: Case, photo: Photo | None, place: str) -> Case:
-    """A clean case behind a patch, whose mask is given.
-
-    Args:
-      photo: of the open scans, whose true head says which vertices the patch hides; None: the fit says so.
-    """
+    """A clean case behind a patch, whose mask is given. photo: of the open scans, whose true head says which vertices
+    the patch hides; None: the fit says so."""
     mask = patch(np.asarray(case.observation.landmarks), place, case.observation.image.shape[0])
     shown = case.shown if photo is None or case.shown is None else case.shown & ~behind(mask, photo)
     key, observation = f"{case.key}-{place.replace(' ', '_')}", painted(case.observation, mask)

@@ -82,11 +82,8 @@ class OferRunner:
         self, drawn_from: str, cases: Sequence[OferCase], count: int, tick: Tick = no_tick,
         sampler: SamplerConfig | None = None,
     ) -> list[Judged]:  # fmt: skip
-        """Identities of each case, made or taken from an earlier run.
-
-        Args:
-          drawn_from: of `SOURCES`. count: N. sampler: of IdGen; the default one when left out.
-        """
+        """`count` identities of each case from one of `SOURCES`, made or taken from an earlier run. sampler: of IdGen;
+        the default one when left out."""
         sampler = sampler or SamplerConfig()
         wanted: list = [drawn_from, count, self.seed, self._id()]
         if drawn_from == "idgen":

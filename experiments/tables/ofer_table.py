@@ -57,25 +57,14 @@ RANDOM_ORDERS = 32
 BEST = 0.2
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Of two methods' `median_mm` over the same cases."""
-
-    method: str
-    reference: str
-    kind: str
-    """ratio: of the means. difference: method - reference, mm."""
-    wanted: str
-    is_met: Callable[[float, float], bool]
-    """Of the value and its interval's upper end."""
-
-
-COMPARISONS = (
-    Comparison("average", "random", "ratio", "below 1, 95 %", lambda value, high: high < 1),
-    Comparison("average", "linear-gaussian", "ratio", "at most 1.15", lambda value, high: value <= 1.15),
-    Comparison("ranked", "average", "difference", "below 0, 95 %", lambda value, high: high < 0),
-    Comparison("minimum", "average", "ratio", "at most 0.82", lambda value, high: value <= 0.82),
+COMPARISONS: tuple[tuple[str, str, str, str, Callable[[float, float], bool]], ...] = (
+    ("average", "random", "ratio", "below 1, 95 %", lambda value, high: high < 1),
+    ("average", "linear-gaussian", "ratio", "at most 1.15", lambda value, high: value <= 1.15),
+    ("ranked", "average", "difference", "below 0, 95 %", lambda value, high: high < 0),
+    ("minimum", "average", "ratio", "at most 0.82", lambda value, high: value <= 0.82),
 )
+"""Of two methods' `median_mm` over the same cases: method, reference, kind (ratio of the means, or difference in mm),
+what is wanted, and whether the value and its interval's upper end are that."""
 RANK_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     **{f"precision_{k}": partial(precision_at, share=k / 100) for k in (1, 10, 20)},
     **{f"iou_{k}": partial(iou_at, share=k / 100) for k in (10, 20, 30)},
@@ -83,8 +72,6 @@ RANK_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     **{f"error_ratio_{n}": partial(error_ratio, count=n) for n in (5, 10)},
     "best_fifth": lambda scores, errors: top_is_among(scores, errors, BEST),
 }
-
-
 TITLES = {
     "identity": f"Errors of {CANDIDATES} identities, frontal vertices after a similarity, mm (95 % interval)",
     "comparisons": "Of the means of median_mm (95 % interval)",
@@ -149,8 +136,7 @@ def by_sampler(runner: OferRunner, cases: Sequence[OferCase], progress: Progress
         found[sampler] = np.array([[one.median.mean(), one.median.min()] for one in drawn])
     subjects, rows = subjects_of(cases), []
     for sampler, errors in found.items():
-        row = {"sampler": sampler.method, "steps": sampler.steps}
-        row |= summary(errors, ("median_mm", "minimum_mm"), cases)
+        row = {"sampler": sampler.method, "steps": sampler.steps} | summary(errors, ("median_mm", "minimum_mm"), cases)
         for k, name in enumerate(("ratio", "minimum_ratio")):
             pair = _paired(errors[:, k], found[REFERENCE][:, k])
             row |= columns(name, ratio_of(*pair, subjects), subjects)
@@ -221,12 +207,11 @@ def chance(random: np.random.Generator, errors: np.ndarray) -> np.ndarray:
 def comparisons(medians: dict[str, np.ndarray], cases: Sequence[OferCase]) -> list[dict]:
     """`COMPARISONS` of methods' `median_mm` (N,), over the cases where both are finite."""
     subjects, rows = subjects_of(cases), []
-    for one in COMPARISONS:
-        pair = _paired(medians[one.method], medians[one.reference])
-        found = (ratio_of if one.kind == "ratio" else difference_of)(*pair, subjects)
-        row = {"method": one.method, "reference": one.reference, "kind": one.kind}
-        row |= columns("value", found, subjects)
-        rows.append(row | {"wanted": one.wanted, "met": bool(one.is_met(found[0], found[2]))})
+    for method, reference, kind, wanted, is_met in COMPARISONS:
+        pair = _paired(medians[method], medians[reference])
+        found = (ratio_of if kind == "ratio" else difference_of)(*pair, subjects)
+        row = {"method": method, "reference": reference, "kind": kind} | columns("value", found, subjects)
+        rows.append(row | {"wanted": wanted, "met": bool(is_met(found[0], found[2]))})
     return rows
 
 

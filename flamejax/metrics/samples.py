@@ -54,17 +54,13 @@ class Distribution:
 
 
 def learn_distribution(heads: np.ndarray, quantile: float = QUANTILE) -> Distribution:
-    """From training heads in the head frame (with their mirror images, if those count as heads, too).
+    """From training heads (N, V, 3) in the head frame (with their mirror images, if those count as heads, too).
 
     The threshold of a vertex is a quantile of the training heads' own distances there, at least 1. OFER takes the
     maximum (section 4.4, metric 5), which grows with the number of heads and with a single odd one.
 
-    Args:
-      heads: (N, V, 3) metres, at least two.
-      quantile: in (0, 1].
-
     Raises:
-      ValueError: fewer than two heads, heads that are not finite, or a quantile out of range.
+      ValueError: fewer than two heads, heads that are not finite, or a quantile outside of (0, 1].
     """
     if heads.ndim != 3 or heads.shape[2] != 3 or len(heads) < 2:
         raise ValueError(f"a distribution needs heads (N, V, 3), at least two, not {heads.shape}.")
@@ -131,9 +127,8 @@ def harmonic_diversity(
     them. Measured by the Mahalanobis length both are free of a unit, and HM is in [0, 1]. Higher is better. Not
     Diverse3DFace's ASD-O, which is `asd` over occluded vertices. visible, occluded: (V,) bool.
     """
-    if len(heads) < 2 or not visible.any() or not occluded.any():
-        return float("nan")
-    if not (np.isfinite(heads).all() and np.isfinite(truth[visible]).all()):
+    measurable = len(heads) > 1 and visible.any() and occluded.any()
+    if not (measurable and np.isfinite(heads).all() and np.isfinite(truth[visible]).all()):
         return float("nan")
     hidden = heads[:, occluded].astype(np.float64)
     distances = self_distances(hidden)
