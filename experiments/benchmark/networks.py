@@ -140,12 +140,9 @@ def bare_products(conv: MeshConv, batch: int, key: Array, project_first: bool) -
 
 
 def _operands(left: tuple[int, ...], right: tuple[int, ...], key: Array) -> Product:
-    keys = jax.random.split(key, 3)
-    return (
-        jax.random.normal(keys[0], left),
-        jax.random.normal(keys[1], right),
-        jax.random.normal(keys[2], (*left[:-1], right[-1])),
-    )
+    a, b, c = jax.random.split(key, 3)
+    result = (*left[:-1], right[-1])
+    return jax.random.normal(a, left), jax.random.normal(b, right), jax.random.normal(c, result)
 
 
 def forward_products(operands: Sequence[Product]) -> list[Array]:

@@ -77,15 +77,9 @@ def folder_cases(
     head: HeadModel, folder: Path, limit: int | None, progress: Progress, detector: Callable[[], FaceDetector],
     cache: Path | None = None,
 ) -> tuple[list[Case], list[str]]:  # fmt: skip
-    """The largest face of each photo in a folder: default detector, masks found automatically. What was observed is
-    kept in `cache`, by default the data folder's `evaluate`, under the photo's content.
-
-    Args:
-      limit: photos, spread over the sorted names.
-      detector: makes one when the first photo needs it.
-
-    Returns:
-      The cases, and a line for every photo that gave none.
+    """The largest face of each photo in a folder, of `limit` spread over the sorted names; and a line for every photo
+    that gave none. Masks are found automatically. What was observed is kept in `cache`, by default the data folder's
+    `evaluate`, under the photo's content. detector: makes one when the first photo needs it.
 
     Raises:
       FileNotFoundError: no photo in the folder.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -27,9 +26,6 @@ from sampling._complete import eyeball_vertices
 
 TURNS = ("glasses", "face-mask", "hand", "object", "glasses", "face-mask")
 """Occluders in the order in which photos are chosen: a third glasses, a third masks, a third hands and objects."""
-LEFT_EYE, RIGHT_EYE = slice(42, 48), slice(36, 42)
-COLOUR = np.array([0.32, 0.36, 0.42], np.float32)
-"""Of a plain cover."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +84,7 @@ _visible = jax.jit(vertex_visibility)
 
 def balanced(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -> list[int]:
     """Places of `limit` photos: subjects spread evenly, occluders as in `TURNS`, expressions in turn; all for None.
-
-    Args:
-      subjects, kinds: (N,) of each photo; a subject's photos lie together, and it has some of each kind in sight.
-    """
+    subjects, kinds: (N,) of each photo; a subject's photos lie together, and it has some of each kind in sight."""
     if limit is None or limit >= len(subjects):
         return list(range(len(subjects)))
     names = list(dict.fromkeys(subjects))
@@ -101,11 +94,8 @@ def balanced(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -
         # Of the subjects from the wanted one on, the first that has a photo of this kind left.
         for step in range(len(names)):
             subject = names[(round(float(wanted)) + step) % len(names)]
-            left = [
-                k
-                for k, (s, occluder) in enumerate(zip(subjects, kinds, strict=True))
-                if s == subject and occluder == kind and k not in chosen
-            ]
+            pairs = enumerate(zip(subjects, kinds, strict=True))
+            left = [k for k, pair in pairs if pair == (subject, kind) and k not in chosen]
             if left:
                 chosen.append(left[number % len(left)])
                 break
@@ -151,35 +141,3 @@ def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool
 def on_host(observation: Observation) -> Any:
     """The observation as NumPy arrays."""
     return jax.tree.map(np.asarray, observation)
-
-
-def painted(observation: Observation, mask: np.ndarray) -> Observation:
-    """The photo with a plain cover over a mask (S, S) bool, which is known: landmarks under it count as hidden."""
-    parts = {
-        "image": np.where(mask[..., None], COLOUR[None, None], np.asarray(observation.image)),
-        "occlusion_mask": np.maximum(observation.occlusion_mask, mask),
-        "confidence": uncovered(observation.landmarks, observation.confidence, mask),
-        "dense_confidence": uncovered(observation.dense_landmarks, observation.dense_confidence, mask),
-    }
-    return dataclasses.replace(observation, **{name: part.astype(np.float32) for name, part in parts.items()})
-
-
-def behind(cover: np.ndarray, seen: Fit | Photo) -> np.ndarray:
-    """(V,) bool: vertices of a fit or a true head whose pixel is in the cover (S, S)."""
-    screen = np.asarray(seen.camera.project(jax.numpy.asarray(seen.vertices)))[:, :2]
-    column, row = np.clip(np.floor(screen).astype(int), 0, np.array(cover.shape[::-1]) - 1).T
-    return cover[row, column]
-
-
-def face_axes(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of landmarks (68, 2) pixels: the face's unit directions to the image's right and down (2,), and the distance of
-    the eyes' middles."""
-    eyes = landmarks[LEFT_EYE].mean(axis=0) - landmarks[RIGHT_EYE].mean(axis=0)
-    unit = max(float(np.linalg.norm(eyes)), 1e-6)
-    right = eyes / unit
-    return right, np.array([-right[1], right[0]]), unit
-
-
-def pixel_centres(side: int) -> np.ndarray:
-    """(S, S, 2) x and y."""
-    return np.mgrid[:side, :side][::-1].transpose(1, 2, 0) + 0.5

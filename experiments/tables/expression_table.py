@@ -18,9 +18,10 @@ import numpy as np
 
 from experiments.cache import array_digest, read_tree, write_tree
 from experiments.datasets.open_faces import Scans
-from experiments.tables.diverse_cases import Case, Parts, behind, face_axes, painted, pixel_centres
+from experiments.tables.diverse_cases import Case, Parts
 from experiments.tables.diverse_runs import LOCAL, OURS, Found, Runner
 from experiments.tables.diversity_table import summary, values_of
+from experiments.tables.moving_occlusion import SHARES, behind, cover_of, covered_case
 from experiments.tables.report import Sheet, counts, interval, number, sheet
 from experiments.tables.runs import Progress, Tick, head_id, no_tick, run_folder, tick_of
 from experiments.tables.statistics import columns, groups, mean_of, subjects_of
@@ -54,10 +55,6 @@ DIVERSE = ("asd_o", "asd_o_rms", "std_s", "std_s_hidden", "ode", "ode_v", "ode_o
 MEASURES = (*FAITHFUL, *DIVERSE)
 DIGITS = {"ode": 4, "ode_v": 4, "ode_o": 4, "asd_o": 3}
 """Of printed numbers, where it is not two."""
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of the face's height that is covered, from the chin (0) up to just below the brows (1)."""
-BELOW = 1.0
-"""Pixels between the lowest landmark of the brows and the largest cover."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +137,16 @@ def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: D
     if not np.isfinite(heads).all():
         return dict.fromkeys((*MEASURES, "seconds"), math.nan) | {"failed": 1.0}
     visible, occluded = front & parts.visible, front & parts.occluded
+    with_truth = dict.fromkeys(("cse", "cse_aligned", "visible_se", "asd_o"), math.nan)
+    if truth is not None:
+        with_truth = {
+            "cse": cse(heads, truth, front),
+            "cse_aligned": cse(np.stack([aligned(head, truth, front) for head in heads]), truth, front),
+            "visible_se": sample_error(heads, truth, visible),
+            "asd_o": harmonic_diversity(known, heads, truth, visible, occluded),
+        }
     least, most = asd_extremes(heads, visible)
-    row = {
+    return with_truth | {
         "asd_v_min": least,
         "asd_v_max": most,
         "asd_o_rms": asd(heads, occluded),
@@ -153,16 +158,6 @@ def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: D
         "seconds": found.seconds,
         "failed": 0.0,
     }
-    with_truth = dict.fromkeys(("cse", "cse_aligned", "visible_se", "asd_o"), math.nan)
-    if truth is not None:
-        moved = np.stack([aligned(head, truth, front) for head in heads])
-        with_truth = {
-            "cse": cse(heads, truth, front),
-            "cse_aligned": cse(moved, truth, front),
-            "visible_se": sample_error(heads, truth, visible),
-            "asd_o": harmonic_diversity(known, heads, truth, visible, occluded),
-        }
-    return row | with_truth
 
 
 def growing_cover(
@@ -194,23 +189,6 @@ def growing_cover(
             row = {"method": method, "share": share, "photos": len(cases), "failed": int((~sound).sum())}
             rows.append(row | columns("std_s", mean_of(values, subjects), subjects))
     return rows
-
-
-def covered_case(case: Case, share: float) -> Case:
-    """A case whose lower face is covered: the share of its height from the chin up."""
-    observation = painted(case.observation, cover_of(case, share))
-    # What the true head shows behind the cover is not known here: the fit says it.
-    return Case(f"{case.key}-covered_{round(100 * share)}", case.subject, "cover", observation, truth=case.truth)
-
-
-def cover_of(case: Case, share: float) -> np.ndarray:
-    """(S, S) bool. The landmarks of the brows stay in sight: a fit needs some."""
-    points, side = np.asarray(case.observation.landmarks), np.asarray(case.observation.image).shape[0]
-    if share == 0:
-        return np.zeros((side, side), bool)
-    _, down, _ = face_axes(points)
-    chin, brows = float((points @ down)[8]), float((points @ down)[17:27].max()) + BELOW
-    return pixel_centres(side) @ down > chin + share * (brows - chin)
 
 
 def reference(known: Distribution, held_out: Scans, front: np.ndarray) -> list[dict]:

@@ -123,9 +123,8 @@ def _errors(heads: Sequence[np.ndarray] | np.ndarray, photos: Sequence[Photo]) -
 def _masks(auto: Sequence[Result], clean: Sequence[Result], photos: Sequence[Photo]) -> list[dict]:
     rows = []
     faced = np.array([NO_FACE not in (one.code, other.code) for one, other in zip(auto, clean, strict=True)])
-    for occluder, which in groups(
-        np.where(faced, [photo.occluder for photo in photos], ""), ("glasses", "face-mask", *RANDOM, "overall")
-    ):
+    kinds = np.where(faced, [photo.occluder for photo in photos], "")
+    for occluder, which in groups(kinds, ("glasses", "face-mask", *RANDOM, "overall")):
         if not (which & faced).any():
             continue
         seen = [(auto[k], clean[k], photos[k]) for k in np.flatnonzero(which & faced).tolist()]

@@ -15,7 +15,7 @@ from experiments.datasets.open_faces.photos import kind_of
 from experiments.evaluate import cases as cases_of
 from experiments.evaluate.config import EvaluateConfig
 from experiments.tables import moving_occlusion, realism
-from experiments.tables.diverse_cases import COLOUR, balanced, parts_of
+from experiments.tables.diverse_cases import balanced, parts_of
 from flamejax import metrics
 from flamejax.types import Fit, Observation
 from tests.experiments.diverse_fakes import COUNT, EYES, SIDE, case
@@ -163,7 +163,7 @@ def test_a_patch_hides_vertices_and_landmarks():
     under = mask[points[:, 1], points[:, 0]]
     assert under.any() and (np.asarray(moved.observation.confidence)[under] == 0).all()
     np.testing.assert_array_equal(moved.observation.confidence[~under], one.observation.confidence[~under])
-    np.testing.assert_allclose(moved.observation.image[mask], np.tile(COLOUR, (mask.sum(), 1)))
+    np.testing.assert_allclose(moved.observation.image[mask], np.tile(moving_occlusion.COLOUR, (mask.sum(), 1)))
     assert moved.file.startswith(f"{one.key}-mouth-") and moved.file != one.file == case(0).file
     assert moving_occlusion.with_patch(case(0, truth=False), None, "eyes").shown is None
 

@@ -8,20 +8,19 @@ import pytest
 
 from experiments.datasets.open_faces import Scans
 from experiments.tables import expression_table
-from experiments.tables.diverse_cases import Parts, behind
+from experiments.tables.diverse_cases import Parts
 from experiments.tables.diverse_runs import Found
 from experiments.tables.diversity_table import summary, values_of
 from experiments.tables.expression_table import (
     MEASURES,
     METHODS,
-    SHARES,
     ExpressionRunner,
     ExpressionTable,
-    covered_case,
     expression,
     measures,
     sheets,
 )
+from experiments.tables.moving_occlusion import SHARES, behind, covered_case
 from flamejax.metrics import learn_distribution
 from flamejax.types import Hypotheses
 from models.rank import frontal_vertices
