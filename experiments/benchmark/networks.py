@@ -60,7 +60,8 @@ def conv_row(setting: Setting, name: str, conv: MeshConv, batch: int, *, project
     """
     x = jax.random.normal(setting.key, (batch, conv.lists.get_value().num_sources, conv.in_features))
     weights = jax.random.normal(setting.key, (batch, conv.lists.get_value().num_targets, conv.out_features))
-    graph, params, rest = nnx.split(conv, nnx.Param, ...)
+    graph, *states = nnx.split(conv, nnx.Param, ...)
+    params, rest = states
 
     def call(params: nnx.State, x: Array, rest: nnx.State) -> Array:
         return nnx.merge(graph, params, rest)(x)
@@ -76,7 +77,8 @@ def conv_row(setting: Setting, name: str, conv: MeshConv, batch: int, *, project
 
 def training_row(setting: Setting, model: MeshVAE, batch: int) -> Row:
     """The loss alone, and a whole training step with Adam, against the products of all its convolutions."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = states
     adam = optax.adam(1e-3)
     heads = jax.random.normal(setting.key, (batch, model.num_vertices, 3))
     visible = jax.random.bernoulli(setting.key, 0.7, (batch, model.num_vertices))

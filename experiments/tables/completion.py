@@ -156,7 +156,7 @@ def completions(
     chosen = GlobalConfig(noise=config.noise)
     kept = run_folder(folder, "completion-global", ROOMS, chosen, head_id(head))
     tick = tick_of(progress, "global", cases)
-    found["global"] = _kept(kept, cases, lambda *seen: complete_global(head, *seen, chosen), tick)
+    found["global"] = _kept(kept, cases, lambda heads, seen: complete_global(head, heads, seen, chosen), tick)
     return found if model is None else found | _by_vae(model, cases, progress, config, folder)
 
 
