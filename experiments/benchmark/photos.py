@@ -107,11 +107,9 @@ def _seen(setting: Setting, batch: int) -> Observation:
     return exact_observation(images, points)
 
 
-def _row(
-    setting: Setting, name: str, timed: Timed, batch: int = 1, factor: int = 1, memory: bool = False
-) -> Row:  # fmt: skip
+def _row(setting: Setting, name: str, timed: Timed, batch: int = 1, factor: int = 1, *, memory: bool = False) -> Row:
     """factor: how many times as long as what is timed the whole takes."""
     row = gemm_row(setting, name, batch, timed, None, setting.few)
-    ms, ratio, used = factor * row.forward_ms, factor * row.ratio_forward, timed.memory_mb() if memory else None
-    per_photo = ms / 1e3 / batch
-    return dataclasses.replace(row, forward_ms=ms, ratio_forward=ratio, seconds_per_photo=per_photo, memory_mb=used)
+    ms, ratio = factor * row.forward_ms, factor * row.ratio_forward
+    row = dataclasses.replace(row, forward_ms=ms, ratio_forward=ratio, seconds_per_photo=ms / 1e3 / batch)
+    return dataclasses.replace(row, memory_mb=timed.memory_mb()) if memory else row

@@ -113,7 +113,7 @@ def make(
 
     Args:
       train: what pca knows of. scans: the held-out ones. limit: scans, spread over all; None for all.
-      more: (N, V, 3) further heads that pca_augmented knows of, too; None leaves it out.
+      more: (N, V, 3) further heads the Mesh-VAE is trained on. pca_augmented knows them, too; None leaves it out.
       folder: where what takes long is kept, by default in the data folder's `evaluate`.
     """
     config, maker, fine = config or CompletionConfig(), masks_for_tests(head), mesh_edges(np.asarray(head.faces))

@@ -193,9 +193,8 @@ def top_is_among(scores: np.ndarray, errors: np.ndarray, share: float) -> float:
 
 def rank_measures(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """(K,) each of `RANK_MEASURES` of one case; NaN where an error is not finite."""
-    if not np.isfinite(errors).all():
-        return np.full(len(RANK_MEASURES), np.nan)
-    return np.array([measure(scores, errors) for measure in RANK_MEASURES.values()])
+    finite = np.isfinite(errors).all()
+    return np.array([measure(scores, errors) if finite else np.nan for measure in RANK_MEASURES.values()])
 
 
 def chance(random: np.random.Generator, errors: np.ndarray) -> np.ndarray:
