@@ -64,13 +64,9 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.b
     jax.config.update("jax_enable_compilation_cache", False)
     console = Console(width=None if sys.stdout.isatty() else 160)
     setting = Setting(
-        head=flamejax.load_head(config.head),
-        key=jax.random.key(config.seed),
-        limit=config.limit,
-        peers=config.peers,
-        jaxrenderer_python=config.jaxrenderer_python,
-        say=lambda line: console.print(line, markup=False, soft_wrap=True),
-    )
+        flamejax.load_head(config.head), jax.random.key(config.seed), config.limit, config.peers,
+        config.jaxrenderer_python, lambda line: console.print(line, markup=False, soft_wrap=True),
+    )  # fmt: skip
     rows: list[Row] = []
     for group in dict.fromkeys(config.groups):
         with console.status(f"timing {group} ..."):

@@ -21,23 +21,17 @@ def rows(setting: Setting) -> list[Row]:
     found = []
     for count in SETS:
         keys = jax.random.split(setting.key)
-        shapes = 1e-3 * jax.random.normal(keys[0], (count, VERTICES, 3))
-        latents = jax.random.normal(keys[1], (count, LATENTS))
-        ours = Timed(_loss, shapes, latents), Timed(jax.value_and_grad(_loss), shapes, latents)
-        x, z = np.asarray(shapes), np.asarray(latents)
-        theirs = Call(partial(closed_form, x, z, gradient=False)), Call(partial(closed_form, x, z))
+        sets = 1e-3 * jax.random.normal(keys[0], (count, VERTICES, 3)), jax.random.normal(keys[1], (count, LATENTS))
+        loss = partial(diversity_loss, k=K, n_sigma=N_SIGMA)
+        ours = Timed(loss, *sets), Timed(jax.value_and_grad(loss), *sets)
+        form = partial(closed_form, np.asarray(sets[0]), np.asarray(sets[1]))
+        theirs = Call(partial(form, gradient=False)), Call(form)
         name = f"DPP loss, {count} heads, {VERTICES} vertices"
         found.append(time_row(name, 1, ours, theirs, "closed form in NumPy", setting.limit))
     return found
 
 
-def _loss(shapes: jax.Array, latents: jax.Array) -> jax.Array:
-    return diversity_loss(shapes, latents, k=K, n_sigma=N_SIGMA)
-
-
-def closed_form(
-    shapes: np.ndarray, latents: np.ndarray, gradient: bool = True
-) -> tuple[float, np.ndarray | None]:  # fmt: skip
+def closed_form(shapes: np.ndarray, latents: np.ndarray, gradient: bool = True) -> tuple[float, np.ndarray | None]:
     """Loss and gradient (None if not wanted) of `diversity_loss` as NumPy has them, in its arguments' precision."""
     x = shapes.reshape(len(shapes), -1)
     x = x - x.mean(axis=0)

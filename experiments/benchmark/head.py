@@ -29,11 +29,10 @@ def gemm_rows(setting: Setting, head: HeadModel, name: str) -> list[Row]:
     basis = jax.random.normal(setting.key, (width, 3 * head.num_vertices))
     found = []
     for batch in BATCHES:
-        coefficients = jax.random.normal(setting.key, (batch, width))
-        gemm = Timed(jnp.matmul, coefficients, basis)
-        gemm_gradient = Timed(jax.grad(lambda c, b: jnp.sum((c @ b) ** 2)), coefficients, basis)
+        operands = jax.random.normal(setting.key, (batch, width)), basis
+        gemms = Timed(jnp.matmul, *operands), Timed(jax.grad(lambda c, b: jnp.sum((c @ b) ** 2)), *operands)
         ours = vertex_programs(head, setting.key, batch)
-        found.append(time_row(name, batch, ours, (gemm, gemm_gradient), "bare GEMM of the bases", setting.limit))
+        found.append(time_row(name, batch, ours, gemms, "bare GEMM of the bases", setting.limit))
     return found
 
 

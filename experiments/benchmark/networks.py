@@ -113,19 +113,13 @@ def unet_rows(setting: Setting) -> list[Row]:
 
 def unet_row(setting: Setting, name: str, config: UNet1DConfig) -> Row:
     """The row of one U-Net."""
-    graph, state = nnx.split(UNet1D(config, rngs=nnx.Rngs(0)))
     keys = jax.random.split(setting.key, 4)
-    shapes = (UNET_BATCH, config.size), (UNET_BATCH, config.context)
-    x, context = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False))
-    time = jax.random.uniform(keys[2], (UNET_BATCH,), maxval=1000)
-
-    def step(state: nnx.State, x: Array, time: Array, context: Array) -> Array:
-        return nnx.merge(graph, state)(x, time, context)
-
-    def loss(state: nnx.State, x: Array, time: Array, context: Array) -> Array:
-        return jnp.mean(jnp.abs(step(state, x, time, context)))
-
-    ours = Timed(step, state, x, time, context), Timed(jax.grad(loss), state, x, time, context)
+    x = jax.random.normal(keys[0], (UNET_BATCH, config.size))
+    context = jax.random.normal(keys[1], (UNET_BATCH, config.context))
+    inputs = x, jax.random.uniform(keys[2], (UNET_BATCH,), maxval=1000), context
+    unet = UNet1D(config, rngs=nnx.Rngs(0))
+    loss = jax.grad(lambda unet, *inputs: jnp.mean(jnp.abs(unet(*inputs))))
+    ours = Timed(UNet1D.__call__, unet, *inputs), Timed(loss, unet, *inputs)
     operands = [_operands((UNET_BATCH, shape[0]), shape, keys[3]) for shape in products(config)]
     theirs = Timed(forward_products, operands), Timed(all_products, operands)
     return time_row(f"U-Net step {name}", UNET_BATCH, ours, theirs, "bare GEMMs of its layers", setting.limit)
@@ -148,12 +142,9 @@ def bare_products(conv: MeshConv, batch: int, key: Array, project_first: bool) -
 
 
 def _operands(left: tuple[int, ...], right: tuple[int, ...], key: Array) -> Product:
-    keys = jax.random.split(key, 3)
-    return (
-        jax.random.normal(keys[0], left),
-        jax.random.normal(keys[1], right),
-        jax.random.normal(keys[2], (*left[:-1], right[-1])),
-    )
+    a, b, c = jax.random.split(key, 3)
+    result = (*left[:-1], right[-1])
+    return jax.random.normal(a, left), jax.random.normal(b, right), jax.random.normal(c, result)
 
 
 def forward_products(operands: Sequence[Product]) -> list[Array]:

@@ -63,33 +63,33 @@ def _fit_row(setting: Setting, preset: str, name: str, model: FitModel, batch: i
 
 def algorithm_rows(setting: Setting) -> list[Row]:
     """Algorithm 2 for one photo, where the head has a Mesh-VAE."""
-    head, local = setting.head, shipped_local_model(setting.head)
     vae = _loaded(setting, load_mesh_vae, "Algorithm 2 is")
-    found = []
-    for preset, config in DIVERSIFY_PRESETS.items() if vae else ():
-        model, seen, factor = fitting.prepare(head, local), _seen(setting, 1), 1
-        fit = fitting.fit(model, seen, devices=(jax.devices()[0],))
+    if vae is None:
+        return []
+    model, seen, found = fitting.prepare(setting.head, shipped_local_model(setting.head)), _seen(setting, 1), []
+    fit = fitting.fit(model, seen, devices=(jax.devices()[0],))
+    for preset, config in DIVERSIFY_PRESETS.items():
+        factor = 1
         if preset == "paper":
             config, factor = dataclasses.replace(config, iterations=config.iterations // ALGORITHM_PART), ALGORITHM_PART
         program = functools.partial(diversify_batch, count=SAMPLES, config=config)
         knobs = jnp.asarray([config.k, config.n_sigma])
         timed = Timed(program, vae, model, knobs, fit, seen, setting.key[None])
-        row = _row(setting, f"Algorithm 2, {SAMPLES} heads, {preset}", timed, 1, factor)
-        found.append(dataclasses.replace(row, memory_mb=timed.memory_mb()))
+        found.append(_row(setting, f"Algorithm 2, {SAMPLES} heads, {preset}", timed, 1, factor, memory=True))
     return found
 
 
 def ofer_rows(setting: Setting) -> list[Row]:
     """OFER's hypotheses for one photo, where the head has its networks."""
     networks = _loaded(setting, load_networks, "OFER's hypotheses are")
-    found = []
-    for name, (method, count) in METHODS.items() if networks else ():
-        seen, device = _seen(setting, 1), (jax.devices()[0],)
-        fit = fitting.fit(fitting.prepare(setting.head), seen, devices=device)
+    if networks is None:
+        return []
+    seen, device, found = _seen(setting, 1), (jax.devices()[0],), []
+    fit = fitting.fit(fitting.prepare(setting.head), seen, devices=device)
+    for name, (method, count) in METHODS.items():
         draw = functools.partial(method, num_samples=count, devices=device)
         timed = Timed(draw, networks, setting.head, fit, seen, setting.key[None])
-        row = _row(setting, f"OFER: {name}", timed)
-        found.append(dataclasses.replace(row, memory_mb=timed.memory_mb()))
+        found.append(_row(setting, f"OFER: {name}", timed, memory=True))
     return found
 
 
@@ -107,8 +107,9 @@ def _seen(setting: Setting, batch: int) -> Observation:
     return exact_observation(images, points)
 
 
-def _row(setting: Setting, name: str, timed: Timed, batch: int = 1, factor: int = 1) -> Row:
+def _row(setting: Setting, name: str, timed: Timed, batch: int = 1, factor: int = 1, *, memory: bool = False) -> Row:
     """factor: how many times as long as what is timed the whole takes."""
     row = gemm_row(setting, name, batch, timed, None, setting.few)
     ms, ratio = factor * row.forward_ms, factor * row.ratio_forward
-    return dataclasses.replace(row, forward_ms=ms, ratio_forward=ratio, seconds_per_photo=ms / 1e3 / batch)
+    row = dataclasses.replace(row, forward_ms=ms, ratio_forward=ratio, seconds_per_photo=ms / 1e3 / batch)
+    return dataclasses.replace(row, memory_mb=timed.memory_mb()) if memory else row

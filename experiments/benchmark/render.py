@@ -46,9 +46,8 @@ def own_rows(setting: Setting) -> list[Row]:
         programs = {"rasterize": (Timed(draw, *arguments), Timed(gradient, *arguments))}
         for name, smooth in (("render", False), ("render, antialiased", True)):
             programs[name] = render_programs(head, setting.key, batch, size, antialias=smooth)
-        found += [
-            gemm_row(setting, f"{name} {size} px", batch, *both, setting.limit) for name, both in programs.items()
-        ]
+        for name, both in programs.items():
+            found.append(gemm_row(setting, f"{name} {size} px", batch, *both, setting.limit))
     return found
 
 

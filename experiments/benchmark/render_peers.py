@@ -24,15 +24,11 @@ SAME_PIXELS = 0.98
 
 
 def deodr(screen: object, colours: object, faces: object, opposite: object, size: int) -> tuple[Call, Call]:
-    """deodr, which comes with the extra "bench": float64, one core. The image without antialiasing; and with
-    antialiased silhouettes the gradient of half the image's squared sum in positions and colours. Which edges are
-    silhouettes is worked out beforehand and not timed, to the peer's advantage.
+    """deodr, which comes with the extra "bench" (else PeerMissing): float64, one core. The image without antialiasing;
+    and with antialiased silhouettes the gradient of half the image's squared sum in positions and colours. Which edges
+    are silhouettes is worked out beforehand and not timed, to the peer's advantage.
 
-    Args:
-      screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). opposite: (F, 3) from `opposite_vertices`.
-
-    Raises:
-      PeerMissing: deodr is not installed.
+    screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). opposite: (F, 3) from `opposite_vertices`.
     """
     try:
         from deodr.differentiable_renderer import Scene2D
@@ -40,24 +36,12 @@ def deodr(screen: object, colours: object, faces: object, opposite: object, size
         raise PeerMissing("no row against deodr: pip install deodr==0.2.3 (docs/benchmark.md)") from missing
     points, triangles = np.asarray(screen, np.float64), np.asarray(faces, np.uint32)
     count = len(triangles)
-    arguments = {
-        "faces": triangles,
-        "faces_uv": triangles,
-        "ij": np.ascontiguousarray(points[:, :2]),
-        "depths": np.ascontiguousarray(points[:, 2]),
-        "textured": np.zeros(count, bool),
-        "uv": np.zeros((len(points), 2)),
-        "shade": np.zeros(len(points)),
-        "colors": np.asarray(colours, np.float64),
-        "shaded": np.zeros(count, bool),
-        "height": size,
-        "width": size,
-        "nb_colors": 3,
-        "texture": np.zeros((2, 2, 3)),
-        "background_color": np.zeros(3),
-        "backface_culling": True,
-        "integer_pixel_centers": False,
-    }
+    without = {"textured": np.zeros(count, bool), "uv": np.zeros((len(points), 2)), "texture": np.zeros((2, 2, 3))}
+    without |= {"shaded": np.zeros(count, bool), "shade": np.zeros(len(points)), "background_color": np.zeros(3)}
+    mesh = {"faces": triangles, "faces_uv": triangles, "colors": np.asarray(colours, np.float64)}
+    mesh |= {"ij": points[:, :2].copy(), "depths": points[:, 2].copy()}
+    image = {"height": size, "width": size, "nb_colors": 3, "backface_culling": True, "integer_pixel_centers": False}
+    arguments: dict[str, Any] = {**without, **mesh, **image}
     plain = Scene2D(edgeflags=np.zeros((count, 3), bool), **arguments)
     smooth = Scene2D(edgeflags=_silhouettes(points, triangles, np.asarray(opposite)), **arguments)
 
@@ -115,14 +99,9 @@ def jaxrenderer(
     python: Path, screen: object, colours: object, faces: object, size: int, say: Callable[[str], object]
 ) -> Iterator[JaxrendererScene]:
     """jaxrenderer, which pins another JAX than ours: in a process of its own, with the interpreter of its own
-    environment, that waits while we are timed.
+    environment, that waits while we are timed. PeerMissing, where it is not there or has no jaxrenderer that works.
 
-    Args:
-      screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3).
-      say: is told why there is no gradient.
-
-    Raises:
-      PeerMissing: the interpreter is not there, or has no jaxrenderer that works.
+    screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). say: is told why there is no gradient.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "stderr.txt"
@@ -138,9 +117,8 @@ def jaxrenderer(
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=clean,
                 )  # fmt: skip
         except OSError as missing:
-            raise PeerMissing(
-                f"no row against jaxrenderer: {python} does not run ({missing.strerror}): {HOW}"
-            ) from None
+            why = f"{python} does not run ({missing.strerror})"
+            raise PeerMissing(f"no row against jaxrenderer: {why}: {HOW}") from None
 
         def ask(command: str) -> dict:
             assert worker.stdin is not None and worker.stdout is not None

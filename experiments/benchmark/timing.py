@@ -95,12 +95,6 @@ Programs = tuple[Call, Call | None]
 """A program, and what computes its gradient."""
 
 
-def square_gemm(key: jax.Array) -> Timed:
-    """A product of two square matrices: what the machine can do at this moment."""
-    square = jax.random.normal(key, (SQUARE_GEMM, SQUARE_GEMM))
-    return Timed(jnp.matmul, square, square)
-
-
 def time_row(name: str, batch: int, ours: Programs, theirs: Programs, reference: str, runs: int) -> Row:
     """Time forward and gradient, each in turn with its reference."""
     (forward, gradient), (their_forward, their_gradient) = ours, theirs
@@ -116,8 +110,9 @@ def time_row(name: str, batch: int, ours: Programs, theirs: Programs, reference:
 
 
 def gemm_row(setting: Setting, name: str, batch: int, forward: Timed, gradient: Timed | None, runs: int) -> Row:
-    """Against a square product."""
-    gemm = square_gemm(setting.key)
+    """Against a product of two square matrices: what the machine can do at this moment."""
+    square = jax.random.normal(setting.key, (SQUARE_GEMM, SQUARE_GEMM))
+    gemm = Timed(jnp.matmul, square, square)
     return time_row(name, batch, (forward, gradient), (gemm, gemm), f"{SQUARE_GEMM}^3 GEMM", runs)
 
 

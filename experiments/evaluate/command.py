@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import tyro
 from rich.console import Console
 
-from experiments.evaluate.config import DIVERSE, OFER, EvaluateConfig
+import flamejax
+from experiments.evaluate.config import DIVERSE, EvaluateConfig
 from experiments.progress import progress_bars
 from experiments.runtime import use_compilation_cache
 from experiments.tables.report import Report, as_csv, as_markdown, tables
@@ -24,18 +25,10 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.e
     console = Console(width=None if sys.stdout.isatty() else 190 if config.table in (*DIVERSE, "expression") else 150)
     try:
         with progress_bars() as progress:
-            # What a table needs takes seconds to import, and is not the same for all.
-            if config.table in DIVERSE:
-                from experiments.evaluate.diversity import run
-            elif config.table in OFER:
-                from experiments.evaluate.ofer import run
-            elif config.table == "expression":
-                from experiments.evaluate.expression import run
-            elif config.table == "completion":
-                from experiments.evaluate.completion import run
-            else:
-                from experiments.evaluate.fitting import run
-            report = run(config, progress)
+            # What the tables need takes seconds to import.
+            from experiments.evaluate.reports import REPORTS
+
+            report = REPORTS[config.table](config, flamejax.load_head(), progress)
         _show(config, report, console)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,9 +16,9 @@ DEFAULT_LIMITS: dict[Table, int] = {
     "fitting": 96, "completion": 120, "diversity": 24, "hyperparameters": 4, "moving-occlusion": 4, "identity": 240,
     "samples": 240, "ranking": 240, "expression": 24,
 }  # fmt: skip
-DIVERSE = ("diversity", "hyperparameters", "moving-occlusion")
+DIVERSE: tuple[Table, ...] = ("diversity", "hyperparameters", "moving-occlusion")
 """Tables of Algorithm 2's hypotheses."""
-OFER = ("identity", "samples", "ranking")
+OFER: tuple[Table, ...] = ("identity", "samples", "ranking")
 """Tables of OFER's identities."""
 
 

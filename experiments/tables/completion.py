@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from experiments.datasets.observations import spread_out
 from experiments.datasets.open_faces import EXPRESSIONS, Scans
@@ -113,9 +112,8 @@ def make(
     """Complete heads by all methods and compare.
 
     Args:
-      train: what pca knows of; scans: the held-out ones. limit: scans, spread over all; None for all.
-      more: (N, V, 3) further heads that pca_augmented knows of, too, and the Mesh-VAE is trained on; None leaves
-        pca_augmented out.
+      train: what pca knows of. scans: the held-out ones. limit: scans, spread over all; None for all.
+      more: (N, V, 3) further heads the Mesh-VAE is trained on. pca_augmented knows them, too; None leaves it out.
       folder: where what takes long is kept, by default in the data folder's `evaluate`.
     """
     config, maker, fine = config or CompletionConfig(), masks_for_tests(head), mesh_edges(np.asarray(head.faces))
@@ -149,53 +147,46 @@ def completions(
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """method -> (N, V, 3), or (V, 3) for all."""
     found: dict[str, np.ndarray] = {"mean": linear["pca"].mean.astype(np.float32)}
+    setting = config.components, config.sigma
     for method, pca in linear.items():
         found[method] = np.empty(cases.heads.shape, np.float32)
-        best = pca.leading(config.components)
         for k in range(len(cases)):
-            setting = config.components, config.sigma
-            found[method][k] = scan_pca.complete(best, cases.heads[k], cases.visible[k], *setting)
+            found[method][k] = scan_pca.complete(pca, cases.heads[k], cases.visible[k], *setting)
             progress(method, len(cases), 1)
     chosen = GlobalConfig(noise=config.noise)
     kept = run_folder(folder, "completion-global", ROOMS, chosen, head_id(head))
-    found["global"] = _kept(
-        kept, cases, lambda heads, visible: complete_global(head, heads, visible, chosen),
-        tick_of(progress, "global", cases),
-    )  # fmt: skip
-    if model is not None:
-        found |= _by_vae(model, cases, progress, config, folder)
-    return found
+    tick = tick_of(progress, "global", cases)
+    found["global"] = _kept(kept, cases, lambda heads, seen: complete_global(head, heads, seen, chosen), tick)
+    return found if model is None else found | _by_vae(model, cases, progress, config, folder)
 
 
 def _by_vae(
     model: MeshVAE, cases: Cases, progress: Progress, config: CompletionConfig, folder: Path | None
 ) -> dict[str, np.ndarray]:
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def encode(state: nnx.State, heads: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
-        merged = nnx.merge(graph, state)
-        latents = merged.encode(heads, visible).mean
-        return latents, merged.decode(latents)
-
-    decode = jax.jit(lambda state, latents: nnx.merge(graph, state).decode(latents))
-
     def refined(heads: np.ndarray, visible: np.ndarray) -> np.ndarray:
-        start = encode(state, jnp.asarray(heads), jnp.asarray(visible))[0]
-        latents, _ = refine_latents(
-            model, start, jnp.asarray(heads), jnp.asarray(visible), sigma=config.refine_sigma, steps=config.refine_steps
-        )
-        return np.asarray(decode(state, latents))
+        seen = jnp.asarray(heads), jnp.asarray(visible)
+        start, sigma, steps = _encoded(model, *seen)[0], config.refine_sigma, config.refine_steps
+        return np.asarray(_decoded(model, refine_latents(model, start, *seen, sigma=sigma, steps=steps)[0]))
 
     plain = np.empty(cases.heads.shape, np.float32)
     for places, new in batches(len(cases), BATCH):
-        made = encode(state, jnp.asarray(cases.heads[places]), jnp.asarray(cases.visible[places]))[1]
+        made = _encoded(model, jnp.asarray(cases.heads[places]), jnp.asarray(cases.visible[places]))[1]
         plain[places[:new]] = np.asarray(made)[:new]
         progress("mesh_vae", len(cases), new)
     settings = digest_of_weights(model), config.refine_sigma, config.refine_steps
     kept = run_folder(folder, "completion-refined", COMPLETED_ROOMS, *settings)
     tick = tick_of(progress, "mesh_vae_refined", cases)
     return {"mesh_vae": plain, "mesh_vae_refined": _kept(kept, cases, refined, tick)}
+
+
+@jax.jit
+def _encoded(model: MeshVAE, heads: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The posterior's means, and the heads of these."""
+    latents = model.encode(heads, visible).mean
+    return latents, model.decode(latents)
+
+
+_decoded = jax.jit(MeshVAE.decode)
 
 
 def _kept(
@@ -229,15 +220,10 @@ def _samples(
             (normal,) = scan_pca.posteriors(best, cases.heads[k], cases.visible[k], setting)
             drawn[method][k] = best.heads(normal.sample(rng, config.samples))
     if model is not None:
-        graph, state = nnx.split(model)
-
-        @jax.jit
-        def draw(state: nnx.State, head: jax.Array, visible: jax.Array, key: jax.Array) -> jax.Array:
-            return nnx.merge(graph, state).sample(head, visible, key, config.samples)
-
+        draw = jax.jit(lambda model, head, visible, key: model.sample(head, visible, key, config.samples))
         keys = jax.random.split(jax.random.key(config.seed), len(cases))
         inputs = zip(cases.heads, cases.visible, keys, strict=True)
-        drawn["mesh_vae"] = np.stack([draw(state, jnp.asarray(h), jnp.asarray(v), key) for h, v, key in inputs])
+        drawn["mesh_vae"] = np.stack([draw(model, jnp.asarray(h), jnp.asarray(v), key) for h, v, key in inputs])
     return drawn
 
 
@@ -304,7 +290,7 @@ def sheets(table: CompletionTable) -> list[Sheet]:
     moments = interval("skewness", 2), interval("kurtosis", 2, "excess kurtosis")
     shares = number("train", 6), number("held_out", 6)
     errors, found = ("visible_mm", "hidden_mm"), table.spectrum
-    made = [
+    return [
         sheet("Completion, mm", table.rows, *labels, "scans", *intervals(errors)),
         sheet(
             "Hidden error over that of pca, same heads", table.ratios,
@@ -317,4 +303,3 @@ def sheets(table: CompletionTable) -> list[Sheet]:
         sheet("Share of the variance left after K components", found.left, "components", *shares),
         sheet(found.statement, found.coefficients[:10], "component", *moments),
     ]  # fmt: skip
-    return [one for one in made if one.rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -85,10 +84,7 @@ _visible = jax.jit(vertex_visibility)
 
 def balanced(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -> list[int]:
     """Places of `limit` photos: subjects spread evenly, occluders as in `TURNS`, expressions in turn; all for None.
-
-    Args:
-      subjects, kinds: (N,) of each photo; a subject's photos lie together, and it has some of each kind in sight.
-    """
+    subjects, kinds: (N,) of each photo; a subject's photos lie together, and it has some of each kind in sight."""
     if limit is None or limit >= len(subjects):
         return list(range(len(subjects)))
     names = list(dict.fromkeys(subjects))
@@ -98,11 +94,8 @@ def balanced(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -
         # Of the subjects from the wanted one on, the first that has a photo of this kind left.
         for step in range(len(names)):
             subject = names[(round(float(wanted)) + step) % len(names)]
-            left = [
-                k
-                for k, (s, occluder) in enumerate(zip(subjects, kinds, strict=True))
-                if s == subject and occluder == kind and k not in chosen
-            ]
+            pairs = enumerate(zip(subjects, kinds, strict=True))
+            left = [k for k, pair in pairs if pair == (subject, kind) and k not in chosen]
             if left:
                 chosen.append(left[number % len(left)])
                 break
@@ -148,14 +141,3 @@ def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool
 def on_host(observation: Observation) -> Any:
     """The observation as NumPy arrays."""
     return jax.tree.map(np.asarray, observation)
-
-
-def masked(observation: Observation, image: np.ndarray, mask: np.ndarray) -> Observation:
-    """Another image, and a further mask (S, S) bool: landmarks under it count as hidden."""
-    parts = {
-        "image": image,
-        "occlusion_mask": np.maximum(observation.occlusion_mask, mask),
-        "confidence": uncovered(observation.landmarks, observation.confidence, mask),
-        "dense_confidence": uncovered(observation.dense_landmarks, observation.dense_confidence, mask),
-    }
-    return dataclasses.replace(observation, **{name: part.astype(np.float32) for name, part in parts.items()})

@@ -87,10 +87,6 @@ class Found:
     """That drawing took, the fit and compiling left out."""
 
 
-Draw = Callable[[FitModel, Fit, Observation, jax.Array], Hypotheses]
-"""Draws hypotheses of a fitted photo by a random key."""
-
-
 class Runner:
     """Fits photos and draws hypotheses; each result is a file of its own, under a digest of what decides it."""
 
@@ -126,15 +122,11 @@ class Runner:
         return np.stack([np.asarray(_to_head_frame(model, fit)[0]) for fit in self.fits(fitted, cases)])
 
     def hypotheses(self, name: str, cases: Sequence[Case], tick: Tick = no_tick, **changes: Any) -> list[Found]:
-        """Hypotheses of each case by a method.
-
-        Args:
-          name: of `METHODS`. changes: fields of the configuration of Algorithm 2, such as k and n_sigma.
-        """
+        """Hypotheses of each case by a method of `METHODS`. changes: fields of the configuration of Algorithm 2, such
+        as k and n_sigma."""
         method = METHODS[name]
+        changes |= {} if method.dpp else {"iterations": 0}
         config = dataclasses.replace(self.settings.config, **changes)
-        if not method.dpp:
-            config = dataclasses.replace(config, iterations=0)
         vae, count = self.vae if method.vae else None, self.settings.num_samples
 
         def draw(model: FitModel, fit: Fit, observation: Observation, key: jax.Array) -> Hypotheses:
@@ -144,13 +136,11 @@ class Runner:
         return self.drawn(method.fitted, draw, settings, cases, tick)
 
     def drawn(
-        self, fitted: str, draw: Draw, settings: object, cases: Sequence[Case], tick: Tick = no_tick
-    ) -> list[Found]:
-        """Hypotheses of each case, made or taken from an earlier run.
-
-        Args:
-          fitted: the model whose fits are drawn for. settings: what decides the draws, beside `self.settings`.
-        """
+        self, fitted: str, draw: Callable[[FitModel, Fit, Observation, jax.Array], Hypotheses], settings: object,
+        cases: Sequence[Case], tick: Tick = no_tick,
+    ) -> list[Found]:  # fmt: skip
+        """Hypotheses of each case, made by `draw` for its fit by the model `fitted` and a random key, or taken from an
+        earlier run. settings: what decides the draws, beside `self.settings`."""
         ours = self.settings
         wanted = settings, PRESETS[ours.fit_preset], ours.num_samples, ours.seed, self._id()
         folder = run_folder(self.folder, "hypotheses", ROOMS, *wanted)

@@ -20,7 +20,7 @@ from experiments.tables.diverse_runs import LOCAL, METHODS, OURS, Found, Runner
 from experiments.tables.realism import COMPONENTS, MOST_DEVIATIONS, Realism
 from experiments.tables.report import Sheet, counts, interval, intervals, number, sheet
 from experiments.tables.runs import Progress, Tick, tick_of
-from experiments.tables.statistics import columns, groups, mean_columns, mean_of, none_of, ratio_of
+from experiments.tables.statistics import ALL, columns, groups, mean_columns, mean_of, none_of, ratio_of, subjects_of
 from flamejax.metrics import asd, cse, rms
 
 DISTANCES = ("cse", "asd_v", "asd_o", "asd_o_under")
@@ -67,11 +67,8 @@ class DiversityTable:
 def diversity(
     runner: Runner, cases: Sequence[Case], realism: Realism, held_out: Scans | None, progress: Progress
 ) -> DiversityTable:
-    """Every method on every photo: Table 2; Table 3 where there is no truth.
-
-    Args:
-      held_out: test scans, for the reference.
-    """
+    """Every method on every photo: Table 2; Table 3 where there is no truth. held_out: test scans, for the
+    reference."""
     parts = runner.parts(cases, tick_of(progress, f"fits: {LOCAL}", cases))
     runner.fits("global", cases, tick_of(progress, "fits: global", cases))
     rows, each = [], []
@@ -79,8 +76,7 @@ def diversity(
         values = measured(runner, method, cases, parts, realism, tick_of(progress, method, cases))
         for occluder, which in groups([case.occluder for case in cases]):
             rows.append({"method": method, "occluder": occluder} | _row(values, cases, which))
-        kinds = ({"method": method, "photo": case.key, "occluder": case.occluder} for case in cases)
-        each += [kind | one for kind, one in zip(kinds, _each(values), strict=True)]
+        each += _each({"method": method}, cases, values, ("photo", "occluder"))
     return DiversityTable(rows, references(runner, cases, realism, held_out), each)
 
 
@@ -96,7 +92,7 @@ def hyperparameters(
     for changes in grid:
         values = measured(runner, OURS, cases, parts, realism, tick, **changes)
         rows.append(changes | _row(values, cases))
-        each += [changes | {"photo": case.key} | one for case, one in zip(cases, _each(values), strict=True)]
+        each += _each(changes, cases, values)
     return DiversityTable(rows, [], each)
 
 
@@ -110,7 +106,7 @@ def moving_occlusion(
     for place, moved in cases.items():
         values = measured(runner, OURS, moved, runner.parts(moved), realism, tick_of(progress, place, moved))
         rows.append({"place": place} | _row(values, moved))
-        each += [{"place": place, "photo": case.key} | one for case, one in zip(moved, _each(values), strict=True)]
+        each += _each({"place": place}, moved, values)
     return DiversityTable(rows, [], each)
 
 
@@ -134,8 +130,8 @@ def measured(
         (one,) = runner.hypotheses(method, [case], tick, **changes)
         (fit,) = runner.fits(METHODS[method].fitted, [case])
         failed = int(fit.code) != 0 or not np.isfinite(one.heads).all()
-        row = _measures(one.heads, case.truth, part, realism)
-        rows.append(row | {"seconds": one.seconds, "failed": float(failed)})
+        measures = _measures(one.heads, case.truth, part, realism)
+        rows.append(measures | {"seconds": one.seconds, "failed": float(failed)})
     return values_of(rows)
 
 
@@ -156,26 +152,18 @@ def _measures(heads: np.ndarray, truth: np.ndarray | None, parts: Parts, realism
 
 
 def summary(
-    values: Values, names: Sequence[str], cases: Sequence[Case], which: np.ndarray | None = None
+    values: Values, names: Sequence[str], cases: Sequence[Case], which: np.ndarray | slice = ALL
 ) -> dict:  # fmt: skip
     """The numbers of a row, means of `names` over the photos `which` (N,) bool."""
-    which = np.ones(len(cases), bool) if which is None else which
-    taken = {name: found[which] for name, found in values.items()}
-    row = {"photos": int(which.sum()), "failed": int(taken["failed"].sum())}
-    row |= mean_columns(taken, names, subjects_of(cases)[which])
+    taken, subjects = {name: found[which] for name, found in values.items()}, subjects_of(cases)[which]
+    row = {"photos": len(subjects), "failed": int(taken["failed"].sum())} | mean_columns(taken, names, subjects)
     known = taken["seconds"][np.isfinite(taken["seconds"])]
     return row | {"seconds": float(np.median(known)) if len(known) else None}
 
 
-def subjects_of(cases: Sequence[Case]) -> np.ndarray:
-    """(N,) whose photos they are."""
-    return np.array([case.subject for case in cases])
-
-
-def _row(values: Values, cases: Sequence[Case], which: np.ndarray | None = None) -> dict:
-    chosen = slice(None) if which is None else which
-    subjects = subjects_of(cases)[chosen]
-    ratio = ratio_of(values["asd_o"][chosen], values["asd_v"][chosen], subjects)
+def _row(values: Values, cases: Sequence[Case], which: np.ndarray | slice = ALL) -> dict:
+    subjects = subjects_of(cases)[which]
+    ratio = ratio_of(values["asd_o"][which], values["asd_v"][which], subjects)
     return summary(values, MEASURES, cases, which) | columns("ratio", ratio, subjects)
 
 
@@ -201,8 +189,13 @@ def _reference(name: str, heads: np.ndarray, subjects: np.ndarray, realism: Real
     return row | {"threshold": realism.threshold, "rms": None, "rms_low": None, "rms_high": None}
 
 
-def _each(values: Values) -> list[dict]:
-    return [{name: none_of(found[k]) for name, found in values.items()} for k in range(len(values["failed"]))]
+def _each(labels: dict, cases: Sequence[Case], values: Values, names: Sequence[str] = ("photo",)) -> list[dict]:
+    """The numbers of every photo as rows. names: of what is said of it beside the labels."""
+    about = [{"photo": case.key, "occluder": case.occluder} for case in cases]
+    return [
+        labels | {name: one[name] for name in names} | {name: none_of(found[k]) for name, found in values.items()}
+        for k, one in enumerate(about)
+    ]
 
 
 def sheets(name: str, table: DiversityTable) -> list[Sheet]:
@@ -213,7 +206,7 @@ def sheets(name: str, table: DiversityTable) -> list[Sheet]:
         f"{MOST_DEVIATIONS:g} standard deviations, mean distance"
     )
     reference = "The same of real heads and of fits; inside: distance at most the threshold; rms: from the truth"
-    made = [
+    return [
         sheet(
             TITLES[name], table.rows,
             *labels, counts(), *intervals(DISTANCES, 2), interval("ratio", 2, "asd_o/asd_v"), number("seconds", 1),
@@ -224,4 +217,3 @@ def sheets(name: str, table: DiversityTable) -> list[Sheet]:
             "heads", "count", *intervals(PLAUSIBLE), number("threshold"), interval("rms", 2),
         ),
     ]  # fmt: skip
-    return [one for one in made if one.rows]

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.cache import array_digest, read_tree, write_tree
 from experiments.datasets.open_faces import Scans
-from experiments.tables.diverse_cases import Case, Parts, masked
+from experiments.tables.diverse_cases import Case, Parts
 from experiments.tables.diverse_runs import LOCAL, OURS, Found, Runner
-from experiments.tables.diversity_table import subjects_of, summary, values_of
+from experiments.tables.diversity_table import summary, values_of
+from experiments.tables.moving_occlusion import SHARES, behind, cover_of, covered_case
 from experiments.tables.report import Sheet, counts, interval, number, sheet
 from experiments.tables.runs import Progress, Tick, head_id, no_tick, run_folder, tick_of
-from experiments.tables.statistics import columns, groups, mean_of
+from experiments.tables.statistics import columns, groups, mean_of, subjects_of
 from experiments.training.mesh_vae.heads import MIRROR, mirror_map
 from fitting.fit_model import FitModel
 from flamejax.head import HeadModel
@@ -55,11 +55,6 @@ DIVERSE = ("asd_o", "asd_o_rms", "std_s", "std_s_hidden", "ode", "ode_v", "ode_o
 MEASURES = (*FAITHFUL, *DIVERSE)
 DIGITS = {"ode": 4, "ode_v": 4, "ode_o": 4, "asd_o": 3}
 """Of printed numbers, where it is not two."""
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of the face's height that is covered, from the chin (0) up to just below the brows (1)."""
-BELOW = 1.0
-"""Pixels between the lowest landmark of the brows and the largest cover."""
-COVER = np.array([0.32, 0.36, 0.42], np.float32)
 
 
 @dataclass(frozen=True)
@@ -117,9 +112,8 @@ def expression(
         for occluder, which in groups([case.occluder for case in cases]):
             row = {"method": method, "occluder": occluder}
             rows.append(row | summary(values_of(each), MEASURES, cases, which))
-    return ExpressionTable(
-        rows, growing_cover(runner, clean, front, known, progress), reference(known, held_out, front)
-    )
+    covered = growing_cover(runner, clean, front, known, progress)
+    return ExpressionTable(rows, covered, reference(known, held_out, front))
 
 
 def distribution(head: HeadModel, train: Scans, folder: Path | None = None) -> Distribution:
@@ -143,8 +137,16 @@ def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: D
     if not np.isfinite(heads).all():
         return dict.fromkeys((*MEASURES, "seconds"), math.nan) | {"failed": 1.0}
     visible, occluded = front & parts.visible, front & parts.occluded
+    with_truth = dict.fromkeys(("cse", "cse_aligned", "visible_se", "asd_o"), math.nan)
+    if truth is not None:
+        with_truth = {
+            "cse": cse(heads, truth, front),
+            "cse_aligned": cse(np.stack([aligned(head, truth, front) for head in heads]), truth, front),
+            "visible_se": sample_error(heads, truth, visible),
+            "asd_o": harmonic_diversity(known, heads, truth, visible, occluded),
+        }
     least, most = asd_extremes(heads, visible)
-    row = {
+    return with_truth | {
         "asd_v_min": least,
         "asd_v_max": most,
         "asd_o_rms": asd(heads, occluded),
@@ -156,16 +158,6 @@ def measures(found: Found, case: Case, parts: Parts, front: np.ndarray, known: D
         "seconds": found.seconds,
         "failed": 0.0,
     }
-    with_truth = dict.fromkeys(("cse", "cse_aligned", "visible_se", "asd_o"), math.nan)
-    if truth is not None:
-        moved = np.stack([aligned(head, truth, front) for head in heads])
-        with_truth = {
-            "cse": cse(heads, truth, front),
-            "cse_aligned": cse(moved, truth, front),
-            "visible_se": sample_error(heads, truth, visible),
-            "asd_o": harmonic_diversity(known, heads, truth, visible, occluded),
-        }
-    return row | with_truth
 
 
 def growing_cover(
@@ -199,35 +191,6 @@ def growing_cover(
     return rows
 
 
-def behind(cover: np.ndarray, fit: Fit) -> np.ndarray:
-    """(V,) bool: vertices of a fit whose pixel is in the cover (S, S)."""
-    screen = np.asarray(fit.camera.project(jnp.asarray(fit.vertices)))[:, :2]
-    column, row = np.clip(np.floor(screen).astype(int), 0, np.array(cover.shape[::-1]) - 1).T
-    return cover[row, column]
-
-
-def covered_case(case: Case, share: float) -> Case:
-    """A case whose lower face is covered: the share of its height from the chin up."""
-    seen, mask = case.observation, cover_of(case, share)
-    image = np.where(mask[..., None], COVER[None, None], np.asarray(seen.image))
-    observation = masked(seen, image, mask)
-    # What the true head shows behind the cover is not known here: the fit says it.
-    return Case(f"{case.key}-covered_{round(100 * share)}", case.subject, "cover", observation, truth=case.truth)
-
-
-def cover_of(case: Case, share: float) -> np.ndarray:
-    """(S, S) bool. The landmarks of the brows stay in sight: a fit needs some."""
-    points, side = np.asarray(case.observation.landmarks), np.asarray(case.observation.image).shape[0]
-    if share == 0:
-        return np.zeros((side, side), bool)
-    right = points[42:48].mean(axis=0) - points[36:42].mean(axis=0)
-    right = right / max(float(np.linalg.norm(right)), 1e-6)
-    down = np.array([-right[1], right[0]])
-    chin, brows = float((points @ down)[8]), float((points @ down)[17:27].max()) + BELOW
-    rows, columns = np.mgrid[:side, :side] + 0.5
-    return np.stack([columns, rows], axis=-1) @ down > chin + share * (brows - chin)
-
-
 def reference(known: Distribution, held_out: Scans, front: np.ndarray) -> list[dict]:
     """Of real heads, one at a time."""
     each = np.array([out_of_distribution(known, head[None], front) for head in held_out.vertices])
@@ -242,7 +205,6 @@ def sheets(table: ExpressionTable) -> list[Sheet]:
         shown = [interval(name, DIGITS.get(name, 2)) for name in names]
         title = f"Hypotheses: how {part}, x 1000 (95 % interval)"
         made.append(sheet(title, table.rows, "method", "occluder", counts(), *shown, number("seconds", 1)))
-    if table.covered:
-        title = "Clean photos: STD-S of what the whole cover hides, as it rises from the chin (0) to the brows (1)"
-        made.append(sheet(title, table.covered, "method", number("share", 2), counts(), interval("std_s", 2)))
+    title = "Clean photos: STD-S of what the whole cover hides, as it rises from the chin (0) to the brows (1)"
+    made.append(sheet(title, table.covered, "method", number("share", 2), counts(), interval("std_s", 2)))
     return [*made, sheet("ODE of real heads", table.reference, "heads", "count", interval("ode", 4))]

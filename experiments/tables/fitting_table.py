@@ -12,7 +12,7 @@ from experiments.datasets.open_faces import Photo
 from experiments.tables.fits import NO_FACE, Fitter, Job, Result
 from experiments.tables.report import Column, Sheet, interval_text, number, sheet
 from experiments.tables.runs import Progress, tick_of
-from experiments.tables.statistics import RANDOM, Interval, columns, groups, mean_of, ratio_of
+from experiments.tables.statistics import RANDOM, columns, groups, mean_of, ratio_of, subjects_of
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from fitting.scan_fit import fit_scans
@@ -68,36 +68,37 @@ def make(
     errors = {"mean": _errors([at_root] * len(photos), photos)}
     errors |= {name: _errors([result.vertices for result in results], photos) for name, results in fits.items()}
     failed = {name: np.array([result.code != 0 for result in results]) for name, results in fits.items()}
-    subjects = np.array([photo.subject for photo in photos])
+    subjects, kinds = subjects_of(photos), [photo.occluder for photo in photos]
     rows, ratios, robustness = [], [], []
+
+    def ratio(job: str, reference: str, name: str, which: np.ndarray) -> dict:
+        pair = errors[job][name][which], errors[reference][name][which]
+        return columns(name, ratio_of(*pair, subjects[which]))
+
     for method in METHODS:
-        for occluder, which in groups(_kinds(photos)):
+        for occluder, which in groups(kinds):
             row: dict = {"method": method, "occluder": occluder, "photos": int(which.sum())}
             row["failed"] = int(failed[method][which].sum()) if method in failed else 0
             for name in ERRORS:
                 row |= columns(name, mean_of(errors[method][name][which], subjects[which]))
                 row[f"floor_{name}"] = float(np.nanmean(floors[method][name][which])) if method in floors else None
             rows.append(row)
-    for occluder, which in groups(_kinds(photos)):
+    for occluder, which in groups(kinds):
         row = {"occluder": occluder}
         for name in ERRORS:
-            row |= columns(name, _ratio(errors["global+local"], errors["global"], name, which, subjects))
+            row |= ratio("global+local", "global", name, which)
             local, whole = (np.nanmean(floors[method][name][which]) for method in ("global+local", "global"))
             row[f"floor_{name}"] = float(local / whole)
         ratios.append(row)
         for masks, job in (("given", "global+local"), ("auto", "auto")) if "auto" in fits else ():
             row = {"occluder": occluder, "masks": masks}
             for name in VISIBLE:
-                row |= columns(name, _ratio(errors[job], errors["clean"], name, which, subjects))
+                row |= ratio(job, "clean", name, which)
                 row[f"{name}_clean"] = float(np.nanmean(errors["clean"][name][which]))
             robustness.append(row)
     masks_found = _masks(fits["auto"], fits["auto clean"], photos) if "auto" in fits else []
     histogram = {method: errors[method]["rms_all"].tolist() for method in METHODS}
     return FittingTable(rows, ratios, robustness, masks_found, histogram)
-
-
-def _kinds(photos: Sequence[Photo]) -> list[str]:
-    return [photo.occluder for photo in photos]
 
 
 def floor_vertices(head: HeadModel, photos: Sequence[Photo], progress: Progress) -> dict[str, np.ndarray]:
@@ -119,14 +120,11 @@ def _errors(heads: Sequence[np.ndarray] | np.ndarray, photos: Sequence[Photo]) -
     return dict(zip(ERRORS, np.array(rows).T, strict=True))
 
 
-def _ratio(errors: Errors, reference: Errors, name: str, which: np.ndarray, subjects: np.ndarray) -> Interval:
-    return ratio_of(errors[name][which], reference[name][which], subjects[which])
-
-
 def _masks(auto: Sequence[Result], clean: Sequence[Result], photos: Sequence[Photo]) -> list[dict]:
     rows = []
     faced = np.array([NO_FACE not in (one.code, other.code) for one, other in zip(auto, clean, strict=True)])
-    for occluder, which in groups(np.where(faced, _kinds(photos), ""), ("glasses", "face-mask", *RANDOM, "overall")):
+    kinds = np.where(faced, [photo.occluder for photo in photos], "")
+    for occluder, which in groups(kinds, ("glasses", "face-mask", *RANDOM, "overall")):
         if not (which & faced).any():
             continue
         seen = [(auto[k], clean[k], photos[k]) for k in np.flatnonzero(which & faced).tolist()]
@@ -156,7 +154,7 @@ def sheets(table: FittingTable) -> list[Sheet]:
 
     ratios = [beside(name, f"floor_{name}", "; {:.2f}") for name in ERRORS]
     growth = [c for n in VISIBLE for c in (beside(n, n, ""), number(f"{n}_clean", 2, "clean"))]
-    made = [
+    return [
         sheet(
             "Per-vertex RMS x 1000 m; floor: the model's 3D fit to the true head", table.rows,
             "method", "occluder", "photos", "failed", *map(with_floor, ERRORS),
@@ -171,4 +169,3 @@ def sheets(table: FittingTable) -> list[Sheet]:
             "occluder", "photos", number("iou", 3, "IoU"), number("false_on_clean", 3, "called hidden on clean faces"),
         ),
     ]  # fmt: skip
-    return [one for one in made if one.rows]

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.tables.runs import batches
 from fitting.scan_fit import ScanFitConfig, ScanSolver, scan_solver
 from flamejax.head import HeadModel, HeadParams, rest_joints, vertices
 
@@ -33,25 +31,17 @@ class GlobalConfig:
     noise: float = 1e-4
     """Standard deviation of visible coordinates about the model, metres; coefficients and radians have N(0, 1)."""
     steps: int = 10
-    chunk: int = 8
-    """Heads worked on at once; the last chunk is filled up."""
 
 
 def complete_global(
-    head: HeadModel, heads: np.ndarray, visible: np.ndarray, config: GlobalConfig | None = None,
-    advance: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:  # fmt: skip
+    head: HeadModel, heads: np.ndarray, visible: np.ndarray, config: GlobalConfig | None = None
+) -> np.ndarray:
     """Heads (N, V, 3) metres, head frame, visible (N, V) bool -> the model's heads (N, V, 3). What hidden vertices hold
-    does not matter."""
-    config = config or GlobalConfig()
+    does not matter. One compilation for each N."""
+    config, seen = config or GlobalConfig(), jnp.asarray(visible)
     solver = scan_solver(head, ScanFitConfig(noise=config.noise))
-    found = np.empty(heads.shape, np.float32)
-    for places, new in batches(len(heads), config.chunk):
-        seen = jnp.asarray(visible[places])
-        part = jnp.where(seen[..., None], jnp.asarray(heads[places], jnp.float32), 0)
-        found[places[:new]] = np.asarray(_complete(head, solver, part, seen, jnp.asarray(config.steps)))[:new]
-        advance(new)
-    return found
+    known = jnp.where(seen[..., None], jnp.asarray(heads, jnp.float32), 0)
+    return np.asarray(_complete(head, solver, known, seen, jnp.asarray(config.steps)))
 
 
 @jax.jit

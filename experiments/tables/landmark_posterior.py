@@ -59,14 +59,8 @@ def learn_prior(source: Source, count: int = 8192) -> LandmarkPrior:
 def posterior_samples(
     source: Source, prior: LandmarkPrior, points: Array, visible: Array, key: Array, count: int
 ) -> Array:
-    """Identities drawn from the posterior of photos.
-
-    Args:
-      points: (B, 68, 2) as `Examples.points`. visible: (B, 68).
-
-    Returns:
-      (B, count, S)
-    """
+    """(B, count, S) identities drawn from the posterior of photos, given points (B, 68, 2) as `Examples.points`, and
+    which of these are visible (B, 68)."""
     keys = jax.random.split(key, len(points))
     return jax.lax.map(lambda one: _samples(source, prior, one[0], one[1], one[2], count), (points, visible, keys))
 

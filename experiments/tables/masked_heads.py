@@ -48,26 +48,16 @@ def masks_for_tests(head: HeadModel) -> MaskMaker:
 
 
 def make_cases(maker: MaskMaker, scans: Scans, chosen: Sequence[int], seed: int = 0) -> Cases:
-    """Hide a part of scans, once for each kind of mask; the same for a scan whichever others are chosen.
-
-    Args:
-      chosen: places in `scans`.
-    """
+    """Hide a part of the scans at the places `chosen`, once for each kind of mask; the same for a scan whichever others
+    are chosen."""
     places = [k for k in chosen for _ in KINDS]
     kinds = np.tile(np.arange(len(KINDS)), len(chosen))
     names = scans.keys
-    numbers = [zlib.crc32(names[k].encode()) for k in places]
-
-    which = jnp.asarray(np.array(numbers, np.uint32)), jnp.asarray(kinds, jnp.int32)
-    masks = np.asarray(_hidden(maker, jax.random.key(seed), *which))
-    return Cases(
-        scans.vertices[places],
-        ~masks,
-        np.array(KINDS)[kinds],
-        scans.subject[places],
-        scans.expression[places],
-        [f"{names[k]}-{KINDS[kind]}" for k, kind in zip(places, kinds, strict=True)],
-    )
+    numbers = jnp.asarray(np.array([zlib.crc32(names[k].encode()) for k in places], np.uint32))
+    masks = np.asarray(_hidden(maker, jax.random.key(seed), numbers, jnp.asarray(kinds, jnp.int32)))
+    keys = [f"{names[k]}-{KINDS[kind]}" for k, kind in zip(places, kinds, strict=True)]
+    kind = np.array(KINDS)[kinds]
+    return Cases(scans.vertices[places], ~masks, kind, scans.subject[places], scans.expression[places], keys)
 
 
 @jax.jit

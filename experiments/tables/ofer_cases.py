@@ -61,12 +61,8 @@ def case_source(head: HeadModel, split: str) -> Source:
 
 
 def draw_cases(head: HeadModel, source: Source, people: np.ndarray, limit: int | None, seed: int) -> list[OferCase]:
-    """A case of each of the first people (all where there are not so many, or limit is None); a case depends on its
-    person's number and the seed alone.
-
-    Args:
-      people: (N, V, 3) metres, neutral faces at rest, in the head's topology.
-    """
+    """A case of each of the first people (N, V, 3), metres, neutral faces at rest in the head's topology (all where
+    there are not so many, or limit is None). It depends on the person's number and the seed alone."""
     people = people[:limit]
     root = np.asarray(head.J_regressor[0], np.float32)
     people = (people - np.einsum("v,nvd->nd", root, people)[:, None]).astype(np.float32)

@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
 from experiments.cache import array_digest
@@ -83,11 +82,8 @@ class OferRunner:
         self, drawn_from: str, cases: Sequence[OferCase], count: int, tick: Tick = no_tick,
         sampler: SamplerConfig | None = None,
     ) -> list[Judged]:  # fmt: skip
-        """Identities of each case, made or taken from an earlier run.
-
-        Args:
-          drawn_from: of `SOURCES`. count: N. sampler: of IdGen; the default one when left out.
-        """
+        """`count` identities of each case from one of `SOURCES`, made or taken from an earlier run. sampler: of IdGen;
+        the default one when left out."""
         sampler = sampler or SamplerConfig()
         wanted: list = [drawn_from, count, self.seed, self._id()]
         if drawn_from == "idgen":
@@ -124,14 +120,11 @@ class OferRunner:
     def _generated(
         self, cases: Sequence[OferCase], count: int, sampler: SamplerConfig
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        idgen, idrank = nnx.split(self.idgen), None if self.idrank is None else nnx.split(self.idrank)
-        ranks = None if idrank is None else idrank[0]
-        states = idgen[1], None if idrank is None else idrank[1]
         for places, new in batches(len(cases), BATCH):
             part = [cases[k] for k in places]
             points, visible = np.stack([c.points for c in part]), np.stack([c.visible for c in part])
             keys = jnp.stack([_case_key(case, self.seed, "idgen") for case in part])
-            found = _generate(idgen[0], ranks, count, sampler, states, self.face, points, visible, keys)
+            found = _generate(self.idgen, self.idrank, count, sampler, self.face, points, visible, keys)
             betas, scores = map(np.asarray, found)
             yield from zip(betas[:new], scores[:new], strict=True)
 
@@ -144,18 +137,16 @@ class OferRunner:
         return Judged(errors.median[:-1], errors.mean[:-1], errors.std[:-1], of_mean, score, -np.asarray(away))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _generate(
-    idgen_graph: nnx.GraphDef, idrank_graph: nnx.GraphDef | None, count: int, sampler: SamplerConfig,
-    states: tuple[nnx.State, nnx.State | None], face: FrontalFace, points: Array, visible: Array, keys: Array,
+    idgen: Generator, idrank: IdRank | None, count: int, sampler: SamplerConfig, face: FrontalFace, points: Array,
+    visible: Array, keys: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Identities (B, N, S) of cases and their scores (B, N), NaN without a ranker."""
-    idgen = nnx.merge(idgen_graph, states[0])
     contexts = idgen.context(None, points, visible)
     betas = jax.vmap(lambda context, key: draw_coefficients(idgen, context, key, count, sampler))(contexts, keys)
-    if idrank_graph is None:
+    if idrank is None:
         return betas, jnp.full(betas.shape[:-1], jnp.nan)
-    idrank = nnx.merge(idrank_graph, states[1])
     return betas, idrank.of_betas(face, betas, idrank.context(None, points, visible))
 
 

@@ -18,7 +18,16 @@ from experiments.tables.ofer_cases import COVERED, OferCase
 from experiments.tables.ofer_runs import Judged, OferRunner
 from experiments.tables.report import Column, Sheet, counts, interval, sheet
 from experiments.tables.runs import Progress, tick_of
-from experiments.tables.statistics import columns, difference_of, groups, mean_columns, none_of, ratio_of
+from experiments.tables.statistics import (
+    ALL,
+    columns,
+    difference_of,
+    groups,
+    mean_columns,
+    none_of,
+    ratio_of,
+    subjects_of,
+)
 from flamejax.metrics import error_ratio, iou_at, precision_at
 from sampling import SamplerConfig
 
@@ -48,25 +57,14 @@ RANDOM_ORDERS = 32
 BEST = 0.2
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Of two methods' `median_mm` over the same cases."""
-
-    method: str
-    reference: str
-    kind: str
-    """ratio: of the means. difference: method - reference, mm."""
-    wanted: str
-    is_met: Callable[[float, float], bool]
-    """Of the value and its interval's upper end."""
-
-
-COMPARISONS = (
-    Comparison("average", "random", "ratio", "below 1, 95 %", lambda value, high: high < 1),
-    Comparison("average", "linear-gaussian", "ratio", "at most 1.15", lambda value, high: value <= 1.15),
-    Comparison("ranked", "average", "difference", "below 0, 95 %", lambda value, high: high < 0),
-    Comparison("minimum", "average", "ratio", "at most 0.82", lambda value, high: value <= 0.82),
+COMPARISONS: tuple[tuple[str, str, str, str, Callable[[float, float], bool]], ...] = (
+    ("average", "random", "ratio", "below 1, 95 %", lambda value, high: high < 1),
+    ("average", "linear-gaussian", "ratio", "at most 1.15", lambda value, high: value <= 1.15),
+    ("ranked", "average", "difference", "below 0, 95 %", lambda value, high: high < 0),
+    ("minimum", "average", "ratio", "at most 0.82", lambda value, high: value <= 0.82),
 )
+"""Of two methods' `median_mm` over the same cases: method, reference, kind (ratio of the means, or difference in mm),
+what is wanted, and whether the value and its interval's upper end are that."""
 RANK_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     **{f"precision_{k}": partial(precision_at, share=k / 100) for k in (1, 10, 20)},
     **{f"iou_{k}": partial(iou_at, share=k / 100) for k in (10, 20, 30)},
@@ -74,8 +72,6 @@ RANK_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     **{f"error_ratio_{n}": partial(error_ratio, count=n) for n in (5, 10)},
     "best_fifth": lambda scores, errors: top_is_among(scores, errors, BEST),
 }
-
-
 TITLES = {
     "identity": f"Errors of {CANDIDATES} identities, frontal vertices after a similarity, mm (95 % interval)",
     "comparisons": "Of the means of median_mm (95 % interval)",
@@ -138,10 +134,9 @@ def by_sampler(runner: OferRunner, cases: Sequence[OferCase], progress: Progress
     for sampler, name in names.items():
         drawn = runner.judged("idgen", cases, CANDIDATES, tick_of(progress, name, cases), sampler)
         found[sampler] = np.array([[one.median.mean(), one.median.min()] for one in drawn])
-    subjects, rows = _subjects(cases), []
+    subjects, rows = subjects_of(cases), []
     for sampler, errors in found.items():
-        row = {"sampler": sampler.method, "steps": sampler.steps}
-        row |= summary(errors, ("median_mm", "minimum_mm"), cases)
+        row = {"sampler": sampler.method, "steps": sampler.steps} | summary(errors, ("median_mm", "minimum_mm"), cases)
         for k, name in enumerate(("ratio", "minimum_ratio")):
             pair = _paired(errors[:, k], found[REFERENCE][:, k])
             row |= columns(name, ratio_of(*pair, subjects), subjects)
@@ -198,9 +193,8 @@ def top_is_among(scores: np.ndarray, errors: np.ndarray, share: float) -> float:
 
 def rank_measures(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """(K,) each of `RANK_MEASURES` of one case; NaN where an error is not finite."""
-    if not np.isfinite(errors).all():
-        return np.full(len(RANK_MEASURES), np.nan)
-    return np.array([measure(scores, errors) for measure in RANK_MEASURES.values()])
+    finite = np.isfinite(errors).all()
+    return np.array([measure(scores, errors) if finite else np.nan for measure in RANK_MEASURES.values()])
 
 
 def chance(random: np.random.Generator, errors: np.ndarray) -> np.ndarray:
@@ -211,33 +205,27 @@ def chance(random: np.random.Generator, errors: np.ndarray) -> np.ndarray:
 
 def comparisons(medians: dict[str, np.ndarray], cases: Sequence[OferCase]) -> list[dict]:
     """`COMPARISONS` of methods' `median_mm` (N,), over the cases where both are finite."""
-    subjects, rows = _subjects(cases), []
-    for one in COMPARISONS:
-        pair = _paired(medians[one.method], medians[one.reference])
-        found = (ratio_of if one.kind == "ratio" else difference_of)(*pair, subjects)
-        row = {"method": one.method, "reference": one.reference, "kind": one.kind}
-        row |= columns("value", found, subjects)
-        rows.append(row | {"wanted": one.wanted, "met": bool(one.is_met(found[0], found[2]))})
+    subjects, rows = subjects_of(cases), []
+    for method, reference, kind, wanted, is_met in COMPARISONS:
+        pair = _paired(medians[method], medians[reference])
+        found = (ratio_of if kind == "ratio" else difference_of)(*pair, subjects)
+        row = {"method": method, "reference": reference, "kind": kind} | columns("value", found, subjects)
+        rows.append(row | {"wanted": wanted, "met": bool(is_met(found[0], found[2]))})
     return rows
 
 
 def summary(
-    values: np.ndarray, names: Sequence[str], cases: Sequence[OferCase], which: np.ndarray | None = None
+    values: np.ndarray, names: Sequence[str], cases: Sequence[OferCase], which: np.ndarray | slice = ALL
 ) -> dict:
     """The numbers of a row: means of values (N, K) over the cases `which` (N,) bool."""
-    which = np.ones(len(cases), bool) if which is None else which
     values = values[which]
     row = {"cases": len(values), "failed": int((~np.isfinite(values)).any(axis=1).sum())}
-    return row | mean_columns(dict(zip(names, values.T, strict=True)), names, _subjects(cases)[which])
+    return row | mean_columns(dict(zip(names, values.T, strict=True)), names, subjects_of(cases)[which])
 
 
 def _paired(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(values) & np.isfinite(reference)
     return np.where(known, values, np.nan), np.where(known, reference, np.nan)
-
-
-def _subjects(cases: Sequence[OferCase]) -> np.ndarray:
-    return np.array([case.subject for case in cases])
 
 
 def sheets(name: str, table: OferTable) -> list[Sheet]:
@@ -258,11 +246,9 @@ def sheets(name: str, table: OferTable) -> list[Sheet]:
             sheet(TITLES[name], table.rows, "method", covered, counts("cases"), *shown),
             sheet(TITLES["comparisons"], table.comparisons, methods, _interval("value"), "wanted", met),
         ]
-    if table.samplers:
-        names = {"median_mm": "average", "ratio": "ratio", "minimum_mm": "minimum", "minimum_ratio": "ratio"}
-        shown = [_interval(measure, heading) for measure, heading in names.items()]
-        made.append(sheet(TITLES["samplers"], table.samplers, "sampler", "steps", counts("cases"), *shown))
-    return made
+    names = {"median_mm": "average", "ratio": "ratio", "minimum_mm": "minimum", "minimum_ratio": "ratio"}
+    shown = [_interval(measure, heading) for measure, heading in names.items()]
+    return [*made, sheet(TITLES["samplers"], table.samplers, "sampler", "steps", counts("cases"), *shown)]
 
 
 def _interval(name: str, heading: str | None = None) -> Column:

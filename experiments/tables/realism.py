@@ -62,7 +62,7 @@ def distance(pca: ScanPCA, heads: np.ndarray) -> np.ndarray:
 
 
 def _in_parts(heads: np.ndarray) -> Iterator[np.ndarray]:
-    """In double precision, some at a time."""
+    """Heads in double precision, some at a time."""
     return (heads[k : k + AT_ONCE].astype(np.float64) for k in range(0, max(len(heads), 1), AT_ONCE))
 
 
@@ -127,8 +127,8 @@ def spectrum(pca: ScanPCA, subjects: np.ndarray, held_out: np.ndarray) -> Spectr
     for k in range(used):
         powers = np.stack([pca.coefficients[:, k] ** p for p in range(1, 5)], axis=-1)
         row: dict = {"component": k + 1}
-        for name, function in (("skewness", _skewness), ("kurtosis", _kurtosis)):
-            row |= columns(name, bootstrap(powers, subjects, function, DRAWS))
+        row |= columns("skewness", bootstrap(powers, subjects, lambda means: _shape(means)[0], DRAWS))
+        row |= columns("kurtosis", bootstrap(powers, subjects, lambda means: _shape(means)[1], DRAWS))
         rows.append(row)
     squares: dict = {"components": used}
     for name, coefficients in (("train", pca.coefficients), ("held_out", found)):
@@ -137,21 +137,12 @@ def spectrum(pca: ScanPCA, subjects: np.ndarray, held_out: np.ndarray) -> Spectr
     return Spectrum(left, rows, squares, _statement(rows))
 
 
-def _central(means: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Second, third and fourth central moments of the means of four powers (..., 4)."""
+def _shape(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Skewness and excess kurtosis (...) of the means of four powers (..., 4)."""
     m1, m2, m3, m4 = np.moveaxis(means, -1, 0)
-    second = m2 - m1**2
-    return second, m3 - 3 * m1 * m2 + 2 * m1**3, m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-
-
-def _skewness(means: np.ndarray) -> np.ndarray:
-    second, third, _ = _central(means)
-    return third / second**1.5
-
-
-def _kurtosis(means: np.ndarray) -> np.ndarray:
-    second, _, fourth = _central(means)
-    return fourth / second**2 - 3
+    second, third = m2 - m1**2, m3 - 3 * m1 * m2 + 2 * m1**3
+    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+    return third / second**1.5, fourth / second**2 - 3
 
 
 def _statement(rows: list[dict]) -> str:

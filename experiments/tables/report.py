@@ -44,9 +44,9 @@ def sheet(title: str, rows: Sequence[dict], *columns: str | Column) -> Sheet:
     return Sheet(title, [heading for heading, _ in shown], [[text(row) for _, text in shown] for row in rows])
 
 
-def plain(name: str, heading: str | None = None) -> Column:
+def plain(name: str) -> Column:
     """A text or a number as it is."""
-    return heading or name, lambda row: f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
+    return name, lambda row: f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
 
 
 def number(name: str, digits: int = 3, heading: str | None = None) -> Column:
@@ -59,9 +59,9 @@ def interval(name: str, digits: int = 3, heading: str | None = None, between: st
     return heading or name, lambda row: interval_text(row, name, digits, between)
 
 
-def intervals(names: Sequence[str], digits: int = 3, between: str = "-") -> list[Column]:
+def intervals(names: Sequence[str], digits: int = 3) -> list[Column]:
     """`interval` of each."""
-    return [interval(name, digits, between=between) for name in names]
+    return [interval(name, digits) for name in names]
 
 
 def counts(name: str = "photos") -> Column:
@@ -79,9 +79,9 @@ def interval_text(row: dict, name: str, digits: int = 3, between: str = "-") -> 
 
 
 def tables(made: Sequence[Sheet]) -> list[Table]:
-    """For rich."""
+    """For rich; what has no rows is left out."""
     out = []
-    for title, columns, rows in made:
+    for title, columns, rows in (one for one in made if one.rows):
         shown = Table(title=title)
         for k, name in enumerate(columns):
             shown.add_column(name, justify="left" if k < 2 and not name.startswith("rms") else "right")
@@ -92,9 +92,9 @@ def tables(made: Sequence[Sheet]) -> list[Table]:
 
 
 def as_markdown(introduction: str, made: Sequence[Sheet]) -> str:
-    """Tables as Markdown."""
+    """Tables as Markdown; what has no rows is left out."""
     parts = [introduction]
-    for title, columns, rows in made:
+    for title, columns, rows in (one for one in made if one.rows):
         head = "| " + " | ".join(columns) + " |\n|" + "---|" * len(columns)
         parts.append(f"**{title}**\n\n{head}\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
     return "\n\n".join(parts) + "\n"

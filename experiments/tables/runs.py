@@ -44,13 +44,8 @@ def batches(count: int, size: int) -> Iterator[tuple[list[int], int]]:
 def resumed(
     paths: Sequence[Path], kind: type[T], make: Callable[[list[int]], Iterable[T]], tick: Tick = no_tick
 ) -> list[T]:
-    """Results from the files of earlier runs; those that are missing or damaged are made, and kept one by one.
-
-    Args:
-      paths: a file for each result, named by all that decides it.
-      kind: the results' dataclass.
-      make: is given the places of what is missing, and yields these results in order.
-    """
+    """Results, of a dataclass `kind`, from the files of earlier runs, each named by all that decides it. Those that are
+    missing or damaged are made and kept one by one: `make` is given their places, and yields them in order."""
     found: dict[int, T] = {k: one for k, path in enumerate(paths) if (one := read_tree(path, kind)) is not None}
     tick(len(found))
     missing = [k for k in range(len(paths)) if k not in found]

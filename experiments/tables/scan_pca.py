@@ -50,41 +50,28 @@ class ScanPCA:
 
 
 def fit_pca(heads: np.ndarray, count: int = MOST, folder: Path | None = None) -> ScanPCA:
-    """Components of heads (N, V, 3) through their N x N products; a minute for 3,000 heads.
-
-    Args:
-      count: components, at most N - 1; fewer where the heads span less.
-      folder: keeps the decomposition there (by default in the data folder's `evaluate`) under a digest of the heads.
-    """
+    """At most `count` components of heads (N, V, 3), fewer where the heads span less, through their N x N products: a
+    minute for 3,000 heads. The decomposition is kept in `folder`, by default the data folder's `evaluate`, under a
+    digest of the heads."""
     path = (folder or data_folder() / "evaluate") / f"pca-{array_digest(heads)}.npz"
     away = heads.reshape(len(heads), -1).astype(np.float64)
     mean = away.mean(axis=0)
     away -= mean
-    kept = _read(path, len(heads), count)
-    if kept is None:
+    kept, needed = read_arrays(path) or {}, min(count, len(heads) - 1)
+    if {"values", "vectors"} <= kept.keys() and kept["vectors"].shape[1] >= needed:
+        values, vectors = kept["values"], kept["vectors"]
+    else:  # nothing is kept, too little, or the file is damaged
         values, vectors = gram_components(away)
-        values, vectors = values[:-1], vectors[:, :-1]  # the smallest is zero: the mean is taken off
-        most = min(max(count, MOST), len(values))
-        kept = np.maximum(values, 0.0), vectors[:, :most]
-        write_arrays(path, {"values": kept[0], "vectors": kept[1]})
-    values, vectors = kept
+        # The smallest is zero: the mean is taken off.
+        values, vectors = np.maximum(values[:-1], 0.0), vectors[:, : min(max(count, MOST), len(values) - 1)]
+        write_arrays(path, {"values": values, "vectors": vectors})
     used = min(count, vectors.shape[1], int(np.count_nonzero(values > 1e-12 * values[0])))
     scale = np.sqrt(len(heads) - 1.0)
     # With X = U S W^T the components are W = X^T U / S, and a standard deviation of one is S / sqrt(N - 1).
     basis = (vectors[:, :used].T @ away) / scale
     shape = heads.shape[1:]
-    return ScanPCA(
-        mean.reshape(shape), basis.reshape(used, *shape), values / (len(heads) - 1), vectors[:, :used] * scale
-    )
-
-
-def _read(path: Path, heads: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """None where nothing is kept, too little, or where the file is damaged."""
-    kept = read_arrays(path)
-    if kept is None or not {"values", "vectors"} <= kept.keys():
-        return None
-    values, vectors = kept["values"], kept["vectors"]
-    return (values, vectors) if vectors.shape[1] >= min(count, heads - 1) else None
+    variances, coefficients = values / (len(heads) - 1), vectors[:, :used] * scale
+    return ScanPCA(mean.reshape(shape), basis.reshape(used, *shape), variances, coefficients)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +92,10 @@ class Normal:
 def posteriors(
     pca: ScanPCA, head: np.ndarray, visible: np.ndarray, settings: Sequence[tuple[int, float]]
 ) -> list[Normal]:
-    """What a head's visible part says of its coefficients, for several (components, sigma in metres).
-
-    The products of the components over the visible part are made once for all settings: from those over all vertices,
-    which are diagonal, minus those over the hidden part, which is the smaller one.
-
-    Args:
-      head: (V, 3) metres; what hidden vertices hold does not matter. visible: (V,) bool.
-    """
+    """What a head's visible part says of its coefficients, for several (components, sigma in metres). head: (V, 3)
+    metres; what hidden vertices hold does not matter. visible: (V,) bool."""
+    # The products over the visible part serve all settings: those over all vertices, which are diagonal, minus those
+    # over the hidden part, which is the smaller one.
     most = max(count for count, _ in settings)
     basis = pca.basis[:most]
     hidden = basis[:, ~visible].reshape(most, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,27 +12,26 @@ DRAWS = 2000
 OCCLUDERS = ("glasses", "face-mask", "random", "overall")
 """Of rows: `random` are hands and objects, `overall` is everything."""
 RANDOM = ("hand", "object")
+ALL = slice(None)
 
 Interval = tuple[float, float, float]
 """A value, and the lower and upper end of its 95 % interval."""
 
 
 def bootstrap(
-    values: np.ndarray, subjects: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], draws: int = DRAWS,
-    seed: int = 0,
-) -> Interval:  # fmt: skip
+    values: np.ndarray, subjects: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], draws: int = DRAWS
+) -> Interval:
     """A statistic with its interval, subjects drawn with replacement (photos of one subject are not independent).
 
     Args:
-      values: (N, K) a row per photo; NaN counts nowhere.
-      subjects: (N,) whose photo it is.
+      values: (N, K) a row per photo; NaN counts nowhere. subjects: (N,) whose photo it is.
       statistic: of the K column means (..., K) -> (...).
     """
     names, place = np.unique(subjects, return_inverse=True)
     known = np.isfinite(values)
     sums = np.stack([np.bincount(place, np.where(known[:, k], values[:, k], 0.0)) for k in range(values.shape[1])], 1)
     counts = np.stack([np.bincount(place, known[:, k].astype(float)) for k in range(values.shape[1])], 1)
-    picks = np.random.default_rng(seed).integers(0, len(names), (draws, len(names)))
+    picks = np.random.default_rng(0).integers(0, len(names), (draws, len(names)))
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = statistic(sums[picks].sum(1) / counts[picks].sum(1))
         value = statistic(sums.sum(0) / counts.sum(0))
@@ -67,6 +67,11 @@ def mean_columns(values: Mapping[str, np.ndarray], names: Sequence[str], subject
     for name in names:
         row |= columns(name, mean_of(values[name], subjects), subjects)
     return row
+
+
+def subjects_of(cases: Sequence[Any]) -> np.ndarray:
+    """(N,) whose photos or landmarks cases are."""
+    return np.array([case.subject for case in cases])
 
 
 def none_of(value: float) -> float | None:

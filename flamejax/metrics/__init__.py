@@ -1,11 +1,10 @@
 """Metrics: distances between heads, errors and diversity of sets of samples, and NoW's protocol."""
 
-from flamejax.metrics.heads import PAPER_UNIT, aligned, asd, cse, mask_counts, rms, self_distances
+from flamejax.metrics.heads import PAPER_UNIT, aligned, asd, asd_extremes, cse, mask_counts, rms, self_distances
 from flamejax.metrics.now import NowErrors, now_errors, seven_landmarks
 from flamejax.metrics.samples import (
     Distribution,
     IdentityErrors,
-    asd_extremes,
     error_ratio,
     harmonic_diversity,
     identity_errors_mm,

@@ -1,4 +1,7 @@
-"""Errors of heads, as the papers define them. Plain numpy; lengths in metres unless a name ends in `_mm`."""
+"""Errors of heads, as the papers define them. Plain numpy; heads are in metres, and errors come out x 1000.
+
+`chosen`: (V,) bool, the vertices x that count; all when left out.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,8 @@ PAPER_UNIT = 1e3
 
 
 def rms(found: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) -> float:
-    """Root mean square distance x 1000 over the chosen vertices (Table 1 of Diverse3DFace calls it mean shape error).
-
-    found, truth (V, 3) metres; chosen (V,) bool, all when left out. NaN where none is chosen.
-    """
+    """Root mean square distance x 1000 of found and truth (V, 3) (Table 1 of Diverse3DFace calls it mean shape error).
+    NaN where no vertex is chosen."""
     squared = np.sum((np.asarray(found, np.float64) - truth) ** 2, axis=-1)
     squared = squared if chosen is None else squared[chosen]
     return float(PAPER_UNIT * np.sqrt(squared.mean())) if len(squared) else float("nan")
@@ -24,8 +25,8 @@ def aligned(found: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = No
     """`found` moved onto `truth` by the similarity that is best over the chosen vertices (Umeyama 1991).
 
     Args:
-      found: (*b, V, 3), each of which is moved by its own similarity. truth: (V, 3), or (*b, V, 3).
-      chosen: (V,) bool, all when left out; with fewer than three, `found` comes back as it is.
+      found: (*b, V, 3), each of which is moved by its own similarity; as it is where fewer than three are chosen.
+      truth: (V, 3), or (*b, V, 3).
 
     Returns:
       (*b, V, 3), in double precision.
@@ -46,41 +47,36 @@ def mask_counts(found: np.ndarray, truth: np.ndarray, area: np.ndarray) -> tuple
 
 
 def cse(heads: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) -> float:
-    """Closest sample error x 1000: min_j |(S_j - S)_x|_F / sqrt(|x|) (Diverse3DFace, section 5, Metrics).
+    """Closest sample error x 1000: min_j |(S_j - S)_x|_F / sqrt(|x|) (Diverse3DFace, section 5, Metrics) of heads
+    (M, V, 3) and a truth (V, 3) in the same frame.
 
-    No alignment. Lower is better: at least one hypothesis should be near the truth.
-
-    Args:
-      heads: (M, V, 3) metres. truth: (V, 3) metres, same frame.
-      chosen: (V,) bool, the vertices x; all when left out, as in Diverse3DFace.
-
-    Returns:
-      NaN where there is no head, no vertex is chosen, or a head is not finite.
+    No alignment. Lower is better: at least one hypothesis should be near the truth. NaN where there is no head, no
+    vertex is chosen, or a head is not finite.
     """
     # One head after the other: all of them in double precision would be three copies of M heads.
     return float(np.min([rms(head, truth, chosen) for head in heads])) if len(heads) else float("nan")
 
 
 def asd(heads: np.ndarray, chosen: np.ndarray | None = None) -> float:
-    """Average self distance x 1000: mean_i min_{j != i} |(S_i - S_j)_x|_F / sqrt(|x|) (Diverse3DFace, section 5).
+    """Average self distance x 1000 of heads (M, V, 3): mean_i min_{j != i} |(S_i - S_j)_x|_F / sqrt(|x|)
+    (Diverse3DFace, section 5). ASD-V over visible vertices x (lower is better), ASD-O over occluded ones (higher is
+    better). NaN as in `asd_extremes`."""
+    return asd_extremes(heads, chosen)[0]
 
-    ASD-V over visible vertices x (lower is better), ASD-O over occluded ones (higher is better).
 
-    Args:
-      heads: (M, V, 3) metres. chosen: (V,) bool, all vertices when left out.
-
-    Returns:
-      NaN for fewer than two heads, where no vertex is chosen, or where a head is not finite.
-    """
+def asd_extremes(heads: np.ndarray, chosen: np.ndarray | None = None) -> tuple[float, float]:
+    """minASD and maxASD x 1000: mean_i of min_{j != i} and of max_{j != i} |(S_i - S_j)_x|_F / sqrt(|x|) of heads
+    (M, V, 3) (OFER, section 4.4, metric 3). The first is `asd`. NaN for fewer than two heads, where no vertex is
+    chosen, or where a head is not finite."""
     distances = self_distances(heads, chosen)
     if len(distances) < 2:
-        return float("nan")
-    np.fill_diagonal(distances, np.inf)
-    return float(np.mean(distances.min(axis=1)))
+        return float("nan"), float("nan")
+    others = distances[~np.eye(len(distances), dtype=bool)].reshape(len(distances), -1)
+    return float(np.mean(others.min(axis=1))), float(np.mean(others.max(axis=1)))
 
 
 def self_distances(heads: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-    """(M, M): `rms` between every two of the heads (M, V, 3), over the chosen vertices (V,) bool. NaN where none is."""
+    """(M, M): `rms` between every two of the heads (M, V, 3), over the chosen vertices. NaN where none is."""
     taken = np.asarray(heads) if chosen is None else np.asarray(heads)[:, np.asarray(chosen, bool)]
     count, size = taken.shape[:2]
     found = np.zeros((count, count))

@@ -21,6 +21,7 @@ import trimesh
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
+from flamejax._checks import check_shape
 from flamejax.geometry import similarity_transform
 from flamejax.units import UNITS, Unit
 
@@ -101,10 +102,9 @@ def crop(scan: np.ndarray, scan_landmarks: np.ndarray) -> np.ndarray:
     return np.linalg.norm(scan - middle, axis=1) <= REACH * (across + np.linalg.norm(bridge - bottom)) / 2
 
 
-def _checked(name: str, array: np.ndarray, unit: float = 1.0) -> np.ndarray:
+def _checked(name: str, array: np.ndarray, unit: float) -> np.ndarray:
     array = np.asarray(array, np.float64)
-    if array.ndim != 2 or array.shape[1] != 3:
-        raise ValueError(f"{name} is {array.shape}, not (N, 3).")
+    check_shape(name, array, "N", 3, batched=False)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds numbers that are not finite.")
     return unit * array

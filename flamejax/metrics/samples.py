@@ -2,13 +2,13 @@
 supplement) names them. Formulas: docs/sample-metrics.md.
 
 The paper leaves several of them open, or prints them so that they cannot be computed; each has one definition here.
-Plain numpy. Heads are (M, V, 3) metres in the head frame, and nothing is aligned unless a function says so; lengths
-come out x 1000. What cannot be measured (no vertex chosen, too few samples, a head that is not finite) is NaN.
+Plain numpy. Heads are (M, V, 3) metres in the head frame, the truth is (V, 3), and `chosen` vertices are (V,) bool, all
+when left out. Nothing is aligned unless a function says so; lengths come out x 1000. What cannot be measured (no vertex
+chosen, too few samples, a head that is not finite) is NaN.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,28 +29,8 @@ def sample_error(heads: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None
 
     The paper says "landmark vertices" there, and "all front face vertices" or "only unoccluded vertices" under Table 3;
     ours are the caller's.
-
-    Args:
-      heads: (M, V, 3) metres. truth: (V, 3) metres, same frame. chosen: (V,) bool, all when left out.
     """
     return float(np.mean([rms(head, truth, chosen) for head in heads])) if len(heads) else float("nan")
-
-
-def asd_extremes(heads: np.ndarray, chosen: np.ndarray | None = None) -> tuple[float, float]:
-    """minASD and maxASD x 1000: mean_i of min_{j != i} and of max_{j != i} |(S_i - S_j)_x|_F / sqrt(|x|) (OFER, section
-    4.4, metric 3). The first is `asd`.
-
-    Args:
-      heads: (M, V, 3) metres. chosen: (V,) bool, all when left out.
-
-    Returns:
-      The mean distance to the nearest and to the farthest other sample.
-    """
-    distances = self_distances(heads, chosen)
-    if len(distances) < 2:
-        return float("nan"), float("nan")
-    others = distances[~np.eye(len(distances), dtype=bool)].reshape(len(distances), -1)
-    return float(np.mean(others.min(axis=1))), float(np.mean(others.max(axis=1)))
 
 
 @dataclass(frozen=True)
@@ -74,17 +54,13 @@ class Distribution:
 
 
 def learn_distribution(heads: np.ndarray, quantile: float = QUANTILE) -> Distribution:
-    """From training heads in the head frame (with their mirror images, if those count as heads, too).
+    """From training heads (N, V, 3) in the head frame (with their mirror images, if those count as heads, too).
 
     The threshold of a vertex is a quantile of the training heads' own distances there, at least 1. OFER takes the
     maximum (section 4.4, metric 5), which grows with the number of heads and with a single odd one.
 
-    Args:
-      heads: (N, V, 3) metres, at least two.
-      quantile: in (0, 1].
-
     Raises:
-      ValueError: fewer than two heads, heads that are not finite, or a quantile out of range.
+      ValueError: fewer than two heads, heads that are not finite, or a quantile outside of (0, 1].
     """
     if heads.ndim != 3 or heads.shape[2] != 3 or len(heads) < 2:
         raise ValueError(f"a distribution needs heads (N, V, 3), at least two, not {heads.shape}.")
@@ -92,11 +68,10 @@ def learn_distribution(heads: np.ndarray, quantile: float = QUANTILE) -> Distrib
         raise ValueError(f"a quantile lies in (0, 1], {quantile} does not.")
     # Some vertices at a time: all heads in double precision would be several copies of the training set.
     parts = [_of_vertices(heads[:, k : k + AT_ONCE], quantile) for k in range(0, heads.shape[1], AT_ONCE)]
-    names = [field.name for field in dataclasses.fields(Distribution)]
-    return Distribution(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Distribution(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _of_vertices(heads: np.ndarray, quantile: float) -> Distribution:
+def _of_vertices(heads: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     heads = heads.astype(np.float64)
     if not np.isfinite(heads).all():
         raise ValueError("the training heads hold numbers that are not finite.")
@@ -105,16 +80,14 @@ def _of_vertices(heads: np.ndarray, quantile: float) -> Distribution:
     covariance = away @ away.transpose(0, 2, 1) / (len(heads) - 1)
     whitening = np.linalg.inv(np.linalg.cholesky(covariance + RIDGE**2 * np.eye(3)))
     distances = np.linalg.norm(whitening @ away, axis=1)
-    return Distribution(mean, whitening, np.maximum(np.quantile(distances, quantile, axis=1), 1.0))
+    return mean, whitening, np.maximum(np.quantile(distances, quantile, axis=1), 1.0)
 
 
 def out_of_distribution(distribution: Distribution, heads: np.ndarray, chosen: np.ndarray | None = None) -> float:
     """ODE: mean over samples i and chosen vertices v of max(0, MD_v(x_i) - threshold_v) (OFER, section 4.4, metric 6).
 
-    The excess, not the plain distance: a head that is inside everywhere has 0. Lower is better. No unit.
-
-    Args:
-      heads: (M, V, 3) metres. chosen: (V,) bool, all when left out: ODE-O over the occluded, ODE-V over the visible.
+    The excess, not the plain distance: a head that is inside everywhere has 0. Lower is better. No unit. ODE-O is that
+    of the occluded, ODE-V that of the visible vertices.
     """
     if not heads.size or not np.isfinite(heads).all() or (chosen is not None and not chosen.any()):
         return float("nan")
@@ -127,9 +100,6 @@ def shape_deviation(distribution: Distribution, heads: np.ndarray, chosen: np.nd
     there, MD_v(x_i) <= threshold_v (OFER, section 4.4, metric 5: "excluding data which falls outside").
 
     Vertices with fewer than two samples inside do not count; the covariance has n - 1 in its denominator.
-
-    Args:
-      heads: (M, V, 3) metres. chosen: (V,) bool, all when left out.
     """
     if not heads.size or not np.isfinite(heads).all():
         return float("nan")
@@ -155,14 +125,10 @@ def harmonic_diversity(
 
     The paper prints d_v and d_o swapped, divides lengths by Mahalanobis distances, and takes a square root in one of
     them. Measured by the Mahalanobis length both are free of a unit, and HM is in [0, 1]. Higher is better. Not
-    Diverse3DFace's ASD-O, which is `asd` over occluded vertices.
-
-    Args:
-      heads: (M, V, 3) metres. truth: (V, 3) metres. visible, occluded: (V,) bool.
+    Diverse3DFace's ASD-O, which is `asd` over occluded vertices. visible, occluded: (V,) bool.
     """
-    if len(heads) < 2 or not visible.any() or not occluded.any():
-        return float("nan")
-    if not (np.isfinite(heads).all() and np.isfinite(truth[visible]).all()):
+    measurable = len(heads) > 1 and visible.any() and occluded.any()
+    if not (measurable and np.isfinite(heads).all() and np.isfinite(truth[visible]).all()):
         return float("nan")
     hidden = heads[:, occluded].astype(np.float64)
     distances = self_distances(hidden)
@@ -193,15 +159,9 @@ class IdentityErrors:
 
 
 def identity_errors_mm(candidates: np.ndarray, truth: np.ndarray) -> IdentityErrors:
-    """Distances of frontal vertices after the similarity that is best over these, each candidate's own: what IdRank is
-    to rank by (OFER, section 3.3), NoW's error where vertices correspond.
-
-    Args:
-      candidates: (N, E, 3) metres, frontal vertices alone. truth: (E, 3) metres.
-
-    Raises:
-      ValueError: fewer than three vertices.
-    """
+    """Distances of frontal vertices, candidates (N, E, 3) and truth (E, 3) metres, after the similarity that is best
+    over these, each candidate's own: what IdRank is to rank by (OFER, section 3.3), NoW's error where vertices
+    correspond. Raises ValueError for fewer than three vertices."""
     if len(truth) < 3:
         raise ValueError(f"a similarity needs three vertices or more, there are {len(truth)}.")
     finite = np.isfinite(candidates).all(axis=(1, 2))
@@ -237,11 +197,7 @@ def error_ratio(scores: np.ndarray, errors: np.ndarray, count: int) -> float:
     """Mean true error of the truly best `count` over that of the `count` predicted best: Tables 9 and 10's "error
     (GT/Pred)". In (0, 1], 1 is ideal; by chance about the best ones' mean error over all candidates'.
 
-    Args:
-      scores, errors: (N,) as `precision_at`. count: at least 1; all where there are not so many.
-
-    Returns:
-      1 where both errors are 0.
+    scores, errors: (N,) as `precision_at`. count: at least 1; all where there are not so many. 1 where both are 0.
     """
     if count < 1:
         raise ValueError(f"a mean needs one candidate or more, not {count}.")

@@ -14,7 +14,7 @@ import flamejax
 from experiments import evaluate
 from experiments.datasets.open_faces import EXPRESSIONS, Scans
 from experiments.datasets.vertex_masks import KINDS, mask_maker
-from experiments.evaluate import completion as completion_run
+from experiments.evaluate import reports
 from experiments.tables import completion, fits, realism, report, scan_pca
 from experiments.tables.completion import CompletionConfig
 from experiments.tables.global_completion import GlobalConfig, complete_global
@@ -122,14 +122,13 @@ def test_the_head_model_completes_its_own_heads():
     truth = heads(3, 5)
     visible = make_cases(MAKER, scans(1, 1), [0, 1, 2]).visible[1::2]
     spoilt = np.where(visible[..., None], truth, np.nan).astype(np.float32)
-    counted = []
-    found = complete_global(HEAD, spoilt, visible, GlobalConfig(noise=1e-6, steps=20, chunk=2), counted.append)
-    assert np.linalg.norm(found - truth, axis=-1).max() < 1e-4 and counted == [2, 1]
+    found = complete_global(HEAD, spoilt, visible, GlobalConfig(noise=1e-6, steps=20))
+    assert np.linalg.norm(found - truth, axis=-1).max() < 1e-4
 
 
 def test_with_all_visible_the_head_model_does_as_well_as_a_scan_fit():
-    rough = heads(2, 6) + 1e-3 * np.random.default_rng(0).normal(size=(2, 162, 3)).astype(np.float32)
-    found = complete_global(HEAD, rough, np.ones((2, 162), bool), GlobalConfig(noise=1e-4, chunk=2))
+    rough = heads(3, 6) + 1e-3 * np.random.default_rng(0).normal(size=(3, 162, 3)).astype(np.float32)
+    found = complete_global(HEAD, rough, np.ones((3, 162), bool), GlobalConfig(noise=1e-4))
     rms = np.sqrt(((found - rough) ** 2).sum(axis=-1).mean(axis=-1))
     # A scan fit may turn and move the whole head besides.
     np.testing.assert_allclose(rms, fit_scans(HEAD, rough).rms, rtol=0.03)
@@ -210,10 +209,10 @@ def test_without_weights_the_table_says_so_and_goes_on(tmp_path, monkeypatch, ca
     def missing(head, path):
         raise FileNotFoundError("no Mesh-VAE here; train one")
 
-    monkeypatch.setattr(completion_run, "load_mesh_vae", missing)
+    monkeypatch.setattr(reports, "load_mesh_vae", missing)
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
-    monkeypatch.setattr(completion_run, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
-    monkeypatch.setattr(completion_run, "augmentation", lambda head, verts, turns: heads(20, 7))
+    monkeypatch.setattr(reports, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
+    monkeypatch.setattr(reports, "augmentation", lambda head, verts, turns: heads(20, 7))
     monkeypatch.setattr(completion, "masks_for_tests", lambda head: MAKER)
     monkeypatch.setattr(completion, "CompletionConfig", lambda seed: dataclasses.replace(SETTINGS, seed=seed))
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))

@@ -14,7 +14,7 @@ import fitting
 import flamejax
 from experiments import evaluate
 from experiments.cache import read_tree
-from experiments.evaluate import diversity as diversity_run
+from experiments.evaluate import reports
 from experiments.tables import charts, diverse_runs, diversity_table, moving_occlusion, pictures, realism, report
 from experiments.tables.diverse_cases import Parts, parts_of
 from experiments.tables.diverse_runs import METHODS, OURS, Found, case_key
@@ -174,7 +174,7 @@ def test_hyperparameters_and_places_have_their_rows(tmp_path, fakes, known):
     assert len(table.each) == 12 and len(fakes.draws) == 12
     charts.heat_maps(table.rows, tmp_path / "heat.png")
     assert np.asarray(Image.open(tmp_path / "heat.png").convert("L")).std() > 5
-    assert len(diversity_table.sheets("hyperparameters", table)) == 2
+    assert len(report.tables(diversity_table.sheets("hyperparameters", table))) == 2
     moved = {place: [moving_occlusion.with_patch(one, None, place) for one in cases] for place in ("mouth", "eyes")}
     table = diversity_table.moving_occlusion(run, moved, known, lambda *a: None)
     assert [r["place"] for r in table.rows] == ["mouth", "eyes"] and table.rows[0]["photos"] == 2
@@ -209,9 +209,9 @@ def test_the_key_is_of_the_photo_and_the_seed():
 @pytest.mark.parametrize("table", ["diversity", "hyperparameters", "moving-occlusion"])
 def test_the_command_writes_what_it_prints(table, tmp_path, monkeypatch, capsys, fakes):
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
-    monkeypatch.setattr(diversity_run, "load_mesh_vae", lambda head, path: VAE)
-    monkeypatch.setattr(diversity_run, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
-    monkeypatch.setitem(diversity_run.DIVERSIFY_PRESETS, "fast", FakeConfig())
+    monkeypatch.setattr(reports, "load_mesh_vae", lambda head, path: VAE)
+    monkeypatch.setattr(reports, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
+    monkeypatch.setitem(reports.DIVERSIFY_PRESETS, "fast", FakeConfig())
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     limits = []
 
@@ -223,7 +223,7 @@ def test_the_command_writes_what_it_prints(table, tmp_path, monkeypatch, capsys,
             cases = [moving_occlusion.with_patch(one, None, place) for place in places for one in cases]
         return cases, ["other.png: no face"]
 
-    monkeypatch.setattr(diversity_run, "cases_for", cases_for)
+    monkeypatch.setattr(reports, "cases_for", cases_for)
     files = {name: tmp_path / f"table.{name}" for name in ("json", "md", "png", "csv")}
     options = ["--json", str(files["json"]), "--markdown", str(files["md"]), "--figure", str(files["png"])]
     options += ["--csv", str(files["csv"]), "--num-samples", "3"]
@@ -250,6 +250,6 @@ def test_bad_options_are_refused(capsys, tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match="2"):
             evaluate.main(["--table", *options])
         assert message in capsys.readouterr().err
-    monkeypatch.setitem(diversity_run.DIVERSIFY_PRESETS, "fast", FakeConfig())
+    monkeypatch.setitem(reports.DIVERSIFY_PRESETS, "fast", FakeConfig())
     assert evaluate.main(["--table", "diversity", "--photos", str(tmp_path)]) == 2
     assert "no folder with photos" in capsys.readouterr().err

@@ -13,7 +13,6 @@ from experiments.cache import flat, read_tree, write_tree
 from experiments.datasets.open_faces import Scans
 from experiments.datasets.open_faces.photos import kind_of
 from experiments.evaluate import cases as cases_of
-from experiments.evaluate import folder_photos
 from experiments.evaluate.config import EvaluateConfig
 from experiments.tables import moving_occlusion, realism
 from experiments.tables.diverse_cases import balanced, parts_of
@@ -175,16 +174,16 @@ def test_a_folder_of_photos_is_observed_once(tmp_path, monkeypatch):
     Image.new("RGB", (64, 48)).save(tmp_path / "in" / "black.png")
     (tmp_path / "in" / "broken.jpg").write_text("no image")
     tools, masked = FakeTools(), []
-    monkeypatch.setattr(folder_photos, "observe_photo", lambda image, detector, **given: tools.observe(image, **given))
+    monkeypatch.setattr(cases_of, "observe_photo", lambda image, detector, **given: tools.observe(image, **given))
 
     def auto(head, batch):
         masked.append(batch.image.shape[0])
         return dataclasses.replace(batch, occlusion_mask=np.ones(batch.image.shape[:3], np.float32))
 
-    monkeypatch.setattr(folder_photos, "auto_masks", auto)
+    monkeypatch.setattr(cases_of, "auto_masks", auto)
     ticks = []
     for _ in range(2):
-        cases, failures = folder_photos.folder_cases(
+        cases, failures = cases_of.folder_cases(
             HEAD, tmp_path / "in", None, lambda name, total, n: ticks.append(total), lambda: None, tmp_path / "kept"
         )
         assert [c.key for c in cases] == ["p0", "p1", "p2"] and len({c.subject for c in cases}) == 3
@@ -192,10 +191,10 @@ def test_a_folder_of_photos_is_observed_once(tmp_path, monkeypatch):
         assert masked == [1, 1, 1] and (np.asarray(cases[0].observation.occlusion_mask) == 1).all()
     assert ticks == [5] * 10
     quiet = lambda *a: None  # noqa: E731
-    some, _ = folder_photos.folder_cases(HEAD, tmp_path / "in", 3, quiet, lambda: None, tmp_path / "kept")
+    some, _ = cases_of.folder_cases(HEAD, tmp_path / "in", 3, quiet, lambda: None, tmp_path / "kept")
     assert [c.key for c in some] == ["p0", "p2"]  # of the first, the middle and the last name
     with pytest.raises(FileNotFoundError, match="no folder with photos"):
-        folder_photos.folder_cases(HEAD, tmp_path / "kept" / "none", None, quiet, lambda: None, tmp_path)
+        cases_of.folder_cases(HEAD, tmp_path / "kept" / "none", None, quiet, lambda: None, tmp_path)
 
 
 def test_the_photos_of_the_open_scans_become_cases(monkeypatch):

@@ -13,7 +13,7 @@ import flamejax
 from experiments import evaluate
 from experiments.datasets.observations import Look, observe, spread_out
 from experiments.datasets.open_faces import Photo
-from experiments.evaluate import fitting as fitting_run
+from experiments.evaluate import reports
 from experiments.tables import charts, fits, fitting_table, report
 from experiments.tables.fits import Fitter, Job, Result
 from experiments.tables.runs import code_version
@@ -232,9 +232,9 @@ def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypa
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     photos = [photo(k, "hand") for k in range(3)]
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
-    monkeypatch.setattr(fitting_run, "data_source", lambda split, config: photos)
-    monkeypatch.setattr(fitting_run, "load_photos", lambda split, config, indices: [photos[k] for k in indices])
-    monkeypatch.setattr(fitting_run, "Fitter", lambda head, detector: StubFitter(tmp_path / "kept"))
+    monkeypatch.setattr(reports, "data_source", lambda split, config: photos)
+    monkeypatch.setattr(reports, "load_photos", lambda split, config, indices: [photos[k] for k in indices])
+    monkeypatch.setattr(reports, "Fitter", lambda head, detector: StubFitter(tmp_path / "kept"))
     monkeypatch.setattr(
         fitting_table, "floor_vertices",
         lambda head, photos, progress: {m: [p.vertices + 1e-4 for p in photos] for m in ("global", "global+local")},
@@ -250,8 +250,6 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     more = json.loads((tmp_path / "table.more.json").read_text())
     assert {"ratios", "robustness", "masks", "histogram"} == set(more)
     assert "global+local" in capsys.readouterr().out
-    monkeypatch.setattr(
-        fitting_run, "data_source", lambda split, config: (_ for _ in ()).throw(RuntimeError("no data"))
-    )
+    monkeypatch.setattr(reports, "data_source", lambda split, config: (_ for _ in ()).throw(RuntimeError("no data")))
     assert evaluate.main(["--table", "fitting"]) == 2
     assert "no data" in capsys.readouterr().err

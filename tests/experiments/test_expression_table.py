@@ -14,15 +14,13 @@ from experiments.tables.diversity_table import summary, values_of
 from experiments.tables.expression_table import (
     MEASURES,
     METHODS,
-    SHARES,
     ExpressionRunner,
     ExpressionTable,
-    behind,
-    covered_case,
     expression,
     measures,
     sheets,
 )
+from experiments.tables.moving_occlusion import SHARES, behind, covered_case
 from flamejax.metrics import learn_distribution
 from flamejax.types import Hypotheses
 from models.rank import frontal_vertices

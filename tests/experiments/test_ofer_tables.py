@@ -12,7 +12,7 @@ import pytest
 import flamejax
 from experiments import evaluate
 from experiments.datasets import open_faces
-from experiments.evaluate import ofer as ofer_run
+from experiments.evaluate import reports
 from experiments.tables import ofer_cases, ofer_runs, ofer_table
 from experiments.tables.landmark_posterior import LandmarkPrior, learn_prior
 from experiments.tables.ofer_cases import OferCase, draw_cases
@@ -275,8 +275,8 @@ def test_a_damaged_file_is_made_again(tmp_path):
 def small(monkeypatch, tmp_path):
     """The commands use the small head, its own people and untrained networks; options that name these."""
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
-    monkeypatch.setattr(ofer_run, "load_new_people", lambda split: people(6))
-    monkeypatch.setattr(ofer_run, "case_source", lambda head, split: SOURCE)
+    monkeypatch.setattr(reports, "load_new_people", lambda split: people(6))
+    monkeypatch.setattr(reports, "case_source", lambda head, split: SOURCE)
     monkeypatch.setattr(ofer_table, "CANDIDATES", COUNT)
     monkeypatch.setattr(ofer_table, "COUNTS", (1, 5, COUNT))
     reference = SamplerConfig("ancestral", steps=4)

@@ -93,7 +93,7 @@ def test_what_cannot_be_measured_is_refused(face):
     bad[3] = np.nan
     for change, message in (
         ({"scan": bad}, "not finite"),
-        ({"scan": points[:, :2]}, "not \\(N, 3\\)"),
+        ({"scan": points[:, :2]}, "scan should be \\(N, 3\\)"),
         ({"scan": points[:50]}, "the crop holds"),
         ({"scan_landmarks": 1e3 * marks}, "the crop holds"),
         ({"landmarks": marks[:6]}, "not the 7"),

@@ -44,14 +44,14 @@ def test_closest_sample_error_over_chosen_vertices():
 
 def test_extremes_of_self_distances():
     line = along_x(0, 1, 5)
-    nearest, farthest = sm.asd_extremes(line)
+    nearest, farthest = metrics.asd_extremes(line)
     assert nearest == pytest.approx((1 + 1 + 4) / 3, rel=1e-6) == metrics.asd(line)
     assert farthest == pytest.approx((5 + 4 + 5) / 3, rel=1e-6)
-    pair = sm.asd_extremes(line[:2], np.array([True, False, False, False]))
+    pair = metrics.asd_extremes(line[:2], np.array([True, False, False, False]))
     assert pair == pytest.approx((1.0, 1.0), rel=1e-6)
     for undefined in (line[:1], line[:0], line * np.nan):
-        assert np.isnan(sm.asd_extremes(undefined)).all()
-    assert np.isnan(sm.asd_extremes(line, np.zeros(4, bool))).all()
+        assert np.isnan(metrics.asd_extremes(undefined)).all()
+    assert np.isnan(metrics.asd_extremes(line, np.zeros(4, bool))).all()
 
 
 def test_a_distribution_is_learned_vertex_by_vertex():
