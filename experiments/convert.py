@@ -42,7 +42,11 @@ class ConvertConfig:
 def main(args: Sequence[str] | None = None, prog: str = "flamejax convert") -> int:
     """Convert. Returns the exit status."""
     config = tyro.cli(ConvertConfig, args=None if args is None else list(args), prog=prog)
-    output = _output(config)
+    output = config.output
+    if output is None and config.to != "head":  # encoders have a place of their own
+        from models.encoders import encoder_path
+
+        output = encoder_path(config.to)
     if output is None:
         print(f"{prog}: give OUT.npz, the file to write.", file=sys.stderr)
         return 2
@@ -63,15 +67,6 @@ def main(args: Sequence[str] | None = None, prog: str = "flamejax convert") -> i
         return 2
     print(f"{output}: {summary}; {time.perf_counter() - began:.1f} s")
     return 0
-
-
-def _output(config: ConvertConfig) -> Path | None:
-    """Where to write; None when that must be said. Encoders have a place of their own."""
-    if config.output is not None or config.to == "head":
-        return config.output
-    from models.encoders import encoder_path
-
-    return encoder_path(config.to)
 
 
 def _read_head(config: ConvertConfig) -> tuple[Callable[[Path], None], str]:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from experiments import runtime
 from experiments.head_models import Finding, State, examine_models, look
-from flamejax.head import HeadFileError, head_digest, open_head_path
+from flamejax.head import head_digest, open_head_path
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh", "pillow", "tyro", "rich")
 EXTRAS = {
@@ -108,17 +108,14 @@ def check_head(path: Path | None) -> Finding:
     """The head model's file: whether it loads, and what it is."""
     import flamejax
 
-    file = Path(path or open_head_path())
-    try:
-        head = flamejax.load_head(path)
-    except (OSError, ValueError) as error:
-        return Finding("head", "head model", "broken", str(error), True)
-    digest = head_digest(file)
-    detail = (
-        f"{head.name} {head.version}, {head.licence}; {head.num_vertices} vertices, {head.num_betas} identity and "
-        f"{head.num_expression} expression components; sha256 {digest[:16]}; {file}"
-    )
-    return Finding("head", "head model", "ok", detail, True)
+    def describe() -> str:
+        head, file = flamejax.load_head(path), Path(path or open_head_path())
+        return (
+            f"{head.name} {head.version}, {head.licence}; {head.num_vertices} vertices, {head.num_betas} identity and "
+            f"{head.num_expression} expression components; sha256 {head_digest(file)[:16]}; {file}"
+        )
+
+    return Finding.of("head", "head model", describe, needed=True)
 
 
 def check_detector() -> list[Finding]:
@@ -126,13 +123,10 @@ def check_detector() -> list[Finding]:
     from fitting.mediapipe_models import ASSETS
 
     found = []
-    for name in DETECTOR_MODELS:
-        file = ASSETS / name
-        if file.is_file():
-            detail = f"{file.stat().st_size} bytes; sha256 {head_digest(file)[:16]}"
-            found.append(Finding("detector", name, "ok", detail, True))
-        else:
-            found.append(Finding("detector", name, "absent", "install flamejax again", True))
+    for file in (ASSETS / name for name in DETECTOR_MODELS):
+        state: State = "ok" if file.is_file() else "absent"
+        there = state == "ok" and f"{file.stat().st_size} bytes; sha256 {head_digest(file)[:16]}"
+        found.append(Finding("detector", file.name, state, there or "install flamejax again", True))
     return found
 
 
@@ -158,16 +152,12 @@ def check_encoders(folder: Path) -> list[Finding]:
         path, item = encoder_path(name), f"{title} encoder"
         sources = [file for pattern in ENCODER_SOURCES[name] for file in look(folder, pattern)]
         if path.is_file():
-            try:
-                found.append(Finding("encoders", item, "ok", f"{describe_encoder(name, path)}; {path}"))
-            except (HeadFileError, OSError) as error:
-                found.append(Finding("encoders", item, "broken", str(error)))
-        elif sources:
+            found.append(Finding.of("encoders", item, lambda: f"{describe_encoder(name, path)}; {path}"))  # noqa: B023
+            continue
+        detail = f"optional, {ENCODER_HOMES[name]}; then: flamejax convert FILE --to {name} (writes {path})"
+        if sources:
             detail = f"found {sources[0]}; run: flamejax convert {sources[0]} --to {name}"
-            found.append(Finding("encoders", item, "absent", detail))
-        else:
-            detail = f"optional, {ENCODER_HOMES[name]}; then: flamejax convert FILE --to {name} (writes {path})"
-            found.append(Finding("encoders", item, "absent", detail))
+        found.append(Finding("encoders", item, "absent", detail))
     return found
 
 
@@ -191,9 +181,8 @@ def _version(package: str) -> str | None:
 
 def _print(findings: Sequence[Finding], console: Console) -> None:
     colours = {"ok": "green", "absent": "yellow", "broken": "red"}
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "item", "state", "detail"):
-        table.add_column(column, overflow="fold")
+    columns = (Column(name, overflow="fold") for name in ("", "item", "state", "detail"))
+    table = Table(*columns, box=None, pad_edge=False)
     last = ""
     for finding in findings:
         state = f"[{colours[finding.state]}]{finding.state}[/]"

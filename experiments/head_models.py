@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,14 @@ SOURCES = {
     "texture": ("FLAME texture space", f"without it heads are grey; {FLAME_HOME}, 'FLAME texture space'"),
     "template": ("FLAME template", f"for texture coordinates; {DECA_HOME} (data/head_template.obj)"),
 }
+NEEDED = {
+    "landmarks": ("static_lmk_faces_idx", "dynamic_lmk_faces_idx"),
+    "static_landmarks": ("lmk_face_idx", "lmk_b_coords"),
+    "dynamic_landmarks": ("lmk_face_idx", "lmk_b_coords"),
+    "masks": ("face", "left_eyeball", "scalp"),
+    "texture": ("mean", "tex_dir"),
+}
+"""What a companion holds."""
 LEVELS = ("", "*/", "*/*/")
 """How deep files are looked for: not through whole data sets."""
 
@@ -47,33 +56,42 @@ class Finding:
     needed: bool = False
     """Whether flamejax is broken without it."""
 
-
-_model = functools.partial(Finding, "models")
-"""A head model or companion: flamejax may not pass it on, and never needs it."""
+    @classmethod
+    def of(cls, group: str, item: str, describe: Callable[[], str], needed: bool = False) -> Finding:
+        """What `describe` says of a file; a file that it cannot read is broken."""
+        try:
+            return cls(group, item, "ok", describe(), needed)
+        except (OSError, ValueError) as error:
+            return cls(group, item, "broken", str(error), needed)
 
 
 def examine_models(folder: Path) -> list[Finding]:
     """All FLAME models, their companions and ICT-FaceKit folders in a folder, down to two levels below it.
 
-    Models are read, which takes about a second each; of ICT-FaceKit only names and the list of indices are looked at.
+    flamejax may not pass them on, and never needs them. Models are read, which takes about a second each; of
+    ICT-FaceKit only names and the list of indices are looked at.
     """
-    models = [file for name in FLAME_MODELS for file in look(folder, name) if file.name not in _companion_names()]
-    found = [_examine_flame(file) for file in dict.fromkeys(models)]
-    if not models:
-        where = f"optional, research only, by registration: {FLAME_HOME}; place generic_model.pkl or flame2023.pkl in"
-        found.append(_model("FLAME head model", "absent", f"{where} {folder}"))
+    found: list[Finding] = []
+
+    def add(item: str, files: Iterable[Path], describe: Callable[[Path], str], absent: str) -> None:
+        files = list(files)
+        found.extend(Finding.of("models", item, functools.partial(describe, file)) for file in files)
+        if absent and not files:
+            found.append(Finding("models", item, "absent", absent))
+
+    companions = {name for names in COMPANIONS.values() for name in names}
+    models = [file for name in FLAME_MODELS for file in look(folder, name) if file.name not in companions]
+    where = f"optional, research only, by registration: {FLAME_HOME}; place generic_model.pkl or flame2023.pkl in"
+    add("FLAME head model", dict.fromkeys(models), _describe_flame, f"{where} {folder}")
     both = bool(look(folder, COMPANIONS["landmarks"][0]))
     for field, (item, source) in SOURCES.items():
         files = [file for name in COMPANIONS[field] for file in look(folder, name)]
-        if files:
-            found.extend(_examine_companion(field, item, file) for file in files)
-        elif not (both and field.endswith("_landmarks")):
-            found.append(_model(item, "absent", f"{source}; place {COMPANIONS[field][0]} beside the model"))
-    neutral = look(folder, ICT_NEUTRAL)
-    found.extend(_examine_ict(file.parent) for file in neutral)
-    if not neutral:
-        detail = f"optional, MIT licence, no registration: {ICT_HOME}; place its folder FaceXModel in {folder}"
-        found.append(_model("ICT-FaceKit", "absent", detail))
+        absent = f"{source}; place {COMPANIONS[field][0]} beside the model"
+        spare = both and field.endswith("_landmarks")
+        add(item, files, functools.partial(_describe_companion, field), "" if spare else absent)
+    where = f"optional, MIT licence, no registration: {ICT_HOME}; place its folder FaceXModel in"
+    neutral = [file.parent for file in look(folder, ICT_NEUTRAL)]
+    add("ICT-FaceKit", neutral, lambda path: f"{describe_ict(path)}; {path}", f"{where} {folder}")
     return found
 
 
@@ -82,57 +100,32 @@ def look(folder: Path, name: str) -> list[Path]:
     return [file for level in LEVELS for file in sorted(folder.glob(level + name)) if file.is_file()]
 
 
-def _companion_names() -> set[str]:
-    return {name for names in COMPANIONS.values() for name in names}
-
-
-def _examine_flame(file: Path) -> Finding:
+def _describe_flame(file: Path) -> str:
     from flamejax.head.formats import read_head
 
-    try:
-        # The texture takes seconds to read, so it is looked at by itself.
-        arrays = read_head(file, FlameFiles(texture_components=0))
-    except (HeadFileError, OSError) as error:
-        return _model("FLAME head model", "broken", str(error))
+    # The texture takes seconds to read, so it is looked at by itself.
+    arrays = read_head(file, FlameFiles(texture_components=0))
     beside = [field for field, names in COMPANIONS.items() if any((file.parent / name).is_file() for name in names)]
     components = arrays["shapedirs"].shape[-1]
-    detail = (
+    return (
         f"{arrays['name']} {arrays['version']}; {len(arrays['v_template'])} vertices, {int(arrays['num_betas'])} "
         f"identity and {components - int(arrays['num_betas'])} expression components; with {', '.join(beside)}; {file}"
     )
-    return _model("FLAME head model", "ok", detail)
 
 
-def _examine_companion(field: str, item: str, file: Path) -> Finding:
-    """Whether a companion can be read by itself; whether it fits a model is told by the model beside it."""
+def _describe_companion(field: str, file: Path) -> str:
+    """Read a companion by itself; whether it fits a model is told by the model beside it. Raises: HeadFileError."""
     from flamejax.head.formats import load_pickle, npz_names, read_bytes, read_npy, read_obj
 
-    try:
-        if file.suffix == ".npy":
-            content = read_npy(file)
-        elif file.suffix == ".npz":
-            content = dict.fromkeys(npz_names(file))
-        elif file.suffix == ".pkl":
-            content, _ = load_pickle(read_bytes(file), str(file))
-        else:
-            content = {"mesh": read_obj(file)}
-        needed = {
-            "landmarks": ("static_lmk_faces_idx", "dynamic_lmk_faces_idx"),
-            "static_landmarks": ("lmk_face_idx", "lmk_b_coords"),
-            "dynamic_landmarks": ("lmk_face_idx", "lmk_b_coords"),
-            "masks": ("face", "left_eyeball", "scalp"),
-            "texture": ("mean", "tex_dir"),
-        }.get(field, ())
-        missing = [name for name in needed if not isinstance(content, dict) or name not in content]
-        if missing:
-            raise HeadFileError(f"{file}: '{missing[0]}' is missing. Fetch it again.")
-    except HeadFileError as error:
-        return _model(item, "broken", str(error))
-    return _model(item, "ok", str(file))
-
-
-def _examine_ict(folder: Path) -> Finding:
-    try:
-        return _model("ICT-FaceKit", "ok", f"{describe_ict(folder)}; {folder}")
-    except HeadFileError as error:
-        return _model("ICT-FaceKit", "broken", str(error))
+    if file.suffix == ".npy":
+        content = read_npy(file)
+    elif file.suffix == ".npz":
+        content = dict.fromkeys(npz_names(file))
+    elif file.suffix == ".pkl":
+        content, _ = load_pickle(read_bytes(file), str(file))
+    else:
+        content = {"mesh": read_obj(file)}
+    for name in NEEDED.get(field, ()):
+        if not isinstance(content, dict) or name not in content:
+            raise HeadFileError(f"{file}: '{name}' is missing. Fetch it again.")
+    return str(file)

@@ -105,11 +105,8 @@ def name_photos(photos: Sequence[Photo], taken: Collection[str] = ()) -> list[Ph
 
 
 def face_name(photo: Photo, face: int, taken: Collection[str]) -> str:
-    """The folder of a photo's face: the photo's name for the largest (0), `NAME_face1` for the next, and so on.
-
-    Args:
-        taken: case-folded names of other photos, which must not be met.
-    """
+    """The folder of a photo's face: the photo's name for the largest (0), `NAME_face1` for the next, and so on. None of
+    `taken`, case-folded names of other photos, is met."""
     return photo.name if face == 0 else unused_name(f"{photo.name}_face{face}", taken)
 
 

@@ -77,16 +77,8 @@ def spread_of(heads: ArrayLike) -> np.ndarray:
 
 
 def fitted_with(metrics: dict[str, Any], head: HeadModel, local: str = "auto") -> FitModel:
-    """The head and local models of a result.
-
-    Args:
-        metrics: of the result.
-        head: the plain head it was fitted with.
-        local: a file of local models, 'none', or 'auto' for what the result says.
-
-    Raises:
-        ResultError: the local models are not to be had, or others than those of the result.
-    """
+    """The plain head that a result was fitted with and its local models: a file, 'none', or 'auto' for what its metrics
+    say. Raises: ResultError, they are not to be had, or others than those of the result."""
     name, _, digest = str(metrics["settings"].get("local") or "none").rpartition(" ")
     chosen = local if local != "auto" else name or "none"
     path = local_model_path() if chosen == "auto" else Path(chosen)
@@ -107,24 +99,20 @@ def fitted_with(metrics: dict[str, Any], head: HeadModel, local: str = "auto") -
 
 def find_photo(metrics: dict[str, Any]) -> Path:
     """Where a result's photo lies. Raises: FileNotFoundError, it is gone or another file now."""
-    paths = [Path(metrics["photo_path"]), Path(metrics["photo"])]
-    there = [path for path in paths if path.is_file()]
-    if not there:
-        raise FileNotFoundError(f"the photo {paths[0]} is not there any more; put it back.")
+    there = [path for path in (Path(metrics["photo_path"]), Path(metrics["photo"])) if path.is_file()]
     for path in there:
         if photo_digest(path) == metrics["photo_sha256"]:
             return path
-    raise FileNotFoundError(f"the photo {there[0]} was changed since; reconstruct it again.")
+    if there:
+        raise FileNotFoundError(f"the photo {there[0]} was changed since; reconstruct it again.")
+    raise FileNotFoundError(f"the photo {metrics['photo_path']} is not there any more; put it back.")
 
 
 def observation_of(result: Result) -> tuple[Observation | None, str]:
     """What the fit of a result saw, but for rounded numbers; or None, and why the photo is not to be had.
 
     Masks are again those of the fit where the photo is at most 2048 pixels long, and to within a pixel of the smaller
-    copy else.
-
-    Raises:
-        ResultError: a file of the result is missing or damaged.
+    copy else. Raises: ResultError, a file of the result is missing or damaged.
     """
     try:
         image = load_image(find_photo(result.metrics))

@@ -63,11 +63,12 @@ def calibrate(head: HeadModel, views: Views, advance: Callable[[], None] = lambd
     face, barycentric = np.zeros(count, np.int64), np.zeros((count, 3))
     for point in range(count):
         hit = np.flatnonzero((views.hit_face[:, point] >= 0) & usable[views.hit_face[:, point]])[:MAX_CANDIDATES]
-        candidates = views.hit_face[hit, point], views.hit_barycentric[hit, point]
+        triangles, weights = views.hit_face[hit, point], views.hit_barycentric[hit, point]
         if not len(hit):  # always beside the head, or on an eyeball: begin anywhere
-            candidates = surface.allowed, np.full((len(surface.allowed), 3), 1 / 3)
-        start = most_central(candidates, views, point, faces)
-        origin = start[1] @ np.asarray(head.v_template, np.float64)[faces[start[0]]]
+            triangles, weights = surface.allowed, np.full((len(surface.allowed), 3), 1 / 3)
+        # A robust mean that never leaves the surface.
+        best = most_agreeing(triangles, weights, views, point, faces)
+        origin = weights[best] @ np.asarray(head.v_template, np.float64)[faces[triangles[best]]]
         face[point], barycentric[point] = search_surface(origin, views, point, surface)
         advance()
     spread = np.maximum(robust_spread(views, offset(views, faces, face, barycentric)), MIN_SPREAD)
@@ -80,14 +81,8 @@ def calibrate(head: HeadModel, views: Views, advance: Callable[[], None] = lambd
 
 
 def offset(views: Views, faces: np.ndarray, face: np.ndarray, barycentric: np.ndarray) -> np.ndarray:
-    """From surface points to detections, in the image.
-
-    Args:
-        faces: (F, 3). face (L,), barycentric (L, 3): 519 surface points, the 468 dense ones, or the 51 inner landmarks.
-
-    Returns:
-        (N, L, 2) outer-eye distances, x right, y down.
-    """
+    """(N, L, 2) outer-eye distances, x right, y down, from surface points to detections: face (L,), barycentric (L, 3)
+    of all 519 points, the 468 dense ones, or the 51 inner landmarks."""
     first = NUM_DENSE if len(face) == NUM_INNER else 0
     detected = views.detected[:, first : first + len(face)]
     projected = np.einsum("lk,nlkd->nld", barycentric, views.screen[:, faces[face]])
@@ -95,16 +90,11 @@ def offset(views: Views, faces: np.ndarray, face: np.ndarray, barycentric: np.nd
 
 
 def robust_spread(views: Views, offsets: np.ndarray) -> np.ndarray:
-    """Standard deviation per image axis, from medians: root mean square over the views turned left, frontal and right.
+    """(L,) standard deviation per image axis of offsets (N, L, 2), in their unit, from medians: root mean square over
+    the views turned left, frontal and right.
 
     The thirds are taken apart so that a point of the face's contour, which is right in one of them and slides in the
     others, does not pass for a good one.
-
-    Args:
-        offsets: (N, L, 2), from `offset`.
-
-    Returns:
-        (L,) in the unit of the offsets.
     """
     length = np.linalg.norm(offsets, axis=-1)
     thirds = np.array_split(np.argsort(views.yaw, kind="stable"), 3)
@@ -118,43 +108,21 @@ def usable_triangles(head: HeadModel, views: Views) -> np.ndarray:
     return (views.seen >= MIN_SEEN) & ~eyeballs[np.asarray(head.faces)].all(axis=1)
 
 
-def most_central(
-    candidates: tuple[np.ndarray, np.ndarray], views: Views, point: int, faces: np.ndarray
-) -> tuple[int, np.ndarray]:
-    """Of some surface points the one that agrees best with all detections: a robust mean that never leaves the surface.
+def most_agreeing(face: np.ndarray, barycentric: np.ndarray, views: Views, point: int, faces: np.ndarray) -> int:
+    """Which of some surface points, face (C,) and barycentric (C, 3), is nearest to all detections of one landmark.
 
-    Args:
-        candidates: triangles (C,) and barycentrics (C, 3). point: index into `views.detected`.
-
-    Returns:
-        Triangle and barycentric (3,).
+    The distance is robust, it levels off: views in which the detector erred should not count, and half an open mouth's
+    landmarks may be wrong together.
     """
-    face, barycentric = candidates
     projected = np.einsum("ck,nckd->ncd", barycentric.astype(np.float32), views.screen[:, faces[face]])
-    best = int(np.argmin(disagreement(projected, views, point)))
-    return int(face[best]), barycentric[best]
-
-
-def disagreement(projected: np.ndarray, views: Views, point: int) -> np.ndarray:
-    """Mean robust distance of surface points to the detections of one landmark: (N, C, 2) pixels -> (C,).
-
-    It grows like the distance at first and levels off: views in which the detector erred should not count, and half
-    an open mouth's landmarks may be wrong together.
-    """
     distance = np.linalg.norm(projected - views.detected[:, point, None].astype(np.float32), axis=-1)
     distance /= views.eye_distance[:, None].astype(np.float32)
-    return (distance / (distance + ROBUST_SCALE)).mean(axis=0)
+    return int(np.argmin((distance / (distance + ROBUST_SCALE)).mean(axis=0)))
 
 
 def search_surface(place: np.ndarray, views: Views, point: int, surface: Surface) -> tuple[int, np.ndarray]:
-    """The surface point near `place` (3,) in best agreement, by grids of growing fineness.
-
-    Args:
-        place: on the template, metres. point: index into `views.detected`.
-
-    Returns:
-        Triangle and barycentric (3,).
-    """
+    """Triangle and barycentric (3,) of the surface point in best agreement near `place` (3,), metres on the template,
+    by grids of growing fineness."""
     best = -1, np.zeros(3)
     for radius, parts in LEVELS:
         grid = barycentric_grid(parts)
@@ -162,9 +130,7 @@ def search_surface(place: np.ndarray, views: Views, point: int, surface: Surface
         places = np.einsum("gk,tkd->tgd", grid, surface.corners[near])
         distance = np.linalg.norm(places - place, axis=-1)
         triangle, cell = np.nonzero(distance <= max(radius, distance.min()))  # a grid may be coarser than the radius
-        corner_pixels = views.screen[:, surface.faces[surface.allowed[near[triangle]]]]
-        projected = np.einsum("ck,nckd->ncd", grid[cell].astype(np.float32), corner_pixels)
-        winner = int(np.argmin(disagreement(projected, views, point)))
+        winner = most_agreeing(surface.allowed[near[triangle]], grid[cell], views, point, surface.faces)
         best = int(surface.allowed[near[triangle[winner]]]), grid[cell[winner]]
         place = places[triangle[winner], cell[winner]]
     return best

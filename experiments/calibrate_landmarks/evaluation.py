@@ -27,10 +27,9 @@ Row = dict[str, Any]
 def render_table(head: HeadModel, dense: DenseLandmarks, views: Views) -> list[Row]:
     """Deviation of detected from model landmarks on renders, in outer-eye distances.
 
-    Returns:
-        One row per group of landmarks: `group`, `points`, `renders`, the means over points and renders `before` (the
-        head's own landmarks; None for dense points, of which it has none) and `after` calibration, and what of them is
-        a constant offset, `bias_before` and `bias_after` (length of a point's mean deviation, mean over points).
+    One row per group of landmarks: `group`, `points`, `renders`, the means over points and renders `before` (the head's
+    own landmarks; None for dense points, of which it has none) and `after` calibration, and what of them is a constant
+    offset, `bias_before` and `bias_after` (length of a point's mean deviation, mean over points).
     """
     faces, own = np.asarray(head.faces), head.landmark_embedding
 
@@ -78,20 +77,12 @@ def observe_photos(
 
 
 def photo_table(
-    head: HeadModel,
-    dense: DenseLandmarks,
-    folder: Path,
-    detector: FaceDetector,
-    say: Callable[[str], None] = print,
+    head: HeadModel, dense: DenseLandmarks, folder: Path, detector: FaceDetector, say: Callable[[str], None]
 ) -> list[Row]:
     """Reprojection error of fits to photos (`Fit.losses["nme"]`: inner landmarks, outer-eye distances).
 
-    Returns:
-        One row per photo, then "mean" and "median": `photo`, and `before` and `after` calibration of the landmarks.
-        Photos without a face are said and left out.
-
-    Raises:
-        ValueError: no photo has a face.
+    One row per photo, then "mean" and "median": `photo`, and `before` and `after` calibration of the landmarks.
+    Photos without a face are said and left out. Raises: ValueError, no photo has one.
     """
     names, observations = observe_photos([str(folder)], folder / "output", detector, say)
     if not observations:
@@ -101,10 +92,8 @@ def photo_table(
         name: np.asarray(fitting.fit(model, batch).losses["nme"], np.float64)
         for name, model in (("before", head), ("after", calibrated(head, dense)))
     }
-    rows: list[Row] = [
-        {"photo": name, **{column: float(values[i]) for column, values in found.items()}}
-        for i, name in enumerate(names)
+    columns = {name: [*values, np.mean(values), np.median(values)] for name, values in found.items()}
+    return [
+        {"photo": name, **{column: float(values[i]) for column, values in columns.items()}}
+        for i, name in enumerate([*names, "mean", "median"])
     ]
-    for name, mean in (("mean", np.mean), ("median", np.median)):
-        rows.append({"photo": name, **{column: float(mean(values)) for column, values in found.items()}})
-    return rows

@@ -89,12 +89,8 @@ class Views:
 def render_views(
     head: HeadModel, seed: int, count: int, *, purpose: int = 0, size: int = SIZE
 ) -> Iterator[RenderedView]:
-    """Random known heads before random backgrounds, one after the other; the same for the same arguments.
-
-    Args:
-        purpose: renders of different purposes have nothing in common, whatever their seeds.
-        size: S.
-    """
+    """Random known heads before random backgrounds, one after the other; the same for the same arguments. Renders of
+    different purposes have nothing in common, whatever their seeds."""
     for batch in range(-(-count // BATCH)):
         key = jax.random.key(seed)
         for part in (purpose, batch):
@@ -127,11 +123,8 @@ def observe_views(
     detector: FaceDetector,
     advance: Callable[[], None] = lambda: None,
 ) -> Views:
-    """Run the detector on renders and look up what the head's surface shows at each of its points.
-
-    Args:
-        advance: called after each render.
-    """
+    """Run the detector on renders and look up what the head's surface shows at each of its points; `advance` is called
+    after each render."""
     faces = np.asarray(head.faces)
     kept: list[tuple] = []
     seen, total = np.zeros(len(faces)), 0
@@ -169,15 +162,8 @@ def detect(view: RenderedView, detector: FaceDetector) -> np.ndarray | None:
 
 
 def back_project(points: np.ndarray, view: RenderedView, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The visible surface at pixels.
-
-    Args:
-        points: (L, 2) pixels; one off the silhouette takes the nearest covered pixel, unless it is `SNAP` away.
-        faces: (F, 3).
-
-    Returns:
-        Triangles (L,) int32, -1 = none, and barycentrics (L, 3).
-    """
+    """The visible surface at pixels (L, 2): triangles (L,) int32, -1 = none, and barycentrics (L, 3). A point off the
+    silhouette takes the nearest covered pixel, unless it is `SNAP` away."""
     size = view.face_index.shape[0]
     distance, nearest = ndimage.distance_transform_edt(view.face_index < 0, return_indices=True)
     column, row = np.clip(np.floor(points).astype(int), 0, size - 1).T

@@ -48,17 +48,8 @@ def run(
     console: Console | None = None,
     make_tools: Callable[[Config, flamejax.HeadModel], Tools] = default_tools,
 ) -> int:
-    """Reconstruct photos into a folder.
-
-    Args:
-        make_tools: the heavy steps, for tests to replace.
-
-    Returns:
-        0 when the output holds at least one head, 1 when it holds none, 130 when interrupted.
-
-    Raises:
-        UsageError: nothing was begun.
-    """
+    """Reconstruct photos into a folder; `make_tools` gives the heavy steps. Returns 0 when the output holds a head, 1
+    when it holds none, 130 when interrupted. Raises: UsageError, nothing was begun."""
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
     started = time.time()
     config.check_inputs()
@@ -78,7 +69,6 @@ def run(
     store = Store(config.output)
     store.open(config, identity)
     planned = plan(store, photos, config.settings())
-    reader_names = planned.taken
     if planned.done:
         console.print(f"{len(planned.done)} of {len(photos)} photos are done already.")
     failures = store.old_failures(photos) + failures
@@ -87,7 +77,7 @@ def run(
     batch_size = choose_batch_size(config, len(planned.todo))
     record["batch_size"] = batch_size
     store.write_run(record | {"status": "running"})
-    reader = PhotoReader(config, tools.observe, reader_names)
+    reader = PhotoReader(config, tools.observe, planned.taken)
     status = "finished"
     with runtime.compile_clock() as clock, progress_bar(console, "rate") as progress:
         task = progress.add_task("photos", total=len(planned.todo), rate="")

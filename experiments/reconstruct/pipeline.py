@@ -30,7 +30,7 @@ from fitting.inputs import uncovered
 from fitting.occlusion import auto_masks
 from flamejax.files import new_folder
 from flamejax.head import HeadModel
-from flamejax.io.results import HeadIdentity
+from flamejax.io.results import HeadIdentity, vertices_of
 from flamejax.types import Hypotheses
 from sampling import diversify, midpoints, ofer, ofer_dpp
 
@@ -38,6 +38,8 @@ CPU_BATCH, ACCELERATOR_BATCH = 4, 32
 WRITERS = 2
 HEADS_AT_ONCE = 512
 """Hypotheses that are made at once on each accelerator."""
+
+_render = jax.jit(functools.partial(flamejax.render, antialias=False), static_argnames="size")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def default_tools(config: Config, head: HeadModel) -> Tools:
         mask=auto_masks if config.masks == "auto" else lambda head, observation: observation,
         model=model,
         fit=lambda observation: fit(model, observation, config.fit_config()),
-        vertices=jax.jit(flamejax.vertices),
-        render=jax.jit(functools.partial(flamejax.render, antialias=False), static_argnames="size"),
+        vertices=vertices_of,
+        render=_render,
         complete=draw,
         between=between,
     )
@@ -101,10 +103,8 @@ def drawing_tools(config: Config, head: HeadModel, model: FitModel) -> tuple[Any
 
 
 def choose_batch_size(config: Config, photos: int) -> int:
-    """Faces per batch: what the user asked for, or a power of two suited to the device and not over the photos.
-
-    It is a multiple of the number of devices, over which the fit shares a batch out.
-    """
+    """Faces per batch: what the user asked for, or a power of two suited to the device and not over the photos; a
+    multiple of the number of devices, over which the fit shares a batch out."""
     devices = jax.device_count()
     if config.batch_size != "auto":
         return -(-config.batch_size // devices) * devices
@@ -205,9 +205,8 @@ class Pipeline:
     def _fit(self, faces: list[Face]) -> tuple[Fit, Observation, list[FittedFace]]:
         """Fit faces as a batch of the fixed size, filled up with copies, so that no other shape is ever compiled.
 
-        Returns:
-            The fit, on the device, and the observation with the masks that were used, both of the whole batch; and the
-            faces.
+        Returns the fit, on the device, and the observation with the masks that were used, both of the whole batch; and
+        the faces.
         """
         first = self.outcome.first_batch_seconds is None
         if first:
@@ -309,10 +308,9 @@ class Pipeline:
 
     def _fail(self, failures: list[Failure], faces: Sequence[Face] = ()) -> None:
         self.outcome.failures += failures
-        if faces:
-            for face in faces:
-                self._count(face)
-        else:
+        for face in faces:
+            self._count(face)
+        if not faces:
             self.report("photo", len(failures))
 
     def _count(self, face: Face) -> None:

@@ -19,7 +19,7 @@ from experiments.view.viewer_page import Scene, viewer_page
 from fitting.fit_model import FitModel
 from flamejax.files import write_text
 from flamejax.head import HeadModel
-from flamejax.io.meshes import write_glb, write_obj
+from flamejax.io.meshes import TexturedMesh, write_glb, write_obj
 from flamejax.io.results import FORMAT_VERSION, HYPOTHESES, HeadIdentity
 from flamejax.io.results_writing import camera_record, fit_npz, head_mesh, hypothesis_npz
 from flamejax.types import VISIBLE_CONFIDENCE, Fit, Hypotheses, Observation
@@ -88,40 +88,35 @@ class ResultWriter:
         # As for the Mesh-VAE: eyeballs count as seen.
         shown = np.asarray(fitted.fit.vertex_visibility, bool) | np.asarray(eyeball_vertices(self.head))
         if fitted.hypotheses is not None:
-            self._write_hypotheses(folder, fitted, fitted.hypotheses, shown)
+            self._write_hypotheses(folder, fitted, fitted.hypotheses, mesh, shown)
         _write_json(folder / "metrics.json", self._metrics(fitted, shown))
 
-    def _write_hypotheses(self, folder: Path, fitted: FittedFace, found: Hypotheses, seen: np.ndarray) -> None:
+    def _write_hypotheses(
+        self, folder: Path, fitted: FittedFace, found: Hypotheses, fit: TexturedMesh, seen: np.ndarray
+    ) -> None:
         for place, vertices in enumerate(found.vertices):
             inner = folder / HYPOTHESES / f"{place:02d}"
             inner.mkdir(parents=True)
             (inner / "params.npz").write_bytes(hypothesis_npz(found, place, self.identity))
-            write_glb(inner / "mesh.glb", head_mesh(self.head, vertices, fitted.texture))
+            write_glb(inner / "mesh.glb", dataclasses.replace(fit, vertices=np.asarray(vertices, np.float64)))
         spread = spread_of(found.vertices)
         sheet = clay_sheet(np.asarray(fitted.fit.vertices), np.asarray(found.vertices), spread, self.head.faces)
         sheet.save(folder / SHEET, quality=88)
-        write_text(folder / VIEWER, viewer_page(self._scene(fitted, found, seen, spread)))
-
-    def _scene(self, fitted: FittedFace, found: Hypotheses, seen: np.ndarray, spread: np.ndarray) -> Scene:
-        """What the page shows of a face."""
         full, zoom = fitted.camera["full_image"], fitted.face.preview_scale
-        return Scene(
+        scene = Scene(
             title=fitted.face.name,
-            fit=np.asarray(fitted.fit.vertices, np.float32),
+            fit=fit,
             heads=np.asarray(found.vertices, np.float32),
             scores=np.asarray(found.score),
             midpoints=fitted.midpoints,
             seen=seen,
             spread=spread,
-            faces=np.asarray(self.head.faces),
-            uv=np.asarray(self.head.uv),
-            uv_faces=np.asarray(self.head.uv_faces),
-            texture=fitted.texture,
             light=np.asarray(fitted.fit.light),
             photo=fitted.face.preview,
             scale=zoom * full["scale"],
             translation=zoom * np.asarray(full["translation"]),
         )
+        write_text(folder / VIEWER, viewer_page(scene))
 
     def _metrics(self, fitted: FittedFace, seen: np.ndarray) -> dict[str, Any]:
         """What metrics.json says. A loss that is not a number (nothing to measure) is null."""
@@ -160,13 +155,9 @@ def hypothesis_files(count: int) -> list[str]:
 
 
 def hypotheses_record(heads: np.ndarray, fit: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
-    """What metrics.json says of hypotheses: how many; how far they lie from the fit where the photo shows the head
-    (median over these vertices and all heads); how far from each other (RMS distance from their mean), there and where
-    nothing is seen.
-
-    Args:
-        heads: (M, V, 3) metres. fit: (V, 3). seen: (V,) bool.
-    """
+    """What metrics.json says of hypotheses (M, V, 3): how many; how far they lie from the fit (V, 3) where the photo
+    shows the head, seen (V,) (median over these vertices and all heads); how far from each other (RMS distance from
+    their mean), there and where nothing is seen."""
     away, spread = np.linalg.norm(heads[:, seen].astype(np.float64) - fit[seen], axis=-1), spread_of(heads)
     record: dict[str, Any] = {"hypotheses": len(heads)}
     for name, values, reduce in (

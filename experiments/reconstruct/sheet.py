@@ -39,12 +39,8 @@ LINKS = ("overlay.png", "mesh.glb", "mesh.obj", "params.npz", "camera.json", "la
 
 
 def write_index(folder: Path, results: dict[str, dict[str, Any]], failures: Sequence[Failure], note: str) -> None:
-    """Write index.html. It needs nothing from elsewhere: its pictures are the thumbnails beside it.
-
-    Args:
-        results: name -> metrics.
-        note: one line about the run.
-    """
+    """Write index.html of results (name -> metrics), with one line about the run. It needs nothing from elsewhere: its
+    pictures are the thumbnails beside it."""
     cards = "\n".join(_card(name, metrics) for name, metrics in results.items())
     page = f"""<!doctype html>
 <html lang="en">
@@ -102,20 +98,18 @@ def write_thumbnail(folder: Path, name: str, picture: Image.Image) -> None:
 
 
 def _card(name: str, metrics: dict[str, Any]) -> str:
-    at = quote(name)
-    error = metrics.get("landmark_nme")
-    facts = [
-        f"{metrics['visible_landmarks']} of 68 landmarks visible",
-        *([] if error is None else [f"landmark error {100 * error:.1f} % of the outer-eye distance"]),
-        *([f"{metrics['hypotheses']} hypotheses"] if metrics.get("hypotheses") else []),
-    ]
-    files = [*LINKS, *([SHEET] if metrics.get("hypotheses") else [])]
-    links = "".join(f'<a href="{at}/{file}">{file}</a>' for file in files)
-    look, page = "", f"{at}/overlay.png"
-    if metrics.get("hypotheses"):
+    at, files, look = quote(name), list(LINKS), ""
+    page, error = f"{at}/overlay.png", metrics.get("landmark_nme")
+    facts = [f"{metrics['visible_landmarks']} of 68 landmarks visible"]
+    if error is not None:
+        facts.append(f"landmark error {100 * error:.1f} % of the outer-eye distance")
+    if count := metrics.get("hypotheses"):
+        facts.append(f"{count} hypotheses")
+        files.append(SHEET)
         page = f"{at}/{VIEWER}"
-        heads = _count(metrics["hypotheses"], "hypothesis", "hypotheses")
+        heads = _count(count, "hypothesis", "hypotheses")
         look = f'<a class="viewer" href="{page}">Look at the {heads} in 3D</a><br>\n'
+    links = "".join(f'<a href="{at}/{file}">{file}</a>' for file in files)
     return f"""<figure>
 <a href="{page}"><img loading="lazy" src="{THUMBNAILS}/{at}.jpg" alt="{html.escape(name)}"></a>
 <figcaption>{look}<b>{html.escape(name)}</b>
@@ -127,10 +121,8 @@ def _card(name: str, metrics: dict[str, Any]) -> str:
 def _failure_table(failures: Sequence[Failure]) -> str:
     if not failures:
         return ""
-    rows = "\n".join(
-        f"<tr><td>{html.escape(f.photo)}</td><td>{html.escape(f.stage)}</td><td>{html.escape(f.reason)}</td></tr>"
-        for f in failures
-    )
+    cells = ((html.escape(text) for text in (f.photo, f.stage, f.reason)) for f in failures)
+    rows = "\n".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells)
     return f"<h2>Failures</h2>\n<table>\n<tr><th>photo</th><th>stage</th><th>reason</th></tr>\n{rows}\n</table>"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,12 @@ class Store:
 
     def results(self) -> dict[str, dict[str, Any]]:
         """name -> metrics of every complete result, sorted by name."""
-        return {name: m for name, m in self.records().items() if self._is_complete(name, m)}
+        found = {}
+        for name, metrics in self.records().items():
+            files = [*RESULT_FILES, *hypothesis_files(metrics.get("hypotheses", 0))]
+            if all((self.folder / name / file).is_file() for file in files):
+                found[name] = metrics
+        return found
 
     def records(self) -> dict[str, dict[str, Any]]:
         """name -> metrics of every result, also of those from which files were deleted since."""
@@ -63,19 +68,11 @@ class Store:
 
     def foreign_names(self) -> set[str]:
         """Names below the folder that are no result's: the lists, and whatever else someone keeps there."""
-        names = {THUMBNAILS, *LISTS}
-        records = self.records()
-        for entry in self.folder.iterdir():
-            # What holds nothing but files of a result is a result whose metrics.json was deleted.
-            known = {*RESULT_FILES, HYPOTHESES, VIEWER}
-            remains = entry.is_dir() and {inner.name for inner in entry.iterdir()} <= known
-            if entry.name not in records and not remains:
-                names.add(entry.name)
-        return names
-
-    def _is_complete(self, name: str, metrics: dict[str, Any]) -> bool:
-        files = [*RESULT_FILES, *hypothesis_files(metrics.get("hypotheses", 0))]
-        return all((self.folder / name / file).is_file() for file in files)
+        # What holds nothing but files of a result is a result whose metrics.json was deleted.
+        known, records = {*RESULT_FILES, HYPOTHESES, VIEWER}, self.records()
+        entries = (entry for entry in self.folder.iterdir() if entry.name not in records)
+        foreign = (e.name for e in entries if not (e.is_dir() and {inner.name for inner in e.iterdir()} <= known))
+        return {THUMBNAILS, *LISTS, *foreign}
 
     def old_failures(self, photos: Sequence[Photo]) -> list[Failure]:
         """Failures of earlier runs about photos that this run was not asked for."""
@@ -88,9 +85,9 @@ class Store:
 
     def write_lists(self, results: dict[str, dict[str, Any]], failures: Sequence[Failure]) -> None:
         """Rewrite summary.jsonl and failures.jsonl. Raises: OSError."""
-        rows = [{key: value for key, value in m.items() if key != "settings"} for m in results.values()]
-        write_text(self.folder / "summary.jsonl", _lines(rows))
-        write_text(self.folder / "failures.jsonl", _lines([dataclasses.asdict(f) for f in failures]))
+        summary = [{key: value for key, value in m.items() if key != "settings"} for m in results.values()]
+        for name, rows in (("summary", summary), ("failures", [dataclasses.asdict(f) for f in failures])):
+            write_text(self.folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_run(self, record: dict[str, Any]) -> None:
         """Rewrite run.json. Raises: OSError."""
@@ -118,7 +115,3 @@ class Store:
 def _difference(other: dict[str, Any], head: HeadIdentity) -> str:
     same_label = (other["name"], other["version"]) == (head.name, head.version)
     return f"same name, but another file: {other['sha256'][:8]}, {head.sha256[:8]}" if same_label else "another model"
-
-
-def _lines(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)

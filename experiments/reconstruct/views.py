@@ -41,13 +41,8 @@ class View:
 
 
 def render_view(render: Callable[..., jax.Array], fit: Fit, texture: np.ndarray, crop_side: int) -> View:
-    """Render a fitted head (no batch axes) in its crop's camera.
-
-    Args:
-        render: (verts (2, V, 3), camera, texture=, light=, size=) -> (2, H, W, 4) RGBA in [0, 1].
-        texture: (Ht, Wt, 3).
-        crop_side: pixels.
-    """
+    """A fitted head (no batch axes) in its crop's camera, by `render(verts (2, V, 3), camera, texture=(Ht, Wt, 3),
+    light=, size=) -> (2, H, W, 4)`, RGBA in [0, 1]; crop_side: pixels."""
     zoom = RENDER_SIDE / (crop_side * (1.0 + 2.0 * MARGIN))
     scale, shifted = zoom * float(fit.camera.scale), zoom * (np.asarray(fit.camera.translation) + MARGIN * crop_side)
     both = np.stack([np.asarray(fit.vertices), turn(np.asarray(fit.vertices))]).astype(np.float32)
@@ -71,14 +66,9 @@ def turn(vertices: np.ndarray) -> np.ndarray:
 
 
 def overlay(photo: np.ndarray, view: View, crop_scale: float, crop_offset: np.ndarray, crop_side: int) -> np.ndarray:
-    """The head over the photo: the crop's render warped back.
+    """(h, w, 3) uint8: the head over the photo (h, w, 3) uint8, the crop's render warped back.
 
-    Args:
-        photo: (h, w, 3) uint8.
-        crop_scale, crop_offset: crop pixels = scale * pixels of `photo` + offset; offset (2,).
-
-    Returns:
-        (h, w, 3) uint8.
+    crop_scale, crop_offset: crop pixels = scale * pixels of `photo` + offset; offset (2,).
     """
     height, width = photo.shape[:2]
     zoom = RENDER_SIDE / (crop_side * (1.0 + 2.0 * MARGIN))
@@ -87,9 +77,9 @@ def overlay(photo: np.ndarray, view: View, crop_scale: float, crop_offset: np.nd
     shift = zoom * (np.asarray(crop_offset, np.float64) + MARGIN * crop_side)
     low = np.maximum(np.ceil(-shift / factor), 0).astype(int)
     high = np.minimum(np.floor((RENDER_SIDE - shift) / factor), (width, height)).astype(int)
-    result = Image.fromarray(photo)
     if (high <= low).any():
         return photo
+    result = Image.fromarray(photo)
     box = np.clip(np.concatenate([factor * low + shift, factor * high + shift]), 0, RENDER_SIDE)
     warped = Image.fromarray(view.front).resize(tuple(high - low), Image.Resampling.BICUBIC, box=tuple(box.tolist()))
     alpha = warped.getchannel("A").point(lambda a: round(a * OPACITY))
@@ -100,16 +90,11 @@ def overlay(photo: np.ndarray, view: View, crop_scale: float, crop_offset: np.nd
 def mask_over(
     mask: np.ndarray, crop_scale: float, crop_offset: np.ndarray, photo_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """A mask of the crop in the photo's place, without what the crop holds beyond the photo.
+    """(h, w) uint8: a mask (S, S) in [0, 1] of the crop in the photo's place as 0 and 255; 0 outside the crop and where
+    the crop lies beyond the photo.
 
-    Args:
-        mask: (S, S) in [0, 1].
-        crop_scale, crop_offset: crop pixels = scale * photo pixels + offset; offset (2,).
-        photo_size: (width, height).
-        size: (width, height) of the result, the whole photo at any scale.
-
-    Returns:
-        (h, w) uint8 of 0 and 255; 0 outside the crop.
+    crop_scale, crop_offset: crop pixels = scale * photo pixels + offset; offset (2,).
+    photo_size, size: (width, height) of the photo and of the result, the whole photo at any scale.
     """
     side = mask.shape[0]
     places = []

@@ -117,7 +117,14 @@ class App:
         with gui.add_folder("between two", expand_by_default=False):
             self.first, self.second = gui.add_dropdown("from", ["00"]), gui.add_dropdown("to", ["00"])
             self.weight = gui.add_slider("way", 0.0, 1.0, 0.01, 0.5)
-        self._diverse_panel()
+        with gui.add_folder("diverse"):
+            self.k = gui.add_slider("k", 0.1, 2.0, 0.1, 0.5)
+            self.n_sigma = gui.add_slider("n_sigma", 1.0, 5.0, 0.1, 3.0)
+            self.samples = gui.add_slider("samples", 4, 32, 4, 16)
+            self.seed = gui.add_number("seed", 0, min=0, max=2**32 - 1, step=1)
+            self.draw = gui.add_button("draw")
+            self.progress = gui.add_progress_bar(100.0, animated=True, visible=False)
+            self.drawn = gui.add_markdown("")
         self.reset = gui.add_button("reset the fit's sliders", hint="Back to what was fitted.")
         self._groups: dict[str, Any] = {}
         self.photo.on_update(self._open)
@@ -128,23 +135,17 @@ class App:
         self.draw.on_click(self._draw)
         self.reset.on_click(self._reset)
 
-    def _diverse_panel(self) -> None:
-        gui = self.server.gui
-        with gui.add_folder("diverse"):
-            self.k = gui.add_slider("k", 0.1, 2.0, 0.1, 0.5)
-            self.n_sigma = gui.add_slider("n_sigma", 1.0, 5.0, 0.1, 3.0)
-            self.samples = gui.add_slider("samples", 4, 32, 4, 16)
-            self.seed = gui.add_number("seed", 0, min=0, max=2**32 - 1, step=1)
-            self.draw = gui.add_button("draw")
-            self.progress = gui.add_progress_bar(100.0, animated=True, visible=False)
-            self.drawn = gui.add_markdown("")
-
     def _show(self) -> None:
         face, colour, problem = self.face, self.colour.value, ""
         try:
             vertices = self.explorer.vertices(face, self.shown())
+            plain = colour == COLOURS[0]
             with self.server.atomic():
-                self._show_head(vertices, colour)
+                self.mesh.visible, self.coloured.visible = plain, not plain
+                if plain:
+                    self.mesh.vertices = vertices
+                else:
+                    self.coloured.glb_data = glb_bytes(coloured(face, self.explorer.head, vertices, colour))
         except ViewError as error:
             problem = str(error)
         notes = (problem, legend(face, colour), face.missing)
@@ -153,14 +154,6 @@ class App:
         if self._plane is not None:
             self._plane.visible = over
         self.mesh.wireframe = over
-
-    def _show_head(self, vertices: np.ndarray, colour: str) -> None:
-        plain = colour == COLOURS[0]
-        self.mesh.visible, self.coloured.visible = plain, not plain
-        if plain:
-            self.mesh.vertices = vertices
-        else:
-            self.coloured.glb_data = glb_bytes(coloured(self.face, self.explorer.head, vertices, colour))
 
     # What happens on a change.
 
@@ -210,13 +203,11 @@ class App:
         self._starts: list[Slider] = sliders(self.face.model, self.face.fit)
         gui, self.edits = self.server.gui, {}
         self._groups = {group: gui.add_folder(group, expand_by_default=False) for group in GROUPS}
-        turn_to_fit = self._turn_to(FIT)
         for each in self._starts:
             with self._groups[each.group]:
                 label = each.name.removeprefix(f"{each.group} ")
-                handle = gui.add_slider(label, each.low, each.high, each.step, each.start)
-            handle.on_update(turn_to_fit)
-            self.edits[each.name] = handle
+                self.edits[each.name] = gui.add_slider(label, each.low, each.high, each.step, each.start)
+            self.edits[each.name].on_update(self._turn_to(FIT))
 
     def _turn_to(self, what: str) -> Callable[[Any], None]:
         """What a slider does: it shows what it changes."""
@@ -257,9 +248,6 @@ class App:
             clock.join()
             self.draw.disabled, self.progress.visible = False, False
             self._drawing.release()
-        self._show_drawn(face, problem)
-
-    def _show_drawn(self, face: ViewedFace, problem: str) -> None:
         if face is self.face:  # else another photo was chosen meanwhile
             with self._lock, self._quietly():
                 self._list_hypotheses()

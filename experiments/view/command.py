@@ -111,8 +111,7 @@ def serve(app: App, console: Console, wait: Callable[[float], None] = time.sleep
 def free_address(host: str, port: int) -> tuple[str, int]:
     """Where to serve. viser itself takes the next port when one is taken, and never ends where a host is none's.
 
-    Raises:
-        UsageError: the port is taken or not allowed, or the host is not this machine's.
+    Raises: UsageError, the port is taken or not allowed, or the host is not this machine's.
     """
     if not 0 <= port < 2**16:
         raise UsageError(f"--port is between 0 and {2**16 - 1}, not {port}.")

@@ -22,14 +22,21 @@ COEFFICIENT_LIMIT = 3.0
 """Standard deviations to either side, where the head says nothing else."""
 HEAD_ORDER = "YXZ"
 """Turn, then nod, then tilt, each about the axes that the ones before have moved."""
-HEAD_TURNS = (("turn", 90.0), ("nod", 60.0), ("tilt", 60.0))
-JOINT_TURNS = {
-    "neck": ("neck_pose", ((0, "nod", -40.0, 40.0), (1, "turn", -60.0, 60.0), (2, "tilt", -40.0, 40.0))),
-    "jaw": ("jaw_pose", ((0, "open", -5.0, 35.0), (1, "sideways", -15.0, 15.0))),
-    "left eye": ("leye_pose", ((0, "down", -35.0, 35.0), (1, "to the left", -40.0, 40.0))),
-    "right eye": ("reye_pose", ((0, "down", -35.0, 35.0), (1, "to the left", -40.0, 40.0))),
-}
-"""Joint -> field, and of its axis-angle the components with a slider: index, name, limits in degrees."""
+TURNS = (
+    ("head turn", "global_orient", 0, -90.0, 90.0),
+    ("head nod", "global_orient", 1, -60.0, 60.0),
+    ("head tilt", "global_orient", 2, -60.0, 60.0),
+    ("neck nod", "neck_pose", 0, -40.0, 40.0),
+    ("neck turn", "neck_pose", 1, -60.0, 60.0),
+    ("neck tilt", "neck_pose", 2, -40.0, 40.0),
+    ("jaw open", "jaw_pose", 0, -5.0, 35.0),
+    ("jaw sideways", "jaw_pose", 1, -15.0, 15.0),
+    ("left eye down", "leye_pose", 0, -35.0, 35.0),
+    ("left eye to the left", "leye_pose", 1, -40.0, 40.0),
+    ("right eye down", "reye_pose", 0, -35.0, 35.0),
+    ("right eye to the left", "reye_pose", 1, -40.0, 40.0),
+)
+"""Name, field, which of its numbers (of a joint's axis-angle; of the head's `head_angles`), limits in degrees."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +59,34 @@ def sliders(model: FitModel, fit: Fit) -> list[Slider]:
 
     Limits reach as far as the fit does, so that each starts at the fit's very value.
     """
-    return [*_coefficients(model, fit), *_turns(fit)]
+    found, limits = [], np.tile([[-COEFFICIENT_LIMIT], [COEFFICIENT_LIMIT]], model.global_expression)
+    if model.head.expression_range is not None:
+        limits = np.asarray(model.head.expression_range, np.float64)
+    for i in range(min(SHOWN_COMPONENTS, model.global_betas)):
+        low, high = -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT
+        found.append(_slider("identity", f"identity {i}", low, high, 0.01, fit.params.betas[i]))
+    for i in range(min(SHOWN_COMPONENTS, model.global_expression)):
+        found.append(_slider("expression", f"expression {i}", *limits[:, i], 0.01, fit.params.expression[i]))
+    degrees = _degrees(fit.params)
+    return found + [_slider("pose", name, low, high, 0.1, degrees[field][i]) for name, field, i, low, high in TURNS]
 
 
 def edited(model: FitModel, fit: Fit, values: Mapping[str, float]) -> HeadParams:
-    """The fit's parameters with the sliders' values in them.
-
-    Args:
-        values: by the sliders' names; what is not named keeps the fit's.
-
-    Returns:
-        Parameters of `model.head`, without batch axes.
-    """
+    """The fit's parameters, without batch axes, with the sliders' values in them by name; the others keep the fit's."""
     # NumPy: in JAX each change of one number would be a program of its own.
     full = jax.tree.map(lambda leaf: np.array(leaf, np.float32), fit.params)
-    betas, expression = _count(model)
-    for name, numbers, count in (("identity", full.betas, betas), ("expression", full.expression, expression)):
-        for i in range(count):
+    for name, numbers, count in (
+        ("identity", full.betas, model.global_betas),
+        ("expression", full.expression, model.global_expression),
+    ):
+        for i in range(min(SHOWN_COMPONENTS, count)):
             numbers[i] = values.get(f"{name} {i}", numbers[i])
-    for joint, (field, parts) in JOINT_TURNS.items():
-        for i, name, _, _ in parts:
-            degrees = values.get(f"{joint} {name}")
-            if degrees is not None:
-                getattr(full, field)[i] = np.deg2rad(degrees)
-    start = head_angles(full.global_orient)
-    angles = [values.get(f"head {name}", start[i]) for i, (name, _) in enumerate(HEAD_TURNS)]
+    angles = head_angles(full.global_orient)
+    for name, field, i, _, _ in TURNS:
+        if name in values and field == "global_orient":
+            angles[i] = values[name]
+        elif name in values:
+            getattr(full, field)[i] = np.deg2rad(values[name])
     turned = Rotation.from_euler(HEAD_ORDER, angles, degrees=True).as_rotvec()
     full = dataclasses.replace(full, global_orient=turned.astype(np.float32))
     return jax.tree.map(jnp.asarray, full)
@@ -88,36 +98,10 @@ def head_angles(global_orient: Array | np.ndarray) -> np.ndarray:
     return rotation.as_euler(HEAD_ORDER, degrees=True)
 
 
-def _count(model: FitModel) -> tuple[int, int]:
-    """How many components of identity and of expression have a slider: global ones only."""
-    return min(SHOWN_COMPONENTS, model.global_betas), min(SHOWN_COMPONENTS, model.global_expression)
-
-
-def _coefficients(model: FitModel, fit: Fit) -> list[Slider]:
-    betas, expression = _count(model)
-    limits = np.tile([[-COEFFICIENT_LIMIT], [COEFFICIENT_LIMIT]], expression)
-    if model.head.expression_range is not None:
-        limits = np.asarray(model.head.expression_range, np.float64)[:, :expression]
-    found = [
-        _slider("identity", f"identity {i}", -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT, 0.01, fit.params.betas[i])
-        for i in range(betas)
-    ]
-    for i in range(expression):
-        low, high = limits[:, i]
-        found.append(_slider("expression", f"expression {i}", low, high, 0.01, fit.params.expression[i]))
-    return found
-
-
-def _turns(fit: Fit) -> list[Slider]:
-    angles = head_angles(fit.params.global_orient)
-    found = [
-        _slider("pose", f"head {name}", -limit, limit, 0.1, angle)
-        for (name, limit), angle in zip(HEAD_TURNS, angles, strict=True)
-    ]
-    for joint, (field, parts) in JOINT_TURNS.items():
-        degrees = np.rad2deg(np.asarray(getattr(fit.params, field), np.float64))
-        found += [_slider("pose", f"{joint} {name}", low, high, 0.1, degrees[i]) for i, name, low, high in parts]
-    return found
+def _degrees(params: HeadParams) -> dict[str, np.ndarray]:
+    """Field of a turn -> its numbers in degrees."""
+    found = {field: np.rad2deg(np.asarray(getattr(params, field), np.float64)) for _, field, *_ in TURNS}
+    return found | {"global_orient": head_angles(params.global_orient)}
 
 
 def _slider(group: str, name: str, low: float, high: float, step: float, start: float | Array) -> Slider:

@@ -96,7 +96,7 @@ class ViewedFace:
 
     @property
     def fit(self) -> Fit:
-        """The fit as it was read."""
+        """As it was read."""
         return self.result.fit
 
     @property
@@ -106,8 +106,8 @@ class ViewedFace:
 
     def choices(self) -> list[str]:
         """What `Shown.what` may be."""
-        between = [BETWEEN] if self.hypotheses is not None and self.hypotheses.latents is not None else []
-        return [FIT, *self.numbers(), *(between if self.count > 1 else [])]
+        between = self.count > 1 and self.hypotheses is not None and self.hypotheses.latents is not None
+        return [FIT, *self.numbers(), *([BETWEEN] if between else [])]
 
     def numbers(self) -> list[str]:
         """The hypotheses' names: 00, 01, ..."""
@@ -155,9 +155,7 @@ class Explorer:
     def draw(self, face: ViewedFace, settings: DrawSettings) -> None:
         """Replace a face's hypotheses by new ones. Takes seconds, the first time longer: it compiles.
 
-        Raises:
-            ViewError: the Mesh-VAE cannot be used, what is needed of the photo is gone, or numbers came out that are
-                none.
+        Raises: ViewError, the Mesh-VAE or the photo cannot be used, or numbers came out that are none.
         """
         if face.observation is None:
             raise ViewError("drawing needs the photo, see below.")
@@ -208,13 +206,10 @@ def _decoded(vae: MeshVAE, model: FitModel, fit: Fit, first: Array, second: Arra
 
 
 def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: str) -> TexturedMesh:
-    """Vertices (V, 3) as a mesh in one of COLOURS.
-
-    Scales of colours are a texture too, with the place on the scale as texture coordinate.
-    """
+    """Vertices (V, 3) as a mesh in one of COLOURS. Scales of colours are a texture too, with the place on the scale as
+    texture coordinate."""
     if colour == "texture":
-        texture = np.clip(np.asarray(head.albedo(face.fit.texture)), 0.0, 1.0)
-        return head_mesh(head, vertices, texture)
+        return head_mesh(head, vertices, np.clip(np.asarray(head.albedo(face.fit.texture)), 0.0, 1.0))
     place, end = np.zeros(len(vertices)), HOT
     if colour == "spread":
         place = np.clip(spread(face) / full_spread(face), 0, 1)

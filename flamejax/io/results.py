@@ -153,8 +153,7 @@ def read_result(folder: Path, model: FittedModel | None = None, head: HeadIdenti
         head: which head the caller has; a result of another one is refused.
 
     Raises:
-        ResultError: it is no result, it was made with another head or other local models, or a file is missing or
-            damaged.
+        ResultError: it is no result, or of another head or other local models, or a file is missing or damaged.
     """
     metrics = read_metrics(folder)
     made = metrics["head"]

@@ -25,7 +25,7 @@ def fit_npz(fit: Fit, model: FittedModel, head: HeadIdentity, exact: bool, local
         exact: whether these alone give the vertices.
         local_model: which local models the coefficients `local` are of.
     """
-    arrays = _of_head(head) | _of_params(model.global_params(fit.params))
+    arrays = _of_params(model.global_params(fit.params))
     arrays |= {
         "exact": np.bool_(exact),
         "vertices": np.asarray(fit.vertices, np.float32),
@@ -39,32 +39,27 @@ def fit_npz(fit: Fit, model: FittedModel, head: HeadIdentity, exact: bool, local
         counts = model.global_betas, model.global_expression, model.head.num_betas - model.global_betas
         arrays |= {name: np.int32(count) for name, count in zip(FOLDED, counts, strict=True)}
         arrays |= {"local": np.asarray(local, np.float32), "local_model": np.str_(local_model)}
-    return _npz_bytes(arrays)
+    return _npz_bytes(head, arrays)
 
 
 def hypothesis_npz(found: Hypotheses, place: int, head: HeadIdentity) -> bytes:
     """params.npz of one hypothesis of a face, without objects."""
     one = jax.tree.map(lambda leaf: leaf[place], found)
-    arrays = _of_head(head) | {"vertices": np.asarray(one.vertices, np.float32), "score": np.float32(one.score)}
+    arrays = {"vertices": np.asarray(one.vertices, np.float32), "score": np.float32(one.score)}
     if one.latents is not None:
         arrays["latents"] = np.asarray(one.latents, np.float32)
     if one.params is not None:
         # The vertices are the parameters' times the size: a photo does not show size, and they lie before the fit's
         # camera.
         arrays |= _of_params(one.params) | {"size": np.float32(1.0 if one.size is None else one.size)}
-    return _npz_bytes(arrays)
+    return _npz_bytes(head, arrays)
 
 
 def camera_record(
     camera: OrthographicCamera, crop: CropTransform, side: int, photo: tuple[int, int], overlay: tuple[int, int]
 ) -> dict[str, Any]:
-    """What camera.json says: the camera of the crop and of the full photo, and how they hang together.
-
-    Args:
-        camera: world metres to crop pixels.
-        side: of the crop, pixels.
-        photo, overlay: (width, height) of the full photo, and of the pictures of it that are written, pixels.
-    """
+    """What camera.json says: the camera of the crop of `side` pixels and of the full photo, and how they hang together.
+    photo, overlay: (width, height) of the full photo, and of the pictures of it that are written, pixels."""
     # Double precision: a pixel of a large photo needs more digits than float32 has.
     camera, crop = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (camera, crop))
     full = camera.to_full(crop)
@@ -94,20 +89,12 @@ def head_mesh(head: HeadModel, vertices: Any, texture: np.ndarray) -> TexturedMe
     return TexturedMesh(np.asarray(vertices, np.float64), np.asarray(head.faces), uv, uv_faces, texture)
 
 
-def _of_head(head: HeadIdentity) -> dict[str, Any]:
-    return {
-        "format_version": np.int32(FORMAT_VERSION),
-        "head_name": np.str_(head.name),
-        "head_version": np.str_(head.version),
-        "head_sha256": np.str_(head.sha256),
-    }
-
-
 def _of_params(params: HeadParams) -> dict[str, Any]:
     return {field.name: np.asarray(getattr(params, field.name), np.float32) for field in dataclasses.fields(params)}
 
 
-def _npz_bytes(arrays: dict[str, Any]) -> bytes:
+def _npz_bytes(head: HeadIdentity, arrays: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    of_head = {f"head_{name}": np.str_(getattr(head, name)) for name in ("name", "version", "sha256")}
+    np.savez_compressed(buffer, format_version=np.int32(FORMAT_VERSION), **of_head, **arrays)
     return buffer.getvalue()

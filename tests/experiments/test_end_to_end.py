@@ -30,7 +30,8 @@ def test_the_portrait_becomes_a_head_that_lies_on_it(tmp_path):
     with Image.open(photos / "astronaut.png") as photo:
         photo.crop((60, 0, 400, 300)).resize((510, 450)).save(tmp_path / "other.jpg")
     assert main([str(tmp_path / "other.jpg"), "--output", str(tmp_path / "again"), "--iterations", "8"]) == 0
-    assert json.loads((tmp_path / "again/run.json").read_text())["compile_seconds"] < 0.2
+    first, again = (json.loads((folder / "run.json").read_text()) for folder in (out, tmp_path / "again"))
+    assert again["compile_seconds"] < max(0.2, 0.01 * first["compile_seconds"])  # a busy machine is slow in both
     # The camera of the full photo puts the saved vertices onto the face.
     camera = json.loads((out / "astronaut/camera.json").read_text())["full_image"]
     with np.load(out / "astronaut/params.npz", allow_pickle=False) as saved:

@@ -54,11 +54,11 @@ def test_heads_come_back_to_a_hundredth_of_a_millimetre():
     scene = make_scene()
     header, arrays = unpacked(viewer_page(scene))
     heads = heads_in(header, arrays)
-    away = np.linalg.norm(heads - np.concatenate([scene.fit[None], scene.heads]), axis=-1)
+    away = np.linalg.norm(heads - np.concatenate([scene.fit.vertices[None], scene.heads]), axis=-1)
     assert away.max() < 1e-5 and header["step"] < 7e-6
     first, second = np.triu_indices(4, 1)
     steps = np.array(header["bendSteps"])
-    bends = arrays["bends"].reshape(-1, *scene.fit.shape) * steps[steps > 0][:, None, None]
+    bends = arrays["bends"].reshape(-1, *scene.fit.vertices.shape) * steps[steps > 0][:, None, None]
     middles = (heads[1:][first] + heads[1:][second]) / 2
     middles[steps > 0] += bends
     assert np.linalg.norm(middles - scene.midpoints, axis=-1).max() < 1e-5
@@ -80,10 +80,10 @@ def test_heads_a_metre_apart_come_back_as_well():
 def test_triangles_and_texture_places():
     scene = make_scene()
     _, arrays = unpacked(viewer_page(scene))
-    np.testing.assert_array_equal(arrays["faces"].reshape(-1, 3), scene.faces)
+    np.testing.assert_array_equal(arrays["faces"].reshape(-1, 3), scene.fit.faces)
     corners, vertex, uv = arrays["corners"].reshape(-1, 3), arrays["vertex"], arrays["uv"].reshape(-1, 2)
-    np.testing.assert_array_equal(vertex[corners], scene.faces)
-    np.testing.assert_allclose(uv[corners], scene.uv[scene.uv_faces], atol=1e-7)
+    np.testing.assert_array_equal(vertex[corners], scene.fit.faces)
+    np.testing.assert_allclose(uv[corners], scene.fit.uv[scene.fit.uv_faces], atol=1e-7)
     assert arrays["faces"].dtype == np.uint16
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 import flamejax
 from experiments.view.viewer_page import Scene
+from flamejax.io.results_writing import head_mesh
 
 SIZE = 480, 400
 SCALE, TRANSLATION = 1000.0, (240.0, 180.0)
@@ -35,16 +36,12 @@ def make_scene(count: int = 4, midpoints: bool = True) -> Scene:
     light[0] = np.sqrt(4 * np.pi)
     return Scene(
         title="a <b> & c",
-        fit=fit,
+        fit=head_mesh(head, fit, texture),
         heads=heads,
         scores=-3.5 - 2.2 * np.arange(count),
         midpoints=middles if midpoints else None,
         seen=~hidden,
         spread=heads.std(axis=0).max(axis=-1).astype(np.float64) * np.sqrt(2),
-        faces=np.asarray(head.faces),
-        uv=np.asarray(head.uv),
-        uv_faces=np.asarray(head.uv_faces),
-        texture=texture,
         light=light,
         photo=make_photo(),
         scale=SCALE,

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(browser.why_not() is not None, reason=str(browser.why_not())),
 ]
 SCENE = make_scene()
-HEADS = np.concatenate([SCENE.fit[None], SCENE.heads])
+HEADS = np.concatenate([SCENE.fit.vertices[None], SCENE.heads])
 MODES = ("texture", "clay", "spread", "distance", "mask")
 STAGE_LIGHT, STAGE_DARK = (0xE4, 0xE6, 0xEA), (0x1C, 0x20, 0x26)
 

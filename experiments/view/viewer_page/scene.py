@@ -30,8 +30,8 @@ class Scene:
     """A fit, its hypotheses and the photo, as NumPy arrays."""
 
     title: str
-    fit: np.ndarray
-    """(V, 3) world metres."""
+    fit: TexturedMesh
+    """World metres, with texture coordinates and a texture."""
     heads: np.ndarray
     """(M, V, 3) hypotheses, best first, same frame."""
     scores: np.ndarray
@@ -43,14 +43,6 @@ class Scene:
     """(V,) bool: what the photo shows."""
     spread: np.ndarray
     """(V,) metres: RMS distance of each vertex from its mean over the hypotheses."""
-    faces: np.ndarray
-    """(F, 3)."""
-    uv: np.ndarray
-    """(Vt, 2), v up."""
-    uv_faces: np.ndarray
-    """(F, 3)."""
-    texture: np.ndarray
-    """(Ht, Wt, 3) in [0, 1]."""
     light: np.ndarray
     """(9, 3) spherical harmonics, as in `flamejax.rendering.light`."""
     photo: np.ndarray
@@ -63,24 +55,19 @@ class Scene:
 
 def pack(scene: Scene) -> tuple[dict[str, Any], str]:
     """What the page's script reads: numbers that go into JSON, and arrays as base64 of gzip. `unpack.js` is the way
-    back.
-
-    Raises:
-        ValueError: shapes do not go together, or coordinates are not finite.
-    """
+    back. Raises: ValueError, shapes do not go together, or coordinates are not finite."""
     _check(scene)
     blobs: list[bytes] = []
     arrays: dict[str, dict[str, Any]] = {}
 
     def put(name: str, values: np.ndarray) -> None:
         little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-        size = little.dtype.itemsize
         # Bytes of one significance together.
-        data = little.view(np.uint8).reshape(-1, size).T.tobytes()
+        data = little.view(np.uint8).reshape(-1, little.dtype.itemsize).T.tobytes()
         arrays[name] = {"type": values.dtype.name, "count": values.size, "offset": sum(map(len, blobs))}
         blobs.append(data)
 
-    quantised, centre, step = quantise(np.concatenate([scene.fit[None], scene.heads]))
+    quantised, centre, step = quantise(np.concatenate([scene.fit.vertices[None], scene.heads]))
     # Differences wrap round at 2^16, and back.
     quantised[1:] -= quantised[:1]
     put("heads", quantised)
@@ -88,14 +75,15 @@ def pack(scene: Scene) -> tuple[dict[str, Any], str]:
     put("bends", bends)
     put("seen", np.asarray(scene.seen, np.uint8))
     put("spread", np.asarray(scene.spread, np.float32))
-    vertex, uv, corners = _split(scene)
-    put("faces", _indices(scene.faces, len(scene.fit)))
+    vertex, place, corners = split_seams(scene.fit)
+    count = len(scene.fit.vertices)
+    put("faces", _indices(scene.fit.faces, count))
     put("corners", _indices(corners, len(vertex)))
-    put("vertex", _indices(vertex, len(scene.fit)))
-    put("uv", np.asarray(uv, np.float32))
+    put("vertex", _indices(vertex, count))
+    put("uv", np.asarray(np.asarray(scene.fit.uv)[place], np.float32))
     header = {
         "title": scene.title,
-        "vertices": len(scene.fit),
+        "vertices": count,
         "heads": len(scene.heads),
         "scores": [round(float(score), 3) for score in scene.scores],
         "centre": centre.tolist(),
@@ -105,8 +93,8 @@ def pack(scene: Scene) -> tuple[dict[str, Any], str]:
         "translation": np.asarray(scene.translation, np.float64).tolist(),
         "light": np.asarray(scene.light, np.float64).round(5).tolist(),
         "photoSize": [scene.photo.shape[1], scene.photo.shape[0]],
-        "photo": _picture(scene.photo, "JPEG", quality=88),
-        "texture": _picture(np.round(np.clip(scene.texture, 0, 1) * 255).astype(np.uint8), "JPEG", quality=92),
+        "photo": _picture(scene.photo, 88),
+        "texture": _picture(np.round(np.clip(np.asarray(scene.fit.texture), 0, 1) * 255).astype(np.uint8), 92),
         "arrays": arrays,
     }
     # mtime 0: the same scene is the same page.
@@ -137,31 +125,24 @@ def _bends(scene: Scene) -> tuple[np.ndarray, list[float]]:
     return np.stack(kept) if kept else np.zeros(0, np.int8), steps
 
 
-def _split(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices doubled along the texture's seams: (N,) which vertex each is, (N, 2) its place in the texture, and
-    triangles (F, 3) of them."""
-    solid = TexturedMesh(scene.fit.astype(np.float64), scene.faces, scene.uv.astype(np.float64), scene.uv_faces)
-    source, uv_source, faces = split_seams(solid)
-    return source, scene.uv[uv_source], faces
-
-
 def _indices(values: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(values, np.uint16 if count <= 2**16 else np.uint32)
 
 
-def _picture(pixels: np.ndarray, kind: str, **options: Any) -> str:
+def _picture(pixels: np.ndarray, quality: int) -> str:
     """A data: URL."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _check(scene: Scene) -> None:
     if not len(scene.heads):
         raise ValueError("there are no hypotheses to show.")
-    if scene.heads.shape[1:] != scene.fit.shape or len(scene.scores) != len(scene.heads):
+    shape = scene.fit.vertices.shape
+    if scene.heads.shape[1:] != shape or len(scene.scores) != len(scene.heads):
         raise ValueError(
-            f"a fit of shape {scene.fit.shape}, but hypotheses of {scene.heads.shape} with {len(scene.scores)} scores."
+            f"a fit of shape {shape}, but hypotheses of {scene.heads.shape} with {len(scene.scores)} scores."
         )
-    if not (np.isfinite(scene.fit).all() and np.isfinite(scene.heads).all()):
+    if not np.isfinite(scene.heads).all():
         raise ValueError("vertices hold NaN or infinite values.")
