@@ -73,9 +73,8 @@ def run(
         console.print(f"{len(planned.done)} of {len(photos)} photos are done already.")
     failures = store.old_failures(photos) + failures
     cache = runtime.use_compilation_cache()
-    record = _run_record(config, identity, cache, len(photos))
     batch_size = choose_batch_size(config, len(planned.todo))
-    record["batch_size"] = batch_size
+    record = _run_record(config, identity, cache, len(photos)) | {"batch_size": batch_size}
     store.write_run(record | {"status": "running"})
     reader = PhotoReader(config, tools.observe, planned.taken)
     status = "finished"

@@ -56,9 +56,7 @@ class PhotoReader:
 
     def __init__(self, config: Config, observe: Callable[..., list[Observation]], names: Collection[str]):
         """names: folder names of all photos, which a further face must not take. Raises: UsageError."""
-        self.config = config
-        self.observe = observe
-        self.names = {name.casefold() for name in names}
+        self.config, self.observe, self.names = config, observe, {name.casefold() for name in names}
         try:
             self.boxes = {} if config.boxes is None else load_boxes(config.boxes)
         except InputError as error:
@@ -66,16 +64,15 @@ class PhotoReader:
 
     def __call__(self, photo: Photo) -> list[Face] | Failure:
         """The faces of a photo, largest first, or why there are none. Raises nothing but KeyboardInterrupt and such."""
-        stage = "load"
+        stage, config = "load", self.config
         try:
             image = load_image(photo.path)
-            beside = self._given(photo, image.shape[:2])
+            height, width = image.shape[:2]
+            beside = self._given(photo, (height, width))
             stage = "observe"
-            config = self.config
             observations = self.observe(image, size=config.size, all_faces=config.all_faces, **beside)
             # Waiting faces stay out of the accelerator's memory; a batch is sent there at once.
             observations = jax.device_get(observations)
-            height, width = image.shape[:2]
             preview, digest = make_preview(image), photo_digest(photo.path)
             given_mask = _mask_preview(beside.get("occlusion_mask"), preview)
         except Exception as error:
@@ -119,8 +116,8 @@ def make_preview(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) float in [0, 1] -> (h, w, 3) uint8 with no side over MAX_OVERLAY_SIDE."""
     pixels = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
     height, width = pixels.shape[:2]
-    scale = min(1.0, MAX_OVERLAY_SIDE / max(height, width))
-    if scale == 1.0:
+    scale = MAX_OVERLAY_SIDE / max(height, width)
+    if scale >= 1.0:
         return pixels
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))

@@ -66,7 +66,8 @@ def sliders(model: FitModel, fit: Fit) -> list[Slider]:
         low, high = -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT
         found.append(_slider("identity", f"identity {i}", low, high, 0.01, fit.params.betas[i]))
     for i in range(min(SHOWN_COMPONENTS, model.global_expression)):
-        found.append(_slider("expression", f"expression {i}", *limits[:, i], 0.01, fit.params.expression[i]))
+        low, high = limits[:, i]
+        found.append(_slider("expression", f"expression {i}", low, high, 0.01, fit.params.expression[i]))
     degrees = _degrees(fit.params)
     return found + [_slider("pose", name, low, high, 0.1, degrees[field][i]) for name, field, i, low, high in TURNS]
 

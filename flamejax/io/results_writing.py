@@ -95,6 +95,6 @@ def _of_params(params: HeadParams) -> dict[str, Any]:
 
 def _npz_bytes(head: HeadIdentity, arrays: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    of_head = {f"head_{name}": np.str_(getattr(head, name)) for name in ("name", "version", "sha256")}
-    np.savez_compressed(buffer, format_version=np.int32(FORMAT_VERSION), **of_head, **arrays)
+    identity = {f"head_{name}": np.str_(getattr(head, name)) for name in ("name", "version", "sha256")}
+    np.savez_compressed(buffer, **({"format_version": np.int32(FORMAT_VERSION)} | identity | arrays))
     return buffer.getvalue()

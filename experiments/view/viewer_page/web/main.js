@@ -63,6 +63,7 @@ class Viewer {
       wire: () => this.change({ wire: !this.state.wire }),
     });
     new ResizeObserver(() => this.resize()).observe(this.canvas);
+    this.watchDensity();
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.repaint());
     this.canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
     this.canvas.addEventListener("webglcontextrestored", () => {
@@ -150,6 +151,16 @@ class Viewer {
     };
     this.playing = step;
     if (this.state.playing) requestAnimationFrame(step);
+  }
+
+  // On another screen the size in CSS pixels stays, and no ResizeObserver speaks.
+  watchDensity() {
+    const density = window.matchMedia(`(resolution: ${window.devicePixelRatio || 1}dppx)`);
+    const changed = () => {
+      this.resize();
+      this.watchDensity();
+    };
+    density.addEventListener("change", changed, { once: true });
   }
 
   resize() {
