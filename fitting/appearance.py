@@ -39,7 +39,7 @@ def skin_triangles(head: HeadModel) -> Array:
 def region_triangles(head: HeadModel, names: Sequence[str], among: Array | bool = True) -> Array:
     """(F,) float: 1 for triangles whose vertices all lie in one of these regions, `among` (V,) bool, and on no scalp or
     neck."""
-    inside, outside = (sum(head.regions[n] for n in some) > 0 for some in (names, NOT_FACE_REGIONS))
+    inside, outside = (jnp.any(jnp.stack([head.regions[n] for n in s]), axis=0) for s in (names, NOT_FACE_REGIONS))
     return jnp.all((inside & ~outside & among)[head.faces], axis=-1).astype(jnp.float32)
 
 

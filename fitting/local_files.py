@@ -101,7 +101,7 @@ def read_local_model(path: Path) -> LocalModel:
         )
     )
     return LocalModel(
-        **{name: kind(found[name]) for name, kind in _HEADER.items()},  # type: ignore[arg-type]
+        **{name: kind(found[name]) for name, kind in _HEADER.items()},
         regions=regions,
         provenance={
             name.removeprefix("provenance_"): str(value)

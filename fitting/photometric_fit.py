@@ -158,7 +158,11 @@ def refine(model: FitModel, geometry: Geometry, evidence: Evidence, config: FitC
 def _optimiser(model: FitModel, config: FitConfig) -> optax.GradientTransformation:
     """Adam with a step size for each kind of unknown, slower for the eyeballs, and cosine decay."""
     betas, expression = model.step_rates(config.eyeball_rate)
-    rates = {"eyes": config.eyeball_rate, "betas": betas[None], "expression": expression[None]}
+    rates: dict[str, float | Array] = {
+        "eyes": config.eyeball_rate,
+        "betas": betas[None],
+        "expression": expression[None],
+    }
     sizes = {name: size * rates.get(name, 1.0) for name, size in STEP_SIZES.items()}
 
     def scale_each(updates: optax.Updates, _: optax.Params) -> optax.Updates:

@@ -73,9 +73,8 @@ def soft_bins(values: Array) -> tuple[Array, Array]:
     place = jnp.clip((values - low) / span * bins - 0.5, 0.0, bins - 1.0)
     first = jnp.minimum(jnp.floor(place), bins - 2.0)
     upper = place - first
-    corner = np.stack(np.unravel_index(np.arange(8), (2, 2, 2)), axis=-1)[
-        :, None, ::-1
-    ]  # the first tone varies fastest
+    corner = np.stack(np.unravel_index(np.arange(8), (2, 2, 2)), axis=-1)
+    corner = corner[:, None, ::-1]  # the first tone varies fastest
     red, green, blue = jnp.moveaxis(first.astype(jnp.int32)[None] + corner, -1, 0)
     shares = jnp.prod(jnp.where(corner == 1, upper[None], 1.0 - upper[None]), axis=-1)
     return (red * BINS[1] + green) * BINS[2] + blue, shares

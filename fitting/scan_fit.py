@@ -264,6 +264,7 @@ def _product(first: Array, second: Array) -> Array:
 
 
 def _as_params(head: HeadModel, state: _State) -> HeadParams:
+    turns = axis_angle(state.rotations)
     translation = _translation(state, shaped_joints(head, state.coefficients))
     betas, expression = jnp.split(state.coefficients, [head.num_betas])
-    return HeadParams(betas, expression, *axis_angle(state.rotations), translation)
+    return HeadParams(betas, expression, turns[0], turns[1], turns[2], turns[3], turns[4], translation)
