@@ -132,12 +132,11 @@ def crop_image(image: np.ndarray, crop: CropTransform, size: int) -> np.ndarray:
     columns = np.clip(np.arange(first[0], last[0]), 0, image.shape[1] - 1)
     window = image[rows[:, None], columns[None, :]].astype(np.float32)
     box = tuple(np.concatenate([low - first, high - first]).tolist())
-    channels = [window] if window.ndim == 2 else list(np.moveaxis(window, -1, 0))
     resized = [
         np.asarray(Image.fromarray(np.ascontiguousarray(c)).resize((size, size), Image.Resampling.BILINEAR, box=box))
-        for c in channels
+        for c in np.moveaxis(np.atleast_3d(window), -1, 0)
     ]
-    return resized[0] if window.ndim == 2 else np.stack(resized, axis=-1)
+    return np.stack(resized, axis=-1).reshape(size, size, *image.shape[2:])
 
 
 def _find(image: np.ndarray, box: np.ndarray | None, detector: FaceDetector, all_faces: bool) -> list[FaceLandmarks]:

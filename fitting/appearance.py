@@ -1,5 +1,7 @@
 """Light and albedo: rendering at known visibility, and the light that explains a photo best."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -17,6 +19,7 @@ ROBUST_ROUNDS = (8.0, 4.0, 2.0, 1.0, 1.0)
 """Factors on the robust scale, coarse to fine: a far start would take every pixel for an outlier."""
 SKIN_REGIONS = ("face", "forehead", "nose", "lips", "eye_region")
 """Regions whose colours are compared; hair, neck and ears are too often something else than skin."""
+NOT_FACE_REGIONS = ("scalp", "neck", "boundary")
 
 BROWS = slice(17, 27)
 BROW_REACH = 0.009
@@ -26,20 +29,18 @@ the geometry."""
 
 def skin_triangles(head: HeadModel) -> Array:
     """(F,) float: 1 for triangles whose colour the photometric term compares."""
-    skin = jnp.zeros(head.num_vertices, bool)
-    for name in SKIN_REGIONS:
-        skin |= head.regions[name]
-    skin &= ~(head.regions["scalp"] | head.regions["neck"] | head.regions["boundary"])
-    skin &= ~_near_brows(head)
-    return jnp.all(skin[head.faces], axis=-1).astype(jnp.float32)
-
-
-def _near_brows(head: HeadModel) -> Array:
-    """(V,) bool: vertices of the mean head near a brow landmark, or between two."""
+    # Not those near a brow landmark of the mean head, or between two.
     brows = landmarks(head, HeadParams.zeros(head))[BROWS]
     points = jnp.concatenate([brows, 0.5 * (brows[:-1] + brows[1:])[jnp.asarray([0, 1, 2, 3, 5, 6, 7, 8])]])
     squared = jnp.sum((head.v_template[:, None] - points[None]) ** 2, axis=-1)
-    return jnp.min(squared, axis=-1) < BROW_REACH**2
+    return region_triangles(head, SKIN_REGIONS, jnp.min(squared, axis=-1) >= BROW_REACH**2)
+
+
+def region_triangles(head: HeadModel, names: Sequence[str], among: Array | bool = True) -> Array:
+    """(F,) float: 1 for triangles whose vertices all lie in one of these regions, `among` (V,) bool, and on no scalp or
+    neck."""
+    inside, outside = (jnp.any(jnp.stack([head.regions[n] for n in s]), axis=0) for s in (names, NOT_FACE_REGIONS))
+    return jnp.all((inside & ~outside & among)[head.faces], axis=-1).astype(jnp.float32)
 
 
 def surface(head: HeadModel, verts: Array, screen: Array, face_index: Array, texture: Array) -> tuple[Array, Array]:
@@ -47,8 +48,7 @@ def surface(head: HeadModel, verts: Array, screen: Array, face_index: Array, tex
 
     verts (V, 3), screen (V, 3), face_index (H, W), texture (C,) -> albedo (H, W, 3), normals (H, W, 3).
     """
-    barycentric, depth = fragment_geometry(screen, head.faces, face_index, perspective=False)
-    fragments = Fragments(face_index, barycentric, depth)
+    fragments = Fragments(face_index, *fragment_geometry(screen, head.faces, face_index, perspective=False))
     normals = normalize(interpolate(vertex_normals(verts, head.faces), head.faces, fragments))
     uv = interpolate(head.uv, head.uv_faces, fragments)
     return sample_texture(head.albedo(texture), uv), normals

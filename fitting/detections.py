@@ -38,10 +38,6 @@ class Detection:
             raise ValueError("This detection has no keypoints.")
         return self.keypoints
 
-    @property
-    def area(self) -> float:
-        return float(np.prod(self.box[2:] - self.box[:2]))
-
 
 def find_faces(
     pyramid: PhotoPyramid,
@@ -63,15 +59,16 @@ def find_faces(
         tiles: look for small faces at all.
     """
     found: list[Detection] = []
-    for looks, needless in _rounds(*pyramid.size, tiles):
-        if not thorough and any(needless(d) for d in found):
+    for looks, tiled in _rounds(*pyramid.size, tiles):
+        # A good score makes further looks needless; small tiles only what is surely a face.
+        if not thorough and any(d.presence >= SURE_PRESENCE if tiled else d.score >= SURE_SCORE for d in found):
             break
         seen = [d for name, region in looks for d in _look(pyramid, models, name, region, min_score)]
         judged = [replace(d, presence=presence(d)) for d in weighted_nms(seen)]
         found += [d for d in judged if d.presence >= PRESENCE]
     if any(d.presence >= SURE_PRESENCE for d in found):  # doubtful finds count only where there is nothing better
         found = [d for d in found if d.presence >= SURE_PRESENCE]
-    return sorted(weighted_nms(found), key=lambda d: -d.area)
+    return sorted(weighted_nms(found), key=lambda d: -_area(d.box))
 
 
 def weighted_nms(detections: list[Detection]) -> list[Detection]:
@@ -89,14 +86,9 @@ def weighted_nms(detections: list[Detection]) -> list[Detection]:
         group = [d for d in same if d is best or _eye_line(d) @ _eye_line(best) > 0.8]
         weights = np.array([d.score for d in group])
         weights = weights / weights.sum()
-        kept.append(
-            Detection(
-                box=np.einsum("n,ni->i", weights, np.stack([d.box for d in group])),
-                score=best.score,
-                keypoints=np.einsum("n,nij->ij", weights, np.stack([d.known_keypoints for d in group])),
-                presence=best.presence,
-            )
-        )
+        box = np.einsum("n,ni->i", weights, np.stack([d.box for d in group]))
+        keypoints = np.einsum("n,nij->ij", weights, np.stack([d.known_keypoints for d in group]))
+        kept.append(replace(best, box=box, keypoints=keypoints))
     return kept
 
 
@@ -106,27 +98,18 @@ def box_overlap(a: np.ndarray, b: np.ndarray) -> float:
     return common / max(_area(a) + _area(b) - common, 1e-9)
 
 
-def _rounds(
-    width: int, height: int, tiles: bool
-) -> Iterator[tuple[list[tuple[str, Region]], Callable[[Detection], bool]]]:
-    """Rounds of looks (network, region), the likeliest first, each with which earlier find makes it needless."""
+def _rounds(width: int, height: int, tiles: bool) -> Iterator[tuple[list[tuple[str, Region]], bool]]:
+    """Rounds of looks (network, region), the likeliest first, and whether they are at tiles."""
     centre, longer = np.array([width, height]) / 2.0, float(max(width, height))
-
-    def well_seen(detection: Detection) -> bool:
-        return detection.score >= SURE_SCORE
-
-    def surely_a_face(detection: Detection) -> bool:
-        return detection.presence >= SURE_PRESENCE
-
     for name, scale in (("back", 1.0), ("short_range", 1.0), ("back", 1.6), ("short_range", 1.6)):
-        yield [(name, Region(centre, scale * longer, 0.0))], well_seen
-    yield [("back", Region(centre, 1.2 * longer, a)) for a in np.deg2rad((-45, 45, -90, 90, 180))], well_seen
+        yield [(name, Region(centre, scale * longer, 0.0))], False
+    yield [("back", Region(centre, 1.2 * longer, a)) for a in np.deg2rad((-45, 45, -90, 90, 180))], False
     for divisor in (2, 4, 8, 16) if tiles else ():
         side = longer / divisor
         if side >= SMALLEST_TILE:
             # The larger network sees more in a tile, the smaller one as much where the tile has few pixels.
             name = "back" if divisor < 16 and side > 192 else "short_range"
-            yield [(name, Region(c, side, 0.0)) for c in _tile_centres(width, height, side)], surely_a_face
+            yield [(name, Region(c, side, 0.0)) for c in _tile_centres(width, height, side)], True
 
 
 def _tile_centres(width: int, height: int, side: float) -> list[np.ndarray]:

@@ -6,19 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fitting.detections import PRESENCE, Detection, box_overlap, find_faces
 from fitting.landmark_maps import IBUG_MIRROR, LEFT_OUTER_EYE, RIGHT_OUTER_EYE, mediapipe_to_ibug
 from fitting.mediapipe_models import ASSETS, LANDMARK_INPUT, MediaPipeModels
-from fitting.regions_of_interest import PhotoPyramid, Region, region_from_eyes, region_from_mesh
+from fitting.regions_of_interest import REGION_SCALE, PhotoPyramid, Region, region_from_eyes, region_from_mesh
 
 SCALE_JITTER = 1.3
 SETTLING_STEPS = 8
 SETTLED_COSINE = float(np.cos(np.deg2rad(1.0)))
-REGION_SCALE = 1.5  # the margin the landmark network was trained with
 UPRIGHT_PRESENCE = 0.97  # an upright mesh forced on an upside-down face reaches 0.9
 
 
@@ -64,8 +63,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path = ASSETS / "landmark_spread.json") -> Calibration:
-        record = json.loads(Path(path).read_text())
-        return cls(np.asarray(record["spread_scale"], np.float64))
+        return cls(np.asarray(json.loads(Path(path).read_text())["spread_scale"], np.float64))
 
     def confidence(self, spread: np.ndarray) -> np.ndarray:
         """(*b, 68) spreads -> (*b, 68) float32 in [0, 1]."""
@@ -90,15 +88,12 @@ class Jitter:
         return float(np.exp(-((np.log(self.scale) / (0.5 * np.log(SCALE_JITTER))) ** 2)))
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one crop gave, in photo pixels."""
+class _Look(NamedTuple):
+    """What one crop gave, in photo pixels: points (68, 3), and mesh (468, 3), NaN for a mirrored crop."""
 
     points: np.ndarray
-    """(68, 3)"""
     presence: float
     mesh: np.ndarray
-    """(468, 3); NaN for a mirrored crop"""
 
 
 class LiteRTDetector:
@@ -136,7 +131,7 @@ class LiteRTDetector:
         image, origin = _window(image, box)
         pyramid = PhotoPyramid(image)
         if isinstance(face, Detection) and face.keypoints is not None:
-            start = region_from_eyes(face.box - np.tile(origin, 2), face.keypoints[:2] - origin, REGION_SCALE)
+            start = region_from_eyes(face.box - np.tile(origin, 2), face.keypoints[:2] - origin)
         else:
             start = self._region_in_box(pyramid, box - np.tile(origin, 2))
         region = self._settle(pyramid, start)
@@ -145,9 +140,8 @@ class LiteRTDetector:
         spread = landmark_spread(points)
         weights = np.array([jitter.weight for jitter in self.jitters])
         mean = np.average(points, axis=0, weights=weights)[:, :2]
-        plain = [not jitter.mirrored for jitter in self.jitters]
-        meshes = [look.mesh for look, kept in zip(looks, plain, strict=True) if kept]
-        mesh = np.average(meshes, axis=0, weights=weights[plain]) + np.append(origin, 0.0)
+        plain = np.flatnonzero([not jitter.mirrored for jitter in self.jitters])
+        mesh = np.average([looks[k].mesh for k in plain], axis=0, weights=weights[plain]) + np.append(origin, 0.0)
         return FaceLandmarks(
             points=mean.astype(np.float32),
             confidence=self.calibration.confidence(spread),
@@ -159,12 +153,12 @@ class LiteRTDetector:
 
     def _find(self, pyramid: PhotoPyramid, **options: bool) -> list[Detection]:
         def presence(detection: Detection) -> float:
-            region = region_from_eyes(detection.box, detection.known_keypoints[:2], REGION_SCALE)
+            region = region_from_eyes(detection.box, detection.known_keypoints[:2])
             look = self._look(pyramid, region, Jitter())
             if look.presence < PRESENCE:
                 return look.presence
             # A face still looks like one once the crop is centred on what was taken for its landmarks.
-            again = self._look(pyramid, region_from_mesh(look.mesh, REGION_SCALE), Jitter())
+            again = self._look(pyramid, region_from_mesh(look.mesh), Jitter())
             return min(look.presence, again.presence)
 
         return find_faces(pyramid, self.models, presence, min_score=self.min_score, **options)
@@ -188,12 +182,13 @@ class LiteRTDetector:
         """The region that the landmarks themselves ask for, trying further tilts where no face shows at first."""
         look = self._look(pyramid, start, Jitter())
         if look.presence < UPRIGHT_PRESENCE:
-            turns = [Jitter(angle=float(a)) for a in np.deg2rad((-90, -60, -30, 30, 60, 90, 180))]
-            look = max([look] + [self._look(pyramid, start, turn) for turn in turns], key=lambda t: t.presence)
-        region = region_from_mesh(look.mesh, REGION_SCALE)
+            turns = np.deg2rad((-90.0, -60.0, -30.0, 30.0, 60.0, 90.0, 180.0)).tolist()
+            looks = [look] + [self._look(pyramid, start, Jitter(angle=turn)) for turn in turns]
+            look = max(looks, key=lambda found: found.presence)
+        region = region_from_mesh(look.mesh)
         for _ in range(SETTLING_STEPS):  # a tilt misjudged by 60 degrees is made good by about 10 a step
             last, look = region, self._look(pyramid, region, Jitter())
-            region = region_from_mesh(look.mesh, REGION_SCALE)
+            region = region_from_mesh(look.mesh)
             if abs(region.side / last.side - 1.0) < 0.02 and np.cos(region.angle - last.angle) > SETTLED_COSINE:
                 break
         return region
@@ -203,7 +198,7 @@ class LiteRTDetector:
         faces = self._find(pyramid, tiles=False)
         best = max(faces, key=lambda f: box_overlap(f.box, box), default=None)
         if best is not None and box_overlap(best.box, box) > 0.2:
-            return region_from_eyes(best.box, best.known_keypoints[:2], REGION_SCALE)
+            return region_from_eyes(best.box, best.known_keypoints[:2])
         return Region((box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2]) * REGION_SCALE), 0.0)
 
 

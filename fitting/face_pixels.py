@@ -6,41 +6,24 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from fitting.appearance import BAND_SIGMA, BROWS, TINT_SIGMA, estimate_light
+from fitting.appearance import BAND_SIGMA, BROWS, TINT_SIGMA, estimate_light, region_triangles
 from fitting.label_smoothing import dilate, fill_holes
 from fitting.landmark_fit import Geometry
 from flamejax.geometry import normalize, vertex_normals
-from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, vertices
-from flamejax.rendering import (
-    Fragments,
-    ambient_light,
-    fragment_geometry,
-    interpolate,
-    rasterize,
-    sample_texture,
-    sh_basis,
-    shade,
-)
+from flamejax.head import HeadModel, HeadParams, landmarks, vertices
+from flamejax.rendering import ambient_light, interpolate, rasterize, sample_texture, sh_basis, shade
 
 FACE_REGIONS = ("face", "forehead", "nose", "lips", "eye_region", "left_eyeball", "right_eyeball")
-NOT_FACE_REGIONS = ("scalp", "neck", "boundary")
-RIGHT_EYE, LEFT_EYE, LIPS, NOSTRILS, MOUTH = (
-    slice(36, 42),
-    slice(42, 48),
-    slice(48, 68),
-    slice(31, 36),
-    slice(60, 68),
-)
 WIDER = (
     (BROWS, 0.009, 2.0, 1.3),
-    (RIGHT_EYE, 0.010, 2.5, 2.0),
-    (LEFT_EYE, 0.010, 2.5, 2.0),
-    (NOSTRILS, 0.007, 1.7, 1.3),
-    (LIPS, 0.008, 1.4, 1.5),
-    (MOUTH, 0.006, 4.0, 3.0),
+    (slice(36, 42), 0.010, 2.5, 2.0),
+    (slice(42, 48), 0.010, 2.5, 2.0),
+    (slice(31, 36), 0.007, 1.7, 1.3),
+    (slice(48, 68), 0.008, 1.4, 1.5),
+    (slice(60, 68), 0.006, 4.0, 3.0),
 )
 """Landmarks, reach in metres, factors on the spread of intensity and of colour: what the albedo basis does not know of
-brows, eyes, nostrils, lips, teeth and the inside of the mouth."""
+brows, right and left eye, nostrils, lips, and of teeth and the inside of the mouth."""
 WIDTH_REACH = 0.02
 """Share of the crop's side that these spreads reach over: features may lie a little off, and teeth lie deep."""
 ALBEDO_SIGMA = 0.08
@@ -54,30 +37,21 @@ LIGHT_ROUNDS = 3
 
 @dataclasses.dataclass(frozen=True)
 class FacePixels:
-    """One fitted head at every pixel of an (R, R) image."""
+    """One fitted head at every pixel of an (R, R) image: head and face (R, R), 1 = its silhouette and its face,
+    albedo_mean and normals (R, R, 3), albedo_basis (R, R, C, 3)."""
 
     head: Array
-    """(R, R) 1 = the head's silhouette."""
     face: Array
-    """(R, R) 1 = its face."""
     albedo_mean: Array
-    """(R, R, 3)"""
     albedo_basis: Array
-    """(R, R, C, 3)"""
     normals: Array
-    """(R, R, 3)"""
     widths: Array
     """(R, R, 2) factors on the spread of intensity and of colour."""
 
 
 def face_triangles(head: HeadModel) -> Array:
     """(F,) float: 1 for triangles of the face's area, eyes included, neck, ears and scalp not."""
-    face = jnp.zeros(head.num_vertices, bool)
-    for name in FACE_REGIONS:
-        face |= head.regions[name]
-    for name in NOT_FACE_REGIONS:
-        face &= ~head.regions[name]
-    return jnp.all(face[head.faces], axis=-1).astype(jnp.float32)
+    return region_triangles(head, FACE_REGIONS)
 
 
 def spread_factors(head: HeadModel) -> Array:
@@ -95,9 +69,8 @@ def look_at(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
     """Render one head's maps at (size, size)."""
     verts = vertices(head, geometry.params())
     screen = geometry.camera(size).project(verts)
-    face_index = rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
-    barycentric, depth = fragment_geometry(screen, head.faces, face_index, perspective=False)
-    fragments = Fragments(face_index, barycentric, depth)
+    fragments = rasterize(screen, head.faces, (size, size), perspective=False, cull=True)
+    face_index = fragments.face_index
     uv = interpolate(head.uv, head.uv_faces, fragments)
     texture = jnp.concatenate([head.albedo_mean[None], head.albedo_basis])  # (1 + C, Ht, Wt, 3)
     seen = rearrange(sample_texture(rearrange(texture, "t h w k -> h w (t k)"), uv), "h w (t k) -> h w t k", k=3)
@@ -175,7 +148,4 @@ def _near_white_light(
 def landmark_places(head: HeadModel, geometry: Geometry) -> Array:
     """(L, 2) the fitted head's landmarks, in units of the crop's side: the 68, then the 468 if the head has them."""
     points = geometry.shown_landmarks(head)
-    if head.dense is None:
-        return points
-    dense = dense_landmarks(head, head.dense, geometry.params())
-    return jnp.concatenate([points, geometry.camera(1.0).project(dense)[..., :2]])
+    return points if head.dense is None else jnp.concatenate([points, geometry.shown_dense(head)])

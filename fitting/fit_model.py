@@ -25,17 +25,15 @@ class FitModel:
     head: HeadModel
     """S' = global_betas + local shape and E' = global_expression + local expression components."""
     eyeball_betas: Array
-    """(S',) bool: coefficients of the eyeballs' local models."""
+    """(S',) bool: coefficients of the eyeballs' local models; (E',) of expression."""
     eyeball_expression: Array
-    """(E',) bool"""
     smoothing_root: Array
     """(R, S' + E') with |R c|^2 = the mean squared Laplacian, in mm, of the displacement of coefficients c."""
     coarse_root: Array
     """(N, N) the same for the N_S + N_E global components alone."""
     num_betas: int = dataclasses.field(metadata={"static": True})
-    """S of the head without local models."""
+    """S of the head without local models; E."""
     num_expression: int = dataclasses.field(metadata={"static": True})
-    """E of the head without local models."""
     global_betas: int = dataclasses.field(metadata={"static": True})
     """Leading coefficients of `head` that are global: S without local models, the paper's N_S with them."""
     global_expression: int = dataclasses.field(metadata={"static": True})
@@ -70,8 +68,7 @@ class FitModel:
 
     def step_rates(self, eyeball_rate: float) -> tuple[Array, Array]:
         """(S',), (E',) factors on step sizes: 1, and `eyeball_rate` for the eyeballs' coefficients."""
-        betas, expression = (jnp.where(e, eyeball_rate, 1.0) for e in (self.eyeball_betas, self.eyeball_expression))
-        return betas, expression
+        return jnp.where(self.eyeball_betas, eyeball_rate, 1.0), jnp.where(self.eyeball_expression, eyeball_rate, 1.0)
 
     def roughness(self, betas: Array, expression: Array) -> Array:
         """(R,) whose squares sum to the mean squared Laplacian (mm^2) of the displacement from the mean head."""
@@ -86,7 +83,7 @@ class FitModel:
         components that local models stand for. What the local models add is not in them."""
         betas, expression = params.betas[..., : self.global_betas], params.expression[..., : self.global_expression]
         return dataclasses.replace(
-            params, betas=_padded(betas, self.num_betas), expression=_padded(expression, self.num_expression)
+            params, betas=padded(betas, self.num_betas), expression=padded(expression, self.num_expression)
         )
 
     def local_coefficients(self, params: HeadParams) -> Array | None:
@@ -99,16 +96,15 @@ class FitModel:
     def with_local_coefficients(self, params: HeadParams, local: Array | None) -> HeadParams:
         """Parameters of `head` from `global_params` and `local_coefficients`; None: zeros."""
         betas, expression = params.betas[..., : self.global_betas], params.expression[..., : self.global_expression]
-        if local is None:
-            betas, expression = _padded(betas, self.head.num_betas), _padded(expression, self.head.num_expression)
-        else:
+        if local is not None:
             shape, moved = jnp.split(local, [self.head.num_betas - self.global_betas], axis=-1)
             betas = jnp.concatenate([betas, shape], axis=-1)
             expression = jnp.concatenate([expression, moved], axis=-1)
+        betas, expression = padded(betas, self.head.num_betas), padded(expression, self.head.num_expression)
         return dataclasses.replace(params, betas=betas, expression=expression)
 
 
-def _padded(values: Array, width: int) -> Array:
+def padded(values: Array, width: int) -> Array:
     """(*b, n) with zeros behind: (*b, width)."""
     return jnp.pad(values, [*[(0, 0)] * (values.ndim - 1), (0, width - values.shape[-1])])
 
@@ -158,21 +154,19 @@ def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
     """
     if not isinstance(head, HeadModel):
         raise TypeError(f"head must be a flamejax.HeadModel (flamejax.load_head()), not {type(head).__name__}.")
-    fitted = head if local is None else with_local(head, local)
-    eyeballs: tuple[np.ndarray, ...] = (np.zeros(fitted.num_betas, bool), np.zeros(fitted.num_expression, bool))
+    model = bare(head)
     if local is not None:
-        eyeballs = eyeball_coefficients(fitted, local)
-    kept = (head.num_betas, head.num_expression) if local is None else (local.num_betas, local.num_expression)
-    root = smoothing_root(fitted)
-    coarse = root[:, np.r_[: kept[0], fitted.num_betas : fitted.num_betas + kept[1]]]
-    return dataclasses.replace(
-        bare(fitted),
-        eyeball_betas=jnp.asarray(eyeballs[0]),
-        eyeball_expression=jnp.asarray(eyeballs[1]),
-        smoothing_root=jnp.asarray(root),
-        coarse_root=jnp.asarray(np.linalg.qr(coarse, mode="r")),
-        num_betas=head.num_betas,
-        num_expression=head.num_expression,
-        global_betas=kept[0],
-        global_expression=kept[1],
-    )
+        fitted = with_local(head, local)
+        betas, expression = map(jnp.asarray, eyeball_coefficients(fitted, local))
+        model = dataclasses.replace(
+            model,
+            head=fitted,
+            eyeball_betas=betas,
+            eyeball_expression=expression,
+            global_betas=local.num_betas,
+            global_expression=local.num_expression,
+        )
+    root = smoothing_root(model.head)
+    coarse = root[:, np.r_[: model.global_betas, model.head.num_betas : model.head.num_betas + model.global_expression]]
+    coarse_root = jnp.asarray(np.linalg.qr(coarse, mode="r"))
+    return dataclasses.replace(model, smoothing_root=jnp.asarray(root), coarse_root=coarse_root)

@@ -12,7 +12,7 @@ from fitting.config import MIN_LANDMARKS, AnyFitConfig, FitConfig, GradientFitCo
 from fitting.fit_model import FitModel, prepare
 from fitting.gradient_fit import descend
 from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_targets
-from fitting.photometric_fit import Best, Evidence, Unknowns, reduced, refine
+from fitting.photometric_fit import Best, Evidence, Unknowns, reduced, refine, total
 from fitting.sharing import run_shared, shared_program
 from flamejax.geometry import triangle_normals
 from flamejax.head import HeadModel, landmarks_from_vertices, vertices
@@ -66,7 +66,9 @@ def fit_program(config: AnyFitConfig, devices: tuple[jax.Device, ...]):  # noqa:
 def fit_batch(model: FitModel, observation: Observation, config: AnyFitConfig) -> Fit:
     """The fit of photos along one leading axis (B,): pure, traceable, no host callbacks."""
     observation, sound = _replace_unsound(observation)
-    evidence = jax.vmap(lambda one: _evidence(one, config))(observation)
+    evidence = jax.vmap(lambda one: Evidence(*reduced(one, config.render_size), landmark_targets(one, config)))(
+        observation
+    )
     if isinstance(config, GradientFitConfig):
         best = descend(model, evidence, config)
     else:
@@ -74,7 +76,7 @@ def fit_batch(model: FitModel, observation: Observation, config: AnyFitConfig) -
         best = refine(model, geometry, evidence, config)
     weights = evidence.targets.weights
     enough = jnp.sum(weights > 0, axis=-1) >= MIN_LANDMARKS
-    return jax.vmap(lambda b, w, o, s, e: _result(model, b, w, o, s, e))(best, weights, observation, sound, enough)
+    return jax.vmap(functools.partial(_result, model))(best, weights, observation, sound, enough)
 
 
 def _replace_unsound(observation: Observation) -> tuple[Observation, Array]:
@@ -93,11 +95,6 @@ def _replace_unsound(observation: Observation) -> tuple[Observation, Array]:
     ), sound
 
 
-def _evidence(observation: Observation, config: AnyFitConfig) -> Evidence:
-    """One photo at the resolution of the photometric term."""
-    return Evidence(*reduced(observation, config.render_size), landmark_targets(observation, config))
-
-
 def _result(model: FitModel, best: Best, weights: Array, observation: Observation, sound: Array, enough: Array) -> Fit:
     """One photo's `Fit`; where anything is not finite, the mean head and a code instead."""
     head = model.head
@@ -111,11 +108,9 @@ def _result(model: FitModel, best: Best, weights: Array, observation: Observatio
     verts = vertices(head, params)
     points = landmarks_from_vertices(head, verts, params)
     nme = _normalised_error(camera.project(points)[:, :2], observation.landmarks, weights)
-    losses = {"total": sum(best.terms.values(), start=jnp.zeros(())), **best.terms, "nme": nme}
-    code = jnp.where(nme > POOR_NME, POOR_LANDMARKS, OK)
-    code = jnp.where(enough, code, TOO_FEW_LANDMARKS)
-    code = jnp.where(finite, code, DIVERGED)
-    code = jnp.where(sound, code, NOT_FINITE)
+    losses = {"total": total(best.terms), **best.terms, "nme": nme}
+    faults = {NOT_FINITE: ~sound, DIVERGED: ~finite, TOO_FEW_LANDMARKS: ~enough, POOR_LANDMARKS: nme > POOR_NME}
+    code = jnp.select(list(faults.values()), list(faults), OK)  # the first that holds
     return Fit(
         params=params,
         vertices=verts,
@@ -156,9 +151,5 @@ def vertex_visibility(head: HeadModel, screen: Array, verts: Array, occlusion_ma
     inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
     column, row = jnp.clip(column, 0, side - 1), jnp.clip(row, 0, side - 1)
     first = screen[:, 2] <= buffer[row, column] + DEPTH_TOLERANCE  # an empty pixel holds infinity
-    towards = (
-        jnp.zeros(verts.shape[0])
-        .at[head.faces.reshape(-1)]
-        .max(jnp.repeat(triangle_normals(verts, head.faces)[:, 2], 3))
-    )
+    towards = jnp.zeros(len(verts)).at[head.faces].max(triangle_normals(verts, head.faces)[:, 2:])
     return inside & first & (towards > 0) & (occlusion_mask[row, column] < 0.5)

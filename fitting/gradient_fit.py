@@ -1,6 +1,7 @@
 """Algorithm 1 by gradient descent on Eqs. 11-12, as the paper and its released code run it: to compare ours with."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,25 +23,19 @@ RIGID = ("orient", "camera")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Variables:
-    """The unknowns of one photo in the released code's units: the crop reaches from -1 to 1."""
+    """The unknowns of one photo in the released code's units: the crop reaches from -1 to 1. All but the camera are as
+    in `Geometry` and `Unknowns`."""
 
     orient: Array
-    """(3,) axis-angle."""
     camera: Array
     """(3,) s, tx, ty of a point's place s x + tx, -s y + ty. (The released code has s (x + tx): plain descent with the
     paper's step diverges there, as s, about 10, multiplies the gradient of tx and again what tx moves.)"""
     jaw: Array
-    """(3,)"""
     betas: Array
-    """(S',)"""
     expression: Array
-    """(E',)"""
     eyes: Array
-    """(2,) radians."""
     texture: Array
-    """(C,)"""
     light: Array
-    """(9, 3)"""
 
     def unknowns(self) -> Unknowns:
         """The same in the units of `fitting.photometric_fit`, where the crop reaches from 0 to 1."""
@@ -67,32 +62,27 @@ def descend(model: FitModel, evidence: Evidence, config: GradientFitConfig) -> B
 def _descend_one(model: FitModel, evidence: Evidence, skin: Array, config: GradientFitConfig) -> Best:
     optimiser = optax.sgd(config.learning_rate) if config.optimiser == "sgd" else optax.adam(config.learning_rate)
 
-    def rigid_step(state, _):  # noqa: ANN001, ANN202
-        variables, moments = state
-        gradient = jax.grad(lambda v: landmark_loss(model.head, v, evidence.targets, config, INNER))(variables)
-        return _move(optimiser, variables, moments, gradient, _rigid_only(variables)), None
+    def descended(start: Variables, steps: int, loss: Callable[[Variables], Array],
+                  rates: Callable[[Array], Variables]) -> Variables:  # fmt: skip
+        def step(state, index: Array):  # noqa: ANN001, ANN202
+            variables, moments = state
+            updates, moments = optimiser.update(jax.grad(loss)(variables), moments)
+            return (optax.apply_updates(variables, jax.tree.map(jnp.multiply, updates, rates(index))), moments), None
 
-    def step(state, index: Array):  # noqa: ANN001, ANN202
-        variables, moments = state
-        gradient = jax.grad(lambda v: total(loss_terms(model, v, evidence, skin, config)))(variables)
-        local = jnp.where(index < config.global_iterations, 0.0, 1.0)
-        return _move(optimiser, variables, moments, gradient, _rates(model, variables, local, config)), None
+        return jax.lax.scan(step, (start, optimiser.init(start)), jnp.arange(steps))[0][0]
+
+    def rates(index: Array) -> Variables:
+        return _rates(model, start, jnp.where(index < config.global_iterations, 0.0, 1.0), config)
 
     start = _start(model.head, evidence.targets)
-    state, _ = jax.lax.scan(rigid_step, (start, optimiser.init(start)), length=config.rigid_iterations)
+    rigid = Variables(**{n: jnp.full_like(v, float(n in RIGID)) for n, v in vars(start).items()})
+    placed = descended(
+        start, config.rigid_iterations, lambda v: landmark_loss(model.head, v, evidence.targets, config, INNER),
+        lambda _: rigid,
+    )  # fmt: skip
     rest = config.iterations - config.rigid_iterations
-    (variables, _), _ = jax.lax.scan(step, (state[0], optimiser.init(state[0])), jnp.arange(rest))
+    variables = descended(placed, rest, lambda v: total(loss_terms(model, v, evidence, skin, config)), rates)
     return Best(variables.unknowns(), loss_terms(model, variables, evidence, skin, config))
-
-
-def _move(optimiser, variables: Variables, moments, gradient: Variables, rates: Variables):  # noqa: ANN001, ANN202
-    updates, moments = optimiser.update(gradient, moments)
-    return optax.apply_updates(variables, jax.tree.map(jnp.multiply, updates, rates)), moments
-
-
-def _rigid_only(variables: Variables) -> Variables:
-    """1 for the rigid stage's unknowns, 0 for others."""
-    return Variables(**{n: jnp.full_like(v, float(n in RIGID)) for n, v in vars(variables).items()})
 
 
 def _rates(model: FitModel, variables: Variables, local: Array, config: GradientFitConfig) -> Variables:
@@ -118,16 +108,8 @@ def _start(head: HeadModel, targets: Targets) -> Variables:
     spread = jnp.sum(share * (points - centre[None]) ** 2)
     scale = jnp.sqrt(jnp.sum(share * (seen - middle[None]) ** 2) / (spread + 1e-12) + 1e-6)
     camera = jnp.concatenate([scale[None], middle - scale * centre])
-    return Variables(
-        orient=jnp.zeros(3),
-        camera=camera,
-        jaw=jnp.zeros(3),
-        betas=jnp.zeros(head.num_betas),
-        expression=jnp.zeros(head.num_expression),
-        eyes=jnp.zeros(2),
-        texture=jnp.zeros(head.albedo_basis.shape[0]),
-        light=ambient_light(),
-    )
+    rest, texture = Geometry.start(head), jnp.zeros(head.albedo_basis.shape[0])
+    return Variables(rest.orient, camera, rest.jaw, rest.betas, rest.expression, rest.eyes, texture, ambient_light())
 
 
 def loss_terms(
@@ -144,9 +126,10 @@ def loss_terms(
     coefficients = (geometry.betas, geometry.expression, unknowns.texture)
     squared = sum((jnp.sum(c**2) for c in coefficients), start=jnp.zeros(()))
     smoothing = jnp.sum(model.roughness(geometry.betas, geometry.expression) ** 2)
+    openings = closure_error(geometry.shown_landmarks(head), evidence.targets)
     return {
         "landmark": config.landmark_weight * landmark_loss(head, variables, evidence.targets, config, slice(0, 68)),
-        "closure": config.closure_weight * _closure_loss(head, geometry, evidence.targets),
+        "closure": config.closure_weight * _mean_length(*openings),
         "photometric": config.photometric_weight * photometric,
         "regularisation": config.regularisation_weight * 0.5 * squared,
         "smoothing": config.smoothing_weight * smoothing,
@@ -157,18 +140,15 @@ def landmark_loss(
     head: HeadModel, variables: Variables, targets: Targets, config: GradientFitConfig, which: slice
 ) -> Array:
     """Mean over the visible landmarks of `which` of their distance (l2) or of its two parts' sum (l1): ()."""
-    error = 2.0 * (variables.unknowns().geometry.shown_landmarks(head) - targets.points)[which]
-    visible = (targets.weights[which] > 0).astype(error.dtype)
-    if config.landmark_norm == "l1":
+    error = variables.unknowns().geometry.shown_landmarks(head) - targets.points
+    return _mean_length(error[which], targets.weights[which], config.landmark_norm)
+
+
+def _mean_length(error: Array, weights: Array, norm: str = "l2") -> Array:
+    """Mean length of the differences (L, 2) whose weights (L,) are not 0, in units of half the crop's side: ()."""
+    error, visible = 2.0 * error, (weights > 0).astype(error.dtype)
+    if norm == "l1":
         distance = jnp.sum(jnp.abs(error), axis=-1)
     else:
         distance = jnp.sqrt(jnp.sum(error**2, axis=-1) + 1e-12)
-    return jnp.sum(visible * distance) / jnp.maximum(jnp.sum(visible), 1.0)
-
-
-def _closure_loss(head: HeadModel, geometry: Geometry, targets: Targets) -> Array:
-    """Mean distance between the openings of lids and lips, fitted and seen: ()."""
-    error, weights = closure_error(geometry.shown_landmarks(head), targets)
-    visible = (weights > 0).astype(error.dtype)
-    distance = jnp.sqrt(jnp.sum((2.0 * error) ** 2, axis=-1) + 1e-12)
     return jnp.sum(visible * distance) / jnp.maximum(jnp.sum(visible), 1.0)

@@ -75,10 +75,8 @@ def find_mask(folder: str | os.PathLike, stem: str, size: tuple[int, int]) -> np
         InputError: no such folder, more than one such file, not an image, or another aspect ratio.
     """
     path = _find(folder, stem, MASK_SUFFIXES)
-    if path is None:
-        return None
     try:
-        return load_mask(path, size)
+        return None if path is None else load_mask(path, size)
     except ImageError as error:
         raise InputError(str(error)) from error
 

@@ -3,6 +3,8 @@
 All of one image; `vmap` for more. Shapes are static, so that everything compiles once.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -18,13 +20,8 @@ def _shifted(image: Array, dy: int, dx: int) -> Array:
     """The value `dy` rows below and `dx` columns to the right; beyond the border 0. image (H, W, ...)."""
     height, width = image.shape[:2]
     margin = [(abs(dy), abs(dy)), (abs(dx), abs(dx))] + [(0, 0)] * (image.ndim - 2)
-    padded = jnp.pad(image, margin)
-    return jax.lax.slice_in_dim(
-        jax.lax.slice_in_dim(padded, abs(dy) + dy, abs(dy) + dy + height, axis=0),
-        abs(dx) + dx,
-        abs(dx) + dx + width,
-        axis=1,
-    )
+    top, left = abs(dy) + dy, abs(dx) + dx
+    return jnp.pad(image, margin)[top : top + height, left : left + width]
 
 
 def edge_weights(colours: Array, active: Array, contrast: float, floor: float) -> list[tuple[int, int, Array]]:
@@ -72,16 +69,18 @@ def mean_field(log_odds: Array, ties: list[tuple[int, int, Array]], strength: fl
 
 def box_sum(image: Array, radius: int) -> Array:
     """Sum over a square of side 2 radius + 1; beyond the border 0. image (H, W)."""
-    window = (2 * radius + 1, 1)
-    rows = jax.lax.reduce_window(image, 0.0, jax.lax.add, window, (1, 1), "SAME")
-    return jax.lax.reduce_window(rows, 0.0, jax.lax.add, window[::-1], (1, 1), "SAME")
+    return _over_squares(image, radius, 0.0, jax.lax.add)
 
 
 def dilate(mask: Array, radius: int) -> Array:
     """Greatest value within a square of side 2 radius + 1. mask (H, W)."""
+    return _over_squares(mask, radius, -jnp.inf, jax.lax.max)
+
+
+def _over_squares(image: Array, radius: int, start: float, operation: Callable[[Array, Array], Array]) -> Array:
     window = (2 * radius + 1, 1)
-    rows = jax.lax.reduce_window(mask, -jnp.inf, jax.lax.max, window, (1, 1), "SAME")
-    return jax.lax.reduce_window(rows, -jnp.inf, jax.lax.max, window[::-1], (1, 1), "SAME")
+    rows = jax.lax.reduce_window(image, start, operation, window, (1, 1), "SAME")
+    return jax.lax.reduce_window(rows, start, operation, window[::-1], (1, 1), "SAME")
 
 
 def erode(mask: Array, radius: int) -> Array:

@@ -8,7 +8,7 @@ from jax import Array
 
 from fitting._least_squares import least_squares
 from fitting.config import AnyFitConfig, FitConfig
-from fitting.fit_model import FitModel
+from fitting.fit_model import FitModel, padded
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel, HeadParams, dense_landmarks, landmarks, rotation_matrix
 from flamejax.types import Observation
@@ -31,35 +31,24 @@ START_YAWS = (0.0, -0.7, 0.7)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The unknowns of a fit's geometry, for one photo."""
+    """The unknowns of a fit's geometry, for one photo: orient (3,) and jaw (3,) axis-angle, betas (S,), expression
+    (E,)."""
 
     orient: Array
-    """(3,) axis-angle."""
     log_scale: Array
     """() log of pixels per metre."""
     translation: Array
     """(2,) in units of the crop's side, so that steps are of the size of the others'."""
     jaw: Array
-    """(3,) axis-angle."""
     betas: Array
-    """(S,)"""
     expression: Array
-    """(E,)"""
     eyes: Array
     """(2,) up-down and left-right rotation of both eyes, radians."""
 
     @classmethod
     def start(cls, head: HeadModel) -> "Geometry":
         """The mean head, frontal, of no particular place."""
-        return cls(
-            jnp.zeros(3),
-            jnp.zeros(()),
-            jnp.zeros(2),
-            jnp.zeros(3),
-            jnp.zeros(head.num_betas),
-            jnp.zeros(head.num_expression),
-            jnp.zeros(2),
-        )
+        return cls(*(jnp.zeros(shape) for shape in (3, (), 2, 3, head.num_betas, head.num_expression, 2)))
 
     def params(self) -> HeadParams:
         """As head parameters."""
@@ -71,6 +60,11 @@ class Geometry:
         """(68, 2) the head's landmarks in the photo, in units of the crop's side."""
         return self.camera(1.0).project(landmarks(head, self.params()))[..., :2]
 
+    def shown_dense(self, head: HeadModel) -> Array:
+        """(468, 2) the dense landmarks likewise, of a head that has them."""
+        assert head.dense is not None
+        return self.camera(1.0).project(dense_landmarks(head, head.dense, self.params()))[..., :2]
+
     def camera(self, side: float) -> OrthographicCamera:
         """The camera onto an image of `side` pixels."""
         return OrthographicCamera(jnp.exp(self.log_scale) * side, self.translation * side)
@@ -79,16 +73,13 @@ class Geometry:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """Where one photo shows the landmarks, in units of the crop's side, and how sure that is (0 = hidden)."""
+    """Where one photo shows the landmarks (68, 2) and the dense ones (468, 2), in units of the crop's side, and how
+    sure that is, (68,) and (468,), 0 = hidden."""
 
     points: Array
-    """(68, 2)"""
     weights: Array
-    """(68,)"""
     dense_points: Array
-    """(468, 2)"""
     dense_weights: Array
-    """(468,)"""
 
 
 def landmark_targets(observation: Observation, config: AnyFitConfig) -> Targets:
@@ -115,8 +106,7 @@ def landmark_residuals(head: HeadModel, geometry: Geometry, targets: Targets, co
     if head.dense is None or not config.dense_weight:
         return residuals
     outer_eyes = jnp.exp(jax.lax.stop_gradient(geometry.log_scale)) * OUTER_EYE_DISTANCE
-    dense = dense_landmarks(head, head.dense, geometry.params())
-    dense_error = geometry.camera(1.0).project(dense)[..., :2] - targets.dense_points
+    dense_error = geometry.shown_dense(head) - targets.dense_points
     precision = jnp.sqrt(config.dense_weight * targets.dense_weights) / (head.dense.dense_spread * outer_eyes)
     return jnp.concatenate([residuals, dense_error * precision[:, None]])
 
@@ -171,19 +161,16 @@ def smoothing_residuals(model: FitModel, geometry: Geometry, config: FitConfig) 
 
 def fit_landmarks(model: FitModel, targets: Targets, config: FitConfig) -> Geometry:
     """Fit one photo's landmarks: a rigid stage from several yaws, then the global coefficients, then local ones too.
-
-    Returns:
-      The geometry of least energy met.
-    """
+    The geometry of least energy met is returned."""
     coarse = model.without_local()
     start = _fit_rigid(coarse.head, targets.points, targets.weights.at[:17].set(0.0), config)
     geometry = _fit_all(coarse, start, targets, config, config.landmark_steps)
     if not model.has_local:
         return geometry
-    local = model.head.num_betas - len(geometry.betas), model.head.num_expression - len(geometry.expression)
-    betas, expression = jnp.pad(geometry.betas, (0, local[0])), jnp.pad(geometry.expression, (0, local[1]))
-    geometry = dataclasses.replace(geometry, betas=betas, expression=expression)
-    return _fit_all(model, geometry, targets, config, config.local_steps)
+    betas = padded(geometry.betas, model.head.num_betas)
+    expression = padded(geometry.expression, model.head.num_expression)
+    start = dataclasses.replace(geometry, betas=betas, expression=expression)
+    return _fit_all(model, start, targets, config, config.local_steps)
 
 
 def _fit_all(model: FitModel, start: Geometry, targets: Targets, config: FitConfig, steps: int) -> Geometry:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fitting.local_model import LocalModel, LocalRegion, check_belongs
+from fitting.local_model import LocalModel, LocalRegion, belongs, check_belongs
 from flamejax.files import write_bytes
 from flamejax.head import HeadFileError, HeadModel
 from flamejax.head.formats import read_npz
@@ -18,14 +18,18 @@ VARIANTS = {"paper": "open_head_local.npz", "full": "open_head_local_full.npz"}
 PARTS = ("shape", "expression")
 MOST = 10_000
 """Components or vertices of one region: more is no local model."""
+_HEADER = {
+    "head_name": str,
+    "head_version": str,
+    "head_hash": str,
+    "num_vertices": int,
+    "num_betas": int,
+    "num_expression": int,
+}
+"""Fields of a `LocalModel` that are single values."""
 _FORMS = {
     "format_version": ("iu", 0),
-    "head_name": ("U", 0),
-    "head_version": ("U", 0),
-    "head_hash": ("U", 0),
-    "num_vertices": ("iu", 0),
-    "num_betas": ("iu", 0),
-    "num_expression": ("iu", 0),
+    **{name: ("U" if kind is str else "iu", 0) for name, kind in _HEADER.items()},
     "region_names": ("U", 1),
     "vertex_counts": ("iu", 1),
     "component_counts": ("iu", 2),
@@ -76,11 +80,7 @@ def shipped_local_model(head: HeadModel) -> LocalModel | None:
       HeadFileError: the shipped file is missing or damaged.
     """
     local = read_local_model(local_model_path())
-    try:
-        check_belongs(head, local)
-    except HeadFileError:
-        return None
-    return local
+    return local if belongs(head, local) else None
 
 
 def read_local_model(path: Path) -> LocalModel:
@@ -101,12 +101,7 @@ def read_local_model(path: Path) -> LocalModel:
         )
     )
     return LocalModel(
-        head_name=str(found["head_name"]),
-        head_version=str(found["head_version"]),
-        head_hash=str(found["head_hash"]),
-        num_vertices=int(found["num_vertices"]),
-        num_betas=int(found["num_betas"]),
-        num_expression=int(found["num_expression"]),
+        **{name: kind(found[name]) for name, kind in _HEADER.items()},
         regions=regions,
         provenance={
             name.removeprefix("provenance_"): str(value)
@@ -121,12 +116,7 @@ def write_local_model(path: str | os.PathLike[str], local: LocalModel) -> None:
     regions = local.regions
     arrays: dict[str, Any] = {
         "format_version": np.int32(FORMAT_VERSION),
-        "head_name": np.asarray(local.head_name),
-        "head_version": np.asarray(local.head_version),
-        "head_hash": np.asarray(local.head_hash),
-        "num_vertices": np.int32(local.num_vertices),
-        "num_betas": np.int32(local.num_betas),
-        "num_expression": np.int32(local.num_expression),
+        **{name: (np.asarray if kind is str else np.int32)(getattr(local, name)) for name, kind in _HEADER.items()},
         "region_names": np.array([region.name for region in regions]),
         "vertex_counts": np.array([len(region.index) for region in regions], np.int32),
         "component_counts": np.array([[len(rows) for rows in region.bases] for region in regions], np.int32),

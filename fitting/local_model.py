@@ -37,14 +37,18 @@ class LocalRegion:
     @property
     def explained(self) -> tuple[float, float]:
         """Share of the training residuals' variance that the components hold: of shape, of expression."""
-        found = (float(np.sum(np.square(rows, dtype=np.float64))) for rows in (self.shape, self.expression))
+        found = (float(np.sum(np.square(rows, dtype=np.float64))) for rows in self.bases)
         shape, expression = (held / max(total, 1e-30) for held, total in zip(found, self.variance, strict=True))
         return shape, expression
 
     def truncated(self, explained: float) -> "LocalRegion":
         """The fewest leading components that hold this share of the variance, or all there are."""
-        counts = (count_for(rows, total, explained) for rows, total in zip(self.bases, self.variance, strict=True))
-        shape, expression = (rows[:count] for rows, count in zip(self.bases, counts, strict=True))
+
+        def leading(rows: np.ndarray, total: float) -> np.ndarray:
+            held = np.cumsum(np.sum(np.square(rows, dtype=np.float64), axis=(1, 2)))
+            return rows[: int(np.searchsorted(held, explained * total)) + 1]
+
+        shape, expression = map(leading, self.bases, self.variance)
         return dataclasses.replace(self, shape=shape, expression=expression)
 
     @property
@@ -64,9 +68,8 @@ class LocalModel:
     num_vertices: int
     """V"""
     num_betas: int
-    """N_S: the global identity components that the residuals were taken after."""
+    """N_S: the global identity components that the residuals were taken after; and N_E."""
     num_expression: int
-    """N_E"""
     regions: tuple[LocalRegion, ...]
     provenance: Mapping[str, str]
 
@@ -85,23 +88,22 @@ class LocalModel:
         return dataclasses.replace(self, regions=tuple(region.truncated(explained) for region in self.regions))
 
 
-def count_for(rows: np.ndarray, total: float, explained: float) -> int:
-    """How many leading rows (K, 3, n) hold a share of the variance `total`; all of them if they do not."""
-    held = np.cumsum(np.sum(np.square(rows, dtype=np.float64), axis=(1, 2)))
-    return min(len(rows), int(np.searchsorted(held, explained * total)) + 1)
+def belongs(head: HeadModel, local: LocalModel) -> bool:
+    """Whether the local model was made for this head, by name, version and geometry."""
+    # The name is compared first: it spares the hash of a large foreign head.
+    named = (local.head_name, local.head_version) == (head.name, head.version)
+    return named and local.head_hash == geometry_hash(head)
 
 
 def check_belongs(head: HeadModel, local: LocalModel, source: str = "the local model") -> None:
-    """Raises: HeadFileError if the local model was made for another head, by name, version or geometry."""
-    # The name is compared first: it spares the hash of a large foreign head.
-    made_for = f"{local.head_name} {local.head_version}"
-    if made_for == f"{head.name} {head.version}" and local.head_hash == geometry_hash(head):
-        return
-    raise HeadFileError(
-        f"{source}: made for the head '{made_for}' (geometry {local.head_hash[:12]}), not for this '{head.name} "
-        f"{head.version}' (geometry {geometry_hash(head)[:12]}). Load that head, or train local models for this one "
-        "with `python -m experiments.train --config local_pca --head FILE --scans DIR --output FILE`."
-    )
+    """Raises: HeadFileError if the local model was made for another head."""
+    if not belongs(head, local):
+        raise HeadFileError(
+            f"{source}: made for the head '{local.head_name} {local.head_version}' (geometry {local.head_hash[:12]}), "
+            f"not for this '{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). Load that head, or "
+            "train local models for this one with `python -m experiments.train --config local_pca --head FILE "
+            "--scans DIR --output FILE`."
+        )
 
 
 def with_local(head: HeadModel, local: LocalModel) -> HeadModel:
@@ -110,9 +112,6 @@ def with_local(head: HeadModel, local: LocalModel) -> HeadModel:
     Its identity components are the top N_S global ones, then the local shape components region by region; its
     expression components likewise, after the top N_E (further global ones would count twice what local ones hold).
     Pose, skinning, landmarks and texture stay, and the joints move with the local components, as J_regressor says.
-
-    Args:
-      head: the head that the local model was made for.
 
     Returns:
       A head named `<name>+local`.
@@ -164,8 +163,8 @@ def eyeball_coefficients(head: HeadModel, local: LocalModel) -> tuple[np.ndarray
     eyes = [region.name in EYEBALLS for region in local.regions]
     shape = np.repeat(eyes, [len(region.shape) for region in local.regions])
     moved = np.repeat(eyes, [len(region.expression) for region in local.regions])
-    kept = head.num_betas - len(shape), head.num_expression - len(moved)
-    return np.concatenate([np.zeros(kept[0], bool), shape]), np.concatenate([np.zeros(kept[1], bool), moved])
+    # The local coefficients are the last ones.
+    return np.pad(shape, (head.num_betas - len(shape), 0)), np.pad(moved, (head.num_expression - len(moved), 0))
 
 
 def _spread(rows: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
@@ -179,5 +178,5 @@ def _range(head: HeadModel, kept: int, local: int) -> Array | None:
     """The head's expression range for its `kept` components, none for the local ones."""
     if head.expression_range is None:
         return None
-    free = np.broadcast_to(np.array([[-UNBOUNDED], [UNBOUNDED]], np.float32), (2, local))
+    free = np.tile(np.array([[-UNBOUNDED], [UNBOUNDED]], np.float32), local)
     return jax.device_put(np.concatenate([np.asarray(head.expression_range)[:, :kept], free], axis=1))

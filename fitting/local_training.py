@@ -79,8 +79,8 @@ def residuals(
         mine = owner == i
         shape[i] = (left[mine] - expression[mine, most:] @ motion[most:]).mean(0)
     left -= shape[owner]
-    expression_part = rearrange(left.astype(np.float32, copy=False), "n (d v) -> n d v", d=3)
-    return Residuals(rearrange(shape, "p (d v) -> p d v", d=3), expression_part)
+    parts = shape, left.astype(np.float32, copy=False)
+    return Residuals(*(rearrange(part, "n (d v) -> n d v", d=3) for part in parts))
 
 
 def region_weights(head: HeadModel, rings: int = FADE_RINGS) -> dict[str, np.ndarray]:
@@ -134,9 +134,9 @@ def train_local_model(
     regions = []
     for name, weights in region_weights(head).items():
         index = np.flatnonzero(weights).astype(np.int32)
-        share = weights[index]
-        shape, shape_total = _principal(found.shape[..., index] * share, config.explained, config.max_shape)
-        moved, moved_total = _principal(found.expression[..., index] * share, config.explained, config.max_expression)
+        kinds = (found.shape, config.max_shape), (found.expression, config.max_expression)
+        made = (_principal(rest[..., index] * weights[index], config.explained, most) for rest, most in kinds)
+        (shape, shape_total), (moved, moved_total) = made
         regions.append(LocalRegion(name, index, shape, moved, (shape_total, moved_total)))
         advance()
     return LocalModel(

@@ -23,11 +23,7 @@ class MissingDependencyError(ImportError):
 
 
 def ssd_anchors(side: int, grids: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Anchor centres of a MediaPipe face detector (all anchors have unit size, so only centres matter).
-
-    Returns:
-        (A, 2) x, y in units of the input side.
-    """
+    """(A, 2) anchor centres x, y of a MediaPipe face detector, in units of the input side; all have unit size."""
     anchors = []
     for stride, per_cell in grids:
         centres = (np.arange(side // stride) + 0.5) * stride / side
@@ -41,9 +37,7 @@ def decode_detections(regressors: np.ndarray, logits: np.ndarray, anchors: np.nd
 
     Args:
         regressors: (A, 16) offsets in input pixels: centre x, y, width, height, then six x, y keypoints.
-        logits: (A,).
-        anchors: (A, 2).
-        side: the network's input side, pixels.
+        logits: (A,). anchors: (A, 2). side: the network's input side, pixels.
 
     Returns:
         boxes (A, 4) as x0, y0, x1, y1, keypoints (A, 6, 2), both in units of the input side, and scores (A,).
@@ -64,24 +58,13 @@ class MediaPipeModels:
         self._local = threading.local()
 
     def detect(self, name: str, pixels: np.ndarray):
-        """Run a detector.
-
-        Args:
-            name: a key of `DETECTORS`.
-            pixels: (side, side, 3) float32 in [0, 1].
-
-        Returns:
-            As `decode_detections`.
-        """
+        """Run a detector of `DETECTORS` on pixels (side, side, 3) float32 in [0, 1]; returns as `decode_detections`."""
         filename, side, _ = DETECTORS[name]
         regressors, logits = self._run(filename, pixels * 2.0 - 1.0, ("regressors", "classificators"))
         return decode_detections(regressors.reshape(-1, 16), logits.reshape(-1), self._anchors[name], side)
 
     def landmarks(self, pixels: np.ndarray) -> tuple[np.ndarray, float]:
-        """Run the face mesh.
-
-        Args:
-            pixels: (192, 192, 3) float32 in [0, 1], an upright face crop.
+        """Run the face mesh on an upright face crop (192, 192, 3) float32 in [0, 1].
 
         Returns:
             (468, 3) x, y, z in input pixels (z at the scale of x, smaller is nearer), and the face presence in [0, 1].
@@ -104,7 +87,14 @@ class MediaPipeModels:
                 raise FileNotFoundError(
                     f"{path}: model file missing; reinstall flamejax (pip install 'flamejax[photos]')."
                 )
-            interpreter = _interpreter_class()(model_path=str(path), num_threads=self.num_threads)
+            try:
+                from ai_edge_litert.interpreter import Interpreter
+            except ImportError as error:
+                raise MissingDependencyError(
+                    "finding faces in photos needs ai-edge-litert: pip install 'flamejax[photos]' "
+                    "(or give your own landmarks with --landmarks, which needs no detector)."
+                ) from error
+            interpreter = Interpreter(model_path=str(path), num_threads=self.num_threads)
             interpreter.allocate_tensors()
             outputs = {d["name"]: d["index"] for d in interpreter.get_output_details()}
             loaded[filename] = interpreter, interpreter.get_input_details()[0]["index"], outputs
@@ -113,14 +103,3 @@ class MediaPipeModels:
     @cached_property
     def _anchors(self) -> dict[str, np.ndarray]:
         return {name: ssd_anchors(side, grids) for name, (_, side, grids) in DETECTORS.items()}
-
-
-def _interpreter_class():
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise MissingDependencyError(
-            "finding faces in photos needs ai-edge-litert: pip install 'flamejax[photos]' "
-            "(or give your own landmarks with --landmarks, which needs no detector)."
-        ) from error
-    return Interpreter

@@ -182,8 +182,7 @@ def landmark_prior(head: HeadModel, geometry: Geometry, photo: Observation, conf
     table = jnp.where(detected, jnp.asarray(config.detected_log_odds), jnp.asarray(config.given_log_odds))
     says = jnp.interp(confidence, jnp.asarray(CONFIDENCES), table)
     centres = (jnp.arange(GRID) + 0.5) / GRID
-    across = jnp.exp(-0.5 * ((centres[:, None] - places[None, :, 0]) / config.landmark_reach) ** 2)
-    down = jnp.exp(-0.5 * ((centres[:, None] - places[None, :, 1]) / config.landmark_reach) ** 2)
+    across, down = (jnp.exp(-0.5 * ((centres[:, None] - p[None]) / config.landmark_reach) ** 2) for p in places.T)
     mass = jnp.einsum("yl,xl,l->yx", down, across, weights)
     total = jnp.einsum("yl,xl,l->yx", down, across, weights * says)
     log_odds = (total + BASE_WEIGHT * config.base_log_odds) / (mass + BASE_WEIGHT)

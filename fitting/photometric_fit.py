@@ -1,6 +1,7 @@
 """Everything at once from landmarks and colours, by Adam at periodically refreshed visibility (Eqs. 11-12)."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -41,24 +42,21 @@ TERMS = ("landmark", "closure", "photometric", "regularisation", "smoothing")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unknowns:
-    """All unknowns of one photo."""
+    """All unknowns of one photo: texture (C,), light (9, 3)."""
 
     geometry: Geometry
     texture: Array
-    """(C,)"""
     light: Array
-    """(9, 3)"""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What one photo shows, at the resolution the photometric term compares."""
+    """What one photo shows, at the resolution the photometric term compares: image (R, R, 3), and allowed (R, R), 1 =
+    face and not hidden: M_f (1 - M_o) of Eq. 12."""
 
     image: Array
-    """(R, R, 3)"""
     allowed: Array
-    """(R, R) 1 = face and not hidden: M_f (1 - M_o) of Eq. 12."""
     targets: Targets
 
 
@@ -108,21 +106,16 @@ def energies(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best iterate so far of each photo, and its energy's terms at its own visibility."""
+    """The best iterate so far of each photo, and its energy's terms (B,) at its own visibility."""
 
     unknowns: Unknowns
     terms: dict[str, Array]
-    """(B,) each."""
 
 
 def refine(model: FitModel, geometry: Geometry, evidence: Evidence, config: FitConfig) -> Best:
     """Light by least squares, then Eq. 11 by Adam for a batch of photos; every photo keeps its own best iterate.
 
-    Args:
-      geometry, evidence: leading axis (B,).
-
-    Returns:
-      The best iterates, leading axis (B,).
+    Arguments and result have the leading axis (B,).
     """
     head = model.head
     skin = skin_triangles(head)
@@ -164,10 +157,13 @@ def refine(model: FitModel, geometry: Geometry, evidence: Evidence, config: FitC
 
 def _optimiser(model: FitModel, config: FitConfig) -> optax.GradientTransformation:
     """Adam with a step size for each kind of unknown, slower for the eyeballs, and cosine decay."""
-    sizes: dict[str, float | Array] = dict(STEP_SIZES)
-    sizes["eyes"] = config.eyeball_rate * STEP_SIZES["eyes"]
-    sizes["betas"] = STEP_SIZES["betas"] * model.step_rates(config.eyeball_rate)[0][None]
-    sizes["expression"] = STEP_SIZES["expression"] * model.step_rates(config.eyeball_rate)[1][None]
+    betas, expression = model.step_rates(config.eyeball_rate)
+    rates: dict[str, float | Array] = {
+        "eyes": config.eyeball_rate,
+        "betas": betas[None],
+        "expression": expression[None],
+    }
+    sizes = {name: size * rates.get(name, 1.0) for name, size in STEP_SIZES.items()}
 
     def scale_each(updates: optax.Updates, _: optax.Params) -> optax.Updates:
         return jax.tree_util.tree_map_with_path(lambda path, update: sizes[path[-1].name] * update, updates)
@@ -208,8 +204,4 @@ def total(terms: dict[str, Array]) -> Array:
 
 def _keep_better(best: Best, new: Best) -> Best:
     better = total(new.terms) < total(best.terms)  # False for NaN
-
-    def choose(old: Array, candidate: Array) -> Array:
-        return jnp.where(better.reshape(-1, *(1,) * (candidate.ndim - 1)), candidate, old)
-
-    return jax.tree.map(choose, best, new)
+    return jax.vmap(lambda b, n, o: jax.tree.map(functools.partial(jnp.where, b), n, o))(better, new, best)

@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 DARK = 0.05
@@ -68,23 +69,15 @@ def soft_bins(values: Array) -> tuple[Array, Array]:
 
     values (N, 3) -> indices (8, N) int32 into the flat histogram, shares (8, N) that sum to 1 over the first axis.
     """
-    lower, upper = [], []
-    for axis in range(3):
-        unit = (values[:, axis] - LOW[axis]) / (HIGH[axis] - LOW[axis])
-        place = jnp.clip(unit * BINS[axis] - 0.5, 0.0, BINS[axis] - 1.0)
-        first = jnp.minimum(jnp.floor(place), BINS[axis] - 2.0)
-        lower.append(first.astype(jnp.int32))
-        upper.append(place - first)
-    indices, shares = [], []
-    for corner in range(8):
-        bits = [(corner >> axis) & 1 for axis in range(3)]
-        place = [lower[axis] + bits[axis] for axis in range(3)]
-        indices.append((place[0] * BINS[1] + place[1]) * BINS[2] + place[2])
-        share = jnp.ones_like(upper[0])
-        for axis in range(3):
-            share *= upper[axis] if bits[axis] else 1.0 - upper[axis]
-        shares.append(share)
-    return jnp.stack(indices), jnp.stack(shares)
+    low, span, bins = (np.asarray(a, np.float32)[None] for a in (LOW, np.subtract(HIGH, LOW), BINS))
+    place = jnp.clip((values - low) / span * bins - 0.5, 0.0, bins - 1.0)
+    first = jnp.minimum(jnp.floor(place), bins - 2.0)
+    upper = place - first
+    corner = np.stack(np.unravel_index(np.arange(8), (2, 2, 2)), axis=-1)
+    corner = corner[:, None, ::-1]  # the first tone varies fastest
+    red, green, blue = jnp.moveaxis(first.astype(jnp.int32)[None] + corner, -1, 0)
+    shares = jnp.prod(jnp.where(corner == 1, upper[None], 1.0 - upper[None]), axis=-1)
+    return (red * BINS[1] + green) * BINS[2] + blue, shares
 
 
 def histogram(bins: tuple[Array, Array], weights: Array) -> Array:

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+REGION_SCALE = 1.5  # side over the longer side of the face's box: the margin the landmark network was trained with
+
 
 @dataclass(frozen=True)
 class Region:
-    """A rotated square in the photo."""
+    """A rotated square in the photo: centre (2,) x, y and side in photo pixels."""
 
     centre: np.ndarray
-    """(2,) x, y, photo pixels"""
     side: float
-    """photo pixels"""
     angle: float
     """radians, clockwise on the screen: the direction of the region's own x axis"""
 
@@ -68,28 +68,22 @@ class PhotoPyramid:
         return np.asarray(crop, np.float32) / 255.0
 
 
-def region_from_eyes(box: np.ndarray, eyes: np.ndarray, scale: float) -> Region:
-    """The square round a face box, turned so that the eyes are level.
-
-    Args:
-        box: (4,) x0, y0, x1, y1.
-        eyes: (2, 2) the subject's right eye, then the left; right is on the photo's left when the face is upright.
-        scale: side over the box's longer side.
-    """
+def region_from_eyes(box: np.ndarray, eyes: np.ndarray) -> Region:
+    """The square round a face box (4,), turned so that the eyes are level: eyes (2, 2), the subject's right one first,
+    which is on the photo's left when the face is upright."""
     along = eyes[1] - eyes[0]
     angle = float(np.arctan2(along[1], along[0]))
-    return Region((box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2]) * scale), angle)
+    return Region((box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2]) * REGION_SCALE), angle)
 
 
-def region_from_mesh(mesh: np.ndarray, scale: float) -> Region:
+def region_from_mesh(mesh: np.ndarray) -> Region:
     """The square round a face mesh (468, 2+), with the outer eye corners level.
 
     Unlike MediaPipe's the box is taken in the turned frame, so the region turns exactly with the face.
     """
     eyes = mesh[263, :2] - mesh[33, :2]
     angle = float(np.arctan2(eyes[1], eyes[0]))
-    c, s = np.cos(angle), np.sin(angle)
-    axes = np.array([[c, s], [-s, c]])
+    axes = Region(np.zeros(2), 1.0, angle).axes()
     turned = mesh[:, :2] @ axes.T
     low, high = turned.min(axis=0), turned.max(axis=0)
-    return Region((low + high) / 2 @ axes, float(max(high - low) * scale), angle)
+    return Region((low + high) / 2 @ axes, float(max(high - low) * REGION_SCALE), angle)

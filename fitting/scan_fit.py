@@ -80,27 +80,23 @@ class ScanFit:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ScanSolver:
-    """The linear part of the fit, the same for all scans. With A = basis basis^T + noise^2 I = L L^T:"""
+    """The linear part of the fit, the same for all scans. With A = basis basis^T + noise^2 I = L L^T: whitened (C, 3 V)
+    is L^-1 basis, back (C, C) L^-T, and ridge () noise^2."""
 
     whitened: Array
-    """(C, 3 V) L^-1 basis."""
     back: Array
-    """(C, C) L^-T."""
     ridge: Array
-    """() noise^2."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """One scan's unknowns. The root's offset stands for the translation: it does not move with the joints."""
+    """One scan's unknowns: rotations (5, 3, 3), offset (3,), coefficients (C,). The root's offset stands for the
+    translation: it does not move with the joints."""
 
     rotations: Array
-    """(5, 3, 3)"""
     offset: Array
-    """(3,)"""
     coefficients: Array
-    """(C,)"""
 
 
 def scan_solver(head: HeadModel, config: ScanFitConfig | None = None) -> ScanSolver:
@@ -150,8 +146,7 @@ def fit_scans(
     for start in range(0, len(flat), chunk):
         part = flat[start : start + chunk]
         filled = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
-        found = jax.device_get(_fit_chunk(head, solver, jnp.asarray(filled), config.steps))
-        parts.append(found)
+        parts.append(jax.device_get(_fit_chunk(head, solver, jnp.asarray(filled), config.steps)))
         advance(len(part))
     whole = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[: len(flat)]), *parts)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), whole)

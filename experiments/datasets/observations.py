@@ -44,7 +44,7 @@ def observe(photo: Photo, look: Look, detector: FaceDetector | None = None, seed
     hidden = photo.occlusion_mask if look.occluded else np.zeros((side, side), np.float32)
     mask = hidden if look.masks == "given" else np.zeros_like(hidden)
     points, confidence = _landmarks(photo, look, seed)
-    dense, dense_confidence = np.zeros((DENSE, 2), np.float32), np.zeros(DENSE, np.float32)
+    dense, dense_confidence = np.zeros((DENSE, 2)), np.zeros(DENSE)
     if look.landmarks == "detected":
         try:
             (found,) = observe_photo(image, occlusion_mask=mask, detector=detector, size=side)

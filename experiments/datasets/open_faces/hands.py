@@ -23,27 +23,23 @@ DEEPEST = 2.5
 
 @dataclasses.dataclass(frozen=True)
 class Bones:
-    """Round cones (C of them): from `start` to `end` (C, 3) with `radii` (C, 2); `finger` (C,) which melt into one."""
+    """Round cones (C of them): from `start` to `end` (C, 3) with `radii` (C, 2); `finger` (C,) which melt into one; the
+    middles of the nails (5, 3) and the knuckles (J, 3)."""
 
     start: np.ndarray
     end: np.ndarray
     radii: np.ndarray
     finger: np.ndarray
     nails: np.ndarray
-    """(5, 3) middles of the nails."""
     joints: np.ndarray
-    """(J, 3) knuckles."""
 
 
 def bones(rng: np.random.Generator) -> Bones:
     """A random grip: fingers a little spread and bent."""
-    start, end, radii, finger, nails, joints = [], [], [], [], [], []
+    cones, nails, joints = [], [], []
 
     def add(a: np.ndarray, b: np.ndarray, ra: float, rb: float, number: int) -> None:
-        start.append(a)
-        end.append(b)
-        radii.append((ra, rb))
-        finger.append(number)
+        cones.append((a, b, (ra, rb), number))
 
     spread, bend = rng.uniform(2.5, 8.0), rng.uniform(4.0, 20.0)
     for k, knuckle in enumerate(KNUCKLES):
@@ -71,7 +67,7 @@ def bones(rng: np.random.Generator) -> Bones:
     joints.append(second + OUTWARDS)
     add(np.array([-6.0, 6.0, 0.0]), np.array([-9.0, -170.0, -6.0]), 19.0, 27.0, 4)
     add(np.array([6.0, 6.0, 0.0]), np.array([9.0, -170.0, -6.0]), 19.0, 27.0, 4)
-    return Bones(*(np.array(a) for a in (start, end, radii, finger, nails, joints)))
+    return Bones(*(np.array(a) for a in (*zip(*cones, strict=True), nails, joints)))
 
 
 def distance(skeleton: Bones, points: np.ndarray) -> np.ndarray:
@@ -122,10 +118,8 @@ def hand(rng: np.random.Generator, face: np.ndarray, marks: np.ndarray, tone: np
     around = np.rad2deg(np.arctan2(goal[0] - marks[30, 0] / MM, 75.0)) * rng.uniform(0.5, 0.9)
     turn = Rotation.from_euler("yxz", [around, rng.uniform(-8, 8), side * lean], degrees=True).as_matrix()
     if rng.uniform() < 0.5:  # the other hand
-        skeleton = dataclasses.replace(
-            skeleton,
-            **{name: getattr(skeleton, name) * [-1, 1, 1] for name in ("start", "end", "nails", "joints")},
-        )
+        turned = {name: getattr(skeleton, name) * [-1, 1, 1] for name in ("start", "end", "nails", "joints")}
+        skeleton = dataclasses.replace(skeleton, **turned)
     out = turn @ np.array([0.0, 0.0, 1.0])
 
     def at(shift: float) -> np.ndarray:

@@ -33,8 +33,7 @@ def preview(path: Path, config: Config, count: int = 24, seed: int = 0, columns:
         which = int(np.searchsorted(starts, number, "right")) - 1
         photo = photo_of(sources[which][int(number - starts[which])])
         cells.append(np.concatenate([photo.image, photo.occluded] + ([_masks(photo)] if masks else []), axis=1))
-    while len(cells) % columns:
-        cells.append(np.zeros_like(cells[0]))
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
     rows = [np.concatenate(cells[k : k + columns], axis=1) for k in range(0, len(cells), columns)]
     _save(path, np.concatenate(rows))
 

@@ -17,12 +17,11 @@ from flamejax.rendering import interpolate, rasterize
 
 @dataclasses.dataclass(frozen=True)
 class Texels:
-    """The texture's layout: what lies at each texel (Ht, Wt). Texels outside the layout hold the nearest inside."""
+    """The texture's layout: what lies at each texel. Its place (Ht, Wt, 3) in millimetres on the mean head, and its
+    share (Ht, Wt) of three regions. Texels outside the layout hold the nearest inside."""
 
     place: np.ndarray
-    """(Ht, Wt, 3) millimetres on the mean head."""
     lips: np.ndarray
-    """(Ht, Wt) share of the region, as the next two."""
     scalp: np.ndarray
     balls: np.ndarray
     eyes: np.ndarray

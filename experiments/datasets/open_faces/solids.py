@@ -10,16 +10,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Solid:
-    """A mesh with one colour and texture coordinate per vertex: N vertices, M triangles."""
+    """A mesh: vertices (N, 3) metres, faces (M, 3) int32, texture coordinates uv (N, 2) in [0, 1], v up, and a colour
+    (N, 3) that the texture is multiplied by."""
 
     vertices: np.ndarray
-    """(N, 3) metres."""
     faces: np.ndarray
-    """(M, 3) int32"""
     uv: np.ndarray
-    """(N, 2) in [0, 1], v up."""
     colour: np.ndarray
-    """(N, 3) what the texture is multiplied by."""
 
     def painted(self, colour: Sequence[float] | np.ndarray) -> Solid:
         return dataclasses.replace(self, colour=np.broadcast_to(np.asarray(colour, float), (len(self.vertices), 3)))
@@ -33,12 +30,9 @@ def join(parts: Sequence[Solid]) -> Solid:
     """Side by side, in order."""
     starts = np.cumsum([0] + [len(p.vertices) for p in parts])
     faces = np.concatenate([p.faces + start for p, start in zip(parts, starts, strict=False)])
-    return Solid(
-        np.concatenate([p.vertices for p in parts]),
-        faces.astype(np.int32),
-        np.concatenate([p.uv for p in parts]),
-        np.concatenate([p.colour for p in parts]),
-    )
+    arrays = ((part.vertices, part.uv, part.colour) for part in parts)
+    vertices, uv, colour = (np.concatenate(each) for each in zip(*arrays, strict=True))
+    return Solid(vertices, faces.astype(np.int32), uv, colour)
 
 
 def grid(points: np.ndarray, uv: np.ndarray, around: bool = False) -> Solid:
@@ -159,14 +153,13 @@ def surface_net(distance: Callable[[np.ndarray], np.ndarray], low: np.ndarray, h
         place = _cut(points, axis, 0, 1).copy()
         place[..., axis] += step * share
         others = [k for k in range(3) if k != axis]
-        for near in (0, 1):
-            for far in (0, 1):
-                window: list[slice] = [slice(None)] * 3
-                window[others[0]] = slice(near, counts[others[0]] - 1 + near)
-                window[others[1]] = slice(far, counts[others[1]] - 1 + far)
-                here = crossed[tuple(window)]
-                total += np.where(here[..., None], place[tuple(window)], 0.0)
-                number += here
+        for near, far in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            window: list[slice] = [slice(None)] * 3
+            window[others[0]] = slice(near, counts[others[0]] - 1 + near)
+            window[others[1]] = slice(far, counts[others[1]] - 1 + far)
+            here = crossed[tuple(window)]
+            total += np.where(here[..., None], place[tuple(window)], 0.0)
+            number += here
         crossings.append((crossed, first < 0))
     used = number > 0
     ids = np.full(used.shape, -1)

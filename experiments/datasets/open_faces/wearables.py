@@ -19,14 +19,12 @@ MM = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Skull:
-    """What wearables are fitted to, millimetres."""
+    """What wearables are fitted to, millimetres: points (P, 3) of the outer skin without ears, those of the left and
+    right ear, and the landmarks (68, 3)."""
 
     skin: np.ndarray
-    """(P, 3) points of the outer skin without ears."""
     ears: tuple[np.ndarray, np.ndarray]
-    """Points of the left and right ear."""
     marks: np.ndarray
-    """(68, 3)"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,22 +33,21 @@ def look(subject: int) -> tuple[np.ndarray, np.ndarray]:
 
 def do(piece: str) -> None:
     """Make one piece: `sources`, `people SEED`, `scans SUBJECT` or `photo SUBJECT EXPRESSION`."""
-    kind, *numbers = piece.split()
-    if kind == "sources":
-        subjects.prepare(store.sources_path())
-    elif kind == "people":
-        (seed,) = map(int, numbers)
-        subjects.prepare_people(store.people_path(seed), seed)
-    elif kind == "scans":
-        (subject,) = map(int, numbers)
-        store.write_scans(scans.make_subject(*prepared(), subject), store.scans_path(subject))
-    elif kind == "photo":
-        subject, expression = map(int, numbers)
-        found = store.read_scans(store.scans_path(subject))
-        made = photos.make_photo(studio(), found, look(subject), subject, expression)
-        cache.write_arrays(store.photo_path(subject, expression), made)
-    else:
-        raise ValueError(f"no such piece of work: {piece!r}")
+    match piece.split():
+        case ["sources"]:
+            subjects.prepare(store.sources_path())
+        case ["people", seed]:
+            subjects.prepare_people(store.people_path(int(seed)), int(seed))
+        case ["scans", subject]:
+            made = scans.make_subject(*prepared(), int(subject))
+            store.write_scans(made, store.scans_path(int(subject)))
+        case ["photo", *numbers]:
+            subject, expression = map(int, numbers)
+            found = store.read_scans(store.scans_path(subject))
+            made = photos.make_photo(studio(), found, look(subject), subject, expression)
+            cache.write_arrays(store.photo_path(subject, expression), made)
+        case _:
+            raise ValueError(f"no such piece of work: {piece!r}")
 
 
 def main() -> None:

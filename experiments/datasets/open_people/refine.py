@@ -67,16 +67,14 @@ def split_polygon(points: np.ndarray) -> list[tuple[int, int, int]]:
     """
     ring, out = list(range(len(points))), []
     while len(ring) > 3:
-        best = None
+        keys = []
         for k, i in enumerate(ring):
             a, b = points[ring[k - 1]], points[ring[(k + 1) % len(ring)]]
             u, w = a - points[i], b - points[i]
             flat = np.linalg.norm(np.cross(u, w)) < FLAT * np.linalg.norm(u) * np.linalg.norm(w)
             place = (-round(float(points[i, 1]), 6), -round(abs(float(points[i, 0])), 6))
-            key = (flat, round(float(np.linalg.norm(b - a)), 6), *place)
-            if best is None or key < best[0]:
-                best = (key, k)
-        k = best[1]
+            keys.append((flat, round(float(np.linalg.norm(b - a)), 6), *place))
+        k = keys.index(min(keys))
         out.append((ring[k - 1], ring[k], ring[(k + 1) % len(ring)]))
         del ring[k]
     return [*out, tuple(ring)]
