@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.training.devices import share_of
+from experiments.training.devices import device_mesh, share_of
+from experiments.training.ofer import command
+from experiments.training.ofer import train as training
 from experiments.training.ofer.coefficients import ScanCoefficients, rest_coefficients
 from experiments.training.ofer.examples import draw_each, draw_params, make_source, photographed, project
 from experiments.training.ofer.settings import GeneratorTraining, RankTraining
@@ -183,6 +185,32 @@ def test_stopped_and_resumed_it_ends_with_the_same_parameters(data, idgen_run, t
         generator_options(data, options.workdir, learning_rate=1.0).run(QUIET)
 
 
+def test_what_a_ranker_starts_from_and_what_its_step_gives(data, idgen_run, tmp_path, monkeypatch):
+    """Traced, not compiled."""
+    given = {}
+
+    def keep(*first, **more):
+        given.update(more, first=first)
+        raise Stopped
+
+    monkeypatch.setattr(training, "train_network", keep)
+    monkeypatch.setattr(command, "RankJudge", lambda *first, **more: None)
+    options = rank_options(data, tmp_path / "rank", idgen_run / "idgen.npz")
+    with pytest.raises(Stopped):
+        options.run(QUIET)
+    given["checkpoints"].close()
+    assert json.loads((options.workdir / "settings.json").read_text())["idgen_digest"]
+    model, make, optimizer, config = given["first"]
+    idgen = load_generator(HEAD, "identity", options.idgen)
+    assert_same(flat_state(idgen.encoders), flat_state(model.encoders))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    state = start_state(params, optimizer, averaged=True)
+    after, losses = jax.eval_shape(make(graphdef, config, device_mesh(1)), state, rest, given["fixed"], None)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert set(losses) == {"total", "average_mm", "ranked_mm", "minimum_mm", "gradient_norm"}
+
+
+@pytest.mark.slow
 def test_a_ranker_is_trained_on_the_candidates_of_an_idgen(data, idgen_run, tmp_path):
     options = rank_options(data, tmp_path / "rank", idgen_run / "idgen.npz")
     errors = options.run(QUIET)
