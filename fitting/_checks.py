@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from types import EllipsisType
-from typing import Any
-
-import chex
 import jax.numpy as jnp
-import numpy as np
 
+from flamejax._checks import check_shape
 from flamejax.types import Observation
-
-
-def check_shape(name: str, array: Any, shape: tuple[int | EllipsisType, ...]) -> None:
-    """Raises: ValueError that names the argument, if `array` is of another shape. `...` stands for any axes."""
-    try:
-        chex.assert_shape(array, shape)
-    except AssertionError:
-        wanted = ", ".join("*b" if axis is ... else str(axis) for axis in shape)
-        raise ValueError(f"{name} must have the shape ({wanted}), not {np.shape(array)}.") from None
 
 
 def check_observation(observation: Observation) -> tuple[int, ...]:
@@ -27,8 +14,8 @@ def check_observation(observation: Observation) -> tuple[int, ...]:
     Raises:
       ValueError: a part is of another shape, or the image does not hold floats. The message names it.
     """
-    check_shape("observation.landmarks", observation.landmarks, (..., 68, 2))
-    check_shape("observation.image", observation.image, (..., 3))
+    check_shape("observation.landmarks", observation.landmarks, 68, 2)
+    check_shape("observation.image", observation.image, "S", "S", 3)
     if not jnp.issubdtype(observation.image.dtype, jnp.floating):
         raise ValueError(f"observation.image must hold floats in [0, 1], not {observation.image.dtype}.")
     batch, side = observation.landmarks.shape[:-2], observation.image.shape[-2]
@@ -41,5 +28,5 @@ def check_observation(observation: Observation) -> tuple[int, ...]:
         "occlusion_mask": (side, side),
     }
     for name, shape in parts.items():
-        check_shape(f"observation.{name}", getattr(observation, name), (*batch, *shape))
+        check_shape(f"observation.{name}", getattr(observation, name), *batch, *shape, batched=False)
     return batch

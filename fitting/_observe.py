@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fitting._checks import check_shape
 from fitting.detector import FaceDetector, FaceLandmarks, LiteRTDetector
+from flamejax._checks import check_shape
 from flamejax.camera import CropTransform
 from flamejax.io.images import check_image
 from flamejax.types import Observation, stack
@@ -161,7 +161,7 @@ def _checked(detector: FaceDetector, face: FaceLandmarks) -> FaceLandmarks:
     """What a detector gave. Raises: ValueError, it is of another shape."""
     shapes: dict[str, tuple[int, ...]] = {"points": (NUM_LANDMARKS, 2), "confidence": (NUM_LANDMARKS,)}
     for name, shape in (shapes if face.mesh is None else {**shapes, "mesh": (DENSE, 3)}).items():
-        check_shape(f"{name} of {type(detector).__name__}.landmarks", getattr(face, name), shape)
+        check_shape(f"{name} of {type(detector).__name__}.landmarks", getattr(face, name), *shape, batched=False)
     return face
 
 
@@ -296,7 +296,7 @@ def _check_mask(mask: np.ndarray | None, name: str, extent: tuple[int, int]) -> 
     if mask is None:
         return None
     mask = np.asarray(mask, np.float32)
-    check_shape(name, mask, extent)  # the photo's
+    check_shape(name, mask, *extent, batched=False)  # the photo's
     if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
         raise ValueError(f"{name} must hold values in [0, 1].")
     return mask

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fitting._checks import check_shape
+from flamejax._checks import check_shape
 from flamejax.geometry import HIGHEST, similarity_transform
 from flamejax.head import (
     HeadModel,
@@ -132,7 +132,7 @@ def fit_scans(
     Raises:
       ValueError: `vertices` is not (*b, V, 3) with the head's V.
     """
-    check_shape("vertices", vertices, (..., head.num_vertices, 3))
+    check_shape("vertices", vertices, head.num_vertices, 3)
     config = config or ScanFitConfig()
     solver = scan_solver(head, config)
     batch = vertices.shape[:-2]

@@ -1,5 +1,8 @@
 """Checks of what callers hand in. They look at shapes only, so they work under jit and cost nothing at run time."""
 
+from types import EllipsisType
+from typing import Any
+
 import chex
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -20,3 +23,15 @@ def check_shape(name: str, array: ArrayLike, *axes: int | str, batched: bool = T
     lengths = tuple(axis if isinstance(axis, int) else None for axis in axes)
     lengths = (..., *lengths) if batched else lengths
     chex.assert_shape(array, lengths, custom_message=wanted, exception_type=ValueError)
+
+
+def check_shapes(**arguments: tuple[Any, tuple[int | EllipsisType | None, ...]]) -> None:
+    """Several at once: `check_shapes(visible=(visible, (..., 5023)))`; `...` for any leading axes, None for any length.
+
+    Raises:
+      ValueError: as `check_shape`.
+    """
+    for name, (array, shape) in arguments.items():
+        batched = bool(shape) and shape[0] is ...
+        axes = ["any" if axis is None or axis is ... else axis for axis in (shape[1:] if batched else shape)]
+        check_shape(name, array, *axes, batched=batched)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from models._checks import check_shapes
+from flamejax._checks import check_shapes
 from models.hierarchy import MeshHierarchy, mesh_hierarchy
 from models.linear_branch import Frame, LinearBranch, to_coefficients, to_latents
 from models.mesh_conv import Connectivity, MeshBlock

@@ -19,7 +19,7 @@ from einops import rearrange
 from flax import nnx
 from jax import Array
 
-from models._checks import check_shapes
+from flamejax._checks import check_shapes
 
 PERIOD = 10_000.0
 """Longest wave of the time embedding, steps."""

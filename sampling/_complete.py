@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from fitting.fit_model import FitModel
+from flamejax._checks import check_shapes
 from flamejax.head import HeadModel, head_frame, root_joint, rotation_matrix
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
-from models._checks import check_shapes
 from models.mesh_vae import MeshVAE, Posterior
 
 EVIDENCE_SIGMA = 1e-3

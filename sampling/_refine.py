@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from models._checks import check_shapes
+from flamejax._checks import check_shapes
 from models.mesh_vae import MeshVAE
 
 

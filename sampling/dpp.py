@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from models._checks import check_shapes
+from flamejax._checks import check_shapes
 
 SAME = 1e-12
 """Squared distance, as a share of the largest, under which two shapes count as one: their distance has no gradient."""

@@ -16,7 +16,8 @@ from flamejax.head._unpose import unpose, unposed_jacobian, unposed_planes
 from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
 from flamejax.head.formats import FlameFiles, HeadFileError, head_digest, open_head_path
 from flamejax.head.kinematics import head_frame, joints, rest_joints, root_joint, shaped_joints
-from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, HeadParams, LandmarkEmbedding
+from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, LandmarkEmbedding
+from flamejax.head.params import HeadParams
 from flamejax.head.regions import REGION_NAMES
 from flamejax.head.rotation import axis_angle, rotation_matrix, skew_matrix
 

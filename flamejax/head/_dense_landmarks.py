@@ -18,7 +18,8 @@ from jax import Array
 
 from flamejax.head.blend_skin import head_at, vertices
 from flamejax.head.formats import HeadFileError, open_head_path, read_npz
-from flamejax.head.model import DenseLandmarks, HeadModel, HeadParams
+from flamejax.head.model import DenseLandmarks, HeadModel
+from flamejax.head.params import HeadParams
 
 DENSE_FORMAT_VERSION = 1
 NUM_DENSE, NUM_INNER = 468, 51

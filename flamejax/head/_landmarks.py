@@ -8,7 +8,8 @@ import numpy as np
 from jax import Array
 
 from flamejax.head.blend_skin import head_at, vertices
-from flamejax.head.model import HeadModel, HeadParams
+from flamejax.head.model import HeadModel
+from flamejax.head.params import HeadParams
 from flamejax.head.rotation import rotation_matrix
 
 MAX_YAW_DEGREES = 39

@@ -15,7 +15,8 @@ from flamejax.head.kinematics import (
     rotate,
     transform_rows,
 )
-from flamejax.head.model import HeadModel, HeadParams
+from flamejax.head.model import HeadModel
+from flamejax.head.params import HeadParams
 from flamejax.head.rotation import rotation_matrix, skew_matrix
 
 

@@ -9,7 +9,8 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from flamejax.head.kinematics import HIGHEST, add, blend, joint_transforms, pose_feature, shaped_joints, transform_rows
-from flamejax.head.model import HeadModel, HeadParams
+from flamejax.head.model import HeadModel
+from flamejax.head.params import HeadParams
 from flamejax.head.rotation import rotation_matrix
 
 FEW_VERTICES = 2048

@@ -8,7 +8,8 @@ from einops import rearrange
 from jax import Array
 from jax.typing import ArrayLike
 
-from flamejax.head.model import HeadModel, HeadParams
+from flamejax.head.model import HeadModel
+from flamejax.head.params import HeadParams
 from flamejax.head.rotation import rotation_matrix
 
 HIGHEST = jax.lax.Precision.HIGHEST

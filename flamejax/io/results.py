@@ -18,7 +18,8 @@ from flamejax.files import TEMPORARY_PREFIX
 from flamejax.head.blend_skin import vertices
 from flamejax.head.formats.files import HeadFileError
 from flamejax.head.formats.npy_files import read_npz
-from flamejax.head.model import HeadModel, HeadParams
+from flamejax.head.model import HeadModel
+from flamejax.head.params import HeadParams
 from flamejax.types import OK, Fit, Hypotheses
 
 FORMAT_VERSION = 1

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from flamejax.camera import CropTransform, OrthographicCamera
-from flamejax.head.model import HeadModel, HeadParams
+from flamejax.head.model import HeadModel
+from flamejax.head.params import HeadParams
 from flamejax.io.meshes import TexturedMesh
 from flamejax.io.results import FOLDED, FORMAT_VERSION, FittedModel, HeadIdentity
 from flamejax.types import Fit, Hypotheses

@@ -130,7 +130,7 @@ def test_all_faces_or_the_first():
 
 
 def test_a_detector_that_gives_other_shapes_is_named():
-    with pytest.raises(ValueError, match=r"points of OneFace\.landmarks must have the shape \(68, 2\), not \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"points of OneFace\.landmarks should be \(68, 2\), not \(5, 2\)"):
         observe_photo(IMAGE, detector=OneFace(POINTS[:5]))
 
 

@@ -100,7 +100,7 @@ def test_failures_are_codes_and_touch_nobody_else():
 
 
 def test_wrong_shapes_and_settings_are_refused():
-    with pytest.raises(ValueError, match=r"vertices must have the shape \(\*b, 42, 3\), not \(2, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"vertices should be \(\*b, 42, 3\), not \(2, 5, 3\)"):
         fit_scans(HEAD, np.zeros((2, 5, 3)))
     with pytest.raises(ValueError, match="positive"):
         ScanFitConfig(noise=0)

@@ -110,7 +110,7 @@ def test_refusals_name_the_argument(vae, model, fit):
     fewer = dataclasses.replace(fit, vertices=fit.vertices[:-1], vertex_visibility=fit.vertex_visibility[:-1])
     with pytest.raises(ValueError, match="a Mesh-VAE of"):
         draw(vae, model, fewer)
-    with pytest.raises(ValueError, match=r"`fit.vertex_visibility` has the shape \(161,\), but \(162\) is wanted"):
+    with pytest.raises(ValueError, match=r"fit.vertex_visibility should be \(162\), not \(161,\)"):
         draw(vae, model, dataclasses.replace(fit, vertex_visibility=fit.vertex_visibility[:-1]))
     with pytest.raises(ValueError, match="one key"):
         draw(vae, model, fit, jax.random.split(KEY, 3))

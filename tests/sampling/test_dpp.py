@@ -212,11 +212,11 @@ def test_k_dpp_of_many_near_equal_items_is_finite_and_spreads() -> None:
 
 
 def test_wrong_shapes_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="`likelihood_kernel` has the shape"):
+    with pytest.raises(ValueError, match="likelihood_kernel should be"):
         dpp.dpp_loss(jnp.zeros((3, 4)))
-    with pytest.raises(ValueError, match="`likelihood_kernel` has the shape"):
+    with pytest.raises(ValueError, match="likelihood_kernel should be"):
         dpp.sample_k_dpp(jax.random.key(0), jnp.zeros((2, 3, 3)), 2)
-    with pytest.raises(ValueError, match=r"`latents` has the shape \(3, 2\), but \(4, any\) is wanted"):
+    with pytest.raises(ValueError, match=r"latents should be \(4, any\), not \(3, 2\)"):
         dpp.diversity_loss(jnp.zeros((4, 5, 3)), jnp.zeros((3, 2)))
 
 

@@ -72,5 +72,5 @@ def test_wrong_shapes_are_refused_by_name(model):
         "vertices": (truth, verts[None], visible),
         "visible": (truth, verts, visible[:-1]),
     }.items():
-        with pytest.raises(ValueError, match=f"`{name}` has the shape"):
+        with pytest.raises(ValueError, match=f"{name} should be"):
             refine_latents(model, *arguments)
