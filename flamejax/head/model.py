@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -315,10 +315,3 @@ def _all_regions(
         return {name: np.full(len(template), name == "face") for name in REGION_NAMES} | known
     geometry = {"v_template": template, "faces": faces, "lbs_weights": weights}
     return guess_regions(geometry | embedding.arrays()) | known
-
-
-def _numpy(value: Any) -> np.ndarray:
-    """float32; torch tensors on any device, also those that carry gradients, without importing torch."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-    return np.atleast_1d(np.asarray(value, np.float32))

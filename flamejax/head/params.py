@@ -110,3 +110,10 @@ class HeadParams:
         """(*b, 5, 3) axis-angle in joint order: root, neck, jaw, left eye, right eye."""
         poses = (self.global_orient, self.neck_pose, self.jaw_pose, self.leye_pose, self.reye_pose)
         return jnp.stack(poses, axis=-2)
+
+
+def _numpy(value: Any) -> np.ndarray:
+    """float32; torch tensors on any device, also those that carry gradients, without importing torch."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    return np.atleast_1d(np.asarray(value, np.float32))
