@@ -3,6 +3,7 @@ installed, tensorboard's files."""
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flamejax.files import write_text
+from flamejax.files import write_bytes, write_text
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Record:
         if self._board is not None:
             self._board.add_image("heads", picture, step, dataformats="HWC")
         (self.workdir / "pictures").mkdir(exist_ok=True)
-        Image.fromarray(picture).save(self.workdir / "pictures" / f"step-{step:06d}.jpg", quality=85)
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "JPEG", quality=85)
+        write_bytes(self.workdir / "pictures" / f"step-{step:06d}.jpg", buffer.getvalue())
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
         if self.workdir is None:

@@ -1,1 +1,1 @@
-"""Training of the Mesh-VAE: heads, steps, checkpoints, judging. `experiments.configs.mesh_vae` is the command."""
+"""Training of the Mesh-VAE: heads, steps, checkpoints, judging. the config `mesh_vae` runs it."""
