@@ -22,7 +22,10 @@ def check_shape(name: str, array: ArrayLike, *axes: int | str, batched: bool = T
     wanted = f"{name} should be ({', '.join(map(str, lead))}), not {jnp.shape(array)}"
     lengths = tuple(axis if isinstance(axis, int) else None for axis in axes)
     lengths = (..., *lengths) if batched else lengths
-    chex.assert_shape(array, lengths, custom_message=wanted, exception_type=ValueError)
+    try:
+        chex.assert_shape(array, lengths)
+    except AssertionError:  # its message speaks of "input 0"
+        raise ValueError(f"{wanted}.") from None
 
 
 def check_shapes(**arguments: tuple[Any, tuple[int | EllipsisType | None, ...]]) -> None:

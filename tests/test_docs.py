@@ -12,6 +12,8 @@ import trimesh
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-python.md"
 BLOCKS = dict(re.findall(r"## (.*?)\n+```python\n(.*?)```", PAGE.read_text(), re.S))
 
+SLOW = ("Fit a photo", "Train the Mesh-VAE on arrays of your own")
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
@@ -36,7 +38,7 @@ def test_there_are_six_tasks_of_ten_lines_at_most():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "Fit a photo" else name for name in BLOCKS]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BLOCKS]
 )
 def test_the_block_runs(name, folder):
     found: dict = {}

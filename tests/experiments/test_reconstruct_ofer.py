@@ -152,6 +152,7 @@ def test_files_that_are_missing_or_of_another_head(tmp_path):
         pipeline.drawing_tools(dataclasses.replace(config, **options), flamejax.load_head(), None)
 
 
+@pytest.mark.slow
 def test_the_open_heads_networks_ship(tmp_path):
     draw, between = pipeline.drawing_tools(
         Config(photos=("x",), output=tmp_path, method="ofer"), flamejax.load_head(), None

@@ -17,7 +17,7 @@ from flamejax.types import OK
 from tests.fitting.scenes import PHOTOS, QUICK, random_targets
 
 
-@pytest.mark.parametrize("preset", ["paper", "code"])
+@pytest.mark.parametrize("preset", ["paper", pytest.param("code", marks=pytest.mark.slow)])
 def test_gradient_presets_bring_the_head_onto_the_photo(model, seen, preset):
     # The last photo shows nothing at all: that gives a code and finite numbers.
     blind = dataclasses.replace(seen, confidence=seen.confidence.at[-1].set(0.0))

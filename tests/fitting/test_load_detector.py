@@ -1,5 +1,7 @@
 """A detector of the user's own: found by name, built, checked, and used; what is wrong with it is said."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,8 @@ def my_faces(tmp_path, monkeypatch):
     (tmp_path / "my_faces.py").write_text(MODULE)
     (tmp_path / "my_broken_faces.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("my_faces", "my_broken_faces"):  # other tests' modules of these names
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.mark.parametrize("name", ["my_faces:Good", "my_faces:ready"])

@@ -208,7 +208,7 @@ def test_further_batches_compile_nothing(head):
 
 
 def test_settings_and_shapes_that_make_no_sense_are_refused(head, noise):
-    with pytest.raises(ValueError, match=r"observation\.landmarks must have .*68, 2\), not \(5, 51, 2\)"):
+    with pytest.raises(ValueError, match=r"observation\.landmarks should be \(\*b, 68, 2\), not \(5, 51, 2\)"):
         auto_masks(head, dataclasses.replace(noise, landmarks=noise.landmarks[:, :51]), FIT, SMALL)
     with pytest.raises(ValueError, match="at least 32"):
         OcclusionConfig(size=8)

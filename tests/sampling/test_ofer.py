@@ -210,7 +210,7 @@ def test_params_take_neck_and_gaze_of_the_fit(face):
         (lambda fit, photo: run(fit, photo, count=0), "num_samples"),
         (lambda fit, photo: run(fit, photo, jax.random.split(KEY, 2)), "one key"),
         (lambda fit, photo: run(fit, seen((2,))[1]), "observations"),
-        (lambda fit, photo: run(fit, dataclasses.replace(photo, image=photo.image[0])), "`observation.image`"),
+        (lambda fit, photo: run(fit, dataclasses.replace(photo, image=photo.image[0])), "observation.image should be"),
         (lambda fit, photo: run_dpp(fit, photo, count=25), "pool"),
         (lambda fit, photo: OferConfig(candidates=0), "candidates"),
         (lambda fit, photo: OferDppConfig(sigma=0), "positive"),

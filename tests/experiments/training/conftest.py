@@ -1,5 +1,7 @@
 """What tests of training share: a folder of data, and one short run of each kind, to look at and not to change."""
 
+import functools
+
 import pytest
 from rich.console import Console
 
@@ -30,6 +32,7 @@ def data(tmp_path_factory):
     folder, whole = tmp_path_factory.mktemp("data"), flamejax.load_head
     write_scans(folder / "scans", HEAD)
 
+    @functools.wraps(whole)
     def load_head(path=None, *given, **more):
         return HEAD if path == folder / "head.npz" else whole(path, *given, **more)
 
