@@ -51,8 +51,8 @@ test: $(VENV)/.dev
 	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser"
 
 test-slow: $(VENV)/.dev
-	@echo "==> slow tests"
-	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile -m "slow and not browser"
+	@echo "==> slow tests, with all of XLA's optimisations: what they compile runs long"
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile -m "slow and not browser"
 
 test-viewer: $(VENV)/.dev
 	@echo "==> the viewer in a browser"
