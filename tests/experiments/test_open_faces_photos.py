@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trimesh
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -132,3 +133,12 @@ def test_hands_are_one_closed_skin():
 def _volume(solid: solids.Solid) -> float:
     corner = solid.vertices[solid.faces]
     return float(np.einsum("fc,fc->", corner[:, 0], np.cross(corner[:, 1], corner[:, 2])) / 6)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_tubes_are_closed_and_face_outwards(closed):
+    turn = np.linspace(0, 2 * np.pi if closed else np.pi, 12, endpoint=not closed)
+    path = np.stack([np.cos(turn), np.sin(turn), np.zeros_like(turn)], 1)
+    solid = solids.tube(path, 0.2, sides=10, closed=closed)
+    mesh = trimesh.Trimesh(solid.vertices, solid.faces, process=False)
+    assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0

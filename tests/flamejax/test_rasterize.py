@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 import flamejax
 from flamejax import rasterize
 from flamejax.rendering import interpolate
+from flamejax.rendering.visibility import is_drawn
 from tests.gradients import check_gradients
 
 MOST, LARGEST = 2000, (60, 75)
@@ -244,3 +245,12 @@ def test_wrong_shapes_are_refused():
         rasterize(jnp.zeros((5, 2)), jnp.zeros((1, 3), jnp.int32), (8, 8))
     with pytest.raises(ValueError, match="positive"):
         rasterize(jnp.zeros((5, 3)), jnp.zeros((1, 3), jnp.int32), (0, 8))
+
+
+def test_which_triangles_are_drawn():
+    """By twice their area in pixels, x right and y down: negative faces us, and none of no area is drawn."""
+    corner = np.array([[0.0, 0.0, 1.0], [0.5, 0.0, 1.0], [0.0, 0.5, 1.0]])
+    triangles = np.stack([corner, corner[[0, 2, 1]], corner[[0, 1, 1]], corner - [0, 0, 1]])
+    found = (is_drawn(jnp.asarray(triangles.transpose(2, 1, 0), jnp.float32), cull, 0.0) for cull in (False, True))
+    np.testing.assert_array_equal(next(found), [True, True, False, False])
+    np.testing.assert_array_equal(next(found), [False, True, False, False])

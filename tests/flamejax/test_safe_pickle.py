@@ -219,3 +219,9 @@ def test_arrays_whose_size_is_not_that_of_their_data_are_refused(state):
     nested = bomb(60) + b"."
     with pytest.raises(HeadFileError):
         to_array(Held("_reconstruct", (), (1, load(nested), Held("dtype", ("f8", 0, 1)), False, b"")), "x")
+
+
+def test_nothing_is_appended_to_what_is_no_list():
+    """Protocol 0: an object of an allowed class, a mark, a number, and APPENDS."""
+    with pytest.raises(HeadFileError, match="appends to what is no list"):
+        load(b"cnumpy\ndtype\n(S'f4'\ntR(I1\ne.")
