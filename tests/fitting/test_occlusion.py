@@ -23,7 +23,7 @@ from fitting.label_smoothing import (
     remove_specks,
 )
 from fitting.landmark_fit import Geometry
-from fitting.occlusion import OcclusionConfig, auto_masks, combine, masks_program
+from fitting.occlusion import OcclusionConfig, auto_masks, combine, masks_program, roughness_evidence
 from fitting.pixel_likelihood import (
     HIGH,
     LOW,
@@ -293,3 +293,12 @@ def test_light_and_albedo_explain_a_render_with_a_white_light(head):
         pixels.normals, found
     )
     assert float((jnp.abs(shown - image) * pixels.face[..., None]).max()) < 0.06
+
+
+def test_roughness_counts_in_widths_and_spreads():
+    """Twice as rough where twice as much is usual says the same; rougher than usual speaks for hidden."""
+    rough, widths = jnp.asarray([[0.01, 0.05], [0.1, 0.4]]), jnp.full((2, 2), 0.1)
+    usual = roughness_evidence(rough, widths, jnp.asarray(0.5))
+    np.testing.assert_allclose(roughness_evidence(2 * rough, 2 * widths, jnp.asarray(0.5)), usual, atol=1e-5)
+    np.testing.assert_allclose(roughness_evidence(2 * rough, widths, jnp.asarray(1.0)), usual, atol=1e-5)
+    assert (np.diff(np.asarray(usual).ravel()) >= 0).all() and usual[0, 1] < 0 < usual[1, 0] < usual[1, 1]
