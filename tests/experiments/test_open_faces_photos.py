@@ -9,7 +9,7 @@ import trimesh
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from experiments.datasets.open_faces import hands, objects, scenes, solids
+from experiments.datasets.open_faces import hands, objects, patterns, scenes, solids
 from experiments.datasets.open_faces.photos import kind_of
 from flamejax.head import HeadParams, landmarks_from_vertices
 from tests.experiments.test_open_faces import built, data, head, photos  # noqa: F401
@@ -142,3 +142,19 @@ def test_tubes_are_closed_and_face_outwards(closed):
     solid = solids.tube(path, 0.2, sides=10, closed=closed)
     mesh = trimesh.Trimesh(solid.vertices, solid.faces, process=False)
     assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("background", (0.3836, 0.2333, 0.1913)),
+        ("cloth", (0.3840, 0.2456, 0.1792)),
+        ("surgical", (0.5174, 0.3488, 0.2999)),
+        ("cover", (0.4747, 0.2610, 0.2624)),
+    ],
+)
+def test_patterns_are_those_of_the_data_version(name, numbers):
+    """What is drawn from a seed stays: the scans' photos, and what was trained on them, depend on it."""
+    made = np.stack([getattr(patterns, name)(np.random.default_rng(seed), 64) for seed in range(6)])
+    weights = np.linspace(0, 1, made.size).reshape(made.shape)
+    np.testing.assert_allclose((made.mean(), made.std(), (weights * made).mean()), numbers, atol=2e-4)

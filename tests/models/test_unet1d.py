@@ -120,3 +120,9 @@ def test_times_are_told_apart():
 def test_sizes_that_cannot_be(bad):
     with pytest.raises(ValueError, match=r"U-Net|embedding"):
         UNet1DConfig(**{"widths": (12, 6), **bad})
+
+
+def test_the_context_has_no_bias_of_its_own(net):
+    """One would say the same as that of the time: two numbers for one."""
+    paths = [path for path, _ in nnx.to_flat_state(nnx.state(net, nnx.Param)) if "of_context" in path]
+    assert paths and all(path[-1] == "kernel" for path in paths)
