@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from experiments import runtime
 from experiments.datasets import open_faces
@@ -86,6 +87,16 @@ def test_splits_are_disjoint_by_subject():
     for split, part in zip(open_faces.SPLITS, parts, strict=True):
         assert set(subjects.subjects("slice", split)) <= set(part)
         assert set(store.scan_list("slice", split)) <= set(store.scan_list("full", split))
+
+
+def test_people_are_those_of_the_data_version(data):
+    """How far people differ, and how lopsided they are (RMS, mm): the scans depend on it."""
+    head, _, sources = prepared()
+    template, people = np.asarray(head.v_template, np.float64), sources.people.astype(np.float64)
+    partner = cKDTree(template).query(template * [-1, 1, 1])[1]
+    apart, lopsided = people - people.mean(0), people - people[:, partner] * [-1, 1, 1]
+    found = [1e3 * np.sqrt((each**2).sum(-1).mean()) for each in (apart, lopsided)]
+    np.testing.assert_allclose(found, (4.6143, 1.2301), rtol=1e-3)
 
 
 def test_unknown_names_are_refused():

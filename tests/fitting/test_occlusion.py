@@ -23,7 +23,7 @@ from fitting.label_smoothing import (
     remove_specks,
 )
 from fitting.landmark_fit import Geometry
-from fitting.occlusion import OcclusionConfig, auto_masks, combine, masks_program, roughness_evidence
+from fitting.occlusion import OcclusionConfig, auto_masks, combine, local_deviation, masks_program, roughness_evidence
 from fitting.pixel_likelihood import (
     HIGH,
     LOW,
@@ -302,3 +302,12 @@ def test_roughness_counts_in_widths_and_spreads():
     np.testing.assert_allclose(roughness_evidence(2 * rough, 2 * widths, jnp.asarray(0.5)), usual, atol=1e-5)
     np.testing.assert_allclose(roughness_evidence(2 * rough, widths, jnp.asarray(1.0)), usual, atol=1e-5)
     assert (np.diff(np.asarray(usual).ravel()) >= 0).all() and usual[0, 1] < 0 < usual[1, 0] < usual[1, 1]
+
+
+def test_local_deviation_is_that_of_the_pixels_inside():
+    """Stripes of 0.2 and 0.6 deviate by 0.2 from their mean; what lies outside does not count."""
+    stripes = jnp.where(jnp.arange(12)[None, :] % 2 == 0, 0.2, 0.6) * jnp.ones((12, 1))
+    inside = jnp.ones((12, 12)).at[:, 8:].set(0.0)
+    found = local_deviation(stripes.at[:, 8:].set(9.0), inside, 2)
+    even = jnp.asarray([3, 2, 3, 2, 3, 2])[None] / 5  # of five columns: how many are of one kind
+    np.testing.assert_allclose(found[4, 2:6], 0.4 * jnp.sqrt(even * (1 - even))[0, :4], atol=1e-3)

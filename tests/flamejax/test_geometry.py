@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from flamejax.geometry import apply_similarity, normalize, similarity_transform, vertex_normals
+from flamejax.geometry import apply_similarity, normalize, similarity_transform, triangle_normals, vertex_normals
 from flamejax.head import rotation_matrix
 from tests.gradients import check_gradients
 
@@ -48,3 +48,11 @@ def test_a_reflection_is_not_used_and_weights_count():
     spoiled = source.at[0].add(100.0)
     found = similarity_transform(source, spoiled, jnp.ones(20).at[0].set(0.0))
     np.testing.assert_allclose(apply_similarity(source, *found)[1:], source[1:], atol=1e-5)
+
+
+def test_faces_and_vertices_of_other_shapes_are_named():
+    points, faces = jnp.zeros((4, 3)), jnp.zeros((2, 3), jnp.int32)
+    with pytest.raises(ValueError, match=r"faces should be \(F, 3\), not \(2, 4\)"):
+        triangle_normals(points, jnp.zeros((2, 4), jnp.int32))
+    with pytest.raises(ValueError, match=r"verts should be \(\*b, V, 3\), not \(4, 2\)"):
+        triangle_normals(points[:, :2], faces)

@@ -236,3 +236,9 @@ def test_initialisation_keeps_the_scale(open_head, config):
     assert 0.35 < min(decoder) and max(decoder) < 0.8
     assert 0.5 < min(ratios) and max(ratios) < 1.4
     assert 0.05 < min(noise) and max(noise) < 0.8
+
+
+def test_the_heads_of_mean_and_variance_are_not_bent():
+    """An ELU would keep latents' means and log variances above -1."""
+    vae = tiny()
+    assert not (vae.to_mean.activate or vae.to_log_variance.activate) and vae.down[0].activate
