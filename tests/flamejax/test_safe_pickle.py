@@ -225,3 +225,9 @@ def test_nothing_is_appended_to_what_is_no_list():
     """Protocol 0: an object of an allowed class, a mark, a number, and APPENDS."""
     with pytest.raises(HeadFileError, match="appends to what is no list"):
         load(b"cnumpy\ndtype\n(S'f4'\ntR(I1\ne.")
+
+
+@pytest.mark.parametrize("names", [b"K\x01\x8c\x01a", b"\x8c\x01aK\x01"])
+def test_names_that_are_no_text(names):
+    with pytest.raises(HeadFileError, match="names something that is no text"):
+        load(b"\x80\x04" + names + b"\x93.")
