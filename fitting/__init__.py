@@ -4,8 +4,12 @@
 detector of your own has to offer; `load_detector` finds one by name. `fit_scans` fits registered meshes, and
 `train_local_model` makes local models of them.
 """
+# ruff: noqa: E402
 
-import flamejax._shadow  # noqa: F401  says so where a folder of the user's hides `models`
+from flamejax._shadow import check_packages
+
+check_packages("models")  # before anything of theirs is imported
+
 from fitting._least_squares import huber_energy, least_squares
 from fitting._load_detector import DetectorError, load_detector
 from fitting._observe import NoFaceError, observe, observe_photo

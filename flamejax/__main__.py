@@ -2,11 +2,13 @@
 
 import sys
 
+from flamejax._shadow import LIBRARY, check_packages
+
 
 def main() -> int:
     """Run `flamejax COMMAND ...`. Returns the exit status; 2 where a package of ours is hidden."""
     try:
-        import flamejax._shadow  # noqa: F401
+        check_packages(*LIBRARY, "experiments")
     except ImportError as error:
         print(f"flamejax: {error}", file=sys.stderr)
         return 2

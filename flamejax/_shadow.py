@@ -1,19 +1,19 @@
 """Says when something of the user's hides a package of ours, which a bare `No module named 'models.rank'` does not.
 
 `python -m` and notebooks look for packages in the folder they are run from first, and `models` is a name that many have
-there. Importing this module is the check; it is what `fitting`, `sampling` and the commands do first.
+there. Each package asks for those that it needs itself: `import fitting` works beside a user's own `experiments`.
 """
 
 import importlib.util
 from pathlib import Path
 
-PACKAGES = ("flamejax", "models", "fitting", "sampling", "experiments")
+LIBRARY = ("flamejax", "models", "fitting", "sampling")
 
 
-def hidden_package() -> str | None:
-    """What hides which of `PACKAGES` and what to do about it, in a sentence; None where nothing does."""
+def check_packages(*names: str) -> None:
+    """Raises: ImportError, something hides one of these packages; it says what, and what to do."""
     ours = Path(__file__).resolve().parents[1]
-    for name in PACKAGES:
+    for name in names:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # not there at all, or folders without an `__init__.py`
             continue
@@ -21,12 +21,7 @@ def hidden_package() -> str | None:
         found = found.parent if found.name == "__init__.py" else found
         if found != ours / name:
             kind = "folder" if found.is_dir() else "file"
-            return (
+            raise ImportError(
                 f"the {kind} {found} hides flamejax's package `{name}`: "
                 "run from another folder, rename it, or take it off PYTHONPATH."
             )
-    return None
-
-
-if (_hidden := hidden_package()) is not None:
-    raise ImportError(_hidden)

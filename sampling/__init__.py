@@ -3,8 +3,12 @@
 Each sampler takes a `fitting.Fit` and gives `Hypotheses`, the best first. Nothing is read from disk
 before `load_networks` or `models.load_mesh_vae` is called.
 """
+# ruff: noqa: E402
 
-import flamejax._shadow  # noqa: F401  says so where a folder of the user's hides one of our packages
+from flamejax._shadow import check_packages
+
+check_packages("models", "fitting")  # before anything of theirs is imported
+
 from flamejax.types import Hypotheses
 from sampling._complete import complete
 from sampling._diversify import diversify
