@@ -15,9 +15,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from flamejax._checks import check_shape
-from flamejax.geometry import normalize
+from flamejax.geometry import HIGHEST, normalize
 
-HIGHEST = jax.lax.Precision.HIGHEST
 ORTHOGRAPHIC_DEPTH_OFFSET = 10.0
 """Metres from the world's origin back to the orthographic image plane, so that depth is positive for any head."""
 

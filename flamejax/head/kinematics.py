@@ -8,11 +8,10 @@ from einops import rearrange
 from jax import Array
 from jax.typing import ArrayLike
 
+from flamejax.geometry import HIGHEST
 from flamejax.head.model import HeadModel
 from flamejax.head.params import HeadParams
 from flamejax.head.rotation import rotation_matrix
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def blend(basis: Array, coefficients: Array) -> Array:
