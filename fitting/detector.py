@@ -126,7 +126,7 @@ class LiteRTDetector:
         return self._find(PhotoPyramid(image), thorough=all_faces)
 
     def landmarks(self, image: np.ndarray, face: Detection | Sequence[float]) -> FaceLandmarks:
-        """See `FaceDetector.landmarks`. A bare box is first looked into for a face, for its exact place and tilt."""
+        """See `FaceDetector.landmarks`. A box without keypoints is first searched for a face, for its exact place and tilt."""
         box = np.asarray(face.box if isinstance(face, Detection) else face, np.float64)
         image, origin = _window(image, box)
         pyramid = PhotoPyramid(image)

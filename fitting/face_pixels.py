@@ -65,7 +65,7 @@ def spread_factors(head: HeadModel) -> Array:
     return factors
 
 
-def look_at(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
+def render_face_maps(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
     """Render one head's maps at (size, size)."""
     verts = vertices(head, geometry.params())
     screen = geometry.camera(size).project(verts)

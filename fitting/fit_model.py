@@ -120,7 +120,7 @@ def smoothing_root(head: HeadModel) -> np.ndarray:
     return (np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T).astype(np.float32)
 
 
-def bare(head: HeadModel) -> FitModel:
+def without_local_models(head: HeadModel) -> FitModel:
     """A head without local models and without the smoothing term: for a quick fit, also inside jit."""
     components = head.num_betas + head.num_expression
     return FitModel(
@@ -154,7 +154,7 @@ def prepare(head: HeadModel, local: LocalModel | None = None) -> FitModel:
     """
     if not isinstance(head, HeadModel):
         raise TypeError(f"head must be a flamejax.HeadModel (flamejax.load_head()), not {type(head).__name__}.")
-    model = bare(head)
+    model = without_local_models(head)
     if local is not None:
         fitted = with_local(head, local)
         betas, expression = map(jnp.asarray, eyeball_coefficients(fitted, local))

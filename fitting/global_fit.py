@@ -13,7 +13,7 @@ from fitting.fit_model import FitModel, prepare
 from fitting.gradient_fit import descend
 from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_targets
 from fitting.photometric_fit import Best, Evidence, Unknowns, reduced, refine, total
-from fitting.sharing import run_shared, shared_program
+from fitting.sharding import sharded_map, sharded_program
 from flamejax.geometry import triangle_normals
 from flamejax.head import HeadModel, landmarks_from_vertices, vertices
 from flamejax.rendering import ambient_light, rasterize
@@ -54,13 +54,13 @@ def fit(
     config = config or FitConfig()
     model = head if isinstance(head, FitModel) else prepare(head)
     batch = check_observation(observation)
-    return run_shared(functools.partial(fit_program, config), model, observation, batch, devices)
+    return sharded_map(functools.partial(fit_program, config), model, observation, batch, devices)
 
 
 @functools.lru_cache(maxsize=16)
 def fit_program(config: AnyFitConfig, devices: tuple[jax.Device, ...]):  # noqa: ANN201
     """The jitted (model, observation) -> Fit for photos along one leading axis, shared out over `devices`."""
-    return shared_program(lambda model, observation: fit_batch(model, observation, config), devices)
+    return sharded_program(lambda model, observation: fit_batch(model, observation, config), devices)
 
 
 def fit_batch(model: FitModel, observation: Observation, config: AnyFitConfig) -> Fit:

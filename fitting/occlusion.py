@@ -14,8 +14,8 @@ from jax import Array
 
 from fitting._checks import check_observation
 from fitting.config import MIN_LANDMARKS, FitConfig
-from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, landmark_places, look_at
-from fitting.fit_model import bare
+from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, landmark_places, render_face_maps
+from fitting.fit_model import without_local_models
 from fitting.label_smoothing import box_sum, dilate, edge_weights, fill_holes, mean_field, remove_specks
 from fitting.landmark_fit import Geometry, fit_landmarks, landmark_targets
 from fitting.pixel_likelihood import (
@@ -28,7 +28,7 @@ from fitting.pixel_likelihood import (
     tones,
     uniform_density,
 )
-from fitting.sharing import run_shared, shared_program
+from fitting.sharding import sharded_map, sharded_program
 from flamejax.head import HeadModel
 from flamejax.rendering import shade
 from flamejax.types import Observation
@@ -126,7 +126,7 @@ def auto_masks(
     """
     batch = check_observation(observation)
     program = functools.partial(masks_program, config or FitConfig(), occlusion or OcclusionConfig())
-    face, hidden = run_shared(program, head, observation, batch)
+    face, hidden = sharded_map(program, head, observation, batch)
     return dataclasses.replace(observation, face_mask=face, occlusion_mask=hidden)
 
 
@@ -134,7 +134,7 @@ def auto_masks(
 def masks_program(config: FitConfig, occlusion: OcclusionConfig, devices: tuple[jax.Device, ...]):  # noqa: ANN201
     """The jitted (head, observation) -> (face_mask, occlusion_mask), each (B, S, S), for photos along one axis, shared
     out over `devices`."""
-    return shared_program(lambda head, observation: masks_batch(head, observation, config, occlusion), devices)
+    return sharded_program(lambda head, observation: masks_batch(head, observation, config, occlusion), devices)
 
 
 def masks_batch(
@@ -147,7 +147,7 @@ def masks_batch(
         # Landmarks that are not finite take no part.
         sure = dataclasses.replace(clean, landmarks=photo.landmarks, dense_landmarks=photo.dense_landmarks)
         targets = landmark_targets(sure, config)
-        geometry = fit_landmarks(bare(head), targets, config)
+        geometry = fit_landmarks(without_local_models(head), targets, config)
         face, hidden = combine(photo, clean, *segment(head, geometry, clean, occlusion))
         left = landmark_targets(dataclasses.replace(sure, occlusion_mask=hidden), config)
         # A mask that leaves the fit too few landmarks is worse than none, and without landmarks there is no face.
@@ -162,7 +162,7 @@ def segment(head: HeadModel, geometry: Geometry, photo: Observation, config: Occ
     size = config.size
     image = jax.image.resize(photo.image, (size, size, 3), "linear", antialias=True)
     given = jax.image.resize(photo.occlusion_mask, (size, size), "linear", antialias=True)
-    pixels = look_at(head, geometry, size)
+    pixels = render_face_maps(head, geometry, size)
     prior = landmark_prior(head, geometry, photo, config)
     hidden = expect_maximise(pixels, image, given, prior, config)
     mask = (hidden > 0.5).astype(jnp.float32)

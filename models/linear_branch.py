@@ -27,7 +27,7 @@ JITTER = 1e-6
 """Added to a matrix of unit diagonal before it is factored in single precision."""
 
 
-class Frame(nnx.Variable):
+class Normalization(nnx.Variable):
     """Statistics of the training heads. Saved with the weights, not trained."""
 
 
@@ -51,10 +51,10 @@ class LinearBranch(nnx.Module):
         weights = _interpolation(rows[fine:] * scales[fine:, None, None], lists, centres)
         self.centres = Connectivity(jnp.asarray(centres))
         self.lists = Connectivity(neighbour_lists(lists, len(centres)))
-        self.scales = Frame(jnp.asarray(scales, jnp.float32))
-        self.fine = Frame(jnp.asarray(rearrange(rows[:fine], "k v c -> k (v c)"), jnp.float32))
-        self.coarse = Frame(jnp.asarray(rearrange(coarse, "k v c -> k (v c)"), jnp.float32))
-        self.weights = Frame(jnp.asarray(weights, jnp.float32))
+        self.scales = Normalization(jnp.asarray(scales, jnp.float32))
+        self.fine = Normalization(jnp.asarray(rearrange(rows[:fine], "k v c -> k (v c)"), jnp.float32))
+        self.coarse = Normalization(jnp.asarray(rearrange(coarse, "k v c -> k (v c)"), jnp.float32))
+        self.weights = Normalization(jnp.asarray(weights, jnp.float32))
 
     def fitted(self, x: Array, visible: Array) -> tuple[Array, Array, Array]:
         """The normal distribution of the coefficients, given the visible centres: x (*b, V, 3), visible (*b, V).

@@ -17,12 +17,12 @@ from jax import Array
 
 from flamejax._checks import check_shapes
 from models.hierarchy import MeshHierarchy, mesh_hierarchy
-from models.linear_branch import Frame, LinearBranch, to_coefficients, to_latents
+from models.linear_branch import LinearBranch, Normalization, to_coefficients, to_latents
 from models.mesh_conv import Connectivity, MeshBlock
 
-LEFT = 30.0
+RESIDUAL_GAIN = 30.0
 """What a linear branch leaves of the vertices is small: so many times of it go into the convolutions."""
-START = 0.05
+OUTPUT_INIT_SCALE = 0.05
 """Size of the convolutions' output beside a linear branch, in the network's units, before training."""
 
 
@@ -160,8 +160,8 @@ class MeshVAE(nnx.Module):
         self.num_vertices = hierarchy.num_vertices[0]
         self.latent_shape = hierarchy.num_vertices[-1], config.latent_features
         shape = (self.num_vertices, 3)
-        self.mean = Frame(jnp.zeros(shape) if mean is None else jnp.asarray(mean, jnp.float32).reshape(shape))
-        self.spread = Frame(jnp.asarray(spread if config.centred else 1.0, jnp.float32))
+        self.mean = Normalization(jnp.zeros(shape) if mean is None else jnp.asarray(mean, jnp.float32).reshape(shape))
+        self.spread = Normalization(jnp.asarray(spread if config.centred else 1.0, jnp.float32))
         channels = 3 if not config.centred else 7 if config.linear_rank else 4
         down = (channels, *config.features)
         self.down = nnx.List(
@@ -205,7 +205,7 @@ class MeshVAE(nnx.Module):
         # The convolutions start as a small correction.
         for weights in (self.up[-1].conv.bases, self.up[-1].residual.projection):
             if weights is not None:
-                weights[...] = START * weights[...]
+                weights[...] = OUTPUT_INIT_SCALE * weights[...]
         fine = size if self.config.linear_fine is None else min(self.config.linear_fine, size)
         return LinearBranch(hierarchy, rows / float(self.spread[...]), fine, self.config.linear_noise)
 
@@ -271,7 +271,7 @@ class MeshVAE(nnx.Module):
             return marked, None
         found = self.linear.fitted(x, visible)
         left = jnp.where(seen, x - self.linear.to_vertices(found[0]), 0)
-        return jnp.concatenate([marked, LEFT * left], axis=-1), found
+        return jnp.concatenate([marked, RESIDUAL_GAIN * left], axis=-1), found
 
     def _up(self, latents: Array) -> list[Array]:
         """What the layers of the decoder give. Each sees the linear branch's head beside the last one's output."""
@@ -297,5 +297,5 @@ def hierarchy_for(config: MeshVAEConfig, faces: np.ndarray, positions: np.ndarra
 
 def num_parameters(model: nnx.Module) -> int:
     """Numbers of the network, trained or, as the linear branch's, taken from the training heads."""
-    leaves = jax.tree.leaves(nnx.state(model, (nnx.Param, Frame)))
+    leaves = jax.tree.leaves(nnx.state(model, (nnx.Param, Normalization)))
     return sum(math.prod(leaf.shape) for leaf in leaves)

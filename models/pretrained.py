@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from flamejax.head import HeadFileError, HeadModel
-from models.linear_branch import Frame
+from models.linear_branch import Normalization
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
 from models.weight_files import ASSETS, fill, from_json, made_for, open_weights, write_weights
 
@@ -23,7 +23,7 @@ HOW = (
     "give it as `--mesh-vae VAE`, or load_mesh_vae(head, VAE)."
 )
 SHIPPED = "open_head_mesh_vae.npz"
-KINDS = {nnx.Param: "parameter:", Frame: "frame:"}
+KINDS = {nnx.Param: "parameter:", Normalization: "frame:"}
 """What is kept of a model."""
 
 

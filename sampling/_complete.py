@@ -52,16 +52,16 @@ def complete(vae: MeshVAE, model: FitModel, fit: Fit, key: Array, *, num_samples
 @functools.partial(jax.jit, static_argnums=4)
 def _complete(vae: MeshVAE, model: FitModel, fit: Fit, keys: Array, num_samples: int) -> Hypotheses:
     batch = fit.vertices.shape[:-2]
-    vertices, rotation, root = over(batch, functools.partial(to_head_frame, model), fit)
+    vertices, rotation, root = vmap_leading(batch, functools.partial(to_head_frame, model), fit)
     visible = visible_vertices(model.head, fit)
     posterior = vae.encode(vertices, visible)
-    latents = over(batch, functools.partial(_draws, num_samples), posterior, keys)
+    latents = vmap_leading(batch, functools.partial(_draws, num_samples), posterior, keys)
     # In parts: as many heads at once as fit into an accelerator's memory.
     parts = jnp.split(latents, list(range(AT_ONCE, num_samples, AT_ONCE)), axis=-3)
     decoded = jnp.concatenate([vae.decode(part) for part in parts], axis=-3)
-    found = over(batch, score, latents, decoded, vertices, visible)
-    heads = Hypotheses(over(batch, to_world, decoded, rotation, root), None, latents, found)
-    return over(batch, sorted_best_first, heads)
+    found = vmap_leading(batch, score, latents, decoded, vertices, visible)
+    heads = Hypotheses(vmap_leading(batch, to_world, decoded, rotation, root), None, latents, found)
+    return vmap_leading(batch, sorted_best_first, heads)
 
 
 def keys_of(key: Array, batch: tuple[int, ...]) -> Array:
@@ -153,7 +153,7 @@ def score(latents: Array, decoded: Array, vertices: Array, visible: Array) -> Ar
     return -size * evidence - jnp.sum(latents**2, axis=(-2, -1)) / 2
 
 
-def over(batch: tuple[int, ...], function: Callable[..., Any], *args: Any) -> Any:
+def vmap_leading(batch: tuple[int, ...], function: Callable[..., Any], *args: Any) -> Any:
     """`function` mapped over the leading axes `batch` of its arguments."""
     for _ in batch:
         function = jax.vmap(function)

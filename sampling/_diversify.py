@@ -13,7 +13,7 @@ from einops import rearrange
 from jax import Array
 
 from fitting.fit_model import FitModel
-from fitting.sharing import run_shared, shared_program
+from fitting.sharding import sharded_map, sharded_program
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from models.mesh_vae import MeshVAE
 from sampling._complete import check_inputs, complete, keys_of, score, to_head_frame, to_world, visible_vertices
@@ -69,33 +69,33 @@ def diversify(
     check_inputs(vae, model, fit, num_samples, observation)
     batch = fit.vertices.shape[:-2]
     keys = keys_of(key, batch)
-    knobs = jnp.asarray([config.k, config.n_sigma], jnp.float32)
+    dpp_params = jnp.asarray([config.k, config.n_sigma], jnp.float32)
     fixed = dataclasses.replace(config, k=0.0, n_sigma=0.0)
     program = functools.partial(_program, fixed, num_samples, vae is not None)
-    everywhere = (model, knobs) if vae is None else (vae, model, knobs)
-    return run_shared(program, everywhere, (fit, observation, keys), batch, devices)
+    replicated = (model, dpp_params) if vae is None else (vae, model, dpp_params)
+    return sharded_map(program, replicated, (fit, observation, keys), batch, devices)
 
 
 @functools.lru_cache(maxsize=16)
 def _program(config: DiversifyConfig, count: int, two_stage: bool, devices: tuple[jax.Device, ...]) -> Any:
-    """The jitted (everywhere, photos) -> Hypotheses of photos along one leading axis, shared out over `devices`."""
+    """The jitted (replicated, photos) -> Hypotheses of photos along one leading axis, shared out over `devices`."""
 
-    def run(everywhere: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
+    def run(replicated: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
         fit, observation, keys = photos
         if two_stage:
-            vae, model, knobs = everywhere
-            return diversify_batch(vae, model, knobs, fit, observation, keys, count, config)
-        model, knobs = everywhere
-        return single_stage(model, knobs, fit, observation, keys, count, config)
+            vae, model, dpp_params = replicated
+            return diversify_batch(vae, model, dpp_params, fit, observation, keys, count, config)
+        model, dpp_params = replicated
+        return single_stage(model, dpp_params, fit, observation, keys, count, config)
 
-    return shared_program(run, devices)
+    return sharded_program(run, devices)
 
 
 def diversify_batch(
-    vae: MeshVAE, model: FitModel, knobs: Array, fit: Fit, observation: Observation, keys: Array, count: int,
+    vae: MeshVAE, model: FitModel, dpp_params: Array, fit: Fit, observation: Observation, keys: Array, count: int,
     config: DiversifyConfig,
 ) -> Hypotheses:  # fmt: skip
-    """Algorithm 2 for photos along one leading axis (B,): pure, traceable. knobs: (2,) k, n_sigma."""
+    """Algorithm 2 for photos along one leading axis (B,): pure, traceable. dpp_params: (2,) k, n_sigma."""
     faces = jax.vmap(lambda f, o, k: _start(vae, model, f, o, k, count, config))(fit, observation, keys)
     problem = Problem(
         heads=functools.partial(_heads, vae, config),
@@ -103,7 +103,7 @@ def diversify_batch(
         plausible=functools.partial(_plausible, config),
         bounded=config.space == "directions",
     )
-    found = descend(model.head, problem, faces, faces.start, knobs, config)
+    found = descend(model.head, problem, faces, faces.start, dpp_params, config)
 
     def finish(face: Face, variables: Array) -> Hypotheses:
         latents = _latents(config, face, variables)

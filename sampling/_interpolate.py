@@ -13,7 +13,7 @@ from jax import Array
 from fitting.fit_model import FitModel
 from flamejax.types import Fit, Hypotheses
 from models.mesh_vae import MeshVAE
-from sampling._complete import AT_ONCE, check_model, over, to_head_frame, to_world
+from sampling._complete import AT_ONCE, check_model, to_head_frame, to_world, vmap_leading
 
 
 def midpoints(vae: MeshVAE, model: FitModel, fit: Fit, hypotheses: Hypotheses) -> Array:
@@ -51,9 +51,9 @@ def _midpoints(vae: MeshVAE, model: FitModel, fit: Fit, latents: Array) -> Array
     batch = latents.shape[:-3]
     first, second = np.triu_indices(latents.shape[-3], 1)
     middle = (latents[..., first, :, :] + latents[..., second, :, :]) / 2
-    _, rotation, root = over(batch, functools.partial(to_head_frame, model), fit)
+    _, rotation, root = vmap_leading(batch, functools.partial(to_head_frame, model), fit)
     heads = _decode_in_parts(vae, middle.reshape(-1, *middle.shape[-2:]))
-    return over(batch, to_world, heads.reshape(*batch, len(first), *heads.shape[-2:]), rotation, root)
+    return vmap_leading(batch, to_world, heads.reshape(*batch, len(first), *heads.shape[-2:]), rotation, root)
 
 
 def _decode_in_parts(vae: MeshVAE, latents: Array) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fitting.landmark_fit import landmark_targets
-from fitting.sharing import run_shared, shared_program
+from fitting.sharding import sharded_map, sharded_program
 from flamejax.head import HeadModel, HeadParams
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from models.encoders.parts import Conditioned, load_image_encoders
@@ -107,7 +107,7 @@ def ofer(
     config = config or OferConfig()
     batch, keys = check_inputs(networks, head, fit, observation, key, num_samples)
     program = functools.partial(_program, config, num_samples)
-    return run_shared(program, (networks, head), (fit, observation, keys), batch, devices)
+    return sharded_map(program, (networks, head), (fit, observation, keys), batch, devices)
 
 
 def check_inputs(
@@ -174,8 +174,8 @@ def _program(config: OferConfig, count: int, devices: tuple[jax.Device, ...]) ->
         params, verts = placed(head, params, placement)
         return sorted_best_first(Hypotheses(verts, params, None, -cost, placement.size))
 
-    def run(everywhere: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
-        networks, head = everywhere
+    def run(replicated: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
+        networks, head = replicated
         return jax.vmap(lambda fit, observation, key: one(networks, head, fit, observation, key))(*photos)
 
-    return shared_program(run, devices)
+    return sharded_program(run, devices)

@@ -15,7 +15,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from fitting import huber_energy, least_squares
-from fitting.sharing import run_shared, shared_program
+from fitting.sharding import sharded_map, sharded_program
 from flamejax.head import HeadModel, HeadParams, head_at, vertices
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import eyeball_vertices
@@ -75,17 +75,17 @@ def ofer_dpp(
     if num_samples > config.pool:
         raise ValueError(f"{num_samples} heads cannot be picked from a pool of {config.pool}.")
     program = functools.partial(_program, config, num_samples)
-    return run_shared(program, (networks, head), (fit, observation, keys), batch, devices)
+    return sharded_map(program, (networks, head), (fit, observation, keys), batch, devices)
 
 
 @functools.lru_cache(maxsize=16)
 def _program(config: OferDppConfig, count: int, devices: tuple[jax.Device, ...]) -> Any:
-    def run(everywhere: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
-        networks, head = everywhere
+    def run(replicated: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
+        networks, head = replicated
         # One photo after the other: a pool of heads is much memory already.
         return jax.lax.map(lambda photo: one_photo(networks, head, photo[0], photo[1], photo[2], count, config), photos)
 
-    return shared_program(run, devices)
+    return sharded_program(run, devices)
 
 
 def one_photo(

@@ -32,7 +32,7 @@ class DiversifyConfig:
     """Scaling of distances in the similarity (Eq. 8). Near 0 and beyond about 10 all heads are as alike as any."""
     n_sigma: float = 3.0
     """How plausible heads must be (Eq. 9): larger is more diverse and less realistic. Below about 0.5 nearly every draw
-    lies outside, where qualities vanish and with them the DPP's pull: heads stay as drawn."""
+    lies outside, where qualities vanish and with them the gradient of the DPP: heads stay as drawn."""
     iterations: int = 60
     """0: the draws as they are, `complete`."""
     space: Literal["directions", "latents"] = "directions"
@@ -55,7 +55,7 @@ class DiversifyConfig:
     dpp_weight: float = 1.0
     """lambda_3."""
     photometric_interval: int = 4
-    """Iterations after which the photo is looked at again: in between the pull of its colours stays as it was."""
+    """Iterations after which the photo is looked at again: in between the gradient of its photometric loss stays as it was."""
     photometric_scale: float | None = 0.15
     """Colour difference at which the colours' loss levels off; None: it does not (Eq. 12)."""
     render_size: int = 128

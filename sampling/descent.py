@@ -31,19 +31,19 @@ class Problem:
     """Whether each of these must lie within n_sigma, too, and not only all together within the shell."""
 
 
-def set_loss(problem: Problem, face: Any, heads: Array, variables: Array, knobs: Array) -> Array:
-    """L_dpp of one photo's heads (Eqs. 8-10): (). knobs: (2,) k, n_sigma."""
+def set_loss(problem: Problem, face: Any, heads: Array, variables: Array, dpp_params: Array) -> Array:
+    """L_dpp of one photo's heads (Eqs. 8-10): (). dpp_params: (2,) k, n_sigma."""
     shapes = jnp.where(face.hidden[None, :, None], heads, 0)
     plausible = problem.plausible(face, variables)
-    return diversity_loss(shapes, plausible, k=knobs[0], n_sigma=knobs[1], each=problem.bounded)
+    return diversity_loss(shapes, plausible, k=dpp_params[0], n_sigma=dpp_params[1], each=problem.bounded)
 
 
 def descend(
-    head: HeadModel, problem: Problem, faces: Any, start: Array, knobs: Array, config: DiversifyConfig
+    head: HeadModel, problem: Problem, faces: Any, start: Array, dpp_params: Array, config: DiversifyConfig
 ) -> Array:
     """Move the heads of photos along one leading axis (B,).
 
-    In rounds of `config.photometric_interval` iterations: at the start of each the pull of the photo's colours on the
+    In rounds of `config.photometric_interval` iterations: at the start of each the gradient of the photometric loss with respect to the
     vertices is found, and it stays the same during the round. A photo whose heads have settled is left as it is, and
     when all are, the rest of the rounds is skipped.
 
@@ -55,27 +55,27 @@ def descend(
     """
     optimiser = _optimiser(config)
 
-    def pull_of(face: Any, heads: Array) -> Array:
+    def photometric_gradient_of(face: Any, heads: Array) -> Array:
         if not config.photometric_weight:
             return jnp.zeros_like(heads)
         return config.photometric_weight * photometric_pull(head, face.photo, heads, config.photometric_scale)
 
-    def total(variables: Array, face: Any, pull: Array) -> Array:
+    def total(variables: Array, face: Any, photometric_gradient: Array) -> Array:
         heads = problem.heads(face, variables)
-        cost = problem.loss(face, heads, variables) + jnp.sum(pull * heads)
-        return cost + config.dpp_weight * set_loss(problem, face, heads, variables, knobs)
+        cost = problem.loss(face, heads, variables) + jnp.sum(photometric_gradient * heads)
+        return cost + config.dpp_weight * set_loss(problem, face, heads, variables, dpp_params)
 
-    def iteration(face: Any, pull: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+    def iteration(face: Any, photometric_gradient: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
         variables, moments = state
-        gradient = jax.grad(total)(variables, face, pull)
+        gradient = jax.grad(total)(variables, face, photometric_gradient)
         updates, moments = optimiser.update(jnp.nan_to_num(gradient, posinf=0.0, neginf=0.0), moments)
         return optax.apply_updates(variables, updates), moments
 
     def one_photo(face: Any, variables: Array, moments: Any) -> tuple[Array, Any, Array]:
         before = problem.heads(face, variables)
-        pull = pull_of(face, before)
+        photometric_gradient = photometric_gradient_of(face, before)
         state = jax.lax.fori_loop(
-            0, config.photometric_interval, lambda _, inner: iteration(face, pull, inner), (variables, moments)
+            0, config.photometric_interval, lambda _, inner: iteration(face, photometric_gradient, inner), (variables, moments)
         )
         moved = jnp.sum((problem.heads(face, state[0]) - before) ** 2, axis=-1)
         count = moved.shape[0] * jnp.maximum(jnp.sum(face.hidden), 1)

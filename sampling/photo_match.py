@@ -70,5 +70,5 @@ def photometric_pull(head: HeadModel, term: PhotoTerm, heads: Array, scale: floa
     """Derivative of `photometric` with respect to the vertices of heads of one photo, each at its own visibility:
     (M, V, 3) -> (M, V, 3). Not finite numbers count as none."""
     seen = jax.vmap(lambda vertices: seen_triangles(head, term, vertices))(heads)
-    pull = jax.vmap(jax.grad(lambda vertices, faces: photometric(head, term, vertices, faces, scale)))(heads, seen)
-    return jnp.nan_to_num(pull, posinf=0.0, neginf=0.0)
+    photometric_gradient = jax.vmap(jax.grad(lambda vertices, faces: photometric(head, term, vertices, faces, scale)))(heads, seen)
+    return jnp.nan_to_num(photometric_gradient, posinf=0.0, neginf=0.0)

@@ -44,13 +44,13 @@ class FittedFace:
 
 
 def single_stage(
-    model: FitModel, knobs: Array, fit: Fit, observation: Observation, keys: Array, count: int, config: DiversifyConfig
+    model: FitModel, dpp_params: Array, fit: Fit, observation: Observation, keys: Array, count: int, config: DiversifyConfig
 ) -> Hypotheses:
     """L_fitting (Eq. 11) of each of M copies of the coefficients + lambda_3 L_dpp (Eq. 10), from copies about the fit,
     with its pose, camera, texture and light. Quality is the shell of as many dimensions as there are coefficients.
 
     Args:
-      fit, observation, keys: leading axis (B,). knobs: (2,) k, n_sigma.
+      fit, observation, keys: leading axis (B,). dpp_params: (2,) k, n_sigma.
 
     Returns:
       Hypotheses with `params` (global coefficients, as of a `Fit`), without latents; score: minus L_fitting.
@@ -79,7 +79,7 @@ def single_stage(
         plausible=lambda face, variables: variables,
         bounded=False,
     )
-    found = descend(model.head, problem, faces, copies, knobs, config)
+    found = descend(model.head, problem, faces, copies, dpp_params, config)
 
     def finish(face: FittedFace, variables: Array) -> Hypotheses:
         params = _params(model, face, variables)

@@ -16,15 +16,15 @@ DEVICES = 4
 
 def shared_programs() -> float:
     """Any program over photos: five of them, which four devices cannot share evenly, and several batch axes."""
-    from fitting.sharing import run_shared, shared_program
+    from fitting.sharding import sharded_map, sharded_program
 
     def program_on(devices):
-        return shared_program(lambda factor, photos: jax.vmap(lambda x: factor * jnp.cumsum(x))(photos), devices)
+        return sharded_program(lambda factor, photos: jax.vmap(lambda x: factor * jnp.cumsum(x))(photos), devices)
 
     differences = []
     for batch in ((5,), (2, 3), (1,), ()):
         photos = jnp.asarray(np.random.default_rng(0).normal(size=(*batch, 7)), jnp.float32)
-        shared, alone = (run_shared(program_on, jnp.float32(2), photos, batch, d) for d in (None, (jax.devices()[0],)))
+        shared, alone = (sharded_map(program_on, jnp.float32(2), photos, batch, d) for d in (None, (jax.devices()[0],)))
         assert shared.shape == photos.shape
         differences += [jnp.abs(shared - alone).max(), jnp.abs(alone - 2 * jnp.cumsum(photos, axis=-1)).max()]
     return float(max(differences))

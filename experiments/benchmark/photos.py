@@ -73,8 +73,8 @@ def algorithm_rows(setting: Setting) -> list[Row]:
         if preset == "paper":
             config, factor = dataclasses.replace(config, iterations=config.iterations // ALGORITHM_PART), ALGORITHM_PART
         program = functools.partial(diversify_batch, count=SAMPLES, config=config)
-        knobs = jnp.asarray([config.k, config.n_sigma])
-        timed = Timed(program, vae, model, knobs, fit, seen, setting.key[None])
+        dpp_params = jnp.asarray([config.k, config.n_sigma])
+        timed = Timed(program, vae, model, dpp_params, fit, seen, setting.key[None])
         found.append(_row(setting, f"Algorithm 2, {SAMPLES} heads, {preset}", timed, 1, factor, memory=True))
     return found
 

@@ -26,7 +26,7 @@ MakeStep = Callable[[nnx.GraphDef, Any, Mesh], Callable[..., tuple[TrainState, d
 them; `rest` is what of the network is not trained. Memoised, so that a second training compiles nothing."""
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
     """Says what a network is worth on validation data; one that can show it has `picture(model)` besides."""
 
     def errors(self, model: Any) -> dict[str, float]:
@@ -35,7 +35,7 @@ class Judge(Protocol):
 
 def train_network(
     model: Network, make_step: MakeStep, optimizer: optax.GradientTransformation, config: TrainingConfig, *,
-    fixed: Any, batches: Any, checkpoints: Checkpoints, judge: Judge | None, console: Console, shown: str,
+    fixed: Any, batches: Any, checkpoints: Checkpoints, judge: Evaluator | None, console: Console, shown: str,
     averaged: bool = False,
 ) -> tuple[Network, TrainingRecord]:  # fmt: skip
     """All steps that are still to be done, from `model` or from the last checkpoint.
@@ -82,7 +82,7 @@ def train_network(
                     progress.update(task, completed=done, loss=shown.format(**row))
                 if checkpoint:
                     checkpoints.save(done, now, batches)
-                if judge is not None and (last or done % config.judge_every == 0):
+                if judge is not None and (last or done % config.eval_every == 0):
                     _judge(record, done, judge, merged(now), console)
     finally:
         if record is not None:
@@ -106,7 +106,7 @@ def _logged(record: Record, checkpoints: Checkpoints, done: int, waiting: list[A
     return record.add_losses(done, found)
 
 
-def _judge(record: Record, done: int, judge: Judge, model: Any, console: Console) -> None:
+def _judge(record: Record, done: int, judge: Evaluator, model: Any, console: Console) -> None:
     errors, picture = judge.errors(model), getattr(judge, "picture", None)
     record.add_errors(done, errors, None if picture is None or record.workdir is None else picture(model))
     said = ", ".join(f"{name.removesuffix('_mm')} {value:.3f}" for name, value in errors.items())

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from experiments.datasets.scans import ScanOptions
 
-UNSEEN = {"checkpoint_every", "judge_every", "log_every", "keep", "devices", "judged"}
+NON_SEMANTIC_FIELDS = {"checkpoint_every", "eval_every", "log_every", "keep", "devices", "judged"}
 """Settings that leave a run's numbers alone: a run may go on with others."""
 APART = {"workdir", "output", "smoke", "restart", "judged_at_end", "training", "architecture"}
 """Options that are no numbers of a run, or are recorded under their own names."""
@@ -41,7 +41,7 @@ class TrainingConfig:
     """Steps between checkpoints."""
     keep: int = 3
     """Checkpoints that are kept."""
-    judge_every: int = 2000
+    eval_every: int = 2000
     """Steps between errors on validation data."""
     judged: int = 48
     """Validation examples that are judged then, at most."""
@@ -49,13 +49,13 @@ class TrainingConfig:
     """Steps between lines of metrics.jsonl, and between looks at the losses."""
 
     def __post_init__(self) -> None:
-        intervals = self.checkpoint_every, self.judge_every, self.log_every
+        intervals = self.checkpoint_every, self.eval_every, self.log_every
         if min(self.steps, self.batch_size, self.keep, self.judged, *intervals) < 1:
             raise ValueError("--steps, --batch-size, --keep, --judged and the intervals are at least 1.")
 
     def numbers(self) -> dict[str, Any]:
         """The settings that decide what a run computes; a run can only go on with the same."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in UNSEEN}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in NON_SEMANTIC_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RunOptions(ScanOptions):
         """What decides what a run computes, its architecture aside; JSON."""
         names = [field.name for field in dataclasses.fields(self) if field.name not in APART]
         values = {name: getattr(self, name) for name in names}
-        return {**{k: str(v) if isinstance(v, Path) else v for k, v in values.items()}, **self.training.numbers()}
+        return {**{k: str(v) if isinstance(v, Path) else v for k, v in values.items()}, **self.training.fingerprint()}
 
     def smoked(self, largest_batch: int, judged: int) -> Self:
         """What --smoke makes of options: in a folder of its own, so that neither a run nor weights are touched. The
@@ -93,7 +93,7 @@ class RunOptions(ScanOptions):
             return self
         training = dataclasses.replace(
             self.training, steps=20, batch_size=min(self.training.batch_size, largest_batch), warmup=5,
-            checkpoint_every=10, judge_every=20, log_every=5, judged=judged,
+            checkpoint_every=10, eval_every=20, log_every=5, judged=judged,
         )  # fmt: skip
         return dataclasses.replace(
             self, workdir=self.workdir / "smoke", output=None, judged_at_end=judged, training=training

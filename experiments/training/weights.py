@@ -39,7 +39,7 @@ def keep_weights(
     errors = judged(output)
     provenance = {
         "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train",
-        "settings": json.dumps(options.numbers()),
+        "settings": json.dumps(options.fingerprint()),
         "validation": json.dumps(errors),
         **notes,
     }

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats import Held, Name, load_pickle
+from flamejax.head.formats import Name, PickleRecord, load_pickle
 
 MAX_PICKLE, MAX_DEPTH, MAX_DICTIONARIES = 64 * 2**20, 3, 64
 _ALSO = re.compile(
@@ -72,7 +72,7 @@ def read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def _collect(
-    content: Any, place: str, found: dict[str, dict[str, Tensor]], tensor: Callable[[Held, str], Tensor]
+    content: Any, place: str, found: dict[str, dict[str, Tensor]], tensor: Callable[[PickleRecord, str], Tensor]
 ) -> None:
     """Fill `found` from nested dictionaries."""
     if type(content) is not dict or len(found) >= MAX_DICTIONARIES:
@@ -87,19 +87,19 @@ def _collect(
 
 
 def _is_tensor(value: Any) -> bool:
-    return type(value) is Held and type(_bare(value)) is Held and _bare(value).kind.startswith("_rebuild_tensor")
+    return type(value) is PickleRecord and type(_bare(value)) is PickleRecord and _bare(value).kind.startswith("_rebuild_tensor")
 
 
-def _bare(value: Held) -> Any:
+def _bare(value: PickleRecord) -> Any:
     """The tensor of a parameter."""
     return value.args[0] if value.kind == "_rebuild_parameter" and value.args else value
 
 
-def _tensor(record: Held, name: str, path: Path, folder: str, infos: Mapping[str, zipfile.ZipInfo]) -> Tensor:
+def _tensor(record: PickleRecord, name: str, path: Path, folder: str, infos: Mapping[str, zipfile.ZipInfo]) -> Tensor:
     """A view of a storage, from its record: storage, offset, shape and strides in numbers."""
     what = f"{path}: '{name[:80]}'"
     storage, offset, shape, strides = (*record.args, None, None, None, None)[:4]
-    persistent = storage.args[0] if type(storage) is Held and storage.kind == "persistent" else None
+    persistent = storage.args[0] if type(storage) is PickleRecord and storage.kind == "persistent" else None
     if type(persistent) is not tuple or len(persistent) < 5 or not isinstance(persistent[1], Name):
         raise HeadFileError(f"{what} is a tensor of unknown form.")
     code, key, count = _TYPES.get(persistent[1].name), persistent[2], persistent[4]

@@ -12,8 +12,8 @@ import pytest
 from scipy import sparse
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats import Held, load_pickle
-from flamejax.head.formats.held import to_array, to_dense
+from flamejax.head.formats import PickleRecord, load_pickle
+from flamejax.head.formats.pickle_arrays import to_array, to_dense
 from tests import python2_pickle
 from tests.golden.make_chumpy import arrays
 
@@ -154,7 +154,7 @@ def test_other_ways_to_name_things_are_refused(data):
 
 def test_allowed_names_stay_data():
     held = load(b"\x80\x02cnumpy\ndtype\n(U\x02f8K\x00K\x01tR.")
-    assert type(held) is Held
+    assert type(held) is PickleRecord
     # Giving a state to a name, or a second one to a record, would be a way to change our own classes.
     for data in (b"\x80\x02cnumpy\ndtype\n}b.", b"\x80\x02cnumpy\ndtype\n(tR}(U\x01aK\x01ub}b."):
         with pytest.raises(HeadFileError):
@@ -213,12 +213,12 @@ def test_a_high_memo_number_takes_no_memory():
 )
 def test_arrays_whose_size_is_not_that_of_their_data_are_refused(state):
     version, shape, kind, data = state
-    held = Held("_reconstruct", (), (version, shape, Held("dtype", (kind, 0, 1), (3, "<", None)), False, data))
+    held = PickleRecord("_reconstruct", (), (version, shape, PickleRecord("dtype", (kind, 0, 1), (3, "<", None)), False, data))
     with pytest.raises(HeadFileError):
         to_array(held, "x")
     nested = bomb(60) + b"."
     with pytest.raises(HeadFileError):
-        to_array(Held("_reconstruct", (), (1, load(nested), Held("dtype", ("f8", 0, 1)), False, b"")), "x")
+        to_array(PickleRecord("_reconstruct", (), (1, load(nested), PickleRecord("dtype", ("f8", 0, 1)), False, b"")), "x")
 
 
 def test_nothing_is_appended_to_what_is_no_list():

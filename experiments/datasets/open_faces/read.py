@@ -44,7 +44,7 @@ def ensure_scans(config: Config = "full", workers: int | None = None) -> Path:
     check(config)
     if store.missing_scans(config):
         print(f"open faces: building the scans of '{config}' in {store.folder()}", file=sys.stderr)
-        with store.alone():
+        with store.file_lock():
             store.make_scans(config, workers)
     return store.folder()
 
@@ -61,7 +61,7 @@ def load_new_people(split: str) -> np.ndarray:
     """
     seed = NEW_SEEDS[split]
     if not store.people_path(seed).exists():
-        with store.alone():
+        with store.file_lock():
             store.make_people(seed)
     return read_people(store.people_path(seed))
 
@@ -153,7 +153,7 @@ def ensure(config: Config = "full", workers: int | None = None) -> Path:
     if builder.packed(config) or builder.packed("full"):
         return store.folder()
     print(f"open faces: building the photos of '{config}' in {store.folder()}", file=sys.stderr)
-    with store.alone():
+    with store.file_lock():
         store.make_photos(config, workers)
         if not builder.packed(config):
             builder.pack(config)

@@ -137,7 +137,7 @@ def make_photos(config: Config, workers: int | None = None) -> None:
     run_pieces(missing_photos(config), workers, f"open faces '{config}': photos")
 
 
-def alone() -> contextlib.AbstractContextManager[None]:
+def file_lock() -> contextlib.AbstractContextManager[None]:
     """Waits while another process builds here."""
     return cache.alone(folder(), "open faces")
 

@@ -36,7 +36,7 @@ def run(options: MeshVAEOptions, console: Console) -> dict[str, float]:
     head = flamejax.load_head(options.head)
     # What is wrong with the options is said before scans are read.
     synthetic_count(options.training, device_mesh(options.training.devices))
-    facts = options.numbers()
+    facts = options.fingerprint()
     Place(options.workdir, options.restart, {**facts, "architecture": asdict(architecture)}).check()
     training, held_out = (load_placed(head, split, options, console) for split in ("train", "validation"))
     model, _ = train_mesh_vae(

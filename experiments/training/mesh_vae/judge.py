@@ -22,7 +22,7 @@ CHUNK, SIDE, SAMPLES, PICTURED = 8, 220, 4, 4
 
 
 @dataclass(frozen=True)
-class MeshVAEJudge:
+class MeshVAEEvaluator:
     """Held-out heads with fixed masks."""
 
     faces: Array
@@ -67,11 +67,11 @@ class MeshVAEJudge:
         return np.asarray(Image.fromarray(np.concatenate([np.concatenate(cells, axis=1) for cells in rows])).reduce(2))
 
 
-def judge_of(faces: np.ndarray, heads: np.ndarray, masks: MaskMaker, count: int, seed: int = 0) -> MeshVAEJudge:
+def judge_of(faces: np.ndarray, heads: np.ndarray, masks: MaskMaker, count: int, seed: int = 0) -> MeshVAEEvaluator:
     """`count` heads (N, V, 3), evenly spaced, rectangles and patches in turn."""
     index = evenly_spaced(len(heads), count)
     keys = jax.random.split(jax.random.key(seed), len(index))
-    return MeshVAEJudge(jnp.asarray(faces), heads[index], ~np.asarray(_masks(masks, keys)))
+    return MeshVAEEvaluator(jnp.asarray(faces), heads[index], ~np.asarray(_masks(masks, keys)))
 
 
 @jax.jit

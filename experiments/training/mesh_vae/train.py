@@ -88,7 +88,7 @@ def train_mesh_vae(
     synthetic = synthetic_count(config, mesh)
     facts = {"data": array_digest(vertices)} if facts is None else facts
     folder = None if workdir is None else Path(workdir)
-    where = Place(folder, restart, {**config.numbers(), **facts, "architecture": asdict(architecture)})
+    where = Place(folder, restart, {**config.fingerprint(), **facts, "architecture": asdict(architecture)})
     where.check()
     if head is not None and rotations is None:
         found = place(head, vertices, "placing the scans", console)[0]

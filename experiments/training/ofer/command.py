@@ -19,7 +19,7 @@ from experiments.training.devices import device_mesh, share_of
 from experiments.training.ofer.coefficients import scan_coefficients
 from experiments.training.ofer.data import Data, drawn_data, known_data
 from experiments.training.ofer.examples import make_source
-from experiments.training.ofer.judge import GeneratorJudge, RankJudge
+from experiments.training.ofer.judge import GeneratorEvaluator, RankEvaluator
 from experiments.training.ofer.photo_examples import photo_examples
 from experiments.training.ofer.settings import (  # fmt: skip
     SMOKE_BATCH,
@@ -61,7 +61,7 @@ def run_generator(options: GeneratorOptions, console: Console) -> dict[str, floa
     data = training_data(options, head, kind, encoders, console)
     assert data.held_out is not None  # the commands' data always have them
     model, _ = train_on(head, reference_landmarks(head), data, config, architecture, place, console, encoders)
-    judge = GeneratorJudge(head, data.held_out(options.judged_at_end), architecture)
+    judge = GeneratorEvaluator(head, data.held_out(options.judged_at_end), architecture)
     return keep_weights(
         options, f"{NETWORKS[kind].lower()}.npz", lambda path, notes: write_generator(path, head, model, notes),
         lambda path: judge.errors(load_generator(head, kind, path, encoders)),
@@ -91,7 +91,7 @@ def run_rank(options: RankOptions, console: Console) -> dict[str, float]:
     learned_before(model, idgen)
     face, digest = frontal_face(head), digest_of_weights(idgen)
     place = replace(place, facts={**place.facts, "idgen_digest": digest})
-    judged = partial(RankJudge, idgen, face, candidates=config.candidates)
+    judged = partial(RankEvaluator, idgen, face, candidates=config.candidates)
     trained, _ = train_conditioned(
         model, make_rank_step, RankFixed(face, idgen, data.source), judged(data.held_out(config.judged)),
         data, config, place, console, "ranked {ranked_mm:.3f} mm",
@@ -111,7 +111,7 @@ def _checked_place(options: OferOptions, architecture: Any) -> Place:
       ValueError: the batch cannot be shared out, or a run with other settings lies there.
     """
     share_of(options.training.batch_size, device_mesh(options.training.devices))
-    facts = {**options.numbers(), "architecture": asdict(architecture)}
+    facts = {**options.fingerprint(), "architecture": asdict(architecture)}
     place = Place(options.workdir, options.restart, facts)
     place.check()
     return place

@@ -19,7 +19,7 @@ SEED = 987_654
 """Of samples and of validation examples: no training step draws them."""
 
 
-class GeneratorJudge:
+class GeneratorEvaluator:
     """Judges generators of one kind on held-out examples."""
 
     def __init__(self, head: HeadModel | None, examples: Examples, architecture: GeneratorConfig):
@@ -42,7 +42,7 @@ class GeneratorJudge:
         return {name + self.unit: float(values.mean()) for name, values in each.items()}
 
 
-class RankJudge:
+class RankEvaluator:
     """Judges rankers on candidates as they are drawn for a photo, not on the quick ones of training."""
 
     def __init__(self, idgen: Generator, face: FrontalFace, examples: Examples, candidates: int):

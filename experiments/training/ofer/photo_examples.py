@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from experiments.cache import KeptRows, alone
+from experiments.cache import KeptRows, file_lock
 from experiments.datasets.scans import report_left_out
 from experiments.progress import progress_bar
 from experiments.training.ofer.data import ExampleRows
@@ -86,7 +86,7 @@ def photo_examples(
 def photo_sources(options: OferOptions, head: HeadModel, kind: str, console: Console) -> tuple[PhotoSource, ...]:
     """Of training and validation. Raises: ValueError, as `photo_examples`."""
     if options.scans is not None:
-        raise ValueError("--scans is of networks that see landmarks alone; this one looks at photos: give --photos.")
+        raise ValueError("--scans is of networks that see landmarks only; this one looks at photos: give --photos.")
     if options.photos is not None:
         limit = SMOKE_PHOTOS if options.smoke else None
         return folder_photos(options.photos, options.dataset, head, kind, console, limit)
@@ -104,7 +104,7 @@ def examples_of(
       OSError: the disk is full.
     """
     folder, count = features_folder(), len(source.digests)
-    with alone(folder, "features of photos"):
+    with file_lock(folder, "features of photos"):
         seen = KeptRows(folder / f"seen-{_key(source)}.npy", (count, WIDTH), np.float32)
         kept = {
             name: KeptRows(

@@ -105,7 +105,7 @@ class OferOptions(RunOptions):
 
     def numbers(self) -> dict[str, Any]:
         """As `RunOptions`, without `PLACES`."""
-        return {k: v for k, v in super().numbers().items() if k not in PLACES}
+        return {k: v for k, v in super().fingerprint().items() if k not in PLACES}
 
     def encoder_files(self) -> dict[str, Path]:
         """Those that were given, by the encoder's name."""

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from experiments.training.checkpoints import Checkpoints, Place
 from experiments.training.devices import device_mesh
-from experiments.training.loop import Judge, MakeStep, train_network
+from experiments.training.loop import Evaluator, MakeStep, train_network
 from experiments.training.ofer.architectures import small
 from experiments.training.ofer.data import Data, ExampleRows, known_data
 from experiments.training.ofer.examples import Kind
-from experiments.training.ofer.judge import GeneratorJudge
+from experiments.training.ofer.judge import GeneratorEvaluator
 from experiments.training.ofer.settings import GeneratorTraining, OferTraining
 from experiments.training.ofer.step import make_step, optimizer_of
 from experiments.training.record import TrainingRecord
@@ -72,7 +72,7 @@ def train_generator(
         raise ValueError(f"the architecture is of the kind {architecture.kind}, not {kind}.")
     wanted = fitted_to(architecture or small(kind), size, config)
     reference = reference_landmarks(head) if head is not None else mean_landmarks(training.points, training.visible)
-    facts = {**config.numbers(), "architecture": asdict(wanted)}
+    facts = {**config.fingerprint(), "architecture": asdict(wanted)}
     place = Place(None if workdir is None else Path(workdir), restart, facts)
     return train_on(head, reference, data, config, wanted, place, console)
 
@@ -134,13 +134,13 @@ def train_on(
         motions = data.motions().astype(np.float64)
         scale = {"mean": motions.mean(axis=0), "deviation": np.maximum(motions.std(axis=0), SMALLEST_DEVIATION)}
     model = Generator(architecture, reference, rngs=nnx.Rngs(config.seed), encoders=encoders, **scale)
-    judge = None if data.held_out is None else GeneratorJudge(head, data.held_out(config.judged), architecture)
+    judge = None if data.held_out is None else GeneratorEvaluator(head, data.held_out(config.judged), architecture)
     shown = config.loss + " {total:.4f}"
     return train_conditioned(model, make_step, data.source, judge, data, config, place, console, shown)
 
 
 def train_conditioned(
-    model: Network, make_step: MakeStep, fixed: Any, judge: Judge | None, data: Data, config: OferTraining,
+    model: Network, make_step: MakeStep, fixed: Any, judge: Evaluator | None, data: Data, config: OferTraining,
     place: Place, console: Console, shown: str,
 ) -> tuple[Network, TrainingRecord]:  # fmt: skip
     """Say what is trained, and train it; a run can only go on with the same image encoders and data."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from flamejax.head.formats.files import HeadFileError, check_numbers
-from flamejax.head.formats.held import to_array
 from flamejax.head.formats.npy_files import ArrayStream, open_npz_member, read_bytes, read_npy, read_npz_members
 from flamejax.head.formats.obj_files import read_obj
+from flamejax.head.formats.pickle_arrays import to_array
 from flamejax.head.formats.safe_pickle import load_pickle
 
 NUM_INNER, NUM_CONTOUR, NUM_ROWS = 51, 17, 79

@@ -15,8 +15,8 @@ import numpy as np
 
 from flamejax.head.formats.files import HeadFileError, check_numbers
 from flamejax.head.formats.flame_companions import read_landmarks, read_masks, read_texture, read_uv
-from flamejax.head.formats.held import to_array, to_dense
 from flamejax.head.formats.npy_files import read_bytes, read_npz
+from flamejax.head.formats.pickle_arrays import to_array, to_dense
 from flamejax.head.formats.safe_pickle import load_pickle
 from flamejax.head.regions import guess_regions
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from flamejax.head.formats.files import HeadFileError
-from flamejax.head.formats.held import content
+from flamejax.head.formats.pickle_arrays import content
 from flamejax.head.formats.safe_pickle import load_pickle
 
 MAX_MEMBERS = 256

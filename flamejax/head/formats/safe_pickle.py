@@ -1,8 +1,8 @@
 """Reading pickles as data: nothing that a pickle names is ever imported or called.
 
 Python's own unpickler imports and calls whatever the file asks for, so an unknown file may run any program. Here every
-name becomes a `Name` and every construction a `Held` record; a name that is not on the list below is refused. The few
-records that head models consist of are turned into arrays by `flamejax.head.formats.held`.
+name becomes a `Name` and every construction a `PickleRecord` record; a name that is not on the list below is refused. The few
+records that head models consist of are turned into arrays by `flamejax.head.formats.pickle_arrays`.
 
 Format: the opcodes of Python's documentation of `pickletools`, protocols 0 to 5, with Python 2's strings as latin-1.
 """
@@ -48,7 +48,7 @@ class Name:
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class Held:
+class PickleRecord:
     """Something that the file wants constructed: what, from which arguments, and with which state.
 
     Neither compared nor printed: a small file can nest its parts so that either would take for ever.
@@ -68,12 +68,12 @@ def load_pickle(
       data: the file's content.
       where: names the file in messages.
       start: position of the pickle's first byte.
-      also: names "module name" that are allowed besides the list below. They too become `Name`s and `Held`s, and are
-        never called; where they are given, items of a `Held` are left out.
+      also: names "module name" that are allowed besides the list below. They too become `Name`s and `PickleRecord`s, and are
+        never called; where they are given, items of a `PickleRecord` are left out.
       of: what the file should hold, for messages.
 
     Returns:
-      The object, made of Python's basic types, `Name` and `Held`; and the position after it.
+      The object, made of Python's basic types, `Name` and `PickleRecord`; and the position after it.
 
     Raises:
       HeadFileError: the pickle is damaged, too long, or names something that is not on the list.
@@ -157,7 +157,7 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if self.also is not None and type(target) is Held:
+        if self.also is not None and type(target) is PickleRecord:
             return
         if type(target) is not dict or len(items) % 2:
             self.fail("sets items of what is no dictionary")
@@ -165,7 +165,7 @@ class _Machine:
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if self.also is not None and type(target) is Held:
+        if self.also is not None and type(target) is PickleRecord:
             return
         if type(target) is not list:
             self.fail("appends to what is no list")
@@ -196,7 +196,7 @@ class _Machine:
             self.left -= len(args[0]) if args else 0  # One list can be made into many dictionaries.
             self.push({_key(key): value for key, value in (args[0] if args else [])})
         else:
-            self.push(Held(kind, args))
+            self.push(PickleRecord(kind, args))
 
     def new_object(self, with_keywords: bool) -> None:
         if with_keywords and self.stack.pop() != {}:
@@ -213,14 +213,14 @@ class _Machine:
         target = self.stack[-1]
         if type(target) is dict and isinstance(state, dict):
             return  # An OrderedDict's attributes: none that we need.
-        if type(target) is not Held or target.state is not None:
+        if type(target) is not PickleRecord or target.state is not None:
             self.fail("gives a state to what takes none")
         target.state = state
 
 
 def _key(key: Any) -> Any:
     """Keys of dictionaries. Nested tuples could take for ever to hash, so there are none."""
-    if not isinstance(key, str | bytes | int | float | bool | Held | Name | None):
+    if not isinstance(key, str | bytes | int | float | bool | PickleRecord | Name | None):
         raise TypeError("key")
     return key
 
@@ -287,7 +287,7 @@ def _instance(machine: _Machine) -> None:
 
 def _add_items(machine: _Machine) -> None:
     items = machine.since_mark()
-    if not isinstance(machine.stack[-1], Held) or machine.stack[-1].kind != "set":
+    if not isinstance(machine.stack[-1], PickleRecord) or machine.stack[-1].kind != "set":
         machine.fail("adds to what is no set")
     del items  # Sets hold chumpy's bookkeeping, which we do not need.
 
@@ -335,9 +335,9 @@ _ACTIONS: dict[int, Callable[[_Machine], Any]] = {
     ord("d"): _pairs,
     ord("s"): lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
     ord("u"): lambda m: m.set_items(m.since_mark()),
-    0x8F: lambda m: m.push(Held("set")),
+    0x8F: lambda m: m.push(PickleRecord("set")),
     0x90: _add_items,
-    0x91: lambda m: m.push(Held("frozenset", tuple(m.since_mark()))),
+    0x91: lambda m: m.push(PickleRecord("frozenset", tuple(m.since_mark()))),
     ord("c"): lambda m: m.look_up(m.line().decode(), m.line().decode()),
     0x93: _stack_global,
     ord("R"): lambda m: m.reduce(),
@@ -354,5 +354,5 @@ _ACTIONS: dict[int, Callable[[_Machine], Any]] = {
     ord("h"): lambda m: m.push(m.memo[m.number("B")]),
     ord("j"): lambda m: m.push(m.memo[m.number("I")]),
     # A persistent id refers to something outside of the pickle: torch's way to name a tensor's storage.
-    ord("Q"): lambda m: m.push(Held("persistent", (m.stack.pop(),))),
+    ord("Q"): lambda m: m.push(PickleRecord("persistent", (m.stack.pop(),))),
 }

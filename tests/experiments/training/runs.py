@@ -22,7 +22,7 @@ TINY = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases
 LANDMARK = LandmarkEncoderConfig(width=12, hidden=16, blocks=1)
 UNET = UNet1DConfig((6, 4), context=12, time=16, heads=1, head_width=4, tokens=2)
 RANK = IdRankConfig((16, 8), context=12, landmark=LANDMARK)
-SHORT = {"steps": STEPS, "warmup": 2, "checkpoint_every": 2, "judge_every": STEPS, "log_every": 1, "judged": 2}
+SHORT = {"steps": STEPS, "warmup": 2, "checkpoint_every": 2, "eval_every": STEPS, "log_every": 1, "judged": 2}
 MESH_TRAINING = MeshVAETraining(**SHORT, batch_size=8, synthetic=0.5, learning_rate=1e-3)
 GENERATOR_TRAINING = GeneratorTraining(**SHORT, batch_size=4, draws=2, dropped=0.2)
 

@@ -131,7 +131,7 @@ def marks():
 
 
 GENERATOR = GeneratorTraining(
-    **{**SHORT, "steps": 60, "judge_every": 60}, batch_size=8, learning_rate=1e-2, encoder_rate=1e-2, ema=0.5
+    **{**SHORT, "steps": 60, "eval_every": 60}, batch_size=8, learning_rate=1e-2, encoder_rate=1e-2, ema=0.5
 )
 
 

@@ -194,7 +194,7 @@ def test_what_a_ranker_starts_from_and_what_its_step_gives(data, idgen_run, tmp_
         raise Stopped
 
     monkeypatch.setattr(training, "train_network", keep)
-    monkeypatch.setattr(command, "RankJudge", lambda *first, **more: None)
+    monkeypatch.setattr(command, "RankEvaluator", lambda *first, **more: None)
     options = rank_options(data, tmp_path / "rank", idgen_run / "idgen.npz")
     with pytest.raises(Stopped):
         options.run(QUIET)

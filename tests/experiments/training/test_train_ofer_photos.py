@@ -43,7 +43,7 @@ def architecture_of(kind, *encoders):
 
 
 TRAINING = GeneratorTraining(
-    steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, judge_every=6, judged=2, log_every=1, encoder_rate=1e-2,
+    steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, eval_every=6, judged=2, log_every=1, encoder_rate=1e-2,
     ema=0.0, draws=1, even=False,
 )  # fmt: skip
 
@@ -195,7 +195,7 @@ def test_expgen_and_the_ranker(photos, whole, tmp_path):
     model = load_generator(HEAD, "expression", tmp_path / "expgen" / "expgen.npz", given)
     assert model.config.unet.size == HEAD.num_expression + 3 and model.deviation[...].min() > 0.01
     training = RankTraining(
-        steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, judge_every=6, judged=2, log_every=1, candidates=6,
+        steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, eval_every=6, judged=2, log_every=1, candidates=6,
         sampler_steps=3, ema=0.0,
     )  # fmt: skip
     options = RankOptions(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flamejax.head.formats.files import HeadFileError
-from flamejax.head.formats.safe_pickle import Held, Name, load_pickle
+from flamejax.head.formats.safe_pickle import Name, PickleRecord, load_pickle
 
 MAX_AXES, MAX_NESTING = 8, 4
 MAX_LISTED = 1_000_000
@@ -42,7 +42,7 @@ def to_array(value: Any, what: str, nesting: int = 0) -> np.ndarray:
         return np.asarray(value)
     if type(value) is list:
         return _from_list(value, what, nesting)
-    if type(value) is Held:
+    if type(value) is PickleRecord:
         maker = _MAKERS.get(value.kind)
         if maker is not None:
             return maker(value, what, nesting)
@@ -68,7 +68,7 @@ def to_dense(value: Any, what: str, shape: tuple[int, int]) -> np.ndarray:
     Raises:
       HeadFileError: another shape, or indices outside of it.
     """
-    if not (type(value) is Held and value.kind[:4] in ("csc_", "csr_", "coo_")):
+    if not (type(value) is PickleRecord and value.kind[:4] in ("csc_", "csr_", "coo_")):
         dense = to_array(value, what)
         if dense.shape != shape:
             raise _wrong(what, f"has shape {dense.shape}, expected {shape}")
@@ -101,20 +101,20 @@ def to_dense(value: Any, what: str, shape: tuple[int, int]) -> np.ndarray:
 def content(array_or_record: Any, what: str) -> Any:
     """What a zero-dimensional object array holds (numpy's way to save a dictionary); other things as they are."""
     value = array_or_record
-    if type(value) is Held and value.kind == "_reconstruct":
+    if type(value) is PickleRecord and value.kind == "_reconstruct":
         state = _array_state(value, what)
         if _type_code(state[2]) == "O" and tuple(state[1]) == () and type(state[4]) is list and len(state[4]) == 1:
             return state[4][0]
     return value
 
 
-def _from_reconstruct(value: Held, what: str, nesting: int) -> np.ndarray:
+def _from_reconstruct(value: PickleRecord, what: str, nesting: int) -> np.ndarray:
     del nesting
     _, shape, kind, fortran, data = _array_state(value, what)
     return _from_buffer(_bytes(data, what), _dtype(kind, what), shape, "F" if fortran else "C", what)
 
 
-def _from_frombuffer(value: Held, what: str, nesting: int) -> np.ndarray:
+def _from_frombuffer(value: PickleRecord, what: str, nesting: int) -> np.ndarray:
     del nesting
     if len(value.args) != 4:
         raise _wrong(what, "is an array of unknown form")
@@ -122,20 +122,20 @@ def _from_frombuffer(value: Held, what: str, nesting: int) -> np.ndarray:
     return _from_buffer(_bytes(data, what), _dtype(kind, what), shape, "F" if order == "F" else "C", what)
 
 
-def _from_scalar(value: Held, what: str, nesting: int) -> np.ndarray:
+def _from_scalar(value: PickleRecord, what: str, nesting: int) -> np.ndarray:
     del nesting
     if len(value.args) != 2:
         raise _wrong(what, "is a number of unknown form")
     return _from_buffer(_bytes(value.args[1], what), _dtype(value.args[0], what), (), "C", what)
 
 
-def _from_chumpy(value: Held, what: str, nesting: int) -> np.ndarray:
+def _from_chumpy(value: PickleRecord, what: str, nesting: int) -> np.ndarray:
     """chumpy keeps the array of a `Ch` in its attribute x."""
     state = value.state if isinstance(value.state, dict) else {}
     return to_array(state.get("x"), what, nesting + 1)
 
 
-def _from_chumpy_select(value: Held, what: str, nesting: int) -> np.ndarray:
+def _from_chumpy_select(value: PickleRecord, what: str, nesting: int) -> np.ndarray:
     """chumpy's `a.ravel()[idxs]`, in a preferred shape."""
     state = value.state if isinstance(value.state, dict) else {}
     source = to_array(state.get("a"), what, nesting + 1).reshape(-1)
@@ -146,11 +146,11 @@ def _from_chumpy_select(value: Held, what: str, nesting: int) -> np.ndarray:
     return chosen.reshape(shape)
 
 
-def _from_torch(value: Held, what: str, nesting: int) -> np.ndarray:
+def _from_torch(value: PickleRecord, what: str, nesting: int) -> np.ndarray:
     """A torch tensor inside a pickle: offset, size and stride into a storage that torch has saved as bytes."""
     del nesting
     storage, offset, size, stride = (*value.args, None, None, None, None)[:4]
-    if type(storage) is not Held or storage.kind != "_load_from_bytes" or len(storage.args) != 1:
+    if type(storage) is not PickleRecord or storage.kind != "_load_from_bytes" or len(storage.args) != 1:
         raise _wrong(what, "is a torch tensor of unknown form")
     flat = _torch_storage(_bytes(storage.args[0], what), what)
     if not (_is_shape(size) and _is_shape(stride) and _is_shape((offset,))):
@@ -168,7 +168,7 @@ def _torch_storage(data: bytes, what: str) -> np.ndarray:
         part, at = load_pickle(data, what, at)
         parts.append(part)
     magic, _, _, record, keys = parts
-    place = record.args[0] if type(record) is Held and record.kind == "persistent" else None
+    place = record.args[0] if type(record) is PickleRecord and record.kind == "persistent" else None
     if type(magic) is not int or magic != _TORCH_MAGIC or type(place) is not tuple or len(place) < 5:
         raise _wrong(what, "holds a torch storage of unknown form")
     if type(place[2]) is not str or type(keys) is not list or keys[:2] != [place[2]]:
@@ -206,7 +206,7 @@ def _is_shape(value: Any) -> bool:
     return type(value) is tuple and len(value) <= MAX_AXES and all(type(n) is int and 0 <= n < 2**40 for n in value)
 
 
-def _array_state(value: Held, what: str) -> tuple[Any, ...]:
+def _array_state(value: PickleRecord, what: str) -> tuple[Any, ...]:
     state = value.state
     if type(state) is tuple and len(state) == 4:  # The oldest form has no version in front.
         state = (0, *state)
@@ -216,7 +216,7 @@ def _array_state(value: Held, what: str) -> tuple[Any, ...]:
 
 
 def _type_code(record: Any) -> str:
-    code = record.args[0] if type(record) is Held and record.kind == "dtype" and record.args else None
+    code = record.args[0] if type(record) is PickleRecord and record.kind == "dtype" and record.args else None
     return ("O" if code in ("O", "O4", "O8") else code) if type(code) is str else ""
 
 
@@ -231,9 +231,9 @@ def _dtype(record: Any, what: str) -> np.dtype:
 
 
 def _bytes(data: Any, what: str) -> bytes:
-    if type(data) is Held and data.kind == "encode" and data.args[1:] in (("latin1",), ("latin-1",)):
+    if type(data) is PickleRecord and data.kind == "encode" and data.args[1:] in (("latin1",), ("latin-1",)):
         data = data.args[0]  # Python 3's way to put bytes into protocol 2.
-    if type(data) is Held and data.kind in ("bytes", "bytearray") and len(data.args) <= 1:
+    if type(data) is PickleRecord and data.kind in ("bytes", "bytearray") and len(data.args) <= 1:
         data = data.args[0] if data.args else b""
     if type(data) is str:
         try:
@@ -259,7 +259,7 @@ def _numbers(array: np.ndarray, what: str, kinds: str) -> np.ndarray:
 
 
 def _kind(value: Any) -> str:
-    return f"a '{value.kind}'" if isinstance(value, Held | Name) else f"a '{type(value).__name__}'"
+    return f"a '{value.kind}'" if isinstance(value, PickleRecord | Name) else f"a '{type(value).__name__}'"
 
 
 def _wrong(what: str, message: str) -> HeadFileError:

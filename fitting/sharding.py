@@ -11,20 +11,20 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 
-def shared_program(function: Callable[[Any, Any], Any], devices: tuple[jax.Device, ...]) -> Any:
-    """`function(everywhere, photos)`, jitted: its first argument on all devices, photos and results shared out."""
+def sharded_program(function: Callable[[Any, Any], Any], devices: tuple[jax.Device, ...]) -> Any:
+    """`function(replicated, photos)`, jitted: its first argument on all devices, photos and results shared out."""
     if len(devices) == 1:
         return jax.jit(function)
     mesh = Mesh(np.asarray(devices), ("photos",))
-    photos, everywhere = PartitionSpec("photos"), PartitionSpec()
+    photos, replicated = PartitionSpec("photos"), PartitionSpec()
     # shard_map, not automatic partitioning: the photos are independent, and the rasterizer's sort must stay local.
-    sharded = jax.shard_map(function, mesh=mesh, in_specs=(everywhere, photos), out_specs=photos, check_vma=False)
+    sharded = jax.shard_map(function, mesh=mesh, in_specs=(replicated, photos), out_specs=photos, check_vma=False)
     return jax.jit(sharded)
 
 
-def run_shared(
+def sharded_map(
     program_on: Callable[[tuple[jax.Device, ...]], Any],
-    everywhere: Any,
+    replicated: Any,
     photos: Any,
     batch: tuple[int, ...],
     devices: tuple[jax.Device, ...] | None = None,
@@ -32,8 +32,8 @@ def run_shared(
     """Run a program over photos with any batch axes.
 
     Args:
-      program_on: devices -> a `shared_program`; cached by the caller, so that it compiles once.
-      everywhere: its first argument.
+      program_on: devices -> a `sharded_program`; cached by the caller, so that it compiles once.
+      replicated: its first argument.
       photos: a pytree whose leaves have the batch axes `batch`.
       devices: all devices when left out.
 
@@ -52,5 +52,5 @@ def run_shared(
     padding = -count % shares
     if padding:  # every device gets the same number of photos; the last photo fills up
         flat = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), flat)
-    result = program_on(devices[:shares])(everywhere, flat)
+    result = program_on(devices[:shares])(replicated, flat)
     return jax.tree.map(lambda leaf: leaf[:count].reshape(*batch, *leaf.shape[1:]), result)

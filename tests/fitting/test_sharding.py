@@ -10,40 +10,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fitting.sharing import run_shared, shared_program
+from fitting.sharding import sharded_map, sharded_program
 
 
 @functools.lru_cache
 def program(devices):
-    return shared_program(lambda head, photos: head + jnp.cumsum(photos["a"], axis=-1), devices)
+    return sharded_program(lambda head, photos: head + jnp.cumsum(photos["a"], axis=-1), devices)
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2)])
 def test_any_batch_axes_become_one_and_come_back(batch):
     photos = {"a": np.random.default_rng(0).normal(size=(*batch, 4)).astype(np.float32)}
-    found = run_shared(program, jnp.ones(()), photos, batch)
+    found = sharded_map(program, jnp.ones(()), photos, batch)
     np.testing.assert_allclose(found, 1 + np.cumsum(photos["a"], axis=-1), rtol=1e-5)
 
 
 def test_no_photo_is_refused_and_equal_batches_compile_once():
     with pytest.raises(ValueError, match="at least one photo"):
-        run_shared(program, jnp.ones(()), {"a": jnp.zeros((0, 4))}, (0,))
+        sharded_map(program, jnp.ones(()), {"a": jnp.zeros((0, 4))}, (0,))
     one = (jax.devices()[0],)
     program(one).clear_cache()
     for batch in ((6,), (2, 3), (6,)):
-        run_shared(program, jnp.ones(()), {"a": jnp.zeros((*batch, 4))}, batch, one)
+        sharded_map(program, jnp.ones(()), {"a": jnp.zeros((*batch, 4))}, batch, one)
     assert program(one)._cache_size() == 1
 
 
 FOUR_DEVICES = """
 import numpy as np, jax, jax.numpy as jnp
 from fitting.photometric_fit import visible_faces
-from fitting.sharing import run_shared, shared_program
+from fitting.sharding import sharded_map, sharded_program
 from tests.fitting.scenes import random_geometry, small_head
 assert jax.device_count() == 4
 faces = lambda head, photos: jax.vmap(lambda geometry: visible_faces(head, geometry, 32))(photos)
 geometry = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(random_geometry(small_head(), i) for i in range(5)))
-run = lambda devices: run_shared(lambda d: shared_program(faces, d), small_head(), geometry, (5,), devices)
+run = lambda devices: sharded_map(lambda d: sharded_program(faces, d), small_head(), geometry, (5,), devices)
 shared, alone = run(None), run((jax.devices()[0],))
 np.testing.assert_array_equal(shared, alone)
 print("seen", (np.asarray(shared) >= 0).mean(axis=(1, 2)).min())
