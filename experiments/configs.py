@@ -21,7 +21,7 @@ As the papers have them, for a GPU or TPU:
     that its time and errors are not known; the paper states none of the network alone.
   idgen, expgen: nothing else on the open faces' photos; --head FLAME.pkl --photos DIR --dataset famos on others.
   idrank: --idgen output/idgen/idgen.npz, and on others' photos --head FLAME.pkl --photos DIR.
-  The last three need the image encoders' weights (docs/encoders.md); docs/ofer-training.md describes data sets.
+  The last three need the image encoders' weights (docs/how-to/encoders.md). Data sets: docs/how-to/training-ofer.md.
 """
 
 from __future__ import annotations

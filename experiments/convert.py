@@ -21,7 +21,8 @@ from flamejax.head import FlameFiles, HeadFileError
 class ConvertConfig:
     """Convert a head model, or an image encoder's weights, into one file of flamejax's own format.
 
-    A head model loads faster then and needs no companions; an encoder is used in this format only (docs/encoders.md).
+    A head model loads faster then and needs no companions; an encoder is only used in this format:
+    docs/how-to/encoders.md.
     Exit status: 0 when it is written, 1 when the source cannot be read, 2 when it cannot be written.
     """
 

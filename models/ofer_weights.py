@@ -122,7 +122,7 @@ def check_bases(model: Conditioned, found: Mapping[str, Any], path: Path) -> Non
         if trained != digest:
             raise HeadFileError(
                 f"{path}: trained with another {name} ({trained[:12]}) than the one given ({digest[:12]}). Give that "
-                f"one's file: `flamejax convert FILE --to {name}`, docs/encoders.md."
+                f"one's file: `flamejax convert FILE --to {name}`, docs/how-to/encoders.md."
             )
 
 

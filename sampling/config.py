@@ -12,7 +12,7 @@ SamplerName = Literal["dpm", "ddim", "ancestral"]
 
 @dataclasses.dataclass(frozen=True)
 class SingleStageConfig:
-    """Of the single-stage baselines alone; chosen for the smallest closest-sample error (docs/diversity.md)."""
+    """Of the single-stage baselines alone; chosen for the smallest closest-sample error (docs/results/diversity.md)."""
 
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
     """The loss of Eq. 11 as our fits minimise it: weights and noise levels."""
@@ -44,7 +44,7 @@ class DiversifyConfig:
     """Of `space` directions."""
     width: float = 1.6
     """Of `space` directions: standard deviation of real heads along them, in those of the Mesh-VAE's posterior, which
-    is too sure of what it does not see (docs/diversity.md)."""
+    is too sure of what it does not see (docs/results/diversity.md)."""
     optimiser: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 0.3
     """Of the variables, in standard deviations; it falls along a cosine."""

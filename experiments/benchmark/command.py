@@ -36,7 +36,7 @@ class BenchmarkConfig:
     """Time the parts of flamejax on this machine; medians, and ratios to a reference timed in turn in the same run.
 
     On shared machines only the ratios are worth quoting. `compile s` is tracing and compiling without any cache. Tables
-    and how to get the other libraries: docs/benchmark.md.
+    and how to get the other libraries: docs/results/benchmark.md.
     """
 
     groups: Annotated[tuple[Group, ...], tyro.conf.Positional] = tuple(GROUPS)

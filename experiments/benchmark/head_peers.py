@@ -92,7 +92,7 @@ def _needed(name: str, remedy: str):  # noqa: ANN202
     try:
         yield
     except ImportError as missing:
-        raise PeerMissing(f"no rows against {name} ({missing}): {remedy} (docs/benchmark.md)") from missing
+        raise PeerMissing(f"no rows against {name} ({missing}): {remedy} (docs/results/benchmark.md)") from missing
 
 
 def _torch_peer(draw: Callable, tensors: list, weights: jax.Array) -> Peer:

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.benchmark.timing import Call, PeerMissing, Programs
 
 WORKER = Path(__file__).with_name("jaxrenderer_worker.py")
-HOW = "python3.12 -m venv jr && jr/bin/pip install jaxrenderer==0.4.0 (docs/benchmark.md)"
+HOW = "python3.12 -m venv jr && jr/bin/pip install jaxrenderer==0.4.0 (docs/results/benchmark.md)"
 SAME_PIXELS = 0.98
 """Share of pixels that have to be the same for the work to be the same: contours and slivers differ."""
 
@@ -33,7 +33,7 @@ def deodr(screen: object, colours: object, faces: object, opposite: object, size
     try:
         from deodr.differentiable_renderer import Scene2D
     except ImportError as missing:
-        raise PeerMissing("no row against deodr: pip install deodr==0.2.3 (docs/benchmark.md)") from missing
+        raise PeerMissing("no row against deodr: pip install deodr==0.2.3 (docs/results/benchmark.md)") from missing
     points, triangles = np.asarray(screen, np.float64), np.asarray(faces, np.uint32)
     count = len(triangles)
     without = {"textured": np.zeros(count, bool), "uv": np.zeros((len(points), 2)), "texture": np.zeros((2, 2, 3))}

@@ -43,7 +43,7 @@ COMPLETED_ROOMS = (*ROOMS, "models", "sampling")
 
 @dataclass(frozen=True)
 class CompletionConfig:
-    """Settings of the methods, chosen on the validation split by the error on hidden vertices (docs/completion.md)."""
+    """Settings of the methods, chosen on validation by the error on hidden vertices (docs/results/completion.md)."""
 
     components: int = 640
     """Of pca."""

@@ -1,5 +1,5 @@
 """Errors, diversity and plausibility of samples of one face, and of their ranking, as OFER (CVPR 2025, section 4.4 and
-supplement) names them. Formulas: docs/sample-metrics.md.
+supplement) names them. Formulas: docs/method/sample-metrics.md.
 
 The paper leaves several of them open, or prints them so that they cannot be computed; each has one definition here.
 Plain numpy. Heads are (M, V, 3) metres in the head frame, the truth is (V, 3), and `chosen` vertices are (V,) bool, all

@@ -105,7 +105,7 @@ def load_encoder(name: EncoderName, path: str | os.PathLike[str] | None = None) 
     path = encoder_path(name) if path is None else Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no {TITLES[name]} weights. They may not be passed on: docs/encoders.md says where to get them; "
+            f"{path}: no {TITLES[name]} weights. They may not be passed on. Sources: docs/how-to/encoders.md; "
             f"then `flamejax convert FILE --to {name}`."
         )
     if (kind := identify(path)) != "npz":

@@ -12,7 +12,7 @@ from flamejax.head import REGION_NAMES, HeadParams, load_head, open_head_path
 from tools.open_head import document, facts, studio
 from tools.open_head.pictures import PAINT, PICTURES
 
-RERUN = "docs/open-head.md is out of date: run `python -m tools.open_head.document` and commit what it writes"
+RERUN = "docs/results/open-head.md is out of date: run `python -m tools.open_head.document` and commit what it writes"
 PAGE = (document.DOCS / document.PAGE).read_text()
 
 
@@ -31,7 +31,7 @@ def test_page_states_the_facts_of_the_shipped_file(head):
 
 
 def test_page_shows_the_pictures_that_are_made():
-    shown = re.findall(r"!\[[^]]+\]\(images/open-head/([a-z-]+)\.jpg\)", PAGE)
+    shown = re.findall(r"!\[[^]]+\]\(\.\./images/open-head/([a-z-]+)\.jpg\)", PAGE)
     assert shown == list(PICTURES)
     assert PAGE.count("![") == len(shown)
 

@@ -1,4 +1,4 @@
-"""Fills `docs/open-head.md` from the embedded head: pictures, facts, and tables of measurements.
+"""Fills `docs/results/open-head.md` from the embedded head: pictures, facts, and tables of measurements.
 
 python -m tools.open_head.document [--output docs] [--anthropometry FILE] ...
 """
@@ -21,17 +21,17 @@ from tools.open_head.pictures import PICTURES
 from tools.open_head.studio import Studio, jpeg
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE = "open-head.md"
+PAGE = "results/open-head.md"
 PICTURE_FOLDER = Path("images") / "open-head"
 TABLES = ("anthropometry", "generalisation", "landmarks")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Fill docs/open-head.md from the embedded head: pictures, facts, and tables of measurements."""
+    """Fill docs/results/open-head.md from the embedded head: pictures, facts, and tables of measurements."""
 
     output: Path = DOCS
-    """Folder of open-head.md; the pictures go to images/open-head/ below it."""
+    """The docs folder: the page is results/open-head.md below it; the pictures go to images/open-head/."""
     anthropometry: Path | None = None
     """JSON list of row objects for the table of that name. A table whose file is left out stays as it is."""
     generalisation: Path | None = None

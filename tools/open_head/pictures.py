@@ -1,4 +1,4 @@
-"""The pictures of `docs/open-head.md`. Same head, same pictures."""
+"""The pictures of `docs/results/open-head.md`. Same head, same pictures."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def open_photos(head: HeadModel, split: str, smoke: bool, console: Console) -> P
     if head.name != OPEN_HEAD:
         raise ValueError(
             f"the open faces' coefficients are those of '{OPEN_HEAD}', not of '{head.name}': give --photos DIR, a "
-            "folder of photos with this head's coefficients (docs/ofer-training.md)."
+            "folder of photos with this head's coefficients (docs/how-to/training-ofer.md)."
         )
     scans = scan_coefficients(head, split, ScanOptions(smoke=smoke), console)
     config = "slice" if smoke else "full"

@@ -1,4 +1,4 @@
-"""Do the networks of full size agree with PyTorch? Random weights, converted; run by hand (docs/encoders.md).
+"""Do the networks of full size agree with PyTorch? Random weights, converted; run by hand (docs/how-to/encoders.md).
 
 PYTHONPATH=tests/models/encoders V/bin/python tests/models/encoders/full_size.py write FOLDER   # with PyTorch
 PYTHONPATH=. .venv/bin/python tests/models/encoders/full_size.py check FOLDER                    # with JAX

@@ -95,7 +95,7 @@ def test_other_files_are_named(tmp_path, name):
 def test_missing_files_and_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     assert encoder_path("farl") == tmp_path / "encoders" / "farl.npz"
-    with pytest.raises(FileNotFoundError, match=r"docs/encoders\.md.*--to farl"):
+    with pytest.raises(FileNotFoundError, match=r"docs/how-to/encoders\.md.*--to farl"):
         load_farl()
     with pytest.raises(HeadFileError, match="no such file"):
         read_arcface(tmp_path / "none.pth")
