@@ -6,7 +6,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from flamejax.head import HeadParams, landmarks_from_vertices, load_head
-from flamejax.metrics.now import EDGE_MM, LANDMARKS, Surface, crop, now_errors, seven_landmarks
+from flamejax.metrics.now import MAX_EDGE_MM, LANDMARKS, ClosestPointSurface, crop, now_errors, seven_landmarks
 
 TURN = Rotation.from_rotvec([0.2, -0.3, 0.5]).as_matrix()
 
@@ -74,14 +74,14 @@ def test_a_millimetre_along_the_normals_is_a_millimetre():
 
 def test_the_closest_point_is_that_of_all_triangles(face):
     verts, faces, _, points = face
-    triangles, surface = 1e3 * verts[faces], Surface(1e3 * verts, faces, EDGE_MM)
+    triangles, surface = 1e3 * verts[faces], ClosestPointSurface(1e3 * verts, faces, MAX_EDGE_MM)
     near = 1e3 * (points[::200] + 0.004 * np.random.default_rng(1).normal(size=points[::200].shape))
     place, distance, direction = surface.closest(near)
     for k, point in enumerate(near):
         closest = trimesh.triangles.closest_point(triangles, np.repeat(point[None], len(triangles), axis=0))
         assert distance[k] == pytest.approx(np.linalg.norm(closest - point, axis=1).min(), rel=1e-9)
     np.testing.assert_allclose(place + distance[:, None] * direction, near, atol=1e-9)
-    flat = Surface(np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0]]), np.array([[0, 1, 2]]), EDGE_MM)
+    flat = ClosestPointSurface(np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0]]), np.array([[0, 1, 2]]), MAX_EDGE_MM)
     _, distance, direction = flat.closest(np.array([[1.0, 1, 0], [1, 1, -2], [-3, -4, 0]]))
     np.testing.assert_allclose(distance, [0, 2, 5], atol=1e-12)
     np.testing.assert_allclose(direction, [[0, 0, 1], [0, 0, -1], [-0.6, -0.8, 0]], atol=1e-12)
