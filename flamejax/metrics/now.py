@@ -1,4 +1,4 @@
-"""NoW's protocol: distances from a scan of a face to a reconstructed head, after alignment (Sanyal et al. 2019, sec. 5).
+"""NoW's protocol: distances from a face scan to a reconstructed head, after alignment (Sanyal et al. 2019, sec. 5).
 
 Both evaluations of the NoW challenge, non-metrical and metrical. OFER's Table 2 calls these distances MSE.
 
@@ -85,7 +85,8 @@ def now_errors(
     inside = crop_mask(points, targets)
     if inside.sum() < MIN_CROP_POINTS:
         raise ValueError(f"the crop holds {inside.sum()} points of the scan: do its landmarks lie on it, in its unit?")
-    similarity = similarity_transform(*(jnp.asarray(a, jnp.float32) for a in (sources, targets)), with_scale=not metrical)
+    pairs = (jnp.asarray(a, jnp.float32) for a in (sources, targets))
+    similarity = similarity_transform(*pairs, with_scale=not metrical)
     scale, rotation, translation = (np.asarray(a, np.float64) for a in similarity)
     rotation = Rotation.from_matrix(rotation).as_matrix()  # orthonormal to double precision
     surface = ClosestPointSurface(scale * verts @ rotation.T + translation, faces, MAX_EDGE_MM)

@@ -120,7 +120,7 @@ def shape_deviation(distribution: Distribution, heads: np.ndarray, vertex_mask: 
 def harmonic_diversity(
     distribution: Distribution, heads: np.ndarray, truth: np.ndarray, visible: np.ndarray, occluded: np.ndarray
 ) -> float:
-    """OFER's ASD-O (section 4.4, metric 4): high for samples near the truth on visible vertices, diverse on occluded ones.
+    """OFER's ASD-O (section 4.4, metric 4): near the truth on visible vertices, diverse on occluded ones.
 
         d_v(i) = min(1, RMS over visible v of |W_v (x_i - truth)_v| / threshold_v)
         d_o(i) = min(1, RMS over occluded v of |W_v (x_i - x_j)_v| / threshold_v), j = nearest to i, L2 over occluded
@@ -148,7 +148,7 @@ def harmonic_diversity(
 
 def _relative_length(distribution: Distribution, displacement: np.ndarray, vertex_mask: np.ndarray) -> float:
     """Returns min(1, RMS of Mahalanobis length / threshold) for the displacements of the mask's vertices."""
-    subset = Distribution(*(a[vertex_mask] for a in (distribution.mean, distribution.whitening, distribution.threshold)))
+    subset = Distribution(*(array[vertex_mask] for array in vars(distribution).values()))
     return float(min(1.0, np.sqrt(np.mean((subset.length(displacement) / subset.threshold) ** 2))))
 
 

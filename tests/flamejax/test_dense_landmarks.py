@@ -88,7 +88,7 @@ def test_the_open_head_has_its_own():
         ({"dense_spread": np.zeros(468, np.float32)}, "must be positive"),
         ({"dense_face": np.full(468, 10**6, np.int32)}, "outside"),
         ({"landmark_barycentric": np.full((51, 3), np.nan, np.float32)}, "not finite"),
-        ({"landmark_face": np.zeros(50, np.int32)}, "not its form"),
+        ({"landmark_face": np.zeros(50, np.int32)}, "not the expected type and shape"),
     ],
 )
 def test_damaged_files_are_refused(head, tmp_path, change, message):
