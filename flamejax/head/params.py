@@ -113,7 +113,7 @@ class HeadParams:
 
 
 def _numpy(value: Any) -> np.ndarray:
-    """Convert to float32 NumPy. Accepts torch tensors on any device, with or without gradients, without importing torch."""
+    """Convert to float32 NumPy. Accepts torch tensors on any device, without importing torch."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     return np.atleast_1d(np.asarray(value, np.float32))

@@ -6,7 +6,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from flamejax.head import HeadParams, landmarks_from_vertices, load_head
-from flamejax.metrics.now import MAX_EDGE_MM, LANDMARKS, ClosestPointSurface, crop, now_errors, seven_landmarks
+from flamejax.metrics.now import LANDMARKS, MAX_EDGE_MM, ClosestPointSurface, crop_mask, now_errors, seven_landmarks
 
 TURN = Rotation.from_rotvec([0.2, -0.3, 0.5]).as_matrix()
 
@@ -36,7 +36,7 @@ def test_the_crop_by_hand():
     marks[:4, 0] = [-5, -2, 2, 5]
     marks[:4, 1] = 4.0  # 10 from outer corner to outer corner, a nose of 4: a radius of 9.8 about (0, 1.2, 0)
     scan = np.array([[0, 1.2, 9.79], [0, 1.2, 9.81], [0, 10.99, 0], [0, 11.01, 0], [0, -8.59, 0], [0, -8.61, 0]])
-    assert crop(scan, marks).tolist() == [True, False] * 3
+    assert crop_mask(scan, marks).tolist() == [True, False] * 3
 
 
 def test_a_similarity_is_recovered_and_a_metrical_evaluation_sees_the_scale(face):

@@ -223,7 +223,7 @@ def test_arrays_whose_size_is_not_that_of_their_data_are_refused(state):
 
 def test_nothing_is_appended_to_what_is_no_list():
     """Protocol 0: an object of an allowed class, a mark, a number, and APPENDS."""
-    with pytest.raises(HeadFileError, match="appends to what is no list"):
+    with pytest.raises(HeadFileError, match="appends to something that is no list"):
         load(b"cnumpy\ndtype\n(S'f4'\ntR(I1\ne.")
 
 
