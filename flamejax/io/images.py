@@ -209,7 +209,7 @@ def _to_unit(values: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low + high):
         raise ImageError(f"{path}: the image contains NaN or infinite values. Export it again.")
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.image_format == "f" else (65535.0,)
+    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
     maximum = next((r for r in ranges if high <= r), None)
     if low < 0 or maximum is None:
         raise ImageError(f"{path}: pixel values from {low:.4g} to {high:.4g} are not an image's. Save it as 8 bit.")

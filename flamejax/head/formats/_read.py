@@ -74,7 +74,7 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise HeadFileError(f"{path}: the array '{name}' is missing.")
         array = arrays[name]
         if array.dtype.kind not in kinds or array.ndim != axes:
-            raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, expected {kinds} with {axes}.")
+            raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, not {kinds} with {axes}.")
         check_numbers(array, f"{path}: '{name}'")
     _check_shapes(path, arrays)
     _check_indices(path, arrays)
@@ -111,7 +111,7 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
     if "expression_range" in arrays:
         limits = arrays["expression_range"]
         if limits.dtype.kind != "f" or limits.shape != (2, components - int(arrays["num_betas"])):
-            raise HeadFileError(f"{path}: 'expression_range' has the wrong type or shape, {limits.dtype} {limits.shape}.")
+            raise HeadFileError(f"{path}: 'expression_range' is {limits.dtype} {limits.shape}, unlike its components.")
         if not ((limits[0] <= 0) & (limits[1] >= 0)).all():
             raise HeadFileError(f"{path}: 'expression_range' leaves out the neutral face (0).")
 

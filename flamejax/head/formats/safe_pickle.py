@@ -86,7 +86,8 @@ def load_pickle(
     # Each of these comes from a damaged opcode: an empty stack, a text that is no number, an unhashable key.
     except (IndexError, KeyError, ValueError, TypeError, AttributeError, struct.error, OverflowError) as error:
         raise HeadFileError(
-            f"{where}: the pickle is damaged near byte {machine.position} ({type(error).__name__}). Fetch the file again."
+            f"{where}: the pickle is damaged near byte {machine.position} ({type(error).__name__}). "
+            "Fetch the file again."
         ) from error
     except (MemoryError, RecursionError) as error:
         raise HeadFileError(f"{where}: the pickle asks for more memory than there is.") from error
