@@ -1,5 +1,5 @@
-"""Settings of all tests, applied before JAX is imported: strict rank promotion, a persistent compilation cache, and fewer
-compiler optimisations."""
+"""Settings of all tests, applied before JAX is imported: strict rank promotion, a persistent compilation cache, and
+fewer compiler optimisations."""
 
 from __future__ import annotations
 

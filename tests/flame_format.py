@@ -41,7 +41,7 @@ def write_masks(folder: Path, vertices: int, seed: int = 0) -> dict[str, np.ndar
 
 
 def write_face_masks(folder: Path, vertices: int) -> None:
-    """Write `FLAME_masks.pkl` with a face of three quarters of the vertices: random regions have hardly any frontal face."""
+    """Write `FLAME_masks.pkl` with a face of three quarters of the vertices, since random regions have almost none."""
     face = np.arange(3 * vertices // 4)
     masks = dict.fromkeys(REGION_NAMES, np.arange(len(face), vertices)) | {"face": face}
     (folder / "FLAME_masks.pkl").write_bytes(pickle.dumps(masks, 2))

@@ -11,7 +11,7 @@ JAW_ANGLE, EYE_ANGLE = 0.35, 0.3
 RINGS, AROUND = 74, 152
 """The head is a grid of 74 x 152 = 11,248 vertices, rolled into a tube."""
 EYES = ((-3.0, 3.0, 7.0), (3.0, 3.0, 7.0))
-"""Centres of the two vertex ranges: the first, which the README calls is_left, is at -x."""
+"""Centres of the two vertex ranges: the first, which the README calls left, is at -x."""
 HINGE = np.array([0.0, -1.0, 0.0])
 PLAIN = ("browDown_L", "mouthSmile_R")
 
@@ -21,7 +21,7 @@ def head_mesh() -> tuple[np.ndarray, np.ndarray]:
     points = np.zeros((NUM_VERTICES, 3))
     up = np.linspace(-14, 11, RINGS)
     radius = np.where(up < -9, 5.0, 8.0 * np.sqrt(np.clip(1 - (up / 11.6) ** 4, 0.02, 1)))
-    angle = np.arange(AROUND) / AROUND * 2 * np.pi  # from the face to the subject's is_left
+    angle = np.arange(AROUND) / AROUND * 2 * np.pi  # from the face to the subject's left
     grid = np.stack(
         [
             radius[:, None] * np.sin(angle),
@@ -50,7 +50,7 @@ def nearest(points: np.ndarray, sideways: float, up: float) -> int:
 
 
 def landmark_positions() -> list[tuple[float, float]]:
-    """Returns x and y (centimetres) of the 68 landmarks in iBUG order: contour from the subject's right (-x) to is_left."""
+    """Returns x and y (centimetres) of the 68 landmarks in iBUG order, contour from the subject's right (-x)."""
     turn = np.linspace(-np.pi / 2, np.pi / 2, 17)
     positions = [(7.6 * np.sin(t), 2.0 - 10 * np.cos(t)) for t in turn]
     positions += [(x, 5.0) for x in np.linspace(-5, -1, 5)] + [(x, 5.0) for x in np.linspace(1, 5, 5)]
@@ -74,7 +74,7 @@ def turned(points: np.ndarray, axis: int, angle: float, centre: np.ndarray) -> n
 
 
 def shapes(points: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the shapes' vertices: a rotating jaw (with a bulge that no rotation explains), rotating eyes, two others."""
+    """Returns the shapes' vertices: a rotating jaw (and a bulge that no rotation explains), rotating eyes, others."""
     head = points[:, 1] > -1e9
     head[len(HEAD) :] = False
     lower = np.clip((-2 - points[:, 1]) / 2, 0, 1) * np.clip((points[:, 1] + 12) / 3, 0, 1) * (points[:, 2] > 1) * head

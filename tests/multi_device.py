@@ -1,7 +1,7 @@
 """Comparison of programs on four virtual devices and on one device.
 
-It needs a separate process, since the devices are fixed when JAX starts. `tests/test_multi_device.py` starts one process
-for several checks.
+It needs a separate process, since the devices are fixed when JAX starts. `tests/test_multi_device.py` starts one for
+several checks.
 
 python -m tests.multi_device CHECK...   # prints {check: the largest difference} as JSON
 """
@@ -26,7 +26,8 @@ def shared_programs() -> float:
     differences = []
     for batch in ((5,), (2, 3), (1,), ()):
         photos = jnp.asarray(np.random.default_rng(0).normal(size=(*batch, 7)), jnp.float32)
-        sharded, single = (sharded_map(program_on, jnp.float32(2), photos, batch, d) for d in (None, (jax.devices()[0],)))
+        devices = None, (jax.devices()[0],)
+        sharded, single = (sharded_map(program_on, jnp.float32(2), photos, batch, d) for d in devices)
         assert sharded.shape == photos.shape
         differences += [jnp.abs(sharded - single).max(), jnp.abs(single - 2 * jnp.cumsum(photos, axis=-1)).max()]
     return float(max(differences))

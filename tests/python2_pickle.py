@@ -1,7 +1,7 @@
 """Writing of pickles as in Python 2: 8-bit strings, old module names, protocol 0 or 2. For tests of the reader.
 
-The output is that of `cPickle` for FLAME's releases: NumPy arrays through `_reconstruct`, chumpy's `Ch` as an object with
-attributes, SciPy's sparse matrices through `_reconstructor`.
+The output is that of `cPickle` for FLAME's releases: NumPy arrays through `_reconstruct`, chumpy's `Ch` as an object
+with attributes, SciPy's sparse matrices through `_reconstructor`.
 """
 
 import struct

@@ -44,7 +44,8 @@ def test_block_runs(name, folder):
     namespace: dict = {}
     exec(BLOCKS[name], namespace)
     if name == "Fit a photo":
-        np.testing.assert_allclose(namespace["model"].vertices(namespace["fit"].params), namespace["fit"].vertices, atol=1e-5)
+        vertices = namespace["model"].vertices(namespace["fit"].params)
+        np.testing.assert_allclose(vertices, namespace["fit"].vertices, atol=1e-5)
         assert namespace["flame"].betas.shape[-1] == namespace["head"].num_betas
     elif name == "Render with gradients":
         assert float(abs(namespace["gradient"].betas).max()) > 0
