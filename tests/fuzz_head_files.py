@@ -39,7 +39,7 @@ BETAS = FlameFiles(num_betas=SMALL["betas"])
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class FuzzSource:
     """A valid file and the function that reads it."""
 
     file: Path
@@ -48,7 +48,7 @@ class Source:
     """Damage a member of the archive and repack it, since the archive's checksums would detect the damage."""
 
 
-def write_sources(folder: Path) -> dict[str, Source]:
+def write_sources(folder: Path) -> dict[str, FuzzSource]:
     """Write valid files. Returns format -> source."""
     flame = flame_format.write_folder(folder / "flame")
     flame_folder = flame.parent
@@ -81,23 +81,23 @@ def write_sources(folder: Path) -> dict[str, Source]:
 
     template = flame_folder / "head_template.obj"
     return {
-        "pickle, Python 2": Source(flame, load(flame)),
-        "pickle, protocol 0": Source(old, load(old)),
-        "pickle, protocol 5": Source(new, load(new)),
-        "pickle, static landmarks": Source(old.parent / "flame_static_embedding.pkl", load(old)),
-        "pickle, masks": Source(flame_folder / "FLAME_masks.pkl", load(flame)),
-        "npy, landmarks": Source(flame_folder / "landmark_embedding.npy", load(flame)),
-        "npy, torch tensors": Source(torch.parent / "landmark_embedding.npy", load(torch)),
-        "npz, texture": Source(flame_folder / "FLAME_texture.npz", load(flame)),
-        "npz, texture, repacked": Source(flame_folder / "FLAME_texture.npz", load(flame), True),
-        "npz, FLAME": Source(npz, load(npz)),
-        "npz, FLAME, repacked": Source(npz, load(npz), True),
-        "npz, flamejax": Source(own, load(own)),
-        "npz, flamejax, stored": Source(stored, load(stored)),
-        "npz, flamejax, repacked": Source(own, load(own), True),
-        "obj, template": Source(template, load(flame)),
-        "obj mesh": Source(template, lambda: read_obj(template)),
-        "json, ICT-FaceKit": Source(indices, lambda: read_indices(indices)),
+        "pickle, Python 2": FuzzSource(flame, load(flame)),
+        "pickle, protocol 0": FuzzSource(old, load(old)),
+        "pickle, protocol 5": FuzzSource(new, load(new)),
+        "pickle, static landmarks": FuzzSource(old.parent / "flame_static_embedding.pkl", load(old)),
+        "pickle, masks": FuzzSource(flame_folder / "FLAME_masks.pkl", load(flame)),
+        "npy, landmarks": FuzzSource(flame_folder / "landmark_embedding.npy", load(flame)),
+        "npy, torch tensors": FuzzSource(torch.parent / "landmark_embedding.npy", load(torch)),
+        "npz, texture": FuzzSource(flame_folder / "FLAME_texture.npz", load(flame)),
+        "npz, texture, repacked": FuzzSource(flame_folder / "FLAME_texture.npz", load(flame), True),
+        "npz, FLAME": FuzzSource(npz, load(npz)),
+        "npz, FLAME, repacked": FuzzSource(npz, load(npz), True),
+        "npz, flamejax": FuzzSource(own, load(own)),
+        "npz, flamejax, stored": FuzzSource(stored, load(stored)),
+        "npz, flamejax, repacked": FuzzSource(own, load(own), True),
+        "obj, template": FuzzSource(template, load(flame)),
+        "obj mesh": FuzzSource(template, lambda: read_obj(template)),
+        "json, ICT-FaceKit": FuzzSource(indices, lambda: read_indices(indices)),
     }
 
 
@@ -194,7 +194,7 @@ def fuzz(edits: int, seed: int, say: Callable[[str], None]) -> int:
     return bad
 
 
-def read_once(source: Source, watch: Watch) -> str:
+def read_once(source: FuzzSource, watch: Watch) -> str:
     """Read a source. Returns "read", "refused", or a description of the misbehaviour."""
     watch.reading, watch.event = True, ""
     signal.alarm(SECONDS)

@@ -109,19 +109,19 @@ def glb_bytes(mesh: TexturedMesh) -> bytes:
     """Encode a mesh as binary glTF 2.0, see `write_glb`."""
     normals = vertex_normals(mesh)
     if mesh.uv is None:
-        output = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=normals, process=False)
+        converted = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=normals, process=False)
     else:
         source, uv_source, faces = split_seams(mesh)
         image = None if mesh.texture is None else Image.fromarray(_to_uint8(mesh.texture))
         material = PBRMaterial(name="head", baseColorTexture=image, metallicFactor=0.0, roughnessFactor=0.7)
-        output = trimesh.Trimesh(
+        converted = trimesh.Trimesh(
             mesh.vertices[source],
             faces,
             vertex_normals=normals[source],
             visual=TextureVisuals(uv=mesh.uv[uv_source], material=material),
             process=False,
         )
-    return trimesh.exchange.gltf.export_glb(trimesh.Scene(output), include_normals=True)
+    return trimesh.exchange.gltf.export_glb(trimesh.Scene(converted), include_normals=True)
 
 
 def write_ply(path: str | os.PathLike, mesh: TexturedMesh) -> None:
@@ -131,14 +131,14 @@ def write_ply(path: str | os.PathLike, mesh: TexturedMesh) -> None:
         OSError: the file cannot be written.
     """
     colours = vertex_colours(mesh)
-    output = trimesh.Trimesh(
+    converted = trimesh.Trimesh(
         mesh.vertices,
         mesh.faces,
         vertex_normals=vertex_normals(mesh),
         visual=None if colours is None else ColorVisuals(vertex_colors=colours),
         process=False,
     )
-    write_bytes(path, trimesh.exchange.ply.export_ply(output, encoding="binary", vertex_normal=True))
+    write_bytes(path, trimesh.exchange.ply.export_ply(converted, encoding="binary", vertex_normal=True))
 
 
 def vertex_colours(mesh: TexturedMesh) -> np.ndarray | None:

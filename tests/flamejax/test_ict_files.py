@@ -141,7 +141,7 @@ CASES = {
     "no expression": (lambda f: (f / "browDown_L.obj").unlink(), "browDown_L.obj: no such file"),
     "cut mode": (replaced("identity001.obj", lambda d: d[: len(d) // 2]), "identity001.obj"),
     "cut mesh": (replaced("generic_neutral_mesh.obj", lambda d: d[: len(d) // 3]), "generic_neutral_mesh.obj"),
-    "no numbers": (replaced("jawOpen.obj", lambda d: d.replace(b"v ", b"v x", 1)), "jawOpen.obj: has a damaged 'v' line"),
+    "no numbers": (replaced("jawOpen.obj", lambda d: d.replace(b"v ", b"v x", 1)), "jawOpen.obj: has a damaged 'v'"),
     "not finite": (replaced("jawOpen.obj", lambda d: b"v nan 0 0\n" + d), "jawOpen.obj holds numbers that are not"),
     "no json": (replaced("vertex_indices.json", lambda d: d[:-3]), "vertex_indices.json: not ICT-FaceKit's list"),
     "path as name": (replaced("vertex_indices.json", lambda d: d.replace(b"jawOpen", b"../jawOpen")), "names"),
