@@ -187,7 +187,7 @@ class HeadModel:
         """
         template = _checked("v_template", v_template, np.zeros((0, 3), np.float32), "V", 3)
         count = len(template)
-        faces = _triangles("faces", faces, "F", count)
+        faces = _checked_triangles("faces", faces, "F", count)
         shape_basis = _checked("shapedirs", shapedirs, np.zeros((count, 3, 0), np.float32), count, 3, "S + E")
         num_betas = shape_basis.shape[-1] if num_betas is None else num_betas
         if not 0 <= num_betas <= shape_basis.shape[-1]:
@@ -218,7 +218,7 @@ class HeadModel:
             "landmark_embedding": embedding,
             "regions": _complete_regions(template, faces, weights, embedding, regions or {}),
             "uv": uv,
-            "uv_faces": _triangles("uv_faces", uv_faces, len(faces), len(uv)),
+            "uv_faces": _checked_triangles("uv_faces", uv_faces, len(faces), len(uv)),
             "albedo_mean": mean,
             "albedo_basis": _checked("albedo_basis", albedo_basis, no_albedo, "C", *mean.shape),
         }
@@ -281,7 +281,7 @@ def _checked(name: str, value: ArrayLike | None, default: np.ndarray, *axes: int
     return array
 
 
-def _triangles(name: str, value: ArrayLike, count: int | str, limit: int) -> np.ndarray:
+def _checked_triangles(name: str, value: ArrayLike, count: int | str, limit: int) -> np.ndarray:
     """Returns checked indices (count, 3) int32 into `limit` points."""
     array = _checked(name, value, np.zeros((0, 3), np.int32), count, 3)
     if array.size and not (array.min() >= 0 and array.max() < limit):

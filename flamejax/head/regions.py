@@ -28,7 +28,7 @@ LEFT_EYE, RIGHT_EYE = 3, 4
 """Joints that the eyeballs are bound to."""
 
 
-def landmark_points(model: Mapping[str, np.ndarray]) -> np.ndarray:
+def mean_landmarks(model: Mapping[str, np.ndarray]) -> np.ndarray:
     """Compute the 68 landmarks (68, 3) of the mean head at rest, from arrays with the names of flamejax's format."""
     corners = model["v_template"][model["faces"]]
     contour = np.sum(corners[model["contour_face"][0]] * model["contour_barycentric"][0][..., None], 1)
@@ -45,7 +45,7 @@ def guess_regions(model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Returns:
       Name -> (V,) bool.
     """
-    points, landmarks = model["v_template"].astype(np.float64), landmark_points(model)
+    points, landmarks = model["v_template"].astype(np.float64), mean_landmarks(model)
     weights = model["lbs_weights"]
     left_ball, right_ball = weights[:, LEFT_EYE] > 0.5, weights[:, RIGHT_EYE] > 0.5
     skin = ~(left_ball | right_ball)

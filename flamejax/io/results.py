@@ -227,15 +227,15 @@ def _read_fit(folder: Path, metrics: dict[str, Any], model: FittedModel | None) 
         losses = {name: jnp.asarray(np.nan if v is None else float(v), jnp.float32) for name, v in losses.items()}
     except (TypeError, ValueError) as error:
         raise damaged(folder / "metrics.json", error) from error
-    points = _array(arrays, "vertices", (count, 3), path)
+    points = _checked_array(arrays, "vertices", (count, 3), path)
     fit = Fit(
         params=_read_params(arrays, path, model),
         vertices=points,
-        landmarks=_array(arrays, "landmarks_3d", (68, 3), path),
+        landmarks=_checked_array(arrays, "landmarks_3d", (68, 3), path),
         camera=_read_camera(folder / "camera.json"),
-        texture=_array(arrays, "texture", (colours,), path),
-        light=_array(arrays, "light", (9, 3), path),
-        vertex_visibility=_array(arrays, "vertex_visibility", (len(points),), path).astype(bool),
+        texture=_checked_array(arrays, "texture", (colours,), path),
+        light=_checked_array(arrays, "light", (9, 3), path),
+        vertex_visibility=_checked_array(arrays, "vertex_visibility", (len(points),), path).astype(bool),
         losses=losses,
         code=jnp.asarray(OK, jnp.int32),
     )
@@ -260,7 +260,7 @@ def _read_params(arrays: dict[str, np.ndarray], path: Path, model: FittedModel |
         return params
     betas, expression = len(params.betas), len(params.expression)
     if all(name in arrays for name in FOLDED):
-        counts = tuple(int(_array(arrays, name, (), path)) for name in FOLDED)
+        counts = tuple(int(_checked_array(arrays, name, (), path)) for name in FOLDED)
     elif model is not None:
         counts = model.global_betas, model.global_expression, model.head.num_betas - model.global_betas
     else:
@@ -269,7 +269,7 @@ def _read_params(arrays: dict[str, np.ndarray], path: Path, model: FittedModel |
             f"Give the fitted model as model=fitting.prepare(head, local). Or make it again: {_remedy(path)}"
         )
     width = None if model is None else model.head.num_betas + model.head.num_expression - sum(counts[:2])
-    local = _array(arrays, "local", (width,), path)
+    local = _checked_array(arrays, "local", (width,), path)
     if not (0 <= counts[0] <= betas and 0 <= counts[1] <= expression and 0 <= counts[2] <= len(local)):
         raise damaged(path, f"impossible counts of coefficients, {counts}")
     shape, expression_part = jnp.split(local, [counts[2]])
@@ -286,7 +286,7 @@ def _read_global_params(arrays: dict[str, np.ndarray], path: Path, model: Fitted
     if model is not None:
         sizes = {"betas": model.num_betas, "expression": model.num_expression}
     fields = [field.name for field in dataclasses.fields(HeadParams)]
-    return HeadParams(**{name: _array(arrays, name, (sizes.get(name, 3),), path) for name in fields})
+    return HeadParams(**{name: _checked_array(arrays, name, (sizes.get(name, 3),), path) for name in fields})
 
 
 def _read_hypotheses(folder: Path, metrics: dict[str, Any], fit: Fit, model: FittedModel | None) -> Hypotheses | None:
@@ -301,10 +301,11 @@ def _read_hypotheses(folder: Path, metrics: dict[str, Any], fit: Fit, model: Fit
         arrays = _read_arrays(path)
         if str(arrays.get("head_sha256")) != metrics["head"].get("sha256"):
             raise ResultError(f"{path}: made with another head than the fit beside it. {_remedy(folder)}")
-        points, score = _array(arrays, "vertices", fit.vertices.shape, path), _array(arrays, "score", (), path)
-        latents = _array(arrays, "latents", arrays["latents"].shape, path) if "latents" in arrays else None
+        points = _checked_array(arrays, "vertices", fit.vertices.shape, path)
+        score = _checked_array(arrays, "score", (), path)
+        latents = _checked_array(arrays, "latents", arrays["latents"].shape, path) if "latents" in arrays else None
         params = _read_global_params(arrays, path, model) if "size" in arrays else None
-        size = None if params is None else _array(arrays, "size", (), path)
+        size = None if params is None else _checked_array(arrays, "size", (), path)
         hypotheses.append(Hypotheses(points, params, latents, score, size))
         if index and jax.tree.map(jnp.shape, hypotheses[-1]) != jax.tree.map(jnp.shape, hypotheses[0]):
             raise damaged(path, "its arrays are not those of hypothesis 00")
@@ -329,7 +330,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ResultError(f"{path}: {reason}. {_remedy(path)}") from error
 
 
-def _array(arrays: dict[str, np.ndarray], name: str, shape: tuple[int | None, ...], path: Path) -> jax.Array:
+def _checked_array(arrays: dict[str, np.ndarray], name: str, shape: tuple[int | None, ...], path: Path) -> jax.Array:
     """Returns a checked array as float32: finite numbers of the given shape, where None stands for any length."""
     array = arrays.get(name)
     numbers = array is not None and array.dtype.kind in "fiub" and array.ndim == len(shape)

@@ -34,13 +34,13 @@ def read_landmarks(
       HeadFileError: the files are missing or have another format.
     """
     if combined is not None:
-        entries = _dictionary(read_npy(combined), combined)
-        inner = _points(combined, entries, "static_lmk_faces_idx", "static_lmk_bary_coords", (NUM_INNER,), triangles)
+        entries = _check_dictionary(read_npy(combined), combined)
+        inner_source = (combined, entries, "static_lmk_faces_idx", "static_lmk_bary_coords")
         contour_source = (combined, entries, "dynamic_lmk_faces_idx", "dynamic_lmk_bary_coords")
     elif static is not None and dynamic is not None:
-        entries = _dictionary(load_pickle(read_bytes(static), str(static))[0], static)
-        inner = _points(static, entries, "lmk_face_idx", "lmk_b_coords", (NUM_INNER,), triangles)
-        contour_source = (dynamic, _dictionary(read_npy(dynamic), dynamic), "lmk_face_idx", "lmk_b_coords")
+        entries = _check_dictionary(load_pickle(read_bytes(static), str(static))[0], static)
+        inner_source = (static, entries, "lmk_face_idx", "lmk_b_coords")
+        contour_source = (dynamic, _check_dictionary(read_npy(dynamic), dynamic), "lmk_face_idx", "lmk_b_coords")
     else:
         missing = "flame_dynamic_embedding.npy" if static is not None else "landmark_embedding.npy"
         raise HeadFileError(
@@ -48,7 +48,8 @@ def read_landmarks(
             "landmark_embedding.npy is part of DECA's data folder; flame_static_embedding.pkl and "
             "flame_dynamic_embedding.npy, which serve as well, are part of RingNet's."
         )
-    contour = _points(*contour_source, (NUM_ROWS, NUM_CONTOUR), triangles)
+    inner = _read_embedding(*inner_source, (NUM_INNER,), triangles)
+    contour = _read_embedding(*contour_source, (NUM_ROWS, NUM_CONTOUR), triangles)
     return {
         "landmark_face": inner[0],
         "landmark_barycentric": inner[1],
@@ -63,7 +64,7 @@ def read_masks(path: Path, count: int) -> dict[str, np.ndarray]:
     Raises:
       HeadFileError: the file is damaged, or for a mesh of more vertices.
     """
-    entries = _dictionary(load_pickle(read_bytes(path), str(path))[0], path)
+    entries = _check_dictionary(load_pickle(read_bytes(path), str(path))[0], path)
     masks: dict[str, np.ndarray] = {}
     for name, value in entries.items():
         if type(name) is not str or len(name) > 40 or len(masks) > MAX_REGIONS:
@@ -167,20 +168,20 @@ def cylinder_uv(template: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray
     return {"uv": uv, "uv_faces": uv_faces.reshape(faces.shape).astype(np.int32)}
 
 
-def _dictionary(value: Any, path: Path) -> dict[Any, Any]:
+def _check_dictionary(value: Any, path: Path) -> dict[Any, Any]:
     if not isinstance(value, dict):
         raise HeadFileError(f"{path}: holds no dictionary. Fetch it again.")
     return value
 
 
-def _points(
+def _read_embedding(
     path: Path, entries: Mapping[Any, Any], face: str, weight: str, shape: tuple[int, ...], triangles: int
 ) -> tuple[np.ndarray, np.ndarray]:
     for name in (face, weight):
         if name not in entries:
             raise HeadFileError(f"{path}: '{name}' is missing. Fetch it again.")
-    index = _array(entries[face], f"{path}: '{face}'")
-    barycentric = _array(entries[weight], f"{path}: '{weight}'")
+    index = _to_numpy(entries[face], f"{path}: '{face}'")
+    barycentric = _to_numpy(entries[weight], f"{path}: '{weight}'")
     if index.dtype.kind not in "iu" or index.shape != shape or barycentric.shape != (*shape, 3):
         raise HeadFileError(
             f"{path}: '{face}' is {index.dtype} {index.shape} and '{weight}' {barycentric.shape}, "
@@ -192,7 +193,7 @@ def _points(
     return index.astype(np.int32), barycentric.astype(np.float32)
 
 
-def _array(value: Any, label: str) -> np.ndarray:
+def _to_numpy(value: Any, label: str) -> np.ndarray:
     return value if isinstance(value, np.ndarray) else to_array(value, label)
 
 

@@ -78,11 +78,11 @@ def read_flame(path: Path, files: FlameFiles | None = None) -> dict[str, np.ndar
       The arrays of flamejax's head format, under its names (`flamejax.head.formats`).
 
     Raises:
-      HeadFileError: the model or a companion is missing, damaged, dangerous or not in FLAME's format.
+      HeadFileError: the model or a companion is missing, damaged, dangerous, or not in FLAME's format.
     """
     files = _locate_companions(path, files or FlameFiles())
     raw = _read_fields(path)
-    model = _geometry(path, raw, files.num_betas)
+    model = _read_geometry(path, raw, files.num_betas)
     count, triangles = len(model["v_template"]), len(model["faces"])
     model |= read_landmarks(path, files.landmarks, files.static_landmarks, files.dynamic_landmarks, triangles)
     regions = guess_regions(model)
@@ -92,7 +92,7 @@ def read_flame(path: Path, files: FlameFiles | None = None) -> dict[str, np.ndar
     model["region_masks"] = np.stack([regions[name] for name in sorted(regions)])
     model |= read_texture(files.texture, files.texture_size, files.texture_components)
     model |= read_uv(files.template, files.texture, model)
-    return model | _identity(path, files.version, model)
+    return model | _describe_release(path, files.version, model)
 
 
 def is_flame(fields: Iterable[str]) -> bool:
@@ -128,7 +128,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _array(path: Path, raw: Mapping[str, Any], name: str, kinds: str, axes: int) -> np.ndarray:
+def _read_array(path: Path, raw: Mapping[str, Any], name: str, kinds: str, axes: int) -> np.ndarray:
     value = raw[name]
     array = value if isinstance(value, np.ndarray) else to_array(value, f"{path}: '{name}'")
     if array.dtype.kind not in kinds or array.ndim != axes:
@@ -137,13 +137,13 @@ def _array(path: Path, raw: Mapping[str, Any], name: str, kinds: str, axes: int)
     return array
 
 
-def _geometry(path: Path, raw: Mapping[str, Any], num_betas: int | None) -> dict[str, np.ndarray]:
-    template = _array(path, raw, "v_template", "f", 2)
-    faces = _array(path, raw, "f", "iu", 2)
-    shapedirs = _array(path, raw, "shapedirs", "f", 3)
-    posedirs = _array(path, raw, "posedirs", "f", 3)
-    weights = _array(path, raw, "weights", "f", 2)
-    tree = _array(path, raw, "kintree_table", "iu", 2)
+def _read_geometry(path: Path, raw: Mapping[str, Any], num_betas: int | None) -> dict[str, np.ndarray]:
+    template = _read_array(path, raw, "v_template", "f", 2)
+    faces = _read_array(path, raw, "f", "iu", 2)
+    shapedirs = _read_array(path, raw, "shapedirs", "f", 3)
+    posedirs = _read_array(path, raw, "posedirs", "f", 3)
+    weights = _read_array(path, raw, "weights", "f", 2)
+    tree = _read_array(path, raw, "kintree_table", "iu", 2)
     count, joints = len(template), tree.shape[1]
     expected = {
         "v_template": (template, (count, 3)),
@@ -162,7 +162,7 @@ def _geometry(path: Path, raw: Mapping[str, Any], num_betas: int | None) -> dict
         raise HeadFileError(f"{path}: 'f' has indices outside of its {count} vertices. Fetch it again from {HOME}")
     if joints not in (4, 5):
         raise HeadFileError(f"{path}: {joints} joints, but FLAME has 5 (root, neck, jaw, left eye, right eye).")
-    regressor = _regressor(path, raw["J_regressor"], (joints, count))
+    regressor = _read_regressor(path, raw["J_regressor"], (joints, count))
     if not (np.abs(weights.sum(1, dtype=np.float64) - 1) < 1e-2).all():
         raise HeadFileError(f"{path}: the skinning 'weights' do not sum to 1. Fetch it again from {HOME}")
     parents = (-1, *(int(parent) for parent in tree[0, 1:]))
@@ -182,11 +182,11 @@ def _geometry(path: Path, raw: Mapping[str, Any], num_betas: int | None) -> dict
         "J_regressor": regressor.astype(np.float32),
         "lbs_weights": weights.astype(np.float32),
         "parents": np.array(PARENTS, np.int32),
-        "num_betas": np.array(_num_betas(path, shapedirs.shape[2], num_betas), np.int32),
+        "num_betas": np.array(_check_num_betas(path, shapedirs.shape[2], num_betas), np.int32),
     }
 
 
-def _regressor(path: Path, value: Any, shape: tuple[int, int]) -> np.ndarray:
+def _read_regressor(path: Path, value: Any, shape: tuple[int, int]) -> np.ndarray:
     label = f"{path}: 'J_regressor'"
     if isinstance(value, np.ndarray):
         if value.shape != shape or value.dtype.kind != "f":
@@ -198,7 +198,7 @@ def _regressor(path: Path, value: Any, shape: tuple[int, int]) -> np.ndarray:
     return dense
 
 
-def _num_betas(path: Path, components: int, given: int | None) -> int:
+def _check_num_betas(path: Path, components: int, given: int | None) -> int:
     num_betas = given if given is not None else NUM_BETAS if components == NUM_COMPONENTS else 0
     if not 0 < num_betas <= components:
         raise HeadFileError(
@@ -208,7 +208,7 @@ def _num_betas(path: Path, components: int, given: int | None) -> int:
     return num_betas
 
 
-def _identity(path: Path, version: str | None, model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _describe_release(path: Path, version: str | None, model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns name, version and licence. Releases share file names, so the version contains a hash of the shapes."""
     names = f"{path.parent.name} {path.name}".lower()
     if version is None:

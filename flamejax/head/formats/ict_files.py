@@ -67,7 +67,7 @@ def read_ict(folder: Path) -> dict[str, np.ndarray]:
             f"It is published at {ICT_HOME}"
         )
     expressions, landmarks = read_indices(folder / INDICES)
-    identities = _identity_files(folder)
+    identities = _list_identities(folder)
     selected = np.concatenate([np.asarray(part) for part in (HEAD, *EYEBALLS)])
     neutral = mesh.vertices[selected] * METRES_PER_UNIT
 
@@ -93,12 +93,12 @@ def read_ict(folder: Path) -> dict[str, np.ndarray]:
         "shapedirs": np.concatenate([betas, np.stack(components, -1)], -1).astype(np.float32),
         "num_betas": np.array(len(identities), np.int32),
         **joints_and_skinning(neutral_head, faces, shapes),
-        **_landmarks(folder, faces, new_index[landmarks]),
+        **_landmark_embedding(folder, faces, new_index[landmarks]),
     }
     regions = guess_regions(model)
     model["region_names"] = np.array(sorted(regions))
     model["region_masks"] = np.stack([regions[name] for name in sorted(regions)])
-    model |= read_texture(None, 0, 0) | _uv(mesh, triangles, model)
+    model |= read_texture(None, 0, 0) | _texture_coordinates(mesh, triangles, model)
     digest = hashlib.sha256()
     for name in ("v_template", "shapedirs"):
         digest.update(np.ascontiguousarray(model[name], "<f4").tobytes())
@@ -119,7 +119,7 @@ def describe_ict(folder: Path) -> str:
     for name in (*expressions, "generic_neutral_mesh"):
         if not (folder / f"{name}.obj").is_file():
             raise HeadFileError(f"{folder}: {name}.obj is missing. Fetch the whole FaceXModel from {ICT_HOME}")
-    return f"ICT Face Model Light; {len(_identity_files(folder))} identity and {len(expressions)} expression shapes"
+    return f"ICT Face Model Light; {len(_list_identities(folder))} identity and {len(expressions)} expression shapes"
 
 
 def read_indices(path: Path) -> tuple[list[str], np.ndarray]:
@@ -145,7 +145,7 @@ def read_indices(path: Path) -> tuple[list[str], np.ndarray]:
     return names, np.asarray(landmarks)
 
 
-def _identity_files(folder: Path) -> list[str]:
+def _list_identities(folder: Path) -> list[str]:
     names: list[str] = []
     while len(names) < MAX_MODES and (folder / f"identity{len(names):03d}.obj").is_file():
         names.append(f"identity{len(names):03d}")
@@ -173,7 +173,7 @@ def _split_eyeballs(folder: Path, neutral: np.ndarray, landmarks: np.ndarray) ->
     return IctNeutralHead(neutral, first, second, points)
 
 
-def _landmarks(folder: Path, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, np.ndarray]:
+def _landmark_embedding(folder: Path, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, np.ndarray]:
     """Convert landmark vertices to corners of triangles. The contour is the same at every yaw."""
     face, barycentric = np.zeros(68, np.int32), np.zeros((68, 3), np.float32)
     for number, vertex in enumerate(landmarks):
@@ -189,7 +189,7 @@ def _landmarks(folder: Path, faces: np.ndarray, landmarks: np.ndarray) -> dict[s
     }
 
 
-def _uv(mesh: ObjMesh, triangles: np.ndarray, model: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _texture_coordinates(mesh: ObjMesh, triangles: np.ndarray, model: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if not len(mesh.uv_faces):
         return cylinder_uv(model["v_template"], model["faces"])
     used, uv_faces = np.unique(mesh.uv_faces[triangles], return_inverse=True)

@@ -33,7 +33,7 @@ def read_obj(path: Path) -> ObjMesh:
       HeadFileError: the file is missing or no mesh, or has numbers that are not finite or indices out of range.
     """
     lines = read_bytes(path).split(b"\n")
-    vertices, uv = _numbers(lines, b"v ", 3, path), _numbers(lines, b"vt ", 2, path)
+    vertices, uv = _parse_rows(lines, b"v ", 3, path), _parse_rows(lines, b"vt ", 2, path)
     corners: list[tuple[int, int, int]] = []
     uv_corners: list[tuple[int, int, int]] = []
     try:
@@ -47,8 +47,8 @@ def read_obj(path: Path) -> ObjMesh:
                 if all(len(part) > 1 and part[1] for part in parts):
                     ids = [int(part[1]) for part in parts]
                     uv_corners += [(ids[0], ids[i], ids[i + 1]) for i in range(1, len(ids) - 1)]
-        faces = _indices(corners, len(vertices))
-        uv_faces = _indices(uv_corners, len(uv))
+        faces = _zero_based(corners, len(vertices))
+        uv_faces = _zero_based(uv_corners, len(uv))
     except (ValueError, OverflowError) as error:
         raise HeadFileError(
             f"{path}: its polygons cannot be read ({str(error)[:200]}). Fetch the file again."
@@ -69,13 +69,13 @@ def read_obj_vertices(path: Path, count: int) -> np.ndarray:
     data = read_bytes(path)
     # Most of the file is polygons, which come after the vertices.
     data = data[: max(data.find(b"\n", data.rfind(b"\nv ") + 1), 0) or len(data)]
-    vertices = _numbers(data.split(b"\n"), b"v ", 3, path)
+    vertices = _parse_rows(data.split(b"\n"), b"v ", 3, path)
     if len(vertices) != count:
         raise HeadFileError(f"{path}: has {len(vertices)} vertices, but the neutral mesh has {count}.")
     return vertices
 
 
-def _numbers(lines: list[bytes], start: bytes, width: int, path: Path) -> np.ndarray:
+def _parse_rows(lines: list[bytes], start: bytes, width: int, path: Path) -> np.ndarray:
     """Parse lines that begin with `start` to (n, width). Further numbers in a line (weights, colours) are ignored."""
     rows = [line[len(start) :].split()[:width] for line in lines if line.startswith(start)]
     try:
@@ -86,7 +86,7 @@ def _numbers(lines: list[bytes], start: bytes, width: int, path: Path) -> np.nda
     return array
 
 
-def _indices(corners: list[tuple[int, int, int]], count: int) -> np.ndarray:
+def _zero_based(corners: list[tuple[int, int, int]], count: int) -> np.ndarray:
     """Convert OBJ indices, which count from 1, or from the end if negative."""
     array = np.array(corners, np.int64).reshape(-1, 3)
     array = np.where(array < 0, array + count, array - 1)

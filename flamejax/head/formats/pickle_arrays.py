@@ -72,25 +72,25 @@ def to_dense(value: Any, label: str, shape: tuple[int, int]) -> np.ndarray:
         dense = to_array(value, label)
         if dense.shape != shape:
             raise _error(label, f"has shape {dense.shape}, expected {shape}")
-        return _numbers(dense, label, "iuf").astype(np.float64)
+        return _check_kind(dense, label, "iuf").astype(np.float64)
     state = value.state if isinstance(value.state, dict) else {}
     actual = state.get("_shape", state.get("shape"))
     if not _is_shape(actual) or actual != shape:
         raise _error(label, f"is a sparse matrix of shape {actual if _is_shape(actual) else '?'}, expected {shape}")
-    data = _numbers(to_array(state.get("data"), label), label, "iuf").reshape(-1)
+    data = _check_kind(to_array(state.get("data"), label), label, "iuf").reshape(-1)
     if value.kind.startswith("coo"):
         coords = state.get("coords") or (state.get("row"), state.get("col"))
         if type(coords) is not tuple or len(coords) != 2:
             raise _error(label, "is a sparse matrix of unknown form")
-        row, column = (_indices(index, label, n) for index, n in zip(coords, shape, strict=True))
+        row, column = (_check_indices(index, label, n) for index, n in zip(coords, shape, strict=True))
     else:
         by_column = value.kind.startswith("csc")
         num_major, num_minor = (shape[1], shape[0]) if by_column else shape
-        starts = _indices(state.get("indptr"), label, len(data) + 1)
+        starts = _check_indices(state.get("indptr"), label, len(data) + 1)
         if len(starts) != num_major + 1 or starts[0] != 0 or starts[-1] != len(data) or (np.diff(starts) < 0).any():
             raise _error(label, "is a sparse matrix with broken row starts")
         major = np.repeat(np.arange(num_major), np.diff(starts))
-        minor = _indices(state.get("indices"), label, num_minor)
+        minor = _check_indices(state.get("indices"), label, num_minor)
         row, column = (minor, major) if by_column else (major, minor)
     if not len(row) == len(column) == len(data):
         raise _error(label, "is a sparse matrix with fewer indices than numbers")
@@ -111,7 +111,7 @@ def unwrap_object(value: Any, label: str) -> Any:
 def _from_reconstruct(value: PickleRecord, label: str, nesting: int) -> np.ndarray:
     del nesting
     _, shape, kind, fortran, data = _array_state(value, label)
-    return _from_buffer(_bytes(data, label), _dtype(kind, label), shape, "F" if fortran else "C", label)
+    return _from_buffer(_to_bytes(data, label), _parse_dtype(kind, label), shape, "F" if fortran else "C", label)
 
 
 def _from_frombuffer(value: PickleRecord, label: str, nesting: int) -> np.ndarray:
@@ -119,14 +119,14 @@ def _from_frombuffer(value: PickleRecord, label: str, nesting: int) -> np.ndarra
     if len(value.args) != 4:
         raise _error(label, "is an array of unknown form")
     data, kind, shape, order = value.args
-    return _from_buffer(_bytes(data, label), _dtype(kind, label), shape, "F" if order == "F" else "C", label)
+    return _from_buffer(_to_bytes(data, label), _parse_dtype(kind, label), shape, "F" if order == "F" else "C", label)
 
 
 def _from_scalar(value: PickleRecord, label: str, nesting: int) -> np.ndarray:
     del nesting
     if len(value.args) != 2:
         raise _error(label, "is a number of unknown form")
-    return _from_buffer(_bytes(value.args[1], label), _dtype(value.args[0], label), (), "C", label)
+    return _from_buffer(_to_bytes(value.args[1], label), _parse_dtype(value.args[0], label), (), "C", label)
 
 
 def _from_chumpy(value: PickleRecord, label: str, nesting: int) -> np.ndarray:
@@ -139,7 +139,7 @@ def _from_chumpy_select(value: PickleRecord, label: str, nesting: int) -> np.nda
     """Convert chumpy's `a.ravel()[idxs]`, reshaped to a preferred shape."""
     state = value.state if isinstance(value.state, dict) else {}
     source = to_array(state.get("a"), label, nesting + 1).reshape(-1)
-    selected = source[_indices(state.get("idxs"), label, len(source))]
+    selected = source[_check_indices(state.get("idxs"), label, len(source))]
     shape = state.get("preferred_shape", selected.shape)
     if not _is_shape(shape) or math.prod(shape) != selected.size:
         raise _error(label, "is a chumpy selection of unknown form")
@@ -152,7 +152,7 @@ def _from_torch(value: PickleRecord, label: str, nesting: int) -> np.ndarray:
     storage, offset, size, stride = (*value.args, None, None, None, None)[:4]
     if type(storage) is not PickleRecord or storage.kind != "_load_from_bytes" or len(storage.args) != 1:
         raise _error(label, "is a torch tensor of unknown form")
-    flat = _torch_storage(_bytes(storage.args[0], label), label)
+    flat = _torch_storage(_to_bytes(storage.args[0], label), label)
     if not (_is_shape(size) and _is_shape(stride) and _is_shape((offset,))):
         raise _error(label, "is a torch tensor of unknown form")
     contiguous = tuple(math.prod(size[axis + 1 :]) for axis in range(len(size)))
@@ -220,7 +220,7 @@ def _type_code(record: Any) -> str:
     return ("O" if code in ("O", "O4", "O8") else code) if type(code) is str else ""
 
 
-def _dtype(record: Any, label: str) -> np.dtype:
+def _parse_dtype(record: Any, label: str) -> np.dtype:
     code = _type_code(record)
     if code[:1] in "<>=|" and code[1:] in _NUMBERS:
         return np.dtype(code)
@@ -230,7 +230,7 @@ def _dtype(record: Any, label: str) -> np.dtype:
     return np.dtype((order if order in ("<", ">") else "=") + code)
 
 
-def _bytes(data: Any, label: str) -> bytes:
+def _to_bytes(data: Any, label: str) -> bytes:
     if type(data) is PickleRecord and data.kind == "encode" and data.args[1:] in (("latin1",), ("latin-1",)):
         data = data.args[0]  # Python 3 stores bytes this way in protocol 2.
     if type(data) is PickleRecord and data.kind in ("bytes", "bytearray") and len(data.args) <= 1:
@@ -245,14 +245,14 @@ def _bytes(data: Any, label: str) -> bytes:
     return data
 
 
-def _indices(value: Any, label: str, limit: int) -> np.ndarray:
-    array = _numbers(to_array(value, label), label, "iu").reshape(-1)
+def _check_indices(value: Any, label: str, limit: int) -> np.ndarray:
+    array = _check_kind(to_array(value, label), label, "iu").reshape(-1)
     if array.size and not (array.min() >= 0 and array.max() < limit):
         raise _error(label, f"has indices outside of its {limit} elements")
     return array.astype(np.int64)
 
 
-def _numbers(array: np.ndarray, label: str, kinds: str) -> np.ndarray:
+def _check_kind(array: np.ndarray, label: str, kinds: str) -> np.ndarray:
     if array.dtype.kind not in kinds:
         raise _error(label, f"is of the wrong type {array.dtype}")
     return array
