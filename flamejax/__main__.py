@@ -1,4 +1,4 @@
-"""The `flamejax` command, also `python -m flamejax`: `experiments.cli`, unless something hides a package of ours."""
+"""The `flamejax` command and `python -m flamejax`: run `experiments.cli`, unless something shadows our packages."""
 
 import sys
 
@@ -6,7 +6,7 @@ from flamejax._shadow import LIBRARY, check_packages
 
 
 def main() -> int:
-    """Run `flamejax COMMAND ...`. Returns the exit status; 2 where a package of ours is hidden."""
+    """Run `flamejax COMMAND ...` and return the exit status; it is 2 if one of our packages is shadowed."""
     try:
         check_packages(*LIBRARY, "experiments")
     except ImportError as error:

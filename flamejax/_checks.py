@@ -1,4 +1,4 @@
-"""Checks of what callers hand in. They look at shapes only, so they work under jit and cost nothing at run time."""
+"""Shape checks of arguments. They look at shapes only, so they work under jit and cost nothing at run time."""
 
 from types import EllipsisType
 from typing import Any
@@ -12,24 +12,24 @@ def check_shape(name: str, array: ArrayLike, *axes: int | str, batched: bool = T
     """Check an array's axes: a number is a length, a name stands for any length.
 
     Args:
-      name: of the argument, for the message.
-      batched: there may be any leading axes before these.
+      name: name of the argument, for the message.
+      batched: whether any leading axes may come before these.
 
     Raises:
-      ValueError: the array has others. The message names the argument and says what it should be.
+      ValueError: the axes differ. The message names the argument and the expected shape.
     """
-    lead = ("*b", *axes) if batched else axes
-    wanted = f"{name} should be ({', '.join(map(str, lead))}), not {jnp.shape(array)}"
+    expected_axes = ("*b", *axes) if batched else axes
+    message = f"{name} should be ({', '.join(map(str, expected_axes))}), not {jnp.shape(array)}."
     lengths = tuple(axis if isinstance(axis, int) else None for axis in axes)
     lengths = (..., *lengths) if batched else lengths
     try:
         chex.assert_shape(array, lengths)
-    except AssertionError:  # its message speaks of "input 0"
-        raise ValueError(f"{wanted}.") from None
+    except AssertionError:  # chex's message speaks of "input 0"
+        raise ValueError(message) from None
 
 
 def check_shapes(**arguments: tuple[Any, tuple[int | EllipsisType | None, ...]]) -> None:
-    """Several at once: `check_shapes(visible=(visible, (..., 5023)))`; `...` for any leading axes, None for any length.
+    """Check several arrays: `check_shapes(visible=(visible, (..., 5023)))`; `...`: any leading axes, None: any length.
 
     Raises:
       ValueError: as `check_shape`.

@@ -22,8 +22,8 @@ ORTHOGRAPHIC_DEPTH_OFFSET = 10.0
 
 
 def _arrays(tree: Any) -> tuple[Array, ...]:
-    """The fields of a dataclass as arrays, float32 where they are plain numbers or lists."""
-    # Not when it is made: transformations make them of anything, of axes' numbers for one.
+    """Returns a dataclass's fields as arrays, float32 where they are plain numbers or lists."""
+    # Not in `__post_init__`: JAX's transformations also build these dataclasses from axis numbers and other objects.
     return tuple(v if isinstance(v, Array) else jnp.asarray(v, jnp.float32) for v in vars(tree).values())
 
 
@@ -38,12 +38,12 @@ class CropTransform:
     """(*b, 2) crop pixels."""
 
     def to_crop(self, points: Array) -> Array:
-        """(*b, N, 2) full-photo pixels -> crop pixels."""
+        """Convert points (*b, N, 2) from full-photo to crop pixels."""
         scale, offset = _arrays(self)
         return scale[..., None, None] * points + offset[..., None, :]
 
     def to_full(self, points: Array) -> Array:
-        """(*b, N, 2) crop pixels -> full-photo pixels."""
+        """Convert points (*b, N, 2) from crop to full-photo pixels."""
         scale, offset = _arrays(self)
         return (points - offset[..., None, :]) / scale[..., None, None]
 
@@ -59,7 +59,7 @@ class OrthographicCamera:
     scale: Array
     """(*b,) pixels per metre."""
     translation: Array
-    """(*b, 2) pixels: where the world's origin appears."""
+    """(*b, 2) pixels: image of the world's origin."""
 
     @property
     def perspective(self) -> bool:
@@ -68,13 +68,13 @@ class OrthographicCamera:
 
     @classmethod
     def from_deca(cls, cam: ArrayLike, size: int = 224) -> "OrthographicCamera":
-        """The camera of DECA's square crop.
+        """Returns the camera of DECA's square crop.
 
         DECA scales x and y after shifting them, in units of half the crop about its centre, and turns y down.
 
         Args:
           cam: (*b, 3) scale and shift, `cam` of DECA's code.
-          size: pixels of the crop's side.
+          size: side of the crop, pixels.
         """
         values, half = jnp.asarray(cam, jnp.float32), 0.5 * size
         scale = half * values[..., 0]
@@ -82,7 +82,7 @@ class OrthographicCamera:
         return cls(scale, jnp.stack([x, y], axis=-1))
 
     def project(self, points: Array) -> Array:
-        """(*b, N, 3) world metres -> (*b, N, 3): x, y in pixels and depth z in metres (nearer is smaller).
+        """Project (*b, N, 3) world metres -> (*b, N, 3): x, y in pixels and depth z in metres (nearer is smaller).
 
         Raises:
           ValueError: the points are not (*b, N, 3), or the translation not (*b, 2).
@@ -95,12 +95,12 @@ class OrthographicCamera:
         return jnp.stack([x, y, ORTHOGRAPHIC_DEPTH_OFFSET - points[..., 2]], axis=-1)
 
     def to_full(self, crop: CropTransform) -> "OrthographicCamera":
-        """The camera of the full photo, given this camera of its crop."""
+        """Returns the camera of the full photo, given this camera of its crop."""
         (scale, translation), (zoom, offset) = _arrays(self), _arrays(crop)
         return OrthographicCamera(scale / zoom, (translation - offset) / zoom[..., None])
 
     def to_crop(self, crop: CropTransform) -> "OrthographicCamera":
-        """The camera of the crop, given this camera of the full photo."""
+        """Returns the camera of the crop, given this camera of the full photo."""
         (scale, translation), (zoom, offset) = _arrays(self), _arrays(crop)
         return OrthographicCamera(scale * zoom, translation * zoom[..., None] + offset)
 
@@ -127,28 +127,28 @@ class PerspectiveCamera:
         focal: ArrayLike,
         size: tuple[int, int],
     ) -> "PerspectiveCamera":
-        """A camera at one point that has another in the middle of its picture.
+        """Returns a camera at `eye` that sees `target` at the centre of its image.
 
         Args:
-          eye: (*b, 3) where the camera is, world metres.
-          target: (*b, 3) what it looks at, not at the same place.
-          up: (3,) or (*b, 3) the direction that is upright in the picture, not along the line of sight.
-          focal: (*b,) pixels; as much as the picture is wide gives a view of 53 degrees.
-          size: (H, W) of the picture, pixels.
+          eye: (*b, 3) camera centre, world metres.
+          target: (*b, 3) point to look at, different from `eye`.
+          up: (3,) or (*b, 3) direction that points up in the image, not along the line of sight.
+          focal: (*b,) pixels; a focal length equal to the image width gives a field of view of 53 degrees.
+          size: (H, W) of the image, pixels.
 
         Raises:
-          ValueError: eye, target or up has not 3 coordinates.
+          ValueError: eye, target or up does not have 3 coordinates.
         """
-        places = [jnp.asarray(value, jnp.float32) for value in (eye, target, up)]
-        for name, place in zip(("eye", "target", "up"), places, strict=True):
-            check_shape(name, place, 3)
-        eye, target, up = jnp.broadcast_arrays(*places)
+        vectors = [jnp.asarray(value, jnp.float32) for value in (eye, target, up)]
+        for name, vector in zip(("eye", "target", "up"), vectors, strict=True):
+            check_shape(name, vector, 3)
+        eye, target, up = jnp.broadcast_arrays(*vectors)
         forward = normalize(target - eye)
         right = normalize(jnp.cross(forward, up))
         rotation = jnp.stack([right, jnp.cross(forward, right), forward], axis=-2)
         offset = -jnp.matmul(rotation, eye[..., None], precision=HIGHEST)
-        last = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 0.0, 1.0]), (*eye.shape[:-1], 1, 4))
-        T_camera_world = jnp.concatenate([jnp.concatenate([rotation, offset], axis=-1), last], axis=-2)
+        bottom = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 0.0, 1.0]), (*eye.shape[:-1], 1, 4))
+        T_camera_world = jnp.concatenate([jnp.concatenate([rotation, offset], axis=-1), bottom], axis=-2)
         centre = jnp.broadcast_to(jnp.asarray([0.5 * size[1], 0.5 * size[0]]), (*eye.shape[:-1], 2))
         return cls(jnp.broadcast_to(jnp.asarray(focal, jnp.float32), eye.shape[:-1]), centre, T_camera_world)
 
@@ -158,7 +158,7 @@ class PerspectiveCamera:
         return True
 
     def project(self, points: Array) -> Array:
-        """(*b, N, 3) world metres -> (*b, N, 3): x, y in pixels and depth z in metres.
+        """Project (*b, N, 3) world metres -> (*b, N, 3): x, y in pixels and depth z in metres.
 
         Points at or behind the camera (z <= 0) get finite but meaningless pixels; `rasterize` drops their triangles.
 
@@ -177,12 +177,12 @@ class PerspectiveCamera:
         return jnp.concatenate([xy, depth], axis=-1)
 
     def to_full(self, crop: CropTransform) -> "PerspectiveCamera":
-        """The camera of the full photo, given this camera of its crop."""
+        """Returns the camera of the full photo, given this camera of its crop."""
         (focal, centre, T_camera_world), (zoom, offset) = _arrays(self), _arrays(crop)
         return PerspectiveCamera(focal / zoom, (centre - offset) / zoom[..., None], T_camera_world)
 
     def to_crop(self, crop: CropTransform) -> "PerspectiveCamera":
-        """The camera of the crop, given this camera of the full photo."""
+        """Returns the camera of the crop, given this camera of the full photo."""
         (focal, centre, T_camera_world), (zoom, offset) = _arrays(self), _arrays(crop)
         return PerspectiveCamera(focal * zoom, centre * zoom[..., None] + offset, T_camera_world)
 
@@ -194,22 +194,22 @@ Camera = OrthographicCamera | PerspectiveCamera
 def framing(
     vertices: ArrayLike, size: tuple[int, int], *, margin: float = 0.03, max_scale: ArrayLike = jnp.inf
 ) -> OrthographicCamera:
-    """A camera from the front that shows all of some vertices in the middle of the picture, as large as they fit.
+    """Returns a frontal camera that shows all vertices, centred and as large as they fit.
 
     Args:
       vertices: (*b, V, 3) world metres.
-      size: (H, W) of the picture, pixels.
-      margin: left free on each side, as a share of the picture.
-      max_scale: (*b,) pixels per metre that are not exceeded.
+      size: (H, W) of the image, pixels.
+      margin: empty border on each side, as a share of the image.
+      max_scale: (*b,) upper limit of the scale, pixels per metre.
 
     Raises:
       ValueError: `vertices` is not (*b, V, 3).
     """
     check_shape("vertices", vertices, "V", 3)
-    flat = jnp.asarray(vertices, jnp.float32)[..., :2]
-    low, high = jnp.min(flat, axis=-2), jnp.max(flat, axis=-2)
-    picture = jnp.broadcast_to(jnp.asarray([size[1], size[0]], jnp.float32), low.shape)
-    fitting = (1.0 - 2.0 * margin) * jnp.min(picture / jnp.maximum(high - low, 1e-6), axis=-1)
-    scale = jnp.minimum(jnp.asarray(max_scale, jnp.float32), fitting)
+    xy = jnp.asarray(vertices, jnp.float32)[..., :2]
+    low, high = jnp.min(xy, axis=-2), jnp.max(xy, axis=-2)
+    extent = jnp.broadcast_to(jnp.asarray([size[1], size[0]], jnp.float32), low.shape)
+    largest_scale = (1.0 - 2.0 * margin) * jnp.min(extent / jnp.maximum(high - low, 1e-6), axis=-1)
+    scale = jnp.minimum(jnp.asarray(max_scale, jnp.float32), largest_scale)
     flip = jnp.broadcast_to(jnp.asarray([1.0, -1.0]), low.shape)
-    return OrthographicCamera(scale, 0.5 * picture - scale[..., None] * flip * 0.5 * (low + high))
+    return OrthographicCamera(scale, 0.5 * extent - scale[..., None] * flip * 0.5 * (low + high))

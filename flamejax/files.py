@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and where data lies that is not part of the package."""
+"""Atomic writing of files and folders, and the folder of data that is not part of the package."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".writing-"
-"""Names starting so are unfinished; whatever bears it when no run is active may be deleted."""
+"""Prefix of unfinished files and folders. They may be deleted when no run is active."""
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Replace a file's content: a reader sees the old file or the new one, never a part.
+    """Replace a file's content: a reader sees the old or the new file, never a part of it.
 
     Raises:
         OSError: the folder is missing or the disk refuses; the old file is then untouched.
@@ -23,17 +23,17 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """`write_bytes` of UTF-8 text; bytes of a file name that were never text are written as escapes."""
+    """Replace a file's content by UTF-8 text. Undecodable bytes of file names (surrogates) are written as escapes."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_group(contents: Mapping[Path, bytes]) -> None:
     """Write several files that belong together: none is renamed into place before all of them are on disk.
 
-    They appear in the mapping's order, so put the file that names the others last.
+    They are renamed in the mapping's order, so put the file that refers to the others last.
 
     Raises:
-        OSError: as `write_bytes`; nothing is left behind.
+        OSError: as `write_bytes`; no temporary file remains.
     """
     temporary = {path: temporary_sibling(path) for path in contents}
     try:
@@ -48,9 +48,9 @@ def write_group(contents: Mapping[Path, bytes]) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Fill a folder that appears under its name only when the block ends without an exception.
+    """Create a folder that appears under its name only if the block ends without an exception.
 
-    An older folder of that name is replaced. Yields the temporary sibling to write into.
+    It replaces an older folder of that name. Yields the temporary folder to write into.
     """
     path = Path(path)
     temporary = temporary_sibling(path)
@@ -69,12 +69,12 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """An unused name in the same folder (so that a rename is atomic). Short: the target's may be as long as allowed."""
+    """Returns an unused name in the same folder, so that a rename is atomic. It is short: names have a limit."""
     return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:16]}")
 
 
 def remove_unfinished(folder: str | os.PathLike) -> int:
-    """Delete what a killed run left in a folder. Returns how many entries there were."""
+    """Delete the unfinished files and folders of killed runs. Returns their number."""
     leftovers = list(Path(folder).glob(f"{TEMPORARY_PREFIX}*"))
     for leftover in leftovers:
         if leftover.is_dir() and not leftover.is_symlink():
@@ -85,5 +85,5 @@ def remove_unfinished(folder: str | os.PathLike) -> int:
 
 
 def data_folder() -> Path:
-    """Where data made or fetched lies: $FLAMEJAX_DATA, by default ~/.cache/flamejax. It may not exist yet."""
+    """Returns the folder of fetched and generated data: $FLAMEJAX_DATA or ~/.cache/flamejax. It may not exist yet."""
     return Path(os.environ.get("FLAMEJAX_DATA") or "~/.cache/flamejax").expanduser()

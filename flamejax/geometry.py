@@ -1,4 +1,4 @@
-"""Small geometry on meshes and point sets."""
+"""Geometry of meshes and point sets: normals, edges, Laplacian, similarity transforms."""
 
 import functools
 from typing import Any
@@ -11,17 +11,17 @@ from jax import Array
 from flamejax._checks import check_shape
 
 HIGHEST = jax.lax.Precision.HIGHEST
-SMALLEST_SPREAD = 1e-30
-"""Square metres: points that all lie in one place have no scale, and get 0."""
+MIN_VARIANCE = 1e-30
+"""Square metres: lower limit of the variance. Points that all coincide have no scale, and get 0."""
 
 
 def normalize(vectors: Array, eps: float = 1e-12) -> Array:
-    """Unit vectors, (*b, 3) -> (*b, 3). A zero vector stays zero, with a finite gradient."""
+    """Normalize vectors to unit length, (*b, 3) -> (*b, 3). A zero vector stays zero, with a finite gradient."""
     return vectors * jax.lax.rsqrt(jnp.sum(vectors * vectors, axis=-1, keepdims=True) + eps * eps)
 
 
 def triangle_normals(verts: Array, faces: Array) -> Array:
-    """Area-weighted normals of triangles: verts (*b, V, 3), faces (F, 3) -> (*b, F, 3), length = twice the area."""
+    """Returns area-weighted triangle normals: verts (*b, V, 3), faces (F, 3) -> (*b, F, 3), length = twice the area."""
     check_shape("verts", verts, "V", 3)
     check_shape("faces", faces, "F", 3, batched=False)
     corners = verts[..., faces, :]
@@ -31,7 +31,7 @@ def triangle_normals(verts: Array, faces: Array) -> Array:
 
 @jax.jit
 def vertex_normals(verts: Array, faces: Array) -> Array:
-    """Unit vertex normals, weighted by triangle area. verts (*b, V, 3), faces (F, 3) -> (*b, V, 3)."""
+    """Returns unit vertex normals, weighted by triangle area. verts (*b, V, 3), faces (F, 3) -> (*b, V, 3)."""
     per_triangle = triangle_normals(verts, faces)
     per_corner = jnp.repeat(per_triangle, 3, axis=-2)
     total = jnp.zeros_like(verts).at[..., faces.reshape(-1), :].add(per_corner)
@@ -39,20 +39,20 @@ def vertex_normals(verts: Array, faces: Array) -> Array:
 
 
 def mesh_edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of triangles (F, 3), in both directions: senders and receivers (E,), sorted by receiver, then sender."""
+    """List the edges of faces (F, 3) in both directions: senders, receivers (E,), sorted by receiver, then sender."""
     ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     receivers, senders = np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0).T
-    real = senders != receivers
-    return senders[real], receivers[real]
+    distinct = senders != receivers
+    return senders[distinct], receivers[distinct]
 
 
 @jax.jit
 def laplacian(signal: Array, senders: Array, receivers: Array) -> Array:
-    """The graph Laplacian: the mean of a vertex's neighbours minus the vertex; zero where a vertex has none.
+    """Apply the graph Laplacian: the mean of a vertex's neighbours minus the vertex; zero for isolated vertices.
 
     Args:
       signal: (*b, V, C).
-      senders, receivers: (E,) the edges in both directions, sorted by receiver, as `mesh_edges` gives them.
+      senders, receivers: (E,) the edges in both directions, sorted by receiver, as from `mesh_edges`.
 
     Returns:
       (*b, V, C).
@@ -73,7 +73,7 @@ def laplacian(signal: Array, senders: Array, receivers: Array) -> Array:
 def similarity_transform(
     source: Array, target: Array, weights: Array | None = None, *, with_scale: bool = True
 ) -> tuple[Array, Array, Array]:
-    """Least-squares similarity from paired points (Umeyama 1991; Procrustes).
+    """Fit a least-squares similarity to paired points (Umeyama 1991; Procrustes).
 
     Args:
       source, target: (*b, N, 3).
@@ -95,13 +95,13 @@ def similarity_transform(
 
 
 def similarity_transform_double(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`similarity_transform` of equal weights by NumPy in double precision: for errors that are printed."""
+    """Compute `similarity_transform` with equal weights in double precision (NumPy), for metrics."""
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     return _umeyama(np, np.matmul, source, target, np.ones(source.shape[:-1]), True)
 
 
 def _umeyama(xp: Any, product: Any, source: Any, target: Any, weights: Any, with_scale: bool) -> tuple[Any, Any, Any]:
-    """`similarity_transform` in `xp`, jax.numpy or numpy, with its matrix product."""
+    """Compute `similarity_transform` with `xp` (jax.numpy or numpy) and its matrix product."""
     weights = (weights / xp.sum(weights, axis=-1, keepdims=True))[..., None]
     source_mean = xp.sum(weights * source, axis=-2, keepdims=True)
     target_mean = xp.sum(weights * target, axis=-2, keepdims=True)
@@ -111,14 +111,14 @@ def _umeyama(xp: Any, product: Any, source: Any, target: Any, weights: Any, with
     sign = xp.sign(xp.linalg.det(product(left, right)))
     flip = xp.stack([xp.ones_like(sign), xp.ones_like(sign), sign], axis=-1)
     rotation = product(left * flip[..., None, :], right)
-    spread = xp.maximum(xp.sum(weights * centred**2, axis=(-2, -1)), SMALLEST_SPREAD)
-    scale = xp.sum(singular * flip, axis=-1) / spread if with_scale else xp.ones_like(sign)
-    moved = product(source_mean, xp.swapaxes(rotation, -1, -2))
-    return scale, rotation, (target_mean - scale[..., None, None] * moved)[..., 0, :]
+    variance = xp.maximum(xp.sum(weights * centred**2, axis=(-2, -1)), MIN_VARIANCE)
+    scale = xp.sum(singular * flip, axis=-1) / variance if with_scale else xp.ones_like(sign)
+    rotated = product(source_mean, xp.swapaxes(rotation, -1, -2))
+    return scale, rotation, (target_mean - scale[..., None, None] * rotated)[..., 0, :]
 
 
 @jax.jit
 def apply_similarity(points: Array, scale: Array, rotation: Array, translation: Array) -> Array:
-    """scale * points @ rotation.T + translation: points (*b, N, 3) -> (*b, N, 3)."""
-    moved = jnp.einsum("...ij,...nj->...ni", rotation, points, precision=HIGHEST)
-    return scale[..., None, None] * moved + translation[..., None, :]
+    """Returns scale * points @ rotation.T + translation: points (*b, N, 3) -> (*b, N, 3)."""
+    rotated = jnp.einsum("...ij,...nj->...ni", rotation, points, precision=HIGHEST)
+    return scale[..., None, None] * rotated + translation[..., None, :]

@@ -1,4 +1,4 @@
-"""What passes from one step to the next: what is seen of a face, what was fitted to it, and what else it could be."""
+"""The data types that pass between the steps: observations, fits and hypotheses."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OK, TOO_FEW_LANDMARKS, NOT_FINITE, POOR_LANDMARKS, DIVERGED = range(5)
 FIT_REASONS = {
     OK: "ok",
     TOO_FEW_LANDMARKS: "fewer than 8 landmarks are visible: give landmarks of your own, or a mask that hides less",
-    NOT_FINITE: "the fit met numbers that are not finite: the photo or its landmarks hold NaN or infinity",
-    DIVERGED: "the fit ran off to numbers that are not finite: use the preset 'fast'",
+    NOT_FINITE: "the fit met numbers that are not finite: the photo or its landmarks contain NaN or infinity",
+    DIVERGED: "the fit diverged to numbers that are not finite: use the preset 'fast'",
     POOR_LANDMARKS: "no head pose explains the landmarks: is it a face, and are the landmarks in iBUG order?",
 }
-"""What each `Fit.code` means, in words for the user."""
+"""Message to the user for each `Fit.code`."""
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +32,7 @@ class Observation:
     """One face in a square crop, or several along leading axes *b."""
 
     image: Array
-    """(*b, S, S, 3) float32 RGB in [0, 1]; beyond the photo its edge is repeated"""
+    """(*b, S, S, 3) float32 RGB in [0, 1]; the photo's edge is repeated beyond it"""
     landmarks: Array
     """(*b, L, 2) crop pixels, x right, y down, pixel centres at +0.5; 0 where missing (confidence 0)"""
     confidence: Array
@@ -50,10 +50,10 @@ class Observation:
 
 
 def stack(observations: Sequence[Observation]) -> Observation:
-    """One Observation with a new leading axis out of several of the same crop size.
+    """Stack observations of the same crop size along a new leading axis.
 
     Raises:
-        ValueError: none given, or of different shapes.
+        ValueError: there are none, or their shapes differ.
     """
     if not observations:
         raise ValueError("stack needs at least one observation.")
@@ -69,9 +69,9 @@ class Fit:
     """A head fitted to a photo."""
 
     params: HeadParams
-    """Of the fitted model's head (`FitModel.head`: with local models, their coefficients follow the global ones); batch
-    axes (*b,). They give the vertices, `model.vertices(fit.params)`; `model.global_params(fit.params)` are those of the
-    head without local models. `transl` is zero, the camera places the head."""
+    """Batch axes (*b,); parameters of `FitModel.head`, where coefficients of local models follow the global ones.
+    `model.vertices(fit.params)` gives the vertices, `model.global_params(fit.params)` the parameters of the head
+    without local models. `transl` is zero: the camera places the head."""
     vertices: Array
     """(*b, V, 3) world metres."""
     landmarks: Array
@@ -83,7 +83,7 @@ class Fit:
     light: Array
     """(*b, 9, 3) spherical harmonics."""
     vertex_visibility: Array
-    """(*b, V) bool: seen by the camera (z-buffer), inside the photo and not under the occlusion mask."""
+    """(*b, V) bool: visible to the camera (z-buffer), inside the photo and not under the occlusion mask."""
     losses: dict[str, Array]
     """(*b,) each: `total` and its terms `landmark`, `closure`, `photometric`, `regularisation`, `smoothing`; and `nme`,
     the mean distance of the visible inner 51 landmarks over the outer-eye distance."""
@@ -97,21 +97,21 @@ class Hypotheses:
     """M heads, the best first; batch axes (*b,) before M."""
 
     vertices: Array
-    """(*b, M, V, 3) world metres: those of the fit they belong to, in its camera."""
+    """(*b, M, V, 3) world metres, in the coordinates of the fit and its camera."""
     params: HeadParams | None
-    """Of the head they were drawn with, batch axes (*b, M); None where vertices come from elsewhere, as a Mesh-VAE."""
+    """Parameters of the head, batch axes (*b, M); None for methods that sample vertices, such as a Mesh-VAE."""
     latents: Array | None
-    """(*b, M, L, C) of the Mesh-VAE; None of other methods."""
+    """(*b, M, L, C) latents of the Mesh-VAE; None for other methods."""
     score: Array
-    """(*b, M) how well each agrees with what is visible and with the prior, descending; nats up to a constant.
-    What is weighed depends on the method: the Mesh-VAE's by visible vertices and latents; OFER's, which are draws of
-    the prior, by visible landmarks; those of ofer+dpp by visible vertices and how far they were moved onto them."""
+    """(*b, M) log-likelihood plus log-prior up to a constant, nats, descending. Its terms depend on the method.
+    Mesh-VAE: visible vertices and latents. OFER, whose samples are draws of the prior: visible landmarks.
+    ofer+dpp: visible vertices, and how far the sample was moved to match them."""
     size: Array | None = None
-    """(*b, M) of methods with `params`: `vertices` are those of the params times so much, which makes them as large as
-    the fit they are shown with: a photo does not show size. None: 1."""
+    """(*b, M) scale for methods with `params`: `vertices` are the params' vertices times `size`. It matches the fit's
+    size, since a photo does not determine scale. None means 1."""
 
 
-def sorted_best_first(found: Hypotheses) -> Hypotheses:
-    """The same hypotheses of one face in the order of their scores."""
-    order = jnp.argsort(-found.score, axis=-1)
-    return jax.tree.map(lambda leaf: leaf[order], found)
+def sorted_best_first(hypotheses: Hypotheses) -> Hypotheses:
+    """Sort the hypotheses of one face by descending score."""
+    order = jnp.argsort(-hypotheses.score, axis=-1)
+    return jax.tree.map(lambda leaf: leaf[order], hypotheses)

@@ -1,5 +1,5 @@
-"""Settings of all tests, made before anything of JAX is imported: strict rank promotion, compiled programs kept between
-runs, and quick compiling."""
+"""Settings of all tests, applied before JAX is imported: strict rank promotion, a persistent compilation cache, and
+fewer compiler optimisations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 # Processes that tests start inherit these.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# What tests compile runs once or twice: a third of their time went into optimising it.
+# Programs run once or twice in tests: optimising them took a third of the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
@@ -23,13 +23,13 @@ if (_cache := runtime.use_compilation_cache(min_seconds=0.0)) is not None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 
 MEMORY_MAPS = 40_000
-"""Each compiled program takes some of the memory maps that a process may have (65,530 on Linux): those of all tests
-together may be too many, and XLA then fails to load a program or crashes."""
+"""Memory maps above which compiled programs are released. Linux allows 65,530 per process; beyond that XLA fails or
+crashes, and each compiled program takes some."""
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_programs_are_let_go():
-    """Before there are too many of them."""
+def release_compiled_programs():
+    """Clear JAX's caches before the process has too many memory maps."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MEMORY_MAPS:

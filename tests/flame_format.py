@@ -1,4 +1,4 @@
-"""Files as FLAME's releases have them, round the synthetic models of `experiments.datasets.synthetic_flame`."""
+"""Writing of files in the format of FLAME's releases, from the models of `experiments.datasets.synthetic_flame`."""
 
 import pickle
 from pathlib import Path
@@ -15,7 +15,7 @@ SMALL = {"vertices": 50, "triangles": 90, "betas": 4, "expressions": 3}
 
 
 def write_model(path: Path, model: dict, protocol: int = 2, chumpy: bool = True) -> None:
-    """A pickle as Python 2 wrote it: `shapedirs` and `v_template` are chumpy's, the regressor is sparse."""
+    """Write a pickle as Python 2 did: `shapedirs` and `v_template` are chumpy arrays, the regressor is sparse."""
     if chumpy:
         wrapped = {name: python2_pickle.Chumpy(model[name]) for name in ("shapedirs", "v_template")}
         model = {**model, **wrapped}
@@ -23,17 +23,17 @@ def write_model(path: Path, model: dict, protocol: int = 2, chumpy: bool = True)
 
 
 def write_landmarks(folder: Path, landmarks: dict, both: bool = True) -> None:
-    """`landmark_embedding.npy`, or smplx's pair of files."""
+    """Write `landmark_embedding.npy`, or smplx's pair of files."""
     if both:
         np.save(folder / "landmark_embedding.npy", np.array(landmarks, dtype=object), allow_pickle=True)
         return
-    static, moving = smplx_landmarks(landmarks)
+    static, dynamic = smplx_landmarks(landmarks)
     (folder / "flame_static_embedding.pkl").write_bytes(python2_pickle.dumps(static, 0))
-    np.save(folder / "flame_dynamic_embedding.npy", np.array(moving, dtype=object), allow_pickle=True)
+    np.save(folder / "flame_dynamic_embedding.npy", np.array(dynamic, dtype=object), allow_pickle=True)
 
 
 def write_masks(folder: Path, vertices: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """`FLAME_masks.pkl` with random regions; returns them."""
+    """Write `FLAME_masks.pkl` with random regions, and return them."""
     rng = np.random.Generator(np.random.PCG64([seed, 2]))
     masks = {name: np.sort(rng.choice(vertices, vertices // 3, replace=False)) for name in REGION_NAMES}
     (folder / "FLAME_masks.pkl").write_bytes(pickle.dumps(masks, 2))
@@ -41,14 +41,14 @@ def write_masks(folder: Path, vertices: int, seed: int = 0) -> dict[str, np.ndar
 
 
 def write_face_masks(folder: Path, vertices: int) -> None:
-    """`FLAME_masks.pkl` in which three quarters are the face alone: random regions leave hardly any front of a face."""
+    """Write `FLAME_masks.pkl` with a face of three quarters of the vertices, since random regions have almost none."""
     face = np.arange(3 * vertices // 4)
     masks = dict.fromkeys(REGION_NAMES, np.arange(len(face), vertices)) | {"face": face}
     (folder / "FLAME_masks.pkl").write_bytes(pickle.dumps(masks, 2))
 
 
 def write_texture(folder: Path, size: int, components: int, triangles: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """`FLAME_texture.npz` with random colours, blue first; returns its arrays."""
+    """Write `FLAME_texture.npz` with random BGR colours, and return its arrays."""
     rng = np.random.Generator(np.random.PCG64([seed, 3]))
     arrays = {
         "mean": rng.uniform(40, 200, (size, size, 3)),
@@ -61,7 +61,7 @@ def write_texture(folder: Path, size: int, components: int, triangles: int, seed
 
 
 def write_folder(folder: Path, size: dict = SMALL, seed: int = 0, name: str = "generic_model.pkl") -> Path:
-    """A model with landmarks beside it; returns the model's path."""
+    """Write a model and its landmarks, and return the model's path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder / name, synthetic_flame(seed, **size))
     write_landmarks(folder, synthetic_landmarks(seed, size["triangles"]))

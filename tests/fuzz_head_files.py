@@ -1,8 +1,8 @@
-"""Damages small valid model files at random and reads them: `python -m tests.fuzz_head_files --edits 10000`.
+"""Fuzzing of model files: `python -m tests.fuzz_head_files --edits 10000` damages small valid files and reads them.
 
-Every damaged file must be read, or refused with a HeadFileError, within seconds, without running anything and within
-one gigabyte: the process limits its own address space to what it has plus that, and an audit hook tells of any attempt
-to start a program, to reach the network, or to import or compile code while a file is read.
+Every damaged file must be read, or raise a HeadFileError, within seconds, within one additional gigabyte, and without
+running code. The process limits its address space. An audit hook detects any attempt to start a program, to use the
+network, or to import or compile code while a file is read.
 """
 
 import argparse
@@ -39,24 +39,24 @@ BETAS = FlameFiles(num_betas=SMALL["betas"])
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A valid file, and what reads it."""
+class FuzzSource:
+    """A valid file and the function that reads it."""
 
     file: Path
     read: Callable[[], object]
     repack: bool = False
-    """Damage a member of the archive, not the archive, whose checksums would tell."""
+    """Damage a member of the archive and repack it, since the archive's checksums would detect the damage."""
 
 
-def write_sources(folder: Path) -> dict[str, Source]:
-    """Valid files by form."""
+def write_sources(folder: Path) -> dict[str, FuzzSource]:
+    """Write valid files. Returns format -> source."""
     flame = flame_format.write_folder(folder / "flame")
-    beside = flame.parent
-    flame_format.write_masks(beside, 50)
-    flame_format.write_texture(beside, 4, 3, SMALL["triangles"])
+    flame_folder = flame.parent
+    flame_format.write_masks(flame_folder, 50)
+    flame_format.write_texture(flame_folder, 4, 3, SMALL["triangles"])
     faces = flame_format.synthetic_flame(0, **SMALL)["f"]
     lines = ["v 0 0 0"] * 50 + ["vt 0.5 0.25"] * 50 + ["f " + " ".join(f"{a + 1}/{a + 1}" for a in f) for f in faces]
-    (beside / "head_template.obj").write_text("\n".join(lines))
+    (flame_folder / "head_template.obj").write_text("\n".join(lines))
     old = flame_format.write_folder(folder / "old")
     flame_format.write_model(old, flame_format.synthetic_flame(0, **SMALL), protocol=0)
     (old.parent / "landmark_embedding.npy").unlink()
@@ -79,30 +79,30 @@ def write_sources(folder: Path) -> dict[str, Source]:
     def load(model: Path) -> Callable[[], object]:
         return lambda: flamejax.load_head(model, flame=BETAS)
 
-    template = beside / "head_template.obj"
+    template = flame_folder / "head_template.obj"
     return {
-        "pickle, Python 2": Source(flame, load(flame)),
-        "pickle, protocol 0": Source(old, load(old)),
-        "pickle, protocol 5": Source(new, load(new)),
-        "pickle, static landmarks": Source(old.parent / "flame_static_embedding.pkl", load(old)),
-        "pickle, masks": Source(beside / "FLAME_masks.pkl", load(flame)),
-        "npy, landmarks": Source(beside / "landmark_embedding.npy", load(flame)),
-        "npy, torch tensors": Source(torch.parent / "landmark_embedding.npy", load(torch)),
-        "npz, texture": Source(beside / "FLAME_texture.npz", load(flame)),
-        "npz, texture, repacked": Source(beside / "FLAME_texture.npz", load(flame), True),
-        "npz, FLAME": Source(npz, load(npz)),
-        "npz, FLAME, repacked": Source(npz, load(npz), True),
-        "npz, flamejax": Source(own, load(own)),
-        "npz, flamejax, stored": Source(stored, load(stored)),
-        "npz, flamejax, repacked": Source(own, load(own), True),
-        "obj, template": Source(template, load(flame)),
-        "obj alone": Source(template, lambda: read_obj(template)),
-        "json, ICT-FaceKit": Source(indices, lambda: read_indices(indices)),
+        "pickle, Python 2": FuzzSource(flame, load(flame)),
+        "pickle, protocol 0": FuzzSource(old, load(old)),
+        "pickle, protocol 5": FuzzSource(new, load(new)),
+        "pickle, static landmarks": FuzzSource(old.parent / "flame_static_embedding.pkl", load(old)),
+        "pickle, masks": FuzzSource(flame_folder / "FLAME_masks.pkl", load(flame)),
+        "npy, landmarks": FuzzSource(flame_folder / "landmark_embedding.npy", load(flame)),
+        "npy, torch tensors": FuzzSource(torch.parent / "landmark_embedding.npy", load(torch)),
+        "npz, texture": FuzzSource(flame_folder / "FLAME_texture.npz", load(flame)),
+        "npz, texture, repacked": FuzzSource(flame_folder / "FLAME_texture.npz", load(flame), True),
+        "npz, FLAME": FuzzSource(npz, load(npz)),
+        "npz, FLAME, repacked": FuzzSource(npz, load(npz), True),
+        "npz, flamejax": FuzzSource(own, load(own)),
+        "npz, flamejax, stored": FuzzSource(stored, load(stored)),
+        "npz, flamejax, repacked": FuzzSource(own, load(own), True),
+        "obj, template": FuzzSource(template, load(flame)),
+        "obj mesh": FuzzSource(template, lambda: read_obj(template)),
+        "json, ICT-FaceKit": FuzzSource(indices, lambda: read_indices(indices)),
     }
 
 
 def structure(data: bytes) -> np.ndarray:
-    """Places that are likelier to matter than numbers are: near text, the beginning and the end."""
+    """Returns positions that are more likely structure than numbers: near text, the beginning and the end."""
     codes = np.frombuffer(data, np.uint8)
     text = (codes >= 32) & (codes < 127)
     near = np.convolve(np.convolve(text, np.ones(6), "same") >= 4, np.ones(9), "same") > 0
@@ -111,22 +111,22 @@ def structure(data: bytes) -> np.ndarray:
 
 
 def damage_member(data: bytes, rng: np.random.Generator) -> bytes:
-    """An archive one member of which is damaged, with checksums that fit."""
+    """Damage one member of an archive and update the checksums."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
-        chosen = rng.choice(old.namelist())
+        target = rng.choice(old.namelist())
         for name in old.namelist():
-            new.writestr(name, damage(old.read(name), rng) if name == chosen else old.read(name))
+            new.writestr(name, damage(old.read(name), rng) if name == target else old.read(name))
     return out.getvalue()
 
 
 def damage(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to eight times: a byte changed, some put in or taken out, a number made extreme; or the file cut."""
-    out, places = bytearray(data), structure(data)
+    """Apply one to eight edits (change, insert or delete bytes, make a number extreme), or truncate the file."""
+    out, positions = bytearray(data), structure(data)
     if rng.random() < 0.05:
         return bytes(out[: rng.integers(len(out))])
     for _ in range(rng.integers(1, 9)):
-        at = int(rng.choice(places) if rng.random() < 0.7 else rng.integers(len(out)))
+        at = int(rng.choice(positions) if rng.random() < 0.7 else rng.integers(len(out)))
         at = min(at, max(len(out) - 1, 0))
         kind = rng.random()
         if kind < 0.6:
@@ -143,41 +143,41 @@ def damage(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 class Watch:
-    """Notes what the interpreter is asked to do while a file is read."""
+    """An audit hook that refuses and records forbidden events while a file is read."""
 
     def __init__(self) -> None:
-        self.reading, self.seen = False, ""
+        self.reading, self.event = False, ""
         sys.addaudithook(self)
 
     def __call__(self, event: str, args: tuple) -> None:
         if self.reading and event.startswith(FORBIDDEN) and event not in ALLOWED:
-            self.seen = f"{event} {str(args)[:100]}"
-            raise PermissionError(self.seen)
+            self.event = f"{event} {str(args)[:100]}"
+            raise PermissionError(self.event)
 
 
 def limit_memory() -> None:
-    """From here on, the process may take one gigabyte more."""
+    """Limit the process to one additional gigabyte from now on."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + HEADROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def fuzz(edits: int, seed: int, say: Callable[[str], None]) -> int:
-    """Read `edits` damaged files, evenly over the forms. Returns how many misbehaved."""
+    """Read `edits` damaged files, evenly over the formats. Returns the number of misbehaviours."""
     rng = np.random.Generator(np.random.PCG64(seed))
     bad = 0
     with tempfile.TemporaryDirectory() as name:
         sources = write_sources(Path(name))
-        for source in sources.values():  # what is imported or compiled late is so now
+        for source in sources.values():  # triggers late imports and compilation
             source.read()
         watch = Watch()
         limit_memory()
         signal.signal(signal.SIGALRM, _too_long)
         for number, (form, source) in enumerate(sources.items()):
-            file, whole = source.file, source.file.read_bytes()
+            file, content = source.file, source.file.read_bytes()
             outcomes, slowest = collections.Counter(), 0.0
             for _ in range(edits // len(sources) + (number < edits % len(sources))):
-                data = damage_member(whole, rng) if source.repack else damage(whole, rng)
+                data = damage_member(content, rng) if source.repack else damage(content, rng)
                 file.write_bytes(data)
                 began = time.perf_counter()
                 outcome = read_once(source, watch)
@@ -187,28 +187,28 @@ def fuzz(edits: int, seed: int, say: Callable[[str], None]) -> int:
                     bad += 1
                     say(f"  {form}: {outcome}")
                     Path(tempfile.gettempdir(), f"fuzz-{seed}-{bad}{file.suffix}").write_bytes(data)
-            file.write_bytes(whole)
+            file.write_bytes(content)
             say(f"{form}: {dict(outcomes)}, slowest {slowest:.2f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     say(f"{edits} edits, {bad} misbehaved; peak resident memory {peak / 2**10:.0f} MiB")
     return bad
 
 
-def read_once(source: Source, watch: Watch) -> str:
-    """ "read", "refused", or what went wrong."""
-    watch.reading, watch.seen = True, ""
+def read_once(source: FuzzSource, watch: Watch) -> str:
+    """Read a source. Returns "read", "refused", or a description of the misbehaviour."""
+    watch.reading, watch.event = True, ""
     signal.alarm(SECONDS)
     try:
         source.read()
         outcome = "read"
     except HeadFileError as error:
         outcome = "refused" if str(error).strip() else "an empty message"
-    except BaseException as error:  # whatever else comes is what this looks for
+    except BaseException as error:  # any other exception is a bug
         outcome = f"{type(error).__name__}: {str(error)[:200]}"
     finally:
         signal.alarm(0)
         watch.reading = False
-    return f"tried {watch.seen}" if watch.seen else outcome
+    return f"tried {watch.event}" if watch.event else outcome
 
 
 def _too_long(*_: object) -> None:
@@ -216,7 +216,7 @@ def _too_long(*_: object) -> None:
 
 
 def main() -> int:
-    """Fuzz; exit status 1 if any file misbehaved."""
+    """Fuzz. Returns exit status 1 if any file misbehaved."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edits", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

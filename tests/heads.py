@@ -1,4 +1,4 @@
-"""A small random head model in the exact format: enough structure for every core test, and quick to compile."""
+"""A small random head model in the real format, quick to compile, for the core tests."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from flamejax.head import REGION_NAMES, DenseLandmarks, HeadModel, LandmarkEmbed
 
 
 def random_head(seed: int = 0, subdivisions: int = 2, num_betas: int = 6, num_expression: int = 4) -> HeadModel:
-    """A head-sized ellipsoid with smooth random bases, random skinning and landmarks on its front."""
+    """Returns a head-sized ellipsoid with smooth random bases, random skinning and landmarks on its front."""
     rng = np.random.default_rng(seed)
     sphere = trimesh.creation.icosphere(subdivisions, 1.0)
     unit, faces = np.asarray(sphere.vertices), np.asarray(sphere.faces, np.int32)
@@ -61,7 +61,7 @@ def random_head(seed: int = 0, subdivisions: int = 2, num_betas: int = 6, num_ex
 
 
 def random_params(head: HeadModel, seed: int = 0, batch: tuple[int, ...] = (), scale: float = 0.3):  # noqa: ANN201
-    """Random coefficients and rotations."""
+    """Returns random coefficients and rotations."""
     from flamejax import HeadParams
 
     rng = np.random.default_rng(seed)

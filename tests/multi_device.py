@@ -1,5 +1,7 @@
-"""Programs on four virtual devices, against the same on one: a process of its own, since a process's devices are fixed
-when JAX starts. `tests/test_multi_device.py` starts it once for all checks that it names.
+"""Comparison of programs on four virtual devices and on one device.
+
+It needs a separate process, since the devices are fixed when JAX starts. `tests/test_multi_device.py` starts one for
+several checks.
 
 python -m tests.multi_device CHECK...   # prints {check: the largest difference} as JSON
 """
@@ -15,7 +17,7 @@ DEVICES = 4
 
 
 def shared_programs() -> float:
-    """Any program over photos: five of them, which four devices cannot share evenly, and several batch axes."""
+    """Compare any program over photos: five photos, which four devices cannot divide evenly, and several batch axes."""
     from fitting.sharding import sharded_map, sharded_program
 
     def program_on(devices):
@@ -24,25 +26,26 @@ def shared_programs() -> float:
     differences = []
     for batch in ((5,), (2, 3), (1,), ()):
         photos = jnp.asarray(np.random.default_rng(0).normal(size=(*batch, 7)), jnp.float32)
-        shared, alone = (sharded_map(program_on, jnp.float32(2), photos, batch, d) for d in (None, (jax.devices()[0],)))
-        assert shared.shape == photos.shape
-        differences += [jnp.abs(shared - alone).max(), jnp.abs(alone - 2 * jnp.cumsum(photos, axis=-1)).max()]
+        devices = None, (jax.devices()[0],)
+        sharded, single = (sharded_map(program_on, jnp.float32(2), photos, batch, d) for d in devices)
+        assert sharded.shape == photos.shape
+        differences += [jnp.abs(sharded - single).max(), jnp.abs(single - 2 * jnp.cumsum(photos, axis=-1)).max()]
     return float(max(differences))
 
 
 def algorithm_2() -> float:
-    """Diverse heads of five photos, metres."""
+    """Compare diverse heads of five photos, metres."""
     from sampling import diversify
     from tests.sampling.faces import KEY, make_fit, observed, small_model, small_vae
     from tests.sampling.test_diversify import RUN
 
     fit = make_fit((5,))
     photo, keys = observed(fit), jax.random.split(KEY, 5)
-    shared, alone = (
+    sharded, single = (
         diversify(small_vae(True), small_model(), fit, photo, keys, num_samples=3, config=RUN, devices=devices)
         for devices in (None, (jax.devices()[0],))
     )
-    return float(jnp.abs(shared.vertices - jax.device_put(alone.vertices, shared.vertices.sharding)).max())
+    return float(jnp.abs(sharded.vertices - jax.device_put(single.vertices, sharded.vertices.sharding)).max())
 
 
 CHECKS = {"shared programs": shared_programs, "algorithm 2": algorithm_2}

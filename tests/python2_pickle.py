@@ -1,7 +1,7 @@
-"""Writes pickles as Python 2 wrote them: 8-bit strings, old module names, protocol 0 or 2. For tests of the reader.
+"""Writing of pickles as in Python 2: 8-bit strings, old module names, protocol 0 or 2. For tests of the reader.
 
-What is written is what `cPickle` wrote for FLAME's releases: numpy arrays by `_reconstruct`, chumpy's `Ch` as an object
-with its attributes, scipy's sparse matrices by `_reconstructor`.
+The output is that of `cPickle` for FLAME's releases: NumPy arrays through `_reconstruct`, chumpy's `Ch` as an object
+with attributes, SciPy's sparse matrices through `_reconstructor`.
 """
 
 import struct
@@ -11,21 +11,21 @@ from scipy import sparse
 
 
 class Chumpy:
-    """Stands for `chumpy.ch.Ch(x)`: chumpy itself runs on no Python of today."""
+    """A stand-in for `chumpy.ch.Ch(x)`: chumpy itself does not run on current Python."""
 
     def __init__(self, x: np.ndarray) -> None:
         self.x = x
 
 
 class Raw:
-    """Opcodes to be written as they are."""
+    """Opcodes that are written unchanged."""
 
     def __init__(self, code: bytes) -> None:
         self.code = code
 
 
 def dumps(value: object, protocol: int = 2) -> bytes:
-    """The pickle of dictionaries, lists, tuples, numbers, strings, arrays, sparse matrices, `Chumpy` and `Raw`."""
+    """Pickle dictionaries, lists, tuples, numbers, strings, arrays, sparse matrices, `Chumpy` and `Raw`."""
     return (b"\x80\x02" if protocol == 2 else b"") + _write(value, protocol) + b"."
 
 

@@ -1,4 +1,4 @@
-"""The blocks of docs/from-python.md run as they stand, in a folder that has the files they name."""
+"""Tests that the code blocks of docs/from-python.md run, in a folder with the files that they use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_there_are_six_tasks_of_ten_lines_at_most():
+def test_page_has_six_blocks_of_at_most_ten_lines():
     assert len(BLOCKS) == 6
     for name, block in BLOCKS.items():
         assert len([line for line in block.splitlines() if line.strip()]) <= 10, name
@@ -40,19 +40,20 @@ def test_there_are_six_tasks_of_ten_lines_at_most():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BLOCKS]
 )
-def test_the_block_runs(name, folder):
-    found: dict = {}
-    exec(BLOCKS[name], found)
+def test_block_runs(name, folder):
+    namespace: dict = {}
+    exec(BLOCKS[name], namespace)
     if name == "Fit a photo":
-        np.testing.assert_allclose(found["model"].vertices(found["fit"].params), found["fit"].vertices, atol=1e-5)
-        assert found["flame"].betas.shape[-1] == found["head"].num_betas
+        vertices = namespace["model"].vertices(namespace["fit"].params)
+        np.testing.assert_allclose(vertices, namespace["fit"].vertices, atol=1e-5)
+        assert namespace["flame"].betas.shape[-1] == namespace["head"].num_betas
     elif name == "Render with gradients":
-        assert float(abs(found["gradient"].betas).max()) > 0
+        assert float(abs(namespace["gradient"].betas).max()) > 0
     elif name == "A detector of your own":
-        assert found["seen"].landmarks.shape == (1, 68, 2)
+        assert namespace["seen"].landmarks.shape == (1, 68, 2)
     elif name == "The rasterizer alone":
-        assert float(found["image"][..., 3].max()) == 1 and float(found["depth"].min()) == pytest.approx(0.5)
+        assert float(namespace["image"][..., 3].max()) == 1 and float(namespace["depth"].min()) == pytest.approx(0.5)
     elif name == "A head model of your own":
-        assert (folder / "mine.npz").is_file() and found["head"].num_betas == 5
+        assert (folder / "mine.npz").is_file() and namespace["head"].num_betas == 5
     else:
         assert (folder / "run" / "metrics.jsonl").is_file()

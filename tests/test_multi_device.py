@@ -1,4 +1,4 @@
-"""What several devices share out is what one device makes of it."""
+"""Tests that programs on several devices equal those on one device."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from tests.multi_device import DEVICES
     "tolerances",
     [
         pytest.param({"shared programs": 1e-6}, id="quick"),
-        pytest.param({"algorithm 2": 5e-5}, id="whole", marks=pytest.mark.slow),
+        pytest.param({"algorithm 2": 5e-5}, id="full", marks=pytest.mark.slow),
     ],
 )
-def test_photos_are_shared_out_over_devices(tolerances):
+def test_several_devices_equal_one(tolerances):
     root = Path(__file__).parents[1]
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}", "PYTHONPATH": str(root)}
     command = [sys.executable, "-m", "tests.multi_device", *tolerances]
-    done = subprocess.run(command, env=os.environ | flags, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for name, difference in json.loads(done.stdout.splitlines()[-1]).items():
+    process = subprocess.run(command, env=os.environ | flags, cwd=root, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    for name, difference in json.loads(process.stdout.splitlines()[-1]).items():
         assert difference < tolerances[name], name

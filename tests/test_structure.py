@@ -1,4 +1,4 @@
-"""The rooms: imports go one way, without cycles, and each package's surface is what the list says."""
+"""Tests of the architecture: imports point down without cycles, and the public API is that of surface.txt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flamejax", "models", "fitting", "sampling", "experiments")
-"""From the core up: each may import those before it."""
+"""From the core up: each package may import those before it."""
 EXPERIMENTS = (
     ("runtime", "progress", "cache", "clay", "heads", "head_models", "photos", "results"),
     ("datasets",),
@@ -25,34 +25,34 @@ EXPERIMENTS = (
     ("demo", "convert", "doctor", "fetch_sources"),
     ("cli",),
 )
-"""Rooms of experiments from the bottom up: each may import those of earlier rows, and its own row."""
-DOOR = "flamejax.__main__"
-"""The console script, which looks for what hides our packages before it imports the commands."""
+"""Subpackages of experiments from the bottom up: each may import those of earlier rows and of its own row."""
+ENTRY_POINT = "flamejax.__main__"
+"""The console script, which checks for shadowed packages before it imports `experiments.cli`."""
 SURFACE = Path(__file__).with_name("surface.txt")
 
 
 def modules() -> dict[str, Path]:
-    """Name -> file of every module in the wheel."""
-    found = {}
+    """Returns name -> file of every module in the wheel."""
+    files = {}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            found[name.removesuffix(".__init__")] = path
-    return found
+            files[name.removesuffix(".__init__")] = path
+    return files
 
 
 def imports(name: str, path: Path, known: set[str]) -> set[str]:
-    """Our own modules that a module imports, also those it imports only inside functions or for types."""
-    found: set[str] = set()
+    """Returns the known modules that a module imports, including imports inside functions and for types."""
+    imported: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative imports hide where things are"
+            assert not node.level, f"{path}: relative imports hide the path of a module"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in known else str(node.module))
-    return (found & known) - {name}
+                imported.add(inner if inner in known else str(node.module))
+    return (imported & known) - {name}
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +69,17 @@ def test_no_import_cycles(graph):
 
 
 def test_imports_point_down(graph):
-    level = {package: place for place, package in enumerate(PACKAGES)}
-    rooms = {room: place for place, row in enumerate(EXPERIMENTS) for room in row}
+    package_level = {package: level for level, package in enumerate(PACKAGES)}
+    subpackage_level = {name: level for level, row in enumerate(EXPERIMENTS) for name in row}
     wrong = []
     for name, others in graph.items():
-        for other in others - {"experiments.cli"} if name == DOOR else others:
+        for other in others - {"experiments.cli"} if name == ENTRY_POINT else others:
             package, used = name.split(".")[0], other.split(".")[0]
-            if level[used] > level[package]:
+            if package_level[used] > package_level[package]:
                 wrong.append(f"{name} imports {other}")
             if package == used == "experiments" and "." in name and "." in other:
-                mine, theirs = name.split(".")[1], other.split(".")[1]
-                if rooms[theirs] > rooms[mine]:
+                importer, target = name.split(".")[1], other.split(".")[1]
+                if subpackage_level[target] > subpackage_level[importer]:
                     wrong.append(f"{name} imports {other}")
     assert not wrong, "\n".join(sorted(wrong))
 
@@ -90,32 +90,32 @@ def test_files_are_short():
 
 
 def surface() -> str:
-    """Each package's `__all__`, one name a line, with the names of its arguments; those with defaults end in `=`."""
+    """Returns each package's `__all__`, one name per line, with argument names; those with defaults end in `=`."""
     lines = []
     inner = ("head", "io", "metrics", "rendering")
-    for package in (*PACKAGES, *(f"flamejax.{room}" for room in inner), "experiments.training"):
+    for package in (*PACKAGES, *(f"flamejax.{name}" for name in inner), "experiments.training"):
         module = importlib.import_module(package)
         for name in sorted(getattr(module, "__all__", ())):
             lines.append(f"{package}.{name}{_arguments(getattr(module, name))}")
     return "\n".join(lines) + "\n"
 
 
-def _arguments(thing: object) -> str:
-    """Annotations and values of defaults are left out: how they are written depends on the versions of libraries."""
+def _arguments(member: object) -> str:
+    """Format argument names. Annotations and default values are left out: their form depends on library versions."""
     try:
-        given = inspect.signature(thing).parameters.values() if callable(thing) else None
+        parameters = inspect.signature(member).parameters.values() if callable(member) else None
     except (TypeError, ValueError):
         return ""
-    if given is None:
+    if parameters is None:
         return ""
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    names = (f"{stars.get(one.kind, '')}{one.name}{'' if one.default is one.empty else '='}" for one in given)
+    names = (f"{stars.get(one.kind, '')}{one.name}{'' if one.default is one.empty else '='}" for one in parameters)
     return f"({', '.join(names)})"
 
 
-def test_a_change_of_the_public_surface_is_seen():
-    """Names and signatures are as in surface.txt; a wanted change is written there by UPDATE_SURFACE=1."""
-    found = surface()
+def test_public_surface_is_unchanged():
+    """Names and signatures are those of surface.txt; UPDATE_SURFACE=1 writes an intended change."""
+    current = surface()
     if os.environ.get("UPDATE_SURFACE"):
-        SURFACE.write_text(found)
-    assert found == SURFACE.read_text()
+        SURFACE.write_text(current)
+    assert current == SURFACE.read_text()

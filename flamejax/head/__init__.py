@@ -1,4 +1,4 @@
-"""Head models: FLAME's function, its landmarks and regions, and the embedded open head."""
+"""Head models: FLAME's vertices, landmarks and regions, and the embedded open head."""
 
 from flamejax.head._dense_landmarks import (
     DENSE_FORMAT_VERSION,

@@ -1,8 +1,8 @@
 """MediaPipe's 468 face points on a head's surface, and the 51 inner iBUG landmarks as the detector places them.
 
-Every landmark set has its own definition of, say, a mouth corner. A head's own landmarks follow the annotators of iBUG;
-a detector follows what it was trained on. `experiments.calibrate_landmarks` measures on renders of known heads where on
-the surface the detector puts each of its points, and writes that to a file, which is read here.
+Every landmark set defines points such as a mouth corner differently. A head's own landmarks follow the annotators of
+iBUG, a detector follows its training data. `experiments.calibrate_landmarks` measures on renders of known heads where
+on the surface the detector places its points, and writes a file that this module reads.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ _SHAPES = {
 
 
 def geometry_hash(head: HeadModel) -> str:
-    """sha256 (hex) of what places a head's surface points: template, triangles, blend shapes, correctives, skinning."""
+    """Returns the sha256 (hex) of a head's geometry: template, triangles, blend shapes, correctives, skinning."""
     digest = hashlib.sha256()
-    # numpy's views of the basis: the head's own properties would compile and copy.
+    # NumPy views of the basis: the head's properties would compile and copy.
     basis, components = np.asarray(head.basis), head.joint_dirs.shape[-1]
     arrays = {
         "v_template": head.v_template,
@@ -56,15 +56,15 @@ def geometry_hash(head: HeadModel) -> str:
 
 
 def dense_landmarks_path() -> Path:
-    """Where the embedded open head's dense landmarks lie."""
+    """Returns the file of the embedded open head's dense landmarks."""
     return open_head_path().with_name("open_head_landmarks.npz")
 
 
 def load_dense_landmarks(head: HeadModel, path: str | os.PathLike[str] | None = None) -> DenseLandmarks | None:
-    """Load what `flamejax calibrate-landmarks` has measured for a head.
+    """Load a head's dense landmarks, as measured by `flamejax calibrate-landmarks`.
 
     Args:
-      head: the head that the landmarks are for.
+      head: the head on which they were measured.
       path: the file; None for the embedded one.
 
     Returns:
@@ -73,31 +73,31 @@ def load_dense_landmarks(head: HeadModel, path: str | os.PathLike[str] | None = 
     Raises:
       HeadFileError: the file is missing, damaged or of another version, or (with a path) measured on another head.
     """
-    chosen = dense_landmarks_path() if path is None else Path(path)
-    if path is None and not chosen.is_file():
+    file = dense_landmarks_path() if path is None else Path(path)
+    if path is None and not file.is_file():
         return None
-    found = _read(chosen)
-    measured = f"{found['head_name']} {found['head_version']}"
-    # The name is compared first: it spares the hash of a large foreign head.
-    if measured != f"{head.name} {head.version}" or str(found["head_hash"]) != geometry_hash(head):
+    arrays = _read(file)
+    measured = f"{arrays['head_name']} {arrays['head_version']}"
+    # The name is compared first, which saves hashing a large head.
+    if measured != f"{head.name} {head.version}" or str(arrays["head_hash"]) != geometry_hash(head):
         if path is None:
             return None
         raise HeadFileError(
-            f"{chosen}: measured on the head '{measured}' (geometry {str(found['head_hash'])[:12]}), "
+            f"{file}: measured on the head '{measured}' (geometry {str(arrays['head_hash'])[:12]}), "
             f"not on this '{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). "
             "Make them with: flamejax calibrate-landmarks --head FILE --output FILE"
         )
-    _check(chosen, found, len(head.faces))
+    _check(file, arrays, len(head.faces))
     return DenseLandmarks(
         **jax.device_put(
-            {name: found[name].astype(np.int32 if kind == "i" else np.float32) for name, (kind, _) in _SHAPES.items()}
+            {name: arrays[name].astype(np.int32 if kind == "i" else np.float32) for name, (kind, _) in _SHAPES.items()}
         )
     )
 
 
 @jax.jit
 def dense_landmarks(head: HeadModel, dense: DenseLandmarks, params: HeadParams) -> Array:
-    """MediaPipe's 468 points of a posed head, without computing the other vertices' positions.
+    """Compute MediaPipe's 468 points of a posed head, from only the vertices that they need.
 
     Args:
       params: batch axes (*b,).
@@ -113,7 +113,7 @@ def dense_landmarks(head: HeadModel, dense: DenseLandmarks, params: HeadParams) 
 
 
 def calibrated(head: HeadModel, dense: DenseLandmarks) -> HeadModel:
-    """The head with its 51 inner landmarks where the detector puts them; the jaw contour stays as it is."""
+    """Returns the head with its 51 inner landmarks where the detector places them; the jaw contour is unchanged."""
     embedding = dataclasses.replace(
         head.landmark_embedding, face=dense.landmark_face, barycentric=dense.landmark_barycentric
     )
@@ -121,7 +121,7 @@ def calibrated(head: HeadModel, dense: DenseLandmarks) -> HeadModel:
 
 
 def with_dense_landmarks(head: HeadModel) -> HeadModel:
-    """The head with the embedded calibration attached and its inner landmarks moved, if measured on this head."""
+    """Returns the head with the embedded calibration applied, if it was measured on this head."""
     dense = load_dense_landmarks(head)
     return head if dense is None else dataclasses.replace(calibrated(head, dense), dense=dense)
 
@@ -129,23 +129,23 @@ def with_dense_landmarks(head: HeadModel) -> HeadModel:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise HeadFileError(f"{path}: no such landmark file.")
-    found = read_npz(path)
-    missing = [n for n in ("format_version", "head_name", "head_version", "head_hash", *_SHAPES) if n not in found]
+    arrays = read_npz(path)
+    missing = [n for n in ("format_version", "head_name", "head_version", "head_hash", *_SHAPES) if n not in arrays]
     if missing:
         raise HeadFileError(f"{path}: not a file of dense landmarks ('{missing[0]}' is missing).")
-    if int(found["format_version"]) != DENSE_FORMAT_VERSION:
+    if int(arrays["format_version"]) != DENSE_FORMAT_VERSION:
         raise HeadFileError(
-            f"{path}: landmark format {int(found['format_version'])}, "
+            f"{path}: landmark format {int(arrays['format_version'])}, "
             f"but this flamejax reads format {DENSE_FORMAT_VERSION}."
         )
-    return found
+    return arrays
 
 
-def _check(path: Path, found: dict[str, np.ndarray], triangles: int) -> None:
+def _check(path: Path, arrays: dict[str, np.ndarray], triangles: int) -> None:
     for name, (kind, shape) in _SHAPES.items():
-        array = found[name]
+        array = arrays[name]
         if array.dtype.kind != kind or array.shape != shape:
-            raise HeadFileError(f"{path}: '{name}' is {array.dtype} {array.shape}, which is not its form.")
+            raise HeadFileError(f"{path}: '{name}' is {array.dtype} {array.shape}, not the expected type and shape.")
         if kind == "f" and not np.isfinite(array).all():
             raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite.")
         if kind == "i" and not (array.min() >= 0 and array.max() < triangles):

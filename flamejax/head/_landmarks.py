@@ -16,11 +16,11 @@ MAX_YAW_DEGREES = 39
 
 
 def contour_bin(params: HeadParams) -> Array:
-    """Row of the contour table for a head's yaw: (*b,) int32 in 0..78. Not differentiable.
+    """Returns the row of the contour table for a head's yaw: (*b,) int32 in 0..78. Not differentiable.
 
-    FLAME's order: bins 0..39 are rotations of -0..-39 degrees about +y, bins 40..78 are +1..+39. The yaw is that of
-    the head, so the neck's rotation counts as well as the global one, as in flame-pytorch. smplx's FLAME 0.1.28 takes
-    the global rotation alone (its `NECK_IDX` is 0, the root): with a turned neck its contour lies elsewhere.
+    FLAME's order: bins 0..39 are rotations of -0..-39 degrees about +y, bins 40..78 are +1..+39. The yaw
+    includes the neck's rotation besides the global one, as in flame-pytorch. smplx's FLAME 0.1.28 uses only the global
+    rotation (its `NECK_IDX` is 0, the root), so that its contour differs if the neck is turned.
     """
     rotation = rotation_matrix(jax.lax.stop_gradient(params.global_orient)) @ rotation_matrix(
         jax.lax.stop_gradient(params.neck_pose)
@@ -34,7 +34,7 @@ def contour_bin(params: HeadParams) -> Array:
 
 
 def landmark_triangles(head: HeadModel, params: HeadParams) -> tuple[Array, Array]:
-    """Triangles' vertices (*b, 68, 3) int32 and barycentrics (*b, 68, 3) of the landmarks at this pose."""
+    """Returns the triangles' vertices (*b, 68, 3) int32 and barycentrics (*b, 68, 3) of the landmarks at this pose."""
     embedding = head.landmark_embedding
     if not len(embedding.face):
         raise ValueError(f"the head '{head.name}' has no landmarks: give `HeadModel.from_arrays` a landmark_embedding.")
@@ -48,7 +48,7 @@ def landmark_triangles(head: HeadModel, params: HeadParams) -> tuple[Array, Arra
 
 
 def landmarks_from_vertices(head: HeadModel, verts: Array, params: HeadParams) -> Array:
-    """Landmarks of vertices that are already computed. verts: (*b, V, 3) -> (*b, 68, 3)."""
+    """Compute the landmarks from vertices. verts: (*b, V, 3) -> (*b, 68, 3)."""
     triangles, barycentric = landmark_triangles(head, params)
     flat = triangles.reshape(*triangles.shape[:-2], -1)
     corners = jnp.take_along_axis(verts, flat[..., None], axis=-2)
@@ -58,14 +58,14 @@ def landmarks_from_vertices(head: HeadModel, verts: Array, params: HeadParams) -
 
 @jax.jit
 def landmarks(head: HeadModel, params: HeadParams) -> Array:
-    """The 68 iBUG landmarks of a posed head, without computing the other vertices' positions.
+    """Compute the 68 iBUG landmarks of a posed head, from only the vertices that they need.
 
     Args:
       params: batch axes (*b,).
 
     Returns:
-      (*b, 68, 3) metres, world frame. 0..16 are the jaw contour as seen at the head's yaw: its table look-up is
-      piecewise constant and carries no gradient (the positions do).
+      (*b, 68, 3) metres, world frame. 0..16 are the jaw contour visible at the head's yaw. Its table lookup is
+      piecewise constant and has no gradient, the positions have.
     """
     if params.batch:
         return jax.vmap(lambda one: landmarks(head, one))(params)
@@ -75,19 +75,21 @@ def landmarks(head: HeadModel, params: HeadParams) -> Array:
 
 
 def landmark_head(head: HeadModel) -> HeadModel:
-    """A head of only those vertices that its 68 landmarks lie on, at any yaw: for landmarks of many heads at once, as
-    `landmarks_from_vertices(small, vertices(small, params), params)`. Not to be traced; regions and texture are kept
-    as they were, so they do not refer to its vertices."""
+    """Reduce a head to the vertices of its 68 landmarks, at any yaw.
+
+    `landmarks_from_vertices(small, vertices(small, params), params)` then gives the landmarks of many heads cheaply.
+    Not traceable. Regions and texture coordinates are unchanged and do not refer to the reduced vertices.
+    """
     embedding = head.landmark_embedding
-    used, place = np.unique(
+    used, index = np.unique(
         np.concatenate([np.asarray(embedding.contour_face).ravel(), np.asarray(embedding.face)]), return_inverse=True
     )
-    corners, faces = np.unique(np.asarray(head.faces)[used], return_inverse=True)
+    selected, faces = np.unique(np.asarray(head.faces)[used], return_inverse=True)
     contour = embedding.contour_face.shape
-    small = dataclasses.replace(
+    embedding = dataclasses.replace(
         embedding,
-        contour_face=jnp.asarray(place[: np.prod(contour)].reshape(contour), jnp.int32),
-        face=jnp.asarray(place[np.prod(contour) :], jnp.int32),
+        contour_face=jnp.asarray(index[: np.prod(contour)].reshape(contour), jnp.int32),
+        face=jnp.asarray(index[np.prod(contour) :], jnp.int32),
     )
-    few = head_at(head, jnp.asarray(corners))
-    return dataclasses.replace(few, faces=jnp.asarray(faces.reshape(-1, 3), jnp.int32), landmark_embedding=small)
+    small = head_at(head, jnp.asarray(selected))
+    return dataclasses.replace(small, faces=jnp.asarray(faces.reshape(-1, 3), jnp.int32), landmark_embedding=embedding)

@@ -18,15 +18,15 @@ def load_head(
 ) -> HeadModel:
     """Load a head model.
 
-    Nothing in a file is ever run: pickles are read as data (`formats.safe_pickle`). FLAME models take about a
-    second to read; `flamejax convert` makes an `.npz` of one, which holds its companions as well.
+    No code in a file is ever run: pickles are read as data (`formats.safe_pickle`). Reading a FLAME model takes about a
+    second; `flamejax convert` converts one with its companion files to a single `.npz`.
 
     Args:
       path: a flamejax `.npz`; a FLAME model, `.pkl` or `.npz`, with its companion files beside it; a folder with
         ICT-FaceKit's `FaceXModel`; None for the embedded open head (CC0).
-      calibrate: attach the detector's dense landmarks and move the inner landmarks to where the detector puts them, if
-        the embedded calibration was measured on this very head; False leaves the landmarks as the file has them.
-      flame: where a FLAME model's companions lie, if not beside it, and how much of them to take.
+      calibrate: attach the detector's dense landmarks and move the inner landmarks to the detector's positions, if the
+        embedded calibration was measured on this head. False keeps the landmarks of the file.
+      flame: paths of a FLAME model's companion files, if not in its folder, and how much of them to load.
 
     Returns:
       The model, on the default device.
@@ -35,44 +35,44 @@ def load_head(
       HeadFileError: the file is missing, damaged, dangerous, of another version, or no head model; or a FLAME model's
         landmarks are missing. The message says what to do.
     """
-    head = _assembled(read_head(Path(path) if path is not None else open_head_path(), flame))
+    head = _build_head(read_head(Path(path) if path is not None else open_head_path(), flame))
     return with_dense_landmarks(head) if calibrate else head
 
 
-def _assembled(found: dict[str, np.ndarray]) -> HeadModel:
-    """The model of `read_head`'s arrays."""
-    basis = _widened(found["albedo_basis"])
-    basis *= (_widened(found["albedo_scale"]) / ALBEDO_STEP)[:, None, None, None]
-    mean, form = _widened(found["albedo_mean"]), found["albedo_mean"].dtype.kind
+def _build_head(arrays: dict[str, np.ndarray]) -> HeadModel:
+    """Build the model from the arrays of `read_head`."""
+    basis = _to_float32(arrays["albedo_basis"])
+    basis *= (_to_float32(arrays["albedo_scale"]) / ALBEDO_STEP)[:, None, None, None]
+    mean, kind = _to_float32(arrays["albedo_mean"]), arrays["albedo_mean"].dtype.kind
     return HeadModel.from_arrays(
-        _widened(found["v_template"]),
-        found["faces"],
-        _widened(found["shapedirs"]),
-        posedirs=_widened(found["posedirs"]),
-        J_regressor=_widened(found["J_regressor"]),
-        lbs_weights=_widened(found["lbs_weights"]),
-        uv=_widened(found["uv"]),
-        uv_faces=found["uv_faces"],
-        num_betas=int(found["num_betas"]),
-        parents=tuple(int(parent) for parent in found["parents"]),
+        _to_float32(arrays["v_template"]),
+        arrays["faces"],
+        _to_float32(arrays["shapedirs"]),
+        posedirs=_to_float32(arrays["posedirs"]),
+        J_regressor=_to_float32(arrays["J_regressor"]),
+        lbs_weights=_to_float32(arrays["lbs_weights"]),
+        uv=_to_float32(arrays["uv"]),
+        uv_faces=arrays["uv_faces"],
+        num_betas=int(arrays["num_betas"]),
+        parents=tuple(int(parent) for parent in arrays["parents"]),
         landmark_embedding=LandmarkEmbedding.from_arrays(
-            found["landmark_face"],
-            _widened(found["landmark_barycentric"]),
-            found["contour_face"],
-            _widened(found["contour_barycentric"]),
+            arrays["landmark_face"],
+            _to_float32(arrays["landmark_barycentric"]),
+            arrays["contour_face"],
+            _to_float32(arrays["contour_barycentric"]),
         ),
-        regions={str(n): m for n, m in zip(found["region_names"], found["region_masks"], strict=True)},
-        albedo_mean=mean if form == "f" else mean / np.float32(255.0),
+        regions={str(n): m for n, m in zip(arrays["region_names"], arrays["region_masks"], strict=True)},
+        albedo_mean=mean if kind == "f" else mean / np.float32(255.0),
         albedo_basis=basis,
-        expression_range=_widened(found["expression_range"]) if "expression_range" in found else None,
-        name=str(found["name"]),
-        version=str(found["version"]),
-        licence=str(found["licence"]),
+        expression_range=_to_float32(arrays["expression_range"]) if "expression_range" in arrays else None,
+        name=str(arrays["name"]),
+        version=str(arrays["version"]),
+        licence=str(arrays["licence"]),
     )
 
 
-def _widened(array: np.ndarray) -> np.ndarray:
-    """Any real array as float32. numpy widens float16 slowly; there are only 65,536 of them, so a table is faster."""
+def _to_float32(array: np.ndarray) -> np.ndarray:
+    """Convert any real array to float32. For float16 a table of its 65,536 values is faster than NumPy's conversion."""
     if array.dtype != np.float16:
         return array.astype(np.float32)
     table = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)

@@ -1,5 +1,7 @@
-"""Vertices -> rest-pose shape: skinning and pose correctives undone (Li et al. 2017, section 4; Diverse3DFace, section
-4.1: "we then unpose both the ground-truth and the fitted shapes")."""
+"""Unposing: vertices -> rest-pose shape, without skinning and pose correctives (Li et al. 2017, section 4).
+
+Diverse3DFace, section 4.1: "we then unpose both the ground-truth and the fitted shapes".
+"""
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +24,20 @@ from flamejax.head.rotation import rotation_matrix, skew_matrix
 
 @jax.jit
 def unpose(head: HeadModel, vertices: Array, params: HeadParams, joints: Array | None = None) -> Array:
-    """The shape that posing would turn into `vertices`: the inverse of `flamejax.vertices` for a known pose.
+    """Compute the rest-pose shape of posed `vertices`: the inverse of `flamejax.vertices` for a known pose.
 
-    Each vertex goes back through the inverse of its own blended transform, and the pose correctives are taken off. What
-    the model cannot express (a scan's detail) is kept. Where the blended transform has no inverse (joints turned by
-    half a turn against each other), the result is not finite.
+    The inverse of each vertex's blended transform is applied, and the pose correctives are subtracted. Detail that the
+    model cannot express, as in a scan, is preserved. Where the blended transform has no inverse (joints rotated by 180
+    degrees against each other), the result is not finite.
 
     Args:
       head: the model.
       vertices: (*b, V, 3) metres, world frame.
-      params: the pose, batch axes (*b,); betas and expression only place the joints.
-      joints: (*b, 5, 3) rest-pose joints, metres, head frame; of `params` when left out.
+      params: the pose, batch axes (*b,); betas and expression only determine the joints.
+      joints: (*b, 5, 3) rest-pose joints, metres, head frame; those of `params` by default.
 
     Returns:
-      (*b, V, 3) metres, head frame: template + blend shapes, and what the model lacks.
+      (*b, V, 3) metres, head frame: template + blend shapes + detail outside of the model.
 
     Raises:
       ValueError: `vertices` is not (*b, V, 3) with the head's V.
@@ -49,45 +51,47 @@ def unpose(head: HeadModel, vertices: Array, params: HeadParams, joints: Array |
 
 
 def unposed_planes(head: HeadModel, planes: Array, rotations: Array, joints: Array, transl: Array) -> Array:
-    """`unpose` of coordinate planes (*b, 3, V) -> (*b, 3, V), with the joints' rotations as matrices (*b, 5, 3, 3)."""
+    """Compute `unpose` of coordinate planes (*b, 3, V) -> (*b, 3, V), with rotation matrices (*b, 5, 3, 3)."""
     rotation, offset = joint_transforms(rotations, joints, head.parents)
-    inverse, moved = _inverse_transforms(head, rotation, offset, transl)
+    inverse, translation = _inverse_transforms(head, rotation, offset, transl)
     correctives = blend(head.basis[head.joint_dirs.shape[-1] :], pose_feature(rotations))
-    return _applied(inverse, planes - moved) - correctives
+    return _apply_matrices(inverse, planes - translation) - correctives
 
 
 def unposed_jacobian(
     head: HeadModel, planes: Array, rotations: Array, joints: Array, transl: Array
 ) -> tuple[Array, Array, Array]:
-    """`unposed_planes` of one scan and its derivative, in closed form: a fraction of the time of autodiff.
+    """Compute `unposed_planes` of one scan and its derivative in closed form, much faster than by autodiff.
 
-    Turning a joint by a small vector d in its own axes (R -> R exp d) turns all that hangs on it about the joint.
-    Moving a joint with its rest shape moves what hangs on it by the difference of the joint's and its parent's turn.
+    Rotating a joint by a small vector d in its own axes (R -> R exp d) rotates its descendants about the joint. Moving
+    a rest joint moves its descendants by the difference between the joint's and its parent's rotation.
 
     Args:
       planes: (3, V); rotations: (5, 3, 3); joints: (5, 3); transl: (3,).
 
     Returns:
-      (3, V) the scan at rest; (18, 3, V) its change with the five joints' d, then `transl`; (12, 3, V) its change with
-      the places of the joints after the root.
+      (3, V) the unposed scan; (18, 3, V) its derivative in the five joints' d, then in `transl`; (12, 3, V) its
+      derivative in the positions of the joints after the root.
     """
     rotation, offset = joint_transforms(rotations, joints, head.parents)
-    inverse, moved = _inverse_transforms(head, rotation, offset, transl)
+    inverse, translation = _inverse_transforms(head, rotation, offset, transl)
     basis = head.basis[head.joint_dirs.shape[-1] :]
-    corrected = _applied(inverse, planes - moved)
-    places = rotate(rotation, joints) + offset
-    carried = jnp.asarray(_descendants(head.parents), planes.dtype)
+    corrected = _apply_matrices(inverse, planes - translation)
+    positions = rotate(rotation, joints) + offset
+    descends = jnp.asarray(_descendants(head.parents), planes.dtype)
     weights = head.lbs_weights.T
-    hanging = jnp.matmul(carried, weights, precision=HIGHEST)
-    # What hangs on each joint, as moved by it, relative to the joint; (5, 3, V).
+    carried_weights = jnp.matmul(descends, weights, precision=HIGHEST)
+    # Weighted vertices that each joint carries, relative to the joint; (5, 3, V).
     parts = weights[:, None] * (jnp.einsum("kij,jv->kiv", rotation, corrected, precision=HIGHEST) + offset[..., None])
-    arms = jnp.einsum("kj,jiv->kiv", carried, parts, precision=HIGHEST) - places[..., None] * hanging[:, None]
-    axes = jnp.swapaxes(rotation, -1, -2)[..., None]  # (5, 3, 3, 1): of each joint its three axes, in the world
-    turned = jnp.cross(jnp.broadcast_to(arms[:, None], (5, 3, *arms.shape[1:])), axes, axis=-2).reshape(15, 3, -1)
-    shifted = -jnp.broadcast_to(jnp.eye(3)[..., None], (3, *planes.shape))
+    arms = jnp.einsum("kj,jiv->kiv", descends, parts, precision=HIGHEST)
+    arms = arms - positions[..., None] * carried_weights[:, None]
+    axes = jnp.swapaxes(rotation, -1, -2)[..., None]  # (5, 3, 3, 1): three axes per joint, in the world
+    by_rotation = jnp.cross(jnp.broadcast_to(arms[:, None], (5, 3, *arms.shape[1:])), axes, axis=-2).reshape(15, 3, -1)
+    by_translation = -jnp.broadcast_to(jnp.eye(3)[..., None], (3, *planes.shape))
     slide = jnp.swapaxes(rotation[1:] - rotation[np.array(head.parents[1:])], -1, -2).reshape(12, 3, 1)
-    changes = jnp.concatenate([turned, shifted, slide * jnp.repeat(hanging[1:], 3, axis=0)[:, None]])
-    columns = _applied(jnp.broadcast_to(inverse, (len(changes), *inverse.shape)), changes)
+    by_joint = slide * jnp.repeat(carried_weights[1:], 3, axis=0)[:, None]
+    derivatives = jnp.concatenate([by_rotation, by_translation, by_joint])
+    columns = _apply_matrices(jnp.broadcast_to(inverse, (len(derivatives), *inverse.shape)), derivatives)
     skews = skew_matrix(jnp.eye(3))
     features = jnp.einsum("kij,ajl->kail", rotations[1:], skews, precision=HIGHEST).reshape(-1, 3, 9)
     correctives = jnp.einsum("kaf,kfv->kav", features, basis.reshape(len(features), 9, -1), precision=HIGHEST)
@@ -96,15 +100,15 @@ def unposed_jacobian(
 
 
 def _descendants(parents: tuple[int, ...]) -> np.ndarray:
-    """(K, K) bool: joint j hangs on joint k, or is it."""
-    carried = np.eye(len(parents), dtype=bool)
+    """Returns (K, K) bool: [k, j] tells whether joint j is joint k or its descendant."""
+    descends = np.eye(len(parents), dtype=bool)
     for joint, parent in reversed(list(enumerate(parents[1:], start=1))):
-        carried[parent] |= carried[joint]
-    return carried
+        descends[parent] |= descends[joint]
+    return descends
 
 
 def _inverse_transforms(head: HeadModel, rotation: Array, offset: Array, transl: Array) -> tuple[Array, Array]:
-    """Inverse of each vertex's blended matrix, (*b, 3, 3, V), and where its transform takes the origin, (*b, 3, V)."""
+    """Returns the inverse of each vertex's blended matrix (*b, 3, 3, V), and its translation (*b, 3, V)."""
     rows, weights = transform_rows(rotation, offset, transl)[..., :-1], head.lbs_weights.T
     flat = jnp.matmul(rows.reshape(-1, rows.shape[-1]), weights, precision=HIGHEST)
     blended = flat.reshape(*rows.shape[:-2], 3, 4, weights.shape[-1])
@@ -115,7 +119,7 @@ def _inverse_transforms(head: HeadModel, rotation: Array, offset: Array, transl:
     return inverse, blended[..., 3, :] + transl[..., None]
 
 
-def _applied(matrices: Array, planes: Array) -> Array:
-    """A matrix at each vertex: (*b, 3, 3, V) of (*b, 3, V) -> (*b, 3, V)."""
+def _apply_matrices(matrices: Array, planes: Array) -> Array:
+    """Apply one matrix per vertex: (*b, 3, 3, V), (*b, 3, V) -> (*b, 3, V)."""
     parts = [matrices[..., :, j, :] * planes[..., j, None, :] for j in range(3)]
     return parts[0] + parts[1] + parts[2]

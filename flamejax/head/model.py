@@ -17,7 +17,7 @@ from flamejax.head.formats import write_head
 from flamejax.head.regions import REGION_NAMES, guess_regions
 
 SLIDING_SPREAD = 0.05
-"""Spread beyond which a point is taken to slide on the surface, as points of the face's contour do when it turns."""
+"""Spread above which a point slides on the surface when the head turns, as contour points do."""
 PARENTS = (-1, 0, 1, 1, 1)
 JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
 
@@ -30,7 +30,7 @@ _SAVED = (
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LandmarkEmbedding:
-    """Where the 68 iBUG landmarks lie on the mesh: triangle and barycentric coordinates."""
+    """Positions of the 68 iBUG landmarks on the mesh: triangles and barycentric coordinates."""
 
     face: Array
     """(51,) int32: triangles of the inner landmarks 17..67."""
@@ -45,7 +45,7 @@ class LandmarkEmbedding:
     def from_arrays(
         cls, face: ArrayLike, barycentric: ArrayLike, contour_face: ArrayLike, contour_barycentric: ArrayLike
     ) -> Self:
-        """Of NumPy's or JAX's arrays, shapes as of the fields; with no rows at all: a head without landmarks.
+        """Build the embedding from NumPy or JAX arrays with the fields' shapes; empty arrays mean no landmarks.
 
         Raises:
           ValueError: an array has another shape. The message names it.
@@ -59,7 +59,7 @@ class LandmarkEmbedding:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Under the names of flamejax's format."""
+        """Returns the arrays under the names of flamejax's format."""
         names = ("landmark_face", "landmark_barycentric", "contour_face", "contour_barycentric")
         return {name: np.asarray(value) for name, value in zip(names, vars(self).values(), strict=True)}
 
@@ -67,10 +67,10 @@ class LandmarkEmbedding:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DenseLandmarks:
-    """Where a detector's points lie on a head: triangle and barycentric coordinates, and how well they agree.
+    """Positions of a detector's points on a head: triangles, barycentric coordinates and spreads.
 
     A spread is the robust standard deviation, per image axis and in outer-eye distances, of detector minus model on
-    renders of known heads: what a fit should expect of each point even when identity, expression and pose are right.
+    renders of known heads: the residual that a fit should expect even with correct identity, expression and pose.
     """
 
     dense_face: Array
@@ -88,7 +88,7 @@ class DenseLandmarks:
 
     @property
     def sliding(self) -> Array:
-        """(468,) bool: points of the face's contour, which move over the surface as the head turns."""
+        """(468,) bool: contour points, which slide over the surface as the head turns."""
         return self.dense_spread > SLIDING_SPREAD
 
 
@@ -106,8 +106,8 @@ class HeadModel:
     faces: Array
     """(F, 3) int32, counter-clockwise seen from outside."""
     basis: Array
-    """(S + E + 9 (K - 1), 3, V) metres: identity, expression and pose correctives as one matrix, one plane for each
-    coordinate, as `vertices` multiplies it. `shapedirs` and `posedirs` are its parts in FLAME's order of axes."""
+    """(S + E + 9 (K - 1), 3, V) metres: identity, expression and pose correctives as one matrix, one plane per
+    coordinate, in the layout that `vertices` multiplies. `shapedirs` and `posedirs` are its parts in FLAME's layout."""
     J_regressor: Array
     """(K, V) joints from vertices."""
     lbs_weights: Array
@@ -135,10 +135,10 @@ class HeadModel:
     parents: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     """(K,) parent joint of each joint; -1 for the root. A parent comes before its children."""
     dense: DenseLandmarks | None = None
-    """A detector's 468 points on this head, where they were measured; see `flamejax.head._dense_landmarks`."""
+    """A detector's 468 points on this head, if measured; see `flamejax.head._dense_landmarks`."""
     expression_range: Array | None = None
-    """(2, E) lowest and highest coefficients at which each component makes faces of people, where the model's file says
-    so: lips part in one direction only. For sampling; the model itself is linear without bounds."""
+    """(2, E) lowest and highest plausible coefficient of each component, if the model's file has them: lips part in one
+    direction only. Used for sampling; the model itself is linear without bounds."""
 
     @classmethod
     def from_arrays(
@@ -163,35 +163,35 @@ class HeadModel:
         version: str = "0",
         licence: str = "unknown",
     ) -> Self:
-        """A head model of one's own arrays, NumPy's or JAX's (not to be traced).
+        """Build a head model from your own NumPy or JAX arrays (not traceable).
 
         Args:
           v_template: (V, 3) mean shape, metres.
           faces: (F, 3) integers, counter-clockwise seen from outside.
-          shapedirs: (V, 3, S + E) metres per standard deviation, identity first; none when left out.
-          num_betas: S; when left out, all of `shapedirs` are identity and there is no expression.
-          posedirs: (36, 3 V) as FLAME's; when left out, rotations deform nothing besides the skinning.
-          J_regressor: (5, V); when left out, all joints lie in the middle of the template.
-          lbs_weights: (V, 5), rows that sum to 1; when left out, everything is bound to the root, one rigid head.
-          parents: of the five joints, FLAME's when left out.
-          landmark_embedding: when left out, the head has no landmarks, and whatever asks for them raises a ValueError.
-          regions: name -> (V,) bool; those of FLAME's 14 that are missing are guessed from the landmarks. Without
-            landmarks they are empty, but `face` is the whole mesh.
-          uv: (Vt, 2), v up, with uv_faces: (F, 3) integers into it. Left out, all lies in the texture's middle.
-          albedo_mean: (Ht, Wt, 3) in [0, 1]; one grey texel when left out.
-          albedo_basis: (C, Ht, Wt, 3) per standard deviation; none when left out.
+          shapedirs: (V, 3, S + E) metres per standard deviation, identity first; no components by default.
+          num_betas: S; by default all of `shapedirs` are identity and there is no expression.
+          posedirs: (36, 3 V) in FLAME's layout; no pose correctives by default.
+          J_regressor: (5, V); by default all joints are at the mean of the template's vertices.
+          lbs_weights: (V, 5), rows that sum to 1; by default all vertices are bound to the root: one rigid head.
+          parents: parents of the five joints, FLAME's by default.
+          landmark_embedding: without it the head has no landmarks, and functions that need them raise a ValueError.
+          regions: name -> (V,) bool; those of FLAME's 14 that are missing are estimated from the landmarks. Without
+            landmarks they are empty, except `face`, which is all vertices.
+          uv: (Vt, 2), v up, with uv_faces: (F, 3) integers into it. By default all are the texture's centre.
+          albedo_mean: (Ht, Wt, 3) in [0, 1]; one grey texel by default.
+          albedo_basis: (C, Ht, Wt, 3) per standard deviation; no components by default.
           expression_range: (2, E), see the class.
 
         Raises:
-          ValueError: an array has another shape, or triangles point outside their vertices. The message names it.
+          ValueError: an array has a wrong shape, or a triangle's index is out of range. The message names it.
         """
         template = _checked("v_template", v_template, np.zeros((0, 3), np.float32), "V", 3)
         count = len(template)
-        faces = _triangles("faces", faces, "F", count)
-        blends = _checked("shapedirs", shapedirs, np.zeros((count, 3, 0), np.float32), count, 3, "S + E")
-        identity = blends.shape[-1] if num_betas is None else num_betas
-        if not 0 <= identity <= blends.shape[-1]:
-            raise ValueError(f"num_betas is {identity}, but shapedirs has {blends.shape[-1]} components.")
+        faces = _checked_triangles("faces", faces, "F", count)
+        shape_basis = _checked("shapedirs", shapedirs, np.zeros((count, 3, 0), np.float32), count, 3, "S + E")
+        num_betas = shape_basis.shape[-1] if num_betas is None else num_betas
+        if not 0 <= num_betas <= shape_basis.shape[-1]:
+            raise ValueError(f"num_betas is {num_betas}, but shapedirs has {shape_basis.shape[-1]} components.")
         if len(parents) != len(JOINT_NAMES):
             raise ValueError(f"parents should be of 5 joints ({', '.join(JOINT_NAMES)}), not {parents}.")
         correctives = _checked("posedirs", posedirs, np.zeros((36, 3 * count), np.float32), 36, 3 * count)
@@ -201,37 +201,37 @@ class HeadModel:
         uv_faces = np.zeros_like(faces) if uv_faces is None else uv_faces
         uv = _checked("uv", uv, np.full((1, 2), 0.5, np.float32), "Vt", 2)
         mean = _checked("albedo_mean", albedo_mean, np.full((1, 1, 3), 0.7, np.float32), "Ht", "Wt", 3)
-        none = np.zeros((0, *mean.shape), np.float32)
+        no_albedo = np.zeros((0, *mean.shape), np.float32)
         used = np.flatnonzero(regressor.any(axis=0))  # joints depend on few vertices
-        none_at_all = (np.zeros((0, *axes)) for axes in ((), (3,), (17,), (17, 3)))
+        no_landmarks = (np.zeros((0, *axes)) for axes in ((), (3,), (17,), (17, 3)))
         embedding = LandmarkEmbedding.from_arrays(
-            *(none_at_all if landmark_embedding is None else vars(landmark_embedding).values())
+            *(no_landmarks if landmark_embedding is None else vars(landmark_embedding).values())
         )
         arrays = {
             "v_template": template,
             "faces": faces,
-            "basis": _stacked_basis(blends, correctives),
+            "basis": _stack_basis(shape_basis, correctives),
             "J_regressor": regressor,
             "lbs_weights": weights,
             "joint_template": regressor @ template,
-            "joint_dirs": np.tensordot(regressor[:, used], blends[used], axes=1),
+            "joint_dirs": np.tensordot(regressor[:, used], shape_basis[used], axes=1),
             "landmark_embedding": embedding,
-            "regions": _all_regions(template, faces, weights, embedding, regions or {}),
+            "regions": _complete_regions(template, faces, weights, embedding, regions or {}),
             "uv": uv,
-            "uv_faces": _triangles("uv_faces", uv_faces, len(faces), len(uv)),
+            "uv_faces": _checked_triangles("uv_faces", uv_faces, len(faces), len(uv)),
             "albedo_mean": mean,
-            "albedo_basis": _checked("albedo_basis", albedo_basis, none, "C", *mean.shape),
+            "albedo_basis": _checked("albedo_basis", albedo_basis, no_albedo, "C", *mean.shape),
         }
         if expression_range is not None:
-            width = blends.shape[-1] - identity
-            arrays["expression_range"] = _checked("expression_range", expression_range, none, 2, width)
+            width = shape_basis.shape[-1] - num_betas
+            arrays["expression_range"] = _checked("expression_range", expression_range, no_albedo, 2, width)
         arrays = jax.device_put(arrays)  # all at once
-        return cls(**arrays, name=name, version=version, licence=licence, num_betas=identity, parents=parents)
+        return cls(**arrays, name=name, version=version, licence=licence, num_betas=num_betas, parents=parents)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write flamejax's `.npz`, whole or not at all: `load_head(path)` reads the same model, bit by bit.
+        """Write flamejax's `.npz` atomically; `load_head(path)` reads exactly the same model.
 
-        `dense` is not written: it belongs to the heads it was measured on, and `load_head` attaches it to those.
+        `dense` is not written: `load_head` attaches it to the heads on which it was measured.
 
         Raises:
           OSError: the folder is missing or the disk refuses.
@@ -242,7 +242,7 @@ class HeadModel:
             **self.landmark_embedding.arrays(),
             "region_names": names,
             "region_masks": np.stack([self.regions[name] for name in names]),
-            "albedo_scale": np.full(len(self.albedo_basis), 127, np.float32),  # the basis as floats is taken as it is
+            "albedo_scale": np.full(len(self.albedo_basis), 127, np.float32),  # a float basis is stored unscaled
         }
         if self.expression_range is not None:
             arrays["expression_range"] = self.expression_range
@@ -269,28 +269,28 @@ class HeadModel:
         return self.v_template.shape[0]
 
     def albedo(self, coefficients: Array) -> Array:
-        """Albedo textures. coefficients: (*b, C) standard deviations -> (*b, Ht, Wt, 3), not clipped."""
+        """Evaluate albedo textures. coefficients: (*b, C) standard deviations -> (*b, Ht, Wt, 3), not clipped."""
         change = jnp.tensordot(coefficients, self.albedo_basis, axes=1)
         return jnp.broadcast_to(self.albedo_mean, change.shape) + change
 
 
 def _checked(name: str, value: ArrayLike | None, default: np.ndarray, *axes: int | str) -> np.ndarray:
-    """A value, or the default, with these axes and the default's type."""
+    """Returns the value or the default as an array of the default's type, with its axes checked."""
     array = np.asarray(default if value is None else value, default.dtype)
     check_shape(name, array, *axes, batched=False)
     return array
 
 
-def _triangles(name: str, value: ArrayLike, number: int | str, limit: int) -> np.ndarray:
-    """(F, 3) int32 into `limit` points."""
-    array = _checked(name, value, np.zeros((0, 3), np.int32), number, 3)
+def _checked_triangles(name: str, value: ArrayLike, count: int | str, limit: int) -> np.ndarray:
+    """Returns checked indices (count, 3) int32 into `limit` points."""
+    array = _checked(name, value, np.zeros((0, 3), np.int32), count, 3)
     if array.size and not (array.min() >= 0 and array.max() < limit):
         raise ValueError(f"{name} should lie in 0..{limit - 1}, but run from {array.min()} to {array.max()}.")
     return array
 
 
-def _stacked_basis(shapedirs: np.ndarray, posedirs: np.ndarray) -> np.ndarray:
-    """`HeadModel.basis` (C + P, 3, V) of shapedirs (V, 3, C) and posedirs (P, 3 V), float32."""
+def _stack_basis(shapedirs: np.ndarray, posedirs: np.ndarray) -> np.ndarray:
+    """Stack shapedirs (V, 3, C) and posedirs (P, 3 V) to `HeadModel.basis` (C + P, 3, V), float32."""
     count, _, components = shapedirs.shape
     basis = np.empty((components + len(posedirs), 3, count), np.float32)
     basis[:components] = shapedirs.transpose(2, 1, 0)
@@ -298,14 +298,14 @@ def _stacked_basis(shapedirs: np.ndarray, posedirs: np.ndarray) -> np.ndarray:
     return basis
 
 
-def _all_regions(
+def _complete_regions(
     template: np.ndarray,
     faces: np.ndarray,
     weights: np.ndarray,
     embedding: LandmarkEmbedding,
     given: Mapping[str, ArrayLike],
 ) -> dict[str, np.ndarray]:
-    """Regions of all 14 names: those that are given, and guesses of the others."""
+    """Complete the given regions to all 14 names by guesses."""
     known = {name: np.asarray(mask, bool) for name, mask in given.items()}
     for name, mask in known.items():
         check_shape(f"regions[{name!r}]", mask, len(template), batched=False)

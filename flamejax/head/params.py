@@ -15,7 +15,7 @@ from flamejax.head.model import HeadModel
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HeadParams:
-    """What poses and shapes a head (names as in smplx). Rotations are axis-angle in radians."""
+    """Shape and pose parameters of a head, with smplx's names. Rotations are axis-angle in radians."""
 
     betas: Array
     """(*b, S) identity, standard deviations."""
@@ -36,59 +36,59 @@ class HeadParams:
 
     @classmethod
     def zeros(cls, head: HeadModel, batch: tuple[int, ...] = ()) -> Self:
-        """The mean head in its rest pose, `batch` times. Raises: TypeError if `batch` is not a tuple of ints."""
+        """Returns the mean head at rest, with batch axes `batch`. Raises TypeError if that is not a tuple of ints."""
         rotation = jnp.zeros((*batch, 3))
         betas, expression = jnp.zeros((*batch, head.num_betas)), jnp.zeros((*batch, head.num_expression))
         return cls(betas, expression, rotation, rotation, rotation, rotation, rotation, rotation)
 
     @classmethod
     def from_smplx(cls, head: HeadModel, values: Mapping[str, Any]) -> Self:
-        """From the arguments of smplx's FLAME, which has the same names, joints and units.
+        """Convert from the arguments of smplx's FLAME, which has the same names, joints and units.
 
         Args:
-          head: its S and E are filled up with zeros: smplx's own default is 10 and 10 coefficients.
-          values: any of this class's fields, as numpy, JAX or torch arrays (*b, n); what is missing is zero.
+          head: coefficients are zero-padded to its S and E, since smplx's default is 10 and 10 coefficients.
+          values: any of this class's fields, as NumPy, JAX or torch arrays (*b, n); missing ones are zero.
 
         Raises:
-          ValueError: a name that is no field, batch axes that differ, or more coefficients than the head has.
+          ValueError: a name is no field, batch axes differ, or there are more coefficients than the head has.
         """
         widths = {"betas": head.num_betas, "expression": head.num_expression}
         arrays = {name: _numpy(value) for name, value in values.items()}
         unknown = set(arrays) - {field.name for field in dataclasses.fields(cls)}
         if unknown or len({array.shape[:-1] for array in arrays.values()}) != 1:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-            raise ValueError(f"not the parameters of a FLAME model, of one batch: {shapes or 'none are given'}.")
+            raise ValueError(f"not parameters of a FLAME model with equal batch axes: {shapes or 'none are given'}.")
         batch = next(iter(arrays.values())).shape[:-1]
-        filled = {}
+        fields = {}
         for field in dataclasses.fields(cls):
             width = widths.get(field.name, 3)
             array = arrays.get(field.name, np.zeros((*batch, 0 if field.name in widths else 3), np.float32))
-            lack = width - array.shape[-1]
-            if lack < 0 or (lack and field.name not in widths):
+            missing = width - array.shape[-1]
+            if missing < 0 or (missing and field.name not in widths):
                 raise ValueError(f"{field.name} has {array.shape[-1]} numbers, but this head takes {width}.")
-            filled[field.name] = jnp.pad(jnp.asarray(array), [(0, 0)] * len(batch) + [(0, lack)])
-        return cls(**filled)
+            fields[field.name] = jnp.pad(jnp.asarray(array), [(0, 0)] * len(batch) + [(0, missing)])
+        return cls(**fields)
 
     def to_smplx(self) -> dict[str, np.ndarray]:
-        """The keyword arguments of smplx's FLAME, float32 (B, n): smplx takes exactly one batch axis.
+        """Convert to the keyword arguments of smplx's FLAME, float32 (B, n): smplx takes exactly one batch axis.
 
-        Make that FLAME with `num_betas=S, num_expression_coeffs=E`, and give it `torch.as_tensor` of each.
+        Create that FLAME with `num_betas=S, num_expression_coeffs=E`, and pass `torch.as_tensor` of each.
         """
-        # Copies: torch warns of arrays that cannot be written, as JAX's are.
+        # Copies: torch warns about read-only arrays, such as JAX's.
         return {name: np.array(value, np.float32).reshape(-1, value.shape[-1]) for name, value in vars(self).items()}
 
     @classmethod
     def from_deca(cls, head: HeadModel, code: Mapping[str, Any]) -> Self:
-        """From the code of DECA (EMOCA's has other names: `shapecode`, `expcode`, `posecode`; both are understood).
+        """Convert from the code dictionary of DECA, or of EMOCA with its names `shapecode`, `expcode`, `posecode`.
 
         Args:
-          head: a FLAME model; DECA's is FLAME 2020. Its S and E are filled up with zeros.
-          code: `shape` (*b, 100), `exp` (*b, 50) and `pose` (*b, 6), which is the global rotation, then the jaw's.
-            DECA has no neck and moves no eyes, nor a translation: those are zero. `cam` (see
-            `OrthographicCamera.from_deca`), `tex`, `light` and others are not looked at.
+          head: a FLAME model; DECA's is FLAME 2020. Coefficients are zero-padded to its S and E.
+          code: `shape` (*b, 100), `exp` (*b, 50) and `pose` (*b, 6): the global rotation, then the jaw's. DECA has no
+            neck rotation, eye rotation or translation: these are zero. `cam` (see `OrthographicCamera.from_deca`),
+            `tex`, `light` and others are ignored.
 
         Raises:
-          ValueError: one of the three is missing, or of another width than the head can take.
+          ValueError: one of the three is missing, or has a width that the head cannot take.
         """
         arrays = {}
         for name in ("shape", "exp", "pose"):
@@ -113,7 +113,7 @@ class HeadParams:
 
 
 def _numpy(value: Any) -> np.ndarray:
-    """float32; torch tensors on any device, also those that carry gradients, without importing torch."""
+    """Convert to float32 NumPy. Accepts torch tensors on any device, without importing torch."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     return np.atleast_1d(np.asarray(value, np.float32))

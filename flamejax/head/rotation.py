@@ -6,17 +6,17 @@ from jax import Array
 
 
 def rotation_matrix(axis_angle: Array) -> Array:
-    """Rotation matrices of axis-angle vectors (Rodrigues' formula).
+    """Convert axis-angle vectors to rotation matrices (Rodrigues' formula).
 
     Args:
       axis_angle: (*b, 3) radians.
 
     Returns:
-      (*b, 3, 3). Values and first and second derivatives are finite at zero, where the Taylor series takes over.
+      (*b, 3, 3). Values and first and second derivatives are finite at zero, where a Taylor series is used.
     """
     angle_squared = jnp.sum(axis_angle * axis_angle, axis=-1)[..., None, None]
     small = angle_squared < 1e-6
-    # The inner where keeps sqrt away from zero: the untaken branch must have finite derivatives too.
+    # The inner where avoids sqrt at zero: the unselected branch must have finite derivatives too.
     safe_squared = jnp.where(small, 1.0, angle_squared)
     angle = jnp.sqrt(safe_squared)
     sine_term = jnp.where(small, 1.0 - angle_squared / 6.0, jnp.sin(angle) / angle)
@@ -28,7 +28,7 @@ def rotation_matrix(axis_angle: Array) -> Array:
 
 
 def skew_matrix(vector: Array) -> Array:
-    """Cross-product matrices. vector: (*b, 3) -> (*b, 3, 3) with `skew_matrix(a) @ b == cross(a, b)`."""
+    """Returns cross-product matrices. vector: (*b, 3) -> (*b, 3, 3) with `skew_matrix(a) @ b == cross(a, b)`."""
     x, y, z = vector[..., 0], vector[..., 1], vector[..., 2]
     zero = jnp.zeros_like(x)
     rows = [jnp.stack(row, axis=-1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
@@ -36,17 +36,17 @@ def skew_matrix(vector: Array) -> Array:
 
 
 def axis_angle(matrix: Array) -> Array:
-    """Axis-angle vectors of rotation matrices, the inverse of `rotation_matrix`; for angles of up to pi.
+    """Convert rotation matrices to axis-angle vectors of angles up to pi: the inverse of `rotation_matrix`.
 
     Args:
       matrix: (*b, 3, 3) rotations.
 
     Returns:
-      (*b, 3) radians. By way of the quaternion's largest component, so it is exact near no turn and near half a turn.
+      (*b, 3) radians. It goes through the quaternion's largest component, so it is exact near angles of 0 and pi.
     """
     m = [[matrix[..., i, j] for j in range(3)] for i in range(3)]
     trace = m[0][0] + m[1][1] + m[2][2]
-    # Rows: the quaternion (w, x, y, z) times four times its w, x, y or z; the row of largest length is sound.
+    # Rows: the quaternion (w, x, y, z) times four times its w, x, y or z; the longest row is well conditioned.
     odd = [m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]]
     even = [m[0][1] + m[1][0], m[0][2] + m[2][0], m[1][2] + m[2][1]]
     squares = [1 + trace, *(1 + 2 * m[i][i] - trace for i in range(3))]
@@ -63,5 +63,5 @@ def axis_angle(matrix: Array) -> Array:
     sine = jnp.sqrt(jnp.sum(row[..., 1:] ** 2, axis=-1, keepdims=True))
     small = sine < 1e-6 * row[..., :1]
     angle = 2 * jnp.arctan2(sine, row[..., :1])
-    # Near no turn, angle / sine tends to 2 / w.
+    # Near an angle of 0, angle / sine tends to 2 / w.
     return row[..., 1:] * jnp.where(small, 2 / row[..., :1], angle / jnp.where(small, 1.0, sine))

@@ -1,4 +1,4 @@
-"""Files in and out: images, textured meshes, and results of `flamejax reconstruct`."""
+"""Reading and writing of images, textured meshes, and results of `flamejax reconstruct`."""
 
 from flamejax.io.images import ImageError, load_image, load_mask, save_image
 from flamejax.io.meshes import TexturedMesh, write_glb, write_obj, write_ply

@@ -1,4 +1,4 @@
-"""Image files in and out: float32 RGB in [0, 1], upright, refused with a plain reason when unusable."""
+"""Reading and writing of images: float32 RGB in [0, 1], upright. Unusable files raise an `ImageError`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flamejax.files import write_bytes
 
 MIN_SIDE = 32
 MAX_PIXELS = 100_000_000
-# Transparent pixels become mid grey: unlike white or black it leaves neither a bright nor a dark rim round a cut-out.
+# Transparent pixels become mid grey: it leaves neither a bright nor a dark rim around a cut-out.
 MATTE = 0.5
 
 
@@ -25,10 +25,10 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
     """Read a photo.
 
     EXIF orientation is applied; grey, palette, CMYK, 16-bit and float files become RGB; an embedded colour profile
-    is converted to sRGB; transparent parts are composited over mid grey; of an animation the first frame is taken.
+    is converted to sRGB; transparent parts are composited over mid grey; of an animation only the first frame is read.
 
     Args:
-        path: a file of any kind Pillow reads (JPEG, PNG, WebP, TIFF, BMP, ...).
+        path: a file of any image_format Pillow reads (JPEG, PNG, WebP, TIFF, BMP, ...).
 
     Returns:
         (H, W, 3) float32 sRGB values in [0, 1].
@@ -46,7 +46,7 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
 
 
 def load_mask(path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask: white (or 1, where the file holds only 0 and 1) is set, black and transparent are not.
+    """Read a mask: white (or 1, if the file contains only 0 and 1) is set, black and transparent are not.
 
     Args:
         path: an image file.
@@ -57,7 +57,7 @@ def load_mask(path: str | os.PathLike, size: tuple[int, int] | None = None) -> n
         (H, W) float32 of zeros and ones.
 
     Raises:
-        ImageError: as `load_image` (but of any size from 1 px), or the aspect ratio differs from `size`.
+        ImageError: as `load_image` (but any size from 1 px is allowed), or the aspect ratio differs from `size`.
     """
     picture = _open(path)
     if "A" in picture.getbands() or "transparency" in picture.info:
@@ -79,7 +79,7 @@ def load_mask(path: str | os.PathLike, size: tuple[int, int] | None = None) -> n
 
 
 def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Write an image whole or not at all (a temporary file in the same folder, then renamed).
+    """Write an image atomically (a temporary file in the same folder, then renamed).
 
     Args:
         path: the suffix picks the format (.png, .jpg, .webp, ...).
@@ -96,21 +96,21 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
         raise ImageError(f"{path}: cannot write an array of shape {pixels.shape}; (H, W), (H, W, 3) or (H, W, 4).")
     if pixels.dtype != np.uint8:
         if not np.isfinite(pixels).all():
-            raise ImageError(f"{path}: the image holds NaN or infinite values; nothing was written.")
+            raise ImageError(f"{path}: the image contains NaN or infinite values; nothing was written.")
         pixels = np.round(np.clip(pixels.astype(np.float32), 0.0, 1.0) * 255.0).astype(np.uint8)
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind not in Image.SAVE:
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    if image_format not in Image.SAVE:
         raise ImageError(f"{path}: no image format is known for the suffix {path.suffix!r}; use .png or .jpg.")
     picture = Image.fromarray(pixels)
-    if kind == "JPEG" and picture.mode == "RGBA":
+    if image_format == "JPEG" and picture.mode == "RGBA":
         raise ImageError(f"{path}: JPEG has no transparency; use .png.")
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {}))
+    picture.save(buffer, format=image_format, **({"quality": 95} if image_format in ("JPEG", "WEBP") else {}))
     write_bytes(path, buffer.getvalue())
 
 
 def check_image(image: np.ndarray) -> np.ndarray:
-    """Return an array given by a caller as (H, W, 3) float32 in [0, 1].
+    """Check an image and return it as (H, W, 3) float32 in [0, 1].
 
     Args:
         image: (H, W, 3) floats in [0, 1], or uint8.
@@ -130,14 +130,14 @@ def check_image(image: np.ndarray) -> np.ndarray:
     image = image.astype(np.float32)
     low, high = float(image.min()), float(image.max())  # NaN propagates through min and max
     if not np.isfinite(low + high):
-        raise ImageError("the image holds NaN or infinite values.")
+        raise ImageError("the image contains NaN or infinite values.")
     if low < -1e-3 or high > 1.0 + 1e-3:
         raise ImageError(f"float images are in [0, 1]; this one runs from {low:.3g} to {high:.3g}. Divide by 255?")
     return np.clip(image, 0.0, 1.0)
 
 
 def _open(path: str | os.PathLike) -> Image.Image:
-    """The decoded, upright first frame of a file."""
+    """Decode the first frame of a file, upright."""
     path = Path(path)
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, not an image.")
@@ -175,7 +175,7 @@ def _too_large(path: Path, what: str) -> ImageError:
 
 
 def _to_rgb(picture: Image.Image, path: str | os.PathLike) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1] of a decoded image of any mode."""
+    """Convert a decoded image of any mode to (H, W, 3) float32 in [0, 1]."""
     if picture.mode == "F" or picture.mode.startswith("I"):
         grey = _to_unit(np.asarray(picture), path)
         return np.repeat(grey[..., None], 3, axis=-1)
@@ -189,7 +189,7 @@ def _to_rgb(picture: Image.Image, path: str | os.PathLike) -> np.ndarray:
 
 
 def _to_srgb(picture: Image.Image) -> Image.Image:
-    """Apply an embedded RGB or CMYK profile; a broken one is ignored, as image viewers do."""
+    """Apply an embedded RGB or CMYK profile. A broken one is ignored, as in image viewers."""
     profile = picture.info.get("icc_profile")
     if not profile or picture.mode not in ("RGB", "RGBA", "CMYK"):
         return picture
@@ -203,26 +203,26 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_unit(values: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """(H, W) float32 in [0, 1] of the wide greyscale modes (1-bit, 16-bit, 32-bit, float)."""
+    """Convert the 1-bit, 16-bit, 32-bit and float greyscale modes to (H, W) float32 in [0, 1]."""
     if values.dtype == bool:
         return values.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low + high):
-        raise ImageError(f"{path}: the image holds NaN or infinite values. Export it again.")
+        raise ImageError(f"{path}: the image contains NaN or infinite values. Export it again.")
     ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
-    full = next((r for r in ranges if high <= r), None)
-    if low < 0 or full is None:
+    maximum = next((r for r in ranges if high <= r), None)
+    if low < 0 or maximum is None:
         raise ImageError(f"{path}: pixel values from {low:.4g} to {high:.4g} are not an image's. Save it as 8 bit.")
-    return (values.astype(np.float64) / full).astype(np.float32)
+    return (values.astype(np.float64) / maximum).astype(np.float32)
 
 
 def _resize_mask(mask: np.ndarray, size: tuple[int, int], path: str | os.PathLike) -> np.ndarray:
-    """Nearest-neighbour resize of a mask to (height, width), refused when the aspect ratio differs."""
+    """Resize a mask to (height, width) by nearest neighbours. Another aspect ratio raises an `ImageError`."""
     height, width = size
     if mask.shape == (height, width):
         return mask
     scale = max(width / mask.shape[1], height / mask.shape[0])
-    # Whoever scaled the mask rounded its sides to whole pixels, hence one pixel (of the coarser image) of slack.
+    # A scaled mask has its sides rounded to whole pixels, hence one pixel (of the coarser image) of slack.
     slack = max(1.0, scale)
     if abs(mask.shape[1] * scale - width) > slack or abs(mask.shape[0] * scale - height) > slack:
         raise ImageError(

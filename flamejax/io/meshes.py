@@ -1,8 +1,8 @@
-"""Textured meshes out: OBJ + MTL + PNG, GLB and PLY.
+"""Writing of textured meshes: OBJ + MTL + PNG, GLB and PLY.
 
-A head has more texture coordinates than vertices (a vertex on a UV seam has one per side), indexed by triangles of
-their own. OBJ says that directly. glTF has one index per vertex, so there a seam vertex is written once per side.
-PLY gets the unsplit vertices with a colour each.
+A head has more texture coordinates than vertices (a vertex on a UV seam has one per side), with triangles of their own.
+OBJ stores both. glTF has one index per vertex, so a seam vertex is written once per side. PLY gets the unsplit vertices
+with one colour each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TexturedMesh:
         if self.vertices.ndim != 2 or self.vertices.shape[1] != 3:
             raise ValueError(f"vertices of shape (V, 3) are needed, not {self.vertices.shape}.")
         if not np.isfinite(self.vertices).all():
-            raise ValueError("the vertices hold NaN or infinite values.")
+            raise ValueError("the vertices contain NaN or infinite values.")
         _check_indices("faces", self.faces, len(self.vertices))
         if (self.uv is None) != (self.uv_faces is None):
             raise ValueError("uv and uv_faces are given together or not at all.")
@@ -54,12 +54,12 @@ class TexturedMesh:
 
 
 def vertex_normals(mesh: TexturedMesh) -> np.ndarray:
-    """(V, 3) unit normals averaged over the triangles round each vertex; both sides of a UV seam share one."""
+    """Returns unit vertex normals (V, 3), averaged over adjacent triangles; both sides of a UV seam share one."""
     return np.asarray(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals)
 
 
 def split_seams(mesh: TexturedMesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One index per (vertex, texture coordinate) pair that a triangle corner uses.
+    """Index the distinct (vertex, texture coordinate) pairs of triangle corners.
 
     Returns:
         source: (N,) int, the vertex of each split vertex; N >= V when all are used.
@@ -81,10 +81,10 @@ def write_obj(path: str | os.PathLike, mesh: TexturedMesh) -> None:
     """Write `NAME.obj` and, with a texture, `NAME.mtl` and `NAME.png` beside it. Vertices keep their order and number.
 
     Raises:
-        OSError: the files cannot be written; then none is.
+        OSError: the files cannot be written; none is changed then.
     """
     path = Path(path)
-    # Many readers split `mtllib a b.mtl` at the blank.
+    # Many readers split `mtllib a b.mtl` at the space.
     stem = re.sub(r"\s+", "_", path.stem)
     contents: dict[Path, bytes] = {}
     header = ["# metres, +y up, the face looks to +z"]
@@ -97,7 +97,7 @@ def write_obj(path: str | os.PathLike, mesh: TexturedMesh) -> None:
 
 
 def write_glb(path: str | os.PathLike, mesh: TexturedMesh) -> None:
-    """Write a binary glTF 2.0 with the texture inside; vertices on UV seams are doubled (see `split_seams`).
+    """Write a binary glTF 2.0 with the texture inside; vertices on UV seams are duplicated (see `split_seams`).
 
     Raises:
         OSError: the file cannot be written.
@@ -106,22 +106,22 @@ def write_glb(path: str | os.PathLike, mesh: TexturedMesh) -> None:
 
 
 def glb_bytes(mesh: TexturedMesh) -> bytes:
-    """What `write_glb` writes."""
+    """Encode a mesh as binary glTF 2.0, see `write_glb`."""
     normals = vertex_normals(mesh)
     if mesh.uv is None:
-        solid = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=normals, process=False)
+        converted = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=normals, process=False)
     else:
         source, uv_source, faces = split_seams(mesh)
-        image = None if mesh.texture is None else Image.fromarray(_bytes_of(mesh.texture))
+        image = None if mesh.texture is None else Image.fromarray(_to_uint8(mesh.texture))
         material = PBRMaterial(name="head", baseColorTexture=image, metallicFactor=0.0, roughnessFactor=0.7)
-        solid = trimesh.Trimesh(
+        converted = trimesh.Trimesh(
             mesh.vertices[source],
             faces,
             vertex_normals=normals[source],
             visual=TextureVisuals(uv=mesh.uv[uv_source], material=material),
             process=False,
         )
-    return trimesh.exchange.gltf.export_glb(trimesh.Scene(solid), include_normals=True)
+    return trimesh.exchange.gltf.export_glb(trimesh.Scene(converted), include_normals=True)
 
 
 def write_ply(path: str | os.PathLike, mesh: TexturedMesh) -> None:
@@ -131,21 +131,21 @@ def write_ply(path: str | os.PathLike, mesh: TexturedMesh) -> None:
         OSError: the file cannot be written.
     """
     colours = vertex_colours(mesh)
-    solid = trimesh.Trimesh(
+    converted = trimesh.Trimesh(
         mesh.vertices,
         mesh.faces,
         vertex_normals=vertex_normals(mesh),
         visual=None if colours is None else ColorVisuals(vertex_colors=colours),
         process=False,
     )
-    write_bytes(path, trimesh.exchange.ply.export_ply(solid, encoding="binary", vertex_normal=True))
+    write_bytes(path, trimesh.exchange.ply.export_ply(converted, encoding="binary", vertex_normal=True))
 
 
 def vertex_colours(mesh: TexturedMesh) -> np.ndarray | None:
-    """(V, 3) uint8: the texel at one texture coordinate of each vertex (black where no triangle uses it), or None."""
+    """Returns (V, 3) uint8: the texel at one UV coordinate of each vertex (black if unused), or None."""
     if mesh.texture is None or mesh.uv is None or mesh.uv_faces is None:
         return None
-    texture = _bytes_of(mesh.texture)
+    texture = _to_uint8(mesh.texture)
     height, width = texture.shape[:2]
     column = np.clip(mesh.uv[:, 0] * width, 0, width - 1).astype(int)
     row = np.clip((1.0 - mesh.uv[:, 1]) * height, 0, height - 1).astype(int)
@@ -178,11 +178,11 @@ def _mtl(texture_name: str) -> str:
 
 def _png(texture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(_bytes_of(texture)).save(buffer, format="PNG")
+    Image.fromarray(_to_uint8(texture)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _bytes_of(texture: np.ndarray) -> np.ndarray:
+def _to_uint8(texture: np.ndarray) -> np.ndarray:
     """(Ht, Wt, 3) uint8."""
     if texture.dtype == np.uint8:
         return texture

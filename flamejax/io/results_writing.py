@@ -1,4 +1,4 @@
-"""The numbers and meshes of a result's folder, as `flamejax.io.results` reads them."""
+"""Writing of a result's files in the format that `flamejax.io.results` reads."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from flamejax.types import Fit, Hypotheses
 
 
 def fit_npz(fit: Fit, model: FittedModel, head: HeadIdentity, exact: bool, local_model: str) -> bytes:
-    """A face's params.npz, without objects, so that it loads with allow_pickle=False.
+    """Encode a face's params.npz, without objects, so that it loads with allow_pickle=False.
 
     Args:
         fit: without batch axes.
-        model: what was fitted. `betas` and `expression` of the file are those of its head without local models.
-        exact: whether these alone give the vertices.
-        local_model: which local models the coefficients `local` are of.
+        model: the fitted model. The file's `betas` and `expression` are those of its head without local models.
+        exact: whether these alone reproduce the vertices.
+        local_model: identity of the local models that the coefficients `local` belong to.
     """
-    arrays = _of_params(model.global_params(fit.params))
+    arrays = _param_arrays(model.global_params(fit.params))
     arrays |= {
         "exact": np.bool_(exact),
         "vertices": np.asarray(fit.vertices, np.float32),
@@ -43,25 +43,27 @@ def fit_npz(fit: Fit, model: FittedModel, head: HeadIdentity, exact: bool, local
     return _npz_bytes(head, arrays)
 
 
-def hypothesis_npz(found: Hypotheses, place: int, head: HeadIdentity) -> bytes:
-    """params.npz of one hypothesis of a face, without objects."""
-    one = jax.tree.map(lambda leaf: leaf[place], found)
+def hypothesis_npz(hypotheses: Hypotheses, index: int, head: HeadIdentity) -> bytes:
+    """Encode params.npz of one hypothesis of a face, without objects."""
+    one = jax.tree.map(lambda leaf: leaf[index], hypotheses)
     arrays = {"vertices": np.asarray(one.vertices, np.float32), "score": np.float32(one.score)}
     if one.latents is not None:
         arrays["latents"] = np.asarray(one.latents, np.float32)
     if one.params is not None:
-        # The vertices are the parameters' times the size: a photo does not show size, and they lie before the fit's
-        # camera.
-        arrays |= _of_params(one.params) | {"size": np.float32(1.0 if one.size is None else one.size)}
+        # The vertices are those of the parameters times the size, so that they fit the camera of the fit: a photo
+        # does not determine scale.
+        arrays |= _param_arrays(one.params) | {"size": np.float32(1.0 if one.size is None else one.size)}
     return _npz_bytes(head, arrays)
 
 
 def camera_record(
     camera: OrthographicCamera, crop: CropTransform, side: int, photo: tuple[int, int], overlay: tuple[int, int]
 ) -> dict[str, Any]:
-    """What camera.json says: the camera of the crop of `side` pixels and of the full photo, and how they hang together.
-    photo, overlay: (width, height) of the full photo, and of the pictures of it that are written, pixels."""
-    # Double precision: a pixel of a large photo needs more digits than float32 has.
+    """Returns camera.json's content: the cameras of the crop (`side` pixels) and of the photo, and their transform.
+
+    photo, overlay: (width, height) of the full photo and of the overlay images, pixels.
+    """
+    # Double precision: pixels of a large photo need more digits than float32 has.
     camera, crop = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (camera, crop))
     full = camera.to_full(crop)
     return {
@@ -85,12 +87,12 @@ def camera_record(
 
 
 def head_mesh(head: HeadModel, vertices: Any, texture: np.ndarray) -> TexturedMesh:
-    """Vertices (V, 3) of a head with its triangles, texture coordinates and a texture (Ht, Wt, 3) in [0, 1]."""
+    """Combine vertices (V, 3) with the head's triangles and UVs, and a texture (Ht, Wt, 3) in [0, 1]."""
     uv, uv_faces = np.asarray(head.uv, np.float64), np.asarray(head.uv_faces)
     return TexturedMesh(np.asarray(vertices, np.float64), np.asarray(head.faces), uv, uv_faces, texture)
 
 
-def _of_params(params: HeadParams) -> dict[str, Any]:
+def _param_arrays(params: HeadParams) -> dict[str, Any]:
     return {field.name: np.asarray(getattr(params, field.name), np.float32) for field in dataclasses.fields(params)}
 
 

@@ -1,10 +1,11 @@
-"""Errors, diversity and plausibility of samples of one face, and of their ranking, as OFER (CVPR 2025, section 4.4 and
-supplement) names them. Formulas: docs/method/sample-metrics.md.
+"""Errors, diversity, plausibility and ranking of samples of one face: the metrics of OFER (CVPR 2025), in NumPy.
 
-The paper leaves several of them open, or prints them so that they cannot be computed; each has one definition here.
-Plain numpy. Heads are (M, V, 3) metres in the head frame, the truth is (V, 3), and `chosen` vertices are (V,) bool, all
-when left out. Nothing is aligned unless a function says so; lengths come out x 1000. What cannot be measured (no vertex
-chosen, too few samples, a head that is not finite) is NaN.
+See OFER's section 4.4 and supplement; formulas are in docs/sample-metrics.md. Where the paper leaves a metric open or
+prints a formula that cannot be computed, this module fixes one definition.
+
+Heads are (M, V, 3) metres in the head frame, the truth is (V, 3), and `vertex_mask` is (V,) bool, all vertices by
+default. Heads are not aligned unless a function says so; lengths are returned x 1000. A metric is NaN if it cannot be
+measured: an empty mask, too few samples, or a head that is not finite.
 """
 
 from __future__ import annotations
@@ -16,158 +17,162 @@ import numpy as np
 from flamejax.metrics.heads import PAPER_UNIT, aligned, rms, self_distances
 
 QUANTILE = 0.99
-"""Of the training heads' own distances, below which a vertex counts as inside."""
+"""Quantile of the training heads' distances up to which a vertex counts as inside."""
 RIDGE = 1e-4
-"""Metres: the deviation that is added to every vertex in every direction, so that vertices which no training head moves
-(borders, symmetric ones) have a finite distance. A tenth of a millimetre is about what a registration is true to."""
-AT_ONCE = 128
-"""Vertices, or heads, that are worked on at a time."""
+"""Metres: standard deviation added to every vertex in every direction. It keeps distances finite for vertices that no
+training head moves (borders, the symmetry plane). A registration is accurate to about 0.1 mm."""
+CHUNK_SIZE = 128
+"""Vertices processed at a time."""
 
 
-def sample_error(heads: np.ndarray, truth: np.ndarray, chosen: np.ndarray | None = None) -> float:
-    """SE x 1000: mean_i |(S_i - S)_x|_F / sqrt(|x|) over the chosen vertices x (OFER, section 4.4, metric 1).
+def sample_error(heads: np.ndarray, truth: np.ndarray, vertex_mask: np.ndarray | None = None) -> float:
+    """SE x 1000: mean_i |(S_i - S)_x|_F / sqrt(|x|) over the vertices x of the mask (OFER, section 4.4, metric 1).
 
     The paper says "landmark vertices" there, and "all front face vertices" or "only unoccluded vertices" under Table 3;
-    ours are the caller's.
+    here the caller decides.
     """
-    return float(np.mean([rms(head, truth, chosen) for head in heads])) if len(heads) else float("nan")
+    return float(np.mean([rms(head, truth, vertex_mask) for head in heads])) if len(heads) else float("nan")
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """What training heads say of each vertex by itself: a normal distribution, and how far out they reach."""
+    """A normal distribution of each vertex's position over training heads, and the largest distance that is inside."""
 
     mean: np.ndarray
     """(V, 3) metres."""
     whitening: np.ndarray
-    """(V, 3, 3) W with W^T W = (C + RIDGE^2 I)^-1, C the covariance of a vertex's place."""
+    """(V, 3, 3) W with W^T W = (C + RIDGE^2 I)^-1, C the covariance of a vertex's position."""
     threshold: np.ndarray
     """(V,) Mahalanobis distance up to which a vertex counts as inside."""
 
     def distance(self, heads: np.ndarray) -> np.ndarray:
-        """MD_v(x) = |W_v (x_v - mean_v)|: heads (*b, V, 3) -> (*b, V)."""
+        """Returns Mahalanobis distances MD_v(x) = |W_v (x_v - mean_v)|: heads (*b, V, 3) -> (*b, V)."""
         return self.length(heads - self.mean)
 
     def length(self, displacements: np.ndarray) -> np.ndarray:
-        """|W_v d_v|, the Mahalanobis length of displacements (*b, V, 3) -> (*b, V)."""
+        """Returns Mahalanobis lengths |W_v d_v|: displacements (*b, V, 3) -> (*b, V)."""
         return np.linalg.norm(self.whitening @ np.asarray(displacements, np.float64)[..., None], axis=(-2, -1))
 
 
 def learn_distribution(heads: np.ndarray, quantile: float = QUANTILE) -> Distribution:
-    """From training heads (N, V, 3) in the head frame (with their mirror images, if those count as heads, too).
+    """Estimate the distribution from training heads (N, V, 3) in the head frame (and mirror images, if they count).
 
-    The threshold of a vertex is a quantile of the training heads' own distances there, at least 1. OFER takes the
-    maximum (section 4.4, metric 5), which grows with the number of heads and with a single odd one.
+    The threshold of a vertex is a quantile of the training heads' distances there, at least 1. OFER takes the maximum
+    (section 4.4, metric 5), which grows with the number of heads and with a single outlier.
 
     Raises:
-      ValueError: fewer than two heads, heads that are not finite, or a quantile outside of (0, 1].
+      ValueError: there are fewer than two heads, a head is not finite, or the quantile is outside of (0, 1].
     """
     if heads.ndim != 3 or heads.shape[2] != 3 or len(heads) < 2:
         raise ValueError(f"a distribution needs heads (N, V, 3), at least two, not {heads.shape}.")
     if not 0 < quantile <= 1:
         raise ValueError(f"a quantile lies in (0, 1], {quantile} does not.")
-    # Some vertices at a time: all heads in double precision would be several copies of the training set.
-    parts = [_of_vertices(heads[:, k : k + AT_ONCE], quantile) for k in range(0, heads.shape[1], AT_ONCE)]
-    return Distribution(*map(np.concatenate, zip(*parts, strict=True)))
+    # In chunks: double precision would take several copies of the training set.
+    starts = range(0, heads.shape[1], CHUNK_SIZE)
+    chunks = [_vertex_statistics(heads[:, k : k + CHUNK_SIZE], quantile) for k in starts]
+    return Distribution(*map(np.concatenate, zip(*chunks, strict=True)))
 
 
-def _of_vertices(heads: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _vertex_statistics(heads: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns mean, whitening and threshold as in `Distribution`."""
     heads = heads.astype(np.float64)
     if not np.isfinite(heads).all():
-        raise ValueError("the training heads hold numbers that are not finite.")
+        raise ValueError("the training heads contain numbers that are not finite.")
     mean = heads.mean(axis=0)
-    away = (heads - mean).transpose(1, 2, 0)  # (V, 3, N)
-    covariance = away @ away.transpose(0, 2, 1) / (len(heads) - 1)
+    centred = (heads - mean).transpose(1, 2, 0)  # (V, 3, N)
+    covariance = centred @ centred.transpose(0, 2, 1) / (len(heads) - 1)
     whitening = np.linalg.inv(np.linalg.cholesky(covariance + RIDGE**2 * np.eye(3)))
-    distances = np.linalg.norm(whitening @ away, axis=1)
+    distances = np.linalg.norm(whitening @ centred, axis=1)
     return mean, whitening, np.maximum(np.quantile(distances, quantile, axis=1), 1.0)
 
 
-def out_of_distribution(distribution: Distribution, heads: np.ndarray, chosen: np.ndarray | None = None) -> float:
-    """ODE: mean over samples i and chosen vertices v of max(0, MD_v(x_i) - threshold_v) (OFER, section 4.4, metric 6).
+def out_of_distribution(distribution: Distribution, heads: np.ndarray, vertex_mask: np.ndarray | None = None) -> float:
+    """ODE: mean over samples i and vertices v of the mask of max(0, MD_v(x_i) - threshold_v).
 
-    The excess, not the plain distance: a head that is inside everywhere has 0. Lower is better. No unit. ODE-O is that
-    of the occluded, ODE-V that of the visible vertices.
+    OFER, section 4.4, metric 6. It measures the excess, not the plain distance: a head whose vertices are all inside
+    has 0. Lower is better. No unit. ODE-O is over occluded, ODE-V over visible vertices.
     """
-    if not heads.size or not np.isfinite(heads).all() or (chosen is not None and not chosen.any()):
+    if not heads.size or not np.isfinite(heads).all() or (vertex_mask is not None and not vertex_mask.any()):
         return float("nan")
     excess = [np.maximum(distribution.distance(head) - distribution.threshold, 0.0) for head in heads]
-    return float(np.mean([e if chosen is None else e[chosen] for e in excess]))
+    return float(np.mean([e if vertex_mask is None else e[vertex_mask] for e in excess]))
 
 
-def shape_deviation(distribution: Distribution, heads: np.ndarray, chosen: np.ndarray | None = None) -> float:
-    """STD-S x 1000: sqrt(mean_v trace(C_v)), C_v the covariance of vertex v's place over the samples that are inside
-    there, MD_v(x_i) <= threshold_v (OFER, section 4.4, metric 5: "excluding data which falls outside").
+def shape_deviation(distribution: Distribution, heads: np.ndarray, vertex_mask: np.ndarray | None = None) -> float:
+    """STD-S x 1000: sqrt(mean_v trace(C_v)), C_v the covariance of vertex v's position over the samples inside.
 
-    Vertices with fewer than two samples inside do not count; the covariance has n - 1 in its denominator.
+    OFER, section 4.4, metric 5: "excluding data which falls outside". Inside means MD_v(x_i) <= threshold_v. Vertices
+    with fewer than two samples inside do not count; the covariance has n - 1 in its denominator.
     """
     if not heads.size or not np.isfinite(heads).all():
         return float("nan")
     inside = np.stack([distribution.distance(head) <= distribution.threshold for head in heads])
     count = inside.sum(axis=0)
-    counted = count >= 2 if chosen is None else (count >= 2) & chosen
+    counted = count >= 2 if vertex_mask is None else (count >= 2) & vertex_mask
     if not counted.any():
         return float("nan")
-    kept, taken = inside[:, counted, None], heads[:, counted].astype(np.float64)
-    mean = np.sum(taken, axis=0, where=kept) / count[counted, None]
-    variance = np.sum((taken - mean) ** 2, axis=(0, 2), where=kept) / (count[counted] - 1)
+    where, positions = inside[:, counted, None], heads[:, counted].astype(np.float64)
+    mean = np.sum(positions, axis=0, where=where) / count[counted, None]
+    variance = np.sum((positions - mean) ** 2, axis=(0, 2), where=where) / (count[counted] - 1)
     return float(PAPER_UNIT * np.sqrt(variance.mean()))
 
 
 def harmonic_diversity(
     distribution: Distribution, heads: np.ndarray, truth: np.ndarray, visible: np.ndarray, occluded: np.ndarray
 ) -> float:
-    """OFER's ASD-O (section 4.4, metric 4): near the truth where the photo shows, far apart where it hides.
+    """OFER's ASD-O (section 4.4, metric 4): near the truth on visible vertices, diverse on occluded ones.
 
         d_v(i) = min(1, RMS over visible v of |W_v (x_i - truth)_v| / threshold_v)
         d_o(i) = min(1, RMS over occluded v of |W_v (x_i - x_j)_v| / threshold_v), j = nearest to i, L2 over occluded
-        HM = mean_i 2 (1 - d_v) d_o / ((1 - d_v) + d_o), 0 where both terms are
+        HM = mean_i 2 (1 - d_v) d_o / ((1 - d_v) + d_o), 0 where both terms are 0
 
     The paper prints d_v and d_o swapped, divides lengths by Mahalanobis distances, and takes a square root in one of
-    them. Measured by the Mahalanobis length both are free of a unit, and HM is in [0, 1]. Higher is better. Not
-    Diverse3DFace's ASD-O, which is `asd` over occluded vertices. visible, occluded: (V,) bool.
+    them. Mahalanobis lengths have no unit, so that HM is in [0, 1]. Higher is better. This is not Diverse3DFace's
+    ASD-O, which is `asd` over occluded vertices. visible, occluded: (V,) bool.
     """
     measurable = len(heads) > 1 and visible.any() and occluded.any()
     if not (measurable and np.isfinite(heads).all() and np.isfinite(truth[visible]).all()):
         return float("nan")
-    hidden = heads[:, occluded].astype(np.float64)
-    distances = self_distances(hidden)
+    hidden_parts = heads[:, occluded].astype(np.float64)
+    distances = self_distances(hidden_parts)
     np.fill_diagonal(distances, np.inf)
     nearest = distances.argmin(axis=1)
-    found = []
-    for head, one, other in zip(heads, hidden, hidden[nearest], strict=True):
-        near = 1.0 - _relative_length(distribution, head[visible] - truth[visible], visible)
-        apart = _relative_length(distribution, one - other, occluded)
-        found.append(2 * near * apart / (near + apart) if near + apart > 0 else 0.0)
-    return float(np.mean(found))
+    harmonic_means = []
+    for head, hidden, neighbour in zip(heads, hidden_parts, hidden_parts[nearest], strict=True):
+        accuracy = 1.0 - _relative_length(distribution, head[visible] - truth[visible], visible)
+        diversity = _relative_length(distribution, hidden - neighbour, occluded)
+        total = accuracy + diversity
+        harmonic_means.append(2 * accuracy * diversity / total if total > 0 else 0.0)
+    return float(np.mean(harmonic_means))
 
 
-def _relative_length(distribution: Distribution, displacement: np.ndarray, chosen: np.ndarray) -> float:
-    """min(1, RMS of Mahalanobis lengths over thresholds) of the chosen vertices' displacement."""
-    part = Distribution(*(a[chosen] for a in (distribution.mean, distribution.whitening, distribution.threshold)))
-    return float(min(1.0, np.sqrt(np.mean((part.length(displacement) / part.threshold) ** 2))))
+def _relative_length(distribution: Distribution, displacement: np.ndarray, vertex_mask: np.ndarray) -> float:
+    """Returns min(1, RMS of Mahalanobis length / threshold) for the displacements of the mask's vertices."""
+    subset = Distribution(*(array[vertex_mask] for array in vars(distribution).values()))
+    return float(min(1.0, np.sqrt(np.mean((subset.length(displacement) / subset.threshold) ** 2))))
 
 
 @dataclass(frozen=True)
 class IdentityErrors:
-    """Of N candidates, millimetres; NaN for a candidate that is not finite."""
+    """Errors of N candidates, millimetres; NaN for a candidate that is not finite."""
 
     median: np.ndarray
-    """(N,) over vertices, as the next two."""
+    """(N,) over vertices, as `mean` and `std`."""
     mean: np.ndarray
     std: np.ndarray
 
 
 def identity_errors_mm(candidates: np.ndarray, truth: np.ndarray) -> IdentityErrors:
-    """Distances of frontal vertices, candidates (N, E, 3) and truth (E, 3) metres, after the similarity that is best
-    over these, each candidate's own: what IdRank is to rank by (OFER, section 3.3), NoW's error where vertices
-    correspond. Raises ValueError for fewer than three vertices."""
+    """Measure distances of frontal vertices after aligning each candidate by its least-squares similarity.
+
+    candidates (N, E, 3) and truth (E, 3), metres. IdRank is trained to rank by these errors (OFER, section 3.3). They
+    are NoW's errors for meshes whose vertices correspond. Raises ValueError for fewer than three vertices."""
     if len(truth) < 3:
         raise ValueError(f"a similarity needs three vertices or more, there are {len(truth)}.")
     finite = np.isfinite(candidates).all(axis=(1, 2))
-    # A singular value decomposition refuses what is not finite.
-    away = aligned(np.where(finite[:, None, None], candidates, 0.0), truth) - truth
-    distances = 1e3 * np.sqrt(np.einsum("...i,...i->...", away, away))
+    # A singular value decomposition refuses numbers that are not finite.
+    offsets = aligned(np.where(finite[:, None, None], candidates, 0.0), truth) - truth
+    distances = 1e3 * np.sqrt(np.einsum("...i,...i->...", offsets, offsets))
     distances[~finite] = np.nan
     return IdentityErrors(np.median(distances, axis=1), distances.mean(axis=1), distances.std(axis=1))
 
@@ -175,11 +180,11 @@ def identity_errors_mm(candidates: np.ndarray, truth: np.ndarray) -> IdentityErr
 def precision_at(scores: np.ndarray, errors: np.ndarray, share: float) -> float:
     """|top_k(scores) & top_k(errors)| / k with k = round(share N), at least 1: Tables 9 and 10 of OFER's supplement.
 
-    By chance k / N. In [0, 1].
+    In [0, 1]; k / N by chance.
 
     Args:
-      scores: (N,) predicted, higher is better. errors: (N,) true, lower is better. Of equal ones the first counts as
-        better; what is not a number comes last.
+      scores: (N,) predicted, higher is better. errors: (N,) true, lower is better. Ties go to the first; NaN
+        comes last.
       share: in (0, 1].
     """
     predicted, best = _top_sets(scores, errors, share)
@@ -187,17 +192,19 @@ def precision_at(scores: np.ndarray, errors: np.ndarray, share: float) -> float:
 
 
 def iou_at(scores: np.ndarray, errors: np.ndarray, share: float) -> float:
-    """|top_k(scores) & top_k(errors)| / |top_k(scores) | top_k(errors)|, as `precision_at`: p / (2 - p) of one image's
-    precision p. By chance about k / (2 N - k)."""
+    """|top_k(scores) & top_k(errors)| / |top_k(scores) | top_k(errors)|, as `precision_at`.
+
+    It is p / (2 - p) for one image's precision p; about k / (2 N - k) by chance."""
     predicted, best = _top_sets(scores, errors, share)
     return len(predicted & best) / len(predicted | best)
 
 
 def error_ratio(scores: np.ndarray, errors: np.ndarray, count: int) -> float:
-    """Mean true error of the truly best `count` over that of the `count` predicted best: Tables 9 and 10's "error
-    (GT/Pred)". In (0, 1], 1 is ideal; by chance about the best ones' mean error over all candidates'.
+    """Mean true error of the best `count` divided by that of the `count` predicted best.
 
-    scores, errors: (N,) as `precision_at`. count: at least 1; all where there are not so many. 1 where both are 0.
+    Tables 9 and 10 call it "error (GT/Pred)". In (0, 1], 1 is ideal. By chance it is about the mean error of the best
+    divided by that of all candidates. scores, errors: (N,) as `precision_at`. count: at least 1; larger than N means
+    all. The ratio of 0 and 0 is 1.
     """
     if count < 1:
         raise ValueError(f"a mean needs one candidate or more, not {count}.")
@@ -216,5 +223,5 @@ def _top_sets(scores: np.ndarray, errors: np.ndarray, share: float) -> tuple[set
 
 
 def _ranked(costs: np.ndarray) -> np.ndarray:
-    """(N,) places from the lowest cost on."""
+    """Returns indices (N,) by ascending cost."""
     return np.argsort(costs, kind="stable")

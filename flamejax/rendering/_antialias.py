@@ -1,13 +1,13 @@
-"""Antialiased silhouettes: what makes visibility differentiable.
+"""Antialiasing of silhouettes, which makes visibility differentiable.
 
-Where a silhouette edge of the mesh passes between the centres of two neighbouring pixels, one of them is partly covered
-by the surface that the other sees; it gets that share of the other's colour (pairwise blending, as in Laine et al.
-2020, "Modular primitives for high-performance differentiable rendering"). Unlike there, pairs are found from the edges
-and not from the pixels' triangles, so that rims whose triangles are thinner than a pixel are not missed. A steep edge
-blends along rows and a shallow one along columns, which makes the covered area's derivative that of the true area.
+If a silhouette edge of the mesh passes between the centres of two neighbouring pixels, one of them is partly covered
+by the surface that the other shows. It is blended with that share of the other's colour (pairwise blending, as in Laine
+et al. 2020, "Modular primitives for high-performance differentiable rendering"). Unlike there, pixel pairs come from
+the edges and not from the pixels' triangles, so that triangles thinner than a pixel are not missed. Steep edges blend
+along rows and shallow ones along columns, so that the derivative of the covered area is exact.
 
-Which edge lies between which pixels is found without gradient, as visibility is; the share is then computed from the
-edge's ends, differentiably.
+The edge between two pixels is determined without gradient, like visibility. The share is then computed differentiably
+from the edge's end points.
 """
 
 import functools
@@ -18,13 +18,13 @@ from jax import Array
 
 from flamejax._checks import check_shape
 from flamejax.rendering._rasterize import Fragments
-from flamejax.rendering.visibility import gather_corners, is_drawn, list_parts, signed_area
+from flamejax.rendering.visibility import gather_corners, is_drawn, locate_items, signed_area
 
 CROSSINGS_PER_STEP = 1 << 12
 """Crossings of an edge and a line of pixel centres that one step of the loop tests."""
 LISTED_PER_SIDE = 8
-"""Silhouette pixels listed for each pixel of the image's height and width: a head's outline takes about 2."""
-LARGEST_KEY = 2**16
+"""Length of the list of silhouette pixels, per pixel of height plus width: a head's outline takes about 2."""
+MAX_KEY_VERTICES = 2**16
 """Vertices up to which an edge's two ends fit one unsigned 32-bit key."""
 
 
@@ -42,25 +42,24 @@ def antialias(
     """Blend pixels across the mesh's silhouettes.
 
     Args:
-      image: (*b, H, W, C), rendered from the fragments; the empty background must hold its colour already. With an
-        alpha channel the colours should be premultiplied.
-      fragments: what `rasterize` found for screen (*b, V, 3) and faces (F, 3) with the same keywords.
-      opposite: `opposite_vertices(faces, V)`, where it is at hand (it costs a sort of the edges).
+      image: (*b, H, W, C), rendered from the fragments, with the background's colour already in empty pixels. Colours
+        should be premultiplied if there is an alpha channel.
+      fragments: result of `rasterize` for screen (*b, V, 3) and faces (F, 3) with the same keywords.
+      opposite: precomputed `opposite_vertices(faces, V)`, which saves a sort of the edges.
 
     Returns:
-      The image (*b, H, W, C). Differentiable in the image and in the x and y of `screen`; with `rasterize` and
-      `interpolate` that is the gradient of the whole image, silhouettes included, as far as they move by less than a
-      pixel.
+      The image (*b, H, W, C), differentiable in `image` and in the x and y of `screen`. With `rasterize` and
+      `interpolate` this gives the full gradient of a rendered image, for silhouettes that move by less than a pixel.
 
     Raises:
-      ValueError: the image is not (*b, H, W, C) with the fragments' axes, or `screen` or `faces` has another shape.
+      ValueError: the image is not (*b, H, W, C) with the fragments' axes, or `screen` or `faces` has a wrong shape.
     """
     check_shape("image", image, *fragments.face_index.shape, "C", batched=False)
     check_shape("screen", screen, "V", 3)
     check_shape("faces", faces, "F", 3, batched=False)
     if opposite is None and isinstance(faces, jax.core.Tracer):
         opposite = opposite_vertices(faces, screen.shape[-2])
-    elif opposite is None:  # now: a compiler that sees constant faces would take seconds to sort them
+    elif opposite is None:  # eagerly: XLA would take seconds to constant-fold the sort
         with jax.ensure_compile_time_eval():
             opposite = opposite_vertices(jnp.asarray(faces), screen.shape[-2])
     return _antialias(image, fragments.depth, screen, jnp.asarray(faces), opposite, perspective, cull, near)
@@ -78,20 +77,20 @@ def _antialias(
     near: float,
 ) -> Array:
     batch, (height, width) = image.shape[:-3], image.shape[-3:-1]
-    find = _edges_between_of((height, width), perspective, cull, near)
+    find_edges = _edge_finder((height, width), perspective, cull, near)
     flat, depth = jax.lax.stop_gradient(screen).reshape(-1, *screen.shape[-2:]), jax.lax.stop_gradient(depth)
-    edges, places, crowded = find(flat, depth.reshape(-1, height, width), faces, opposite)
+    edges, pairs, overflow = find_edges(flat, depth.reshape(-1, height, width), faces, opposite)
     ends = jnp.take(screen[..., :2], jnp.stack([jnp.roll(faces, -1, 1), jnp.roll(faces, -2, 1)], -1), axis=-2)
     # x, y of both ends of the edge opposite to each corner of each face
     ends, pixels = ends.reshape(edges.shape[0], -1, 4), image.reshape(edges.shape[0], height * width, -1)
-    everywhere = jnp.broadcast_to(jnp.arange(edges.shape[1]), edges.shape)
+    all_pairs = jnp.broadcast_to(jnp.arange(edges.shape[1]), edges.shape)
     blend = jax.vmap(functools.partial(_blend, width=width))
-    # The list of silhouettes has a fixed length; where it is too short, every pair of pixels is a candidate. The
-    # second way keeps nothing for the gradient, so that it costs no memory when it is not taken.
+    # The list of silhouettes has a fixed length; if it overflows, every pair of pixels is blended. That branch stores
+    # nothing for the gradient, so that it costs no memory when it is not taken.
     blended = jax.lax.cond(
-        crowded,
-        jax.checkpoint(lambda pixels, ends: blend(pixels, ends, edges, everywhere)),
-        lambda pixels, ends: blend(pixels, ends, edges, places),
+        overflow,
+        jax.checkpoint(lambda pixels, ends: blend(pixels, ends, edges, all_pairs)),
+        lambda pixels, ends: blend(pixels, ends, edges, pairs),
         pixels,
         ends,
     )
@@ -100,41 +99,41 @@ def _antialias(
 
 @functools.partial(jax.jit, static_argnames="num_vertices")
 def opposite_vertices(faces: Array, num_vertices: int) -> Array:
-    """The vertex beyond each edge.
+    """Returns the vertex of the neighbouring triangle across each edge.
 
-    faces (F, 3) int32 -> (F, 3) int32: of the other triangle at the edge opposite to corner k, the vertex that is not
-    on that edge; -1 where there is no other triangle, or more than one.
+    faces (F, 3) int32 -> (F, 3) int32: entry k is the vertex across the edge opposite to corner k, or -1 if that
+    edge has no other triangle, or more than one.
     """
     count = 3 * faces.shape[0]
     start, end = jnp.roll(faces, -1, axis=1).reshape(-1), jnp.roll(faces, -2, axis=1).reshape(-1)
     low, high = jnp.minimum(start, end).astype(jnp.uint32), jnp.maximum(start, end).astype(jnp.uint32)
-    places = jnp.arange(count)
-    if num_vertices <= LARGEST_KEY:
-        # Sorting a single array of keys is several times faster on CPU than sorting with companions.
-        key = low * jnp.uint32(LARGEST_KEY) + high
+    index = jnp.arange(count)
+    if num_vertices <= MAX_KEY_VERTICES:
+        # On CPU, sorting one array of keys is several times faster than sorting tuples.
+        key = low * jnp.uint32(MAX_KEY_VERTICES) + high
         group = jnp.searchsorted(jnp.sort(key), key).astype(jnp.int32)
     else:
-        low, high, order = jax.lax.sort((low, high, places), num_keys=2)
+        low, high, order = jax.lax.sort((low, high, index), num_keys=2)
         changed = (low != jnp.roll(low, 1)) | (high != jnp.roll(high, 1))
-        group = jnp.zeros((count,), jnp.int32).at[order].set(jax.lax.cummax(jnp.where(changed, places, 0)))
-    first = jnp.full((count,), count, jnp.int32).at[group].min(places)
-    last = jnp.full((count,), -1, jnp.int32).at[group].max(places)
+        group = jnp.zeros((count,), jnp.int32).at[order].set(jax.lax.cummax(jnp.where(changed, index, 0)))
+    first = jnp.full((count,), count, jnp.int32).at[group].min(index)
+    last = jnp.full((count,), -1, jnp.int32).at[group].max(index)
     members = jnp.zeros((count,), jnp.int32).at[group].add(1)
-    other = jnp.clip(first[group] + last[group] - places, 0, count - 1)
+    other = jnp.clip(first[group] + last[group] - index, 0, count - 1)
     return jnp.where(members[group] == 2, faces.reshape(-1)[other], -1).reshape(-1, 3)
 
 
-def _blend(pixels: Array, ends: Array, edges: Array, places: Array, *, width: int) -> Array:
-    """One image with its silhouettes blended.
+def _blend(pixels: Array, ends: Array, edges: Array, pairs: Array, *, width: int) -> Array:
+    """Blend the silhouettes of one image.
 
-    pixels (H W, C); ends (E, 4); edges (2 H W,) int32: what lies between each pixel and the next in its row, then
-    column; places (K,) int32 into edges, each once; beyond its end: unused.
+    pixels (H W, C); ends (E, 4); edges (2 H W,) int32: the edge between each pixel and the next in its row, then in its
+    column; pairs (K,) int32: distinct indices into edges. Indices beyond its end are ignored.
     """
     count = pixels.shape[0]
-    edge = edges.at[places].get(mode="fill", fill_value=-1)
-    shallow, here = places >= count, places % count
-    there = jnp.minimum(here + jnp.where(shallow, width, 1), count - 1)
-    x, y = (here % width) + 0.5, (here // width) + 0.5
+    edge = edges.at[pairs].get(mode="fill", fill_value=-1)
+    shallow, first = pairs >= count, pairs % count
+    second = jnp.minimum(first + jnp.where(shallow, width, 1), count - 1)
+    x, y = (first % width) + 0.5, (first // width) + 0.5
     end = ends.at[jnp.where(edge >= 0, edge, ends.shape[0])].get(mode="fill", fill_value=0)
     # Swap x and y of shallow edges: every edge is then crossed along x at a given y.
     x, y = jnp.where(shallow, y, x), jnp.where(shallow, x, y)
@@ -142,15 +141,16 @@ def _blend(pixels: Array, ends: Array, edges: Array, places: Array, *, width: in
     ay, by = jnp.where(shallow, end[:, 0], end[:, 1]), jnp.where(shallow, end[:, 2], end[:, 3])
     usable = (edge >= 0) & (by != ay)
     crossing = ax + (y - ay) / jnp.where(usable, by - ay, 1.0) * (bx - ax)
-    beyond = jnp.where(usable, jnp.clip(crossing - x - 0.5, -0.5, 0.5), 0.0)[:, None]
-    difference = pixels[there] - pixels[here]
-    gained = pixels.at[jnp.where(usable, here, count)].add(jnp.maximum(-beyond, 0.0) * difference, mode="drop")
-    return gained.at[jnp.where(usable, there, count)].add(-jnp.maximum(beyond, 0.0) * difference, mode="drop")
+    # Distance of the crossing from the midpoint between the two centres: its sign says which pixel is blended.
+    shift = jnp.where(usable, jnp.clip(crossing - x - 0.5, -0.5, 0.5), 0.0)[:, None]
+    difference = pixels[second] - pixels[first]
+    blended = pixels.at[jnp.where(usable, first, count)].add(jnp.maximum(-shift, 0.0) * difference, mode="drop")
+    return blended.at[jnp.where(usable, second, count)].add(-jnp.maximum(shift, 0.0) * difference, mode="drop")
 
 
 @functools.lru_cache(maxsize=64)
-def _edges_between_of(size: tuple[int, int], perspective: bool, cull: bool, near: float):  # noqa: ANN202
-    """`_edges_between` of one setting, with a batching rule that keeps the batch in one list of edges."""
+def _edge_finder(size: tuple[int, int], perspective: bool, cull: bool, near: float):  # noqa: ANN202
+    """Returns `_edges_between` for fixed settings, with a batching rule that puts the batch into one list of edges."""
 
     @jax.custom_batching.custom_vmap
     def find(screen: Array, depth: Array, faces: Array, opposite: Array) -> tuple[Array, Array, Array]:
@@ -162,13 +162,13 @@ def _edges_between_of(size: tuple[int, int], perspective: bool, cull: bool, near
         for k, batched in enumerate(in_batched):
             if not batched and (k < 2 or any(in_batched[2:])):
                 arguments[k] = jnp.broadcast_to(arguments[k], (axis_size, *arguments[k].shape))
-        if any(in_batched[2:]):  # meshes of different topology: one after the other
-            edges, places, crowded = jax.lax.map(lambda each: find(*each), tuple(arguments))
-            return (edges, places, jnp.any(crowded)), (True, True, False)
+        if any(in_batched[2:]):  # meshes of different topology: one at a time
+            edges, pairs, overflow = jax.lax.map(lambda each: find(*each), tuple(arguments))
+            return (edges, pairs, jnp.any(overflow)), (True, True, False)
         screen, depth = (a.reshape(-1, *a.shape[2:]) for a in arguments[:2])
-        edges, places, crowded = find(screen, depth, faces, opposite)
-        edges, places = (a.reshape(axis_size, -1, a.shape[-1]) for a in (edges, places))
-        return (edges, places, crowded), (True, True, False)
+        edges, pairs, overflow = find(screen, depth, faces, opposite)
+        edges, pairs = (a.reshape(axis_size, -1, a.shape[-1]) for a in (edges, pairs))
+        return (edges, pairs, overflow), (True, True, False)
 
     return find
 
@@ -176,19 +176,19 @@ def _edges_between_of(size: tuple[int, int], perspective: bool, cull: bool, near
 def _edges_between(
     screen: Array, depth: Array, faces: Array, opposite: Array, perspective: bool, cull: bool, near: float
 ) -> tuple[Array, Array, Array]:
-    """The visible silhouette edge between each pixel and the next in its row, then in its column.
+    """Find the visible silhouette edge between each pixel and the next in its row, then in its column.
 
-    screen (B, V, 3), depth (B, H, W) -> edges (B, 2 H W) int32: 3 face + the corner opposite to the edge, -1 where
-    there is none; where there is one, as a list (B, K) int32 filled up with 2 H W; () bool whether a list is too short.
+    screen (B, V, 3), depth (B, H, W) -> edges (B, 2 H W) int32: 3 face + the corner opposite to the edge, -1 for none;
+    the list (B, K) int32 of pixel pairs with an edge, padded with 2 H W; () bool: whether a list overflows.
     """
     (count, height, width), triangles = depth.shape, faces.shape[0]
     corners = gather_corners(screen, faces)  # (3, 3, B F)
-    beyond = gather_corners(screen, jnp.maximum(opposite, 0))
+    across = gather_corners(screen, jnp.maximum(opposite, 0))
     drawn = is_drawn(corners, cull, near)
-    silhouette = _silhouettes(corners, beyond, cull, near) | jnp.tile(opposite.T < 0, (1, count))
+    silhouette = _silhouettes(corners, across, cull, near) | jnp.tile(opposite.T < 0, (1, count))
     starts, ends = jnp.roll(corners, -1, axis=1), jnp.roll(corners, -2, axis=1)
     steep = jnp.abs(ends[1] - starts[1]) >= jnp.abs(ends[0] - starts[0])
-    # Lines of pixel centres that the edge crosses, half open: a chain of edges crosses each line once.
+    # Lines of pixel centres that the edge crosses, a half-open range: a chain of edges crosses each line once.
     low = jnp.where(steep, jnp.minimum(starts[1], ends[1]), jnp.minimum(starts[0], ends[0]))
     high = jnp.where(steep, jnp.maximum(starts[1], ends[1]), jnp.maximum(starts[0], ends[0]))
     limit = jnp.where(steep, float(height), float(width))
@@ -202,7 +202,7 @@ def _edges_between(
 
     def step(number: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         nearest, index = state
-        edge, line, used = list_parts(last, number * CROSSINGS_PER_STEP, CROSSINGS_PER_STEP)
+        edge, line, used = locate_items(last, number * CROSSINGS_PER_STEP, CROSSINGS_PER_STEP)
         a, b, third, is_steep = starts[edge], ends[edge], thirds[edge], steep[edge]
         line = line + low[edge].astype(jnp.int32)
         # Swap x and y of shallow edges: every edge is then crossed along x at a given y.
@@ -224,26 +224,26 @@ def _edges_between(
         used &= (outer > z) & (inner < outer)
         slot = jnp.where(used, pixel + (image + jnp.where(is_steep, 0, 1)) * (height * width), slots)
         nearest = nearest.at[slot].min(z, mode="drop")
-        won = z <= nearest.at[slot].get(mode="fill", fill_value=-jnp.inf)
-        index = index.at[jnp.where(won, slot, slots)].max(edge % (3 * triangles), mode="drop")
+        is_nearest = z <= nearest.at[slot].get(mode="fill", fill_value=-jnp.inf)
+        index = index.at[jnp.where(is_nearest, slot, slots)].max(edge % (3 * triangles), mode="drop")
         return nearest, index
 
     flat_depth = depth.reshape(-1)
     start = (jnp.full((slots,), jnp.inf), jnp.full((slots,), -1, jnp.int32))
     steps = (last[-1] + CROSSINGS_PER_STEP - 1) // CROSSINGS_PER_STEP
     edges = jax.lax.fori_loop(0, steps, step, start)[1].reshape(count, -1)
-    listed = min(LISTED_PER_SIDE * (height + width), edges.shape[1])
+    capacity = min(LISTED_PER_SIDE * (height + width), edges.shape[1])
     running = jnp.cumsum(edges >= 0, axis=1)
-    places = jax.vmap(lambda sums: jnp.searchsorted(sums, jnp.arange(1, listed + 1)))(running)
-    return edges, places.astype(jnp.int32), jnp.max(running[:, -1]) > listed
+    pairs = jax.vmap(lambda sums: jnp.searchsorted(sums, jnp.arange(1, capacity + 1)))(running)
+    return edges, pairs.astype(jnp.int32), jnp.max(running[:, -1]) > capacity
 
 
-def _silhouettes(corners: Array, beyond: Array, cull: bool, near: float) -> Array:
-    """Whether each edge of triangles (3, 3, N) hides the neighbour with the vertex beyond (3, 3, N): (3, N) bool."""
+def _silhouettes(corners: Array, across: Array, cull: bool, near: float) -> Array:
+    """Returns (3, N) bool: which edges of triangles (3, 3, N) are silhouettes, given the vertices across (3, 3, N)."""
     flags = []
     for k in range(3):
-        a, b, far = corners[:, (k + 1) % 3], corners[:, (k + 2) % 3], beyond[:, k]
-        own, neighbour = jnp.stack([a, b, corners[:, k]], axis=1), jnp.stack([a, b, far], axis=1)
+        a, b, other = corners[:, (k + 1) % 3], corners[:, (k + 2) % 3], across[:, k]
+        own, neighbour = jnp.stack([a, b, corners[:, k]], axis=1), jnp.stack([a, b, other], axis=1)
         folded = signed_area(own[:2]) * signed_area(neighbour[:2]) >= 0
         flags.append(folded | ~is_drawn(neighbour[:, ::-1], cull, near))
     return jnp.stack(flags)

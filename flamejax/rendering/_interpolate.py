@@ -1,4 +1,4 @@
-"""Vertex attributes at the pixels."""
+"""Interpolation of vertex attributes."""
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,15 @@ from flamejax.rendering._rasterize import Fragments, materialize, pick_rows
 
 @jax.jit
 def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
-    """Barycentric interpolation of vertex attributes.
+    """Interpolate vertex attributes barycentrically at the pixels.
 
     Args:
-      attributes: (*b, N, C), or (N, C) shared by the batch (texture coordinates, say).
-      faces: (F, 3) int32 into the attributes; may differ from the rasterized faces (uv_faces), same order.
+      attributes: (*b, N, C), or (N, C) shared by the batch (such as texture coordinates).
+      faces: (F, 3) int32 into the attributes, in the order of the rasterized faces (such as uv_faces).
       fragments: from `rasterize`, batch axes (*b,).
 
     Returns:
-      (*b, H, W, C); zero where the image is empty.
+      (*b, H, W, C); zero in empty pixels.
 
     Raises:
       ValueError: the attributes are not (*b, N, C), or the faces not (F, 3).

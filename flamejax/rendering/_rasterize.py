@@ -1,7 +1,7 @@
-"""Rasterizing: which triangle each pixel sees, where on it and how deep.
+"""Rasterization: the triangle, barycentrics and depth visible at each pixel.
 
-Visibility is piecewise constant and computed without gradient (`visibility.py`); barycentrics and depth are then
-computed from the winning triangle, differentiably. The gradient of visibility itself is that of `antialias`.
+Visibility is piecewise constant and computed without gradient (`visibility.py`). Barycentrics and depth are then
+computed differentiably from the visible triangle. The gradient of visibility itself comes from `antialias`.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from flamejax._checks import check_shape
 from flamejax.rendering.visibility import visible_faces
 
 SHORT_ROW = 32
-"""Elements below which `materialize` copies the last two axes as one row."""
+"""Row length below which `materialize` copies the last two axes as one row."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Fragments:
-    """What each pixel's centre sees."""
+    """The surface visible at each pixel's centre."""
 
     face_index: Array
     """(*b, H, W) int32, -1 where empty."""
@@ -72,7 +72,7 @@ def rasterize(
 
 
 def fragment_geometry(screen: Array, faces: Array, face_index: Array, *, perspective: bool) -> tuple[Array, Array]:
-    """Barycentrics and depth at pixel centres for known visibility, differentiable in `screen`.
+    """Compute barycentrics and depth at pixel centres for known visibility, differentiably in `screen`.
 
     Args:
       screen: (*b, V, 3); faces: (F, 3); face_index: (*b, H, W) int32, -1 where empty.
@@ -80,12 +80,12 @@ def fragment_geometry(screen: Array, faces: Array, face_index: Array, *, perspec
     Returns:
       barycentric (*b, H, W, 3) and depth (*b, H, W), as in `Fragments`.
     """
-    planes, origins, depths = _weight_planes(screen, faces, perspective)
+    planes, origins, depths = _barycentric_planes(screen, faces, perspective)
     plane, origin = pick_rows(planes, face_index), pick_rows(origins, face_index)
     x, y = pixel_centres(*face_index.shape[-2:])
     right = jnp.broadcast_to(x, face_index.shape) - origin[..., 0]
     down = jnp.broadcast_to(y, face_index.shape) - origin[..., 1]
-    # One array a channel until the end: XLA's CPU code for reductions over short axes is up to 50 times slower.
+    # One array per channel until the end: XLA's CPU code for reductions over short axes is up to 50 times slower.
     weights = [plane[..., k] + plane[..., 3 + k] * right + plane[..., 6 + k] * down for k in range(3)]
     covered = face_index >= 0
     if perspective:
@@ -102,11 +102,11 @@ def fragment_geometry(screen: Array, faces: Array, face_index: Array, *, perspec
     return barycentric, jnp.where(covered, depth, jnp.inf)
 
 
-def _weight_planes(screen: Array, faces: Array, perspective: bool) -> tuple[Array, Array, Array]:
-    """The triangles' barycentrics (over z if `perspective`) as affine functions of the pixel.
+def _barycentric_planes(screen: Array, faces: Array, perspective: bool) -> tuple[Array, Array, Array]:
+    """Returns the barycentrics (divided by z if `perspective`) as affine functions of the pixel.
 
-    screen (*b, V, 3), faces (F, 3) -> (*b, F, 9): values at an origin, slopes in x and in y, three weights each; the
-    origins (*b, F, 2), the first vertices held constant, so that nothing cancels near the triangle; the corners'
+    screen (*b, V, 3), faces (F, 3) -> coefficients (*b, F, 9): values at an origin, slopes in x and in y, three weights
+    each; origins (*b, F, 2): the first vertices without gradient, to avoid cancellation near the triangle; corner
     depths (*b, F, 3).
     """
     corners = jnp.take(screen, faces, axis=-2)  # (*b, F, 3, 3)
@@ -124,7 +124,7 @@ def _weight_planes(screen: Array, faces: Array, perspective: bool) -> tuple[Arra
 
 
 def pick_rows(rows: Array, face_index: Array) -> Array:
-    """Each pixel's row of a table of the triangles, zero where empty: one contiguous read, and write for the gradient.
+    """Gather each pixel's row of a per-triangle table, zero in empty pixels. Reads and gradient writes are contiguous.
 
     rows (*b, F, C) or (F, C), face_index (*b, H, W) -> (*b, H, W, C).
     """
@@ -139,22 +139,22 @@ def pick_rows(rows: Array, face_index: Array) -> Array:
 
 
 def materialize(array: Array) -> Array:
-    """The array itself, in memory: neither its computation nor its gradient's is fused into what uses it.
+    """Returns the array, stored in memory: XLA fuses neither it nor its gradient into its consumers.
 
-    XLA's CPU compiler fuses a producer into each of its readers and then computes it anew for every element read,
-    through gathers too, and drops `optimization_barrier` before it does. It does not fuse scatters: one over whole
-    rows costs a copy. The gather that follows is the same for the gradient, since its transpose is a scatter.
+    XLA's CPU compiler fuses a producer into each consumer and recomputes it for every element read, also through
+    gathers. It drops `optimization_barrier` before that. It does not fuse scatters: a scatter of all rows costs a copy.
+    The gather that follows does the same for the gradient, since its transpose is a scatter.
     """
-    # Rows long enough to be copied fast, and several of them: a scatter of one would become a plain update, and fuse.
+    # Rows must be long to be copied fast, and several: a scatter of one row would become a plain update, and fuse.
     short = array.ndim > 2 and array.shape[-1] < SHORT_ROW
     rows = array.reshape(-1, math.prod(array.shape[-2:]) if short else array.shape[-1])
-    places = jnp.arange(rows.shape[0])
-    rows = jnp.zeros_like(rows).at[places].set(rows, unique_indices=True, indices_are_sorted=True)
+    index = jnp.arange(rows.shape[0])
+    rows = jnp.zeros_like(rows).at[index].set(rows, unique_indices=True, indices_are_sorted=True)
     return (
-        rows.at[places].get(unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds").reshape(array.shape)
+        rows.at[index].get(unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds").reshape(array.shape)
     )
 
 
 def pixel_centres(height: int, width: int) -> tuple[Array, Array]:
-    """x (1, W) and y (H, 1) of the pixels' centres."""
+    """Returns x (1, W) and y (H, 1) of the pixel centres."""
     return jnp.arange(width)[None] + 0.5, jnp.arange(height)[:, None] + 0.5

@@ -1,4 +1,4 @@
-"""The whole pipeline: rasterize -> interpolate -> shade -> antialias -> RGBA."""
+"""The rendering pipeline: rasterize -> interpolate -> shade -> antialias -> RGBA."""
 
 import functools
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from flamejax.rendering._antialias import antialias as blend_silhouettes
 from flamejax.rendering._interpolate import interpolate
 from flamejax.rendering._rasterize import rasterize
 from flamejax.rendering.light import ambient_light, clay
-from flamejax.rendering.light import shade as lit_by
+from flamejax.rendering.light import shade as shade_sh
 from flamejax.rendering.texture import sample_texture
 
 Shader = Callable[[Array, Array], Array]
-"""(attributes (*b, H, W, C), unit normals (*b, H, W, 3)) -> colours (*b, H, W, D). Also called where the picture is
-empty, with zeros for both: what it returns there is not seen, but must be finite."""
+"""(attributes (*b, H, W, C), unit normals (*b, H, W, 3)) -> colours (*b, H, W, D). Empty pixels pass zeros for both;
+their colours are discarded, but must be finite."""
 
 
 def render_mesh(
@@ -36,30 +36,30 @@ def render_mesh(
     antialias: bool = True,
     cull: bool = False,
 ) -> Array:
-    """Render any triangle mesh, differentiably, its silhouettes included.
+    """Render a triangle mesh, differentiably, including its silhouettes.
 
     Args:
       vertices: (*b, V, 3) world metres.
       faces: (F, 3) int32, counter-clockwise seen from outside.
-      attributes: (*b, N, C) or (N, C) for the whole batch: anything that is known at vertices, as colours or texture
-        coordinates. None where the shader needs normals only.
+      attributes: (*b, N, C) or (N, C) for the whole batch: any vertex attributes, such as colours or texture
+        coordinates. None if the shader needs only normals.
       camera: batch axes (*b,).
       size: (H, W) pixels.
-      shade: makes colours of what is interpolated at each pixel, see `Shader`. When left out, the attributes are the
-        colours; where these are None, too, the mesh is grey clay under a lamp.
-      attribute_faces: (F, 3) int32 into the attributes, where they have triangles of their own, as texture coordinates
-        do; `faces` when left out.
-      background: (D,) or (*b, H, W, D), which the picture is laid over; transparent when left out.
-      antialias: blend the silhouettes. False is quicker and leaves each pixel the colour at its centre, but then the
-        picture has no gradient of silhouettes and of what is visible: a mesh does not learn from it where to move.
-      cull: leave out triangles seen from behind, as of a closed mesh.
+      shade: computes colours from the interpolated values, see `Shader`. By default the attributes are the colours;
+        without attributes the mesh is rendered as grey clay under a lamp.
+      attribute_faces: (F, 3) int32 into the attributes, if they have triangles of their own, as texture coordinates
+        do; `faces` by default.
+      background: (D,) or (*b, H, W, D), composited behind the mesh; transparent by default.
+      antialias: blend the silhouettes. False is faster and gives each pixel the colour at its centre. Then visibility
+        has no gradient: an image loss does not move silhouettes.
+      cull: leave out back-facing triangles, as for a closed mesh.
 
     Returns:
-      (*b, H, W, D + 1): colours times alpha, not clipped, and alpha (1 where the mesh is; between at antialiased
-      silhouettes); over a background (*b, H, W, D). Differentiable in vertices, attributes, camera and background.
+      (*b, H, W, D + 1): colours times alpha, not clipped, and alpha (1 on the mesh, fractional at antialiased
+      silhouettes). With a background: (*b, H, W, D). Differentiable in vertices, attributes, camera and background.
 
     Raises:
-      ValueError: an array has another shape. The message names it.
+      ValueError: an array has a wrong shape. The message names it.
     """
     check_shape("vertices", vertices, "V", 3)
     check_shape("faces", faces, "F", 3, batched=False)
@@ -94,18 +94,18 @@ def render(
     Args:
       verts: (*b, V, 3) world metres.
       camera: batch axes (*b,).
-      texture: (*b, Ht, Wt, 3) albedo in the head's UV layout, or (Ht, Wt, 3) for all; the mean albedo when left out.
-      light: (*b, 9, 3), or (9, 3) for all; white ambient light when left out.
+      texture: (*b, Ht, Wt, 3) albedo in the head's UV layout, or (Ht, Wt, 3) for all; the mean albedo by default.
+      light: (*b, 9, 3), or (9, 3) for all; white ambient light by default.
       size: (H, W) pixels.
-      antialias: blend the silhouettes. False is quicker, but then the picture has no gradient of silhouettes and of
-        what is visible: only what lies inside the head's outline says where to move.
+      antialias: blend the silhouettes. False is faster, but visibility then has no gradient: only the pixels inside
+        the head's outline drive the vertices.
 
     Returns:
-      (*b, H, W, 4): RGB times alpha, not clipped, and alpha (1 where the head is; between at antialiased silhouettes).
-      Differentiable in all arrays. Lay it over a background by `composite`.
+      (*b, H, W, 4): RGB times alpha, not clipped, and alpha (1 on the head, fractional at antialiased silhouettes).
+      Differentiable in all arrays. `composite` puts a background behind it.
 
     Raises:
-      ValueError: an array has another shape. The message names it.
+      ValueError: an array has a wrong shape. The message names it.
     """
     check_shape("verts", verts, head.num_vertices, 3)
     batch = verts.shape[:-2]
@@ -120,7 +120,7 @@ def render(
         sample = jax.vmap(sample)
 
     def textured(uv: Array, normals: Array) -> Array:
-        return sample(texture, uv) * lit_by(normals, light)
+        return sample(texture, uv) * shade_sh(normals, light)
 
     return render_mesh(
         verts,
@@ -136,10 +136,10 @@ def render(
 
 
 def composite(image: Array, background: Array) -> Array:
-    """Lay a rendered image over a background.
+    """Composite a rendered image over a background.
 
-    image (*b, H, W, C + 1), colours times alpha and alpha, as from `render`; background (*b, H, W, C) or (C,).
+    image (*b, H, W, C + 1): premultiplied colours and alpha, as from `render`; background (*b, H, W, C) or (C,).
     Returns (*b, H, W, C).
     """
-    behind = jnp.broadcast_to(background, (*image.shape[:-1], image.shape[-1] - 1))
-    return image[..., :-1] + (1.0 - image[..., -1:]) * behind
+    background = jnp.broadcast_to(background, (*image.shape[:-1], image.shape[-1] - 1))
+    return image[..., :-1] + (1.0 - image[..., -1:]) * background

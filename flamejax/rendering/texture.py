@@ -1,4 +1,4 @@
-"""Looking colours up in a texture."""
+"""Texture lookup and mip levels."""
 
 import functools
 from typing import Literal
@@ -14,18 +14,17 @@ Wrap = Literal["clamp", "repeat", "mirror"]
 
 @functools.partial(jax.jit, static_argnames="wrap")
 def sample_texture(texture: Array, uv: Array, *, wrap: Wrap = "clamp", level: Array | None = None) -> Array:
-    """Bilinear lookup.
+    """Look up a texture bilinearly.
 
     Args:
       texture: (Ht, Wt, C), row 0 at the top.
       uv: (*b, 2) texture coordinates, v up: row = (1 - v) Ht. Texel centres lie at half-integers.
-      wrap: outside [0, 1] the border texel is repeated (clamp), the texture is (repeat), or its mirror image alternates
-        with it (mirror).
-      level: (*b,) how many times the texture is halved before the lookup, from `mip_level`; between whole levels the
-        two nearest are blended. Nothing is halved when left out.
+      wrap: outside [0, 1], repeat the border texel (clamp), the texture (repeat), or the texture and its mirror image
+        in turn (mirror).
+      level: (*b,) mip level, from `mip_level`; a fractional level blends the two nearest. Level 0 by default.
 
     Returns:
-      (*b, C), differentiable in texture and uv, and in `level` between whole ones.
+      (*b, C), differentiable in texture and uv, and in fractional levels.
 
     Raises:
       ValueError: if `wrap` is not one of the three.
@@ -47,7 +46,7 @@ def sample_texture(texture: Array, uv: Array, *, wrap: Wrap = "clamp", level: Ar
 
 @jax.jit
 def mip_levels(texture: Array) -> list[Array]:
-    """The texture (Ht, Wt, C) and its halvings down to one texel; an odd side's last texel is taken twice."""
+    """Returns the mip pyramid of a texture (Ht, Wt, C) down to one texel. An odd side repeats its last texel."""
     levels = [texture]
     while max(levels[-1].shape[:2]) > 1:
         image = levels[-1]
@@ -65,7 +64,7 @@ def mip_levels(texture: Array) -> list[Array]:
 def mip_level(
     uv: Array, uv_faces: Array, screen: Array, faces: Array, fragments: Fragments, texture_size: tuple[int, int]
 ) -> Array:
-    """Level at which a texel is about as large as a pixel, by the areas of each triangle in texels and in pixels.
+    """Returns the level at which a texel is as large as a pixel, from each triangle's area in texels and in pixels.
 
     uv (N, 2), uv_faces (F, 3), screen (*b, V, 3), faces (F, 3), texture_size (Ht, Wt) -> (*b, H, W), at least 0.
     """
@@ -83,7 +82,10 @@ def mip_level(
 def _bilinear(
     texels: Array, start: Array | int, height: Array | int, width: Array | int, uv: Array, wrap: str
 ) -> Array:
-    """texels (N, C) with an image of height x width from row `start` on; these (*b,) or one number; uv (*b, 2)."""
+    """Interpolate in texels (N, C), which contain a height x width image from row `start` on. uv (*b, 2).
+
+    start, height and width are (*b,) or scalars.
+    """
     column, row = uv[..., 0] * width - 0.5, (1.0 - uv[..., 1]) * height - 0.5
     if wrap == "clamp":
         column, row = jnp.clip(column, 0.0, width - 1.0), jnp.clip(row, 0.0, height - 1.0)
@@ -92,15 +94,15 @@ def _bilinear(
     left, top = left.astype(jnp.int32), top.astype(jnp.int32)
 
     def texel(i: Array, j: Array) -> Array:
-        return texels[start + _wrapped(i, height, wrap) * width + _wrapped(j, width, wrap)]
+        return texels[start + _wrap_index(i, height, wrap) * width + _wrap_index(j, width, wrap)]
 
     upper = texel(top, left) * (1 - across) + texel(top, left + 1) * across
     lower = texel(top + 1, left) * (1 - across) + texel(top + 1, left + 1) * across
     return upper * (1 - down) + lower * down
 
 
-def _wrapped(index: Array, size: Array | int, wrap: str) -> Array:
-    """The texel that stands for one outside the image."""
+def _wrap_index(index: Array, size: Array | int, wrap: str) -> Array:
+    """Map texel indices into the image."""
     if wrap == "clamp":
         return jnp.clip(index, 0, size - 1)
     if wrap == "repeat":

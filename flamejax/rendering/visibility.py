@@ -1,10 +1,10 @@
-"""Which triangle each pixel sees: an exact z-buffer under static shapes, without gradient.
+"""Visibility: an exact z-buffer under static shapes, without gradient.
 
-The image is cut into small square tiles. A triangle and a tile that its bounding box touches make a pair; every pair
-tests all pixels of its tile at once, so the arithmetic is dense, and what it found is merged into the image by
-scatter-min of one row per pair. Pairs are listed by a running sum of how many each triangle has and processed a fixed
-number at a time by a loop as long as needed, so any mesh is rendered exactly and nothing is culled by a bound. The
-batch is flattened into the list of triangles, which keeps the loop common to the batch under `vmap` too.
+The image is cut into small square tiles. A triangle and a tile that its bounding box touches make a pair. Every pair
+tests all pixels of its tile at once, so the arithmetic is dense, and its depths are merged into the image by a
+scatter-min of one row per pair. Pairs are enumerated through a running sum of the triangles' pair counts. A loop
+processes a fixed number at a time until all are done, so any mesh is rendered exactly. The batch is flattened into the
+list of triangles, so that it shares one loop under `vmap` too.
 """
 
 import functools
@@ -21,22 +21,22 @@ PAIRS_PER_LIST = 1 << 14
 """Pairs of a triangle and a tile listed at a time."""
 PAIRS_PER_BLOCK = 1 << 11
 """Pairs tested at a time: their pixels should fit the processor's cache."""
-MOST_PAIRS = 2**31 - 1 - PAIRS_PER_LIST
-SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+MAX_PAIRS = 2**31 - 1 - PAIRS_PER_LIST
+SMALLEST_NORMAL = float(jnp.finfo(jnp.float32).tiny)
 
 
 def visible_faces(
     screen: Array, faces: Array, size: tuple[int, int], perspective: bool, cull: bool, near: float
 ) -> Array:
-    """(*b, H, W) int32: the nearest triangle at each pixel centre, -1 where there is none. Arguments: `rasterize`."""
+    """Returns the nearest triangle at each pixel centre, (*b, H, W) int32, -1 for none. Arguments: see `rasterize`."""
     batch = screen.shape[:-2]
     flat = screen.reshape(-1, *screen.shape[-2:])
-    return _visible_faces_of(size, perspective, cull, near)(flat, faces).reshape(*batch, *size)
+    return _visibility_function(size, perspective, cull, near)(flat, faces).reshape(*batch, *size)
 
 
 @functools.lru_cache(maxsize=64)
-def _visible_faces_of(size: tuple[int, int], perspective: bool, cull: bool, near: float):  # noqa: ANN202
-    """The batched visibility of one setting, with a batching rule that keeps the batch in one list of triangles."""
+def _visibility_function(size: tuple[int, int], perspective: bool, cull: bool, near: float):  # noqa: ANN202
+    """Returns `_visible_batch` for fixed settings, with a batching rule that joins the batch's triangles."""
 
     @jax.custom_batching.custom_vmap
     def visible(screen: Array, faces: Array) -> Array:
@@ -45,7 +45,7 @@ def _visible_faces_of(size: tuple[int, int], perspective: bool, cull: bool, near
     @visible.def_vmap
     def visible_vmapped(axis_size, in_batched, screen, faces):  # noqa: ANN001, ANN202
         screen_batched, faces_batched = in_batched
-        if faces_batched:  # meshes of different topology: one after the other
+        if faces_batched:  # meshes of different topology: one at a time
             screen = screen if screen_batched else jnp.broadcast_to(screen, (axis_size, *screen.shape))
             return jax.lax.map(lambda pair: visible(*pair), (screen, faces)), True
         merged = visible(screen.reshape(-1, *screen.shape[2:]), faces)
@@ -61,21 +61,21 @@ def _visible_batch(
     height, width = size
     if faces.shape[0] == 0 or screen.shape[0] == 0:
         return jnp.full((screen.shape[0], *size), -1, jnp.int32)
-    images = MOST_PAIRS // max(1, faces.shape[0] * (-(-height // TILE)) * (-(-width // TILE)))
+    images = MAX_PAIRS // max(1, faces.shape[0] * (-(-height // TILE)) * (-(-width // TILE)))
     if images == 0:
         raise ValueError(f"{faces.shape[0]} triangles are too many for an image of {size}: above 2^31 tiles in all.")
     if screen.shape[0] > images:  # the running sum of pairs might overflow
-        parts = [
+        chunks = [
             _visible_batch(screen[k : k + images], faces, size, perspective, cull, near)
             for k in range(0, screen.shape[0], images)
         ]
-        return jnp.concatenate(parts)
+        return jnp.concatenate(chunks)
     count, triangles = screen.shape[0], faces.shape[0]
     rows, columns = -(-height // TILE), -(-width // TILE)
     tiles = rows * columns
     corners = gather_corners(screen, faces)
     box, drawn = bounding_boxes(corners, size, cull, near)
-    if perspective:  # 1/z is what is linear on the screen; negated, nearer is still smaller
+    if perspective:  # 1/z is linear on the screen; negated, nearer is still smaller
         corners = corners.at[2].set(-1.0 / jnp.where(drawn[None], corners[2], 1.0))
     first = box[:2] >> TILE_BITS
     spans = jnp.where(drawn[None], (box[2:] >> TILE_BITS) - first + 1, 0)
@@ -83,12 +83,12 @@ def _visible_batch(
     total = last[-1]
 
     def list_pairs(step: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        slot, inner, used = list_parts(last, step * PAIRS_PER_LIST, PAIRS_PER_LIST)
-        here = spans[0][slot]
-        column, row = first[0][slot] + inner % here, first[1][slot] + inner // here
+        slot, inner, used = locate_items(last, step * PAIRS_PER_LIST, PAIRS_PER_LIST)
+        width_in_tiles = spans[0][slot]
+        column, row = first[0][slot] + inner % width_in_tiles, first[1][slot] + inner // width_in_tiles
         tile = jnp.where(used, slot // triangles * tiles + row * columns + column, count * tiles)
-        setup, bounds = _setup(corners[:, :, slot], box[:, slot], column << TILE_BITS, row << TILE_BITS)
-        # The blocks' loop is also what keeps these in memory: fused into what follows they would be computed per pixel.
+        setup, bounds = _edge_functions(corners[:, :, slot], box[:, slot], column << TILE_BITS, row << TILE_BITS)
+        # The loop over blocks also stores these in memory: fused into their consumers they would be computed per pixel.
         listed = (tile, slot % triangles, setup, bounds)
 
         def merge(block: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -97,13 +97,13 @@ def _visible_batch(
                 jax.lax.dynamic_slice_in_dim(a, block * PAIRS_PER_BLOCK, PAIRS_PER_BLOCK) for a in listed
             )
             depth = _tile_depths(setup, bounds)
-            # An image's triangles come in order, so who wins a pixel later has the higher index: the highest is last.
+            # An image's triangles come in order, so of equal depths the last has the highest index.
             nearest = nearest.at[tile].min(depth, mode="drop")
-            won = (depth <= nearest.at[tile].get(mode="clip")) & (depth < jnp.inf)
-            return nearest, index.at[tile].max(jnp.where(won, face[:, None], -1), mode="drop")
+            is_nearest = (depth <= nearest.at[tile].get(mode="clip")) & (depth < jnp.inf)
+            return nearest, index.at[tile].max(jnp.where(is_nearest, face[:, None], -1), mode="drop")
 
-        todo = jnp.minimum(total - step * PAIRS_PER_LIST, PAIRS_PER_LIST)
-        return jax.lax.fori_loop(0, (todo + PAIRS_PER_BLOCK - 1) // PAIRS_PER_BLOCK, merge, state)
+        remaining = jnp.minimum(total - step * PAIRS_PER_LIST, PAIRS_PER_LIST)
+        return jax.lax.fori_loop(0, (remaining + PAIRS_PER_BLOCK - 1) // PAIRS_PER_BLOCK, merge, state)
 
     shape = (count * tiles, TILE * TILE)
     start = (jnp.full(shape, jnp.inf), jnp.full(shape, -1, jnp.int32))
@@ -112,27 +112,27 @@ def _visible_batch(
     return index[:, :height, :width]
 
 
-def list_parts(last: Array, first_part: Array, count: int) -> tuple[Array, Array, Array]:
-    """Entries of a list in which each owner has some parts, one after the other.
+def locate_items(last: Array, first_item: Array, count: int) -> tuple[Array, Array, Array]:
+    """Locate items of a concatenated list in which each owner has some items.
 
-    last (N,): running sum of the owners' parts. For parts first_part ... first_part + count - 1: the owner (count,)
-    int32, the part's number within its owner, and whether there is such a part.
+    last (N,): running sum of the owners' numbers of items. Returns for items first_item ... first_item + count - 1 the
+    owner (count,) int32, the item's number within its owner, and whether there is such an item.
     """
-    part = first_part + jnp.arange(count)
-    owner = jnp.searchsorted(last, part, side="right").astype(jnp.int32)
+    item = first_item + jnp.arange(count)
+    owner = jnp.searchsorted(last, item, side="right").astype(jnp.int32)
     used = owner < last.shape[0]
     before = jnp.where(owner > 0, last[jnp.maximum(owner - 1, 0)], 0)
-    return jnp.minimum(owner, last.shape[0] - 1), part - before, used
+    return jnp.minimum(owner, last.shape[0] - 1), item - before, used
 
 
 def gather_corners(screen: Array, faces: Array) -> Array:
-    """screen (B, V, C), faces (F, 3) -> (C, 3, B F): coordinate, corner, triangle (the batch's one after the other)."""
+    """Gather screen (B, V, C) by faces (F, 3) -> (C, 3, B F): coordinate, corner, triangle of the flattened batch."""
     picked = jnp.moveaxis(screen, 0, 1)[faces.T]
     return rearrange(picked, "corner f b c -> c corner (b f)")
 
 
 def bounding_boxes(corners: Array, size: tuple[int, int], cull: bool, near: float) -> tuple[Array, Array]:
-    """First and last pixel whose centre lies in each triangle's box, clipped to the image, and whether to draw it.
+    """Returns each triangle's box of pixel centres, clipped to the image, and whether the triangle is drawn.
 
     corners (3, 3, N) -> box (4, N) int32 x0 y0 x1 y1 (inclusive), drawn (N,) bool.
     """
@@ -140,7 +140,7 @@ def bounding_boxes(corners: Array, size: tuple[int, int], cull: bool, near: floa
     finite = jnp.all(jnp.isfinite(corners), axis=(0, 1))
     xy = jnp.where(finite[None, None], corners[:2], 0.0)
     limit = jnp.asarray([[width], [height]], xy.dtype)
-    # Clip before the cast: a far-away float does not fit an int32.
+    # Clip before the cast: a large float does not fit an int32.
     low = jnp.clip(jnp.ceil(jnp.min(xy, axis=1) - 0.5), 0.0, limit)
     high = jnp.clip(jnp.floor(jnp.max(xy, axis=1) - 0.5), -1.0, limit - 1.0)
     box = jnp.concatenate([low, high]).astype(jnp.int32)
@@ -148,28 +148,28 @@ def bounding_boxes(corners: Array, size: tuple[int, int], cull: bool, near: floa
 
 
 def is_drawn(corners: Array, cull: bool, near: float) -> Array:
-    """Whether triangles (3, 3, N) are finite, not degenerate, in front of the near plane and, if culled, face us."""
+    """Returns (N,) bool: which triangles (3, 3, N) are finite, not degenerate, beyond `near` and not culled."""
     area = signed_area(corners[:2])
     facing = area < 0 if cull else area != 0
     return facing & jnp.all(jnp.isfinite(corners), axis=(0, 1)) & jnp.all(corners[2] > near, axis=0)
 
 
 def signed_area(xy: Array) -> Array:
-    """Twice the signed area in pixels, x right and y down: negative for a triangle that faces the camera. (2, 3, N)."""
+    """Returns twice the signed area of triangles (2, 3, N), x right and y down: negative for front-facing ones."""
     first, second = xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0]
     return first[0] * second[1] - first[1] * second[0]
 
 
-def _setup(corners: Array, box: Array, left: Array, top: Array) -> tuple[Array, Array]:
-    """What `_tile_depths` needs of N triangles and a tile each.
+def _edge_functions(corners: Array, box: Array, left: Array, top: Array) -> tuple[Array, Array]:
+    """Compute the edge functions of N triangles, each relative to a tile, for `_tile_depths`.
 
     corners (3, 3, N) with a depth that is linear on the screen; box (4, N); left, top (N,): the tile's first pixel.
-    Returns (N, 15): for the edge opposite to each corner its value at the tile's first centre, steps right and down,
-    and the least value that is inside; the first corner's depth, the others' less that. And the box from the tile's
-    first pixel, (N, 4).
+    Returns (N, 15): for the edge opposite to each corner the value at the tile's first centre, the steps right and
+    down, and the smallest value inside; then the first corner's depth, and the other depths minus that. Also returns
+    the box relative to the tile's first pixel, (N, 4).
     """
-    # An edge's value is positive inside. Its ends are ordered by position, so that both triangles of an edge compute
-    # the same number, and no pixel is lost or taken twice between them.
+    # An edge function is positive inside. An edge's ends are ordered by position, so that both its triangles compute
+    # the same number, and no pixel is dropped or covered twice between them.
     start, end = jnp.roll(corners, -1, axis=1), jnp.roll(corners, -2, axis=1)  # (3, 3, N)
     swap = (start[0] > end[0]) | ((start[0] == end[0]) & (start[1] > end[1]))
     low, high = jnp.where(swap, end[:2], start[:2]), jnp.where(swap, start[:2], end[:2])
@@ -177,18 +177,18 @@ def _setup(corners: Array, box: Array, left: Array, top: Array) -> tuple[Array, 
     across, down = high[0] - low[0], high[1] - low[1]  # (3, N)
     origin = across * ((top + 0.5)[None] - low[1]) - down * ((left + 0.5)[None] - low[0])
     origin, right_step, down_step = sign * origin, -sign * down, sign * across
-    # A centre exactly on an edge belongs to the triangle that has it on its left or top.
+    # Top-left rule: a centre exactly on an edge belongs to the triangle that has it on its left or top.
     owns = (right_step > 0) | ((right_step == 0) & (down_step > 0))
-    least = jnp.where(owns, 0.0, SMALLEST)
+    least = jnp.where(owns, 0.0, SMALLEST_NORMAL)
     z = corners[2]
     setup = jnp.concatenate([origin, right_step, down_step, least, z[:1], z[1:] - z[:1]])
     return setup.T, (box - jnp.stack([left, top, left, top])).T
 
 
 def _tile_depths(setup: Array, bounds: Array) -> Array:
-    """Depth of N triangles at a tile's centres, (N, TILE TILE); infinity where one is not covered. As in `_setup`."""
-    place = jnp.arange(TILE * TILE)
-    i, j = (place & (TILE - 1))[None], (place >> TILE_BITS)[None]
+    """Returns the depths of N triangles at a tile's pixel centres, (N, TILE TILE); infinity where not covered."""
+    index = jnp.arange(TILE * TILE)
+    i, j = (index & (TILE - 1))[None], (index >> TILE_BITS)[None]
     x, y = i.astype(jnp.float32), j.astype(jnp.float32)
 
     def column(k: int) -> Array:

@@ -1,4 +1,4 @@
-"""Antialiased silhouettes look like a supersampled image and have its gradient."""
+"""Tests that antialiased silhouettes look like a supersampled image and have its gradient."""
 
 import importlib
 
@@ -27,7 +27,7 @@ def smooth_colours(verts):
 
 
 def project(verts, pose, finer=1):
-    """pose: x, y, scale, roll."""
+    """Project orthographically. pose: x, y, scale, roll."""
     x = SIZE / 2 + pose[0] + pose[2] * (jnp.cos(pose[3]) * verts[:, 0] - jnp.sin(pose[3]) * verts[:, 1])
     y = SIZE / 2 + pose[1] - pose[2] * (jnp.sin(pose[3]) * verts[:, 0] + jnp.cos(pose[3]) * verts[:, 1])
     return jnp.stack([x * finer, y * finer, 5 - verts[:, 2]], -1)
@@ -48,7 +48,7 @@ def cosine(a, b):
 
 
 def gradients(verts, faces, pose, target_pose):
-    """Of an image loss in the pose: finite differences of the supersampled image, antialiased, plain."""
+    """Gradients of an image loss in the pose: supersampled finite differences, antialiased, plain."""
     target = picture(verts, faces, target_pose, "supersampled")
 
     def loss(pose, how):
@@ -61,9 +61,9 @@ def gradients(verts, faces, pose, target_pose):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["sphere", "head"])
-def test_gradients_equal_those_of_a_supersampled_image(what):
-    if what == "sphere":
+@pytest.mark.parametrize("mesh", ["sphere", "head"])
+def test_gradients_equal_those_of_a_supersampled_image(mesh):
+    if mesh == "sphere":
         (verts, faces), pose = sphere(), jnp.asarray([0.3, 0.2, 16.0, 0.1])
     else:
         head = flamejax.load_head()
@@ -77,14 +77,14 @@ def test_gradients_equal_those_of_a_supersampled_image(what):
     assert 0.8 < ratio < 1.25
 
 
-def test_antialiased_images_are_nearer_to_supersampled_ones():
+def test_antialiased_images_are_closer_to_supersampled_ones():
     (verts, faces), pose = sphere(), jnp.asarray([0.3, 0.2, 16.0, 0.1])
     draw = jax.jit(picture, static_argnums=3)
     fine, smooth, plain = (draw(verts, faces, pose, how) for how in ("half as fine", "antialiased", "plain"))
     assert np.abs(smooth - fine).mean() < 0.25 * np.abs(plain - fine).mean()
 
 
-def test_the_area_of_a_flat_silhouette_has_the_right_gradient_only_if_antialiased():
+def test_silhouette_area_has_its_gradient_only_if_antialiased():
     """A white square that moves and grows: without antialiasing the image's sum has no derivative."""
     faces = jnp.asarray([[0, 1, 2], [2, 1, 3]])
     corners = jnp.asarray([[8.3, 9.1, 1.0], [30.2, 9.1, 1.0], [8.3, 35.7, 1.0], [30.2, 35.7, 1.0]])
@@ -106,14 +106,14 @@ def test_the_area_of_a_flat_silhouette_has_the_right_gradient_only_if_antialiase
     np.testing.assert_allclose(column, rows * 22, rtol=0.05)
 
 
-def test_gradients_are_those_of_finite_differences_in_both_modes():
+def test_gradients_equal_finite_differences():
     (verts, faces), pose = sphere(1), jnp.asarray([0.3, 0.2, 16.0, 0.1])
     screen = project(verts, pose)
     fragments = rasterize(screen, faces, (SIZE, SIZE), perspective=False)
     image = interpolate(smooth_colours(verts), faces, fragments)
 
     def blended(image, moved):
-        # Which edge lies where is held, as it is under differentiation: by moves too small to change it.
+        # The moves are too small to change which edge lies between which pixels.
         return antialias(image, fragments, screen.at[:, :2].add(moved), faces, perspective=False) / 30
 
     moved = jnp.zeros((verts.shape[0], 2))
@@ -132,25 +132,25 @@ def test_batches_equal_singles_under_jit_and_vmap():
         return antialias(interpolate(smooth_colours(verts), faces, fragments), fragments, screen, faces, cull=True)
 
     draw = jax.jit(draw)
-    whole = draw(screen)
+    batched = draw(screen)
     for index in np.ndindex(*batch):
-        chex.assert_trees_all_close(whole[index], draw(screen[index]), atol=1e-4)
+        chex.assert_trees_all_close(batched[index], draw(screen[index]), atol=1e-4)
     mapped = draw
     for _ in batch:
         mapped = jax.vmap(mapped)
-    chex.assert_trees_all_close(mapped(screen), whole, atol=1e-4)
+    chex.assert_trees_all_close(mapped(screen), batched, atol=1e-4)
 
 
-def test_more_silhouettes_than_the_list_holds_are_blended_too(monkeypatch):
+def test_silhouettes_beyond_the_list_are_blended(monkeypatch):
     module = importlib.import_module("flamejax.rendering._antialias")
     (verts, faces), pose = sphere(2), jnp.asarray([0.3, 0.2, 16.0, 0.1])
-    whole = picture(verts, faces, pose, "antialiased")
+    expected = picture(verts, faces, pose, "antialiased")
     monkeypatch.setattr(module, "LISTED_PER_SIDE", 0.05)
-    crowded = picture(verts, faces, pose, "antialiased", near=1.01e-3)  # another setting: not the program that is there
-    chex.assert_trees_all_close(crowded, whole, atol=1e-5)
+    overflowing = picture(verts, faces, pose, "antialiased", near=1.01e-3)  # another setting bypasses the cache
+    chex.assert_trees_all_close(overflowing, expected, atol=1e-5)
 
 
-def test_opposite_vertices():
+def test_opposite_vertices_of_open_and_closed_meshes():
     faces = jnp.asarray([[0, 1, 2], [2, 1, 3], [4, 5, 6], [4, 5, 7], [5, 4, 8]])
     expected = [[3, -1, -1], [-1, -1, 0], [-1, -1, -1], [-1, -1, -1], [-1, -1, -1]]
     for vertices in (9, 70_000):  # one key, two keys
@@ -166,11 +166,11 @@ def test_render_with_antialiasing_has_partly_covered_pixels():
     image = flamejax.render(head, verts, camera, size=(SIZE, SIZE), antialias=True)
     alpha = np.asarray(image[..., 3])
     assert ((alpha > 0.1) & (alpha < 0.9)).sum() > 20 and alpha.min() > -0.3 and alpha.max() < 1.3
-    over = composite(image, jnp.asarray([1.0, 0.0, 0.0]))
-    np.testing.assert_allclose(over[0, 0], [1, 0, 0], atol=1e-6)
+    on_red = composite(image, jnp.asarray([1.0, 0.0, 0.0]))
+    np.testing.assert_allclose(on_red[0, 0], [1, 0, 0], atol=1e-6)
 
 
-def test_wrong_shapes_are_refused():
+def test_wrong_shapes_raise():
     fragments = rasterize(jnp.zeros((3, 3)), jnp.asarray([[0, 1, 2]]), (8, 8))
     with pytest.raises(ValueError, match="image should be"):
         antialias(jnp.zeros((9, 8, 3)), fragments, jnp.zeros((3, 3)), jnp.asarray([[0, 1, 2]]))

@@ -1,4 +1,4 @@
-"""Cameras: known projections, crops, gradients."""
+"""Tests of cameras: known projections, crops, gradients."""
 
 import chex
 import jax
@@ -51,7 +51,7 @@ def test_crop_and_full_photo_agree(make):
     chex.assert_trees_all_close(make().to_full(crop).to_crop(crop), make(), rtol=1e-5)
 
 
-def test_plain_numbers_do_as_well_as_arrays():
+def test_plain_numbers_equal_arrays():
     plain, exact = (
         OrthographicCamera(400.0, [128.0, 150.0]),
         OrthographicCamera(jnp.float32(400), jnp.asarray([128, 150.0])),
@@ -61,25 +61,25 @@ def test_plain_numbers_do_as_well_as_arrays():
     chex.assert_trees_all_close(project(plain, crop, points()), project(exact, exact_crop, points()), rtol=1e-6)
     chex.assert_trees_all_close(plain.project(points()), exact.project(points()))
     several = OrthographicCamera([400.0, 300.0], [[128.0, 150.0], [1, 2]])
-    found = jax.vmap(lambda scale, place, p: OrthographicCamera(scale, place).project(p), (0, 0, None))(
+    screens = jax.vmap(lambda scale, shift, p: OrthographicCamera(scale, shift).project(p), (0, 0, None))(
         jnp.asarray(several.scale), jnp.asarray(several.translation), points()
     )
-    chex.assert_trees_all_close(found[0], plain.project(points()), rtol=1e-6)
+    chex.assert_trees_all_close(screens[0], plain.project(points()), rtol=1e-6)
     pinhole = PerspectiveCamera(500, (64, 48), np.eye(4))
     np.testing.assert_allclose(pinhole.project(jnp.asarray([[0.1, 0.2, 2.0]]))[0], [89, 98, 2], atol=1e-4)
-    assert jax.tree.map(lambda leaf: 0, exact).scale == 0  # axes' numbers stay what they are
+    assert jax.tree.map(lambda leaf: 0, exact).scale == 0  # other leaves are not converted
     with pytest.raises(ValueError, match="points should be"):
         plain.project(jnp.zeros((4, 2)))
     with pytest.raises(ValueError, match="translation should be"):
         OrthographicCamera(1.0, [1.0, 2.0, 3.0]).project(points())
 
 
-def test_look_at_has_the_target_in_the_middle_and_up_upright():
+def test_look_at_centres_the_target_and_points_up_upwards():
     eye, target = np.asarray([0.3, 0.5, 0.9]), np.asarray([0.1, 0.2, 0.0])
     camera = PerspectiveCamera.look_at(eye, target, focal=200.0, size=(100, 140))
-    away = np.linalg.norm(eye - target)
+    distance = np.linalg.norm(eye - target)
     screen = camera.project(jnp.asarray(target + 0.01 * np.asarray([[0, 0, 0], [0, 1, 0], [1, 0, 0]]), jnp.float32))
-    np.testing.assert_allclose(screen[0], [70, 50, away], atol=1e-3)
+    np.testing.assert_allclose(screen[0], [70, 50, distance], atol=1e-3)
     assert abs(screen[1, 0] - 70) < 1e-3 and screen[1, 1] < 50 and screen[2, 0] > 70
     np.testing.assert_allclose(camera.project(jnp.asarray(eye[None], jnp.float32))[0, 2], 0, atol=1e-6)
     rotation = camera.T_camera_world[:3, :3]
@@ -91,7 +91,7 @@ def test_look_at_has_the_target_in_the_middle_and_up_upright():
         PerspectiveCamera.look_at([0.0, 1.0], target, focal=1.0, size=(8, 8))
 
 
-def test_framing_shows_all_in_the_middle():
+def test_framing_centres_all_vertices():
     several = points((2,)) * jnp.asarray([[[1.0, 3.0, 1.0]]])
     screen = framing(several, (60, 80), margin=0.1).project(several)
     np.testing.assert_allclose(screen[..., 1].min(-1), 6, atol=1e-3)
@@ -104,11 +104,11 @@ def test_framing_shows_all_in_the_middle():
 
 
 @pytest.mark.parametrize("make", [orthographic, perspective])
-def test_gradients_and_batches(make):
+def test_gradients_and_batches_of_projections(make):
     batch = (3,)
     project = lambda camera, p: camera.project(p)  # noqa: E731
     arguments = (make(batch), points(batch))
     check_gradients(project, arguments, eps=1e-3, rtol=0.03, atol=0.3)
-    whole = project(make(batch), points(batch))
-    chex.assert_trees_all_close(jax.jit(project)(make(batch), points(batch)), whole, rtol=1e-5)
-    chex.assert_trees_all_close(jax.vmap(project)(make(batch), points(batch)), whole, rtol=1e-5)
+    eager = project(make(batch), points(batch))
+    chex.assert_trees_all_close(jax.jit(project)(make(batch), points(batch)), eager, rtol=1e-5)
+    chex.assert_trees_all_close(jax.vmap(project)(make(batch), points(batch)), eager, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Dense landmarks: their file, who may use it, and their points."""
+"""Tests of dense landmarks: their file, the heads it is for, and their points."""
 
 import io
 
@@ -57,22 +57,22 @@ def write(path, head, dense, **changes):
     return path
 
 
-def test_what_was_written_is_read(head, tmp_path):
+def test_written_landmarks_are_read_back(head, tmp_path):
     dense = random_dense(head)
     chex.assert_trees_all_equal(load_dense_landmarks(head, write(tmp_path / "d.npz", head, dense)), dense)
 
 
-def test_a_file_of_another_head_is_refused(head, tmp_path):
+def test_a_file_of_another_head_raises(head, tmp_path):
     path = write(tmp_path / "d.npz", head, random_dense(head))
     with pytest.raises(HeadFileError, match=r"measured on the head 'random 0'.*calibrate-landmarks"):
         load_dense_landmarks(random_head(seed=1), path)  # same name, other geometry
 
 
-def test_without_a_path_another_head_has_none(head):
+def test_embedded_landmarks_are_none_for_another_head(head):
     assert load_dense_landmarks(head) is None
 
 
-def test_the_open_head_has_its_own():
+def test_the_open_head_has_embedded_landmarks():
     head = flamejax.load_head(calibrate=False)
     dense = load_dense_landmarks(head)
     assert dense is not None, "the open head has changed: run flamejax calibrate-landmarks again"
@@ -88,16 +88,16 @@ def test_the_open_head_has_its_own():
         ({"dense_spread": np.zeros(468, np.float32)}, "must be positive"),
         ({"dense_face": np.full(468, 10**6, np.int32)}, "outside"),
         ({"landmark_barycentric": np.full((51, 3), np.nan, np.float32)}, "not finite"),
-        ({"landmark_face": np.zeros(50, np.int32)}, "not its form"),
+        ({"landmark_face": np.zeros(50, np.int32)}, "not the expected type and shape"),
     ],
 )
-def test_damaged_files_are_refused(head, tmp_path, change, message):
+def test_damaged_files_raise(head, tmp_path, change, message):
     path = write(tmp_path / "d.npz", head, random_dense(head), **change)
     with pytest.raises(HeadFileError, match=message):
         load_dense_landmarks(head, path)
 
 
-def test_files_that_are_none_are_refused(head, tmp_path):
+def test_missing_and_unreadable_files_raise(head, tmp_path):
     with pytest.raises(HeadFileError, match="no such"):
         load_dense_landmarks(head, tmp_path / "missing.npz")
     (tmp_path / "nonsense.npz").write_bytes(b"nonsense")
@@ -106,16 +106,16 @@ def test_files_that_are_none_are_refused(head, tmp_path):
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_points_are_those_of_the_whole_surface(head, batch):
+def test_points_equal_those_of_the_full_mesh(head, batch):
     dense, params = random_dense(head), random_params(head, seed=1, batch=batch)
-    found = dense_landmarks(head, dense, params)
-    assert found.shape == (*batch, 468, 3)
+    actual = dense_landmarks(head, dense, params)
+    assert actual.shape == (*batch, 468, 3)
     corners = np.asarray(vertices(head, params))[..., np.asarray(head.faces)[np.asarray(dense.dense_face)], :]
     expected = np.einsum("lk,...lkd->...ld", np.asarray(dense.dense_barycentric), corners)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
     if batch:
         mapped = jax.vmap(lambda one: dense_landmarks(head, dense, one))(params)
-        chex.assert_trees_all_close(mapped, found, atol=1e-6)
+        chex.assert_trees_all_close(mapped, actual, atol=1e-6)
 
 
 def test_gradients_agree_forward_reverse_and_finite_differences(head):
@@ -124,7 +124,7 @@ def test_gradients_agree_forward_reverse_and_finite_differences(head):
     check_gradients(scaled, (params,), eps=1e-2, rtol=0.03)
 
 
-def test_calibration_moves_the_inner_landmarks_alone(head):
+def test_calibration_moves_only_the_inner_landmarks(head):
     dense, params = random_dense(head), random_params(head, seed=3)
     before, after = landmarks(head, params), landmarks(calibrated(head, dense), params)
     np.testing.assert_array_equal(before[:17], after[:17])

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all."""
+"""Tests of atomic writing of files and folders."""
 
 import pytest
 
@@ -39,21 +39,21 @@ def test_a_failed_file_leaves_the_old_one(tmp_path, monkeypatch):
     assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
 
 
-def test_group_appears_in_order(tmp_path, monkeypatch):
+def test_group_is_renamed_in_order(tmp_path, monkeypatch):
     replace, order = files.os.replace, []
     monkeypatch.setattr("flamejax.files.os.replace", lambda s, t: (order.append(t.name), replace(s, t)))
     files.write_group({tmp_path / "texture.png": b"1", tmp_path / "mesh.mtl": b"2", tmp_path / "mesh.obj": b"3"})
     assert order == ["texture.png", "mesh.mtl", "mesh.obj"]
 
 
-def test_names_as_long_as_a_disk_allows(tmp_path):
+def test_names_of_maximum_length_are_written(tmp_path):
     files.write_bytes(tmp_path / ("x" * 255), b"1")
     with files.new_folder(tmp_path / ("y" * 255)):
         pass
     assert len(names(tmp_path)) == 2
 
 
-def test_remove_unfinished_takes_nothing_else(tmp_path):
+def test_remove_unfinished_deletes_nothing_else(tmp_path):
     (tmp_path / f"{files.TEMPORARY_PREFIX}1").mkdir()
     (tmp_path / f"{files.TEMPORARY_PREFIX}1" / "inner").touch()
     (tmp_path / f"{files.TEMPORARY_PREFIX}2").touch()

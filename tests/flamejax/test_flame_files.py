@@ -1,4 +1,4 @@
-"""Reading FLAME's files: every form they come in, what stands in for missing ones, and clear refusals."""
+"""Tests of reading FLAME's files: all formats, defaults for missing files, and errors."""
 
 import dataclasses
 import pickle
@@ -30,12 +30,12 @@ def load(path, **changes):
 
 @pytest.mark.parametrize("protocol", [0, 2])
 @pytest.mark.parametrize("chumpy", [True, False])
-def test_a_model_alone_with_its_landmarks(folder, protocol, chumpy):
+def test_a_model_with_only_landmarks_loads(folder, protocol, chumpy):
     model = flame_format.synthetic_flame(0, **SMALL)
     flame_format.write_model(folder / "generic_model.pkl", model, protocol, chumpy)
     head = load(folder / "generic_model.pkl")
     np.testing.assert_array_equal(head.v_template, model["v_template"].astype(np.float32))
-    # FLAME has (vertex, axis, entry) where we have (entry, vertex and axis).
+    # FLAME: (vertex, axis, entry); flamejax: (entry, vertex and axis).
     np.testing.assert_array_equal(
         head.posedirs.reshape(36, -1, 3), np.moveaxis(model["posedirs"], -1, 0).astype(np.float32)
     )
@@ -57,7 +57,7 @@ def test_a_model_alone_with_its_landmarks(folder, protocol, chumpy):
         ("a/flame2023_Open.pkl", "2023 open generic"),
     ],
 )
-def test_release_and_sex_are_told(tmp_path, name, version):
+def test_release_and_sex_come_from_file_names(tmp_path, name, version):
     path = tmp_path / name
     flame_format.write_folder(path.parent, name=path.name)
     head = load(path)
@@ -67,14 +67,14 @@ def test_release_and_sex_are_told(tmp_path, name, version):
     assert load(other).version != head.version, "two shape spaces must not share an identity"
 
 
-def test_a_model_without_a_jaw_joint_gets_one_that_moves_nothing(folder):
+def test_a_model_without_jaw_joint_gets_one_without_effect(folder):
     model = flame_format.synthetic_flame(0, **SMALL)
-    kept = [0, 1, 3, 4]
-    weights = model["weights"][:, kept]
+    joints = [0, 1, 3, 4]
+    weights = model["weights"][:, joints]
     flat = np.delete(model["posedirs"], range(9, 18), 2)
     model |= {"weights": weights / weights.sum(1, keepdims=True), "posedirs": flat}
     model["kintree_table"] = np.array([[-1, 0, 1, 1], [0, 1, 2, 3]])
-    model["J_regressor"] = model["J_regressor"][kept]
+    model["J_regressor"] = model["J_regressor"][joints]
     flame_format.write_model(folder / "flame2023_no_jaw.pkl", model)
     head = load(folder / "flame2023_no_jaw.pkl")
     params = random_params(head)
@@ -83,7 +83,7 @@ def test_a_model_without_a_jaw_joint_gets_one_that_moves_nothing(folder):
     np.testing.assert_array_equal(head.posedirs[18:].reshape(18, -1, 3), np.moveaxis(flat[..., 9:], -1, 0).astype("f4"))
 
 
-def test_both_forms_of_landmarks_are_the_same(folder):
+def test_both_landmark_formats_give_the_same_landmarks(folder):
     head = load(folder / "generic_model.pkl")
     (folder / "landmark_embedding.npy").unlink()
     flame_format.write_landmarks(folder, flame_format.synthetic_landmarks(0, SMALL["triangles"]), both=False)
@@ -92,7 +92,7 @@ def test_both_forms_of_landmarks_are_the_same(folder):
         np.testing.assert_array_equal(value, getattr(other.landmark_embedding, name))
 
 
-def test_missing_landmarks_are_asked_for(folder):
+def test_missing_landmarks_raise_with_the_file_name(folder):
     (folder / "landmark_embedding.npy").unlink()
     with pytest.raises(HeadFileError, match=r"Place landmark_embedding\.npy in .*FLAME2020"):
         load(folder / "generic_model.pkl")
@@ -102,12 +102,12 @@ def test_missing_landmarks_are_asked_for(folder):
         load(folder / "generic_model.pkl")
 
 
-def test_companions_may_lie_elsewhere(folder, tmp_path):
+def test_companions_may_have_other_paths(folder, tmp_path):
     (folder / "landmark_embedding.npy").rename(tmp_path / "points.npy")
     assert load(folder / "generic_model.pkl", landmarks=tmp_path / "points.npy").num_vertices == 50
 
 
-def test_masks_texture_and_template(folder):
+def test_masks_texture_and_template_are_read(folder):
     masks = flame_format.write_masks(folder, 50)
     texture = flame_format.write_texture(folder, 16, 6, SMALL["triangles"])
     head = load(folder / "generic_model.pkl", texture_components=4)
@@ -115,7 +115,7 @@ def test_masks_texture_and_template(folder):
         np.testing.assert_array_equal(np.flatnonzero(head.regions[name]), masks[name])
     np.testing.assert_array_equal(head.uv, texture["vt"].astype(np.float32))
     np.testing.assert_array_equal(head.uv_faces, texture["ft"])
-    # The file has blue first and 0..255; ours has red first and 0..1, in 8 bits.
+    # The file is BGR in 0..255; the albedo is RGB in 0..1, quantized to 8 bits.
     np.testing.assert_allclose(head.albedo_mean, texture["mean"][..., ::-1] / 255, atol=0.51 / 255)
     basis = np.moveaxis(texture["tex_dir"][..., ::-1, :4], -1, 0) / 255
     np.testing.assert_allclose(head.albedo_basis, basis, atol=np.abs(basis).max() / 127)
@@ -140,7 +140,7 @@ def test_masks_texture_and_template(folder):
         load(folder / "generic_model.pkl")
 
 
-def test_an_npz_of_a_flame_model(folder):
+def test_an_npz_equals_the_pickle(folder):
     raw = flame_format.synthetic_flame(0, **SMALL)
     np.savez(folder / "flame2023.npz", **raw)  # the sparse regressor becomes an object array
     head, from_pickle = load(folder / "flame2023.npz"), load(folder / "generic_model.pkl")
@@ -148,7 +148,7 @@ def test_an_npz_of_a_flame_model(folder):
     np.testing.assert_array_equal(head.shapedirs, from_pickle.shapedirs)
 
 
-def test_writing_and_reading_again_changes_nothing(folder, tmp_path):
+def test_writing_and_reading_preserves_all_arrays(folder, tmp_path):
     flame_format.write_texture(folder, 16, 6, SMALL["triangles"])
     arrays = read_head(folder / "generic_model.pkl", BETAS)
     write_head(tmp_path / "mine.npz", arrays)
@@ -171,18 +171,18 @@ CASES = {
     "wrong shape": (lambda m: {"posedirs": m["posedirs"][:, :, :30]}, r"'posedirs' has shape \(50, 3, 30\)"),
     "other vertices": (lambda m: {"weights": m["weights"][1:]}, r"'weights' has shape \(49, 5\)"),
     "other regressor": (lambda m: {"J_regressor": m["J_regressor"][:, 1:]}, r"'J_regressor' is a sparse matrix of"),
-    "faces outside": (lambda m: {"f": m["f"] + 1}, "'f' points outside"),
+    "faces outside": (lambda m: {"f": m["f"] + 1}, "'f' has indices outside"),
     "faces as floats": (lambda m: {"f": m["f"].astype(float)}, "'f' is float64"),
     "a body": (lambda m: {"kintree_table": np.zeros((2, 24), int)}, "expected"),
     "other parents": (lambda m: {"kintree_table": np.array([[-1, 0, 1, 2, 1], range(5)])}, "parents are"),
     "unscaled weights": (lambda m: {"weights": m["weights"] * 2}, "do not sum to 1"),
     "nothing": (lambda m: {"posedirs": None}, "'posedirs' is missing"),
-    "other components": (lambda m: {}, "Say how many are: num_betas"),
+    "other components": (lambda m: {}, "Give their number: num_betas"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_wrong_models_are_refused_with_the_reason(folder, case):
+def test_wrong_models_raise_with_the_reason(folder, case):
     change, message = CASES[case]
     model = flame_format.synthetic_flame(0, **SMALL)
     model = {name: value for name, value in {**model, **change(model)}.items() if value is not None}
@@ -192,17 +192,17 @@ def test_wrong_models_are_refused_with_the_reason(folder, case):
         flamejax.load_head(folder / "generic_model.pkl", flame=flame)
 
 
-def test_wrong_companions_are_refused_with_the_reason(folder):
+def test_wrong_companions_raise_with_the_reason(folder):
     path = folder / "generic_model.pkl"
     flame_format.write_landmarks(folder, flame_format.synthetic_landmarks(0, 500))
-    with pytest.raises(HeadFileError, match="points outside of the model's 90 triangles"):
+    with pytest.raises(HeadFileError, match="has indices outside of the model's 90 triangles"):
         load(path)
     np.save(folder / "landmark_embedding.npy", np.zeros(3))
     with pytest.raises(HeadFileError, match="holds no dictionary"):
         load(path)
     flame_format.write_landmarks(folder, flame_format.synthetic_landmarks(0, 90))
     (folder / "FLAME_masks.pkl").write_bytes(pickle.dumps({"lips": np.array([50])}))
-    with pytest.raises(HeadFileError, match="'lips' points outside of the model's 50 vertices"):
+    with pytest.raises(HeadFileError, match="'lips' has indices outside of the model's 50 vertices"):
         load(path)
     (folder / "FLAME_masks.pkl").unlink()
     (folder / "FLAME_texture.npz").write_bytes(b"PK")
@@ -210,11 +210,11 @@ def test_wrong_companions_are_refused_with_the_reason(folder):
         load(path)
 
 
-def test_cut_files_and_other_files_are_refused(folder, tmp_path):
+def test_truncated_and_unrelated_files_raise(folder, tmp_path):
     path = folder / "generic_model.pkl"
-    whole = path.read_bytes()
-    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in (0, 1, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
         with pytest.raises(HeadFileError, match=r"generic_model\.pkl"):
             load(path)
     path.write_bytes(pickle.dumps({"weights": 1}))
@@ -226,13 +226,13 @@ def test_cut_files_and_other_files_are_refused(folder, tmp_path):
             load(tmp_path / name)
 
 
-def test_guessed_regions_on_the_open_head_are_like_its_own():
+def test_guessed_regions_overlap_the_open_heads_regions():
     from flamejax.head import open_head_path
     from flamejax.head.regions import guess_regions
 
-    found = read_head(open_head_path())
-    guessed = guess_regions(found)
-    own = dict(zip(map(str, found["region_names"]), found["region_masks"], strict=True))
+    arrays = read_head(open_head_path())
+    guessed = guess_regions(arrays)
+    own = dict(zip(map(str, arrays["region_names"]), arrays["region_masks"], strict=True))
     overlap = {name: (own[name] & guessed[name]).sum() / (own[name] | guessed[name]).sum() for name in REGION_NAMES}
     print({name: round(float(value), 2) for name, value in overlap.items()})
     assert overlap["left_eyeball"] == overlap["right_eyeball"] == 1
@@ -242,29 +242,29 @@ def test_guessed_regions_on_the_open_head_are_like_its_own():
 
 
 class TestParameters:
-    """Parameters from and to the layouts of the peers."""
+    """Conversion of parameters from and to smplx and DECA."""
 
     @pytest.fixture
     def head(self, folder):
         return load(folder / "generic_model.pkl")
 
     @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-    def test_smplx_and_back(self, head, batch):
+    def test_smplx_round_trip(self, head, batch):
         params = random_params(head, batch=batch)
-        there = params.to_smplx()
+        smplx_params = params.to_smplx()
         count = int(np.prod(batch))
-        assert {name: value.shape for name, value in there.items()} == {
+        assert {name: value.shape for name, value in smplx_params.items()} == {
             "betas": (count, 4), "expression": (count, 3), "transl": (count, 3), "global_orient": (count, 3),
             "neck_pose": (count, 3), "jaw_pose": (count, 3), "leye_pose": (count, 3), "reye_pose": (count, 3),
         }  # fmt: skip
-        assert all(value.flags.writeable for value in there.values())
-        back = HeadParams.from_smplx(head, there)
+        assert all(value.flags.writeable for value in smplx_params.values())
+        back = HeadParams.from_smplx(head, smplx_params)
         for name, value in vars(params).items():
             np.testing.assert_array_equal(np.reshape(value, (count, -1)), getattr(back, name))
         same = HeadParams.from_smplx(head, vars(params))
         assert same.batch == batch
 
-    def test_few_coefficients_are_filled_up(self, head):
+    def test_few_coefficients_are_zero_padded(self, head):
         params = HeadParams.from_smplx(head, {"betas": np.ones((2, 2)), "jaw_pose": np.full((2, 3), 0.1)})
         np.testing.assert_array_equal(params.betas, [[1, 1, 0, 0]] * 2)
         assert params.expression.shape == (2, 3) and not np.any(params.neck_pose)
@@ -274,12 +274,12 @@ class TestParameters:
         [{}, {"body_pose": np.zeros((1, 3))}, {"betas": np.zeros((1, 5))}, {"jaw_pose": np.zeros((1, 2))},
          {"betas": np.zeros((2, 4)), "jaw_pose": np.zeros((3, 3))}],
     )  # fmt: skip
-    def test_other_values_are_refused(self, head, values):
+    def test_invalid_values_raise(self, head, values):
         with pytest.raises(ValueError):
             HeadParams.from_smplx(head, values)
 
     @pytest.mark.parametrize("suffix", ["", "code"])
-    def test_deca(self, head, suffix):
+    def test_deca_code_is_converted(self, head, suffix):
         rng = np.random.default_rng(0)
         code = {"shape": rng.normal(size=(2, 4)), "exp": rng.normal(size=(2, 2)), "pose": rng.normal(size=(2, 6))}
         code |= {"cam": np.zeros((2, 3)), "tex": np.zeros((2, 50))}
@@ -295,20 +295,20 @@ class TestParameters:
             HeadParams.from_deca(head, {"shape": code["shape"], "pose": code["pose"]})
 
 
-def test_decas_camera_puts_points_where_deca_does():
+def test_decas_camera_projects_as_deca():
     rng = np.random.default_rng(0)
     cam, points = np.array([8.0, 0.02, -0.01]), rng.normal(size=(5, 3)) * 0.1
-    # DECA: scale times (x, y) plus shift, in units of half the crop about its centre; y is then turned down.
+    # DECA: scale * ((x, y) + shift), in units of half the crop from its centre, then y is negated.
     plane = cam[0] * (points[:, :2] + cam[1:]) * [1, -1]
     camera = flamejax.OrthographicCamera.from_deca(cam, size=224)
     np.testing.assert_allclose(camera.project(points.astype("f4"))[:, :2], (plane + 1) * 112, atol=1e-3)
 
 
-def test_a_cylinders_texture_coordinates_have_no_torn_triangles():
+def test_cylinder_uv_has_no_triangles_across_the_seam():
     from flamejax.head.formats.flame_companions import cylinder_uv
 
     sphere = trimesh.creation.icosphere(3)
-    found = cylinder_uv(np.asarray(sphere.vertices), np.asarray(sphere.faces))
-    corners = found["uv"][found["uv_faces"]]
+    layout = cylinder_uv(np.asarray(sphere.vertices), np.asarray(sphere.faces))
+    corners = layout["uv"][layout["uv_faces"]]
     poles = np.abs(corners[..., 1] - 0.5).max(1) > 0.45
     assert np.ptp(corners[~poles, :, 0], axis=1).max() < 0.2

@@ -1,4 +1,4 @@
-"""The head function on a synthetic model of FLAME's size, read from FLAME's files, against what the peers give."""
+"""Comparison with smplx, body-models and flame-pytorch on a synthetic model of FLAME's size, in FLAME's files."""
 
 import dataclasses
 from pathlib import Path
@@ -38,44 +38,44 @@ def params(head):
     return flamejax.HeadParams.from_smplx(head, parity_params())
 
 
-def off(ours, theirs):
-    return float(np.abs(np.asarray(ours) - theirs).max())
+def max_deviation(actual, expected):
+    return float(np.abs(np.asarray(actual) - expected).max())
 
 
 @pytest.mark.parametrize("peer", ["smplx", "body_models", "flame_pytorch"])
 def test_vertices_equal_the_peers(head, params, golden, peer):
-    deviation = off(flamejax.vertices(head, params)[:, golden["sampled"]], golden[f"{peer}_vertices"])
+    deviation = max_deviation(flamejax.vertices(head, params)[:, golden["sampled"]], golden[f"{peer}_vertices"])
     print(f"{peer}: vertices off by at most {deviation:.2e} m")
     assert deviation <= TOLERANCE
 
 
 @pytest.mark.parametrize("peer", ["smplx", "body_models"])
 def test_joints_equal_the_peers(head, params, golden, peer):
-    deviation = off(joints(head, params), golden[f"{peer}_joints"])
+    deviation = max_deviation(joints(head, params), golden[f"{peer}_joints"])
     print(f"{peer}: joints off by at most {deviation:.2e} m")
     assert deviation <= TOLERANCE
 
 
 def test_landmarks_equal_the_peers(head, params, golden):
     landmarks = flamejax.landmarks(head, params)
-    found = {
-        "flame_pytorch, all": off(landmarks, golden["flame_pytorch_landmarks"]),
-        "smplx, inner": off(landmarks[:, 17:], golden["smplx_inner"]),
-        "smplx with the neck, contour": off(landmarks[:, :17], golden["smplx_with_neck_contour"]),
+    deviations = {
+        "flame_pytorch, all": max_deviation(landmarks, golden["flame_pytorch_landmarks"]),
+        "smplx, inner": max_deviation(landmarks[:, 17:], golden["smplx_inner"]),
+        "smplx with the neck, contour": max_deviation(landmarks[:, :17], golden["smplx_with_neck_contour"]),
     }
-    print({name: f"{deviation:.2e} m" for name, deviation in found.items()})
-    assert max(found.values()) <= TOLERANCE
+    print({name: f"{deviation:.2e} m" for name, deviation in deviations.items()})
+    assert max(deviations.values()) <= TOLERANCE
 
 
 def test_smplx_leaves_the_neck_out_of_the_contour(head, params, golden):
-    """The neck-index trap: smplx's FLAME looks at the root joint alone, so ours equals it once the neck is at rest."""
+    """smplx's FLAME ignores the neck for the contour, so the contours agree only if the neck is at rest."""
     straight = parity_params()["neck_pose"] == 0
     rows = straight.all(1)
     assert 2 <= rows.sum() < len(rows)
     contour = flamejax.landmarks(head, params)[:, :17]
-    assert off(contour[rows], golden["smplx_contour"][rows]) <= TOLERANCE
-    assert all(off(contour[row], golden["smplx_contour"][row]) > 1e-3 for row in (1, 2, 7))
-    # The row of the table is what differs: with it chosen from the root alone, their points come out at any pose.
+    assert max_deviation(contour[rows], golden["smplx_contour"][rows]) <= TOLERANCE
+    assert all(max_deviation(contour[row], golden["smplx_contour"][row]) > 1e-3 for row in (1, 2, 7))
+    # Only the row of the table differs: with the row of the root rotation, the points agree at any pose.
     from flamejax.head import contour_bin
 
     bins = contour_bin(dataclasses.replace(params, neck_pose=jnp.zeros_like(params.neck_pose)))
@@ -84,10 +84,10 @@ def test_smplx_leaves_the_neck_out_of_the_contour(head, params, golden):
         jnp.arange(len(rows))[:, None, None], head.faces[table.contour_face[bins]]
     ]
     points = jnp.sum(corners * table.contour_barycentric[bins][..., None], axis=-2)
-    assert off(points, golden["smplx_contour"]) <= TOLERANCE
+    assert max_deviation(points, golden["smplx_contour"]) <= TOLERANCE
 
 
-def test_the_reader_gives_the_model_that_was_written(head):
+def test_the_written_model_is_read_back(head):
     model, landmarks = parity_model()
     np.testing.assert_array_equal(head.v_template, model["v_template"].astype(np.float32))
     np.testing.assert_array_equal(head.shapedirs, model["shapedirs"].astype(np.float32))

@@ -1,4 +1,4 @@
-"""FLAME's function on a random head: against a plain loop, its gradients, batching and compilation."""
+"""Tests of the head model on a random head: against a plain loop, gradients, batching and compilation."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_batches_equal_singles_under_jit_and_vmap(head, function, batch):
 
 @pytest.mark.parametrize("function", [flamejax.vertices, flamejax.landmarks])
 def test_gradients_agree_forward_reverse_and_finite_differences(head, function):
-    # The contour's table is made constant: its look-up jumps between bins, on purpose without a gradient.
+    # The contour table is constant here: its lookup jumps between bins and has no gradient.
     embedding = head.landmark_embedding
     constant = dataclasses.replace(
         embedding,
@@ -76,12 +76,12 @@ def test_gradients_agree_forward_reverse_and_finite_differences(head, function):
     )
     smooth = dataclasses.replace(head, landmark_embedding=constant)
     params = random_params(head, seed=2, batch=(3,))
-    # Metres are small: scaled to millimetres, rounding stays below the differences that are measured.
+    # In millimetres: for metres, rounding would exceed the finite differences.
     scaled = lambda p: 1e3 * function(smooth, p)  # noqa: E731
     check_gradients(scaled, (params,), eps=1e-2, rtol=0.03)
 
 
-def test_gradient_at_the_rest_pose_is_finite_and_right(head):
+def test_gradient_at_the_rest_pose_is_finite_and_exact(head):
     params = HeadParams.zeros(head)
     scaled = lambda p: 1e3 * flamejax.vertices(head, p)  # noqa: E731
     check_gradients(scaled, (params,), eps=1e-2, rtol=0.03)
@@ -100,7 +100,7 @@ def test_rotation_matrices_are_rotations(axis_angle):
     np.testing.assert_allclose(rotation_matrix(jnp.asarray(axis_angle)), expected, atol=2e-6)
 
 
-def test_identity_work_can_be_shared_over_poses(head):
+def test_shaped_identity_can_be_reused_over_poses(head):
     params = random_params(head, seed=3, batch=(3,))
     one_identity = dataclasses.replace(params, betas=jnp.broadcast_to(params.betas[0], params.betas.shape))
     shaped = jax.jit(shape_identity)(head, params.betas[0])
@@ -109,13 +109,13 @@ def test_identity_work_can_be_shared_over_poses(head):
     )
 
 
-def test_head_at_some_vertices_equals_those_of_the_whole(head):
+def test_head_at_some_vertices_equals_the_full_head_there(head):
     params, index = random_params(head, seed=4, batch=(2,)), jnp.asarray([5, 0, 77, 5])
     few = flamejax.vertices(head_at(head, index), params)
     chex.assert_trees_all_close(few, flamejax.vertices(head, params)[:, index], atol=1e-6)
 
 
-def test_the_basis_and_its_parts_are_one_thing(head):
+def test_shapedirs_and_posedirs_are_parts_of_the_basis(head):
     shapedirs, posedirs = np.asarray(head.shapedirs), np.asarray(head.posedirs)
     assert shapedirs.shape == (head.num_vertices, 3, 10) and posedirs.shape == (36, 3 * head.num_vertices)
     again = HeadModel.from_arrays(head.v_template, head.faces, shapedirs, posedirs=posedirs, num_betas=6)
@@ -128,7 +128,7 @@ def test_the_basis_and_its_parts_are_one_thing(head):
 
 
 @pytest.mark.parametrize("few_vertices", [0, 10_000])
-def test_gradients_of_the_head_itself_are_right(head, few_vertices, monkeypatch):
+def test_gradients_in_the_head_equal_finite_differences(head, few_vertices, monkeypatch):
     monkeypatch.setattr(blend_skin, "FEW_VERTICES", few_vertices)
     params = random_params(head, seed=6, batch=(3,))
     names = ("v_template", "basis", "lbs_weights", "joint_template", "joint_dirs")
@@ -140,31 +140,31 @@ def test_gradients_of_the_head_itself_are_right(head, few_vertices, monkeypatch)
     check_gradients(moved, (arrays,), eps=1e-3, rtol=0.03)
 
 
-def test_skinning_of_many_vertices_equals_that_of_few_with_right_gradients(head, monkeypatch):
+def test_skinning_of_many_vertices_equals_that_of_few_with_gradients(head, monkeypatch):
     params = random_params(head, seed=8, batch=(3,))
     few = flamejax.vertices(head, params)
     monkeypatch.setattr(blend_skin, "FEW_VERTICES", 0)
-    many = jax.jit(lambda p: 1e3 * flamejax.vertices.__wrapped__(head, p))  # not the program of `vertices` in the cache
+    many = jax.jit(lambda p: 1e3 * flamejax.vertices.__wrapped__(head, p))  # bypasses the cached program of `vertices`
     chex.assert_trees_all_close(many(params), 1e3 * few, atol=1e-3)
     chex.assert_trees_all_close(jax.vmap(many)(params), 1e3 * few, atol=1e-3)
     check_gradients(many, (params,), eps=1e-2, rtol=0.03)
 
 
-def test_gradients_through_a_shared_identity_equal_those_of_the_whole(head):
+def test_gradients_through_a_shared_identity_equal_those_of_vertices(head):
     params = random_params(head, seed=7, batch=(3,))
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, head.num_vertices, 3)), jnp.float32)
 
     def shared(betas, params):
         return jnp.sum(weights * pose_shaped(head, shape_identity(head, betas), params))
 
-    def whole(betas, params):
+    def direct(betas, params):
         return jnp.sum(weights * flamejax.vertices(head, dataclasses.replace(params, betas=betas)))
 
     with jax.numpy_rank_promotion("raise"):
-        ours = jax.jit(jax.grad(shared, (0, 1)))(params.betas[0], params)
-        theirs = jax.jit(jax.grad(whole, (0, 1)))(params.betas[0], dataclasses.replace(params, betas=params.betas))
-    ours = ours[0], dataclasses.replace(ours[1], betas=theirs[1].betas)
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        actual = jax.jit(jax.grad(shared, (0, 1)))(params.betas[0], params)
+        expected = jax.jit(jax.grad(direct, (0, 1)))(params.betas[0], dataclasses.replace(params, betas=params.betas))
+    actual = actual[0], dataclasses.replace(actual[1], betas=expected[1].betas)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_pose_that_is_not_finite_stays_inside_the_table(head):
     assert 0 <= int(contour_bin(broken)) < 79
 
 
-def test_too_many_coefficients_are_refused(head):
+def test_too_many_coefficients_raise(head):
     params = dataclasses.replace(HeadParams.zeros(head), betas=jnp.zeros(7))
     with pytest.raises(ValueError, match="betas has 7 coefficients"):
         flamejax.vertices(head, params)

@@ -1,4 +1,4 @@
-"""Image files: every kind that works, every kind that must be refused, and whole files or none."""
+"""Tests of image files: formats, errors, and atomic writing."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ def expected(picture):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
-def test_lossless_kinds_load_exactly(tmp_path, picture, suffix):
+def test_lossless_formats_load_exactly(tmp_path, picture, suffix):
     Image.fromarray(picture).save(tmp_path / f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
     image = load_image(tmp_path / f"a{suffix}")
     assert image.dtype == np.float32 and image.shape == (48, 64, 3)
@@ -32,7 +32,7 @@ def test_lossless_kinds_load_exactly(tmp_path, picture, suffix):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_gives_the_upright_photo(tmp_path, picture, orientation):
-    # How the stored pixels follow from the upright ones, from the EXIF standard's definition of each value.
+    # Stored pixels from upright ones, by the EXIF standard's definition of each value.
     stored = {
         1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
         5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
@@ -67,7 +67,7 @@ def test_transparency_is_composited_over_mid_grey(tmp_path, picture):
     np.testing.assert_allclose(image[:, 32:], expected(picture)[:, 32:], atol=1e-6)
 
 
-def test_palette_with_and_without_transparency(tmp_path, picture):
+def test_palettes_load_with_and_without_transparency(tmp_path, picture):
     palette = Image.fromarray(picture).quantize(16)
     palette.save(tmp_path / "p.png")
     np.testing.assert_allclose(load_image(tmp_path / "p.png"), expected(np.asarray(palette.convert("RGB"))), atol=1e-6)
@@ -90,7 +90,7 @@ def test_embedded_profile_is_converted_to_srgb(tmp_path, picture):
 
 
 def png_header(width, height):
-    """The start of a valid PNG that claims a size and holds no pixels."""
+    """The start of a valid PNG that announces a size and has no pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -120,7 +120,7 @@ def jpeg_bytes(picture):
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_bad_files_are_refused_with_the_reason(tmp_path, name, content, reason):
+def test_bad_files_raise_with_the_reason(tmp_path, name, content, reason):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     for load in (load_image, load_mask):
@@ -129,7 +129,7 @@ def test_bad_files_are_refused_with_the_reason(tmp_path, name, content, reason):
         assert name in str(error.value)
 
 
-def test_truncated_small_folder_and_non_finite_are_refused(tmp_path, picture):
+def test_truncated_small_folder_and_non_finite_raise(tmp_path, picture):
     data = jpeg_bytes(picture)
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
     Image.fromarray(picture[:20]).save(tmp_path / "small.png")
@@ -139,7 +139,7 @@ def test_truncated_small_folder_and_non_finite_are_refused(tmp_path, picture):
             load_image(tmp_path / name)
 
 
-def test_mask_is_binary_and_keeps_to_the_size(tmp_path):
+def test_mask_is_binary_and_resized(tmp_path):
     mask = np.zeros((30, 60), np.uint8)
     mask[:, 40:] = 255
     Image.fromarray(mask).save(tmp_path / "m.png")
@@ -153,7 +153,7 @@ def test_mask_is_binary_and_keeps_to_the_size(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["ones", "bit", "palette", "alpha", "rgb"])
-def test_masks_of_all_habits(tmp_path, mode):
+def test_masks_of_all_encodings_load(tmp_path, mode):
     truth = np.zeros((40, 40), np.float32)
     truth[5:20, 10:30] = 1
     mask = truth.astype(np.uint8)
@@ -174,7 +174,7 @@ def test_masks_of_all_habits(tmp_path, mode):
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3), (8, 9, 4)])
-def test_save_and_read_back(tmp_path, shape):
+def test_saved_images_read_back(tmp_path, shape):
     image = np.random.default_rng(0).uniform(-0.1, 1.1, shape).astype(np.float32)
     save_image(tmp_path / "a.png", image)
     stored = np.asarray(Image.open(tmp_path / "a.png"), np.float32).reshape(shape) / 255
@@ -192,7 +192,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, picture):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_check_image(picture):
+def test_check_image_converts_or_raises(picture):
     np.testing.assert_allclose(check_image(picture), expected(picture), atol=1e-6)
     for bad, reason in (
         (picture[..., 0], "shape"), (picture[:8], "at least 32"), (picture.astype(np.float32), "Divide by 255"),

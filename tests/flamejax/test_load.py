@@ -1,4 +1,4 @@
-"""Loading head models: the embedded one, and clear refusals of damaged files."""
+"""Tests of loading head models: the embedded one, models from arrays, and errors for damaged files."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def arrays():
         return {name: archive[name] for name in archive.files}
 
 
-def test_the_open_head_loads_and_has_flames_form():
+def test_the_open_head_loads_with_flames_layout():
     head = flamejax.load_head()
     assert (head.num_betas, head.num_expression, len(head.parents), len(head.regions)) == (150, 60, 5, 14)
     assert head.licence == "CC0-1.0"
@@ -58,7 +58,7 @@ CASES = {
     "not finite": (lambda a: {"v_template": np.full_like(a["v_template"], np.nan)}, "not finite"),
     "wrong shape": (lambda a: {"lbs_weights": a["lbs_weights"][:-1]}, "'lbs_weights' has shape"),
     "wrong kind": (lambda a: {"faces": a["faces"].astype(np.float32)}, "'faces' is float32"),
-    "index outside": (lambda a: {"faces": a["faces"] + 10_000}, "points outside"),
+    "index outside": (lambda a: {"faces": a["faces"] + 10_000}, "has indices outside"),
     "no tree": (lambda a: {"parents": np.array([-1, 2, 1, 1, 1])}, "not a tree"),
     "missing region": (lambda a: {"region_names": np.array(["x"] * 14)}, "regions missing"),
     "range of another form": (lambda a: {"expression_range": np.zeros((2, 3), np.float32)}, "'expression_range' is"),
@@ -67,7 +67,7 @@ CASES = {
 }
 
 
-def test_half_precision_is_widened_exactly(arrays):
+def test_half_precision_is_converted_exactly(arrays):
     head = flamejax.load_head()
     for name in ("shapedirs", "posedirs"):
         assert arrays[name].dtype == np.float16
@@ -76,14 +76,14 @@ def test_half_precision_is_widened_exactly(arrays):
     np.testing.assert_allclose(head.joint_dirs, joints, atol=1e-7)
 
 
-def test_a_head_may_state_no_range_of_expressions(arrays, tmp_path):
+def test_expression_range_is_optional(arrays, tmp_path):
     assert flamejax.load_head().expression_range.shape == (2, 60)
     np.savez(tmp_path / "head.npz", **spoil(arrays, expression_range=None))
     assert flamejax.load_head(tmp_path / "head.npz").expression_range is None
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_damaged_models_are_refused_with_the_reason(arrays, tmp_path, case):
+def test_damaged_models_raise_with_the_reason(arrays, tmp_path, case):
     change, message = CASES[case]
     path = tmp_path / "head.npz"
     np.savez(path, **spoil(arrays, **change(arrays)))
@@ -91,7 +91,7 @@ def test_damaged_models_are_refused_with_the_reason(arrays, tmp_path, case):
         flamejax.load_head(path)
 
 
-def test_files_that_are_not_archives_are_refused(tmp_path):
+def test_files_that_are_not_archives_raise(tmp_path):
     with pytest.raises(HeadFileError, match="no such head model"):
         flamejax.load_head(tmp_path / "absent.npz")
     for content in (b"", b"not a zip", open_head_path().read_bytes()[:5000]):
@@ -101,31 +101,31 @@ def test_files_that_are_not_archives_are_refused(tmp_path):
             flamejax.load_head(path)
 
 
-def test_pickles_inside_an_archive_are_never_opened(tmp_path, arrays):
+def test_pickles_inside_an_archive_raise(tmp_path, arrays):
     path = tmp_path / "head.npz"
     np.savez(path, **{**arrays, "name": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(HeadFileError, match="not a readable"):
         flamejax.load_head(path)
 
 
-def test_a_saved_model_is_read_back_bit_by_bit(tmp_path):
+def test_a_saved_model_is_read_back_exactly(tmp_path):
     for name, head in (("open", flamejax.load_head()), ("random", dataclasses.replace(random_head(), dense=None))):
         head.save(tmp_path / f"{name}.npz")
         chex.assert_trees_all_equal(flamejax.load_head(tmp_path / f"{name}.npz"), head)
 
 
-def test_a_model_may_be_made_of_little_more_than_a_mesh(tmp_path):
+def test_a_model_can_be_built_from_a_mesh_and_shapes(tmp_path):
     mesh = random_head()
     head = HeadModel.from_arrays(mesh.v_template, mesh.faces, np.asarray(mesh.shapedirs)[..., :6])
     params = dataclasses.replace(HeadParams.zeros(head, (2,)), betas=jnp.ones((2, 6)), jaw_pose=jnp.ones((2, 3)))
     expected = np.asarray(mesh.v_template) + np.asarray(mesh.shapedirs)[..., :6].sum(-1)
     np.testing.assert_allclose(flamejax.vertices(head, params), np.stack([expected] * 2), atol=1e-6)
     turned = dataclasses.replace(params, global_orient=jnp.full((2, 3), 0.3))
-    found, root = flamejax.vertices(head, turned), root_joint(head, turned)
+    verts, root = flamejax.vertices(head, turned), root_joint(head, turned)
     np.testing.assert_allclose(root[0], expected.mean(0), atol=1e-5)
-    np.testing.assert_allclose(found.mean(1), root, atol=1e-5)  # about the middle
+    np.testing.assert_allclose(verts.mean(1), root, atol=1e-5)  # about the middle
     assert head.num_expression == 0 and set(head.regions) == set(REGION_NAMES) and head.regions["face"].all()
-    for function in (flamejax.landmarks, lambda *a: landmarks_from_vertices(a[0], found, a[1])):
+    for function in (flamejax.landmarks, lambda *a: landmarks_from_vertices(a[0], verts, a[1])):
         with pytest.raises(ValueError, match="'custom' has no landmarks"):
             function(head, params)
     head.save(tmp_path / "mesh.npz")
@@ -147,7 +147,7 @@ def test_a_model_may_be_made_of_little_more_than_a_mesh(tmp_path):
         ({"parents": (-1, 0)}, "parents should be of 5 joints"),
     ],
 )
-def test_arrays_that_do_not_fit_are_named(changes, message):
+def test_arrays_with_wrong_shapes_raise_with_their_name(changes, message):
     mesh = random_head()
     with pytest.raises(ValueError, match=message):
         HeadModel.from_arrays(**{"v_template": mesh.v_template, "faces": mesh.faces, **changes})

@@ -1,4 +1,4 @@
-"""Meshes written and read back by trimesh."""
+"""Tests of writing meshes, which trimesh reads back."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ from flamejax.io import meshes
 
 @pytest.fixture
 def cube() -> meshes.TexturedMesh:
-    """A cube whose six sides each have their own square of the texture: every vertex lies on a UV seam."""
+    """A cube whose six sides have separate texture squares: every vertex lies on a UV seam."""
     box = trimesh.creation.box(extents=(0.2, 0.3, 0.1))
     order = np.lexsort(np.round(box.face_normals).T)  # the two triangles of a side follow each other
     quads = box.faces[order].reshape(6, 2, 3)
@@ -81,7 +81,7 @@ def test_obj_keeps_vertices_and_separate_texture_indices(cube, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["obj", "glb"])
-def test_read_back_by_trimesh(cube, tmp_path, suffix):
+def test_trimesh_reads_back_written_meshes(cube, tmp_path, suffix):
     path = tmp_path / f"mesh.{suffix}"
     (meshes.write_obj if suffix == "obj" else meshes.write_glb)(path, cube)
     back = trimesh.load(path, force="mesh", process=False)
@@ -107,7 +107,7 @@ def test_glb_splits_seams_flips_v_and_shares_normals(cube, tmp_path):
 
 
 def stored_normals(path) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and normals of the vertices as the file has them: a reader would work out missing ones."""
+    """Positions and normals as stored in the file: a reader would compute missing ones."""
     if path.suffix == ".obj":
         raw = read_obj(path)
         assert (raw["f"][..., 2] == raw["f"][..., 0]).all()
@@ -149,7 +149,7 @@ def test_ply_has_vertices_and_colours(cube, tmp_path):
 
 
 @pytest.mark.parametrize("write", [meshes.write_obj, meshes.write_glb, meshes.write_ply])
-def test_without_texture(cube, tmp_path, write):
+def test_meshes_without_texture_are_written(cube, tmp_path, write):
     suffix = write.__name__.removeprefix("write_")
     write(tmp_path / f"mesh.{suffix}", meshes.TexturedMesh(cube.vertices, cube.faces))
     back = trimesh.load(tmp_path / f"mesh.{suffix}", force="mesh", process=False)
@@ -157,7 +157,7 @@ def test_without_texture(cube, tmp_path, write):
     assert [p.name for p in tmp_path.iterdir()] == [f"mesh.{suffix}"]
 
 
-def test_obj_names_its_material_without_blanks(cube, tmp_path):
+def test_obj_names_its_material_without_spaces(cube, tmp_path):
     meshes.write_obj(tmp_path / "my head.obj", cube)
     assert "mtllib my_head.mtl" in (tmp_path / "my head.obj").read_text()
     assert trimesh.load(tmp_path / "my head.obj", process=False).visual.uv is not None
@@ -191,6 +191,6 @@ def test_a_failed_write_leaves_the_old_files_and_no_leftovers(cube, tmp_path, mo
         ({"uv_faces": np.zeros((1, 3), int)}, "1 uv_faces"),
     ],
 )
-def test_refused_meshes(cube, change, message):
+def test_invalid_meshes_raise(cube, change, message):
     with pytest.raises(ValueError, match=message):
         meshes.TexturedMesh(**{**vars(cube), **change})

@@ -1,4 +1,4 @@
-"""NoW's protocol against scans whose errors are known."""
+"""Tests of NoW's protocol on scans with known errors."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from flamejax.head import HeadParams, landmarks_from_vertices, load_head
-from flamejax.metrics.now import EDGE_MM, LANDMARKS, Surface, crop, now_errors, seven_landmarks
+from flamejax.metrics.now import LANDMARKS, MAX_EDGE_MM, ClosestPointSurface, crop_mask, now_errors, seven_landmarks
 
 TURN = Rotation.from_rotvec([0.2, -0.3, 0.5]).as_matrix()
 
@@ -25,44 +25,44 @@ def moved(points: np.ndarray, scale: float = 1.0) -> np.ndarray:
     return scale * points @ TURN.T + [0.5, -2.0, 3.0]
 
 
-def test_the_seven_landmarks_and_their_order():
-    all_of_them = np.arange(68.0)[:, None] * np.ones(3)
-    assert seven_landmarks(all_of_them)[:, 0].tolist() == [36, 39, 42, 45, 33, 48, 54] == list(LANDMARKS)
+def test_seven_landmarks_select_in_order():
+    landmarks68 = np.arange(68.0)[:, None] * np.ones(3)
+    assert seven_landmarks(landmarks68)[:, 0].tolist() == [36, 39, 42, 45, 33, 48, 54] == list(LANDMARKS)
     assert seven_landmarks(np.zeros((5, 68, 2))).shape == (5, 7, 2)
 
 
-def test_the_crop_by_hand():
+def test_crop_mask_by_hand():
     marks = np.zeros((7, 3))
     marks[:4, 0] = [-5, -2, 2, 5]
     marks[:4, 1] = 4.0  # 10 from outer corner to outer corner, a nose of 4: a radius of 9.8 about (0, 1.2, 0)
     scan = np.array([[0, 1.2, 9.79], [0, 1.2, 9.81], [0, 10.99, 0], [0, 11.01, 0], [0, -8.59, 0], [0, -8.61, 0]])
-    assert crop(scan, marks).tolist() == [True, False] * 3
+    assert crop_mask(scan, marks).tolist() == [True, False] * 3
 
 
 def test_a_similarity_is_recovered_and_a_metrical_evaluation_sees_the_scale(face):
     verts, faces, marks, points = face
     rough = moved(marks, 1.05) + 0.002 * np.random.default_rng(0).normal(size=(7, 3))  # landmarks are off by 2 mm
-    found = now_errors(verts, faces, marks, moved(points, 1.05), rough)
-    assert found.distances_mm.max() < 1e-3 and found.distances_mm.shape == (found.inside.sum(),)
+    errors = now_errors(verts, faces, marks, moved(points, 1.05), rough)
+    assert errors.distances_mm.max() < 1e-3 and errors.distances_mm.shape == (errors.inside.sum(),)
     metrical = now_errors(verts, faces, marks, moved(points, 1.05), rough, metrical=True)
-    assert 0.5 < metrical.median_mm < 3 and metrical.inside.sum() == found.inside.sum()
+    assert 0.5 < metrical.median_mm < 3 and metrical.inside.sum() == errors.inside.sum()
     same_size = now_errors(verts, faces, marks, moved(points), moved(marks), metrical=True)
     assert same_size.distances_mm.max() < 1e-3
 
 
-def test_units_of_the_scan_and_numbers_in_millimetres(face):
+def test_scan_units_and_known_noise(face):
     verts, faces, marks, points = face
     noisy = points + 0.0005 * np.random.default_rng(0).normal(size=points.shape)
     metres = now_errors(verts, faces, marks, noisy, marks, metrical=True)
-    # Across the surface, |N(0, 0.5 mm)|, which has a mean of 0.40, a median of 0.34 and a deviation of 0.30.
+    # Perpendicular to the surface, |N(0, 0.5 mm)|, which has a mean of 0.40, a median of 0.34 and a deviation of 0.30.
     assert (metres.mean_mm, metres.median_mm, metres.std_mm) == pytest.approx((0.40, 0.34, 0.30), abs=0.02)
     millimetres = now_errors(verts, faces, marks, 1e3 * noisy, 1e3 * marks, metrical=True, scan_unit="mm")
     np.testing.assert_allclose(millimetres.distances_mm, metres.distances_mm, atol=1e-6)
     assert metres.median_mm == np.median(metres.distances_mm) and metres.std_mm == metres.distances_mm.std()
 
 
-def test_a_millimetre_along_the_normals_is_a_millimetre():
-    """Of a ball that the crop takes whole: no motion can take an offset up, only a scale."""
+def test_an_offset_along_the_normals_is_measured():
+    """A ball that lies inside the crop: a scale can compensate the offset, a rigid motion cannot."""
     ball = trimesh.creation.icosphere(4, 0.08)
     marks = np.array([[-5, 3, 5], [-2, 3, 6], [2, 3, 6], [5, 3, 5], [0, -4, 6], [-3, -5, 5], [3, -5, 5]]) * 0.02
     scan = np.asarray(trimesh.creation.icosphere(5, 0.081).vertices)
@@ -72,22 +72,22 @@ def test_a_millimetre_along_the_normals_is_a_millimetre():
     assert now_errors(ball.vertices, ball.faces, marks, scan, marks).mean_mm < 0.1
 
 
-def test_the_closest_point_is_that_of_all_triangles(face):
+def test_closest_points_equal_brute_force(face):
     verts, faces, _, points = face
-    triangles, surface = 1e3 * verts[faces], Surface(1e3 * verts, faces, EDGE_MM)
+    triangles, surface = 1e3 * verts[faces], ClosestPointSurface(1e3 * verts, faces, MAX_EDGE_MM)
     near = 1e3 * (points[::200] + 0.004 * np.random.default_rng(1).normal(size=points[::200].shape))
-    place, distance, direction = surface.closest(near)
+    closest_points, distance, direction = surface.closest(near)
     for k, point in enumerate(near):
         closest = trimesh.triangles.closest_point(triangles, np.repeat(point[None], len(triangles), axis=0))
         assert distance[k] == pytest.approx(np.linalg.norm(closest - point, axis=1).min(), rel=1e-9)
-    np.testing.assert_allclose(place + distance[:, None] * direction, near, atol=1e-9)
-    flat = Surface(np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0]]), np.array([[0, 1, 2]]), EDGE_MM)
+    np.testing.assert_allclose(closest_points + distance[:, None] * direction, near, atol=1e-9)
+    flat = ClosestPointSurface(np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0]]), np.array([[0, 1, 2]]), MAX_EDGE_MM)
     _, distance, direction = flat.closest(np.array([[1.0, 1, 0], [1, 1, -2], [-3, -4, 0]]))
     np.testing.assert_allclose(distance, [0, 2, 5], atol=1e-12)
     np.testing.assert_allclose(direction, [[0, 0, 1], [0, 0, -1], [-0.6, -0.8, 0]], atol=1e-12)
 
 
-def test_what_cannot_be_measured_is_refused(face):
+def test_unmeasurable_inputs_raise(face):
     verts, faces, marks, points = face
     bad = points.copy()
     bad[3] = np.nan
@@ -102,7 +102,7 @@ def test_what_cannot_be_measured_is_refused(face):
         ({"faces": faces[:0]}, "no triangle"),
         ({"scan_unit": "inch"}, "no unit"),
     ):
-        given = {
+        arguments = {
             "vertices": verts,
             "faces": faces,
             "landmarks": marks,
@@ -110,4 +110,4 @@ def test_what_cannot_be_measured_is_refused(face):
             "scan_landmarks": marks,
         } | change
         with pytest.raises(ValueError, match=message):
-            now_errors(**given)
+            now_errors(**arguments)

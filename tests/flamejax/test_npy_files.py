@@ -1,4 +1,4 @@
-""".npy and .npz files: what numpy writes is read alike, and no announced size is believed."""
+"""Tests of reading .npy and .npz files: agreement with NumPy, and errors for damaged or hostile files."""
 
 import io
 import threading
@@ -35,7 +35,7 @@ def test_arrays_are_read_as_numpy_reads_them(array):
     np.testing.assert_array_equal(read, array)
 
 
-def test_headers_of_python_2_with_long_integers():
+def test_python_2_headers_with_long_integers_are_read():
     data = saved(np.arange(6.0).reshape(2, 3)).replace(b"(2, 3), }  ", b"(2L, 3L), }")
     np.testing.assert_array_equal(npy_from_bytes(data, "x"), np.arange(6.0).reshape(2, 3))
 
@@ -58,7 +58,7 @@ def test_headers_of_python_2_with_long_integers():
         lambda d: b"\x93NUMPY\x09\x00" + d[8:],
     ],
 )
-def test_other_headers_are_refused(change, tmp_path):
+def test_invalid_headers_raise(change, tmp_path):
     data = change(saved(ARRAYS[0]))
     with pytest.raises(HeadFileError):
         npy_from_bytes(data, "x")
@@ -67,7 +67,7 @@ def test_other_headers_are_refused(change, tmp_path):
         read_npy(tmp_path / "x.npy")
 
 
-def test_archives_that_unpack_to_far_more_than_their_size_are_refused(tmp_path):
+def test_archives_that_unpack_to_far_more_than_their_size_raise(tmp_path):
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("v_template.npy", bytes(200 * 2**20))
@@ -77,14 +77,14 @@ def test_archives_that_unpack_to_far_more_than_their_size_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_compressions_that_numpy_does_not_use_are_refused(tmp_path, method):
+def test_compressions_that_numpy_does_not_use_raise(tmp_path, method):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", method) as archive:
         archive.writestr("a.npy", saved(ARRAYS[0]))
     with pytest.raises(HeadFileError, match="does not use"):
         read_npz(tmp_path / "x.npz")
 
 
-def test_archives_with_many_or_equal_members_are_refused(tmp_path):
+def test_archives_with_too_many_or_duplicate_members_raise(tmp_path):
     with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
         for number in range(300):
             archive.writestr(f"{number}.npy", saved(ARRAYS[3]))
@@ -112,19 +112,19 @@ def test_arrays_are_read_row_by_row(tmp_path, save):
 
 
 def test_threads_do_not_share_an_archive(tmp_path, monkeypatch):
-    """In Python 3.12 an archive that several threads read gives damaged data now and then."""
+    """In Python 3.12, reading one archive from several threads sometimes gives damaged data."""
     readers: dict[int, set[int]] = {}
-    whole = zipfile.ZipFile.read
+    original_read = zipfile.ZipFile.read
 
-    def read(archive, *given):
+    def read(archive, *args):
         readers.setdefault(id(archive), set()).add(threading.get_ident())
-        kept.append(archive)  # so that no other gets its id
-        return whole(archive, *given)
+        archives.append(archive)  # so that no other gets its id
+        return original_read(archive, *args)
 
-    kept: list[zipfile.ZipFile] = []
+    archives: list[zipfile.ZipFile] = []
     monkeypatch.setattr(zipfile.ZipFile, "read", read)
     arrays = {f"a{i}": np.full((50, 100), i) for i in range(20)}
     np.savez_compressed(tmp_path / "many.npz", **arrays)
-    found = read_npz(tmp_path / "many.npz")
-    assert list(found) == list(arrays) and all((found[name] == arrays[name]).all() for name in arrays)
+    loaded = read_npz(tmp_path / "many.npz")
+    assert list(loaded) == list(arrays) and all((loaded[name] == arrays[name]).all() for name in arrays)
     assert len(readers) > 1 and all(len(threads) == 1 for threads in readers.values())

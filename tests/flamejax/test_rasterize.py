@@ -1,4 +1,4 @@
-"""Visibility is exact for any mesh; barycentrics have right gradients; batches share one program."""
+"""Tests that visibility is exact for any mesh, gradients equal finite differences, and batches equal singles."""
 
 import chex
 import jax
@@ -14,19 +14,20 @@ from flamejax.rendering import interpolate
 from flamejax.rendering.visibility import is_drawn
 from tests.gradients import check_gradients
 
-MOST, LARGEST = 2000, (60, 75)
+MAX_TRIANGLES, MAX_SIZE = 2000, (60, 75)
 
 
 def draw(screen, faces, size, **options):
-    """`rasterize` with the mesh filled up with points and cut out of a larger image: all meshes share a program."""
-    filled = np.zeros((3 * MOST, 3), np.float32)
-    filled[: len(screen)] = screen
-    found = rasterize(filled, np.pad(faces, ((0, MOST - len(faces)), (0, 0)), mode="constant"), LARGEST, **options)
-    return jax.tree.map(lambda leaf: leaf[: size[0], : size[1]], found)
+    """Rasterize a padded mesh and crop a larger image, so that all meshes share one compiled program."""
+    padded = np.zeros((3 * MAX_TRIANGLES, 3), np.float32)
+    padded[: len(screen)] = screen
+    padded_faces = np.pad(faces, ((0, MAX_TRIANGLES - len(faces)), (0, 0)), mode="constant")
+    fragments = rasterize(padded, padded_faces, MAX_SIZE, **options)
+    return jax.tree.map(lambda leaf: leaf[: size[0], : size[1]], fragments)
 
 
 def brute_force(screen, faces, size, perspective):
-    """Every triangle against every pixel in float64: face index, depth, distance to the nearest edge line."""
+    """Test every triangle against every pixel in float64: face index, depth, and pixels close to an edge line."""
     height, width = size
     y, x = np.mgrid[0:height, 0:width] + 0.5
     depth, index = np.full(size, np.inf), np.full(size, -1)
@@ -45,12 +46,12 @@ def brute_force(screen, faces, size, perspective):
         inside = (weights >= 0).all(-1)
         near_edge |= np.min([np.abs(w) / s for w, s in zip(area, lengths, strict=True)], axis=0) < 1e-4
         z = 1 / (weights @ (1 / p[:, 2])) if perspective else weights @ p[:, 2]
-        won = inside & (z < depth)
-        depth[won], index[won] = z[won], number
+        nearest = inside & (z < depth)
+        depth[nearest], index[nearest] = z[nearest], number
     return index, depth, near_edge
 
 
-def soup(count, spread, seed=0, size=(60, 75)):
+def random_triangles(count, spread, seed=0, size=(60, 75)):
     rng = np.random.default_rng(seed)
     centre = rng.uniform(-15, max(size) + 15, (count, 1, 2))
     # Without a spread: all sizes at once, from 0.03 to 300 pixels.
@@ -62,25 +63,25 @@ def soup(count, spread, seed=0, size=(60, 75)):
 
 @pytest.mark.parametrize("perspective", [True, False])
 @pytest.mark.parametrize(
-    ("count", "spread"), [(1, 500.0), (2, 3.0), (40, 60.0), (300, 8.0), (300, 0.7), (1500, 15.0), (MOST, None)]
+    ("count", "spread"), [(1, 500.0), (2, 3.0), (40, 60.0), (300, 8.0), (300, 0.7), (1500, 15.0), (MAX_TRIANGLES, None)]
 )
 def test_random_triangles_equal_brute_force(count, spread, perspective):
     size = (60, 75)
-    screen, faces = soup(count, spread)
-    found = draw(screen, faces, size, perspective=perspective)
+    screen, faces = random_triangles(count, spread)
+    fragments = draw(screen, faces, size, perspective=perspective)
     index, depth, near_edge = brute_force(screen, faces, size, perspective)
     assert (index >= 0).any() or spread == 500.0
-    same = np.asarray(found.face_index) == index
+    same = np.asarray(fragments.face_index) == index
     assert (same | near_edge).all()
     compared = same & (index >= 0)
-    np.testing.assert_allclose(np.asarray(found.depth)[compared], depth[compared], rtol=2e-4)
-    np.testing.assert_allclose(np.asarray(found.barycentric)[compared].sum(-1), 1, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(fragments.depth)[compared], depth[compared], rtol=2e-4)
+    np.testing.assert_allclose(np.asarray(fragments.barycentric)[compared].sum(-1), 1, atol=1e-4)
 
 
-def agrees_everywhere(found, screen, faces, size, perspective, share=0.0):
+def assert_equals_brute_force(face_index, screen, faces, size, perspective, share=0.0):
     index, _, near_edge = brute_force(screen, faces, size, perspective)
-    assert ((np.asarray(found) == index) | near_edge).all()
-    assert (((np.asarray(found) >= 0) == (index >= 0)) | near_edge).all()
+    assert ((np.asarray(face_index) == index) | near_edge).all()
+    assert (((np.asarray(face_index) >= 0) == (index >= 0)) | near_edge).all()
     assert (index >= 0).mean() >= share
 
 
@@ -91,17 +92,17 @@ def test_spheres_equal_brute_force(subdivisions):
     screen = np.stack([30.3 + 25 * verts[:, 0], 28.7 - 25 * verts[:, 1], 3 - verts[:, 2]], -1).astype(np.float32)
     faces = np.asarray(sphere.faces)
     for perspective in (True, False):
-        found = draw(screen, faces, (56, 61), perspective=perspective).face_index
-        agrees_everywhere(found, screen, faces, (56, 61), perspective, 0.4)
+        face_index = draw(screen, faces, (56, 61), perspective=perspective).face_index
+        assert_equals_brute_force(face_index, screen, faces, (56, 61), perspective, 0.4)
         culled = draw(screen, faces, (56, 61), perspective=perspective, cull=True).face_index
-        agrees_everywhere(culled, screen, faces, (56, 61), perspective, 0.4)
+        assert_equals_brute_force(culled, screen, faces, (56, 61), perspective, 0.4)
 
 
 def test_a_full_screen_quad_equals_brute_force():
     corners = [[-3.3, -2.1, 1], [80.7, -5.2, 2], [-1.9, 64.8, 1.5], [79.1, 70.3, 3]]
     screen, faces = np.array(corners, np.float32), np.array([[0, 1, 2], [2, 1, 3]])
-    found = draw(screen, faces, (60, 75)).face_index
-    agrees_everywhere(found, screen, faces, (60, 75), True, 1.0)
+    face_index = draw(screen, faces, (60, 75)).face_index
+    assert_equals_brute_force(face_index, screen, faces, (60, 75), True, 1.0)
 
 
 @pytest.mark.slow
@@ -113,10 +114,10 @@ def test_the_open_head_equals_brute_force_at_24_poses():
     for turn in Rotation.random(24, random_state=0):
         x, y, z = (verts @ turn.as_matrix().T).T
         screen = np.stack([24.2 + 22 * x, 23.9 - 22 * y, 4 - z], -1).astype(np.float32)
-        agrees_everywhere(drawn(screen), screen, head.faces, size, False, 0.2)
+        assert_equals_brute_force(drawn(screen), screen, head.faces, size, False, 0.2)
 
 
-def test_a_centre_on_a_shared_edge_has_one_owner():
+def test_a_centre_on_a_shared_edge_belongs_to_one_triangle():
     """Drawn one at a time, the triangles of a grid through pixel centres cover every pixel exactly once."""
     grid = np.mgrid[0:4, 0:4].reshape(2, -1).T * 4.0 + 0.5
     for mirror in (1, -1):
@@ -128,13 +129,13 @@ def test_a_centre_on_a_shared_edge_has_one_owner():
         assert (owners[:12, :12] == 1).all() and owners.max() == 1
 
 
-def test_of_equal_depths_the_higher_index_wins():
+def test_higher_index_wins_at_equal_depth():
     screen = np.array([[1, 1, 1], [14, 1, 1], [1, 14, 1]], np.float32)
-    found = draw(screen, np.array([[0, 1, 2]] * 3), (16, 16)).face_index
-    assert set(np.unique(found)) == {-1, 2}
+    face_index = draw(screen, np.array([[0, 1, 2]] * 3), (16, 16)).face_index
+    assert set(np.unique(face_index)) == {-1, 2}
 
 
-def test_no_triangles_are_an_empty_image():
+def test_no_triangles_give_an_empty_image():
     assert (rasterize(jnp.zeros((2, 3, 3)), jnp.zeros((0, 3), jnp.int32), (4, 5)).face_index == -1).all()
 
 
@@ -151,7 +152,7 @@ def test_shared_edges_leave_no_holes():
     assert (inner >= 0).all()
 
 
-def test_awkward_triangles():
+def test_degenerate_triangles_are_not_drawn():
     size = (16, 16)
     screen = np.array(
         [
@@ -164,18 +165,18 @@ def test_awkward_triangles():
         ],
         np.float32,
     ).reshape(18, 3)
-    found = draw(screen, np.arange(18).reshape(6, 3), size)
-    assert set(np.unique(found.face_index)) <= {-1, 2}
-    assert np.isfinite(found.barycentric).all()
+    fragments = draw(screen, np.arange(18).reshape(6, 3), size)
+    assert set(np.unique(fragments.face_index)) <= {-1, 2}
+    assert np.isfinite(fragments.barycentric).all()
     empty = draw(screen[:3], np.array([[0, 1, 2]]), size)
     assert (empty.face_index == -1).all() and (empty.depth == np.inf).all() and (empty.barycentric == 0).all()
 
 
-def test_culling_keeps_what_faces_the_camera():
+def test_culling_keeps_front_facing_triangles():
     front = np.array([[2, 2, 1], [2, 14, 1], [14, 2, 1]], np.float32)  # counter-clockwise with y up
     for triangle, covered in (([0, 1, 2], True), ([0, 2, 1], False)):
-        found = draw(front, np.array([triangle]), (16, 16), cull=True)
-        assert bool((found.face_index >= 0).any()) is covered
+        fragments = draw(front, np.array([triangle]), (16, 16), cull=True)
+        assert bool((fragments.face_index >= 0).any()) is covered
         assert (draw(front, np.array([triangle]), (16, 16)).face_index >= 0).any()
 
 
@@ -191,17 +192,17 @@ def test_batches_equal_singles_under_jit_and_vmap():
     batch = (2, 2)
     screen, faces = sphere_screen(batch)
     drawn = lambda s: rasterize(s, faces, (40, 40), cull=True)  # noqa: E731
-    whole = drawn(screen)
-    assert whole.face_index.shape == (*batch, 40, 40)
+    batched = drawn(screen)
+    assert batched.face_index.shape == (*batch, 40, 40)
     for index in np.ndindex(*batch):
-        chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], whole), drawn(screen[index]), atol=1e-4)
+        chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], batched), drawn(screen[index]), atol=1e-4)
     mapped = drawn
     for _ in batch:
         mapped = jax.vmap(mapped)
-    chex.assert_trees_all_close(mapped(screen), whole, atol=1e-4)
+    chex.assert_trees_all_close(mapped(screen), batched, atol=1e-4)
 
 
-def test_different_topologies_under_vmap():
+def test_vmap_over_different_topologies():
     screen, faces = sphere_screen((2,))
     both = jnp.stack([faces, faces[:, ::-1]])
     mapped = jax.vmap(lambda s, f: rasterize(s, f, (40, 40), cull=True).face_index)(screen, both)
@@ -210,7 +211,7 @@ def test_different_topologies_under_vmap():
 
 
 @pytest.mark.parametrize("perspective", [True, False])
-def test_interpolated_attributes_have_right_gradients(perspective):
+def test_interpolation_gradients_equal_finite_differences(perspective):
     screen = jnp.asarray([[3.1, 2.2, 1.0], [28.3, 5.1, 2.0], [10.2, 27.4, 1.5]])
     attributes = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
     faces = jnp.asarray([[0, 1, 2]])
@@ -227,7 +228,7 @@ def test_interpolated_attributes_have_right_gradients(perspective):
     check_gradients(image, (screen, attributes), eps=1e-2, rtol=0.03, atol=0.03)
 
 
-def test_visibility_itself_carries_no_gradient():
+def test_visibility_has_no_gradient():
     """A flat white triangle that moves: without antialiasing the image's sum has no derivative."""
     screen = jnp.asarray([[3.1, 2.2, 1.0], [28.3, 5.1, 1.0], [10.2, 27.4, 1.0]])
 
@@ -240,17 +241,17 @@ def test_visibility_itself_carries_no_gradient():
     assert abs(jax.grad(total)(0.0)) < 1e-3
 
 
-def test_wrong_shapes_are_refused():
+def test_wrong_shapes_raise():
     with pytest.raises(ValueError, match="screen should be"):
         rasterize(jnp.zeros((5, 2)), jnp.zeros((1, 3), jnp.int32), (8, 8))
     with pytest.raises(ValueError, match="positive"):
         rasterize(jnp.zeros((5, 3)), jnp.zeros((1, 3), jnp.int32), (0, 8))
 
 
-def test_which_triangles_are_drawn():
-    """By twice their area in pixels, x right and y down: negative faces us, and none of no area is drawn."""
+def test_is_drawn_by_signed_area():
+    """With x right and y down, a negative area is front-facing; triangles without area are not drawn."""
     corner = np.array([[0.0, 0.0, 1.0], [0.5, 0.0, 1.0], [0.0, 0.5, 1.0]])
     triangles = np.stack([corner, corner[[0, 2, 1]], corner[[0, 1, 1]], corner - [0, 0, 1]])
-    found = (is_drawn(jnp.asarray(triangles.transpose(2, 1, 0), jnp.float32), cull, 0.0) for cull in (False, True))
-    np.testing.assert_array_equal(next(found), [True, True, False, False])
-    np.testing.assert_array_equal(next(found), [False, True, False, False])
+    drawn = (is_drawn(jnp.asarray(triangles.transpose(2, 1, 0), jnp.float32), cull, 0.0) for cull in (False, True))
+    np.testing.assert_array_equal(next(drawn), [True, True, False, False])
+    np.testing.assert_array_equal(next(drawn), [False, True, False, False])

@@ -1,4 +1,4 @@
-"""Light, textures and whole renders."""
+"""Tests of light, textures and renders."""
 
 import chex
 import jax
@@ -15,7 +15,7 @@ from tests.heads import random_head, random_params
 
 GOLDEN = "tests/golden/open_head.png"
 GOLDEN_TOLERANCE = 0.004
-"""Mean absolute colour difference of the golden image: other platforms round silhouettes' pixels differently."""
+"""Mean absolute colour difference: platforms round silhouette pixels differently."""
 
 
 def unit_normals(*shape):
@@ -29,22 +29,22 @@ def test_harmonics_are_orthonormal():
     np.testing.assert_allclose(4 * np.pi * basis.T @ basis / len(points), np.eye(9), atol=0.02)
 
 
-def test_ambient_light_is_one_everywhere():
+def test_ambient_light_is_one_for_all_normals():
     np.testing.assert_allclose(shade(unit_normals(50), ambient_light()), 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])
-def test_shading_gradients_and_batches(batch):
+def test_shading_has_exact_gradients_and_batches(batch):
     normals = unit_normals(*batch, 4, 5)
     light = jnp.asarray(np.random.default_rng(1).normal(size=(*batch, 9, 3)), jnp.float32)
     check_gradients(shade, (normals, light), eps=1e-2, rtol=0.03)
-    whole = shade(normals, light)
-    chex.assert_trees_all_close(jax.jit(shade)(normals, light), whole, atol=1e-5)
+    eager = shade(normals, light)
+    chex.assert_trees_all_close(jax.jit(shade)(normals, light), eager, atol=1e-5)
     if batch:
-        chex.assert_trees_all_close(jax.vmap(shade)(normals, light), whole, atol=1e-5)
+        chex.assert_trees_all_close(jax.vmap(shade)(normals, light), eager, atol=1e-5)
 
 
-def test_texture_lookup_hits_texels_and_blends_between():
+def test_texture_lookup_is_exact_at_texels_and_blends_between():
     texture = jnp.arange(12.0).reshape(3, 4, 1)
     # Texel (row 0, column 1): v = 1 - 0.5 / 3, u = 1.5 / 4.
     np.testing.assert_allclose(sample_texture(texture, jnp.asarray([1.5 / 4, 1 - 0.5 / 3])), [1.0], atol=1e-5)
@@ -53,7 +53,7 @@ def test_texture_lookup_hits_texels_and_blends_between():
     assert sample_texture(jnp.ones((1, 1, 3)), jnp.asarray([0.3, 0.8])).shape == (3,)
 
 
-def test_texture_gradients():
+def test_texture_gradients_equal_finite_differences():
     texture = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 3)), jnp.float32)
     uv = jnp.asarray([[0.33, 0.41], [0.71, 0.62]])
     check_gradients(sample_texture, (texture, uv), eps=1e-3, rtol=0.03, atol=0.03)
@@ -92,7 +92,7 @@ def test_a_nearer_camera_sees_a_larger_head(head):
     assert shares[0] > 1.5 * shares[1] > 0
 
 
-def test_render_gradients_in_texture_and_light(head):
+def test_render_gradients_in_texture_and_light_equal_finite_differences(head):
     verts = flamejax.vertices(head, flamejax.HeadParams.zeros(head))
 
     def image(coefficients, light):
@@ -103,8 +103,8 @@ def test_render_gradients_in_texture_and_light(head):
     check_gradients(image, (jnp.ones(3) * 0.3, ambient_light()), eps=1e-2, rtol=0.03, atol=0.03)
 
 
-def test_any_mesh_is_rendered_with_what_is_known_at_its_vertices():
-    """A square of two triangles with colours, over a background; then moved, by the gradient of its outline."""
+def test_render_mesh_interpolates_any_vertex_attributes():
+    """A coloured square of two triangles, over a background; its outline has a gradient."""
     square = jnp.asarray([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
     faces, view = jnp.asarray([[0, 1, 2], [0, 2, 3]]), flamejax.OrthographicCamera(8.0, [16.0, 12.0])
     colours = jnp.asarray([[0.0, 0], [1, 0], [1, 1], [0, 1]])
@@ -127,7 +127,7 @@ def test_any_mesh_is_rendered_with_what_is_known_at_its_vertices():
     @jax.jit
     def others():
         shader = lambda values, normals: values[..., :1] * normals[..., 2:]  # noqa: E731
-        own = jnp.asarray([[1, 2, 3], [1, 3, 0]])  # attributes by triangles of their own
+        own = jnp.asarray([[1, 2, 3], [1, 3, 0]])  # attributes with triangles of their own
         return (
             picture(0.0, shade=shader, background=jnp.ones(1), antialias=False),
             picture(0.0, attribute_faces=own, antialias=False),
@@ -154,12 +154,12 @@ def test_a_mesh_without_attributes_is_clay(head):
         flamejax.render(head, verts[:, :-1], view, size=(40, 40))
 
 
-def test_golden_image_of_the_open_head(tmp_path):
-    """The mean open head, turned by 25 degrees. Made by tests/golden/make_open_head.py; looked at when committed."""
+def test_open_head_equals_the_golden_image(tmp_path):
+    """The mean open head, turned by 25 degrees. Made by tests/golden/make_open_head.py."""
     from tests.golden.make_open_head import golden_render
 
-    found, golden = golden_render(), np.asarray(Image.open(GOLDEN), np.float32) / 255
-    difference = np.abs(found - golden).mean()
+    image, golden = golden_render(), np.asarray(Image.open(GOLDEN), np.float32) / 255
+    difference = np.abs(image - golden).mean()
     if difference > GOLDEN_TOLERANCE:
-        Image.fromarray((255 * np.abs(found - golden)).astype(np.uint8)).save(tmp_path / "difference.png")
+        Image.fromarray((255 * np.abs(image - golden)).astype(np.uint8)).save(tmp_path / "difference.png")
     assert difference <= GOLDEN_TOLERANCE, f"see {tmp_path / 'difference.png'}"

@@ -1,4 +1,4 @@
-"""Pickles are read as data: arrays come out, nothing is run, and what is not on the list is refused by its name."""
+"""Tests that pickles are read as data: arrays are converted, no code runs, and names outside the allow-list raise."""
 
 import builtins
 import os
@@ -41,7 +41,7 @@ def test_arrays_of_every_protocol(protocol):
 
 
 @pytest.mark.parametrize("protocol", [0, 2])
-def test_what_python_2_wrote(protocol):
+def test_python_2_pickles_are_read(protocol):
     content = {
         "text": "a\\'b\"\n\xe9",
         "numbers": [1, -5, 2**40, 0.1, None, True],
@@ -59,7 +59,7 @@ def test_what_python_2_wrote(protocol):
 
 
 @pytest.mark.parametrize("form", ["csc_matrix", "csr_matrix", "coo_matrix", "csc_array", "csr_array", "coo_array"])
-def test_sparse_matrices_of_todays_scipy(form):
+def test_sparse_matrices_of_current_scipy_are_read(form):
     dense = np.random.default_rng(0).random((4, 6)) * (np.random.default_rng(1).random((4, 6)) < 0.4)
     read = load(pickle.dumps(getattr(sparse, form)(dense)))
     np.testing.assert_allclose(to_dense(read, "x", (4, 6)), dense)
@@ -67,16 +67,16 @@ def test_sparse_matrices_of_todays_scipy(form):
         to_dense(read, "x", (5, 6))
 
 
-def test_a_chumpy_selection():
-    whole = python2_pickle.Chumpy(np.arange(12.0))
-    state = {"a": whole, "idxs": np.array([3, 1, 0, 7]), "preferred_shape": (2, 2)}
+def test_a_chumpy_selection_is_read():
+    source = python2_pickle.Chumpy(np.arange(12.0))
+    state = {"a": source, "idxs": np.array([3, 1, 0, 7]), "preferred_shape": (2, 2)}
     read = load(
         python2_pickle.dumps(python2_pickle.Raw(python2_pickle._instance(b"cchumpy.reordering\nSelect\n", state, 2)))
     )
     np.testing.assert_array_equal(to_array(read, "x"), [[3, 1], [0, 7]])
 
 
-def test_what_real_chumpy_writes():
+def test_real_chumpy_pickles_are_read():
     read = load((Path(__file__).parents[1] / "golden/chumpy.pkl").read_bytes())
     for name, expected in zip(("whole", "part"), arrays(), strict=True):
         np.testing.assert_array_equal(to_array(read[name], name), expected)
@@ -100,7 +100,7 @@ def test_lists_of_arrays_are_stacked():
 
 
 class Attack:
-    """Pickles into a call."""
+    """An object that pickles as a function call."""
 
     def __init__(self, function, *args):
         self.call = (function, args)
@@ -120,7 +120,7 @@ class Attack:
         ((exec, "import os"), "exec"),
     ],
 )
-def test_code_is_refused_by_its_name_and_never_run(tmp_path, protocol, call, name):
+def test_code_raises_with_its_name_and_never_runs(tmp_path, protocol, call, name):
     marker = tmp_path / "ran"
     function, *args = call
     if function is getattr:
@@ -147,22 +147,22 @@ def test_code_is_refused_by_its_name_and_never_run(tmp_path, protocol, call, nam
         b"Pid\n.",
     ],
 )
-def test_other_ways_to_name_things_are_refused(data):
+def test_other_opcodes_that_name_code_raise(data):
     with pytest.raises(HeadFileError):
         load(data)
 
 
-def test_allowed_names_stay_data():
-    held = load(b"\x80\x02cnumpy\ndtype\n(U\x02f8K\x00K\x01tR.")
-    assert type(held) is PickleRecord
-    # Giving a state to a name, or a second one to a record, would be a way to change our own classes.
+def test_allowed_names_remain_data():
+    record = load(b"\x80\x02cnumpy\ndtype\n(U\x02f8K\x00K\x01tR.")
+    assert type(record) is PickleRecord
+    # Setting a state on a name, or a second one on a record, could change our own classes.
     for data in (b"\x80\x02cnumpy\ndtype\n}b.", b"\x80\x02cnumpy\ndtype\n(tR}(U\x01aK\x01ub}b."):
         with pytest.raises(HeadFileError):
             load(data)
 
 
 def bomb(depth: int) -> bytes:
-    """Tuples nested so that looking at every leaf takes 2^depth steps."""
+    """Nested tuples for which visiting every leaf takes 2^depth steps."""
     return b"\x80\x02)" + b"".join(b"q%c" % i + b"h%c" % i + b"\x86" for i in range(depth))
 
 
@@ -181,12 +181,12 @@ def bomb(depth: int) -> bytes:
         b"\x80\x09.",
     ],
 )
-def test_bombs_and_stumps_are_refused(data):
+def test_bombs_and_truncated_pickles_raise(data):
     with pytest.raises(HeadFileError):
         load(data)
 
 
-def test_work_is_bounded():
+def test_number_of_steps_is_bounded():
     pair = b"(U\x01aK\x01l"
     many = b"\x80\x02ccollections\nOrderedDict\nq\x00(" + pair * 3000 + b"l\x85q\x01"
     with pytest.raises(HeadFileError, match="steps"):
@@ -211,23 +211,23 @@ def test_a_high_memo_number_takes_no_memory():
         (1, (1,), "V8", b"\0" * 8),
     ],
 )
-def test_arrays_whose_size_is_not_that_of_their_data_are_refused(state):
+def test_arrays_with_a_wrong_size_raise(state):
     version, shape, kind, data = state
-    held = PickleRecord("_reconstruct", (), (version, shape, PickleRecord("dtype", (kind, 0, 1), (3, "<", None)), False, data))
+    dtype = PickleRecord("dtype", (kind, 0, 1), (3, "<", None))
     with pytest.raises(HeadFileError):
-        to_array(held, "x")
-    nested = bomb(60) + b"."
+        to_array(PickleRecord("_reconstruct", (), (version, shape, dtype, False, data)), "x")
+    nested_shape, dtype = load(bomb(60) + b"."), PickleRecord("dtype", ("f8", 0, 1))
     with pytest.raises(HeadFileError):
-        to_array(PickleRecord("_reconstruct", (), (1, load(nested), PickleRecord("dtype", ("f8", 0, 1)), False, b"")), "x")
+        to_array(PickleRecord("_reconstruct", (), (1, nested_shape, dtype, False, b"")), "x")
 
 
-def test_nothing_is_appended_to_what_is_no_list():
+def test_appending_to_a_record_raises():
     """Protocol 0: an object of an allowed class, a mark, a number, and APPENDS."""
-    with pytest.raises(HeadFileError, match="appends to what is no list"):
+    with pytest.raises(HeadFileError, match="appends to something that is no list"):
         load(b"cnumpy\ndtype\n(S'f4'\ntR(I1\ne.")
 
 
 @pytest.mark.parametrize("names", [b"K\x01\x8c\x01a", b"\x8c\x01aK\x01"])
-def test_names_that_are_no_text(names):
+def test_names_that_are_no_text_raise(names):
     with pytest.raises(HeadFileError, match="names something that is no text"):
         load(b"\x80\x04" + names + b"\x93.")

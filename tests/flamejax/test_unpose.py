@@ -1,4 +1,4 @@
-"""Unposing is the inverse of posing."""
+"""Tests that unposing is the inverse of posing."""
 
 import dataclasses
 
@@ -40,13 +40,13 @@ def shaped(head, params):
 def test_unposing_a_posed_head_gives_its_shape(head, batch):
     params = random_params(head, seed=1, batch=batch, scale=0.4)
     posed = flamejax.vertices(head, params)
-    found = unpose(head, posed, params)
-    assert found.shape == (*batch, head.num_vertices, 3)
-    np.testing.assert_allclose(found, shaped(head, params), atol=1e-6)
-    assert np.abs(np.asarray(posed - found)).max() > 0.02
+    unposed = unpose(head, posed, params)
+    assert unposed.shape == (*batch, head.num_vertices, 3)
+    np.testing.assert_allclose(unposed, shaped(head, params), atol=1e-6)
+    assert np.abs(np.asarray(posed - unposed)).max() > 0.02
 
 
-def test_what_the_model_lacks_survives(head):
+def test_detail_outside_of_the_model_is_preserved(head):
     params = random_params(head, seed=2, scale=0.4)
     detail = 0.002 * np.random.default_rng(0).normal(size=head.v_template.shape).astype(np.float32)
     richer = dataclasses.replace(head, v_template=head.v_template + detail)
@@ -58,13 +58,13 @@ def test_what_the_model_lacks_survives(head):
 def test_joints_may_be_given(head):
     params = random_params(head, seed=3, batch=(2,))
     posed = flamejax.vertices(head, params)
-    places = rest_joints(head, params)
+    rest = rest_joints(head, params)
     still = dataclasses.replace(
         HeadParams.zeros(head, (2,)), betas=params.betas, expression=params.expression, transl=jnp.zeros((2, 3))
     )
-    chex.assert_trees_all_close(places, joints(head, still), atol=1e-6)
+    chex.assert_trees_all_close(rest, joints(head, still), atol=1e-6)
     unknown = dataclasses.replace(params, betas=jnp.zeros_like(params.betas))
-    chex.assert_trees_all_close(unpose(head, posed, unknown, places), unpose(head, posed, params), atol=1e-6)
+    chex.assert_trees_all_close(unpose(head, posed, unknown, rest), unpose(head, posed, params), atol=1e-6)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -89,32 +89,32 @@ def test_gradients_agree_forward_reverse_and_finite_differences(head):
 
 def test_gradient_at_the_rest_pose_is_finite(head):
     params = HeadParams.zeros(head)
-    found = jax.jit(jax.jacfwd(lambda p: unpose(head, flamejax.vertices(head, p), p)))(params)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    jacobian = jax.jit(jax.jacfwd(lambda p: unpose(head, flamejax.vertices(head, p), p)))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jacobian))
 
 
-def test_another_heads_vertices_are_refused(head):
+def test_vertices_of_another_head_raise(head):
     with pytest.raises(ValueError, match="162 vertices"):
         unpose(head, jnp.zeros((7, 3)), HeadParams.zeros(head))
 
 
-def test_the_closed_form_of_the_derivative_is_that_of_autodiff(head):
+def test_closed_form_derivative_equals_autodiff(head):
     params = random_params(head, seed=6, scale=0.5)
-    planes, places = flamejax.vertices(head, params).T, rest_joints(head, params)
+    planes, rest = flamejax.vertices(head, params).T, rest_joints(head, params)
     rotations = rotation_matrix(params.joint_rotations())
 
     def moved(move):
         turned = jnp.matmul(rotations, rotation_matrix(move[:15].reshape(5, 3)))
-        return unposed_planes(head, planes, turned, places, params.transl + move[15:])
+        return unposed_planes(head, planes, turned, rest, params.transl + move[15:])
 
-    value, found, by_joint = jax.jit(unposed_jacobian)(head, planes, rotations, places, params.transl)
+    value, by_pose, by_joint = jax.jit(unposed_jacobian)(head, planes, rotations, rest, params.transl)
     chex.assert_trees_all_close(value, jax.jit(moved)(jnp.zeros(18)), atol=1e-6)
     expected = jnp.moveaxis(jax.jit(jax.jacfwd(moved))(jnp.zeros(18)), -1, 0)
-    chex.assert_trees_all_close(found, expected, atol=1e-5)
+    chex.assert_trees_all_close(by_pose, expected, atol=1e-5)
     at = lambda points: unposed_planes(head, planes, rotations, points, params.transl)  # noqa: E731
-    elsewhere = jax.jit(jax.jacfwd(at))(places)
+    jacobian = jax.jit(jax.jacfwd(at))(rest)
     chex.assert_trees_all_close(
-        by_joint, jnp.moveaxis(elsewhere[..., 1:, :].reshape(*planes.shape, 12), -1, 0), atol=1e-5
+        by_joint, jnp.moveaxis(jacobian[..., 1:, :].reshape(*planes.shape, 12), -1, 0), atol=1e-5
     )
 
 

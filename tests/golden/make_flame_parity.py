@@ -1,8 +1,8 @@
 """Makes tests/golden/flame_parity.npz and deca_landmark_embedding.npy: `python -m tests.golden.make_flame_parity`.
 
 Runs smplx 0.1.28, body-models 0.26.2 and flame-pytorch 0.0.1 (from PyPI, with torch 2.13.0; not needed otherwise) on
-the synthetic FLAME-format model of `tests.flame_format` and keeps what they give at 300 of its vertices. flame-pytorch
-asks for a numpy of long ago: install it with `pip install --no-deps flame-pytorch==0.0.1`.
+the synthetic FLAME-format model of `tests.flame_format` and stores their results at 300 of its vertices. flame-pytorch
+requires an old NumPy: install it with `pip install --no-deps flame-pytorch==0.0.1`.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def parity_params() -> dict[str, np.ndarray]:
 def parity_model() -> tuple[dict, dict[str, np.ndarray]]:
     """The model under FLAME's names, and its landmarks under DECA's."""
     landmarks = flame_format.synthetic_landmarks(SEED, flame_format.TRUE_SIZE["triangles"])
-    # DECA's file keeps the contour's weights in single precision.
+    # DECA's file stores the contour's weights in single precision.
     landmarks["dynamic_lmk_bary_coords"] = landmarks["dynamic_lmk_bary_coords"].astype(np.float32)
     return flame_format.synthetic_flame(SEED, **flame_format.TRUE_SIZE), landmarks
 
@@ -53,57 +53,57 @@ def main() -> None:
     import torch
 
     model, landmarks = parity_model()
-    chosen = np.sort(np.random.Generator(np.random.PCG64([SEED, 8])).choice(5023, SAMPLED, replace=False))
+    sampled = np.sort(np.random.Generator(np.random.PCG64([SEED, 8])).choice(5023, SAMPLED, replace=False))
     params = parity_params()
-    out = {"sampled": chosen.astype(np.int32)}
+    arrays = {"sampled": sampled.astype(np.int32)}
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
         (folder / "FLAME_NEUTRAL.pkl").write_bytes(pickle.dumps(model, 2))
         flame_format.write_landmarks(folder, landmarks, both=False)
         tensors = {key: torch.as_tensor(value) for key, value in params.items()}
-        out |= run_smplx(folder, tensors, chosen)
-        out |= run_body_models(folder, params, chosen)
-        out |= run_flame_pytorch(folder, tensors, chosen)
-    np.savez_compressed(HERE / "flame_parity.npz", **out)
+        arrays |= run_smplx(folder, tensors, sampled)
+        arrays |= run_body_models(folder, params, sampled)
+        arrays |= run_flame_pytorch(folder, tensors, sampled)
+    np.savez_compressed(HERE / "flame_parity.npz", **arrays)
     as_deca = {key: torch.as_tensor(v) if key.startswith("dynamic") else v for key, v in landmarks.items()}
     np.save(HERE / "deca_landmark_embedding.npy", np.array(as_deca, dtype=object), allow_pickle=True)
 
 
-def run_smplx(folder: Path, tensors: dict, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """smplx as it is (its contour looks at the root joint alone), and with the neck in the contour's chain."""
+def run_smplx(folder: Path, tensors: dict, sampled: np.ndarray) -> dict[str, np.ndarray]:
+    """Run smplx as published (its contour ignores the neck), and with the neck in the contour's chain."""
     import smplx
 
     class WithNeck(smplx.FLAME):
         NECK_IDX = 1
 
-    found = {}
+    contours = {}
     for name, kind in (("smplx", smplx.FLAME), ("smplx_with_neck", WithNeck)):
         layer = kind(str(folder), num_betas=300, num_expression_coeffs=100, use_face_contour=True, batch_size=EXAMPLES)
         result = layer(**tensors)
         points = result.joints.numpy()
-        found[f"{name}_contour"] = points[:, 56:73]
-    return found | {
-        "smplx_vertices": result.vertices.numpy()[:, chosen],
+        contours[f"{name}_contour"] = points[:, 56:73]
+    return contours | {
+        "smplx_vertices": result.vertices.numpy()[:, sampled],
         "smplx_joints": points[:, :5],
         "smplx_inner": points[:, 5:56],
     }
 
 
-def run_body_models(folder: Path, params: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """body-models has no landmarks."""
+def run_body_models(folder: Path, params: dict[str, np.ndarray], sampled: np.ndarray) -> dict[str, np.ndarray]:
+    """Run body-models, which has no landmarks."""
     from body_models.flame.numpy import FLAME
 
     layer = FLAME(model_path=folder / "FLAME_NEUTRAL.pkl")
     pose = np.stack([params[name] for name in ("neck_pose", "jaw_pose", "leye_pose", "reye_pose")], 1)
-    given = {"head_rotation": params["global_orient"], "shape": params["betas"], "expression": params["expression"]}
-    place = params["transl"]
-    vertices = layer.forward_vertices(pose, **given, global_translation=place)
-    skeleton = layer.forward_skeleton(pose, **given, global_translation=place)
-    return {"body_models_vertices": np.asarray(vertices)[:, chosen], "body_models_joints": skeleton[..., :3, 3]}
+    arguments = {"head_rotation": params["global_orient"], "shape": params["betas"], "expression": params["expression"]}
+    arguments["global_translation"] = params["transl"]
+    vertices = layer.forward_vertices(pose, **arguments)
+    skeleton = layer.forward_skeleton(pose, **arguments)
+    return {"body_models_vertices": np.asarray(vertices)[:, sampled], "body_models_joints": skeleton[..., :3, 3]}
 
 
-def run_flame_pytorch(folder: Path, tensors: dict, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """flame-pytorch: landmarks in iBUG's order, the neck in the contour's chain."""
+def run_flame_pytorch(folder: Path, tensors: dict, sampled: np.ndarray) -> dict[str, np.ndarray]:
+    """Run flame-pytorch: landmarks in iBUG order, with the neck in the contour's chain."""
     from flame_pytorch import FLAME
 
     config = argparse.Namespace(
@@ -124,7 +124,7 @@ def run_flame_pytorch(folder: Path, tensors: dict, chosen: np.ndarray) -> dict[s
         tensors["betas"], tensors["expression"], pose, tensors["neck_pose"], eyes, tensors["transl"]
     )
     return {
-        "flame_pytorch_vertices": vertices.numpy()[:, chosen],
+        "flame_pytorch_vertices": vertices.numpy()[:, sampled],
         "flame_pytorch_landmarks": landmarks.numpy(),
     }
 

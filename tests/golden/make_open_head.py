@@ -11,7 +11,7 @@ from flamejax.io.images import save_image
 
 
 def golden_render() -> np.ndarray:
-    """(128, 128, 4) float32 in [0, 1]: the mean open head, turned by 25 degrees, jaw a little open, lit from above."""
+    """Render the mean open head, turned by 25 degrees, jaw slightly open, lit from above: (128, 128, 4) in [0, 1]."""
     head = flamejax.load_head()
     rest = flamejax.HeadParams.zeros(head)
     params = dataclasses.replace(

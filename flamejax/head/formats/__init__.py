@@ -1,4 +1,4 @@
-"""File formats of head models: FLAME, ICT-FaceKit, .npz, and pickles read as data."""
+"""File formats of head models: FLAME, ICT-FaceKit and .npz; pickles are read as data."""
 
 from flamejax.head.formats._read import read_head
 from flamejax.head.formats._save import write_head

@@ -1,4 +1,4 @@
-"""Reading head models' files of any known form."""
+"""Reading of head model files in all supported formats."""
 
 from pathlib import Path
 
@@ -39,52 +39,52 @@ _ARRAYS = {  # name -> (dtype kinds, number of axes)
 
 
 def read_head(path: Path, flame: FlameFiles | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a head model under the names of flamejax's format, checked. Arguments and errors: `load_head`."""
+    """Read and check a head model's arrays, under the names of flamejax's format. Arguments and errors: `load_head`."""
     if path.is_dir():
-        found = read_ict(find_ict_folder(path))
+        arrays = read_ict(find_ict_folder(path))
     elif not path.is_file():
         raise HeadFileError(f"{path}: no such head model file.")
     elif path.suffix == ".npz" and not is_flame(npz_names(path)):
         return _read_npz(path)
     elif path.suffix in (".npz", ".pkl"):
-        found = read_flame(path, flame)
+        arrays = read_flame(path, flame)
     else:
         raise HeadFileError(
-            f"{path}: '{path.suffix}' is no form of head model. Known are flamejax's .npz, FLAME's .pkl and .npz, and "
-            "ICT-FaceKit's folder."
+            f"{path}: '{path.suffix}' is no form of head model. Supported are flamejax's .npz, FLAME's .pkl and .npz, "
+            "and ICT-FaceKit's folder."
         )
-    _check(path, {"format_version": np.array(FORMAT_VERSION), **found})
-    return found
+    _check(path, {"format_version": np.array(FORMAT_VERSION), **arrays})
+    return arrays
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    found = read_npz(path)
-    _check(path, found)
-    return found
+    arrays = read_npz(path)
+    _check(path, arrays)
+    return arrays
 
 
-def _check(path: Path, found: dict[str, np.ndarray]) -> None:
-    if "format_version" not in found:
+def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    if "format_version" not in arrays:
         raise HeadFileError(f"{path}: this .npz is not a flamejax head model (it has no format_version).")
-    version = found["format_version"]
+    version = arrays["format_version"]
     if version.dtype.kind not in "iu" or version.ndim != 0 or int(version) != FORMAT_VERSION:
         raise HeadFileError(f"{path}: head format {version}, but this flamejax reads format {FORMAT_VERSION}.")
     for name, (kinds, axes) in _ARRAYS.items():
-        if name not in found:
+        if name not in arrays:
             raise HeadFileError(f"{path}: the array '{name}' is missing.")
-        array = found[name]
+        array = arrays[name]
         if array.dtype.kind not in kinds or array.ndim != axes:
-            raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, which is not its form.")
+            raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, not {kinds} with {axes}.")
         check_numbers(array, f"{path}: '{name}'")
-    _check_shapes(path, found)
-    _check_indices(path, found)
+    _check_shapes(path, arrays)
+    _check_indices(path, arrays)
 
 
-def _check_shapes(path: Path, found: dict[str, np.ndarray]) -> None:
-    count, joints = found["v_template"].shape[0], found["parents"].shape[0]
-    triangles = found["faces"].shape[0]
-    components = found["shapedirs"].shape[-1]
-    rows, inner = (79, 51) if found["landmark_face"].size else (0, 0)  # a head may have no landmarks at all
+def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    count, joints = arrays["v_template"].shape[0], arrays["parents"].shape[0]
+    triangles = arrays["faces"].shape[0]
+    components = arrays["shapedirs"].shape[-1]
+    rows, inner = (79, 51) if arrays["landmark_face"].size else (0, 0)  # a head may have no landmarks
     expected = {
         "v_template": (count, 3),
         "faces": (triangles, 3),
@@ -96,39 +96,39 @@ def _check_shapes(path: Path, found: dict[str, np.ndarray]) -> None:
         "landmark_barycentric": (inner, 3),
         "contour_face": (rows, 17),
         "contour_barycentric": (rows, 17, 3),
-        "region_masks": (len(found["region_names"]), count),
+        "region_masks": (len(arrays["region_names"]), count),
         "uv_faces": (triangles, 3),
-        "uv": (found["uv"].shape[0], 2),
-        "albedo_basis": (found["albedo_scale"].shape[0], *found["albedo_mean"].shape),
+        "uv": (arrays["uv"].shape[0], 2),
+        "albedo_basis": (arrays["albedo_scale"].shape[0], *arrays["albedo_mean"].shape),
     }
     for name, shape in expected.items():
-        if found[name].shape != shape:
-            raise HeadFileError(f"{path}: '{name}' has shape {found[name].shape}, expected {shape}.")
+        if arrays[name].shape != shape:
+            raise HeadFileError(f"{path}: '{name}' has shape {arrays[name].shape}, expected {shape}.")
     if joints != 5:
         raise HeadFileError(f"{path}: {joints} joints, but a head has 5 (root, neck, jaw, left eye, right eye).")
-    if not 0 <= int(found["num_betas"]) <= components:
-        raise HeadFileError(f"{path}: num_betas is {int(found['num_betas'])} of {components} components.")
-    if "expression_range" in found:
-        limits = found["expression_range"]
-        if limits.dtype.kind != "f" or limits.shape != (2, components - int(found["num_betas"])):
-            raise HeadFileError(f"{path}: 'expression_range' is {limits.dtype} {limits.shape}, which is not its form.")
+    if not 0 <= int(arrays["num_betas"]) <= components:
+        raise HeadFileError(f"{path}: num_betas is {int(arrays['num_betas'])} of {components} components.")
+    if "expression_range" in arrays:
+        limits = arrays["expression_range"]
+        if limits.dtype.kind != "f" or limits.shape != (2, components - int(arrays["num_betas"])):
+            raise HeadFileError(f"{path}: 'expression_range' is {limits.dtype} {limits.shape}, unlike its components.")
         if not ((limits[0] <= 0) & (limits[1] >= 0)).all():
-            raise HeadFileError(f"{path}: 'expression_range' leaves out the neutral face.")
+            raise HeadFileError(f"{path}: 'expression_range' leaves out the neutral face (0).")
 
 
-def _check_indices(path: Path, found: dict[str, np.ndarray]) -> None:
+def _check_indices(path: Path, arrays: dict[str, np.ndarray]) -> None:
     limits = {
-        "faces": len(found["v_template"]),
-        "uv_faces": len(found["uv"]),
-        "landmark_face": len(found["faces"]),
-        "contour_face": len(found["faces"]),
+        "faces": len(arrays["v_template"]),
+        "uv_faces": len(arrays["uv"]),
+        "landmark_face": len(arrays["faces"]),
+        "contour_face": len(arrays["faces"]),
     }
     for name, limit in limits.items():
-        if found[name].size and not (0 <= found[name].min() and found[name].max() < limit):
-            raise HeadFileError(f"{path}: '{name}' points outside its {limit} elements.")
-    parents = found["parents"]
+        if arrays[name].size and not (0 <= arrays[name].min() and arrays[name].max() < limit):
+            raise HeadFileError(f"{path}: '{name}' has indices outside of 0..{limit - 1}.")
+    parents = arrays["parents"]
     if parents[0] != -1 or any(not 0 <= parent < joint for joint, parent in enumerate(parents[1:], start=1)):
         raise HeadFileError(f"{path}: 'parents' {parents.tolist()} is not a tree with parents before children.")
-    missing = set(REGION_NAMES) - {str(name) for name in found["region_names"]}
+    missing = set(REGION_NAMES) - {str(name) for name in arrays["region_names"]}
     if missing:
         raise HeadFileError(f"{path}: regions missing: {', '.join(sorted(missing))}.")

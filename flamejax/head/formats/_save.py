@@ -1,4 +1,4 @@
-"""Writing head models in flamejax's own format."""
+"""Writing of head models in flamejax's format."""
 
 import io
 import os
@@ -12,12 +12,12 @@ FORMAT_VERSION = 1
 
 
 def write_head(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a head model's arrays (as `read_head` gives them), whole or not at all.
+    """Write a head model's arrays, as from `read_head`, atomically.
 
     Raises:
       OSError: the folder is missing or the disk refuses.
     """
     content = io.BytesIO()
-    # Not compressed: a shape space hardly shrinks, and unpacking it would take most of the time of loading.
+    # Not compressed: a shape space hardly shrinks, and decompression would take most of the loading time.
     np.savez(content, allow_pickle=False, format_version=np.int32(FORMAT_VERSION), **dict(arrays))
     write_bytes(path, content.getvalue())

@@ -1,4 +1,4 @@
-"""Where the embedded head's files lie, and the error that all readers of head files raise."""
+"""Path of the embedded head, checks and digests of head files, and the error that their readers raise."""
 
 import hashlib
 import importlib.resources
@@ -6,33 +6,33 @@ from pathlib import Path
 
 import numpy as np
 
-LARGEST = 1e6
-"""No number of a head model, in metres or 8-bit colours, comes near this."""
+MAX_MAGNITUDE = 1e6
+"""Far above any number of a head model, in metres or 8-bit colours."""
 
 
 class HeadFileError(ValueError):
-    """A head model's file is missing, damaged or not a head model."""
+    """A head model's file is missing, damaged, or no head model."""
 
 
-def check_numbers(array: np.ndarray, what: str) -> None:
-    """Raises: HeadFileError if any number is not finite, or so large that single precision would not hold its sums."""
+def check_numbers(array: np.ndarray, label: str) -> None:
+    """Raise a HeadFileError if any number is not finite, or so large that sums would lose single precision."""
     if array.dtype.kind != "f":
         return
-    # Half precision has no number as large as the limit.
-    if not (np.abs(array) <= array.dtype.type(min(LARGEST, float(np.finfo(array.dtype).max)))).all():
-        raise HeadFileError(f"{what} holds numbers that are not finite or beyond any head. Fetch the file again.")
+    # The limit exceeds the range of half precision.
+    if not (np.abs(array) <= array.dtype.type(min(MAX_MAGNITUDE, float(np.finfo(array.dtype).max)))).all():
+        raise HeadFileError(f"{label} holds numbers that are not finite or beyond any head. Fetch the file again.")
 
 
 def open_head_path() -> Path:
-    """Where the embedded open head lies."""
+    """Returns the file of the embedded open head."""
     return Path(str(importlib.resources.files("flamejax.head") / "assets" / "open_head.npz"))
 
 
 def head_digest(path: Path) -> str:
-    """sha256 (hex) of a head model's file; of a folder, of its meshes and lists with their names.
+    """Returns the sha256 (hex) of a head model's file, or of the names and contents of a folder's meshes and lists.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     if not path.is_dir():
         return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,7 +1,7 @@
-"""Reading FLAME models (Li et al. 2017) as they are published: a pickle or `.npz`, and companion files beside it.
+"""Reading of FLAME models (Li et al. 2017) as published: a pickle or `.npz`, and companion files in its folder.
 
-Understood are the releases 2017, 2019, 2020, 2023 and 2023 Open, with or without jaw, of any sex. They hold chumpy's
-arrays and scipy's sparse matrices, written by Python 2; neither package is needed (see `formats.safe_pickle`).
+Supported are the releases 2017, 2019, 2020, 2023 and 2023 Open, with or without jaw, of any sex. They contain chumpy
+arrays and SciPy sparse matrices, written by Python 2; neither package is needed (see `formats.safe_pickle`).
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from flamejax.head.regions import guess_regions
 
 HOME = "https://flame.is.tue.mpg.de"
 NUM_BETAS, NUM_COMPONENTS = 300, 400
-"""FLAME's `shapedirs` hold 300 identity components and 100 of expression, in this order."""
+"""FLAME's `shapedirs` are 300 identity components, then 100 expression components."""
 PARENTS = (-1, 0, 1, 1, 1)
-"""Of root, neck, jaw, left eye, right eye: FLAME's joints in FLAME's order, which is ours as well."""
+"""Parents of root, neck, jaw, left eye, right eye: FLAME's joints in FLAME's order, which is also flamejax's."""
 MAX_VERTICES, MAX_COMPONENTS = 200_000, 2_000
 _FIELDS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 COMPANIONS = {
@@ -35,36 +35,36 @@ COMPANIONS = {
     "texture": ("FLAME_texture.npz",),
     "template": ("head_template.obj", "head_template_mesh.obj"),
 }
-"""Field of `FlameFiles` -> the names under which it is looked for beside the model."""
+"""Field of `FlameFiles` -> file names that are searched in the model's folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FlameFiles:
-    """Companions of a FLAME model, and how much of them to take. A path that is None is looked for beside the model.
+    """Companion files of a FLAME model, and how much of them to load. Paths that are None are searched in its folder.
 
-    Landmarks are needed, in one of two forms; the others have stand-ins.
+    Landmarks are required, in one of two formats; the other files have defaults.
     """
 
     landmarks: Path | None = None
-    """`landmark_embedding.npy`, static and dynamic landmarks in one file (DECA's form)."""
+    """`landmark_embedding.npy`, static and dynamic landmarks in one file (DECA's format)."""
     static_landmarks: Path | None = None
-    """`flame_static_embedding.pkl` (smplx's and RingNet's form)."""
+    """`flame_static_embedding.pkl` (format of smplx and RingNet)."""
     dynamic_landmarks: Path | None = None
-    """`flame_dynamic_embedding.npy`, the jaw contour by yaw (the same)."""
+    """`flame_dynamic_embedding.npy`, the jaw contour by yaw (format of smplx and RingNet)."""
     masks: Path | None = None
-    """`FLAME_masks.pkl`; without it regions are guessed from landmarks and skinning (`flamejax.head.regions`)."""
+    """`FLAME_masks.pkl`; without it regions are estimated from landmarks and skinning (`flamejax.head.regions`)."""
     texture: Path | None = None
-    """`FLAME_texture.npz`; without it the albedo is a neutral grey that varies in brightness only."""
+    """`FLAME_texture.npz`; without it the albedo is a neutral grey of variable brightness."""
     template: Path | None = None
-    """`head_template.obj` for texture coordinates; without it those of the texture file or, at last, a cylinder's."""
+    """`head_template.obj` for texture coordinates; without it those of the texture file, or of a cylinder."""
     num_betas: int | None = None
-    """Identity components among `shapedirs`: 300 of 400, and must be told if there is another number."""
+    """Identity components of `shapedirs`: 300 of 400 by default; required if `shapedirs` has another number."""
     texture_size: int = 256
-    """Rows and columns that a larger texture is shrunk to."""
+    """Rows and columns to which a larger texture is downsampled."""
     texture_components: int = 50
-    """Leading components of the texture that are kept; 0 does without the texture."""
+    """Leading components of the texture to load; 0 ignores the texture."""
     version: str | None = None
-    """The release, such as "2020": otherwise taken from the name of the file or of its folder."""
+    """The release, such as "2020"; by default from the name of the file or of its folder."""
 
 
 def read_flame(path: Path, files: FlameFiles | None = None) -> dict[str, np.ndarray]:
@@ -72,17 +72,17 @@ def read_flame(path: Path, files: FlameFiles | None = None) -> dict[str, np.ndar
 
     Args:
       path: `generic_model.pkl`, `female_model.pkl`, `male_model.pkl`, `flame2023.pkl`, ..., or an `.npz` of the same.
-      files: companions.
+      files: companion files.
 
     Returns:
-      The arrays of flamejax's own head format, under its names (`flamejax.head.formats`).
+      The arrays of flamejax's head format, under its names (`flamejax.head.formats`).
 
     Raises:
-      HeadFileError: the model or a companion is missing, damaged, dangerous or not of FLAME's form.
+      HeadFileError: the model or a companion is missing, damaged, dangerous, or not in FLAME's format.
     """
-    files = _found(path, files or FlameFiles())
-    raw = _fields(path)
-    model = _geometry(path, raw, files.num_betas)
+    files = _locate_companions(path, files or FlameFiles())
+    raw = _read_fields(path)
+    model = _read_geometry(path, raw, files.num_betas)
     count, triangles = len(model["v_template"]), len(model["faces"])
     model |= read_landmarks(path, files.landmarks, files.static_landmarks, files.dynamic_landmarks, triangles)
     regions = guess_regions(model)
@@ -92,28 +92,28 @@ def read_flame(path: Path, files: FlameFiles | None = None) -> dict[str, np.ndar
     model["region_masks"] = np.stack([regions[name] for name in sorted(regions)])
     model |= read_texture(files.texture, files.texture_size, files.texture_components)
     model |= read_uv(files.template, files.texture, model)
-    return model | _identity(path, files.version, model)
+    return model | _describe_release(path, files.version, model)
 
 
 def is_flame(fields: Iterable[str]) -> bool:
-    """Whether a file with these entries is meant to be a FLAME model."""
+    """Returns whether a file with these entries is meant to be a FLAME model."""
     return {"v_template", "shapedirs", "kintree_table"} <= set(fields)
 
 
-def _found(path: Path, files: FlameFiles) -> FlameFiles:
+def _locate_companions(path: Path, files: FlameFiles) -> FlameFiles:
     changes: dict[str, Any] = {}
     for field, names in COMPANIONS.items():
         given = getattr(files, field)
         if given is not None:
             changes[field] = Path(given)
             continue
-        beside = [path.parent / name for name in names if (path.parent / name).is_file()]
-        if beside:
-            changes[field] = beside[0]
+        existing = [path.parent / name for name in names if (path.parent / name).is_file()]
+        if existing:
+            changes[field] = existing[0]
     return dataclasses.replace(files, **changes)
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _read_fields(path: Path) -> dict[str, Any]:
     if path.suffix == ".npz":
         raw = read_npz(path, objects=True)
     else:
@@ -128,22 +128,22 @@ def _fields(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _array(path: Path, raw: Mapping[str, Any], name: str, kinds: str, axes: int) -> np.ndarray:
+def _read_array(path: Path, raw: Mapping[str, Any], name: str, kinds: str, axes: int) -> np.ndarray:
     value = raw[name]
     array = value if isinstance(value, np.ndarray) else to_array(value, f"{path}: '{name}'")
     if array.dtype.kind not in kinds or array.ndim != axes:
-        raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, which is not FLAME's form.")
+        raise HeadFileError(f"{path}: '{name}' is {array.dtype} with {array.ndim} axes, unlike FLAME's.")
     check_numbers(array, f"{path}: '{name}'")
     return array
 
 
-def _geometry(path: Path, raw: Mapping[str, Any], num_betas: int | None) -> dict[str, np.ndarray]:
-    template = _array(path, raw, "v_template", "f", 2)
-    faces = _array(path, raw, "f", "iu", 2)
-    shapedirs = _array(path, raw, "shapedirs", "f", 3)
-    posedirs = _array(path, raw, "posedirs", "f", 3)
-    weights = _array(path, raw, "weights", "f", 2)
-    tree = _array(path, raw, "kintree_table", "iu", 2)
+def _read_geometry(path: Path, raw: Mapping[str, Any], num_betas: int | None) -> dict[str, np.ndarray]:
+    template = _read_array(path, raw, "v_template", "f", 2)
+    faces = _read_array(path, raw, "f", "iu", 2)
+    shapedirs = _read_array(path, raw, "shapedirs", "f", 3)
+    posedirs = _read_array(path, raw, "posedirs", "f", 3)
+    weights = _read_array(path, raw, "weights", "f", 2)
+    tree = _read_array(path, raw, "kintree_table", "iu", 2)
     count, joints = len(template), tree.shape[1]
     expected = {
         "v_template": (template, (count, 3)),
@@ -159,15 +159,15 @@ def _geometry(path: Path, raw: Mapping[str, Any], num_betas: int | None) -> dict
     if not (3 <= count <= MAX_VERTICES and 0 < shapedirs.shape[2] <= MAX_COMPONENTS and len(faces) <= 4 * MAX_VERTICES):
         raise HeadFileError(f"{path}: {count} vertices and {shapedirs.shape[2]} components are no head model.")
     if not (faces.size and 0 <= int(faces.min()) and int(faces.max()) < count):
-        raise HeadFileError(f"{path}: 'f' points outside of its {count} vertices. Fetch it again from {HOME}")
+        raise HeadFileError(f"{path}: 'f' has indices outside of its {count} vertices. Fetch it again from {HOME}")
     if joints not in (4, 5):
         raise HeadFileError(f"{path}: {joints} joints, but FLAME has 5 (root, neck, jaw, left eye, right eye).")
-    regressor = _regressor(path, raw["J_regressor"], (joints, count))
+    regressor = _read_regressor(path, raw["J_regressor"], (joints, count))
     if not (np.abs(weights.sum(1, dtype=np.float64) - 1) < 1e-2).all():
         raise HeadFileError(f"{path}: the skinning 'weights' do not sum to 1. Fetch it again from {HOME}")
     parents = (-1, *(int(parent) for parent in tree[0, 1:]))
     if joints == 4:
-        # A model without a jaw gets one that moves nothing, so that all heads have the same parameters.
+        # A model without a jaw gets one without effect, so that all heads have the same parameters.
         parents = (*parents[:2], 1, *parents[2:])
         regressor, weights = np.insert(regressor, 2, regressor[1], 0), np.insert(weights, 2, 0, 1)
         posedirs = np.insert(posedirs, [9] * 9, 0, 2)
@@ -177,39 +177,39 @@ def _geometry(path: Path, raw: Mapping[str, Any], num_betas: int | None) -> dict
         "v_template": template.astype(np.float32),
         "faces": faces.astype(np.int32),
         "shapedirs": shapedirs.astype(np.float32),
-        # FLAME: (vertex, axis, entry); ours: (entry, vertex and axis).
+        # FLAME: (vertex, axis, entry); flamejax: (entry, vertex and axis).
         "posedirs": np.ascontiguousarray(posedirs.reshape(3 * count, -1).T, np.float32),
         "J_regressor": regressor.astype(np.float32),
         "lbs_weights": weights.astype(np.float32),
         "parents": np.array(PARENTS, np.int32),
-        "num_betas": np.array(_num_betas(path, shapedirs.shape[2], num_betas), np.int32),
+        "num_betas": np.array(_check_num_betas(path, shapedirs.shape[2], num_betas), np.int32),
     }
 
 
-def _regressor(path: Path, value: Any, shape: tuple[int, int]) -> np.ndarray:
-    what = f"{path}: 'J_regressor'"
+def _read_regressor(path: Path, value: Any, shape: tuple[int, int]) -> np.ndarray:
+    label = f"{path}: 'J_regressor'"
     if isinstance(value, np.ndarray):
         if value.shape != shape or value.dtype.kind != "f":
-            raise HeadFileError(f"{what} is {value.dtype} {value.shape}, expected {shape}. Fetch it again.")
+            raise HeadFileError(f"{label} is {value.dtype} {value.shape}, expected {shape}. Fetch it again.")
         dense = value
     else:
-        dense = to_dense(value, what, shape)
-    check_numbers(dense, what)
+        dense = to_dense(value, label, shape)
+    check_numbers(dense, label)
     return dense
 
 
-def _num_betas(path: Path, components: int, given: int | None) -> int:
-    chosen = given if given is not None else NUM_BETAS if components == NUM_COMPONENTS else 0
-    if not 0 < chosen <= components:
+def _check_num_betas(path: Path, components: int, given: int | None) -> int:
+    num_betas = given if given is not None else NUM_BETAS if components == NUM_COMPONENTS else 0
+    if not 0 < num_betas <= components:
         raise HeadFileError(
             f"{path}: {components} shape components, but FLAME has {NUM_COMPONENTS}, of which {NUM_BETAS} are identity."
-            " Say how many are: num_betas (--num-betas)."
+            " Give their number: num_betas (--num-betas)."
         )
-    return chosen
+    return num_betas
 
 
-def _identity(path: Path, version: str | None, model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Name, version and licence. Releases share file names, so a fingerprint of the shape space tells them apart."""
+def _describe_release(path: Path, version: str | None, model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns name, version and licence. Releases share file names, so the version contains a hash of the shapes."""
     names = f"{path.parent.name} {path.name}".lower()
     if version is None:
         years = re.findall(r"20(?:17|19|2\d)", path.name) or re.findall(r"20(?:17|19|2\d)", path.parent.name)

@@ -1,4 +1,4 @@
-"""Reading Wavefront OBJ meshes that may be damaged."""
+"""Reading of Wavefront OBJ meshes that may be damaged."""
 
 import dataclasses
 from pathlib import Path
@@ -9,12 +9,12 @@ from flamejax.head.formats.files import HeadFileError, check_numbers
 from flamejax.head.formats.npy_files import read_bytes
 
 MAX_CORNERS = 64
-"""Corners of one polygon: more is a damaged line, not a head."""
+"""Most corners of a polygon: more mean a damaged line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjMesh:
-    """A mesh of polygons, each cut into a fan of triangles."""
+    """A mesh whose polygons are triangulated as fans."""
 
     vertices: np.ndarray
     """(V, 3) float64, in the file's units."""
@@ -30,10 +30,10 @@ def read_obj(path: Path) -> ObjMesh:
     """Read vertices, texture coordinates and polygons.
 
     Raises:
-      HeadFileError: missing, no mesh, not finite, or polygons that point outside.
+      HeadFileError: the file is missing or no mesh, or has numbers that are not finite or indices out of range.
     """
     lines = read_bytes(path).split(b"\n")
-    vertices, uv = _numbers(lines, b"v ", 3, path), _numbers(lines, b"vt ", 2, path)
+    vertices, uv = _parse_rows(lines, b"v ", 3, path), _parse_rows(lines, b"vt ", 2, path)
     corners: list[tuple[int, int, int]] = []
     uv_corners: list[tuple[int, int, int]] = []
     try:
@@ -47,8 +47,8 @@ def read_obj(path: Path) -> ObjMesh:
                 if all(len(part) > 1 and part[1] for part in parts):
                     ids = [int(part[1]) for part in parts]
                     uv_corners += [(ids[0], ids[i], ids[i + 1]) for i in range(1, len(ids) - 1)]
-        faces = _indices(corners, len(vertices))
-        uv_faces = _indices(uv_corners, len(uv))
+        faces = _zero_based(corners, len(vertices))
+        uv_faces = _zero_based(uv_corners, len(uv))
     except (ValueError, OverflowError) as error:
         raise HeadFileError(
             f"{path}: its polygons cannot be read ({str(error)[:200]}). Fetch the file again."
@@ -61,35 +61,35 @@ def read_obj(path: Path) -> ObjMesh:
 
 
 def read_obj_vertices(path: Path, count: int) -> np.ndarray:
-    """The vertices (count, 3) of a mesh, float64; its polygons are not looked at.
+    """Read the vertices (count, 3) of a mesh, float64; polygons are skipped.
 
     Raises:
-      HeadFileError: missing, damaged, or another number of vertices.
+      HeadFileError: the file is missing or damaged, or has another number of vertices.
     """
     data = read_bytes(path)
     # Most of the file is polygons, which come after the vertices.
     data = data[: max(data.find(b"\n", data.rfind(b"\nv ") + 1), 0) or len(data)]
-    vertices = _numbers(data.split(b"\n"), b"v ", 3, path)
+    vertices = _parse_rows(data.split(b"\n"), b"v ", 3, path)
     if len(vertices) != count:
         raise HeadFileError(f"{path}: has {len(vertices)} vertices, but the neutral mesh has {count}.")
     return vertices
 
 
-def _numbers(lines: list[bytes], start: bytes, width: int, path: Path) -> np.ndarray:
-    """(n, width) from the lines that begin with `start`. More numbers in a line (weights, colours) are left out."""
+def _parse_rows(lines: list[bytes], start: bytes, width: int, path: Path) -> np.ndarray:
+    """Parse lines that begin with `start` to (n, width). Further numbers in a line (weights, colours) are ignored."""
     rows = [line[len(start) :].split()[:width] for line in lines if line.startswith(start)]
     try:
         array = np.array([[float(number) for number in row] for row in rows], np.float64).reshape(len(rows), width)
     except ValueError as error:
-        raise HeadFileError(f"{path}: has a damaged line of '{start.decode().strip()}'. Fetch it again.") from error
+        raise HeadFileError(f"{path}: has a damaged '{start.decode().strip()}' line. Fetch it again.") from error
     check_numbers(array, str(path))
     return array
 
 
-def _indices(corners: list[tuple[int, int, int]], count: int) -> np.ndarray:
-    """OBJ counts from 1, and from the end with negative numbers."""
+def _zero_based(corners: list[tuple[int, int, int]], count: int) -> np.ndarray:
+    """Convert OBJ indices, which count from 1, or from the end if negative."""
     array = np.array(corners, np.int64).reshape(-1, 3)
     array = np.where(array < 0, array + count, array - 1)
     if array.size and not (array.min() >= 0 and array.max() < count):
-        raise ValueError(f"corners point outside of {count} points")
+        raise ValueError(f"corners have indices outside of {count} points")
     return array.astype(np.int32)
