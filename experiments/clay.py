@@ -26,7 +26,7 @@ LABEL_WIDTH = 110
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Camera and light of a clay render; by default of a sheet head in the head frame, turned slightly."""
+    """Camera and light of a clay render; by default of a full head in the head frame, turned slightly."""
 
     scale: float = 4.0
     """Pixels per metre, divided by the pixels of the picture's side."""

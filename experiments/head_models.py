@@ -54,7 +54,7 @@ class CheckResult:
     state: State
     detail: str
     needed: bool = False
-    """Whether flamejax is broken without it."""
+    """Whether flamejax requires it."""
 
     @classmethod
     def from_file(cls, group: str, item: str, describe: Callable[[], str], needed: bool = False) -> CheckResult:

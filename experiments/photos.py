@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
-# HEIC needs a plug-in that not everyone has, but is searched for: a failure with a reason beats silence.
+# HEIC needs a plug-in that may be missing; it is listed so that the user sees a reason for the failure.
 IMAGE_SUFFIXES = frozenset(
     ("." + kind)
     for kind in "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pnm jp2 avif heic heif".split()  # noqa: SIM905
@@ -80,11 +80,11 @@ def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[Photo], l
     return list(photos.values()), failures
 
 
-def name_photos(photos: Sequence[Photo], taken: Collection[str] = ()) -> list[Photo]:
+def name_photos(photos: Sequence[Photo], reserved: Collection[str] = ()) -> list[Photo]:
     """Give each photo a unique folder name: its stem, unless another photo has the same stem.
 
     Photos that share a stem (ignoring case, as some file systems do) get the suffix, `portrait_png`. If that is not
-    enough, they get the folder too, `holiday_portrait_png`. Names that are still shared, or `taken`, get a number.
+    enough, they get the folder too, `holiday_portrait_png`. Names that are still shared, or `reserved`, get a number.
     The same photos in the same order get the same names.
     """
     stems = [safe_name(p.path.stem) for p in photos]
@@ -98,7 +98,7 @@ def name_photos(photos: Sequence[Photo], taken: Collection[str] = ()) -> list[Ph
     for longer in (with_suffix, with_folder):
         shared = Counter(name.casefold() for name in names)
         names = [n if shared[n.casefold()] == 1 else m for n, m in zip(names, longer, strict=True)]
-    used = {name.casefold() for name in taken}
+    used = {name.casefold() for name in reserved}
     stem_counts = Counter(stem.casefold() for stem in stems)
     named = []
     for photo, stem, name in zip(photos, stems, names, strict=True):
@@ -108,12 +108,12 @@ def name_photos(photos: Sequence[Photo], taken: Collection[str] = ()) -> list[Ph
     return named
 
 
-def face_name(photo: Photo, face: int, taken: Collection[str]) -> str:
+def face_name(photo: Photo, face: int, reserved: Collection[str]) -> str:
     """Name the results' folder of one face: the photo's name for the largest face (0), then `NAME_face1` and so on.
 
-    `taken`, case-folded names of other photos, are avoided.
+    `reserved`, case-folded names of other photos, are avoided.
     """
-    return photo.name if face == 0 else unused_name(f"{photo.name}_face{face}", taken)
+    return photo.name if face == 0 else unused_name(f"{photo.name}_face{face}", reserved)
 
 
 def unused_name(name: str, used: Collection[str]) -> str:

@@ -64,7 +64,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:
-    """Returns a PRNG key per face, (B,), from its photo's SHA-256 and its index existing; the batch does not matter."""
+    """Returns a PRNG key per face, (B,), from its photo's SHA-256 and its index in the photo, for any batch."""
     numbers = np.array([[int(digest[:8], 16), index] for digest, index in faces], np.uint32)
     fold = jax.vmap(lambda pair: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), pair[0]), pair[1]))
     return fold(jnp.asarray(numbers))

@@ -25,7 +25,7 @@ RAYLEIGH_MEDIAN = float(np.sqrt(2.0 * np.log(2.0)))
 
 @dataclass(frozen=True)
 class CandidateTriangles:
-    """A triangles of the template that landmarks may lie on."""
+    """The A triangles of the template that landmarks may lie on."""
 
     faces: np.ndarray
     """(F, 3) all triangles of the template"""

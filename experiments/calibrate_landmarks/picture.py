@@ -28,8 +28,8 @@ def draw(head: HeadModel, dense: DenseLandmarks, path: Path) -> None:
     yaw = jnp.deg2rad(jnp.asarray(YAWS))
     orient = jnp.stack([jnp.zeros(3), yaw, jnp.zeros(3)], axis=-1)
     params = dataclasses.replace(HeadParams.zeros(head, (3,)), global_orient=orient)
-    own, calibrated_points = (landmarks(model, params) for model in (head, calibrated(head, dense)))
-    low, high = own.min(axis=1), own.max(axis=1)
+    own_points, calibrated_points = (landmarks(model, params) for model in (head, calibrated(head, dense)))
+    low, high = own_points.min(axis=1), own_points.max(axis=1)
     scale = 0.75 * SIZE / (high - low)[:, :2].max(axis=-1)
     centre = 0.5 * (low + high)[:, :2] * jnp.asarray([[1.0, -1.0]])
     camera = OrthographicCamera(scale, 0.5 * SIZE - scale[:, None] * centre)
@@ -40,7 +40,7 @@ def draw(head: HeadModel, dense: DenseLandmarks, path: Path) -> None:
     for i, points in enumerate(np.asarray(camera.project(dense_landmarks(head, dense, params)))):
         _draw_dots(upper[i], points[~sliding], FIXED)
         _draw_dots(upper[i], points[sliding], SLIDING)
-    for colour, points in ((OWN, own), (CALIBRATED, calibrated_points)):
+    for colour, points in ((OWN, own_points), (CALIBRATED, calibrated_points)):
         for i, projected in enumerate(np.asarray(camera.project(points))):
             _draw_dots(lower[i], projected, colour)
     rows = [np.concatenate([np.asarray(image) for image in row], axis=1) for row in (upper, lower)]

@@ -8,11 +8,11 @@ from experiments.photos import Photo, face_name, find_photos, name_photos, safe_
 from tests.experiments.fakes import write_photo
 
 
-def named(tmp_path: Path, *files: str, arguments: list[str] | None = None, taken=()) -> dict[str, str]:
+def named(tmp_path: Path, *files: str, arguments: list[str] | None = None, reserved=()) -> dict[str, str]:
     for file in files:
         write_photo(tmp_path / file)
     photos, _ = find_photos(arguments or [str(tmp_path)], exclude=tmp_path / "out")
-    return {p.path.relative_to(tmp_path).as_posix(): p.name for p in name_photos(photos, taken)}
+    return {p.path.relative_to(tmp_path).as_posix(): p.name for p in name_photos(photos, reserved)}
 
 
 def test_unique_stems_are_names(tmp_path):
@@ -52,8 +52,8 @@ def test_names_do_not_depend_on_the_order_of_the_file_system(tmp_path):
     assert list(named(tmp_path, *files)) == [str(path) for path in sorted(map(Path, files))]
 
 
-def test_taken_names_get_a_number(tmp_path):
-    assert named(tmp_path, "a.png", taken={"A", "a_2"}) == {"a.png": "a_3"}
+def test_reserved_names_get_a_number(tmp_path):
+    assert named(tmp_path, "a.png", reserved={"A", "a_2"}) == {"a.png": "a_3"}
 
 
 def test_face_name_numbers_further_faces(tmp_path):

@@ -40,7 +40,7 @@ class Scans:
 
 
 def ensure_scans(config: ConfigName = "full", workers: int | None = None) -> Path:
-    """Build missing meshes, with a message on stderr. Returns the data's folder."""
+    """Build the missing meshes, with a message on stderr. Returns the data's folder."""
     check(config)
     if store.missing_scans(config):
         print(f"open faces: building the scans of '{config}' in {store.folder()}", file=sys.stderr)

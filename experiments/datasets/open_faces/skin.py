@@ -17,7 +17,7 @@ from flamejax.rendering import interpolate, rasterize
 
 @dataclasses.dataclass(frozen=True)
 class TextureLayout:
-    """Position and regions of each texel on the mean head; layout outside the UV layout have the nearest values."""
+    """Position and regions of each texel on the mean head; texels outside the UV layout have the nearest values."""
 
     position: np.ndarray
     """(Ht, Wt, 3) millimetres."""

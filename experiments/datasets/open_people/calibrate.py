@@ -13,7 +13,7 @@ from experiments.datasets.open_people.anthropometry import AGEING, NAMES, SEXES,
 
 MEAN_SLACK = 0.3  # allowed deviation of a sex's mean, in the survey's standard deviations
 STD_SLACK = 0.12  # allowed relative deviation from the survey's standard deviation
-AGE_CORRELATION = 0.25  # of the measurements in AGEING with age, within a sex
+AGE_CORRELATION = 0.25  # correlation of the measurements in AGEING with age, within a sex
 
 
 def target_measurements(measured: np.ndarray, age: np.ndarray, sex: str) -> np.ndarray:
