@@ -21,7 +21,7 @@ from experiments.datasets.observations import spread_out
 from experiments.datasets.occluded_frames.pictures import FrameImages
 from experiments.datasets.occluded_frames.sequences import SequenceFrame
 from experiments.datasets.open_faces.photos import encode_png
-from experiments.datasets.open_faces.scenes import camera_of
+from experiments.datasets.open_faces.scenes import make_camera
 from flamejax.camera import PerspectiveCamera
 from flamejax.files import new_folder, write_text
 from flamejax.io.images import ImageError, load_image, load_mask
@@ -135,7 +135,7 @@ def _read_frame(folder: Path, row: dict[str, Any]) -> OccludedFrame:
     return OccludedFrame(
         row["name"], row["subject"], row["expression"], row["occluder"], photo, occluded, mask,
         arrays["vertices"], arrays["front"], arrays["unoccluded"], arrays["landmarks"],
-        camera_of(float(arrays["focal"]), arrays["centre"], arrays["T_camera_world"]),
+        make_camera(float(arrays["focal"]), arrays["centre"], arrays["T_camera_world"]),
     )  # fmt: skip
 
 

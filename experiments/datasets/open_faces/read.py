@@ -13,7 +13,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from experiments.datasets.open_faces import store
-from experiments.datasets.open_faces.scenes import camera_of
+from experiments.datasets.open_faces.scenes import make_camera
 from experiments.datasets.open_faces.subjects import NEW_SEEDS, ConfigName, check, read_people
 from flamejax.camera import PerspectiveCamera
 
@@ -232,7 +232,7 @@ def photo_of(example: Mapping[str, Any]) -> Photo:
     fields: dict[str, Any] = {}
     for name in (f.name for f in dataclasses.fields(Photo)):
         if name == "camera":
-            fields[name] = camera_of(*(example[part] for part in ("focal", "centre", "T_camera_world")))
+            fields[name] = make_camera(*(example[part] for part in ("focal", "centre", "T_camera_world")))
         elif name in ("key", "occluder"):
             fields[name] = example[name].decode() if isinstance(example[name], bytes) else str(example[name])
         elif name in ("image", "occluded"):

@@ -47,10 +47,10 @@ class PhotoScene:
 
     @property
     def camera(self) -> PerspectiveCamera:
-        return camera_of(self.focal, self.centre, self.T_camera_world)
+        return make_camera(self.focal, self.centre, self.T_camera_world)
 
 
-def camera_of(focal: float, centre: np.ndarray, T_camera_world: np.ndarray) -> PerspectiveCamera:
+def make_camera(focal: float, centre: np.ndarray, T_camera_world: np.ndarray) -> PerspectiveCamera:
     """Returns a camera with these parameters as float32 arrays."""
     return PerspectiveCamera(*(jnp.asarray(a, jnp.float32) for a in (focal, centre, T_camera_world)))
 
