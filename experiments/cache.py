@@ -1,5 +1,6 @@
-"""What is computed once and kept on disk, written whole or not at all: arrays, trees of dataclasses, and large
-arrays that grow block by block. Files are .npz and .npy without pickle."""
+"""Caches on disk: arrays and trees of dataclasses as .npz, and large arrays that grow block by block as .npy.
+
+A file appears only when it is complete. No file uses pickle."""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ from flamejax.files import write_bytes, write_text
 
 T = TypeVar("T")
 
-DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
-"""What reading a file raises that is missing, cut off or of something else."""
+READ_ERRORS = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
+"""Raised when a file is missing, truncated or of another format."""
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep arrays under their names, and make the folder."""
+    """Write arrays under their names as .npz, and create the folder."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,69 +34,71 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """What `write_arrays` kept; None if there is nothing, or nothing whole."""
+    """Read arrays that `write_arrays` wrote; None if the file is missing or damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as file:
             return {name: file[name] for name in file.files}
-    except DAMAGED:
+    except READ_ERRORS:
         return None
 
 
 def array_digest(array: np.ndarray) -> str:
-    """A short name of an array's shape and bytes."""
+    """Returns a short hash of an array's shape and bytes."""
     state = hashlib.sha256(str(array.shape).encode())
     state.update(np.ascontiguousarray(array).data)
     return state.hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
-    """Waits while another process builds in a folder: two would do the same work, and tidy up each other's files.
+def file_lock(folder: Path, task: str) -> Iterator[None]:
+    """Hold the folder's lock while the block runs; wait while another process holds it.
+
+    Two processes would do the same work and delete each other's files.
 
     Args:
-      what: is built, for the line on stderr that says so.
+      task: what is being built, for the message on stderr.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".building").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            print(f"{what}: another process is building in {folder}; waiting for it", file=sys.stderr)
+            print(f"{task}: another process is building in {folder}; waiting for it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """A tree of dataclasses and dictionaries as arrays under dotted names; None is left out."""
+    """Flatten a tree of dataclasses and dictionaries into arrays under dotted names; None is left out."""
     if tree is None:
         return {}
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        inner = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+        children = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
     elif isinstance(tree, dict):
-        inner = tree
+        children = tree
     else:
         return {prefix: np.asarray(tree)}
-    found: dict[str, np.ndarray] = {}
-    for name, value in inner.items():
-        found |= flat(value, f"{prefix}.{name}" if prefix else name)
-    return found
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in children.items():
+        arrays |= flat(value, f"{prefix}.{name}" if prefix else name)
+    return arrays
 
 
 def write_tree(path: Path, tree: Any) -> None:
-    """Keep a tree, and make its folder."""
+    """Write a tree of dataclasses as .npz, and create its folder."""
     write_arrays(path, flat(tree))
 
 
 def read_tree(path: Path, kind: type[T]) -> T | None:
-    """What `write_tree` kept of a dataclass, its arrays as NumPy's; None if there is nothing, or something else."""
+    """Read a dataclass that `write_tree` wrote, with NumPy arrays; None if missing, damaged or of another type."""
     arrays = read_arrays(path)
     try:
-        return None if arrays is None else _tree(kind, arrays)
-    except DAMAGED:
+        return None if arrays is None else _unflatten(kind, arrays)
+    except READ_ERRORS:
         return None
 
 
-def _tree(kind: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _unflatten(kind: Any, arrays: dict[str, np.ndarray]) -> Any:
     if get_origin(kind) is dict:
         return arrays
     hints = get_type_hints(kind)
@@ -106,28 +109,33 @@ def _tree(kind: Any, arrays: dict[str, np.ndarray]) -> Any:
     values: dict[str, Any] = {name: None for name, hint in hints.items() if type(None) in get_args(hint)}
     for name, part in parts.items():
         hint = hints[name]
-        values[name] = _tree(hint, part) if "" not in part else hint(part[""]) if hint in (int, float) else part[""]
+        if "" in part:
+            values[name] = hint(part[""]) if hint in (int, float) else part[""]
+        else:
+            values[name] = _unflatten(hint, part)
     return kind(**values)
 
 
 class KeptRows:
-    """(N, D) numbers in PATH, a .npy that appears only when all rows are there; before that in PATH's `.partial`, with
-    the number of good rows in its `.done`. One process at a time may write."""
+    """An (N, D) array on disk that is written block by block; only one process may write at a time.
+
+    PATH, a .npy, appears when all rows are written. Until then, rows are in PATH's `.partial` and the number of
+    valid rows in its `.done`."""
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: Any):
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
         self._partial, self._progress = path.with_suffix(".partial"), path.with_suffix(".done")
-        if self._opened(path, "r") is not None:
+        if self._open(path) is not None:
             self.done = len(self)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.done = self._rows_before()
+        self.done = self._valid_rows()
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def add(self, rows: np.ndarray) -> None:
-        """The next rows (n, D). Raises: OSError, the disk is full."""
+        """Append rows (n, D). Raises: OSError, the disk is full."""
         mode: Any = "r+" if self.done else "w+"
         start = np.lib.format.open_memmap(self._partial, mode, self.dtype, self.shape).offset
         rows = np.ascontiguousarray(rows, self.dtype)
@@ -143,29 +151,29 @@ class KeptRows:
         self._progress.unlink(missing_ok=True)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows that were added."""
-        held = np.load(self.path if self.done == len(self) else self._partial, mmap_mode="r")
-        return np.array(held[start:stop])
+        """Returns a copy of rows that were added."""
+        array = np.load(self.path if self.done == len(self) else self._partial, mmap_mode="r")
+        return np.array(array[start:stop])
 
     def whole(self) -> np.ndarray:
-        """All rows, read from disk as they are needed. Raises: ValueError, they are not all there."""
-        held = self._opened(self.path, "r")
-        if held is None:
+        """Returns all rows as a memory-mapped array. Raises: ValueError, rows are missing."""
+        array = self._open(self.path)
+        if array is None:
             raise ValueError(f"{self.path}: not all rows are there.")
-        return held
+        return array
 
-    def _rows_before(self) -> int:
-        """Good rows that an earlier run left."""
+    def _valid_rows(self) -> int:
+        """Returns the number of valid rows that an earlier run wrote."""
         try:
             count = int(self._progress.read_text())
         except (OSError, ValueError):
             return 0
-        return count if 0 < count < len(self) and self._opened(self._partial, "r") is not None else 0
+        return count if 0 < count < len(self) and self._open(self._partial) is not None else 0
 
-    def _opened(self, path: Path, mode: Any) -> np.ndarray | None:
-        """The file's array; None if there is none, or one of another kind."""
+    def _open(self, path: Path) -> np.ndarray | None:
+        """Open the file's array; None if it is missing, damaged or of another shape or dtype."""
         try:
-            held = np.load(path, mmap_mode=mode)
+            array = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return None
-        return held if held.shape == self.shape and held.dtype == self.dtype else None
+        return array if array.shape == self.shape and array.dtype == self.dtype else None

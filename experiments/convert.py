@@ -21,30 +21,30 @@ from flamejax.head import FlameFiles, HeadFileError
 class ConvertConfig:
     """Convert a head model, or an image encoder's weights, into one file of flamejax's own format.
 
-    A head model loads faster then and needs no companions; an encoder is only used in this format:
-    docs/how-to/encoders.md.
+    The converted head model loads faster and needs no companions; encoders are only read in this format
+    (docs/encoders.md).
     Exit status: 0 when it is written, 1 when the source cannot be read, 2 when it cannot be written.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
-    """FLAME's .pkl or .npz with its companions beside it, ICT-FaceKit's folder FaceXModel, or a flamejax .npz; for
+    """FLAME's .pkl or .npz with its companions in its folder, ICT-FaceKit's folder FaceXModel, or a flamejax .npz; for
     --to arcface a .pth, .tar or .onnx of an iResNet, for --to farl FaRL's .pth."""
     output: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="OUT.npz")] = None
-    """The .npz to write; may be left out for encoders, which then go to $FLAMEJAX_DATA/encoders. Its licence is that of
-    the source: do not pass FLAME, ArcFace's or FaRL's weights on."""
+    """The .npz to write; optional for encoders, whose default is in $FLAMEJAX_DATA/encoders. Its licence is that of
+    the source: do not redistribute weights of FLAME, ArcFace or FaRL."""
     to: Literal["head", "arcface", "farl"] = "head"
-    """What the source is."""
+    """Type of the source."""
     flame: Annotated[FlameFiles, tyro.conf.arg(name="")] = field(default_factory=FlameFiles)
-    """Companions of a FLAME model that do not lie beside it."""
+    """Companions of a FLAME model that are not in its folder."""
     overwrite: bool = False
     """Replace an output that exists."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "flamejax convert") -> int:
-    """Convert. Returns the exit status."""
+    """Run the command. Returns the exit status."""
     config = tyro.cli(ConvertConfig, args=None if args is None else list(args), prog=prog)
     output = config.output
-    if output is None and config.to != "head":  # encoders have a place of their own
+    if output is None and config.to != "head":  # encoders have a default path
         from models.encoders import encoder_path
 
         output = encoder_path(config.to)
@@ -55,7 +55,7 @@ def main(args: Sequence[str] | None = None, prog: str = "flamejax convert") -> i
         reason = "exists (give --overwrite)" if output.suffix == ".npz" else "must end in .npz"
         print(f"{prog}: {output} {reason}.", file=sys.stderr)
         return 2
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
         write, summary = _read_head(config) if config.to == "head" else _read_encoder(config.source, config.to)
     except (HeadFileError, OSError, ImportError) as error:
@@ -66,12 +66,12 @@ def main(args: Sequence[str] | None = None, prog: str = "flamejax convert") -> i
     except OSError as error:
         print(f"{prog}: {output} cannot be written ({error}).", file=sys.stderr)
         return 2
-    print(f"{output}: {summary}; {time.perf_counter() - began:.1f} s")
+    print(f"{output}: {summary}; {time.perf_counter() - started:.1f} s")
     return 0
 
 
 def _read_head(config: ConvertConfig) -> tuple[Callable[[Path], None], str]:
-    """What writes the head model, and what it is."""
+    """Read a head model. Returns a function that writes it, and a summary."""
     from flamejax.head.formats import read_head, write_head
 
     arrays = read_head(config.source, config.flame)
@@ -81,12 +81,12 @@ def _read_head(config: ConvertConfig) -> tuple[Callable[[Path], None], str]:
         f"{betas} identity and {count - betas} expression components, {len(arrays['albedo_basis'])} of albedo; "
         f"licence: {arrays['licence']}"
     )
-    kept = {name: value for name, value in arrays.items() if name != "format_version"}
-    return lambda path: write_head(path, kept), summary
+    contents = {name: value for name, value in arrays.items() if name != "format_version"}
+    return lambda path: write_head(path, contents), summary
 
 
 def _read_encoder(source: Path, name: Literal["arcface", "farl"]) -> tuple[Callable[[Path], None], str]:
-    """What writes the encoder, and what it is."""
+    """Read an encoder. Returns a function that writes it, and a summary."""
     from models.encoders import encoder_path
     from models.encoders.convert import provenance, read_arcface, read_farl
     from models.encoders.files import TITLES, architecture, write_encoder

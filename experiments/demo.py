@@ -1,5 +1,4 @@
-"""A real portrait, once clean, once with a face mask drawn over it, becomes heads: one fitted to each photo, and
-sixteen that agree with what it shows.
+"""Reconstruct a portrait, once clean and once with a drawn face mask: a fitted head and sixteen hypotheses each.
 
 The portrait is scikit-image's `astronaut` (Eileen Collins; NASA, public domain), which that package bundles.
 """
@@ -30,11 +29,11 @@ PLEATS = 3
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Reconstruct a portrait twice, clean and with a synthetic face mask, and say where to look: a fit of each, and
-    sixteen heads that agree with what each photo shows."""
+    """Reconstruct a portrait twice, clean and with a synthetic face mask, and print where the results are: a fitted
+    head and sixteen heads that agree with the visible part of each photo."""
 
     output: Path = Path("demo_output")
-    """Folder to write; earlier results in it are replaced."""
+    """Folder for the results; earlier results in it are replaced."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.demo") -> int:
@@ -52,7 +51,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.d
         for name in ("astronaut", "astronaut_masked"):
             print(f"  {config.output / name / 'overlay.png'}   the head over the photo")
             print(f"  {config.output / name / 'mesh.glb'}   the head, for any 3D viewer")
-            print(f"  {config.output / name / 'index.html'}   other heads that the photo allows, in 3D")
+            print(f"  {config.output / name / 'index.html'}   other heads that agree with the photo, in 3D")
     return status
 
 
@@ -67,7 +66,7 @@ def write_photos(output: Path) -> tuple[Path, Path]:
     except ImportError as error:
         raise UsageError("the demo's portrait comes with scikit-image: pip install 'flamejax[photos]'.") from error
     portrait = data.astronaut()
-    covered, hidden = wear_mask(portrait)
+    covered, hidden = draw_mask(portrait)
     photos, masks = output / "photos", output / "masks"
     for folder in (photos, masks):
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +76,7 @@ def write_photos(output: Path) -> tuple[Path, Path]:
     return photos, masks
 
 
-def wear_mask(portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw_mask(portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draw a pleated surgical mask over the portrait's lower face.
 
     Args:
@@ -86,7 +85,7 @@ def wear_mask(portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (512, 512, 3) uint8 and the occlusion mask (512, 512) uint8, 255 = hidden.
     """
-    factor = 4  # drawn larger, then reduced: smooth edges
+    factor = 4  # drawn larger, then reduced, for smooth edges
     height, width = portrait.shape[:2]
     large = Image.new("L", (factor * width, factor * height), 0)
     draw = ImageDraw.Draw(large)
@@ -95,15 +94,15 @@ def wear_mask(portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         draw.line([(factor * x, factor * y) for x, y in loop], fill=255, width=2 * factor)
     coverage = large.filter(ImageFilter.GaussianBlur(factor)).resize((width, height), Image.Resampling.LANCZOS)
     alpha = np.asarray(coverage, np.float32)[..., None] / 255.0
-    alpha = np.where(alpha > 0.02, alpha, 0.0)  # the filter's faint tail is not worth calling hidden
+    alpha = np.where(alpha > 0.02, alpha, 0.0)  # the faint tail of the filter does not count as hidden
     rows = np.arange(height, dtype=np.float32)[:, None]
     columns = np.arange(width, dtype=np.float32)[None, :]
     top, bottom = min(y for _, y in MASK_OUTLINE), max(y for _, y in MASK_OUTLINE)
     middle = np.mean([x for x, _ in MASK_OUTLINE])
-    # Lit from the front: darker towards the sides and below, with a soft step at each pleat.
-    down = (rows - top) / (bottom - top)
-    pleats = 1.0 - 0.10 * np.maximum(0.0, np.cos(2 * np.pi * PLEATS * down)) ** 6
-    light = pleats * (1.05 - 0.25 * ((columns - middle) / 45.0) ** 2) * (1.0 - 0.12 * down)
+    # Lit from the front: darker towards the sides and the bottom, with a soft step at each pleat.
+    depth = (rows - top) / (bottom - top)
+    pleats = 1.0 - 0.10 * np.maximum(0.0, np.cos(2 * np.pi * PLEATS * depth)) ** 6
+    light = pleats * (1.05 - 0.25 * ((columns - middle) / 45.0) ** 2) * (1.0 - 0.12 * depth)
     cloth = np.clip(np.array(MASK_COLOUR, np.float32) * light[..., None], 0, 255)
     covered = np.round(portrait * (1.0 - alpha) + cloth * alpha).astype(np.uint8)
     return covered, np.where(alpha[..., 0] > 0, 255, 0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What is installed, what is missing, and where to get it."""
+"""Report what is installed, what is missing, and where to get it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from experiments import runtime
-from experiments.head_models import Finding, State, examine_models, look
+from experiments.head_models import CheckResult, State, examine_models, find_files
 from flamejax.head import head_digest, open_head_path
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "trimesh", "pillow", "tyro", "rich")
@@ -33,7 +33,7 @@ ENCODER_SOURCES = {
     "arcface": ("mica.tar", "backbone.pth", "w600k_r50.onnx", "glint*r*.onnx"),
     "farl": ("FaRL-Base-Patch16-*.pth",),
 }
-"""Names under which weights are published."""
+"""File names under which the weights are published."""
 ENCODER_HOMES = {
     "arcface": (
         "non-commercial research only, not to be passed on: w600k_r50.onnx or a backbone.pth of "
@@ -48,27 +48,27 @@ ENCODER_HOMES = {
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """Say what is installed, what is missing and where to get it. Exit status 1 when something needed is broken."""
+    """Report what is installed, what is missing and where to get it. Exit status 1: something required is broken."""
 
     head: Path | None = None
-    """Head model to check: a file, or ICT-FaceKit's folder; the embedded open head unless given."""
+    """Head model to check: a file, or the folder of ICT-FaceKit; by default the open head."""
     models: Path | None = None
-    """Folder to look for FLAME and ICT-FaceKit models in, down to two folders below; $FLAMEJAX_DATA unless given."""
+    """Folder to look for FLAME and ICT-FaceKit models in, down to two folders below; by default $FLAMEJAX_DATA."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "flamejax doctor") -> int:
-    """Print the report. Returns 0, or 1 when something needed is missing or broken."""
+    """Print the report. Returns 0, or 1 when something required is missing or broken."""
     config = tyro.cli(DoctorConfig, args=None if args is None else list(args), prog=prog)
-    findings = examine(config)
-    # Outside a terminal (a log, an issue report) lines need not fold at 80 columns.
-    _print(findings, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
-    broken = [finding for finding in findings if finding.needed and finding.state != "ok"]
+    results = examine(config)
+    # In a log or an issue report, lines need not be folded at 80 columns.
+    _print(results, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    broken = [result for result in results if result.needed and result.state != "ok"]
     print("\nAll that is needed is there." if not broken else f"\nBroken: {', '.join(f.item for f in broken)}.")
     return 1 if broken else 0
 
 
-def examine(config: DoctorConfig) -> list[Finding]:
-    """Everything the report says."""
+def examine(config: DoctorConfig) -> list[CheckResult]:
+    """Run all checks of the report."""
     return [
         *check_core(),
         *check_devices(),
@@ -81,31 +81,31 @@ def examine(config: DoctorConfig) -> list[Finding]:
     ]
 
 
-def check_core() -> list[Finding]:
-    """Python and the packages that flamejax always needs."""
-    found = [Finding("core", "python", "ok", f"{platform.python_version()} on {platform.platform()}", True)]
+def check_core() -> list[CheckResult]:
+    """Check Python and the packages that flamejax requires."""
+    results = [CheckResult("core", "python", "ok", f"{platform.python_version()} on {platform.platform()}", True)]
     for package in ("flamejax", *CORE):
         version = _version(package)
-        # From a checkout flamejax runs without being installed.
+        # flamejax runs from a checkout without being installed.
         state: State = "ok" if version else "absent"
-        found.append(Finding("core", package, state, version or "not installed", package != "flamejax"))
-    return found
+        results.append(CheckResult("core", package, state, version or "not installed", package != "flamejax"))
+    return results
 
 
-def check_devices() -> list[Finding]:
-    """What JAX computes on."""
+def check_devices() -> list[CheckResult]:
+    """Check the devices of JAX."""
     try:
         import jax
 
         devices = jax.devices()
-    except Exception as error:  # a broken driver raises what it likes
-        return [Finding("devices", "jax devices", "broken", " ".join(str(error).split()), True)]
+    except Exception as error:  # a broken driver may raise any exception
+        return [CheckResult("devices", "jax devices", "broken", " ".join(str(error).split()), True)]
     detail = f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})"
-    return [Finding("devices", "jax devices", "ok", detail, True)]
+    return [CheckResult("devices", "jax devices", "ok", detail, True)]
 
 
-def check_head(path: Path | None) -> Finding:
-    """The head model's file: whether it loads, and what it is."""
+def check_head(path: Path | None) -> CheckResult:
+    """Check that the head model loads, and describe it."""
     import flamejax
 
     def describe() -> str:
@@ -115,61 +115,63 @@ def check_head(path: Path | None) -> Finding:
             f"{head.num_expression} expression components; sha256 {head_digest(file)[:16]}; {file}"
         )
 
-    return Finding.of("head", "head model", describe, needed=True)
+    return CheckResult.from_file("head", "head model", describe, needed=True)
 
 
-def check_detector() -> list[Finding]:
-    """The face detector's weights, shipped with the package."""
+def check_detector() -> list[CheckResult]:
+    """Check the weights of the face detector, which the package ships."""
     from fitting.mediapipe_models import ASSETS
 
-    found = []
+    results = []
     for file in (ASSETS / name for name in DETECTOR_MODELS):
         state: State = "ok" if file.is_file() else "absent"
-        there = state == "ok" and f"{file.stat().st_size} bytes; sha256 {head_digest(file)[:16]}"
-        found.append(Finding("detector", file.name, state, there or "install flamejax again", True))
-    return found
+        details = state == "ok" and f"{file.stat().st_size} bytes; sha256 {head_digest(file)[:16]}"
+        results.append(CheckResult("detector", file.name, state, details or "install flamejax again", True))
+    return results
 
 
-def check_extras() -> list[Finding]:
-    """Optional packages, by the extra that brings them."""
-    found = []
+def check_extras() -> list[CheckResult]:
+    """Check the optional packages, by extra."""
+    results = []
     for extra, packages in EXTRAS.items():
         versions = {package: _version(package) for package in packages}
         missing = [package for package, version in versions.items() if version is None]
-        have = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
-        lack = f"no {', '.join(missing)}: pip install 'flamejax[{extra}]'" if missing else ""
+        installed = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
+        advice = f"no {', '.join(missing)}: pip install 'flamejax[{extra}]'" if missing else ""
         state: State = "absent" if missing else "ok"
-        found.append(Finding("extras", extra, state, "; ".join(part for part in (have, lack) if part)))
-    return found
+        results.append(CheckResult("extras", extra, state, "; ".join(part for part in (installed, advice) if part)))
+    return results
 
 
-def check_encoders(folder: Path) -> list[Finding]:
-    """Image encoders, which flamejax may not pass on either: never needed."""
+def check_encoders(folder: Path) -> list[CheckResult]:
+    """Check the image encoders, which are optional and which flamejax may not redistribute."""
     from models.encoders.files import TITLES, describe_encoder, encoder_path
 
-    found = []
+    results = []
     for name, title in TITLES.items():
         path, item = encoder_path(name), f"{title} encoder"
-        sources = [file for pattern in ENCODER_SOURCES[name] for file in look(folder, pattern)]
+        sources = [file for pattern in ENCODER_SOURCES[name] for file in find_files(folder, pattern)]
         if path.is_file():
-            found.append(Finding.of("encoders", item, lambda: f"{describe_encoder(name, path)}; {path}"))  # noqa: B023
+            results.append(
+                CheckResult.from_file("encoders", item, lambda: f"{describe_encoder(name, path)}; {path}")  # noqa: B023
+            )
             continue
         detail = f"optional, {ENCODER_HOMES[name]}; then: flamejax convert FILE --to {name} (writes {path})"
         if sources:
             detail = f"found {sources[0]}; run: flamejax convert {sources[0]} --to {name}"
-        found.append(Finding("encoders", item, "absent", detail))
-    return found
+        results.append(CheckResult("encoders", item, "absent", detail))
+    return results
 
 
-def check_folders() -> list[Finding]:
-    """Where flamejax keeps data, and whether it may."""
+def check_folders() -> list[CheckResult]:
+    """Check that flamejax's data folder is writable."""
     folder = runtime.data_folder()
     source = "$FLAMEJAX_DATA" if os.environ.get("FLAMEJAX_DATA") else "default; set $FLAMEJAX_DATA to change it"
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     writable = os.access(existing, os.W_OK)
     state: State = "ok" if writable else "broken"
     detail = f"{folder} ({source})" + ("" if writable else "; it cannot be written")
-    return [Finding("folders", "data folder", state, detail)]
+    return [CheckResult("folders", "data folder", state, detail)]
 
 
 def _version(package: str) -> str | None:
@@ -179,16 +181,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _print(findings: Sequence[Finding], console: Console) -> None:
+def _print(results: Sequence[CheckResult], console: Console) -> None:
     colours = {"ok": "green", "absent": "yellow", "broken": "red"}
     columns = (Column(name, overflow="fold") for name in ("", "item", "state", "detail"))
     table = Table(*columns, box=None, pad_edge=False)
-    last = ""
-    for finding in findings:
-        state = f"[{colours[finding.state]}]{finding.state}[/]"
-        detail = finding.detail.replace("[", r"\[")
-        table.add_row(finding.group if finding.group != last else "", finding.item, state, detail)
-        last = finding.group
+    previous = ""
+    for result in results:
+        state = f"[{colours[result.state]}]{result.state}[/]"
+        detail = result.detail.replace("[", r"\[")
+        table.add_row(result.group if result.group != previous else "", result.item, state, detail)
+        previous = result.group
     console.print(table)
 
 

@@ -17,7 +17,7 @@ class FetchConfig:
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.fetch_sources") -> int:
-    """Fetch what is missing. Returns the exit status; 1 when it cannot be had."""
+    """Fetch the wheel if it is missing. Returns the exit status: 1 when it cannot be fetched."""
     tyro.cli(FetchConfig, args=args, prog=prog)
     try:
         print(find_source())

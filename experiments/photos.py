@@ -1,4 +1,4 @@
-"""Which photos there are, and what each one's results are called."""
+"""Find the input photos and name the folders of their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
-# HEIC needs a plug-in that not everyone has, but is searched for: a failure with a reason beats silence.
+# HEIC needs a plug-in that may be missing; it is listed so that the user sees a reason for the failure.
 IMAGE_SUFFIXES = frozenset(
     ("." + kind)
     for kind in "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pnm jp2 avif heic heif".split()  # noqa: SIM905
@@ -21,19 +21,19 @@ MAX_NAME_BYTES = 160  # leaves room for "_face12" and a suffix in the 255 bytes 
 
 @dataclass(frozen=True)
 class Photo:
-    """One input file."""
+    """One input photo file."""
 
     path: Path
-    """As the user named it."""
+    """The path as the user gave it."""
     folder: Path = Path()
-    """The part of its path below the folder that was searched; for a file or glob, its own folder."""
+    """Its folder relative to the folder that was searched; for a file or glob, its own folder."""
     name: str = ""
-    """Folder of its results below the output."""
+    """Name of its results' folder in the output folder."""
     shares_stem: bool = False
-    """Whether another photo has the same stem, so that the stem alone does not say which photo is meant."""
+    """Whether another photo has the same stem, so that the stem does not identify the photo."""
 
     def input_stems(self) -> list[str]:
-        """Names under which its landmarks, masks or box may be given, best first: its own, or its relative path."""
+        """Names under which its landmarks, masks or box may be given, best first."""
         relative = "" if self.folder.is_absolute() else (self.folder / self.path.stem).as_posix()
         stems = [self.name, relative, self.path.stem]
         return list(dict.fromkeys(s for s in stems if s and not (self.shares_stem and s == self.path.stem)))
@@ -53,48 +53,52 @@ def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[Photo], l
     """Expand files, folders (recursively, by suffix) and globs, in the given order, sorted within each.
 
     Args:
-        arguments: what the user named. A named file is taken whatever its suffix.
-        exclude: the output folder: not searched when it lies in a named folder.
+        arguments: the paths that the user gave. A file is accepted with any suffix.
+        exclude: the output folder, which is skipped when it is inside a searched folder.
 
     Returns:
-        Photos without names, each file once, and a failure for each argument that gave nothing.
+        Photos without names, each file once, and a failure for each argument that matches no photo.
     """
     photos: dict[Path, Photo] = {}
     failures = []
     for argument in arguments:
         path = Path(argument).expanduser()
         if path.is_dir():
-            found = [Photo(p, p.parent.relative_to(path)) for p in _images_below(path, exclude)]
+            matches = [Photo(p, p.parent.relative_to(path)) for p in _images_below(path, exclude)]
             reason = "no image files in this folder."
         elif path.exists() or not has_magic(argument):
-            found = [Photo(path, path.parent)]  # A missing file fails later, at loading, like any broken one.
+            matches = [Photo(path, path.parent)]  # A missing file fails at loading, like any broken one.
             reason = ""
         else:
-            matches = sorted(Path(p) for p in glob(str(path), recursive=True))  # noqa: PTH207
-            found = [Photo(p, p.parent) for p in matches if not p.is_dir()]
+            paths = sorted(Path(p) for p in glob(str(path), recursive=True))  # noqa: PTH207
+            matches = [Photo(p, p.parent) for p in paths if not p.is_dir()]
             reason = "no file matches."
-        if not found:
+        if not matches:
             failures.append(Failure(argument, "find", reason))
-        for photo in found:
+        for photo in matches:
             photos.setdefault(photo.path.resolve(), photo)
     return list(photos.values()), failures
 
 
-def name_photos(photos: Sequence[Photo], taken: Collection[str] = ()) -> list[Photo]:
-    """Give each photo a folder name of its own: its stem, where that is not shared.
+def name_photos(photos: Sequence[Photo], reserved: Collection[str] = ()) -> list[Photo]:
+    """Give each photo a unique folder name: its stem, unless another photo has the same stem.
 
-    Photos that share a stem (ignoring case, as some file systems do) get the suffix, `portrait_png`, and, where that
-    is not enough, the folder, `holiday_portrait_png`. What is still shared, or `taken`, gets a number.
-    The same photos in the same order give the same names.
+    Photos that share a stem (ignoring case, as some file systems do) get the suffix, `portrait_png`. If that is not
+    enough, they get the folder too, `holiday_portrait_png`. Names that are still shared, or `reserved`, get a number.
+    The same photos in the same order get the same names.
     """
     stems = [safe_name(p.path.stem) for p in photos]
-    typed = [safe_name(f"{p.path.stem}_{p.path.suffix[1:].lower()}" if p.path.suffix else p.path.stem) for p in photos]
-    placed = [safe_name("_".join([*_folder_parts(p.folder), t])) for p, t in zip(photos, typed, strict=True)]
+    with_suffix = [
+        safe_name(f"{p.path.stem}_{p.path.suffix[1:].lower()}" if p.path.suffix else p.path.stem) for p in photos
+    ]
+    with_folder = [
+        safe_name("_".join([*_folder_parts(p.folder), name])) for p, name in zip(photos, with_suffix, strict=True)
+    ]
     names = stems
-    for longer in (typed, placed):
+    for longer in (with_suffix, with_folder):
         shared = Counter(name.casefold() for name in names)
         names = [n if shared[n.casefold()] == 1 else m for n, m in zip(names, longer, strict=True)]
-    used = {name.casefold() for name in taken}
+    used = {name.casefold() for name in reserved}
     stem_counts = Counter(stem.casefold() for stem in stems)
     named = []
     for photo, stem, name in zip(photos, stems, names, strict=True):
@@ -104,20 +108,22 @@ def name_photos(photos: Sequence[Photo], taken: Collection[str] = ()) -> list[Ph
     return named
 
 
-def face_name(photo: Photo, face: int, taken: Collection[str]) -> str:
-    """The folder of a photo's face: the photo's name for the largest (0), `NAME_face1` for the next, and so on. None of
-    `taken`, case-folded names of other photos, is met."""
-    return photo.name if face == 0 else unused_name(f"{photo.name}_face{face}", taken)
+def face_name(photo: Photo, face: int, reserved: Collection[str]) -> str:
+    """Name the results' folder of one face: the photo's name for the largest face (0), then `NAME_face1` and so on.
+
+    `reserved`, case-folded names of other photos, are avoided.
+    """
+    return photo.name if face == 0 else unused_name(f"{photo.name}_face{face}", reserved)
 
 
 def unused_name(name: str, used: Collection[str]) -> str:
-    """`name`, or `name_2`, `name_3`, ... if it is among the case-folded names in use."""
+    """Returns `name`, or `name_2`, `name_3`, ... if its case-folded form is in use."""
     candidates: Iterator[str] = (name if i == 1 else f"{name}_{i}" for i in range(1, len(used) + 3))
     return next(c for c in candidates if c.casefold() not in used)
 
 
 def safe_name(text: str) -> str:
-    """A file name for every system: no separators, control characters, leading or trailing dots, and not too long."""
+    """Make a file name for any system: without separators, control characters, outer dots, and not too long."""
     name = text.encode("utf-8", "replace").decode()
     name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", name).rstrip(". ")
     if name.startswith("."):
@@ -129,20 +135,20 @@ def safe_name(text: str) -> str:
 
 
 def _images_below(folder: Path, exclude: Path) -> list[Path]:
-    """Image files in a folder and its subfolders, hidden ones left out."""
-    excluded, found = exclude.resolve(), []
-    # Photos may be kept inside an output folder (the demo does so): exclude only what lies below the searched one.
+    """List the image files in a folder and its subfolders, without hidden ones."""
+    excluded, images = exclude.resolve(), []
+    # Photos may lie inside an output folder (the demo's do): exclude it only when it is below the searched folder.
     inside = excluded != folder.resolve()
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(
             f for f in folders if not f.startswith(".") and not (inside and (Path(root) / f).resolve() == excluded)
         )
-        found += [Path(root) / f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES and not f.startswith(".")]
-    return sorted(found)
+        images += [Path(root) / f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES and not f.startswith(".")]
+    return sorted(images)
 
 
 def _folder_parts(folder: Path) -> list[str]:
-    """What tells apart photos of the same name: the path below the searched folder, or the last folder's name."""
+    """Returns the folder names below the searched folder, or the last folder's name, to tell equal file names apart."""
     if folder.is_absolute() or ".." in folder.parts:
         return [folder.resolve().name]
     return [part for part in folder.parts if part != "."]

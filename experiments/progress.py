@@ -1,4 +1,4 @@
-"""What commands show: what is done, how much of it, the time gone and the time to come; and tables."""
+"""Progress bars and tables that the commands print."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ from rich.table import Table
 
 
 def progress_bar(console: Console | None = None, *fields: str, transient: bool = False) -> Progress:
-    """A bar.
+    """Create a progress bar that shows the count, the elapsed time and the remaining time.
 
     Args:
-      console: where it is drawn; stderr when left out.
-      fields: further fields of a task that are shown, `bar.add_task(..., NAME=text)`.
-      transient: whether it goes away at the end.
+      console: where it is drawn; stderr by default.
+      fields: names of further task fields to show, set by `bar.add_task(..., NAME=text)`.
+      transient: whether the bar disappears at the end.
     """
-    shown = (TextColumn("{task.fields[%s]}" % name) for name in fields)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *shown)
+    extra = (TextColumn("{task.fields[%s]}" % name) for name in fields)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *extra)
     console = console or Console(stderr=True)
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=transient)
 
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for each thing that is done: yields what is called with its name, how many there are, and how
-    many were done since the last call."""
+    """Show a bar on stderr for each task.
+
+    Yields:
+      A function of the task's name, its total number of steps and the number of steps done since the last call.
+    """
     tasks: dict[str, TaskID] = {}
     with progress_bar() as bars:
 
@@ -49,14 +52,14 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextlib.contextmanager
-def counted(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """One bar on stderr; yields what moves it on by one."""
+def progress_counter(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show one bar on stderr; yields a function that advances it by one."""
     with progress_bars() as advance:
         yield lambda: advance(title, total, 1)
 
 
 def print_rows(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of equal columns as a table; the first column stands to the left, the others to the right."""
+    """Print rows with the same keys as a table; the first column is left-aligned, the others right-aligned."""
     table = Table(title=title, box=None, title_justify="left")
     for i, column in enumerate(rows[0]):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What the commands that make results of photos, and those that show them, have in common."""
+"""Functions shared by the commands that write results of photos and the commands that read them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from flamejax.io.results import HeadIdentity, Result, ResultError, damaged, read
 from flamejax.types import Observation
 
 HOT = np.array([0.9, 0.25, 0.05], np.float32)
-"""Where hypotheses differ most, in pictures of them."""
+"""Colour of the vertices where hypotheses differ most."""
 HIDDEN_COLOUR = (130, 60, 220)
-"""What is hidden."""
+"""RGB colour of hidden pixels."""
 
 
 class UsageError(Exception):
-    """The command cannot start as it was called; the message says why and what to do."""
+    """Raised when a command cannot start with its arguments; the message says why and what to do."""
 
 
 def load_head(path: Path | None) -> tuple[HeadModel, HeadIdentity]:
-    """The head model of --head, by default the open head, and what identifies it. Raises: UsageError."""
+    """Load the head model of --head, by default the open head, and its identity. Raises: UsageError."""
     try:
         head = flamejax.load_head(path)
     except (HeadFileError, OSError) as error:
@@ -43,7 +43,7 @@ def load_head(path: Path | None) -> tuple[HeadModel, HeadIdentity]:
 
 
 def digest_of(path: Path, digits: int = 16) -> str | None:
-    """The first digits of a file's SHA-256; None where it cannot be read."""
+    """Returns the first digits of a file's SHA-256; None if it cannot be read."""
     try:
         return photo_digest(path)[:digits]
     except OSError:
@@ -51,86 +51,92 @@ def digest_of(path: Path, digits: int = 16) -> str | None:
 
 
 def photo_digest(path: Path) -> str:
-    """The SHA-256 of a file. Raises: OSError."""
+    """Returns the SHA-256 of a file. Raises: OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception as one line for a person."""
+    """Format an exception as one line for the user."""
     text = " ".join(str(error).split())
-    known = isinstance(error, (ValueError, ImportError)) and text
-    return text if known else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    is_readable = isinstance(error, (ValueError, ImportError)) and text
+    return text if is_readable else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:
-    """A key for each face (its photo's SHA-256, its place in the photo), whatever batch it is in: (B,)."""
+    """Returns a PRNG key per face, (B,), from its photo's SHA-256 and its index in the photo, for any batch."""
     numbers = np.array([[int(digest[:8], 16), index] for digest, index in faces], np.uint32)
-    folded = jax.vmap(lambda one: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), one[0]), one[1]))
-    return folded(jnp.asarray(numbers))
+    fold = jax.vmap(lambda pair: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), pair[0]), pair[1]))
+    return fold(jnp.asarray(numbers))
 
 
 def spread_of(heads: ArrayLike) -> np.ndarray:
-    """(V,) RMS distance of each vertex from its mean over heads (M, V, 3)."""
+    """Returns (V,), the RMS distance of each vertex from its mean over heads (M, V, 3)."""
     heads = np.asarray(heads, np.float64)
     return np.sqrt(((heads - heads.mean(axis=0)) ** 2).sum(axis=-1).mean(axis=0))
 
 
 def fitted_with(metrics: dict[str, Any], head: HeadModel, local: str = "auto") -> FitModel:
-    """The plain head that a result was fitted with and its local models: a file, 'none', or 'auto' for what its metrics
-    say. Raises: ResultError, they are not to be had, or others than those of the result."""
+    """Load the model that a result was fitted with, including its local models.
+
+    Args:
+      local: file of the local models, 'none', or 'auto' for the ones that the result's metrics name.
+
+    Raises:
+      ResultError: the local models cannot be read, or are not those of the result.
+    """
     name, _, digest = str(metrics["settings"].get("local") or "none").rpartition(" ")
     chosen = local if local != "auto" else name or "none"
     path = local_model_path() if chosen == "auto" else Path(chosen)
     try:
-        if chosen in ("none", "auto"):  # 'auto' is none for a head that nothing ships for
-            found = shipped_local_model(head) if chosen == "auto" else None
+        if chosen in ("none", "auto"):  # 'auto' gives None for a head without shipped local models
+            local_model = shipped_local_model(head) if chosen == "auto" else None
         else:
-            found = load_local_model(head, path)
+            local_model = load_local_model(head, path)
     except (HeadFileError, OSError) as error:
         raise ResultError(f"local models of the result: {error} If the file was moved, give --local FILE.") from error
-    if found is not None and digest and digest_of(path) != digest:
+    if local_model is not None and digest and digest_of(path) != digest:
         raise ResultError(
             f"{path}: not the local models that the result was fitted with ({digest_of(path)}, not {digest}). "
             "Give those as --local FILE, or reconstruct the photo again."
         )
-    return prepare(head, found)
+    return prepare(head, local_model)
 
 
 def find_photo(metrics: dict[str, Any]) -> Path:
-    """Where a result's photo lies. Raises: FileNotFoundError, it is gone or another file now."""
-    there = [path for path in (Path(metrics["photo_path"]), Path(metrics["photo"])) if path.is_file()]
-    for path in there:
+    """Find the photo of a result. Raises: FileNotFoundError, it is missing or has changed."""
+    existing = [path for path in (Path(metrics["photo_path"]), Path(metrics["photo"])) if path.is_file()]
+    for path in existing:
         if photo_digest(path) == metrics["photo_sha256"]:
             return path
-    if there:
-        raise FileNotFoundError(f"the photo {there[0]} was changed since; reconstruct it again.")
+    if existing:
+        raise FileNotFoundError(f"the photo {existing[0]} was changed since; reconstruct it again.")
     raise FileNotFoundError(f"the photo {metrics['photo_path']} is not there any more; put it back.")
 
 
 def observation_of(result: Result) -> tuple[Observation | None, str]:
-    """What the fit of a result saw, but for rounded numbers; or None, and why the photo is not to be had.
+    """Restore the observation that a result was fitted to, up to rounding; or None, and why the photo is unavailable.
 
-    Masks are again those of the fit where the photo is at most 2048 pixels long, and to within a pixel of the smaller
-    copy else. Raises: ResultError, a file of the result is missing or damaged.
+    Masks equal those of the fit if the photo is at most 2048 pixels long. For larger photos they are accurate to a
+    pixel of the smaller copy. Raises: ResultError, a file of the result is missing or damaged.
     """
     try:
         image = load_image(find_photo(result.metrics))
     except (ImageError, FileNotFoundError) as error:
         return None, str(error)
-    crop, size = _crop(result.folder / "camera.json")
-    points, confidence, dense = _landmarks(result.folder / "landmarks.json")
-    hidden = _mask_in_crop(result.occlusion_mask, image, crop, size)
+    crop, size = _load_crop(result.folder / "camera.json")
+    points, confidence, dense = _load_landmarks(result.folder / "landmarks.json")
+    hidden = _load_mask_in_crop(result.occlusion_mask, image, crop, size)
     if result.metrics["settings"].get("masks") == "auto":
-        hidden = (hidden >= 0.5).astype(np.float32)  # as in the crop; a mask that was given is resampled to it
+        hidden = (hidden >= 0.5).astype(np.float32)  # as in the crop; a given mask is resampled to it
     face = None
     if result.face_mask.is_file():
-        face = (_mask_in_crop(result.face_mask, image, crop, size) >= 0.5).astype(np.float32)
+        face = (_load_mask_in_crop(result.face_mask, image, crop, size) >= 0.5).astype(np.float32)
     return observation_in(crop, image, size, (points, confidence), dense, hidden, face), ""
 
 
-def _landmarks(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-    """Photo pixels (68, 2) and confidence (68,), and the same of the dense landmarks, where there are some."""
+def _load_landmarks(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """Read landmarks (68, 2) in photo pixels and confidence (68,), and the same of the dense landmarks if present."""
     record = read_record(path)
     try:
         rows = load_landmarks(path)
@@ -138,16 +144,16 @@ def _landmarks(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np
         if "dense_points" not in record:
             return points, confidence, None
         dense = np.array([[np.nan] * 2 if row is None else row for row in record["dense_points"]], np.float64)
-        sure = np.array(record["dense_confidence"], np.float64)
+        dense_confidence = np.array(record["dense_confidence"], np.float64)
     except (InputError, IndexError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
-    if dense.shape != (DENSE, 2) or sure.shape != (DENSE,) or not np.isfinite(sure).all():
+    if dense.shape != (DENSE, 2) or dense_confidence.shape != (DENSE,) or not np.isfinite(dense_confidence).all():
         raise damaged(path, f"its dense landmarks are not {DENSE}")
-    return points, confidence, (dense, sure)
+    return points, confidence, (dense, dense_confidence)
 
 
-def _mask_in_crop(path: Path, image: np.ndarray, crop: CropTransform, size: int) -> np.ndarray:
-    """A mask of the whole photo, in the photo's size or smaller, resampled to the crop: (S, S)."""
+def _load_mask_in_crop(path: Path, image: np.ndarray, crop: CropTransform, size: int) -> np.ndarray:
+    """Load a mask of the full photo, of its size or smaller, and resample it to the crop: (S, S)."""
     try:
         mask = load_mask(path)
     except ImageError as error:
@@ -156,7 +162,7 @@ def _mask_in_crop(path: Path, image: np.ndarray, crop: CropTransform, size: int)
     return crop_image(mask, CropTransform(crop.scale / scale, crop.offset), size)
 
 
-def _crop(path: Path) -> tuple[CropTransform, int]:
+def _load_crop(path: Path) -> tuple[CropTransform, int]:
     record = read_record(path)
     try:
         transform, size = record["crop_transform"], int(record["crop"]["size"][0])

@@ -1,4 +1,4 @@
-"""What every command needs from the machine: the data folder, the compilation cache, the clock of the compiler."""
+"""Settings of the machine that commands share: data folder, compilation cache, and a clock of compile times."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flamejax.files import data_folder
 
 
 def use_compilation_cache(min_seconds: float = 0.5) -> Path | None:
-    """Keep compiled programs in the data folder between runs, unless JAX_COMPILATION_CACHE_DIR chose a place already.
+    """Cache compiled programs in the data folder between runs, unless JAX_COMPILATION_CACHE_DIR is set.
 
     Args:
-        min_seconds: programs that compile sooner are not kept.
+        min_seconds: programs that compile faster are not cached.
 
     Returns:
-        The folder in use, or None when it cannot be written (a read-only home is no reason to fail).
+        The folder in use, or None if it cannot be written (a read-only home is not an error).
     """
     chosen = jax.config.values["jax_compilation_cache_dir"]
     if chosen:
@@ -50,7 +50,7 @@ class CompileClock:
 
 @contextlib.contextmanager
 def compile_clock() -> Iterator[CompileClock]:
-    """Count what JAX compiles while the block runs (tracing, lowering and XLA)."""
+    """Measure how long JAX compiles while the block runs (tracing, lowering and XLA)."""
     clock = CompileClock()
 
     def on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -70,7 +70,7 @@ def compile_clock() -> Iterator[CompileClock]:
 
 
 def _processor() -> str:
-    """A short name of the instruction set that XLA compiles for."""
+    """Returns a short name of the instruction set that XLA compiles for."""
     flags = ""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

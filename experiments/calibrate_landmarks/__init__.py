@@ -1,4 +1,4 @@
-"""Where on a head the detector puts its landmarks: `python -m experiments.calibrate_landmarks`."""
+"""Calibrate the positions of the detector's landmarks on a head: `python -m experiments.calibrate_landmarks`."""
 
 from experiments.calibrate_landmarks.command import main
 

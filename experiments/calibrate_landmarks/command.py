@@ -1,4 +1,4 @@
-"""The command: calibrate, report on held-out renders, write; or evaluate what was written."""
+"""The command: calibrate the landmarks, report on held-out renders and write them; or evaluate a written file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import flamejax
 from experiments import runtime
 from experiments.calibrate_landmarks.embedding import calibrate
 from experiments.calibrate_landmarks.evaluation import Row, photo_table, render_table
-from experiments.calibrate_landmarks.views import Views, observe_views, render_views
+from experiments.calibrate_landmarks.views import DetectedViews, observe_views, render_views
 from experiments.progress import print_rows, progress_bar
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
@@ -39,40 +39,41 @@ from flamejax.head import (
 
 CALIBRATION, EVALUATION = 0, 1
 HELD_OUT_SHARE = 0.2
+"""Fraction of the renders that are not used for the calibration."""
 EVALUATION_COUNT = 100
 
 
 @dataclass(frozen=True)
-class Config:
-    """Measure where on a head the detector puts its landmarks, from renders of known heads.
+class CalibrateConfig:
+    """Calibrate the positions of the detector's landmarks on a head, from renders of known heads.
 
     Writes MediaPipe's 468 points and the 51 inner iBUG landmarks as triangle, barycentric coordinates and spread. One
     render in five is held out, and the agreement on those is reported.
     """
 
     head: Path | None = None
-    """Head model file; the embedded open head unless given."""
+    """Head model file; by default the open head."""
     count: int | None = None
-    """Renders: 400 for a calibration, 100 for --evaluate, unless given."""
+    """Number of renders; by default 400 for a calibration, 100 for --evaluate."""
     seed: int = 0
-    """Of the renders. The same seed gives the same file."""
+    """Seed of the renders. The same seed gives the same file."""
     output: Path | None = None
-    """File to write; HEAD_landmarks.npz beside the head unless given."""
+    """File to write; by default HEAD_landmarks.npz in the head's folder."""
     evaluate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Calibrate nothing: judge what --output holds, on renders that no calibration has used."""
+    """Do not calibrate: evaluate the file --output, on renders that no calibration has used."""
     photos: Path | None = None
-    """With --evaluate: a folder of photos; their reprojection error with and without the calibration."""
+    """With --evaluate: folder of photos, to report their reprojection error with and without the calibration."""
     json: Path | None = None
-    """Write the tables' rows here too."""
+    """Also write the rows of the tables to this file."""
     picture: Path | None = None
-    """Draw the landmarks on the mean head at three yaws into this PNG."""
+    """PNG to write: the landmarks drawn on the mean head at three yaws."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.calibrate_landmarks") -> int:
-    """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
-    # A log file has no width of its own, and rich would cut the tables to 80 columns.
+    """Run the command. Returns the exit status: 0, or 2 on an error."""
+    # In a log file, rich would cut the tables to 80 columns.
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
-    config = tyro.cli(Config, args=None if args is None else list(args), prog=prog)
+    config = tyro.cli(CalibrateConfig, args=None if args is None else list(args), prog=prog)
     runtime.use_compilation_cache()
     try:
         run(config, console)
@@ -82,8 +83,8 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.c
     return 0
 
 
-def run(config: Config, console: Console, detector: FaceDetector | None = None) -> list[Row]:
-    """Do what `config` asks. Returns the tables' rows."""
+def run(config: CalibrateConfig, console: Console, detector: FaceDetector | None = None) -> list[Row]:
+    """Calibrate or evaluate, as configured. Returns the rows of the tables."""
     started = time.perf_counter()
     head = flamejax.load_head(config.head, calibrate=False)
     detector = LiteRTDetector() if detector is None else detector
@@ -93,15 +94,15 @@ def run(config: Config, console: Console, detector: FaceDetector | None = None) 
         dense = load_dense_landmarks(head, config.output or (config.head and output_path(config)))
         if dense is None:
             raise ValueError(f"no landmarks were measured for '{head.name}' yet: run without --evaluate.")
-        views = look(head, config.seed, config.count or EVALUATION_COUNT, EVALUATION, detector, console)
+        views = detect_in_renders(head, config.seed, config.count or EVALUATION_COUNT, EVALUATION, detector, console)
         rows = render_table(head, dense, views)
         print_rows(console, f"{len(views)} renders not used in the calibration; outer-eye distances", rows)
         if config.photos:
-            found = photo_table(head, dense, config.photos, detector, console.print)
-            print_rows(console, "Fits to photos: reprojection error of the inner 51, outer-eye distances", found)
-            rows += found
+            photo_rows = photo_table(head, dense, config.photos, detector, console.print)
+            print_rows(console, "Fits to photos: reprojection error of the inner 51, outer-eye distances", photo_rows)
+            rows += photo_rows
     else:
-        views = look(head, config.seed, config.count or 400, CALIBRATION, detector, console)
+        views = detect_in_renders(head, config.seed, config.count or 400, CALIBRATION, detector, console)
         dense, rows = calibrate_and_write(head, views, config, console)
     if config.json:
         write_text(config.json, json.dumps(rows, indent=1) + "\n")
@@ -113,8 +114,10 @@ def run(config: Config, console: Console, detector: FaceDetector | None = None) 
     return rows
 
 
-def look(head: HeadModel, seed: int, count: int, purpose: int, detector: FaceDetector, console: Console) -> Views:
-    """Render and detect, with a progress bar and the time it took."""
+def detect_in_renders(
+    head: HeadModel, seed: int, count: int, purpose: int, detector: FaceDetector, console: Console
+) -> DetectedViews:
+    """Detect landmarks in renders, with a progress bar, and print the elapsed time."""
     if count < 10:
         raise ValueError(f"--count {count}: at least 10 renders are needed.")
     started = time.perf_counter()
@@ -129,34 +132,34 @@ def look(head: HeadModel, seed: int, count: int, purpose: int, detector: FaceDet
 
 
 def calibrate_and_write(
-    head: HeadModel, views: Views, config: Config, console: Console
+    head: HeadModel, views: DetectedViews, config: CalibrateConfig, console: Console
 ) -> tuple[DenseLandmarks, list[Row]]:
-    """Calibrate on four renders in five, report on the fifth, write the file."""
+    """Calibrate on four fifths of the renders, report on the others, and write the file."""
     started = time.perf_counter()
     order = np.random.default_rng(config.seed).permutation(len(views))
-    held_out, used = np.split(order, [round(HELD_OUT_SHARE * len(views))])
+    held_out, training = np.split(order, [round(HELD_OUT_SHARE * len(views))])
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("landmarks", total=NUM_DENSE + NUM_INNER)
-        dense = calibrate(head, views.take(used), lambda: progress.advance(task))
-    console.print(f"{len(used)} renders used in {time.perf_counter() - started:.0f} s")
+        dense = calibrate(head, views.take(training), lambda: progress.advance(task))
+    console.print(f"{len(training)} renders used in {time.perf_counter() - started:.0f} s")
     rows = render_table(head, dense, views.take(held_out))
     print_rows(console, f"{len(held_out)} held-out renders; outer-eye distances", rows)
     path = output_path(config)
-    write_bytes(path, to_bytes(head, dense, provenance(config, views, len(used))))
+    write_bytes(path, to_bytes(head, dense, provenance(config, views, len(training))))
     sliding = int(np.asarray(dense.sliding).sum())
     console.print(f"{path}: {path.stat().st_size / 1024:.0f} kB; {sliding} of 468 points slide on the surface")
     return dense, rows
 
 
-def output_path(config: Config) -> Path:
-    """The file to write."""
+def output_path(config: CalibrateConfig) -> Path:
+    """Returns the path of the file to write."""
     if config.output:
         return config.output
     return dense_landmarks_path() if config.head is None else config.head.with_name(f"{config.head.stem}_landmarks.npz")
 
 
-def provenance(config: Config, views: Views, used: int) -> dict[str, str]:
-    """Strings for the file: how it was made."""
+def provenance(config: CalibrateConfig, views: DetectedViews, used: int) -> dict[str, str]:
+    """Describe how the file was made, as strings for the file."""
     return {
         "source": "MediaPipe face mesh (468 points) on renders of known heads; experiments.calibrate_landmarks",
         "renders": f"{used} used, {len(views) - used} held out, {views.dropped} without a face",
@@ -167,7 +170,7 @@ def provenance(config: Config, views: Views, used: int) -> dict[str, str]:
 
 
 def to_bytes(head: HeadModel, dense: DenseLandmarks, notes: dict[str, str]) -> bytes:
-    """The file's content; the same input gives the same bytes."""
+    """Serialize the calibration as .npz; the same input gives the same bytes."""
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(dense).items()}
     arrays |= {f"provenance_{name}": np.asarray(text) for name, text in notes.items()}
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Renders of known heads, and what the detector sees in them."""
+"""Render known heads, and detect landmarks in the renders."""
 
 from __future__ import annotations
 
@@ -24,64 +24,64 @@ SPREADS = (
     SceneSpread(**_POSES, expression=0.35, jaw=0.03),
     SceneSpread(**_POSES, expression=0.7, jaw=0.25),
 )
-"""Calm and lively faces by turns: detectors follow a wide-open mouth badly, above all one without teeth."""
+"""Calm and lively faces in turn: detectors follow a wide-open mouth poorly, above all one without teeth."""
 MIN_PRESENCE = 0.5
-FAILED = 0.3
-"""Mean distance of the inner landmarks, in outer-eye distances, at which the detector has seen something else."""
-SNAP = 0.1
-"""How far off the silhouette, in outer-eye distances, a point is still taken to mean the silhouette."""
+MAX_DEVIATION = 0.3
+"""Mean deviation of the inner landmarks, in outer-eye distances, at which a detection counts as failed."""
+SNAP_DISTANCE = 0.1
+"""Points up to this far outside the silhouette, in outer-eye distances, are moved onto it."""
 
 
 @dataclass(frozen=True)
 class RenderedView:
-    """One render of a known head, S x S pixels."""
+    """A render of a known head, S x S pixels."""
 
     image: np.ndarray
     """(S, S, 3) float32 RGB in [0, 1]"""
     screen: np.ndarray
     """(V, 2) float32 pixels of the head's vertices"""
     face_index: np.ndarray
-    """(S, S) int32 triangle that each pixel sees, -1 = background"""
+    """(S, S) int32 visible triangle of each pixel, -1 = background"""
     landmarks: np.ndarray
     """(68, 2) the model's own landmarks, pixels"""
     yaw: float
     """radians about +y"""
     lively: bool
-    """whether expression and jaw are drawn from the wider of `SPREADS`"""
+    """whether expression and jaw are sampled from the wider of `SPREADS`"""
 
 
 @dataclass(frozen=True)
-class Views:
-    """N renders with what was detected in them; L = 468 points of the detector's mesh, then 51 inner iBUG landmarks."""
+class DetectedViews:
+    """N renders with detections; L = 468 points of the detector's mesh, then 51 inner iBUG landmarks."""
 
     screen: np.ndarray
-    """(N, V, 2) pixels of the vertices"""
+    """(N, V, 2) projected vertices, pixels"""
     detected: np.ndarray
-    """(N, L, 2) pixels"""
+    """(N, L, 2) detected points, pixels"""
     hit_face: np.ndarray
-    """(N, L) int32 triangle seen where the point was detected, -1 = none"""
+    """(N, L) int32 visible triangle at the detected point, -1 = none"""
     hit_barycentric: np.ndarray
-    """(N, L, 3)"""
+    """(N, L, 3) barycentric coordinates in that triangle"""
     yaw: np.ndarray
     """(N,) radians"""
     lively: np.ndarray
     """(N,) bool"""
-    seen: np.ndarray
-    """(F,) share of the views in which the triangle fills a pixel"""
+    visible_share: np.ndarray
+    """(F,) fraction of the renders in which the triangle covers a pixel"""
     dropped: int = 0
-    """renders in which the detector failed"""
+    """number of renders in which the detector failed"""
 
     def __len__(self) -> int:
         return len(self.screen)
 
     @property
     def eye_distance(self) -> np.ndarray:
-        """(N,) distance of the detected outer eye corners, pixels: the unit of every deviation."""
+        """(N,) distance between the detected outer eye corners in pixels: the unit of all deviations."""
         corners = self.detected[:, NUM_DENSE - 17 + np.array([RIGHT_OUTER_EYE, LEFT_OUTER_EYE])]
         return np.linalg.norm(corners[:, 0] - corners[:, 1], axis=-1)
 
-    def take(self, index: np.ndarray) -> Views:
-        """Some of the views; `seen` stays that of all."""
+    def take(self, index: np.ndarray) -> DetectedViews:
+        """Select views by index; `visible_share` remains that of all renders."""
         per_view = ("screen", "detected", "hit_face", "hit_barycentric", "yaw", "lively")
         return replace(self, **{name: getattr(self, name)[index] for name in per_view})
 
@@ -89,8 +89,10 @@ class Views:
 def render_views(
     head: HeadModel, seed: int, count: int, *, purpose: int = 0, size: int = SIZE
 ) -> Iterator[RenderedView]:
-    """Random known heads before random backgrounds, one after the other; the same for the same arguments. Renders of
-    different purposes have nothing in common, whatever their seeds."""
+    """Yield renders of random known heads on random backgrounds; they depend on the arguments only.
+
+    Different purposes use independent random numbers, for any seeds.
+    """
     for batch in range(-(-count // BATCH)):
         key = jax.random.key(seed)
         for part in (purpose, batch):
@@ -105,12 +107,12 @@ def render_views(
         for i in range(min(BATCH, count - batch * BATCH)):
             image, covered, pixels, triangles, known = (array[i] for array in arrays)
             generator = np.random.default_rng([seed, purpose, batch, i])
-            composed = np.where(covered[..., None] > 0.5, image, background(generator, size))
-            yield RenderedView(composed, pixels, triangles, known, float(yaw[i]), kind > 0)
+            composite = np.where(covered[..., None] > 0.5, image, background(generator, size))
+            yield RenderedView(composite, pixels, triangles, known, float(yaw[i]), kind > 0)
 
 
 def background(generator: np.random.Generator, size: int) -> np.ndarray:
-    """A plain, shaded, blurred or grainy background: (size, size, 3) float32 in [0, 1]."""
+    """Draw a plain, shaded, blurred or grainy background: (size, size, 3) float32 in [0, 1]."""
     cells = int(generator.choice([1, 2, 5, 24]))
     coarse = np.clip(generator.uniform(0, 1, 3) + generator.uniform(-0.4, 0.4, (cells, cells, 3)), 0, 1)
     pixels = Image.fromarray(np.uint8(np.round(255 * coarse)))
@@ -122,64 +124,71 @@ def observe_views(
     rendered: Iterator[RenderedView],
     detector: FaceDetector,
     advance: Callable[[], None] = lambda: None,
-) -> Views:
-    """Run the detector on renders and look up what the head's surface shows at each of its points; `advance` is called
-    after each render."""
+) -> DetectedViews:
+    """Run the detector on renders and find the visible surface point at each detection.
+
+    `advance` is called after each render. Raises: ValueError, the detector failed in all renders.
+    """
     faces = np.asarray(head.faces)
-    kept: list[tuple] = []
-    seen, total = np.zeros(len(faces)), 0
+    detections: list[tuple] = []
+    visible, total = np.zeros(len(faces)), 0
     for view in rendered:
         points = detect(view, detector)
         total += 1
-        seen[np.unique(view.face_index[view.face_index >= 0])] += 1
+        visible[np.unique(view.face_index[view.face_index >= 0])] += 1
         if points is not None:
-            kept.append((view.screen, points, *back_project(points, view, faces), view.yaw, view.lively))
+            detections.append((view.screen, points, *back_project(points, view, faces), view.yaw, view.lively))
         advance()
-    if not kept:
+    if not detections:
         raise ValueError(f"the detector saw no face in any of {total} renders.")
-    screen, detected, hit_face, hit_barycentric, yaw, lively = (np.stack(c) for c in zip(*kept, strict=True))
-    return Views(screen, detected, hit_face, hit_barycentric, yaw, lively, seen=seen / total, dropped=total - len(kept))
+    screen, detected, hit_face, hit_barycentric, yaw, lively = (
+        np.stack(column) for column in zip(*detections, strict=True)
+    )
+    dropped = total - len(detections)
+    return DetectedViews(screen, detected, hit_face, hit_barycentric, yaw, lively, visible / total, dropped)
 
 
 def detect(view: RenderedView, detector: FaceDetector) -> np.ndarray | None:
-    """The detector's 468 points and its 51 inner landmarks, (519, 2) pixels; None where it fails.
+    """Detect 468 points and the 51 inner landmarks, (519, 2) pixels; None if the detector fails.
 
-    The face's whereabouts are told, so that only landmarks are judged; the detector still settles on its own region.
+    The detector is given the true face box, so that only its landmark model is tested. It still refines the box itself.
     """
     known = view.landmarks
     keypoints = np.stack(
         [known[a:b].mean(axis=0) for a, b in ((36, 42), (42, 48), (30, 31), (48, 68), (0, 1), (16, 17))]
     )
     box = np.concatenate([known.min(axis=0), known.max(axis=0)])
-    found = detector.landmarks(view.image, Detection(box, 1.0, keypoints))
-    if found.mesh is None or found.presence < MIN_PRESENCE:
+    detected = detector.landmarks(view.image, Detection(box, 1.0, keypoints))
+    if detected.mesh is None or detected.presence < MIN_PRESENCE:
         return None
-    mesh = np.asarray(found.mesh[:, :2], np.float64)
-    points = np.concatenate([mesh, np.asarray(found.points[17:], np.float64)])
+    mesh = np.asarray(detected.mesh[:, :2], np.float64)
+    points = np.concatenate([mesh, np.asarray(detected.points[17:], np.float64)])
     eyes = np.linalg.norm(known[RIGHT_OUTER_EYE] - known[LEFT_OUTER_EYE])
-    off = np.linalg.norm(points[NUM_DENSE:] - known[17:], axis=-1).mean()
-    return points if np.isfinite(points).all() and off < FAILED * eyes else None
+    deviation = np.linalg.norm(points[NUM_DENSE:] - known[17:], axis=-1).mean()
+    return points if np.isfinite(points).all() and deviation < MAX_DEVIATION * eyes else None
 
 
 def back_project(points: np.ndarray, view: RenderedView, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The visible surface at pixels (L, 2): triangles (L,) int32, -1 = none, and barycentrics (L, 3). A point off the
-    silhouette takes the nearest covered pixel, unless it is `SNAP` away."""
+    """Find the visible surface at pixels (L, 2): triangles (L,) int32, -1 = none, and barycentric coordinates (L, 3).
+
+    A point outside the silhouette is moved to the nearest covered pixel, unless it is farther than `SNAP_DISTANCE`.
+    """
     size = view.face_index.shape[0]
     distance, nearest = ndimage.distance_transform_edt(view.face_index < 0, return_indices=True)
     column, row = np.clip(np.floor(points).astype(int), 0, size - 1).T
-    off = view.face_index[row, column] < 0
+    outside = view.face_index[row, column] < 0
     eyes = np.linalg.norm(view.landmarks[RIGHT_OUTER_EYE] - view.landmarks[LEFT_OUTER_EYE])
-    lost = distance[row, column] > SNAP * eyes
+    too_far = distance[row, column] > SNAP_DISTANCE * eyes
     row, column = nearest[0][row, column], nearest[1][row, column]
     triangle = view.face_index[row, column]
-    point = np.where(off[:, None], np.stack([column, row], axis=-1) + 0.5, points)
+    point = np.where(outside[:, None], np.stack([column, row], axis=-1) + 0.5, points)
     weights = np.maximum(barycentric_2d(point, view.screen[faces[triangle]].astype(np.float64)), 0.0)
     weights /= np.maximum(weights.sum(axis=-1, keepdims=True), 1e-12)
-    return np.where(lost | (triangle < 0), -1, triangle).astype(np.int32), weights
+    return np.where(too_far | (triangle < 0), -1, triangle).astype(np.int32), weights
 
 
 def barycentric_2d(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Barycentric coordinates of points (L, 2) in triangles (L, 3, 2): (L, 3); may be negative outside."""
+    """Compute barycentric coordinates (L, 3) of points (L, 2) in triangles (L, 3, 2); negative outside."""
     a, b, c = np.moveaxis(corners, -2, 0)
 
     def cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:

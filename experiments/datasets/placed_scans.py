@@ -13,7 +13,7 @@ from flamejax.head import HeadModel, head_frame, root_joint
 
 @dataclass(frozen=True)
 class PlacedScans:
-    """N heads, numpy."""
+    """N scans in the head frame, numpy."""
 
     vertices: np.ndarray
     """(N, V, 3) float32 metres, head frame."""
@@ -22,35 +22,35 @@ class PlacedScans:
 
 
 def load_placed(head: HeadModel, split: str, options: scans.ScanOptions, console: Console) -> PlacedScans:
-    """A split's heads.
+    """Load the scans of a split in the head frame.
 
     Raises:
-      ValueError: no scans that can be used.
+      ValueError: there are no usable scans.
     """
-    found = scans.open_scans(head, split, options)
-    if found is not None:
-        return PlacedScans(found.vertices, found.joint_rotations)
-    read = scans.load(head, split, options, console)
-    if not len(read):
+    open_split = scans.open_scans(head, split, options)
+    if open_split is not None:
+        return PlacedScans(open_split.vertices, open_split.joint_rotations)
+    loaded = scans.load(head, split, options, console)
+    if not len(loaded):
         raise ValueError(f"no scans of {split}: at least three subjects are needed.")
-    return place(head, read.vertices, f"placing the scans of {split}", console)[0]
+    return place(head, loaded.vertices, f"placing the scans of {split}", console)[0]
 
 
-def place(head: HeadModel, vertices: np.ndarray, what: str, console: Console) -> tuple[PlacedScans, np.ndarray]:
-    """Scans (N, V, 3) metres, which lie anywhere, in the head frame: their fits say where that is.
+def place(head: HeadModel, vertices: np.ndarray, task: str, console: Console) -> tuple[PlacedScans, np.ndarray]:
+    """Transform scans (N, V, 3), metres in any frame, to the head frame, which is known from fits to them.
 
     Args:
-      what: is done, for the progress bar.
+      task: title of the progress bar.
 
     Returns:
-      Those that can be fitted, and which they are, (N,) bool.
+      The scans that can be fitted, and (N,) bool, which ones these are.
 
     Raises:
-      ValueError: none can.
+      ValueError: no scan can be fitted.
     """
-    fitted, sound = scans.fit(head, vertices, what, console)
+    fitted, succeeded = scans.fit(head, vertices, task, console)
     root = root_joint(head, fitted.params) + fitted.params.transl
     placed = np.asarray(head_frame(vertices, root, fitted.params.global_orient))
     rotations = np.array(fitted.params.joint_rotations(), np.float32)
     rotations[:, 0] = 0
-    return PlacedScans(placed[sound], rotations[sound]), sound
+    return PlacedScans(placed[succeeded], rotations[succeeded]), succeeded

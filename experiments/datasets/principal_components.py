@@ -1,4 +1,4 @@
-"""Principal components of many long rows, through their N x N products (Gram matrix)."""
+"""Principal components of N long rows from their N x N Gram matrix."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from scipy.linalg import eigh
 
 
 def gram_components(rows: np.ndarray, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors of A A^T for the rows A (N, D).
+    """Compute eigenvalues and eigenvectors of A A^T for the rows A (N, D).
 
-    With A = U S W^T these are S^2 and U; the components themselves are U^T A / S, of either sign.
+    With A = U S W^T these are S^2 and U; the components themselves are U^T A / S, up to their sign.
 
     Args:
-      rows: multiplied in their own precision; the product is decomposed in double precision.
-      count: how many of the largest ones are found; all N when left out.
+      rows: multiplied in their own precision; the Gram matrix is decomposed in double precision.
+      count: number of largest eigenvalues to compute; by default all N.
 
     Returns:
-      (count,) largest first, and (N, count) columns.
+      Eigenvalues (count,), largest first, and eigenvectors (N, count) as columns.
     """
-    product = (rows @ rows.T).astype(np.float64)
+    gram = (rows @ rows.T).astype(np.float64)
     if count is None:
-        values, vectors = np.linalg.eigh(product)
+        values, vectors = np.linalg.eigh(gram)
     else:
-        values, vectors = eigh(product, subset_by_index=[len(rows) - count, len(rows) - 1], overwrite_a=True)
+        values, vectors = eigh(gram, subset_by_index=[len(rows) - count, len(rows) - 1], overwrite_a=True)
     return values[::-1], vectors[:, ::-1]

@@ -1,7 +1,7 @@
-"""Registered scans of one's own: DIR/<subject>/<expression>/*.ply|obj|npy|npz, as CoMA and D3DFACS have them.
+"""Read folders of registered scans: DIR/<subject>/<expression>/*.ply|obj|npy|npz, as CoMA and D3DFACS have them.
 
-Any depth of folders will do: the first is the subject, what lies between it and the file is the expression. All files
-must have the head model's vertices, in its order.
+Folders may be of any depth: the first is the subject, those between it and the file are the expression. All files
+must have the head model's vertices in its order.
 """
 
 from __future__ import annotations
@@ -24,116 +24,118 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class RegisteredScans:
-    """N scans of a split, V vertices each, and what could not be read."""
+    """N scans of a split with V vertices each, and the files that could not be read."""
 
     vertices: np.ndarray
-    """(N, V, 3) float32 metres, as they lie in the files."""
+    """(N, V, 3) float32 metres, in the files' frame."""
     subject: np.ndarray
-    """(N,) names."""
+    """(N,) names of the subjects."""
     expression: np.ndarray
-    """(N,) names."""
+    """(N,) names of the expressions."""
     skipped: tuple[str, ...]
-    """One line for each file that was left out, with the reason."""
+    """One line for each skipped file, with the reason."""
 
 
 def find_scans(folder: Path, every: int = 1) -> list[Path]:
-    """The mesh files, sorted, every `every`-th of each folder (sequences hardly change from frame to frame).
+    """List mesh files, sorted, every `every`-th of each folder (neighbouring frames of a sequence are similar).
 
     Raises:
-      ValueError: there are none, or they do not lie in folders by subject.
+      ValueError: there are none, or they are not in folders of subjects.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of scans.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
         raise ValueError(f"{folder}: holds no scans ({', '.join(SUFFIXES)}).")
-    loose = [path for path in found if path.parent == folder]
+    loose = [path for path in paths if path.parent == folder]
     if loose:
         raise ValueError(
             f"{loose[0]}: lies in no subject's folder. Scans are expected as {folder}/<subject>/<expression>/*.ply, "
             "since subjects must not be both trained and tested on."
         )
     by_folder: dict[Path, list[Path]] = {}
-    for path in found:
+    for path in paths:
         by_folder.setdefault(path.parent, []).append(path)
-    return [path for paths in by_folder.values() for path in paths[::every]]
+    return [path for files in by_folder.values() for path in files[::every]]
 
 
 def split_of(subjects: list[str]) -> dict[str, str]:
-    """Subject -> split, 80:10:10 by a hash of the names: the same names are always split the same way. From three
-    subjects on, none of the splits is empty."""
+    """Assign subjects to splits, 80:10:10 by a hash of their names, so that the same names are always split alike.
+
+    With three or more subjects, no split is empty.
+    """
     order = sorted(set(subjects), key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest())
-    held = max(1, round(0.1 * len(order))) if len(order) >= 3 else 0
-    return {name: ("test" if i < held else "validation" if i < 2 * held else "train") for i, name in enumerate(order)}
+    tenth = max(1, round(0.1 * len(order))) if len(order) >= 3 else 0
+    return {name: ("test" if i < tenth else "validation" if i < 2 * tenth else "train") for i, name in enumerate(order)}
 
 
 def read_scans(
     folder: Path, split: str, count: int, *, unit: Unit = "m", every: int = 1,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> RegisteredScans:  # fmt: skip
-    """Read a split's scans.
+    """Read the scans of a split.
 
     Args:
       split: one of `SPLITS`.
-      count: the head's number of vertices; files with another are left out.
-      unit: of the files. It is not guessed.
-      every: take every n-th file of a folder.
-      advance: called with the numbers of files done and in all.
+      count: the head's number of vertices; files with another number are skipped.
+      unit: unit of the files. It is not guessed.
+      every: read every n-th file of a folder.
+      advance: called with the number of files read so far and the total.
 
     Raises:
-      ValueError: no scans at all, an unknown split, or none that can be read.
+      ValueError: there are no scans, the split is unknown, or no file can be read.
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; there are: {', '.join(SPLITS)}.")
     paths = find_scans(folder, every)
-    places = [path.relative_to(folder).parts for path in paths]
-    splits = split_of([parts[0] for parts in places])
-    chosen = [(path, parts) for path, parts in zip(paths, places, strict=True) if splits[parts[0]] == split]
-    kept, subjects, expressions, skipped = [], [], [], []
+    path_parts = [path.relative_to(folder).parts for path in paths]
+    splits = split_of([parts[0] for parts in path_parts])
+    chosen = [(path, parts) for path, parts in zip(paths, path_parts, strict=True) if splits[parts[0]] == split]
+    scans, subjects, expressions, skipped = [], [], [], []
     for i, (path, parts) in enumerate(chosen):
         try:
-            kept.append(read_vertices(path, count) * UNITS[unit])
+            scans.append(read_vertices(path, count) * UNITS[unit])
         except (HeadFileError, OSError) as error:
             skipped.append(str(error))
         else:
             subjects.append(parts[0])
             expressions.append("/".join(parts[1:-1]))
         advance(i + 1, len(chosen))
-    if chosen and not kept:
+    if chosen and not scans:
         raise ValueError(f"none of the {len(chosen)} scans of {split} can be used. The first: {skipped[0]}")
-    vertices = np.asarray(kept, np.float32).reshape(-1, count, 3)
+    vertices = np.asarray(scans, np.float32).reshape(-1, count, 3)
     return RegisteredScans(vertices, np.array(subjects), np.array(expressions), tuple(skipped))
 
 
 def read_vertices(path: Path, count: int) -> np.ndarray:
-    """(count, 3) vertices of a mesh file, in the file's units.
+    """Read the vertices of a mesh file, (count, 3), in the file's units.
 
     Raises:
       HeadFileError: it cannot be read, has another number of vertices, or is not finite.
     """
     suffix = path.suffix.lower()
     if suffix == ".obj":
-        return _checked(path, read_obj_vertices(path, _count_vertices(path)), count)
+        return _check_vertices(path, read_obj_vertices(path, _count_vertices(path)), count)
     if suffix == ".npy":
-        return _checked(path, read_npy(path), count)
+        return _check_vertices(path, read_npy(path), count)
     if suffix == ".npz":
-        found = read_npz_members(path, ("vertices",))
-        if "vertices" not in found:
+        arrays = read_npz_members(path, ("vertices",))
+        if "vertices" not in arrays:
             raise HeadFileError(f"{path}: has no array 'vertices'.")
-        return _checked(path, found["vertices"], count)
+        return _check_vertices(path, arrays["vertices"], count)
     try:
         mesh = trimesh.load(path, process=False, file_type="ply")
-        found = np.asarray(getattr(mesh, "vertices", ()), np.float64)
-    except Exception as error:  # trimesh raises whatever its parser ran into
+        vertices = np.asarray(getattr(mesh, "vertices", ()), np.float64)
+    except Exception as error:  # trimesh raises any exception of its parsers
         raise HeadFileError(f"{path}: no readable PLY mesh ({str(error)[:200]}).") from error
-    return _checked(path, found, count)
+    return _check_vertices(path, vertices, count)
 
 
 def _count_vertices(path: Path) -> int:
     return sum(line.startswith(b"v ") for line in path.read_bytes().split(b"\n"))
 
 
-def _checked(path: Path, array: np.ndarray, count: int) -> np.ndarray:
+def _check_vertices(path: Path, array: np.ndarray, count: int) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1:] != (3,):
         raise HeadFileError(f"{path}: no vertices (N, 3), but {array.dtype} {array.shape}.")

@@ -1,5 +1,4 @@
-"""Photos of known heads: random identity, expression, pose, light and background, rendered. For tests, calibration
-and evaluation."""
+"""Render heads of random identity, expression, pose, light and background, for tests, calibration and evaluation."""
 
 import dataclasses
 import functools
@@ -15,25 +14,25 @@ from flamejax.rendering import ambient_light, render, sh_basis
 from flamejax.types import Observation
 
 FACE_SHARE = 0.62
-"""Height of the face (brow to chin) over the image's side, as `fitting.observe` crops it."""
+"""Height of the face (brow to chin) divided by the image's side, as in a crop of `fitting.observe`."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """Known heads before a camera, batch axis (B,)."""
+    """Heads with known parameters in front of cameras, batch axis (B,)."""
 
     params: HeadParams
     camera: OrthographicCamera
     texture: Array
     """(B, C) albedo coefficients."""
     light: Array
-    """(B, 9, 3)"""
+    """(B, 9, 3) spherical harmonics."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneSpread:
-    """How far random scenes spread: standard deviations or half-widths, radians and standard deviations."""
+    """Ranges of random scenes: half-widths of the angles in radians, standard deviations of the coefficients."""
 
     identity: float = 1.0
     expression: float = 0.7
@@ -47,7 +46,7 @@ class SceneSpread:
 def sample_scenes(
     head: HeadModel, key: Array, count: int, size: int = 256, spread: SceneSpread | None = None
 ) -> Scenes:
-    """Draw random scenes; the face fills the image as in a crop of `fitting.observe`.
+    """Sample random scenes whose faces fill the image as in a crop of `fitting.observe`.
 
     Args:
       key: PRNG key. count: B. size: side of the image, pixels.
@@ -69,8 +68,11 @@ def sample_scenes(
 
 
 def within_range(head: HeadModel, expression: Array) -> Array:
-    """Random expressions (*b, E) that people can make: reflected at the head's lowest coefficients, which keeps lips
-    and lids from crossing, and cut at the highest. As they are for a head that states no range."""
+    """Limit random expressions (*b, E) to the head's range, so that they are anatomically possible.
+
+    Coefficients are reflected at the range's lower end, which keeps lips and lids from crossing, and clipped at the
+    upper. They are unchanged for a head without a range.
+    """
     if head.expression_range is None:
         return expression
     low, high = (jnp.broadcast_to(limit, expression.shape) for limit in head.expression_range)
@@ -78,16 +80,16 @@ def within_range(head: HeadModel, expression: Array) -> Array:
 
 
 def _framing(head: HeadModel, params: HeadParams, size: int) -> OrthographicCamera:
-    """Cameras that centre the landmarks and let them fill `FACE_SHARE` of the image."""
+    """Returns cameras that centre the landmarks and scale them to `FACE_SHARE` of the image."""
     points = landmarks_from_vertices(head, vertices(head, params), params)[..., :2]
     low, high = jnp.min(points, axis=1), jnp.max(points, axis=1)
     scale = FACE_SHARE * size / jnp.max(high - low, axis=-1)
-    middle = 0.5 * (low + high) * jnp.asarray([[1.0, -1.0]])
-    return OrthographicCamera(scale, 0.5 * size - scale[:, None] * middle)
+    centre = 0.5 * (low + high) * jnp.asarray([[1.0, -1.0]])
+    return OrthographicCamera(scale, 0.5 * size - scale[:, None] * centre)
 
 
 def _lights(key: Array, count: int) -> Array:
-    """Ambient light and one soft lamp from the upper front, slightly coloured: (B, 9, 3)."""
+    """Sample ambient light and one soft lamp from the upper front, slightly coloured: (B, 9, 3)."""
     keys = jax.random.split(key, 4)
     side = jax.random.uniform(keys[0], (count, 2), minval=-1.0, maxval=1.0)
     direction = normalize(jnp.stack([side[:, 0], 0.3 + 0.4 * side[:, 1], jnp.ones(count)], axis=-1))
@@ -99,7 +101,7 @@ def _lights(key: Array, count: int) -> Array:
 
 
 def lamp_light(direction: Array) -> Array:
-    """One soft lamp's light, 1 on a surface that faces it: unit direction (*b, 3) -> (*b, 9)."""
+    """Returns (*b, 9), the light of a soft lamp in a unit direction (*b, 3): 1 on a surface that faces it."""
     # Cosine lobe over the orthonormal basis (Ramamoorthi & Hanrahan 2001), scaled to 1 towards the lamp.
     lobe = jnp.repeat(jnp.asarray([jnp.pi, 2 * jnp.pi / 3, jnp.pi / 4]), jnp.asarray([1, 3, 5]), total_repeat_length=9)
     return sh_basis(direction) * jnp.expand_dims(lobe, range(direction.ndim - 1))
@@ -109,10 +111,10 @@ def lamp_light(direction: Array) -> Array:
 def render_scenes(
     head: HeadModel, scenes: Scenes, key: Array, size: int = 256, albedo: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    """Images before plain random backgrounds.
+    """Render images on plain random backgrounds.
 
     Args:
-      albedo: (B, Ht, Wt, 3) textures in place of the scenes' own.
+      albedo: (B, Ht, Wt, 3) textures to use instead of the scenes' own.
 
     Returns:
       images (B, size, size, 3) in [0, 1]; landmarks (B, 68, 2) pixels; alpha (B, size, size), 1 = head.
@@ -127,7 +129,7 @@ def render_scenes(
 
 
 def exact_observation(images: Array, points: Array) -> Observation:
-    """Rendered images as observations: exact landmarks, full confidence, nothing hidden."""
+    """Make observations of rendered images: exact landmarks, full confidence, nothing hidden."""
     count, side = images.shape[0], images.shape[1]
     return Observation(
         image=images,

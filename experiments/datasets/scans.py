@@ -1,4 +1,4 @@
-"""The scans of each split, from the open faces or from a folder of one's own."""
+"""Load the scans of a split, from the open faces or from a folder of registered scans."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fitting.scan_fit import SCAN_REASONS, ScanFit, fit_scans
 from flamejax.head import HeadModel
 
 if TYPE_CHECKING:
-    from experiments.datasets.open_faces import Scans as OpenScans
+    from experiments.datasets import open_faces
 
 OPEN_HEAD = "flamejax-open-head"
-SHOWN = 5
-"""Files left out that are named; the others are counted."""
+MAX_LISTED = 5
+"""Number of skipped files that are listed; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class ScanOptions:
     """Options of commands that read scans."""
 
     head: Path | None = None
-    """Head model file; the embedded open head unless given."""
+    """Head model file; by default the open head."""
     scans: Path | None = None
     """Folder of registered scans in the head's topology (CoMA, D3DFACS): DIR/<subject>/<expression>/*.ply|obj|npy|npz.
-    Without it: the open faces, which are built when they are missing."""
+    By default the open faces, which are built if they are missing."""
     unit: Unit = "m"
-    """Of the scans' coordinates."""
+    """Unit of the scans' coordinates."""
     every: int = 1
-    """Take every n-th scan of a folder: neighbours in a sequence are alike."""
+    """Use every n-th scan of a folder: neighbours in a sequence are similar."""
     smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """A few small steps on little data, in WORKDIR/smoke: does it run?"""
+    """Smoke test: run a few small steps on little data, in WORKDIR/smoke."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -47,7 +47,7 @@ class ScanOptions:
 
 @dataclass(frozen=True)
 class Scans:
-    """N registered scans."""
+    """N registered scans with subject labels."""
 
     vertices: np.ndarray
     """(N, V, 3) float32 metres."""
@@ -58,18 +58,18 @@ class Scans:
         return len(self.vertices)
 
     def spaced(self, count: int) -> Scans:
-        """At most `count` of them, evenly spaced."""
+        """Select at most `count` scans, evenly spaced."""
         index = evenly_spaced(len(self), count)
         return Scans(self.vertices[index], self.subject[index])
 
 
 def evenly_spaced(size: int, count: int) -> np.ndarray:
-    """At most `count` of the indices below `size`, ascending, first and last among them."""
+    """Returns at most `count` evenly spaced indices below `size`, ascending, including the first and the last."""
     return np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(int))
 
 
-def open_scans(head: HeadModel, split: str, options: ScanOptions) -> OpenScans | None:
-    """A split of the open faces; None where a folder is given, or the head is another.
+def open_scans(head: HeadModel, split: str, options: ScanOptions) -> open_faces.Scans | None:
+    """Load a split of the open faces; None if a folder is given or the head is not the open head.
 
     Raises:
       As `open_faces.load_scans`.
@@ -82,14 +82,14 @@ def open_scans(head: HeadModel, split: str, options: ScanOptions) -> OpenScans |
 
 
 def load(head: HeadModel, split: str, options: ScanOptions, console: Console) -> Scans:
-    """A split's scans.
+    """Load the scans of a split.
 
     Raises:
-      ValueError: the open faces are asked for with another head, or the folder has no scans that can be used.
+      ValueError: the open faces are requested with another head, or the folder has no usable scans.
     """
-    found = open_scans(head, split, options)
-    if found is not None:
-        return Scans(found.vertices, found.subject)
+    open_split = open_scans(head, split, options)
+    if open_split is not None:
+        return Scans(open_split.vertices, open_split.subject)
     if options.scans is None:
         raise ValueError(
             f"the open faces are scans of the open head, not of '{head.name}'. Give --scans DIR with scans of its "
@@ -97,39 +97,39 @@ def load(head: HeadModel, split: str, options: ScanOptions, console: Console) ->
         )
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task(f"reading {split}", total=None)
-        read = read_scans(
+        scans = read_scans(
             options.scans, split, head.num_vertices, unit=options.unit, every=options.every,
             advance=lambda done, total: progress.update(task, completed=done, total=total),
         )  # fmt: skip
-    report_left_out(read.skipped, console)
-    return Scans(read.vertices, read.subject)
+    report_left_out(scans.skipped, console)
+    return Scans(scans.vertices, scans.subject)
 
 
 def report_left_out(reasons: Sequence[str], console: Console) -> None:
-    """Name the first few files that were left out, and count the others."""
-    for line in reasons[:SHOWN]:
+    """Print the reasons of the first few skipped files, and count the others."""
+    for line in reasons[:MAX_LISTED]:
         console.print(f"left out: {line}", markup=False)
-    if len(reasons) > SHOWN:
-        console.print(f"left out: {len(reasons) - SHOWN} more")
+    if len(reasons) > MAX_LISTED:
+        console.print(f"left out: {len(reasons) - MAX_LISTED} more")
 
 
-def fit(head: HeadModel, vertices: np.ndarray, what: str, console: Console) -> tuple[ScanFit, np.ndarray]:
-    """Fit the head to scans (N, V, 3) metres with a progress bar.
+def fit(head: HeadModel, vertices: np.ndarray, task: str, console: Console) -> tuple[ScanFit, np.ndarray]:
+    """Fit the head to scans (N, V, 3) metres, with a progress bar titled `task`.
 
     Returns:
-      The fits as numpy, and which of them are sound, (N,) bool.
+      The fits as numpy, and (N,) bool, which of them succeeded.
 
     Raises:
-      ValueError: none is.
+      ValueError: all fits failed.
     """
     with progress_bar(console, transient=True) as progress:
-        task = progress.add_task(what, total=len(vertices))
-        found = fit_scans(head, vertices, advance=lambda count: progress.advance(task, count))
-    codes = np.asarray(found.code)
+        bar = progress.add_task(task, total=len(vertices))
+        fits = fit_scans(head, vertices, advance=lambda count: progress.advance(bar, count))
+    codes = np.asarray(fits.code)
     for code in sorted(set(codes.tolist()) - {0}):
         count = int((codes == code).sum())
         console.print(f"{count} of {len(codes)} scans left out: {SCAN_REASONS[code]}", markup=False)
     if len(codes) and not (codes == 0).any():
         reason = SCAN_REASONS[int(codes[0])]
         raise ValueError(f"no scan can be fitted: {reason} (--unit mm says they are in millimetres.)")
-    return found, codes == 0
+    return fits, codes == 0

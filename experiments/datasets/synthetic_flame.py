@@ -1,5 +1,7 @@
-"""A synthetic model in FLAME's form, and its files. It stands in for FLAME, which nobody may pass on, wherever size and
-layout matter but the shape does not. Nothing of FLAME itself is in here."""
+"""A synthetic model with FLAME's sizes and file formats.
+
+It replaces FLAME, which must not be redistributed, where sizes and formats matter but the shape does not. It has no
+data of FLAME."""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ TRUE_SIZE = {"vertices": 5023, "triangles": 9976, "betas": 300, "expressions": 1
 
 
 def synthetic_flame(seed: int = 0, *, vertices: int, triangles: int, betas: int, expressions: int) -> dict:
-    """Arrays under FLAME's names: a head-sized ellipsoid, smooth random bases, random correctives, five joints."""
+    """Make arrays under FLAME's names: a head-sized ellipsoid, smooth random bases and correctives, five joints."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    turn = np.arange(vertices) * np.pi * (3 - np.sqrt(5))
+    azimuth = np.arange(vertices) * np.pi * (3 - np.sqrt(5))
     height = 1 - 2 * (np.arange(vertices) + 0.5) / vertices
     ring = np.sqrt(1 - height**2)
-    unit = np.stack([ring * np.cos(turn), height, ring * np.sin(turn)], 1)
+    unit = np.stack([ring * np.cos(azimuth), height, ring * np.sin(azimuth)], 1)
     template = unit * [0.075, 0.12, 0.1]
     start = np.arange(triangles) // 2
     step = max(2, int(np.sqrt(vertices)))
@@ -29,15 +31,15 @@ def synthetic_flame(seed: int = 0, *, vertices: int, triangles: int, betas: int,
     modes = rng.standard_normal((components, 3, 3)) * 0.004 / (1 + np.arange(components)[:, None, None]) ** 0.5
     shapedirs = np.einsum("cij,vj->vic", modes, unit) + rng.standard_normal((vertices, 3, components)) * 1e-4
     joints = np.array([[0, -0.08, 0], [0, -0.02, -0.01], [0, -0.02, 0.02], [0.03, 0.03, 0.07], [-0.03, 0.03, 0.07]])
-    near = np.exp(-((template[None] - joints[:, None]) ** 2).sum(-1) / (2 * 0.04**2))
-    close = np.where(near >= np.sort(near, 1)[:, -min(20, vertices), None], near, 0)
+    affinity = np.exp(-((template[None] - joints[:, None]) ** 2).sum(-1) / (2 * 0.04**2))
+    nearest = np.where(affinity >= np.sort(affinity, 1)[:, -min(20, vertices), None], affinity, 0)
     return {
         "v_template": template,
         "f": faces.astype(np.uint32),
         "shapedirs": shapedirs,
         "posedirs": rng.standard_normal((vertices, 3, 36)) * 1e-3,
-        "J_regressor": sparse.csc_matrix(close / close.sum(1, keepdims=True)),
-        "weights": (near**2 / (near**2).sum(0)).T,
+        "J_regressor": sparse.csc_matrix(nearest / nearest.sum(1, keepdims=True)),
+        "weights": (affinity**2 / (affinity**2).sum(0)).T,
         "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.uint32),
         "J": joints,
         "bs_style": "lbs",
@@ -46,7 +48,7 @@ def synthetic_flame(seed: int = 0, *, vertices: int, triangles: int, betas: int,
 
 
 def synthetic_landmarks(seed: int, triangles: int) -> dict[str, np.ndarray]:
-    """Landmarks under the names of DECA's `landmark_embedding.npy`."""
+    """Make landmarks under the names of DECA's `landmark_embedding.npy`."""
     rng = np.random.Generator(np.random.PCG64([seed, 1]))
 
     def barycentric(*shape: int) -> np.ndarray:
@@ -62,26 +64,26 @@ def synthetic_landmarks(seed: int, triangles: int) -> dict[str, np.ndarray]:
 
 
 def smplx_landmarks(landmarks: dict[str, np.ndarray]) -> tuple[dict, dict]:
-    """`synthetic_landmarks` as smplx's pair of files has them: the inner points', and the contour's per yaw."""
+    """Convert `synthetic_landmarks` to smplx's two files: the inner points, and the contour per yaw."""
     static = {"lmk_face_idx": landmarks["static_lmk_faces_idx"], "lmk_b_coords": landmarks["static_lmk_bary_coords"]}
-    # Lists of 79 arrays.
-    moving = {
+    # smplx has lists of 79 arrays.
+    dynamic = {
         "lmk_face_idx": [*landmarks["dynamic_lmk_faces_idx"]],
         "lmk_b_coords": [*landmarks["dynamic_lmk_bary_coords"]],
     }
-    return static, moving
+    return static, dynamic
 
 
 def write_flame_folder(folder: Path, seed: int = 0) -> Path:
-    """A model of FLAME's true size as a plain pickle, with smplx's landmark files beside it; returns the model's path.
+    """Write a model of FLAME's size as a plain pickle, and smplx's landmark files; returns the model's path.
 
     Raises:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    static, moving = smplx_landmarks(synthetic_landmarks(seed, TRUE_SIZE["triangles"]))
+    static, dynamic = smplx_landmarks(synthetic_landmarks(seed, TRUE_SIZE["triangles"]))
     (folder / "flame_static_embedding.pkl").write_bytes(pickle.dumps(static, 2))
-    np.save(folder / "flame_dynamic_embedding.npy", np.array(moving, dtype=object), allow_pickle=True)
+    np.save(folder / "flame_dynamic_embedding.npy", np.array(dynamic, dtype=object), allow_pickle=True)
     model = folder / "FLAME_NEUTRAL.pkl"
     model.write_bytes(pickle.dumps(synthetic_flame(seed, **TRUE_SIZE), 2))
     return model

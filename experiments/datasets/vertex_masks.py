@@ -1,5 +1,7 @@
-"""Which vertices of a head are hidden: rectangles before the face and connected patches of its surface (Diverse3DFace,
-section 5 and appendix B.2), of a stated share of all vertices; and what is turned away from a camera."""
+"""Sample masks of hidden vertices, and find vertices that face away from a camera.
+
+Rectangles in front of the face and connected surface patches hide a given fraction of all vertices (Diverse3DFace,
+section 5 and appendix B.2)."""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ from flamejax.head import HeadModel, rotation_matrix
 
 KINDS = ("rectangle", "patch")
 EYEBALLS = ("left_eyeball", "right_eyeball")
-FIELDS = 512
-"""Patches to choose from."""
-UNEVEN = 0.6
-"""Standard deviation of the logarithm of an edge's length as a patch sees it: patches are no discs."""
+NUM_PATCHES = 512
+"""Number of patches to choose from."""
+EDGE_LENGTH_LOG_STD = 0.6
+"""Standard deviation of the log factor that stretches an edge, so that patches are not discs."""
 YAW, PITCH = 25.0, 10.0
 """Standard deviations of the camera's direction, degrees."""
 
@@ -29,34 +31,34 @@ YAW, PITCH = 25.0, 10.0
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MaskMaker:
-    """What masks are cut from, on the mean head."""
+    """Precomputed fields on the mean head that masks are sampled from."""
 
     outline: Array
-    """(V, 2) x and y, metres."""
+    """(V, 2) x and y of the vertices, metres."""
     normals: Array
     """(V, 3) unit."""
     fields: Array
-    """(K, V) distance along the surface from one vertex of the face each, edges stretched at random."""
+    """(K, V) distances along the surface from one vertex of the face each, with randomly stretched edges."""
     centres: Array
-    """(K,) int32: these vertices. A rectangle's centre is one of them, too."""
+    """(K,) int32 these vertices, which are also the centres of rectangles."""
     hideable: Array
-    """(V,) bool: all but the eyeballs, which the Mesh-VAE always gets to see."""
+    """(V,) bool: all but the eyeballs, which are always visible to the Mesh-VAE."""
 
 
-def mask_maker(head: HeadModel, seed: int = 0, count: int = FIELDS) -> MaskMaker:
-    """Prepare masks of a head; two seconds."""
+def mask_maker(head: HeadModel, seed: int = 0, count: int = NUM_PATCHES) -> MaskMaker:
+    """Prepare the masks of a head, in two seconds."""
     return mesh_masks(np.asarray(head.v_template), np.asarray(head.faces), head.regions, seed, count)
 
 
 def mesh_masks(
-    verts: np.ndarray, faces: np.ndarray, regions: Mapping[str, Array], seed: int = 0, count: int = FIELDS
+    verts: np.ndarray, faces: np.ndarray, regions: Mapping[str, Array], seed: int = 0, count: int = NUM_PATCHES
 ) -> MaskMaker:
-    """Prepare masks of any mesh that looks to +z.
+    """Prepare the masks of any mesh that faces +z.
 
     Args:
       verts: (V, 3) of the mean shape, metres. faces: (F, 3).
-      regions: (V,) bool masks by name, of which `face` and the eyeballs count. Without them, centres lie anywhere, and
-        all can be hidden.
+      regions: (V,) bool masks by name; `face` and the eyeballs are used. Without them, centres may be any vertices,
+        and all vertices can be hidden.
     """
     rng = np.random.default_rng(seed)
     eyes = np.zeros(len(verts), bool)
@@ -64,13 +66,13 @@ def mesh_masks(
         eyes |= np.asarray(regions.get(name, eyes))
     face = np.asarray(regions["face"]) if "face" in regions else ~eyes
     # Patches grow along the edges from a vertex of the face.
-    ends = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1), axis=0)
-    length = np.linalg.norm(verts[ends[:, 0]] - verts[ends[:, 1]], axis=1)
+    edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1), axis=0)
+    length = np.linalg.norm(verts[edges[:, 0]] - verts[edges[:, 1]], axis=1)
     centres = rng.choice(np.flatnonzero(face & ~eyes), count, replace=True)
     fields = np.empty((count, len(verts)), np.float32)
     for k, centre in enumerate(centres):
-        stretched = length * np.exp(UNEVEN * rng.standard_normal(len(length)))
-        graph = coo_matrix((stretched, ends.T), (len(verts),) * 2).tocsr()
+        stretched = length * np.exp(EDGE_LENGTH_LOG_STD * rng.standard_normal(len(length)))
+        graph = coo_matrix((stretched, edges.T), (len(verts),) * 2).tocsr()
         fields[k] = dijkstra(graph, directed=False, indices=centre)
     return MaskMaker(
         jnp.asarray(verts[:, :2]),
@@ -82,18 +84,18 @@ def mesh_masks(
 
 
 def hidden_vertices(maker: MaskMaker, key: Array, share: Array, kind: Array) -> Array:
-    """One mask: (V,) bool, True = hidden.
+    """Sample one mask: (V,) bool, True = hidden.
 
     Args:
-      share: () of all vertices that are hidden; to within one vertex, unless there are not so many, or a rectangle's
-        edge meets many vertices at once (of the open head's up to 60, 1 %, where it meets the neck's border).
-      kind: () int32 into `KINDS`. A rectangle hides front and back alike (x and y only); a patch hangs together.
+      share: () fraction of all vertices to hide. It is exact to one vertex, unless too few can be hidden or a
+        rectangle's edge meets many vertices at once (up to 60 of the open head's, 1 %, at the neck's border).
+      kind: () int32 into `KINDS`. A rectangle in x and y hides front and back alike; a patch is connected.
     """
     which, shape = jax.random.split(key)
     k = jax.random.randint(which, (), 0, len(maker.centres))
     aspect = jnp.exp(0.5 * jax.random.uniform(shape, (), minval=-0.7, maxval=0.7))
-    away = jnp.abs(maker.outline - maker.outline[maker.centres[k]][None])
-    rectangle = jnp.max(away * jnp.stack([aspect, 1 / aspect])[None], axis=1)
+    offset = jnp.abs(maker.outline - maker.outline[maker.centres[k]][None])
+    rectangle = jnp.max(offset * jnp.stack([aspect, 1 / aspect])[None], axis=1)
     distance = jnp.where(maker.hideable, jnp.where(kind == 0, rectangle, maker.fields[k]), jnp.inf)
     count = jnp.round(share * len(distance)).astype(jnp.int32)
     last = jnp.sort(distance)[jnp.maximum(count - 1, 0)]
@@ -101,7 +103,7 @@ def hidden_vertices(maker: MaskMaker, key: Array, share: Array, kind: Array) -> 
 
 
 def turned_away(maker: MaskMaker, key: Array) -> Array:
-    """(V,) bool: vertices whose normal points away from a camera somewhere before the face."""
+    """Returns (V,) bool: vertices whose normals point away from a random camera in front of the face."""
     turn = jnp.deg2rad(jax.random.normal(key, (2,)) * jnp.asarray([PITCH, YAW]))
     camera = rotation_matrix(jnp.append(turn, 0.0)) @ jnp.asarray([0.0, 0.0, 1.0])
     return (maker.normals @ camera < 0) & maker.hideable

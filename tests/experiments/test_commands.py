@@ -1,4 +1,4 @@
-"""The command line, doctor, the demo's photos and the machine's settings."""
+"""The command line, doctor, convert, the demo's photos and settings of the machine."""
 
 import os
 import subprocess
@@ -48,41 +48,41 @@ for hiding in ("models/__init__.py", "experiments/__init__.py", "sampling.py"):
 """
 
 
-def test_what_hides_a_package_of_ours_is_said(tmp_path):
-    """`python -m` and notebooks look into the folder they are run from first, where users have their own `models`."""
-    (tmp_path / "models").mkdir()  # a folder without an __init__.py, as of weights, hides nothing
+def test_files_that_hide_our_packages_are_reported(tmp_path):
+    """`python -m` and notebooks import from their working folder first, where users have their own `models`."""
+    (tmp_path / "models").mkdir()  # a folder without __init__.py, such as one of weights, hides nothing
     command, environment = [sys.executable, "-c", SHADOWS, "--version"], os.environ | {"PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     models, own, sampling = (
         f"the {kind} {tmp_path / file} hides flamejax's package `{Path(file).stem}`: "
         "run from another folder, rename it, or take it off PYTHONPATH."
         for kind, file in (("folder", "models"), ("folder", "experiments"), ("file", "sampling.py"))
     )
-    # A hidden `experiments` cannot speak, and `fitting` needs neither it nor `sampling`.
-    assert ran.stdout.splitlines()[1:] == [f"fitting {models}", f"experiments {models}", f"experiments {sampling}"]
-    assert ran.stderr.splitlines() == [f"flamejax: {line}" for line in (models, own, sampling)]
+    # A hidden `experiments` cannot report itself, and `fitting` needs neither it nor `sampling`.
+    assert process.stdout.splitlines()[1:] == [f"fitting {models}", f"experiments {models}", f"experiments {sampling}"]
+    assert process.stderr.splitlines() == [f"flamejax: {line}" for line in (models, own, sampling)]
 
 
-def test_unknown_command(capsys):
+def test_unknown_command_is_refused(capsys):
     assert cli.main(["reconstrct"]) == 2
     assert "no command 'reconstrct'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["reconstruct", "doctor", "demo", "convert"])
-def test_commands_have_help_under_their_name(name, capsys):
-    with pytest.raises(SystemExit) as ended:
+def test_help_shows_the_name_of_the_command(name, capsys):
+    with pytest.raises(SystemExit) as exit_info:
         cli.main([name, "--help"])
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
     assert f"flamejax {name}" in capsys.readouterr().out
 
 
-def test_doctor_finds_what_is_shipped(capsys, monkeypatch, tmp_path):
+def test_doctor_lists_shipped_files(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path / "not-yet"))
     assert doctor.main([]) == 0
     out = capsys.readouterr().out
     for text in ("open-head", "CC0", "face_landmark.tflite", "flame.is.tue.mpg.de", "not-yet", jax.__version__):
         assert text in out
-    assert not (tmp_path / "not-yet").exists()  # it looks, and changes nothing
+    assert not (tmp_path / "not-yet").exists()  # doctor changes nothing
 
 
 def test_doctor_reports_a_broken_head(capsys, tmp_path):
@@ -91,19 +91,20 @@ def test_doctor_reports_a_broken_head(capsys, tmp_path):
     assert "Broken: head model" in capsys.readouterr().out
 
 
-def states(folder):
-    return {(finding.item, finding.state) for finding in doctor.examine_models(folder)}
+def model_states(folder):
+    return {(result.item, result.state) for result in doctor.examine_models(folder)}
 
 
-def test_doctor_tells_models_apart(tmp_path, capsys):
-    assert states(tmp_path) >= {
+def test_doctor_distinguishes_models(tmp_path, capsys):
+    assert model_states(tmp_path) >= {
         ("FLAME head model", "absent"),
         ("ICT-FaceKit", "absent"),
         ("FLAME landmarks", "absent"),
     }
     model = flame_format.write_folder(tmp_path / "models/FLAME2020", flame_format.TRUE_SIZE | {"vertices": 60})
     flame_format.write_masks(model.parent, 60)
-    assert states(tmp_path) >= {("FLAME head model", "ok"), ("FLAME landmarks", "ok"), ("FLAME vertex masks", "ok")}
+    readable = {("FLAME head model", "ok"), ("FLAME landmarks", "ok"), ("FLAME vertex masks", "ok")}
+    assert model_states(tmp_path) >= readable
     assert doctor.main(["--models", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     for text in (
@@ -117,7 +118,7 @@ def test_doctor_tells_models_apart(tmp_path, capsys):
     (model.parent / "FLAME_masks.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     (tmp_path / "FaceXModel").mkdir()
     (tmp_path / "FaceXModel/generic_neutral_mesh.obj").write_bytes(b"")
-    assert states(tmp_path) >= {
+    assert model_states(tmp_path) >= {
         ("FLAME head model", "broken"),
         ("FLAME vertex masks", "broken"),
         ("ICT-FaceKit", "broken"),
@@ -127,7 +128,7 @@ def test_doctor_tells_models_apart(tmp_path, capsys):
     assert "os.system" in capsys.readouterr().out
 
 
-def test_convert(tmp_path, capsys):
+def test_convert_writes_a_head_model(tmp_path, capsys):
     model = flame_format.write_folder(tmp_path / "FLAME2019")
     out = tmp_path / "flame.npz"
     command = ["convert", str(model), str(out), "--num-betas", "4"]
@@ -144,32 +145,32 @@ def test_convert(tmp_path, capsys):
     assert "Place landmark_embedding.npy" in capsys.readouterr().err
 
 
-def test_demo_photos(tmp_path):
+def test_demo_writes_photos_and_masks(tmp_path):
     pytest.importorskip("skimage")
     photos, masks = demo.write_photos(tmp_path)
     assert sorted(p.name for p in photos.iterdir()) == ["astronaut.png", "astronaut_masked.png"]
     assert [p.name for p in masks.iterdir()] == ["astronaut_masked.png"]
 
 
-def test_face_mask_covers_the_mouth_and_spares_the_eyes():
+def test_draw_mask_covers_the_mouth_and_spares_the_eyes():
     portrait = np.zeros((512, 512, 3), np.uint8)
-    covered, hidden = demo.wear_mask(portrait)
+    covered, hidden = demo.draw_mask(portrait)
     assert hidden[140, 222] == 255 and hidden[100, 205] == 0 and hidden[100, 245] == 0
     assert covered[140, 222].max() > 100
     np.testing.assert_array_equal(covered[hidden == 0], portrait[hidden == 0])
 
 
 @pytest.mark.parametrize(
-    ("asked", "photos", "devices", "size"),
+    ("requested", "photos", "devices", "size"),
     [("auto", 1, 1, 1), ("auto", 3, 1, 4), ("auto", 900, 1, 4), ("auto", 900, 4, 16), ("auto", 1, 4, 4), (6, 9, 4, 8)],
 )
-def test_batch_size_suits_photos_and_devices(monkeypatch, asked, photos, devices, size):
+def test_batch_size_depends_on_photos_and_devices(monkeypatch, requested, photos, devices, size):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    config = Config(photos=("x",), output=Path("out"), batch_size=asked)
+    config = Config(photos=("x",), output=Path("out"), batch_size=requested)
     assert pipeline.choose_batch_size(config, photos) == size
 
 
-def test_iterations_become_whole_intervals():
+def test_iterations_are_rounded_up_to_intervals():
     config = Config(photos=("x",), output=Path("out"), iterations=9)
     steps = config.fit_config()
     assert steps.photometric_steps >= 9 and steps.photometric_steps % steps.visibility_interval == 0
@@ -180,14 +181,14 @@ def test_no_photos_is_a_usage_error():
         Config(photos=(), output=Path("out"))
 
 
-def test_data_folder_follows_the_environment(monkeypatch):
+def test_data_folder_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("FLAMEJAX_DATA", "/somewhere")
     assert runtime.data_folder() == Path("/somewhere")
     monkeypatch.delenv("FLAMEJAX_DATA")
     assert runtime.data_folder() == Path.home() / ".cache" / "flamejax"
 
 
-def test_compile_clock_counts_only_while_it_runs():
+def test_compile_clock_measures_only_inside_its_block():
     with runtime.compile_clock() as clock:
         jax.jit(lambda x: jnp.sin(x) * 3.0)(jnp.arange(7.0)).block_until_ready()
     counted = clock.seconds

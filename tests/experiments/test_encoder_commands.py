@@ -1,4 +1,4 @@
-"""`flamejax convert --to` and what doctor says of encoders."""
+"""`flamejax convert --to`, and the doctor's report on encoders."""
 
 import functools
 from pathlib import Path
@@ -14,14 +14,14 @@ GOLDEN = Path(__file__).resolve().parents[1] / "models" / "encoders" / "golden"
 
 @pytest.fixture
 def any_size(monkeypatch, tmp_path):
-    """The golden files are small; the data folder is empty."""
+    """Allow encoders of any size, since the golden files are small, and use an empty data folder."""
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     for name in ("read_arcface", "read_farl"):
         function = functools.partial(getattr(models.encoders.convert, name), published=False)
         monkeypatch.setattr(models.encoders.convert, name, function)
 
 
-def test_convert_to_encoders(any_size, tmp_path, capsys):
+def test_convert_writes_encoders(any_size, tmp_path, capsys):
     command = ["convert", str(GOLDEN / "arcface.pth"), "--to", "arcface"]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
@@ -35,7 +35,7 @@ def test_convert_to_encoders(any_size, tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_convert_refuses_in_words(tmp_path, capsys, monkeypatch):
+def test_convert_reports_errors(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     assert cli.main(["convert", str(GOLDEN / "arcface.pth")]) == 2
     assert "give OUT.npz" in capsys.readouterr().err
@@ -43,12 +43,12 @@ def test_convert_refuses_in_words(tmp_path, capsys, monkeypatch):
     assert "convert it with --to arcface" in capsys.readouterr().err
     assert cli.main(["convert", str(tmp_path / "none.pth"), "--to", "arcface"]) == 1
     assert "no such file" in capsys.readouterr().err
-    assert not (tmp_path / "encoders").exists(), "nothing is left of what failed"
+    assert not (tmp_path / "encoders").exists(), "a failed conversion leaves no files"
 
 
 def test_doctor_lists_encoders(any_size, tmp_path):
     def states():
-        return {found.item: (found.state, found.detail) for found in doctor.check_encoders(tmp_path)}
+        return {result.item: (result.state, result.detail) for result in doctor.check_encoders(tmp_path)}
 
     for item, (state, detail) in states().items():
         assert state == "absent" and "https://" in detail and "--to" in detail and "not to be passed on" in detail, item
@@ -58,4 +58,4 @@ def test_doctor_lists_encoders(any_size, tmp_path):
     assert states()["ArcFace encoder"][0] == "ok" and "arcface.pth, sha256" in states()["ArcFace encoder"][1]
     (tmp_path / "encoders" / "farl.npz").write_bytes(b"<html>")
     assert states()["FaRL encoder"][0] == "broken" and "a web page" in states()["FaRL encoder"][1]
-    assert not any(found.needed for found in doctor.check_encoders(tmp_path))
+    assert not any(result.needed for result in doctor.check_encoders(tmp_path))

@@ -1,4 +1,4 @@
-"""Benchmarks by CO-545's protocol, on the smallest part of the open scans and on a folder as CoMA has them."""
+"""Benchmarks by CO-545's protocol, from the smallest part of the open scans and from a folder like CoMA's."""
 
 import json
 
@@ -15,14 +15,14 @@ from experiments.evaluate.config import EvaluateConfig
 from experiments.tables.diverse_cases import frame_cases
 from flamejax.files import TEMPORARY_PREFIX
 from models.rank import frontal_vertices
-from tests.experiments.test_open_faces import built, data, head, mean_skin, prepared  # noqa: F401
+from tests.experiments.test_open_faces import built, data, head, mean_detail_field, prepared  # noqa: F401
 from tests.heads import random_head
 
 
-def share(patch):
-    """What is prepared of the mean head is prepared once."""
-    patch.setattr(pictures, "skin_of", lambda _: mean_skin())
-    patch.setattr(pictures, "texels_of", lambda _: worker.studio().texels)
+def share_assets(patch):
+    """Use the same data of the mean head in all tests."""
+    patch.setattr(pictures, "detail_field", lambda _: mean_detail_field())
+    patch.setattr(pictures, "texture_layout", lambda _: worker.photo_assets().layout)
     patch.setattr(worker, "prepared", prepared)
 
 
@@ -32,22 +32,22 @@ def made(built, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("occluded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAMEJAX_DATA", str(built))
-        share(patch)
+        share_assets(patch)
         assert command.main([str(folder / "open"), "--config", "slice"]) == 0
         yield folder / "open"
 
 
-def test_frames_are_cases_of_the_expression_table(made, head, tmp_path):  # noqa: F811
+def test_frames_become_cases_of_the_expression_table(made, head, tmp_path):  # noqa: F811
     cases, frames = frame_cases(head, made, None), list(read_frames(made))
     assert [case.key for case in cases] == [frame.name for frame in frames]
     for case, frame in zip(cases, frames, strict=True):
         np.testing.assert_array_equal(case.shown, frame.unoccluded)
         np.testing.assert_array_equal(case.shown_clean, frame.front)
         np.testing.assert_array_equal(case.truth, frame.vertices)
-        seen = case.observation
-        np.testing.assert_allclose(seen.landmarks, frame.landmarks, atol=1e-4)
+        observation = case.observation
+        np.testing.assert_allclose(observation.landmarks, frame.landmarks, atol=1e-4)
         column, row = np.floor(frame.landmarks).astype(int).T
-        np.testing.assert_array_equal(seen.confidence, (frame.mask[row, column] < 0.5).astype(np.float32))
+        np.testing.assert_array_equal(observation.confidence, (frame.mask[row, column] < 0.5).astype(np.float32))
     for case, frame in zip(frame_cases(head, made, None, occluded=False), frames, strict=True):
         np.testing.assert_array_equal(case.shown, frame.front)
         np.testing.assert_allclose(case.observation.image, frame.photo)
@@ -64,11 +64,11 @@ def test_frames_are_cases_of_the_expression_table(made, head, tmp_path):  # noqa
 
 def test_a_split_without_scans_is_refused(built, tmp_path):  # noqa: F811
     with pytest.raises(ValueError, match=r"no train split.*Give --config full"):
-        command.make(command.Build(tmp_path / "none", split="train", config="test"), Console(quiet=True))
+        command.make(command.OccludedFramesConfig(tmp_path / "none", split="train", config="test"), Console(quiet=True))
     assert not (tmp_path / "none").exists()
 
 
-def test_frames_hold_what_their_names_say(made, head):  # noqa: F811
+def test_frames_are_valid(made, head):  # noqa: F811
     frames = list(read_frames(made))
     assert [f.expression for f in frames] == ["eyebrow", "high_smile", "mouth_extreme"]
     scans = open_faces.load_scans("test", "slice")
@@ -78,7 +78,7 @@ def test_frames_hold_what_their_names_say(made, head):  # noqa: F811
         np.testing.assert_array_equal(frame.vertices, scans.vertices[k])
         assert frame.photo.shape == frame.occluded.shape == (256, 256, 3) and frame.mask.shape == (256, 256)
         assert not (frame.front & ~facial).any() and not (frame.unoccluded & ~frame.front).any()
-        assert 0.75 * facial.sum() < frame.front.sum()  # from the front nearly all of a face is seen
+        assert 0.75 * facial.sum() < frame.front.sum()  # nearly all of a face is visible from the front
         low, high = pictures.HIDDEN
         assert low <= 1 - frame.unoccluded.sum() / frame.front.sum() <= high
         assert frame.landmarks.shape == (68, 2) and (frame.landmarks > 0).all() and (frame.landmarks < 256).all()
@@ -92,25 +92,25 @@ def test_geometry_masks_and_photos_agree(made):
         np.testing.assert_array_equal(under, ~frame.unoccluded[frame.front])
         changed = np.abs(frame.photo - frame.occluded).max(axis=-1) > 2 / 255
         assert changed[frame.mask > 0].mean() > 0.9 and changed[frame.mask == 0].mean() < 0.03  # antialiased outlines
-        way = np.asarray(frame.camera.T_camera_world)[:3, :3] @ [0, 0, 1.0]
-        assert way[2] < -np.cos(np.deg2rad(15))  # the face looks into the camera
+        direction = np.asarray(frame.camera.T_camera_world)[:3, :3] @ [0, 0, 1.0]
+        assert direction[2] < -np.cos(np.deg2rad(15))  # the face looks at the camera
 
 
-def test_a_benchmark_goes_on_where_it_was_and_is_the_same(made, built, tmp_path, monkeypatch):  # noqa: F811
+def test_an_interrupted_benchmark_is_continued_and_equal(made, built, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("FLAMEJAX_DATA", str(built))
-    share(monkeypatch)
+    share_assets(monkeypatch)
     args = [str(tmp_path / "again"), "--config", "slice", "--limit", "2"]
     assert command.main(args) == 0
     first, last = read_frames(tmp_path / "again")
     again = {f.name: f for f in read_frames(made)}
     assert (first.expression, last.expression) == ("eyebrow", "mouth_extreme")
-    for frame in (first, last):  # whatever else is made beside it
+    for frame in (first, last):  # independent of other frames
         np.testing.assert_array_equal(frame.occluded, again[frame.name].occluded)
         np.testing.assert_array_equal(frame.unoccluded, again[frame.name].unoccluded)
     (tmp_path / "again" / f"{TEMPORARY_PREFIX}0").mkdir()
     with monkeypatch.context() as patch:
         calls = []
-        patch.setattr(store, "write_frame", lambda folder, frame, picture: calls.append(frame.name) or killed())
+        patch.setattr(store, "write_frame", lambda folder, frame, images: calls.append(frame.name) or fail())
         assert command.main([*args[:3]]) == 1 and len(calls) == 1
     with pytest.raises(ValueError, match="not finished"):
         read_frames(tmp_path / "again")
@@ -118,7 +118,7 @@ def test_a_benchmark_goes_on_where_it_was_and_is_the_same(made, built, tmp_path,
     assert not list((tmp_path / "again").glob(f"{TEMPORARY_PREFIX}*"))
 
 
-def killed():
+def fail():
     raise OSError("no space left")
 
 
@@ -139,20 +139,20 @@ def test_other_settings_and_other_folders_are_refused(made, built, tmp_path, mon
         next(read_frames(tmp_path))
 
 
-def coma(folder, vertices, moved=True):
-    """Two subjects' sequences of five frames, as registered scans lie about: turned, shifted, in millimetres."""
+def write_sequences(folder, vertices, moved=True):
+    """Write sequences of five frames of two subjects like registered scans: rotated, translated, in millimetres."""
     rng = np.random.default_rng(0)
-    turn = scenes.Rotation.from_rotvec([0.0, 0.2, 0.1]).as_matrix() if moved else np.eye(3)
+    rotation = scenes.Rotation.from_rotvec([0.0, 0.2, 0.1]).as_matrix() if moved else np.eye(3)
     for subject in ("FaceTalk_170", "FaceTalk_171"):
-        for expression, head_of_it in zip(("bareteeth", "mouth_open", "Neutral"), vertices, strict=True):
+        for expression, verts in zip(("bareteeth", "mouth_open", "Neutral"), vertices, strict=True):
             (folder / subject / expression).mkdir(parents=True)
             for k in range(5):
-                near = head_of_it @ turn.T + [0.1, 1.5, -0.3] + 1e-5 * rng.normal(size=3)
-                np.save(folder / subject / expression / f"frame.{k:06d}.npy", 1e3 * near)
+                scan = verts @ rotation.T + [0.1, 1.5, -0.3] + 1e-5 * rng.normal(size=3)
+                np.save(folder / subject / expression / f"frame.{k:06d}.npy", 1e3 * scan)
 
 
-def test_the_middle_frame_of_each_sequence_is_taken(tmp_path):
-    coma(tmp_path, np.zeros((3, 4, 3)))
+def test_middle_files_selects_the_middle_frame_of_each_sequence(tmp_path):
+    write_sequences(tmp_path, np.zeros((3, 4, 3)))
     (tmp_path / "FaceTalk_171" / "bareteeth" / "frame.000002.png").write_bytes(b"")
     files, notes = sequences.middle_files(tmp_path)
     assert [str(f.relative_to(tmp_path)) for f in files] == [
@@ -166,9 +166,9 @@ def test_the_middle_frame_of_each_sequence_is_taken(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_of_sequences(data, tmp_path, capsys):  # noqa: F811
+def test_a_folder_of_sequences_becomes_a_benchmark(data, tmp_path, capsys):  # noqa: F811
     scans = open_faces.load_scans("test", "slice")
-    coma(tmp_path / "coma", scans.vertices)
+    write_sequences(tmp_path / "coma", scans.vertices)
     (tmp_path / "coma" / "FaceTalk_170" / "mouth_open" / "frame.000002.npy").write_bytes(b"torn")
     args = [str(tmp_path / "out"), "--scans", str(tmp_path / "coma"), "--unit", "mm"]
     assert command.main(args) == 0
@@ -178,7 +178,7 @@ def test_a_folder_of_sequences(data, tmp_path, capsys):  # noqa: F811
         f"FaceTalk_{n}-{e}" for n, e in ((170, "bareteeth"), (171, "bareteeth"), (171, "mouth_open"))
     ]
     for frame, truth in zip(frames, scans.vertices[[0, 0, 1]], strict=True):
-        # Placed by a fit: to about a degree and a few millimetres in the head frame that the scan came from.
+        # The fit recovers the scan's head frame to about a degree and a few millimetres.
         assert np.linalg.norm(frame.vertices - truth, axis=1).mean() < 0.01
         assert frame.front.sum() > 1000 and 0 < frame.unoccluded.sum() < frame.front.sum()
     assert command.main([str(tmp_path / "x"), "--scans", str(tmp_path / "nowhere")]) == 1

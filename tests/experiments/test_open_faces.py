@@ -1,4 +1,4 @@
-"""The open scans, on their smallest part. Skips without the CC0 wheel or the extra "data"; fetches nothing."""
+"""The open scans, on their smallest part. Skipped without the CC0 wheel or the extra "data"; nothing is fetched."""
 
 import contextlib
 import functools
@@ -24,26 +24,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
-def mean_skin() -> details.Skin:
-    """The mean head's skin, prepared once."""
-    return details.skin_of(load_head())
+def mean_detail_field() -> details.DetailField:
+    """Returns the detail field of the open head, computed once."""
+    return details.detail_field(load_head())
 
 
 @functools.cache
 def prepared():
-    """As `worker.prepared`, of the data folder that holds `slice`."""
-    return load_head(), mean_skin(), subjects.load_sources(store.sources_path())
+    """Replaces `worker.prepared`, for the data folder with `slice`."""
+    return load_head(), mean_detail_field(), subjects.load_sources(store.sources_path())
 
 
-def in_this_process(pieces, workers, title):
-    """As `store.run_pieces`: the renderer is compiled once, for all tests of the photos."""
-    for piece in pieces:
-        worker.do(piece)
+def run_tasks_here(tasks, workers, title):
+    """Replaces `store.run_tasks`, so that the renderer is compiled once for all tests of the photos."""
+    for task in tasks:
+        worker.run_task(task)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """A data folder that holds `slice`: built once, for all processes of the test run."""
+    """A data folder with `slice`, built once for all processes of the test run."""
     pytest.importorskip("tensorflow_datasets")
     wheel = runtime.data_folder() / "sources" / WHEEL_NAME
     if not wheel.exists():
@@ -54,9 +54,9 @@ def built(tmp_path_factory):
     if not (folder / "sources").exists():
         (folder / "sources").symlink_to(wheel.parent.resolve(), target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(runtime.use_compilation_cache()))  # workers use this one too
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(runtime.use_compilation_cache()))  # for the workers too
         patch.setenv("FLAMEJAX_DATA", str(folder))
-        patch.setattr(store, "run_pieces", in_this_process)
+        patch.setattr(store, "run_tasks", run_tasks_here)
         patch.setattr(worker, "prepared", prepared)
         open_faces.ensure("slice")
     return folder
@@ -89,14 +89,14 @@ def test_splits_are_disjoint_by_subject():
         assert set(store.scan_list("slice", split)) <= set(store.scan_list("full", split))
 
 
-def test_people_are_those_of_the_data_version(data):
-    """How far people differ, and how lopsided they are (RMS, mm): the scans depend on it."""
+def test_people_do_not_change(data):
+    """The RMS deviations from the mean and from mirror symmetry, in mm, are fixed: the scans depend on the people."""
     head, _, sources = prepared()
     template, people = np.asarray(head.v_template, np.float64), sources.people.astype(np.float64)
-    partner = cKDTree(template).query(template * [-1, 1, 1])[1]
-    apart, lopsided = people - people.mean(0), people - people[:, partner] * [-1, 1, 1]
-    found = [1e3 * np.sqrt((each**2).sum(-1).mean()) for each in (apart, lopsided)]
-    np.testing.assert_allclose(found, (4.6143, 1.2301), rtol=1e-3)
+    mirror = cKDTree(template).query(template * [-1, 1, 1])[1]
+    deviation, asymmetry = people - people.mean(0), people - people[:, mirror] * [-1, 1, 1]
+    rms = [1e3 * np.sqrt((difference**2).sum(-1).mean()) for difference in (deviation, asymmetry)]
+    np.testing.assert_allclose(rms, (4.6143, 1.2301), rtol=1e-3)
 
 
 def test_unknown_names_are_refused():
@@ -109,7 +109,7 @@ def test_unknown_names_are_refused():
         open_faces.load_photos("train", "test")
 
 
-def test_scans_are_what_the_head_makes_of_the_rest_shape(data, head):
+def test_scans_are_the_posed_rest_shapes(data, head):
     scans = open_faces.load_scans("train", "slice")
     assert scans.vertices.shape == scans.unposed.shape == (6, head.num_vertices, 3)
     assert scans.vertices.dtype == scans.unposed.dtype == scans.joint_rotations.dtype == np.float32
@@ -119,38 +119,39 @@ def test_scans_are_what_the_head_makes_of_the_rest_shape(data, head):
     assert np.abs(joints[:, 0]).max() < 1e-6  # the root joint is the origin
     _, neck, jaw, left, right = np.moveaxis(scans.joint_rotations, 1, 0)
     params = HeadParams.from_smplx(head, {"neck_pose": neck, "jaw_pose": jaw, "leye_pose": left, "reye_pose": right})
-    again = pose_shaped(head, ShapedHead(scans.unposed, joints), params)
-    np.testing.assert_allclose(again, scans.vertices, atol=2e-6)
+    vertices = pose_shaped(head, ShapedHead(scans.unposed, joints), params)
+    np.testing.assert_allclose(vertices, scans.vertices, atol=2e-6)
     assert len(open_faces.load_scans("train", "slice", limit=2).subject) == 2
 
 
 def test_faces_do_not_fold(data, head):
-    skin = mean_skin()
+    field = mean_detail_field()
     people = subjects.load_sources(store.sources_path()).people
     for subject in (0, 7, 100):
         rest = people[subject].astype(np.float64)
-        height, _ = details.heights(skin, details.draw_latents(subject), details.STILL)
-        before, after = (details.triangle_normals(v, skin.faces) for v in (rest, details.displaced(rest, height, skin)))
-        assert (before * after).sum(1).min() >= details.STEEPEST
+        height, _ = details.detail_heights(field, details.draw_latents(subject), details.NEUTRAL)
+        displaced = details.displace(rest, height, field)
+        before, after = (details.triangle_normals(v, field.faces) for v in (rest, displaced))
+        assert (before * after).sum(1).min() >= details.MIN_NORMAL_COSINE
     assert np.abs(people[:, None, :60] - people[None, :, :60]).max(axis=(2, 3))[np.triu_indices(300, 1)].min() > 1e-4
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(data, tmp_path, monkeypatch):
-    first = store.sources_path()
-    monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path / "whole"))
+def test_a_killed_run_is_continued_with_the_same_bytes(data, tmp_path, monkeypatch):
+    sources = store.sources_path()
+    monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path / "complete"))
     store.sources_path().parent.mkdir(parents=True)
-    store.sources_path().symlink_to(first)
+    store.sources_path().symlink_to(sources)
     open_faces.load_scans("train", "slice")
-    whole = {s: store.scans_path(s).read_bytes() for s in subjects.subjects("slice", "train")}
+    complete = {s: store.scans_path(s).read_bytes() for s in subjects.subjects("slice", "train")}
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path / "killed"))
     store.sources_path().parent.mkdir(parents=True)
-    store.sources_path().symlink_to(first)
+    store.sources_path().symlink_to(sources)
     command = [sys.executable, "-m", "experiments.datasets.open_faces"]
     command += ["--config", "slice", "--meshes-only", "--workers", "1"]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not list(store.folder().glob("scans/subject*")) and time.monotonic() < until:
+    deadline = time.monotonic() + 120
+    while not list(store.folder().glob("scans/subject*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     run.send_signal(signal.SIGKILL)
     run.wait()
@@ -159,55 +160,59 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(data, tmp_path, monkeypat
     times = {path: path.stat().st_mtime_ns for path in made}
     leftover = store.folder() / "scans" / f"{TEMPORARY_PREFIX}x"
     leftover.write_bytes(b"half")
-    # The worker of the killed run ends with it, at the latest when its piece is done.
+    # The worker of the killed run ends with it, at the latest when its task is done.
     scans = open_faces.load_scans("train", "slice")
     assert len(scans.subject) == 6 and not leftover.exists()
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert {s: store.scans_path(s).read_bytes() for s in whole} == whole
+    assert {s: store.scans_path(s).read_bytes() for s in complete} == complete
 
 
 @pytest.mark.slow
-def test_a_photo_alone_is_the_photo_among_others(data, tmp_path, monkeypatch):
+def test_a_photo_does_not_depend_on_other_photos(data, tmp_path, monkeypatch):
     first, second = ([subject, expression] for subject, expression in store.scan_list("slice", "test")[:2])
     scans, sources = store.scans_path(second[0]), store.sources_path()
-    made = []
-    for name, wanted in (("both", (first, second)), ("alone", (second,))):
+    contents = []
+    for name, pairs in (("both", (first, second)), ("single", (second,))):
         monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path / name))
         store.scans_path(second[0]).parent.mkdir(parents=True)
         store.scans_path(second[0]).symlink_to(scans)
         store.sources_path().symlink_to(sources)
-        store.run_pieces([f"photo {subject} {expression}" for subject, expression in wanted], 1, "photos")
-        made.append(store.photo_path(*second).read_bytes())
-    assert made[0] == made[1]
+        store.run_tasks([f"photo {subject} {expression}" for subject, expression in pairs], 1, "photos")
+        contents.append(store.photo_path(*second).read_bytes())
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.slow
-def test_workers_make_the_pieces_that_this_process_makes(data, tmp_path, monkeypatch):
+def test_workers_write_the_same_scans_as_this_process(data, tmp_path, monkeypatch):
     (subject, *_), sources = subjects.subjects("slice", "test"), store.sources_path()
-    here = store.read_scans(store.scans_path(subject))
+    expected = store.read_scans(store.scans_path(subject))
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     store.sources_path().parent.mkdir(parents=True)
     store.sources_path().symlink_to(sources)
-    store.run_pieces([f"scans {subject}"], 1, "test")
+    store.run_tasks([f"scans {subject}"], 1, "test")
     for name, values in vars(store.read_scans(store.scans_path(subject))).items():
-        np.testing.assert_allclose(values, getattr(here, name), atol=1e-6)
+        np.testing.assert_allclose(values, getattr(expected, name), atol=1e-6)
 
 
-def test_what_a_worker_does_and_where_it_fails_is_reported(data, monkeypatch):
-    """The worker process itself, on pieces that take no time: the protocol between it and `run_pieces`."""
+def test_progress_and_failures_of_workers_are_reported(data, monkeypatch):
+    """Tests the protocol between the worker process and `run_tasks`, on tasks that take no time."""
     done = []
-    monkeypatch.setattr(store, "counted", lambda title, total: contextlib.nullcontext(lambda: done.append(title)))
+
+    def progress_counter(title, total):
+        return contextlib.nullcontext(lambda: done.append(title))
+
+    monkeypatch.setattr(store, "progress_counter", progress_counter)
     script = "from experiments.datasets.open_faces import worker; worker.subjects.prepare = str; worker.main()"
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda command, **how: popen([sys.executable, "-c", script], **how))
-    with pytest.raises(RuntimeError, match="no such piece of work: 'cake 3'"):
-        store.run_pieces(["sources", "sources", "cake 3"], 1, "test")
+    with pytest.raises(RuntimeError, match="no such task: 'cake 3'"):
+        store.run_tasks(["sources", "sources", "cake 3"], 1, "test")
     assert done == ["test", "test"]
-    with pytest.raises(ValueError, match="no such piece"):
-        worker.do("cake 3")
+    with pytest.raises(ValueError, match="no such task"):
+        worker.run_task("cake 3")
 
 
-def test_photos_and_scans_come_in_one_order(data):
+def test_photos_and_scans_have_the_same_order(data):
     scans = open_faces.load_scans("train", "slice")
     photos = list(open_faces.load_photos("train", "slice"))
     assert [p.key for p in photos] == scans.keys
@@ -227,12 +232,12 @@ def test_grain_reads_the_slice_without_tensorflow(data):
     assert "tensorflow" not in sys.modules
 
 
-def test_the_command_writes_a_contact_sheet(data, tmp_path, capsys, monkeypatch):
+def test_command_writes_contact_sheets(data, tmp_path, capsys, monkeypatch):
     from PIL import Image
 
     from experiments.datasets.open_faces.__main__ import main
 
-    monkeypatch.setattr(details, "skin_of", lambda head: mean_skin())
+    monkeypatch.setattr(details, "detail_field", lambda head: mean_detail_field())
     sheets = ["--preview", str(tmp_path / "sheet.png"), "--preview-scans", str(tmp_path / "scans.png")]
     assert main(["--config", "slice", *sheets]) == 0
     assert "MB" in capsys.readouterr().out
@@ -242,7 +247,7 @@ def test_the_command_writes_a_contact_sheet(data, tmp_path, capsys, monkeypatch)
         assert sheet.size == (5 * 288, 288)
 
 
-def test_photos_without_the_extra_say_what_to_install(data, monkeypatch):
+def test_missing_extra_is_reported_with_the_install_command(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "experiments.datasets.open_faces.builder", None)
     monkeypatch.delattr(open_faces, "builder", raising=False)
     with pytest.raises(ImportError, match=r"flamejax\[data\]"):

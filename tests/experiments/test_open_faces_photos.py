@@ -1,4 +1,4 @@
-"""Photos of the open scans: masks, visibility and landmarks, against checks of their own."""
+"""Photos of the open scans: masks, visibility and landmarks are checked independently."""
 
 import dataclasses
 
@@ -17,13 +17,13 @@ from tests.experiments.test_open_faces import built, data, head, photos  # noqa:
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def test_every_subject_meets_every_kind_of_occluder():
+def test_every_subject_has_every_kind_of_occluder():
     for subject in range(6):
         kinds = [kind_of(subject, e) for e in range(12)]
         assert [kinds.count(k) for k in ("glasses", "face-mask", "hand", "object")] == [4, 4, 2, 2]
 
 
-def test_images_and_masks(photos):  # noqa: F811
+def test_images_and_masks_are_valid(photos):  # noqa: F811
     assert {p.occluder for p in photos} >= {"glasses", "face-mask"}
     for p in photos:
         assert p.image.shape == p.occluded.shape == (256, 256, 3) and p.image.dtype == np.float32
@@ -42,7 +42,7 @@ def test_photos_differ_only_under_the_occluder(photos):  # noqa: F811
         np.testing.assert_array_equal(p.face_mask_occluded, p.face_mask * (1 - p.occlusion_mask))
 
 
-def test_occluders_cover_what_their_names_say(photos):  # noqa: F811
+def test_occluders_cover_their_parts_of_the_face(photos):  # noqa: F811
     eyes, nose_and_mouth = list(range(36, 48)), [30, 33, 51, 57, 62, 66]
     for p in photos:
         hidden = p.landmarks_visible & ~p.landmarks_visible_occluded
@@ -56,8 +56,8 @@ def test_occluders_cover_what_their_names_say(photos):  # noqa: F811
             assert not (after & ~before).any()
 
 
-def test_visibility_is_that_of_rays(photos, head):  # noqa: F811
-    """Against rays from the camera to sample vertices, tested with every triangle."""
+def test_visibility_agrees_with_ray_casting(photos, head):  # noqa: F811
+    """Intersects rays from the camera to random vertices with every triangle."""
     faces, agree = np.asarray(head.faces), []
     rng = np.random.default_rng(0)
     for p in photos[::4]:
@@ -83,27 +83,27 @@ def test_visibility_is_that_of_rays(photos, head):  # noqa: F811
     assert np.mean(agree) > 0.98
 
 
-def test_landmarks_lie_where_the_mesh_says(photos, head):  # noqa: F811
+def test_landmarks_are_projections_of_the_mesh(photos, head):  # noqa: F811
     dense = head.dense
     for p in photos:
-        turn = scenes.UPRIGHT @ np.asarray(p.camera.T_camera_world, np.float64)[:3, :3]
+        rotation = scenes.UPRIGHT @ np.asarray(p.camera.T_camera_world, np.float64)[:3, :3]
         params = dataclasses.replace(
             HeadParams.zeros(head),
-            global_orient=jnp.asarray(Rotation.from_matrix(turn).as_rotvec(), jnp.float32),
+            global_orient=jnp.asarray(Rotation.from_matrix(rotation).as_rotvec(), jnp.float32),
             neck_pose=jnp.asarray(p.joint_rotations[1]),
         )
         points = p.camera.project(landmarks_from_vertices(head, jnp.asarray(p.vertices), params))[:, :2]
         np.testing.assert_allclose(p.landmarks[17:], points[17:], atol=0.02)
-        # A turn on the border of two bins of the contour may be read either way after rounding.
+        # After rounding, a rotation at the border of two contour bins may belong to either.
         assert np.abs(p.landmarks[:17] - points[:17]).max() < 3
         corners = p.vertices[np.asarray(head.faces)[np.asarray(dense.dense_face)]]
-        places = (corners * np.asarray(dense.dense_barycentric)[..., None]).sum(1)
-        np.testing.assert_allclose(p.dense_landmarks, p.camera.project(jnp.asarray(places))[:, :2], atol=0.02)
+        positions = (corners * np.asarray(dense.dense_barycentric)[..., None]).sum(1)
+        np.testing.assert_allclose(p.dense_landmarks, p.camera.project(jnp.asarray(positions))[:, :2], atol=0.02)
         assert ((p.landmarks > 0) & (p.landmarks < 256)).mean() > 0.95
         assert p.landmarks_visible[17:].mean() > 0.5
 
 
-def test_cameras_are_near_and_the_head_is_turned_a_little(photos):  # noqa: F811
+def test_distances_and_rotations_are_in_their_ranges(photos):  # noqa: F811
     for p in photos:
         pose = np.asarray(p.camera.T_camera_world, np.float64)
         np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-5)
@@ -115,19 +115,19 @@ def test_cameras_are_near_and_the_head_is_turned_a_little(photos):  # noqa: F811
 
 @pytest.mark.parametrize("seed", range(8))
 def test_occluders_are_closed(seed):
-    solid = objects.thing(np.random.default_rng(seed)).solid
+    solid = objects.random_object(np.random.default_rng(seed)).solid
     assert _volume(solid) > 0 and len(solid.uv) == len(solid.vertices) == len(solid.colour)
 
 
-def test_hands_are_one_closed_skin():
-    skeleton = hands.bones(np.random.default_rng(3))
+def test_hands_are_closed_surfaces():
+    skeleton = hands.random_skeleton(np.random.default_rng(3))
     low, high = np.array([-110.0, -220, -90]), np.array([110.0, 230, 60])
-    skin = solids.surface_net(lambda p: hands.distance(skeleton, p), low, high, 5.0)
+    skin = solids.surface_net(lambda p: hands.signed_distance(skeleton, p), low, high, 5.0)
     edges = np.concatenate([skin.faces[:, [0, 1]], skin.faces[:, [1, 2]], skin.faces[:, [2, 0]]])
     forward = {tuple(e) for e in edges.tolist()}
     assert all((b, a) in forward for a, b in forward)
     assert 4e5 < _volume(skin) < 1.6e6  # mm^3: a hand and its wrist
-    assert np.abs(hands.distance(skeleton, skin.vertices)).max() < 2.5
+    assert np.abs(hands.signed_distance(skeleton, skin.vertices)).max() < 2.5
 
 
 def _volume(solid: solids.Solid) -> float:
@@ -153,8 +153,8 @@ def test_tubes_are_closed_and_face_outwards(closed):
         ("cover", (0.4747, 0.2610, 0.2624)),
     ],
 )
-def test_patterns_are_those_of_the_data_version(name, numbers):
-    """What is drawn from a seed stays: the scans' photos, and what was trained on them, depend on it."""
-    made = np.stack([getattr(patterns, name)(np.random.default_rng(seed), 64) for seed in range(6)])
-    weights = np.linspace(0, 1, made.size).reshape(made.shape)
-    np.testing.assert_allclose((made.mean(), made.std(), (weights * made).mean()), numbers, atol=2e-4)
+def test_patterns_do_not_change(name, numbers):
+    """The patterns of a seed are fixed, because the photos and the networks trained on them depend on them."""
+    images = np.stack([getattr(patterns, name)(np.random.default_rng(seed), 64) for seed in range(6)])
+    weights = np.linspace(0, 1, images.size).reshape(images.shape)
+    np.testing.assert_allclose((images.mean(), images.std(), (weights * images).mean()), numbers, atol=2e-4)

@@ -1,4 +1,4 @@
-"""Reading a result back: it equals what was fitted; foreign, changed and damaged folders are refused by name."""
+"""Results that are read assert_equal what was fitted; foreign, changed and damaged folders are refused by name."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("small_head")
 
 
 class Masking(KnownTools):
-    """Finds dense landmarks, and masks whose pixels are those of the photo, so that nothing is lost on the way."""
+    """Returns dense landmarks, and masks with the pixels of the photo, so that resampling loses nothing."""
 
     def observe(self, image, **options):
         rng = np.random.default_rng(4)
@@ -37,7 +37,7 @@ class Masking(KnownTools):
 
 
 class Real(KnownTools):
-    """Observes photos as the command does, from given landmarks."""
+    """Observes photos like the command, from given landmarks."""
 
     observe = staticmethod(partial(observe_photo, detector=lambda image: None))
 
@@ -49,7 +49,7 @@ def networks(tmp_path_factory):
 
 @pytest.fixture
 def result(tmp_path, networks):
-    """A face of two with hypotheses and local models: (folder, what made it)."""
+    """A result with hypotheses and local models: its folder, and the tools that made it."""
     photo = write_photo(tmp_path / "in" / "a.png")
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     Image.fromarray(pixels).save(photo)
@@ -60,62 +60,62 @@ def result(tmp_path, networks):
 
 
 def read(folder, fake):
-    """The result, checked against what was fitted, and what was observed."""
+    """Read a result, its observation, and the reason if that is missing."""
     saved = read_result(folder, fake.model, IDENTITY)
     return saved, *observation_of(saved)
 
 
-def equal(found, expected, tolerance=0.0):
+def assert_equal(actual, expected, tolerance=0.0):
     for name, value in vars(expected).items():
         if dataclasses.is_dataclass(value):
-            equal(getattr(found, name), value, tolerance)
+            assert_equal(getattr(actual, name), value, tolerance)
         elif value is not None and not isinstance(value, dict):
-            np.testing.assert_allclose(getattr(found, name), value, atol=tolerance, rtol=0, err_msg=name)
+            np.testing.assert_allclose(getattr(actual, name), value, atol=tolerance, rtol=0, err_msg=name)
         else:
-            assert (getattr(found, name) is None) == (value is None), name
+            assert (getattr(actual, name) is None) == (value is None), name
 
 
-def test_what_is_read_is_what_was_fitted(result):
+def test_result_equals_the_fit(result):
     folder, fake = result
     saved, seen, missing = read(folder, fake)
     fit = one(fake.fits[0])
-    equal(saved.fit, fit, 1e-6)
+    assert_equal(saved.fit, fit, 1e-6)
     assert fake.model.local_coefficients(saved.fit.params).shape == (6,)
     assert saved.fit.losses.keys() == fit.losses.keys()
     assert saved.fit.losses["total"] == 1 and np.isnan(saved.fit.losses["nme"]) and saved.fit.code == 0
     np.testing.assert_allclose(fake.model.vertices(saved.fit.params), fit.vertices, atol=1e-6)
     drawn = one(fake.drawn[0])
-    equal(saved.hypotheses, drawn, 1e-6)
+    assert_equal(saved.hypotheses, drawn, 1e-6)
     assert saved.hypotheses.latents.shape == drawn.latents.shape and missing == ""
-    # Everything that takes a fit takes this one: the same draws again.
+    # The fit that was read is accepted everywhere; here the sampler runs with it.
     jax.block_until_ready(fake._draw(3, saved.fit, seen, jax.random.key(0)))
 
 
-def test_nothing_but_the_folder_is_needed(result, networks, tmp_path, monkeypatch):
-    """Not the photo, not the local models, no head's file; and what there is says how coefficients go together."""
+def test_load_results_needs_only_the_folder(result, networks, tmp_path, monkeypatch):
+    """Neither the photo, nor the local models, nor the head's file are needed."""
     folder, fake = result
-    alone = tmp_path / "elsewhere" / "out"
-    shutil.copytree(folder.parent, alone)
+    copied = tmp_path / "elsewhere" / "out"
+    shutil.copytree(folder.parent, copied)
     for gone in (tmp_path / "in", tmp_path / "out"):
         shutil.rmtree(gone)
     for name in ("flamejax.load_head", "flamejax.head.load_head"):
         monkeypatch.setattr(name, None)
-    monkeypatch.chdir(alone.parent)
-    for place in ("out", alone, alone / "a", str(alone / "a")):
-        (saved,) = load_results(place)
-        equal(saved.fit, one(fake.fits[0]), 1e-6)
-        equal(saved.hypotheses, one(fake.drawn[0]), 1e-6)
-    assert saved.name == "a" and saved.metrics["name"] == "a" and saved.folder == alone / "a"
-    assert all(path.is_file() for path in (saved.mesh, saved.overlay, saved.occlusion_mask, saved.face_mask))
+    monkeypatch.chdir(copied.parent)
+    for path in ("out", copied, copied / "a", str(copied / "a")):
+        (saved,) = load_results(path)
+        assert_equal(saved.fit, one(fake.fits[0]), 1e-6)
+        assert_equal(saved.hypotheses, one(fake.drawn[0]), 1e-6)
+    assert saved.name == "a" and saved.metrics["name"] == "a" and saved.folder == copied / "a"
+    assert all(file.is_file() for file in (saved.mesh, saved.overlay, saved.occlusion_mask, saved.face_mask))
     np.testing.assert_allclose(fake.model.vertices(saved.fit.params), saved.fit.vertices, atol=1e-6)
-    (checked,) = load_results(alone, model=fake.model)
-    equal(checked.fit, saved.fit)
+    (checked,) = load_results(copied, model=fake.model)
+    assert_equal(checked.fit, saved.fit)
     with pytest.raises(ResultError, match="fitted with local models"):
-        load_results(alone, model=prepare(HEAD))
+        load_results(copied, model=prepare(HEAD))
 
 
-def test_results_of_before_do_not_say_how_coefficients_go_together(result):
-    """They need the model, as they always did."""
+def test_early_results_need_the_model(result):
+    """Early results do not store how the coefficients are combined."""
     folder, fake = result
     with np.load(folder / "params.npz") as file:
         arrays = dict(file)
@@ -124,13 +124,13 @@ def test_results_of_before_do_not_say_how_coefficients_go_together(result):
     assert counts == [fake.model.global_betas, fake.model.global_expression, local_shape]
     np.savez(folder / "params.npz", **arrays)
     (saved,) = load_results(folder, model=fake.model)
-    equal(saved.fit, one(fake.fits[0]), 1e-6)
-    equal(read(folder, fake)[0].fit, saved.fit)
+    assert_equal(saved.fit, one(fake.fits[0]), 1e-6)
+    assert_equal(read(folder, fake)[0].fit, saved.fit)
     with pytest.raises(ResultError, match=r"params.npz: of an early version.*model=fitting.prepare\(head, local\)"):
         load_results(folder)
 
 
-def test_folders_of_several_faces_of_none_and_of_others(tmp_path):
+def test_load_results_reads_several_faces_none_and_skips_other_folders(tmp_path):
     write_photo(tmp_path / "in" / "a.png")
     write_photo(tmp_path / "in" / "b.png", colour=90)
     out = tmp_path / "out"
@@ -139,41 +139,41 @@ def test_folders_of_several_faces_of_none_and_of_others(tmp_path):
         (out / other).mkdir()
         (out / other / "metrics.json").write_text('{"mine": 1}')
     (out / ".writing-0123" / "metrics.json").write_text("{")
-    found = load_results(out)
-    assert [each.name for each in found] == ["a", "b"] and all(each.hypotheses is None for each in found)
-    assert found[0].fit.params.betas.shape == (HEAD.num_betas,)
+    results = load_results(out)
+    assert [each.name for each in results] == ["a", "b"] and all(each.hypotheses is None for each in results)
+    assert results[0].fit.params.betas.shape == (HEAD.num_betas,)
     with pytest.raises(ResultError, match=r"in: no results of flamejax reconstruct in it"):
         load_results(tmp_path / "in")
     for name in "ab":
         shutil.rmtree(out / name)
-    assert load_results(out) == []  # reconstruct was here, but no photo gave a head
+    assert load_results(out) == []  # an output of reconstruct without a fitted head
     (out / "c").mkdir()
     (out / "c" / "metrics.json").write_text("{")
-    with pytest.raises(ResultError, match=r"c/metrics.json: cannot be read"):  # and is not passed over
+    with pytest.raises(ResultError, match=r"c/metrics.json: cannot be read"):  # and is not skipped
         load_results(out)
 
 
-def test_the_crop_is_read_with_the_masks_and_landmarks_that_were_found(result):
+def test_observation_has_the_crop_masks_and_landmarks_of_the_fit(result):
     folder, fake = result
-    (_, found, _), given = read(folder, fake), one(fake.given[0])
-    np.testing.assert_array_equal(found.occlusion_mask, given.occlusion_mask)
-    np.testing.assert_array_equal(found.face_mask, given.face_mask)
-    equal(found.crop, given.crop)
+    (_, observation, _), given = read(folder, fake), one(fake.given[0])
+    np.testing.assert_array_equal(observation.occlusion_mask, given.occlusion_mask)
+    np.testing.assert_array_equal(observation.face_mask, given.face_mask)
+    assert_equal(observation.crop, given.crop)
     for name in ("landmarks", "dense_landmarks"):
-        np.testing.assert_allclose(getattr(found, name), getattr(given, name), atol=2e-3)
+        np.testing.assert_allclose(getattr(observation, name), getattr(given, name), atol=2e-3)
     # Hidden ones have no confidence, as in the fit.
-    for points, sure, given_sure in (
-        (given.landmarks, found.confidence, given.confidence),
-        (given.dense_landmarks, found.dense_confidence, given.dense_confidence),
+    for points, confidence, given_confidence in (
+        (given.landmarks, observation.confidence, given.confidence),
+        (given.dense_landmarks, observation.dense_confidence, given.dense_confidence),
     ):
         column, row = np.floor(np.asarray(points)).astype(int).T
-        seen = given.occlusion_mask[row, column] < 0.5
-        np.testing.assert_allclose(sure, np.where(seen, given_sure, 0), atol=1e-6)
-        assert 0 < seen.sum() < len(seen)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+        visible = given.occlusion_mask[row, column] < 0.5
+        np.testing.assert_allclose(confidence, np.where(visible, given_confidence, 0), atol=1e-6)
+        assert 0 < visible.sum() < len(visible)
+    assert {leaf.dtype for leaf in jax.tree.leaves(observation)} == {np.dtype(np.float32)}
 
 
-def test_given_landmarks_and_masks_give_the_very_observation(tmp_path):
+def test_given_landmarks_and_masks_restore_the_same_observation(tmp_path):
     write_photo(tmp_path / "in" / "a.png")
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
@@ -194,7 +194,7 @@ def test_given_landmarks_and_masks_give_the_very_observation(tmp_path):
     assert np.asarray(given.occlusion_mask).min() == 0 and (given.face_mask == 0).any()
 
 
-def test_a_photo_that_is_gone_or_changed_leaves_the_fit(result):
+def test_fit_is_read_without_the_photo_or_with_a_changed_one(result):
     folder, fake = result
     photo = folder.parents[1] / "in" / "a.png"
     write_photo(photo)
@@ -203,16 +203,16 @@ def test_a_photo_that_is_gone_or_changed_leaves_the_fit(result):
     photo.unlink()
     saved, seen, missing = read(folder, fake)
     assert seen is None and "not there any more" in missing
-    equal(saved.fit, one(fake.fits[0]), 1e-6)
+    assert_equal(saved.fit, one(fake.fits[0]), 1e-6)
 
 
-def test_results_of_before_have_no_face_mask(result):
+def test_early_results_have_no_face_mask(result):
     folder, fake = result
     (folder / "face_mask.png").unlink()
-    assert np.all(np.asarray(read(folder, fake)[1].face_mask) == 1)  # the whole crop lies in the photo
+    assert np.all(np.asarray(read(folder, fake)[1].face_mask) == 1)  # the full crop is inside the photo
 
 
-def test_folders_that_are_no_results_and_other_heads(result, tmp_path):
+def test_other_folders_and_other_heads_are_refused(result, tmp_path):
     folder, fake = result
     with pytest.raises(ResultError, match=r"in: no result of flamejax reconstruct"):
         read(tmp_path / "in", fake)
@@ -258,27 +258,27 @@ def test_damaged_files_are_named(result, file, content):
     assert f"Delete the folder {folder} and" in str(error.value)
 
 
-def test_numbers_that_do_not_fit_together_are_refused(result):
+def test_inconsistent_arrays_are_refused(result):
     folder, fake = result
     with np.load(folder / "params.npz") as file:
-        whole = dict(file)
+        stored = dict(file)
     for name, value, message in (
-        ("betas", whole["betas"][:2], "'betas' is float32"),
-        ("light", whole["light"] * np.nan, "not finite"),
-        ("local", whole["local"][:-1], "'local' is float32"),
+        ("betas", stored["betas"][:2], "'betas' is float32"),
+        ("light", stored["light"] * np.nan, "not finite"),
+        ("local", stored["local"][:-1], "'local' is float32"),
         ("global_betas", np.int32(2), "'local' is float32"),
-        ("vertices", whole["vertices"] + 0.001, r"from those of its coefficients.*--local"),
+        ("vertices", stored["vertices"] + 0.001, r"from those of its coefficients.*--local"),
     ):
-        np.savez(folder / "params.npz", **(whole | {name: value}))
+        np.savez(folder / "params.npz", **(stored | {name: value}))
         with pytest.raises(ResultError, match=message):
             read(folder, fake)
     for name in FOLDED:
-        np.savez(folder / "params.npz", **(whole | {name: np.int32(99)}))
+        np.savez(folder / "params.npz", **(stored | {name: np.int32(99)}))
         with pytest.raises(ResultError, match="impossible counts"):
             load_results(folder)
 
 
-def test_the_model_is_the_one_that_was_fitted(result, networks, tmp_path):
+def test_fitted_with_loads_the_model_of_the_fit(result, networks, tmp_path):
     folder, fake = result
     metrics = read_metrics(folder)
     model = fitted_with(metrics, HEAD)

@@ -1,4 +1,4 @@
-"""Makes a benchmark by CO-545's protocol: `python -m experiments.datasets.occluded_frames OUTPUT`."""
+"""Make a benchmark by CO-545's protocol: `python -m experiments.datasets.occluded_frames OUTPUT`."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from rich.console import Console
 from experiments import runtime
 from experiments.datasets.observations import spread_out
 from experiments.datasets.occluded_frames import sequences, store
-from experiments.datasets.open_faces.subjects import Config, subjects
+from experiments.datasets.open_faces.subjects import ConfigName, subjects
 from experiments.datasets.registered_scans import Unit
 from experiments.datasets.scans import OPEN_HEAD
-from experiments.progress import counted
+from experiments.progress import progress_counter
 from flamejax.files import remove_unfinished
 from flamejax.head import HeadFileError, HeadModel, geometry_hash, load_head
 
-SHOWN = 10
-"""Notes that are printed."""
+MAX_NOTES = 10
+"""Number of notes that are printed."""
 
 
 @dataclass(frozen=True)
-class Build:
-    """Occluded photos of expressive heads, with the vertices that stay in sight; goes on where it was."""
+class OccludedFramesConfig:
+    """Make occluded photos of expressive heads with their visible vertices; an interrupted run is continued."""
 
     output: Annotated[Path, tyro.conf.Positional]
-    """Folder of the benchmark."""
+    """Folder for the benchmark."""
     scans: Path | None = None
     """Registered sequences in the head's topology (CoMA): DIR/<subject>/<expression>/*.ply|obj|npy|npz. By default the
     open faces."""
     unit: Unit = "m"
-    """Of these files."""
+    """Unit of these files."""
     split: Literal["train", "validation", "test"] = "test"
-    """Of the open faces."""
-    config: Config | None = None
-    """Of the open faces: `test` with its split, `full` with the others, unless given."""
+    """Split of the open faces."""
+    config: ConfigName | None = None
+    """Part of the open faces; by default `test` for the test split, `full` for the others."""
     head: Path | None = None
     """Head model file; by default the open head."""
     limit: int | None = None
-    """So many frames, evenly spaced."""
+    """Number of frames to use, evenly spaced; by default all."""
     seed: int = 0
-    """Draws occluders, cameras, lights and backgrounds."""
+    """Seed of occluders, cameras, lights and backgrounds."""
 
 
-def make(options: Build, console: Console) -> Path:
-    """Make what is missing.
+def make(options: OccludedFramesConfig, console: Console) -> Path:
+    """Make the frames that are missing.
 
     Returns:
       The benchmark's folder.
 
     Raises:
-      ValueError: no frames, or a folder that holds something else. OSError: it cannot be written.
+      ValueError: there are no frames, or the folder has other contents. OSError: it cannot be written.
     """
-    from experiments.datasets.occluded_frames.pictures import Photographer
+    from experiments.datasets.occluded_frames.pictures import FrameRenderer
 
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: at least one frame.")
@@ -71,17 +71,17 @@ def make(options: Build, console: Console) -> Path:
     frames = _frames(head, options, console)
     store.begin(options.output, settings)
     remove_unfinished(options.output)
-    photograph = Photographer(head, options.seed)
-    with counted("occluded frames", len(frames)) as advance:
+    render_frame = FrameRenderer(head, options.seed)
+    with progress_counter("occluded frames", len(frames)) as advance:
         for frame in frames:
             if not store.is_made(options.output, frame):
-                store.write_frame(options.output, frame, photograph(frame))
+                store.write_frame(options.output, frame, render_frame(frame))
             advance()
     store.finish(options.output, settings, frames)
     return options.output
 
 
-def _frames(head: HeadModel, options: Build, console: Console) -> list[sequences.Frame]:
+def _frames(head: HeadModel, options: OccludedFramesConfig, console: Console) -> list[sequences.SequenceFrame]:
     if options.scans is None:
         if head.name != OPEN_HEAD:
             raise ValueError(f"the open faces are scans of the open head, not of '{head.name}'. Give --scans DIR.")
@@ -90,22 +90,22 @@ def _frames(head: HeadModel, options: Build, console: Console) -> list[sequences
             raise ValueError(
                 f"no frames: `{config}` of the open faces has no {options.split} split. Give --config full."
             )
-        every = sequences.open_frames(options.split, config)
-        return [every[k] for k in spread_out(len(every), options.limit)]
+        frames = sequences.open_frames(options.split, config)
+        return [frames[k] for k in spread_out(len(frames), options.limit)]
     files, notes = sequences.middle_files(options.scans)
-    taken = [files[k] for k in spread_out(len(files), options.limit)]
-    found = sequences.folder_frames(head, options.scans, taken, options.unit, console)
-    notes += found.notes
-    for line in notes[:SHOWN]:
+    chosen = [files[k] for k in spread_out(len(files), options.limit)]
+    frames, frame_notes = sequences.folder_frames(head, options.scans, chosen, options.unit, console)
+    notes += frame_notes
+    for line in notes[:MAX_NOTES]:
         console.print(line, markup=False)
-    if len(notes) > SHOWN:
-        console.print(f"and {len(notes) - SHOWN} more of such notes")
-    return found.frames
+    if len(notes) > MAX_NOTES:
+        console.print(f"and {len(notes) - MAX_NOTES} more of such notes")
+    return frames
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.datasets.occluded_frames") -> int:
-    """Returns the exit status; 1 when the benchmark cannot be made."""
-    options = tyro.cli(Build, args=args, prog=prog)
+    """Run the command. Returns the exit status: 1 when the benchmark cannot be made."""
+    options = tyro.cli(OccludedFramesConfig, args=args, prog=prog)
     runtime.use_compilation_cache()
     try:
         folder = make(options, Console(stderr=True))

@@ -1,4 +1,4 @@
-"""The frames: the middle one of each sequence of a folder, or all scans of a split of the open faces."""
+"""Read the frames: the middle one of each sequence of a folder, or all scans of a split of the open faces."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 from rich.console import Console
 
 from experiments.datasets import open_faces
-from experiments.datasets.open_faces.subjects import Config
+from experiments.datasets.open_faces.subjects import ConfigName
 from experiments.datasets.placed_scans import place
 from experiments.datasets.registered_scans import UNITS, Unit, find_scans, read_vertices
 from flamejax.head import HeadFileError, HeadModel
 
 NEUTRAL = "neutral"
-"""Sequences whose expression's name contains this are left out: "excluding neutral expressions"."""
-PHOTOS = (".png", ".jpg", ".jpeg", ".bmp")
+"""Sequences whose expression's name contains this are skipped: "excluding neutral expressions"."""
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One head that is to be photographed; numpy."""
+class SequenceFrame:
+    """One head of a sequence; numpy."""
 
     subject: str
     expression: str
     person: int
-    """Number by which the subject's skin is drawn."""
+    """Seed of the subject's skin."""
     vertices: np.ndarray
     """(V, 3) float32 metres, head frame."""
     rotations: np.ndarray
@@ -38,35 +38,26 @@ class Frame:
         return f"{self.subject}-{self.expression}"
 
 
-def open_frames(split: str, config: Config) -> list[Frame]:
-    """Every scan of a split of the open faces; each is a sequence of one frame, and none is neutral.
+def open_frames(split: str, config: ConfigName) -> list[SequenceFrame]:
+    """Load every scan of a split of the open faces; each is a sequence of one frame, and none is neutral.
 
     Raises:
       As `open_faces.load_scans`.
     """
-    found = open_faces.load_scans(split, config)
+    scans = open_faces.load_scans(split, config)
     frames = []
-    parts = zip(found.keys, found.subject, found.vertices, found.joint_rotations, strict=True)
-    for key, person, vertices, rotations in parts:
+    rows = zip(scans.keys, scans.subject, scans.vertices, scans.joint_rotations, strict=True)
+    for key, person, vertices, rotations in rows:
         subject, expression = key.split("-", 1)
-        frames.append(Frame(subject, expression, int(person), vertices, rotations))
+        frames.append(SequenceFrame(subject, expression, int(person), vertices, rotations))
     return frames
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """What a folder holds."""
-
-    frames: list[Frame]
-    notes: list[str]
-    """A line for everything that was left out or not used."""
-
-
 def middle_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """The n//2-th of the n sorted mesh files of each sequence DIR/<subject>/<expression>/; a sequence is a folder.
+    """Select the n//2-th of the n sorted mesh files of each sequence, a folder DIR/<subject>/<expression>/.
 
     Returns:
-      The files, and notes: neutral sequences, and photos beside scans, which are not used.
+      The files, and notes on neutral sequences and on photos in the folders, which are not used.
 
     Raises:
       ValueError: as `find_scans`; or all sequences are neutral.
@@ -75,16 +66,16 @@ def middle_files(folder: Path) -> tuple[list[Path], list[str]]:
     for path in find_scans(folder):
         sequences.setdefault(path.parent, []).append(path)
     chosen, notes, photos = [], [], 0
-    for place_of, paths in sequences.items():
+    for sequence, paths in sequences.items():
         if NEUTRAL in _expression(folder, paths[0]).lower():
-            notes.append(f"{place_of}: left out, neutral.")
+            notes.append(f"{sequence}: left out, neutral.")
             continue
         middle = paths[len(paths) // 2]
-        photos += any(middle.with_suffix(suffix).exists() for suffix in PHOTOS)
+        photos += any(middle.with_suffix(suffix).exists() for suffix in PHOTO_SUFFIXES)
         chosen.append(middle)
     if photos:
         notes.append(
-            f"{photos} of the frames have a photo beside the mesh. Photos of one's own are not supported (their "
+            f"{photos} of the frames have a photo beside the mesh. Own photos are not supported (their "
             "cameras are not known here): all frames are rendered."
         )
     if not chosen:
@@ -92,35 +83,41 @@ def middle_files(folder: Path) -> tuple[list[Path], list[str]]:
     return chosen, notes
 
 
-def folder_frames(head: HeadModel, folder: Path, files: list[Path], unit: Unit, console: Console) -> Sequences:
-    """Read files of `middle_files` and move them into the head frame, by fits of the head.
+def folder_frames(
+    head: HeadModel, folder: Path, files: list[Path], unit: Unit, console: Console
+) -> tuple[list[SequenceFrame], list[str]]:
+    """Read files of `middle_files` and transform them to the head frame by fits of the head.
+
+    Returns:
+      The frames, and a line for each file that was left out.
 
     Raises:
-      ValueError: none can be read or fitted, or two sequences have one name.
+      ValueError: no file can be read or fitted, or two sequences have the same name.
     """
-    read, kept, notes = [], [], []
+    scans, paths, notes = [], [], []
     for path in files:
         try:
-            read.append((read_vertices(path, head.num_vertices) * UNITS[unit]).astype(np.float32))
-            kept.append(path)
+            scans.append((read_vertices(path, head.num_vertices) * UNITS[unit]).astype(np.float32))
+            paths.append(path)
         except (HeadFileError, OSError) as error:
             notes.append(f"left out: {error}")
-    if not kept:
+    if not paths:
         raise ValueError(f"none of the {len(files)} middle frames can be read. The first: {notes[0]}")
-    subjects = np.array([path.relative_to(folder).parts[0] for path in kept])
-    placed, sound = place(head, np.stack(read), "placing the frames", console)
-    notes += [f"left out: {kept[k]}: the head model does not fit it." for k in np.flatnonzero(~sound)]
+    subjects = np.array([path.relative_to(folder).parts[0] for path in paths])
+    placed, succeeded = place(head, np.stack(scans), "placing the frames", console)
+    notes += [f"left out: {paths[k]}: the head model does not fit it." for k in np.flatnonzero(~succeeded)]
     frames = []
-    for k, vertices, rotations in zip(np.flatnonzero(sound), placed.vertices, placed.rotations, strict=True):
+    for k, vertices, rotations in zip(np.flatnonzero(succeeded), placed.vertices, placed.rotations, strict=True):
         subject = str(subjects[k])
-        frames.append(Frame(subject, _expression(folder, kept[k]), zlib.crc32(subject.encode()), vertices, rotations))
+        person = zlib.crc32(subject.encode())
+        frames.append(SequenceFrame(subject, _expression(folder, paths[k]), person, vertices, rotations))
     names = [frame.name for frame in frames]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{folder}: two sequences would both be named {twice}.")
-    return Sequences(frames, notes)
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{folder}: two sequences would both be named {duplicate}.")
+    return frames, notes
 
 
 def _expression(folder: Path, path: Path) -> str:
-    """What lies between subject and file; scans that lie in the subject's folder itself are one sequence."""
+    """Join the folder names between subject and file; scans directly in the subject's folder are one sequence."""
     return "-".join(path.relative_to(folder).parts[1:-1]) or "sequence"

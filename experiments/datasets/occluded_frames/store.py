@@ -1,8 +1,8 @@
-"""The benchmark on disk: a folder for each frame, written whole or not at all, and an index.
+"""The benchmark on disk: an index, and a folder for each frame, which appears only when it is complete.
 
-OUTPUT/index.json                                          settings, and the frames in order once all are made
+OUTPUT/index.json                                          settings, and the frames in order when all are made
 OUTPUT/<subject>-<expression>/photo.png, occluded.png      256 x 256
-OUTPUT/<subject>-<expression>/mask.png                     white = the occluder
+OUTPUT/<subject>-<expression>/mask.png                     white = occluder
 OUTPUT/<subject>-<expression>/case.npz                     vertices, front, unoccluded, landmarks, camera
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 
 from experiments.cache import read_arrays, write_arrays
 from experiments.datasets.observations import spread_out
-from experiments.datasets.occluded_frames.pictures import Picture
-from experiments.datasets.occluded_frames.sequences import Frame
-from experiments.datasets.open_faces.photos import png
-from experiments.datasets.open_faces.scenes import camera_of
+from experiments.datasets.occluded_frames.pictures import FrameImages
+from experiments.datasets.occluded_frames.sequences import SequenceFrame
+from experiments.datasets.open_faces.photos import encode_png
+from experiments.datasets.open_faces.scenes import make_camera
 from flamejax.camera import PerspectiveCamera
 from flamejax.files import new_folder, write_text
 from flamejax.io.images import ImageError, load_image, load_mask
@@ -32,7 +32,7 @@ ARRAYS = ("vertices", "front", "unoccluded", "landmarks", "focal", "centre", "T_
 
 @dataclass(frozen=True)
 class OccludedFrame:
-    """One case of the benchmark; numpy, V vertices, S = 256."""
+    """One frame of the benchmark; numpy, V vertices, S = 256."""
 
     name: str
     subject: str
@@ -40,66 +40,67 @@ class OccludedFrame:
     occluder: str
     """hand, face-mask or object."""
     photo: np.ndarray
-    """(S, S, 3) float32 in [0, 1], as the next."""
+    """(S, S, 3) float32 in [0, 1]."""
     occluded: np.ndarray
+    """(S, S, 3) float32 in [0, 1]."""
     mask: np.ndarray
-    """(S, S) float32, 1 = the occluder."""
+    """(S, S) float32, 1 = occluder."""
     vertices: np.ndarray
-    """(V, 3) float32 metres, head frame: the truth."""
+    """(V, 3) float32 metres, head frame: ground truth."""
     front: np.ndarray
-    """(V,) bool: facial vertices that the clean photo shows; V_front in OFER."""
+    """(V,) bool: facial vertices that are visible in the clean photo; V_front in OFER."""
     unoccluded: np.ndarray
-    """(V,) bool: of these the ones that the occluded photo shows; V_unocc in OFER."""
+    """(V,) bool: those that are visible in the occluded photo too; V_unocc in OFER."""
     landmarks: np.ndarray
-    """(68, 2) exact, pixels, in front or not."""
+    """(68, 2) exact, pixels, visible or not."""
     camera: PerspectiveCamera
     """World is the head frame."""
 
 
-def is_made(folder: Path, frame: Frame) -> bool:
-    """Whether a frame lies there, whole."""
+def is_made(folder: Path, frame: SequenceFrame) -> bool:
+    """Returns whether the frame's folder is there, complete."""
     return (folder / frame.name / "case.npz").is_file()
 
 
-def write_frame(folder: Path, frame: Frame, picture: Picture) -> None:
-    """Write a frame's folder.
+def write_frame(folder: Path, frame: SequenceFrame, images: FrameImages) -> None:
+    """Write the folder of a frame.
 
     Raises:
       OSError: it cannot be written.
     """
     arrays = {
-        "vertices": frame.vertices, "front": picture.front, "unoccluded": picture.unoccluded,
-        "landmarks": picture.landmarks, "occluder": np.array(picture.occluder),
+        "vertices": frame.vertices, "front": images.front, "unoccluded": images.unoccluded,
+        "landmarks": images.landmarks, "occluder": np.array(images.occluder),
     }  # fmt: skip
-    arrays |= {name: np.asarray(getattr(picture.camera, name)) for name in ("focal", "centre", "T_camera_world")}
-    with new_folder(folder / frame.name) as made:
+    arrays |= {name: np.asarray(getattr(images.camera, name)) for name in ("focal", "centre", "T_camera_world")}
+    with new_folder(folder / frame.name) as temporary:
         for name in ("photo", "occluded", "mask"):
-            (made / f"{name}.png").write_bytes(png(getattr(picture, name)).tobytes())
-        write_arrays(made / "case.npz", arrays)
+            (temporary / f"{name}.png").write_bytes(encode_png(getattr(images, name)).tobytes())
+        write_arrays(temporary / "case.npz", arrays)
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the benchmark's folder, or go on with one that was begun by the same settings.
+    """Make the benchmark's folder, or continue one that was started with the same settings.
 
     Raises:
-      ValueError: it holds another benchmark, or something else.
+      ValueError: it contains another benchmark, or other files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).exists():
-        begun = _index(folder)["settings"]
-        if begun != dict(settings):
-            changed = ", ".join(n for n in sorted({*begun, *settings}) if begun.get(n) != settings.get(n))
+        previous = _read_index(folder)["settings"]
+        if previous != dict(settings):
+            changed = ", ".join(n for n in sorted({*previous, *settings}) if previous.get(n) != settings.get(n))
             raise ValueError(f"{folder}: was begun with other settings ({changed}). Choose another folder.")
     elif any(folder.iterdir()):
         raise ValueError(f"{folder}: is not empty, and holds no benchmark of this kind. Choose another folder.")
     _write_index(folder, settings, None)
 
 
-def finish(folder: Path, settings: Mapping[str, Any], frames: list[Frame]) -> None:
+def finish(folder: Path, settings: Mapping[str, Any], frames: list[SequenceFrame]) -> None:
     """Write the index of all frames, in order. Raises: ValueError, a frame is damaged."""
     rows = []
     for frame in frames:
-        arrays = _case(folder, frame.name)
+        arrays = _load_arrays(folder, frame.name)
         counts = {"front": int(arrays["front"].sum()), "unoccluded": int(arrays["unoccluded"].sum())}
         names = {"name": frame.name, "subject": frame.subject, "expression": frame.expression}
         rows.append(names | {"occluder": str(arrays["occluder"])} | counts)
@@ -107,48 +108,48 @@ def finish(folder: Path, settings: Mapping[str, Any], frames: list[Frame]) -> No
 
 
 def read_frames(folder: Path, limit: int | None = None) -> Iterator[OccludedFrame]:
-    """The cases of a benchmark, one after the other, in the index's order; `limit` of them, evenly spaced.
+    """Yield the frames of a benchmark in the index's order; `limit` of them, evenly spaced.
 
     Raises:
-      ValueError: no benchmark, one that is not finished (at once), or a damaged case.
+      ValueError: no benchmark or an unfinished one (raised at the call), or a damaged frame.
     """
-    rows = _index(Path(folder))["frames"]
+    rows = _read_index(Path(folder))["frames"]
     if rows is None:
-        raise ValueError(f"{folder}: is not finished. Run the command that made it again; it goes on where it was.")
+        raise ValueError(f"{folder}: is not finished. Run the command that made it again; it continues there.")
     return (_read_frame(Path(folder), rows[k]) for k in spread_out(len(rows), limit))
 
 
 def head_of(folder: Path) -> tuple[str, str]:
-    """Name and geometry hash of the head that a benchmark's frames are of. Raises: ValueError, no benchmark."""
-    settings = _index(Path(folder))["settings"]
+    """Returns the name and geometry hash of a benchmark's head model. Raises: ValueError, no benchmark."""
+    settings = _read_index(Path(folder))["settings"]
     return settings["head"], settings["head_hash"]
 
 
 def _read_frame(folder: Path, row: dict[str, Any]) -> OccludedFrame:
-    arrays, place = _case(folder, row["name"]), folder / row["name"]
+    arrays, frame_folder = _load_arrays(folder, row["name"]), folder / row["name"]
     try:
-        photo, occluded = (load_image(place / f"{name}.png") for name in ("photo", "occluded"))
-        mask = load_mask(place / "mask.png")
+        photo, occluded = (load_image(frame_folder / f"{name}.png") for name in ("photo", "occluded"))
+        mask = load_mask(frame_folder / "mask.png")
     except (ImageError, OSError) as error:
-        raise ValueError(f"{place}: a damaged case ({error}). Delete its folder and make it again.") from error
+        raise ValueError(f"{frame_folder}: a damaged case ({error}). Delete its folder and make it again.") from error
     return OccludedFrame(
         row["name"], row["subject"], row["expression"], row["occluder"], photo, occluded, mask,
         arrays["vertices"], arrays["front"], arrays["unoccluded"], arrays["landmarks"],
-        camera_of(float(arrays["focal"]), arrays["centre"], arrays["T_camera_world"]),
+        make_camera(float(arrays["focal"]), arrays["centre"], arrays["T_camera_world"]),
     )  # fmt: skip
 
 
-def _case(folder: Path, name: str) -> dict[str, np.ndarray]:
+def _load_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     arrays = read_arrays(folder / name / "case.npz")
     if arrays is None or not {*ARRAYS, "occluder"} <= arrays.keys():
         raise ValueError(f"{folder / name}: a damaged case. Delete its folder and make it again.")
     return arrays
 
 
-def _index(folder: Path) -> dict[str, Any]:
+def _read_index(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / INDEX).read_text())
-        return {"settings": found["settings"], "frames": found["frames"]}
+        index = json.loads((folder / INDEX).read_text())
+        return {"settings": index["settings"], "frames": index["frames"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: holds no readable {INDEX} of occluded frames ({error}).") from error
 

@@ -1,4 +1,4 @@
-"""The open scans: registered heads with details, expressions and photos, from CC0 data: docs/method/open-scans.md."""
+"""The open scans: registered heads with details and expressions, and photos, from CC0 data. See docs/open-faces.md."""
 
 from experiments.datasets.open_faces.expressions import EXPRESSIONS
 from experiments.datasets.open_faces.read import (
@@ -13,7 +13,7 @@ from experiments.datasets.open_faces.read import (
     load_scans,
     photo_of,
 )
-from experiments.datasets.open_faces.scans import posed
+from experiments.datasets.open_faces.scans import pose_rest_shape
 from experiments.datasets.open_faces.subjects import CONFIGS, SPLITS
 
 __all__ = [
@@ -30,5 +30,5 @@ __all__ = [
     "load_photos",
     "load_scans",
     "photo_of",
-    "posed",
+    "pose_rest_shape",
 ]

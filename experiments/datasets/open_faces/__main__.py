@@ -1,4 +1,4 @@
-"""Builds the open scans: `python -m experiments.datasets.open_faces`."""
+"""Build the open scans: `python -m experiments.datasets.open_faces`."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from experiments.datasets.open_faces.preview import preview, preview_scans
 
 
 @dataclass(frozen=True)
-class Build:
-    """Build the open scans (registered heads, photos, occluders) in $FLAMEJAX_DATA/open_faces; goes on where it was."""
+class OpenFacesConfig:
+    """Build the open scans and their photos in $FLAMEJAX_DATA/open_faces; an interrupted build is continued."""
 
     config: Literal["full", "test", "slice"] = "full"
     """full: 300 subjects; test: the 30 of its test split; slice: 4 subjects x 3 expressions."""
     workers: int | None = None
-    """Worker processes; one for each processor unless given."""
+    """Number of worker processes; by default one per processor."""
     meshes_only: bool = False
-    """No photos."""
+    """Build the meshes without photos."""
     preview: Path | None = None
-    """Write a contact sheet of random photos there."""
+    """Image to write: a contact sheet of random photos."""
     preview_seed: int = 0
     preview_scans: Path | None = None
-    """Write scans as plain shapes there."""
+    """Image to write: renders of scans without texture."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.datasets.open_faces") -> int:
-    """Returns the exit status; 1 when the data cannot be built."""
-    options = tyro.cli(Build, args=args, prog=prog)
-    began = time.perf_counter()
+    """Run the command. Returns the exit status: 1 when the data cannot be built."""
+    options = tyro.cli(OpenFacesConfig, args=args, prog=prog)
+    started = time.perf_counter()
     try:
-        make = read.ensure_scans if options.meshes_only else read.ensure
-        folder = make(options.config, options.workers)
+        build = read.ensure_scans if options.meshes_only else read.ensure
+        folder = build(options.config, options.workers)
         if options.preview:
             preview(options.preview, options.config, seed=options.preview_seed)
         if options.preview_scans:
@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.d
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
     size = sum(f.stat().st_size for f in store.folder().rglob("*") if f.is_file())
-    print(f"{folder} ({size / 1e6:.0f} MB), {time.perf_counter() - began:.0f} s")
+    print(f"{folder} ({size / 1e6:.0f} MB), {time.perf_counter() - started:.0f} s")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The photos and meshes as a tensorflow-datasets builder: ArrayRecord files, written and read without TensorFlow."""
+"""A tensorflow-datasets builder of the photos and meshes: ArrayRecord files, written and read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from experiments.datasets.open_faces import store
 from experiments.datasets.open_faces.expressions import EXPRESSIONS
 from experiments.datasets.open_faces.photos import kind_of
 from experiments.datasets.open_faces.scenes import SIZE
-from experiments.datasets.open_faces.subjects import CONFIGS, SPLITS, VERSION, Config, subjects
-from experiments.progress import counted
+from experiments.datasets.open_faces.subjects import CONFIGS, SPLITS, VERSION, ConfigName, subjects
+from experiments.progress import progress_counter
 
 IMAGES = ("image", "occluded")
 MASKS = ("occlusion_mask", "face_mask", "face_mask_occluded")
@@ -31,13 +31,13 @@ DESCRIPTION = "Registered heads of 300 made-up people x 12 expressions, with pho
 
 
 class OpenFaces(tfds.core.GeneratorBasedBuilder):
-    """Packs what `store` made: one example a scan, in the order of `store.scan_list`."""
+    """Packs the files of `store`: one example per scan, in the order of `store.scan_list`."""
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [  # noqa: RUF012
         tfds.core.BuilderConfig(name=name, description=f"{DESCRIPTION} Part: {name}.") for name in CONFIGS
     ]
-    each: Callable[[], object] = staticmethod(lambda: None)
+    on_example: Callable[[], object] = staticmethod(lambda: None)
     """Called after each example, for progress."""
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -67,7 +67,7 @@ class OpenFaces(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for k, (subject, expression) in enumerate(store.scan_list(self.builder_config.name, split)):
             yield k, _example(subject, expression)
-            type(self).each()
+            type(self).on_example()
 
 
 def _example(subject: int, expression: int) -> dict[str, Any]:
@@ -86,14 +86,14 @@ def _example(subject: int, expression: int) -> dict[str, Any]:
     }
 
 
-def builder(config: Config) -> OpenFaces:
-    """The builder of a config; its files lie below `store.folder()`."""
-    logging.getLogger("absl").addFilter(_of_interest)
+def builder(config: ConfigName) -> OpenFaces:
+    """Returns the builder of a config; its files are below `store.folder()`."""
+    logging.getLogger("absl").addFilter(_is_relevant)
     return OpenFaces(config=config, data_dir=folder(), file_format="array_record")
 
 
-def _of_interest(record: logging.LogRecord) -> bool:
-    """Pillow decodes the images; that OpenCV would be faster need not be said in every process."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Returns False for the hint that OpenCV is faster than Pillow, which every process would print."""
     return "OpenCV" not in record.getMessage()
 
 
@@ -101,19 +101,19 @@ def folder() -> Path:
     return store.folder() / "tfds"
 
 
-def packed(config: Config) -> bool:
-    """Whether a config lies there whole: tensorflow-datasets writes elsewhere and renames at the end."""
+def is_packed(config: ConfigName) -> bool:
+    """Returns whether all files of a config are there; tensorflow-datasets renames their folder at the end."""
     return (folder() / "open_faces" / config / VERSION / "dataset_info.json").exists()
 
 
-def pack(config: Config) -> None:
-    """Write the ArrayRecord files of a config, with a progress bar; all pieces must be there."""
+def pack(config: ConfigName) -> None:
+    """Write the ArrayRecord files of a config, with a progress bar; all scans and photos must exist."""
     tfds.disable_progress_bar()
     count = sum(len(store.scan_list(config, split)) for split in SPLITS)
-    with counted(f"open faces '{config}': packing", count) as advance:
-        OpenFaces.each = staticmethod(advance)
+    with progress_counter(f"open faces '{config}': packing", count) as advance:
+        OpenFaces.on_example = staticmethod(advance)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads
+            with contextlib.redirect_stdout(io.StringIO()):  # hides its messages about downloads
                 builder(config).download_and_prepare()
         finally:
-            OpenFaces.each = staticmethod(lambda: None)
+            OpenFaces.on_example = staticmethod(lambda: None)

@@ -1,4 +1,4 @@
-"""The twelve expressions of CoMA's kinds, as one-sided random activations of the CC0 face units and a jaw rotation."""
+"""Twelve expressions like CoMA's, as random non-negative activations of the CC0 face units and a jaw rotation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from experiments.datasets.open_people.activations import ALONE, ALONE_PEAK, LOPSIDED, side_sign, sides, twin
 
 Muscles = Mapping[str, np.ndarray]
-"""Name -> (2,) activation on the subject's left and right."""
+"""Activations (2,) on the subject's left and right, by name."""
 MUSCLES = ("smile", "brow", "frown", "squint", "pucker", "down", "hollow", "open")
 HOLLOW = "cheeks hollow"
-"""An activation of our own beside the face units, none of which sucks the cheeks in: see `details`."""
+"""An additional activation that sucks the cheeks in, which no face unit does: see `details`."""
 
-# expression -> (jaw opening in degrees at full strength, units at full strength); `*` stands for both sides. `<`, one
-# side alone, which is drawn.
+# expression -> (jaw opening in degrees, face units), both at full strength; `*` stands for both sides, `<` for one
+# random side.
 KINDS: dict[str, tuple[float, dict[str, float]]] = {
     "bareteeth": (4.0, {"mouthUpperUp*": 0.8, "mouthLowerDown*": 0.8, "mouthStretch*": 0.5, "noseSneer*": 0.4,
                         "cheekSquint*": 0.3}),
@@ -36,44 +36,44 @@ KINDS: dict[str, tuple[float, dict[str, float]]] = {
                        "cheekSquint*": 0.3}),
 }  # fmt: skip
 EXPRESSIONS = tuple(KINDS)
-SIDEWAYS = 6.0
-"""Degrees by which the jaw turns about +y at the full strength of `mouth_side`."""
+JAW_SIDEWAYS = 6.0
+"""Rotation of the jaw about +y in degrees at the full strength of `mouth_side`."""
 
 
-def draw(
+def draw_activation(
     rng: np.random.Generator, expression: int, names: tuple[str, ...], peaks: np.ndarray
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """One person's way of one expression.
+    """Draw one person's activation of an expression.
 
     Args:
-      names: (U,) the face units; peaks: (U,) how far each moves a vertex at full strength, metres.
+      names: (U,) the face units; peaks: (U,) largest displacement of each at full strength, metres.
 
     Returns:
       (U,) activations in [0, 1]; activation of `HOLLOW`; the jaw's axis-angle (3,), radians.
     """
     opening, parts = KINDS[EXPRESSIONS[expression]]
-    strength, uneven = rng.uniform(0.55, 1.0), LOPSIDED * rng.standard_normal()
+    strength, asymmetry = rng.uniform(0.55, 1.0), LOPSIDED * rng.standard_normal()
     to_left = rng.uniform() < 0.5
-    out, hollow = np.zeros(len(names)), 0.0
+    activation, hollow = np.zeros(len(names)), 0.0
     for pattern, amount in parts.items():
         if pattern == HOLLOW:
             hollow = strength * amount
             continue
-        for side in _sides(pattern, to_left):
-            factor = 1 + uneven * side_sign(side) if "*" in pattern else 1.0
-            out[names.index(side)] += strength * amount * max(factor, 0.0)
-    # Every unit a little by itself, as the open head's own expressions have it.
-    out += np.minimum(ALONE, ALONE_PEAK / peaks) * np.abs(rng.standard_normal(len(names)))
+        for name in _sides(pattern, to_left):
+            factor = 1 + asymmetry * side_sign(name) if "*" in pattern else 1.0
+            activation[names.index(name)] += strength * amount * max(factor, 0.0)
+    # Add independent noise to every unit, as in the open head's own expressions.
+    activation += np.minimum(ALONE, ALONE_PEAK / peaks) * np.abs(rng.standard_normal(len(names)))
     jaw = np.array([opening * strength * rng.uniform(0.85, 1.1) + abs(rng.normal(0, 0.5)), rng.normal(0, 0.6), 0.0])
     if EXPRESSIONS[expression] == "mouth_side":
-        jaw[1] += SIDEWAYS * strength * (1 if to_left else -1)
-    return np.minimum(out, 1.0), hollow, np.deg2rad(jaw)
+        jaw[1] += JAW_SIDEWAYS * strength * (1 if to_left else -1)
+    return np.minimum(activation, 1.0), hollow, np.deg2rad(jaw)
 
 
-def muscles(activation: np.ndarray, hollow: float, jaw: np.ndarray, names: tuple[str, ...]) -> Muscles:
-    """What drives wrinkles and folds: name -> (2,) activation in about [0, 1.5] on the subject's left and right."""
+def muscle_activations(activation: np.ndarray, hollow: float, jaw: np.ndarray, names: tuple[str, ...]) -> Muscles:
+    """Compute the activations that drive wrinkles and folds: (2,), about [0, 1.5], on the subject's left and right."""
 
-    def side(weights: Mapping[str, float]) -> np.ndarray:
+    def combine(weights: Mapping[str, float]) -> np.ndarray:
         total = np.zeros(2)
         for pattern, weight in weights.items():
             left = pattern.replace("*", "Left")
@@ -82,13 +82,13 @@ def muscles(activation: np.ndarray, hollow: float, jaw: np.ndarray, names: tuple
         return total
 
     return {
-        "smile": side({"mouthSmile*": 1.0, "unit-mouth-corner-puller": 0.7, "mouthUpperUp*": 0.5, "noseSneer*": 0.5,
+        "smile": combine({"mouthSmile*": 1.0, "unit-mouth-corner-puller": 0.7, "mouthUpperUp*": 0.5, "noseSneer*": 0.5,
                        "mouthDimple*": 0.3, "mouthStretch*": 0.3}),
-        "brow": side({"browInnerUp": 0.5, "browOuterUp*": 0.6}),
-        "frown": side({"browDown*": 1.0, "noseSneer*": 0.5}),
-        "squint": side({"eyeSquint*": 0.7, "cheekSquint*": 0.6}),
-        "pucker": side({"mouthPucker": 1.0, "mouthFunnel": 0.7}),
-        "down": side({"mouthFrown*": 0.8, "mouthShrugLower": 0.7}),
+        "brow": combine({"browInnerUp": 0.5, "browOuterUp*": 0.6}),
+        "frown": combine({"browDown*": 1.0, "noseSneer*": 0.5}),
+        "squint": combine({"eyeSquint*": 0.7, "cheekSquint*": 0.6}),
+        "pucker": combine({"mouthPucker": 1.0, "mouthFunnel": 0.7}),
+        "down": combine({"mouthFrown*": 0.8, "mouthShrugLower": 0.7}),
         "hollow": np.full(2, hollow),
         "open": np.full(2, jaw[0] / np.deg2rad(20.0)),
     }  # fmt: skip

@@ -1,8 +1,8 @@
-"""The features of the detail field: local, nonlinear shape that the open head's components lack.
+"""Features of the detail field: local, nonlinear shape that the open head's components cannot represent.
 
 A scan's rest shape is identity + expression + h n, where n are the unit normals of identity + expression and h (V,) is
-a sum of features in millimetres. Each feature is a function of the place x on the mean head, a few latents z ~ N(0, 1)
-of the subject (cut at 2.5), and of how far the muscles around it are active, a >= 0:
+a sum of features in millimetres. Each feature is a function of the position x on the mean head, a few latents
+z ~ N(0, 1) of the subject (clipped at 2.5), and the activation a >= 0 of the muscles around it:
 
     bump      A g(x; c + shift tanh(z2), s exp(0.2 z3)) t(z1)        g a Gaussian, t tanh or one-sided softplus
     groove    (A0 softplus(z1) + A1 (1 + 0.5 tanh z2) a^1.5) (-exp(-(d/w)^2) + 0.7 exp(-((d - o)/w')^2))
@@ -10,10 +10,10 @@ of the subject (cut at 2.5), and of how far the muscles around it are active, a 
     wrinkles  (A0 softplus(z1) + A1 (1 + 0.5 tanh z2) a^1.5) g(x) sin(2 pi (k.x + bow)/(L + dL tanh z2) + z3)
     patch     A (0.7 + 0.3 tanh z3) g(x; 13 mm) sin(2 pi u.x/L1 + 1.3 z1) cos(2 pi v.x/L2 + 1.3 z2)
 
-Wave lengths are 9 to 25 mm: about three edges of the mesh where the feature lies. Latents of a feature that comes in
-two are drawn with correlation 0.85 between the sides. What has no `a` is the subject's in all expressions; what has one
-grows with the expression, faster than linearly. h is smoothed once over the mesh, and fades to zero at the neck, the
-lids' margins, the seam of the lips, and inside mouth and nostrils; eyeballs do not move.
+Wavelengths are 9 to 25 mm, about three edges of the local mesh. Latents of a feature on both sides have a correlation
+of 0.85 between the sides. A feature without `a` is the same in all expressions of a subject; one with `a` grows faster
+than linearly with the expression. h is smoothed once over the mesh. It fades to zero at the neck, the margins of the
+lids, the seam of the lips, and inside mouth and nostrils; eyeballs do not move.
 """
 
 from __future__ import annotations
@@ -24,42 +24,48 @@ from collections.abc import Callable
 
 import numpy as np
 
-Feature = Callable[["Places", np.ndarray, Callable[[str], float]], np.ndarray]
+Feature = Callable[["HeadPoints", np.ndarray, Callable[[str], float]], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed as one object, for the cache of `beside`
-class Places:
-    """The mean head in millimetres, for one side: the right is mirrored onto the left."""
+@dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed as one object, for the cache of `curve_distance`
+class HeadPoints:
+    """Points of the mean head in millimetres; for features of the right side they are mirrored."""
 
     x: np.ndarray
     """(V, 3)"""
 
-    def bell(self, centre: tuple[float, ...] | np.ndarray, widths: float | tuple[float, ...]) -> np.ndarray:
-        """(V,) a Gaussian, 1 at the centre; standard deviations in mm, one or one per axis."""
+    def gaussian(self, centre: tuple[float, ...] | np.ndarray, widths: float | tuple[float, ...]) -> np.ndarray:
+        """Evaluate a Gaussian, 1 at the centre: (V,); one standard deviation in mm, or one per axis."""
         return np.exp(-0.5 * (((self.x - np.asarray(centre)) / np.asarray(widths)) ** 2).sum(1))
 
     def wave(self, direction: tuple[float, ...], length: float, phase: float) -> np.ndarray:
-        """(V,) sine along a direction (normalised here)."""
+        """Evaluate a sine wave along a direction, which need not be normalised: (V,)."""
         unit = np.asarray(direction) / np.linalg.norm(direction)
         return np.sin(2 * np.pi * (self.x @ unit) / length + phase)
 
 
 @functools.cache
-def beside(places: Places, curve: tuple[tuple[float, ...], ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distance from a curve of points (V,), signed distance across it in the frontal plane (positive away from the
-    middle plane, or upwards of a curve that runs sideways) and the place along it in [0, 1]."""
+def curve_distance(
+    head: HeadPoints, curve: tuple[tuple[float, ...], ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute distances from a polyline, (V,) each.
+
+    Returns:
+      The distance; the signed distance across the curve in the frontal plane (positive away from the symmetry plane, or
+      above a horizontal curve); the position along the curve in [0, 1].
+    """
     points = np.asarray(curve, float)
     lengths = np.linalg.norm(np.diff(points, axis=0), axis=1)
     starts = np.concatenate([[0.0], np.cumsum(lengths)])
-    best, across, along = (np.full(len(places.x), v) for v in (np.inf, 0.0, 0.0))
+    best, across, along = (np.full(len(head.x), v) for v in (np.inf, 0.0, 0.0))
     for k, length in enumerate(lengths):
         step = points[k + 1] - points[k]
-        share = np.clip((places.x - points[k]) @ step / length**2, 0, 1)
-        offset = places.x - points[k] - share[:, None] * step
+        share = np.clip((head.x - points[k]) @ step / length**2, 0, 1)
+        offset = head.x - points[k] - share[:, None] * step
         distance = np.linalg.norm(offset, axis=1)
         nearer = distance < best
-        turn = -step[1] if abs(step[1]) >= abs(step[0]) else step[0]
-        side = np.sign(offset[:, 0] * -step[1] + offset[:, 1] * step[0]) * np.sign(turn)
+        orientation = -step[1] if abs(step[1]) >= abs(step[0]) else step[0]
+        side = np.sign(offset[:, 0] * -step[1] + offset[:, 1] * step[0]) * np.sign(orientation)
         best = np.where(nearer, distance, best)
         across = np.where(nearer, side * distance, across)
         along = np.where(nearer, (starts[k] + share * length) / starts[-1], along)
@@ -70,26 +76,26 @@ def _softplus(z: float) -> float:
     return float(np.log1p(np.exp(2.0 * z)) / 2.0)
 
 
-def _grown(rest: float, active: float, z: np.ndarray, a: float) -> float:
-    """Depth in mm of folds: a one-sided part of the subject's own and one that deepens with the expression."""
+def _fold_depth(rest: float, active: float, z: np.ndarray, a: float) -> float:
+    """Returns the depth of a fold in mm: a positive part of the subject plus a part that grows with the activation."""
     return rest * _softplus(z[0]) + active * (1 + 0.5 * np.tanh(z[1])) * max(a, 0.0) ** 1.5
 
 
 def _bump(height: float, centre: tuple[float, ...], widths: tuple[float, ...], shift: tuple[float, ...] = (0, 0, 0),
           one_sided: bool = False) -> Feature:  # fmt: skip
-    def feature(p: Places, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
+    def feature(p: HeadPoints, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
         size = _softplus(z[0]) if one_sided else np.tanh(0.8 * z[0])
-        middle = np.asarray(centre) + np.asarray(shift) * np.tanh(z[1])
-        return height * size * p.bell(middle, tuple(np.asarray(widths) * np.exp(0.2 * z[2])))
+        moved_centre = np.asarray(centre) + np.asarray(shift) * np.tanh(z[1])
+        return height * size * p.gaussian(moved_centre, tuple(np.asarray(widths) * np.exp(0.2 * z[2])))
 
     return feature
 
 
 def _groove(rest: float, active: float, muscle: str, curve: tuple[tuple[float, ...], ...], width: float, lip: float,
             ) -> Feature:  # fmt: skip
-    def feature(p: Places, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
-        distance, across, along = beside(p, curve)
-        depth = _grown(rest, active, z, a(muscle)) * np.sin(np.pi * np.clip(0.12 + 0.8 * along, 0, 1))
+    def feature(p: HeadPoints, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
+        distance, across, along = curve_distance(p, curve)
+        depth = _fold_depth(rest, active, z, a(muscle)) * np.sin(np.pi * np.clip(0.12 + 0.8 * along, 0, 1))
         bulge = np.exp(-(((across - lip - 0.15 * lip * np.tanh(z[2])) / (1.4 * width)) ** 2)) * (distance < 4 * width)
         return depth * (0.7 * bulge - np.exp(-((distance / width) ** 2)))
 
@@ -98,27 +104,27 @@ def _groove(rest: float, active: float, muscle: str, curve: tuple[tuple[float, .
 
 def _wrinkles(rest: float, active: float, muscle: str, centre: tuple[float, ...], widths: tuple[float, ...],
               direction: tuple[float, ...], length: float, bow: float = 0.0) -> Feature:  # fmt: skip
-    def feature(p: Places, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
-        height = _grown(rest, active, z, a(muscle))
-        bent = Places(p.x + np.array([0, 1.0, 0]) * (bow * (p.x[:, :1] / 30.0) ** 2))
-        return height * p.bell(centre, widths) * bent.wave(direction, length * (1 + 0.1 * np.tanh(z[1])), z[2])
+    def feature(p: HeadPoints, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
+        height = _fold_depth(rest, active, z, a(muscle))
+        bent = HeadPoints(p.x + np.array([0, 1.0, 0]) * (bow * (p.x[:, :1] / 30.0) ** 2))
+        return height * p.gaussian(centre, widths) * bent.wave(direction, length * (1 + 0.1 * np.tanh(z[1])), z[2])
 
     return feature
 
 
 def _patch(height: float, centre: tuple[float, ...], size: float, first: tuple[float, ...], second: tuple[float, ...],
            lengths: tuple[float, float]) -> Feature:  # fmt: skip
-    def feature(p: Places, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
+    def feature(p: HeadPoints, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
         waves = p.wave(first, lengths[0], 1.3 * z[0]) * p.wave(second, lengths[1], 1.3 * z[1] + np.pi / 2)
-        return height * (0.7 + 0.3 * np.tanh(z[2])) * p.bell(centre, size) * waves
+        return height * (0.7 + 0.3 * np.tanh(z[2])) * p.gaussian(centre, size) * waves
 
     return feature
 
 
-def _cheek_sucked_in(p: Places, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
-    """Not a detail of shape but the one activation that the face units lack: up to 7 mm inwards."""
+def _cheek_sucked_in(p: HeadPoints, z: np.ndarray, a: Callable[[str], float]) -> np.ndarray:
+    """Suck the cheeks in by up to 7 mm: an activation that the face units lack."""
     middle = np.array([46.0, 86.0, 112.0]) + 2.0 * np.tanh(z[:1])
-    return -7.0 * (1 + 0.15 * np.tanh(z[1])) * a("hollow") * p.bell(middle, (13.0, 15.0, 18.0))
+    return -7.0 * (1 + 0.15 * np.tanh(z[1])) * a("hollow") * p.gaussian(middle, (13.0, 15.0, 18.0))
 
 
 NASOLABIAL = ((15, 108, 141), (22, 95, 138), (29, 80, 132), (32, 70, 127))
@@ -171,5 +177,5 @@ PAIRED: dict[str, Feature] = {
     "patch: nose": _patch(1.1, (7, 122, 148), 10, (0, 1, 0.3), (1, 0, -0.4), (15, 14)),
     "patch: brow": _patch(1.2, (38, 168, 130), 12, (1, 0.2, 0), (0, 1, 0), (20, 18)),
 }  # fmt: skip
-MAKING_EXPRESSION = ("sucked in",)
-"""Parts of the expression, not of the detail."""
+EXPRESSION_FEATURES = ("sucked in",)
+"""Features that are a part of the expression, not of the detail."""

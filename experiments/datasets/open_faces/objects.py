@@ -1,19 +1,19 @@
-"""Things held before a face: balls, packets, cups, bottles, books, telephones, microphones. Metres."""
+"""Objects held in front of a face: balls, packets, cups, bottles, books, telephones, microphones, tins. Metres."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from experiments.datasets.open_faces.patterns import cloth, colour, cover
+from experiments.datasets.open_faces.patterns import cloth, cover, random_colour
 from experiments.datasets.open_faces.solids import Solid, ball, box, join, lathe, tube
 from experiments.datasets.open_faces.wearables import Occluder
 
 KINDS = ("ball", "packet", "cup", "bottle", "book", "telephone", "microphone", "tin")
 
 
-def thing(rng: np.random.Generator) -> Occluder:
-    """A random thing, upright, its middle at the origin."""
+def random_object(rng: np.random.Generator) -> Occluder:
+    """Draw a random object, upright and centred at the origin."""
     kind, size = str(rng.choice(KINDS)), 256
     texture, gloss = np.ones((4, 4, 3)), 0.2
     solid: Solid
@@ -33,7 +33,7 @@ def thing(rng: np.random.Generator) -> Occluder:
     elif kind == "book":
         solid, texture, gloss = box(rng.uniform([0.10, 0.14, 0.012], [0.14, 0.19, 0.035])), cover(rng, size), 0.1
     elif kind == "telephone":
-        case = box([0.072, 0.148, 0.009]).painted(colour(rng, (0.03, 0.5)))
+        case = box([0.072, 0.148, 0.009]).painted(random_colour(rng, (0.03, 0.5)))
         eye = lathe(np.array([[0, 0], [0.006, 0], [0.006, 0], [0.006, 0.002], [0.006, 0.002], [0, 0.002]]))
         tilt = Rotation.from_euler("x", 90, degrees=True).as_matrix()
         lenses = [eye.moved(tilt, np.array([-0.022, y, 0.0045])).painted([0.02] * 3) for y in (0.06, 0.042)]
@@ -46,9 +46,9 @@ def thing(rng: np.random.Generator) -> Occluder:
         edge = [[0, 0], [0.9 * radius, 0], [0.9 * radius, 0], [radius, 0.006], [radius, height - 0.006]]
         lid = [[0.9 * radius, height], [0.9 * radius, height], [0, height]]
         solid, texture, gloss = lathe(np.array(edge + lid) - [0, height / 2]), cover(rng, size), 0.4
-    turn = Rotation.from_euler("zyx", [rng.normal(0, 25), rng.uniform(-60, 60), rng.normal(0, 18)], degrees=True)
-    moved = solid.moved(turn.as_matrix(), np.zeros(3))
-    return Occluder(moved, len(moved.faces), 1.0, texture, gloss)
+    rotation = Rotation.from_euler("zyx", [rng.normal(0, 25), rng.uniform(-60, 60), rng.normal(0, 18)], degrees=True)
+    solid = solid.moved(rotation.as_matrix(), np.zeros(3))
+    return Occluder(solid, len(solid.faces), 1.0, texture, gloss)
 
 
 def _cup(rng: np.random.Generator) -> Solid:
@@ -59,5 +59,5 @@ def _cup(rng: np.random.Generator) -> Solid:
     angle = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 14)
     ring = np.stack([0.5 * (radius + low) + 0.026 * np.cos(angle), height / 2 + 0.028 * np.sin(angle), 0 * angle], 1)
     ring[[0, -1], 0] -= 0.008
-    turn = Rotation.from_euler("y", rng.uniform(-150, 30), degrees=True).as_matrix()
-    return join([lathe(np.array(profile)), tube(ring, 0.0045, 8)]).moved(turn, np.array([0, -height / 2, 0]))
+    rotation = Rotation.from_euler("y", rng.uniform(-150, 30), degrees=True).as_matrix()
+    return join([lathe(np.array(profile)), tube(ring, 0.0045, 8)]).moved(rotation, np.array([0, -height / 2, 0]))

@@ -1,4 +1,4 @@
-"""One scan photographed twice: as it is, and with one thing before the face; with masks, landmarks and visibility."""
+"""Render a clean and an occluded photo of a scan, with masks, landmarks and visibility."""
 
 from __future__ import annotations
 
@@ -12,77 +12,78 @@ from jax import Array
 from PIL import Image
 
 from experiments.datasets.open_faces import hands, objects, patterns, wearables
-from experiments.datasets.open_faces.details import Skin
+from experiments.datasets.open_faces.details import DetailField
 from experiments.datasets.open_faces.scans import SubjectScans
-from experiments.datasets.open_faces.scenes import SIZE, UPRIGHT, Scene, draw_scene
-from experiments.datasets.open_faces.shading import Views, views
-from experiments.datasets.open_faces.skin import Texels, tone
+from experiments.datasets.open_faces.scenes import SIZE, UPRIGHT, PhotoScene, draw_scene
+from experiments.datasets.open_faces.shading import RenderLayers, render_layers
+from experiments.datasets.open_faces.skin import TextureLayout, skin_tone
 from experiments.datasets.open_faces.subjects import SEED
-from experiments.datasets.open_faces.wearables import MM, Occluder, Skull
+from experiments.datasets.open_faces.wearables import MM, Occluder, Wearer
 from flamejax.geometry import vertex_normals
 from flamejax.head import HeadModel, HeadParams, landmark_triangles, landmarks_from_vertices, rotation_matrix
 from flamejax.rendering import rasterize
 
-FINER = 3
-"""The z-buffer that visibility is read from has so many samples for each pixel and axis."""
+SUPERSAMPLING = 3
+"""Samples per pixel and axis of the z-buffer for visibility tests."""
 TOLERANCE, LANDMARK_TOLERANCE = 0.0015, 0.003
-"""Metres that a vertex, or a landmark, may lie behind the z-buffer."""
-GRAZING = -0.2
-"""Cosine to the camera below which an inner landmark is on skin that is turned away."""
-CONTOUR = 17
-"""Landmarks that lie on the outline, where skin turns away by definition."""
+"""Depth in metres by which a visible vertex, or landmark, may lie behind the z-buffer."""
+MIN_LANDMARK_COSINE = -0.2
+"""An inner landmark whose normal has a smaller cosine to the camera is hidden."""
+NUM_CONTOUR = 17
+"""Number of contour landmarks, which lie where the skin turns away and have no test of the normal."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Studio:
-    """What all photos share."""
+class PhotoAssets:
+    """Inputs that all photos share."""
 
     head: HeadModel
-    skin: Skin
-    texels: Texels
+    field: DetailField
+    layout: TextureLayout
 
 
 def kind_of(subject: int, expression: int) -> str:
-    """Which occluder a scan gets: glasses, face-mask, and in turn hand or object."""
-    turn = subject + expression
-    return ("glasses", "face-mask", ("hand", "object")[turn // 3 % 2])[turn % 3]
+    """Returns the occluder of a scan: glasses, face-mask, and alternately hand or object."""
+    index = subject + expression
+    return ("glasses", "face-mask", ("hand", "object")[index // 3 % 2])[index % 3]
 
 
 def make_photo(
-    studio: Studio, scans: SubjectScans, look: tuple[np.ndarray, np.ndarray], subject: int, expression: int
+    assets: PhotoAssets, scans: SubjectScans, skin: tuple[np.ndarray, np.ndarray], subject: int, expression: int
 ) -> dict[str, np.ndarray]:
-    """All that is stored of one scan besides its mesh: images and masks as PNG bytes (uint8), numbers as they are.
+    """Make the stored arrays of one scan except its mesh: images and masks as PNG bytes (uint8), and numbers.
 
-    `look` is the subject's skin, from `draw_skin`.
+    `skin` is the subject's skin from `draw_skin`.
     """
     vertices, unposed, rotations = (np.array(part[expression]) for part in vars(scans).values())
-    head = studio.head
+    head = assets.head
     rng = np.random.default_rng([SEED, 4, subject, expression])
     scene = draw_scene(rng, head, vertices, rotations)
-    back = patterns.background(rng, SIZE)
-    coefficients, texture = look
+    background = patterns.background(rng, SIZE)
+    coefficients, texture = skin
     kind, pivot = kind_of(subject, expression), np.asarray(head.J_regressor, np.float64)[1] @ unposed
     occluder = occluder_for(
-        studio, kind, np.random.default_rng([SEED, 5, subject, expression]), vertices, rotations, pivot, scene,
-        tone(texture, studio.texels),
+        assets, kind, np.random.default_rng([SEED, 5, subject, expression]), vertices, rotations, pivot, scene,
+        skin_tone(texture, assets.layout),
     )  # fmt: skip
-    seen = views(head, vertices, texture, occluder, scene, back)
-    index = np.asarray(seen.fragments.face_index)
-    clean, occluded = pictures(seen, occluder, scene, rng)
-    hidden = hidden_pixels(head, seen)
-    of_face = np.append(_face_triangles(head), False)  # -1, an empty pixel, is the last
-    on_face, left_over = of_face[index[0]], of_face[np.where(hidden, -1, index[2])]
-    shown, points, dense, shown_points, shown_dense = (
-        np.asarray(a) for a in _seen(head, jnp.asarray(vertices), scene.params, seen, scene.camera.T_camera_world)
+    layers = render_layers(head, vertices, texture, occluder, scene, background)
+    index = np.asarray(layers.fragments.face_index)
+    clean, occluded = clean_and_occluded(layers, occluder, scene, rng)
+    hidden = hidden_pixels(head, layers)
+    is_face = np.append(_face_triangles(head), False)  # index -1, an empty pixel, selects the last
+    face_mask, face_mask_occluded = is_face[index[0]], is_face[np.where(hidden, -1, index[2])]
+    pose = scene.camera.T_camera_world
+    visible, points, dense, visible_points, visible_dense = (
+        np.asarray(a) for a in _visibility(head, jnp.asarray(vertices), scene.params, layers, pose)
     )
     return {
-        "image": png(clean), "occluded": png(occluded), "occlusion_mask": png(hidden),
-        "face_mask": png(on_face), "face_mask_occluded": png(left_over),
+        "image": encode_png(clean), "occluded": encode_png(occluded), "occlusion_mask": encode_png(hidden),
+        "face_mask": encode_png(face_mask), "face_mask_occluded": encode_png(face_mask_occluded),
         "landmarks": points, "dense_landmarks": dense,
-        "landmarks_visible": shown_points, "dense_visible": shown_dense, "vertices_visible": shown,
-        "landmarks_visible_occluded": shown_points & ~at_pixels(hidden, points),
-        "dense_visible_occluded": shown_dense & ~at_pixels(hidden, dense),
-        "vertices_visible_occluded": shown & ~at_pixels(hidden, np.asarray(seen.screen)),
+        "landmarks_visible": visible_points, "dense_visible": visible_dense, "vertices_visible": visible,
+        "landmarks_visible_occluded": visible_points & ~at_pixels(hidden, points),
+        "dense_visible_occluded": visible_dense & ~at_pixels(hidden, dense),
+        "vertices_visible_occluded": visible & ~at_pixels(hidden, np.asarray(layers.screen)),
         "focal": np.float32(scene.focal), "centre": scene.centre.astype(np.float32),
         "T_camera_world": scene.T_camera_world.astype(np.float32),
         "light": scene.light, "lamp_direction": scene.lamp_direction.astype(np.float32),
@@ -91,86 +92,88 @@ def make_photo(
     }  # fmt: skip
 
 
-def png(image: np.ndarray) -> np.ndarray:
-    """(S, S, 3) or a mask (S, S), in [0, 1] -> the bytes of a PNG file as uint8."""
+def encode_png(image: np.ndarray) -> np.ndarray:
+    """Encode an image (S, S, 3) or a mask (S, S) in [0, 1] as the uint8 bytes of a PNG file."""
     buffer = io.BytesIO()
     pixels = np.rint(255 * np.clip(np.asarray(image, np.float64), 0, 1)).astype(np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def pictures(seen: Views, occluder: Occluder, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The clean and the occluded photo, (S, S, 3) each, with the same sensor noise."""
-    images = np.asarray(seen.images, np.float64)
+def clean_and_occluded(
+    layers: RenderLayers, occluder: Occluder, scene: PhotoScene, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compose the clean and the occluded photo, (S, S, 3) each, with the same sensor noise."""
+    images = np.asarray(layers.images, np.float64)
     grain = scene.noise * rng.standard_normal((SIZE, SIZE, 3))
     return images[0] + grain, images[1] + occluder.opacity * (images[2] - images[1]) + grain
 
 
-def hidden_pixels(head: HeadModel, seen: Views) -> np.ndarray:
-    """(S, S) bool: the occluder, see-through parts too, wherever it is in the picture."""
-    return np.asarray(seen.fragments.face_index)[2] >= len(head.faces)
+def hidden_pixels(head: HeadModel, layers: RenderLayers) -> np.ndarray:
+    """Returns (S, S) bool: the pixels of the occluder, including transparent parts."""
+    return np.asarray(layers.fragments.face_index)[2] >= len(head.faces)
 
 
 def occluder_for(
-    studio: Studio, kind: str, rng: np.random.Generator, vertices: np.ndarray, rotations: np.ndarray,
-    pivot: np.ndarray, scene: Scene, skin_tone: np.ndarray,
+    assets: PhotoAssets, kind: str, rng: np.random.Generator, vertices: np.ndarray, rotations: np.ndarray,
+    pivot: np.ndarray, scene: PhotoScene, tone: np.ndarray,
 ) -> Occluder:  # fmt: skip
-    """A random occluder of a kind (glasses, face-mask, hand, object) in its place, head frame.
+    """Draw an occluder of a kind (glasses, face-mask, hand, object) and place it in the head frame.
 
     Args:
-      vertices: (V, 3) metres, head frame. rotations: (5, 3) of its joints. pivot: (3,) its neck joint.
-      skin_tone: (3,) the colour of most hands.
+      vertices: (V, 3) metres, head frame. rotations: (5, 3) of the joints. pivot: (3,) the neck joint.
+      tone: (3,) the colour of most hands.
     """
-    head = studio.head
+    head = assets.head
     if kind == "object":
-        return _before(objects.thing(rng), rng, vertices[studio.skin.outer], scene, head, vertices)
-    # Without the neck's turn, about the neck's joint.
-    turn = np.asarray(rotation_matrix(jnp.asarray(rotations[1])), np.float64)
-    local = (vertices - pivot) @ turn + pivot
-    still = dataclasses.replace(scene.params, global_orient=jnp.zeros(3), neck_pose=jnp.zeros(3))
-    marks = np.asarray(landmarks_from_vertices(head, jnp.asarray(local, jnp.float32), still), np.float64)
+        return _hold_before_face(objects.random_object(rng), rng, vertices[assets.field.outer], scene, head, vertices)
+    # Undo the rotation of the neck about its joint.
+    rotation = np.asarray(rotation_matrix(jnp.asarray(rotations[1])), np.float64)
+    local = (vertices - pivot) @ rotation + pivot
+    unposed = dataclasses.replace(scene.params, global_orient=jnp.zeros(3), neck_pose=jnp.zeros(3))
+    landmarks = np.asarray(landmarks_from_vertices(head, jnp.asarray(local, jnp.float32), unposed), np.float64)
     regions = {name: np.asarray(mask) for name, mask in head.regions.items()}
     ears = regions["left_ear"] | regions["right_ear"]
     if kind == "hand":
-        made = hands.hand(rng, local[studio.skin.outer], marks, skin_tone)
+        occluder = hands.random_hand(rng, local[assets.field.outer], landmarks, tone)
     else:
-        outer = studio.skin.outer & ~ears
+        outer = assets.field.outer & ~ears
         pair = local[regions["left_ear"]] / MM, local[regions["right_ear"]] / MM
-        skull = Skull(local[outer] / MM, pair, marks / MM)
-        made = (wearables.glasses if kind == "glasses" else wearables.face_mask)(rng, skull)
-    solid = made.solid.moved(np.eye(3), -pivot).moved(turn, pivot)
-    return dataclasses.replace(made, solid=solid)
+        wearer = Wearer(local[outer] / MM, pair, landmarks / MM)
+        occluder = (wearables.glasses if kind == "glasses" else wearables.face_mask)(rng, wearer)
+    solid = occluder.solid.moved(np.eye(3), -pivot).moved(rotation, pivot)
+    return dataclasses.replace(occluder, solid=solid)
 
 
-def _before(
-    thing: Occluder, rng: np.random.Generator, skin: np.ndarray, scene: Scene, head: HeadModel, vertices: np.ndarray
+def _hold_before_face(
+    item: Occluder, rng: np.random.Generator, skin: np.ndarray, scene: PhotoScene, head: HeadModel, vertices: np.ndarray
 ) -> Occluder:
-    """A thing held between the camera and a random part of the face, near the face; it is upright in the picture."""
+    """Place an object between the camera and a random part of the face, near the face and upright in the image."""
     points = np.asarray(landmarks_from_vertices(head, jnp.asarray(vertices), scene.params), np.float64)
-    goal = points[rng.choice([30, 33, 36, 39, 42, 45, 48, 51, 54, 57, 8, 4, 12])]
+    target_landmark = points[rng.choice([30, 33, 36, 39, 42, 45, 48, 51, 54, 57, 8, 4, 12])]
     pose = scene.T_camera_world
     local = skin @ pose[:3, :3].T + pose[:3, 3]
-    target = pose[:3, :3] @ goal + pose[:3, 3]
-    body = thing.solid.vertices @ UPRIGHT.T
+    target = pose[:3, :3] @ target_landmark + pose[:3, 3]
+    body = item.solid.vertices @ UPRIGHT.T
     ray = target / target[2] + np.array([*rng.normal(0, 0.015, 2), 0]) / target[2]
     flat = local[:, :2] / local[:, 2:]
     reach = np.abs(body[:, :2]).max(0) / target[2] * 1.15
     behind = local[(np.abs(flat - ray[:2]) < reach).all(1), 2]
     nearest = behind.min() if len(behind) else target[2]
     depth = nearest - body[:, 2].max() - rng.uniform(0.003, 0.05)
-    place = (body + ray * depth - pose[:3, 3]) @ pose[:3, :3]
-    return dataclasses.replace(thing, solid=dataclasses.replace(thing.solid, vertices=place))
+    placed = (body + ray * depth - pose[:3, 3]) @ pose[:3, :3]
+    return dataclasses.replace(item, solid=dataclasses.replace(item.solid, vertices=placed))
 
 
 def _face_triangles(head: HeadModel) -> np.ndarray:
-    """(F,) bool: the skin of the face, lips and eyeballs; not scalp, ears, neck, nor the inside of the mouth."""
+    """Returns (F,) bool: skin of the face, lips and eyeballs; not scalp, ears, neck or the inside of the mouth."""
     names = ("face", "eye_region", "forehead", "nose", "lips", "left_eyeball", "right_eyeball")
     inside = np.any([np.asarray(head.regions[name]) for name in names], axis=0)
     return inside[np.asarray(head.faces)].all(1)
 
 
 def at_pixels(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(N,) the mask's value at the pixels of points (N, 2 or more); False outside."""
+    """Look up a mask at the pixels of points (N, 2 or more): (N,), False outside the image."""
     pixel = np.floor(points[:, :2]).astype(int)
     inside = ((pixel >= 0) & (pixel < SIZE)).all(1)
     pixel = np.clip(pixel, 0, SIZE - 1)
@@ -179,56 +182,65 @@ def at_pixels(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def visible_vertices(head: HeadModel, verts: Array, screen: Array, T_camera_world: Array) -> Array:
-    """(V,) bool: vertices that a photo without occluder shows: first in the z-buffer, inside the picture, facing the
-    camera. verts (V, 3) head frame, screen (V, 3) pixels and depth."""
-    fine, buffer, facing = _fine_views(head, verts, screen, T_camera_world)
-    return _first(buffer, fine, TOLERANCE) & (facing > 0)
+    """Returns (V,) bool: vertices visible in the clean photo.
+
+    They are first in the z-buffer, inside the image and face the camera. verts (V, 3) head frame; screen (V, 3) pixels
+    and depth.
+    """
+    fine, buffer, facing = _fine_depth(head, verts, screen, T_camera_world)
+    return _is_first(buffer, fine, TOLERANCE) & (facing > 0)
 
 
-def _fine_views(head: HeadModel, verts: Array, screen: Array, T_camera_world: Array) -> tuple[Array, Array, Array]:
-    """Vertices in the finer z-buffer (V, 3), that buffer, and cosines of the normals to the camera (V,)."""
-    fine = screen * jnp.asarray([[FINER, FINER, 1.0]])
-    buffer = rasterize(fine, head.faces, (FINER * SIZE, FINER * SIZE), cull=True).depth
+def _fine_depth(head: HeadModel, verts: Array, screen: Array, T_camera_world: Array) -> tuple[Array, Array, Array]:
+    """Returns vertices in the supersampled z-buffer (V, 3), that buffer, and cosines of normals to the camera (V,)."""
+    fine = screen * jnp.asarray([[SUPERSAMPLING, SUPERSAMPLING, 1.0]])
+    buffer = rasterize(fine, head.faces, (SUPERSAMPLING * SIZE, SUPERSAMPLING * SIZE), cull=True).depth
     eye = -jnp.matmul(T_camera_world[:3, :3].T, T_camera_world[:3, 3], precision="highest")
     normals = vertex_normals(verts, head.faces)
-    away = jnp.broadcast_to(eye, verts.shape) - verts
-    return fine, buffer, jnp.sum(normals * away, axis=-1) / jnp.linalg.norm(away, axis=-1)
+    to_camera = jnp.broadcast_to(eye, verts.shape) - verts
+    return fine, buffer, jnp.sum(normals * to_camera, axis=-1) / jnp.linalg.norm(to_camera, axis=-1)
 
 
-def _first(buffer: Array, points: Array, tolerance: float) -> Array:
-    """(P,) bool: points (P, 3) inside the picture that lie at most so far behind the buffer."""
+def _is_first(buffer: Array, points: Array, tolerance: float) -> Array:
+    """Returns (P,) bool: points (P, 3) inside the image and at most `tolerance` behind the buffer."""
     pixel = jnp.floor(points[:, :2]).astype(jnp.int32)
-    inside = jnp.all((pixel >= 0) & (pixel < FINER * SIZE), axis=-1)
-    pixel = jnp.clip(pixel, 0, FINER * SIZE - 1)
+    inside = jnp.all((pixel >= 0) & (pixel < SUPERSAMPLING * SIZE), axis=-1)
+    pixel = jnp.clip(pixel, 0, SUPERSAMPLING * SIZE - 1)
     return inside & (points[:, 2] <= buffer[pixel[:, 1], pixel[:, 0]] + tolerance)
 
 
 @jax.jit
-def _seen(head: HeadModel, verts: Array, params: HeadParams, seen: Views, T_camera_world: Array) -> tuple[Array, ...]:
-    """Vertices that the clean photo shows (V,); landmarks (68, 2) and dense ones (468, 2), pixels; which it shows."""
-    assert head.dense is not None
-    fine, buffer, facing = _fine_views(head, verts, seen.screen, T_camera_world)
+def _visibility(
+    head: HeadModel, verts: Array, params: HeadParams, layers: RenderLayers, T_camera_world: Array
+) -> tuple[Array, ...]:
+    """Compute what is visible in the clean photo.
 
-    # Points inside a triangle of a perspective view: their place in space is interpolated, then projected.
+    Returns:
+      Visible vertices (V,); landmarks (68, 2) and dense landmarks (468, 2), pixels; visibility of both.
+    """
+    assert head.dense is not None
+    fine, buffer, facing = _fine_depth(head, verts, layers.screen, T_camera_world)
+
+    # In perspective, the 3D position of a point in a triangle is interpolated and then projected.
     local = jnp.concatenate([fine[:, :2] * fine[:, 2:], fine[:, 2:], facing[:, None]], axis=1)
 
-    def on_surface(found: Array) -> tuple[Array, Array]:
-        return jnp.concatenate([found[:, :2] / found[:, 2:3], found[:, 2:3]], axis=1), found[:, 3]
+    def project(values: Array) -> tuple[Array, Array]:
+        return jnp.concatenate([values[:, :2] / values[:, 2:3], values[:, 2:3]], axis=1), values[:, 3]
 
-    points, turned = on_surface(_landmark_values(head, local, params))
+    points, cosine = project(_landmark_values(head, local, params))
     corners = local[head.faces[head.dense.dense_face]]
-    dense, dense_turned = on_surface(jnp.sum(corners * head.dense.dense_barycentric[..., None], axis=1))
-    outline = jnp.arange(68) < CONTOUR
+    dense, dense_cosine = project(jnp.sum(corners * head.dense.dense_barycentric[..., None], axis=1))
+    is_contour = jnp.arange(68) < NUM_CONTOUR
     return (
-        _first(buffer, fine, TOLERANCE) & (facing > 0),
-        points[:, :2] / FINER,
-        dense[:, :2] / FINER,
-        _first(buffer, points, LANDMARK_TOLERANCE) & (outline | (turned > GRAZING)),
-        _first(buffer, dense, LANDMARK_TOLERANCE) & (head.dense.sliding | (dense_turned > GRAZING)),
+        _is_first(buffer, fine, TOLERANCE) & (facing > 0),
+        points[:, :2] / SUPERSAMPLING,
+        dense[:, :2] / SUPERSAMPLING,
+        _is_first(buffer, points, LANDMARK_TOLERANCE) & (is_contour | (cosine > MIN_LANDMARK_COSINE)),
+        _is_first(buffer, dense, LANDMARK_TOLERANCE) & (head.dense.sliding | (dense_cosine > MIN_LANDMARK_COSINE)),
     )
 
 
 def _landmark_values(head: HeadModel, values: Array, params: HeadParams) -> Array:
-    """As `landmarks_from_vertices`, for any number of values per vertex: (V, C) -> (68, C)."""
+    """Interpolate vertex values at the landmarks, as `landmarks_from_vertices`: (V, C) -> (68, C)."""
     triangles, barycentric = landmark_triangles(head, params)
     return jnp.sum(values[triangles] * barycentric[..., None], axis=1)

@@ -1,4 +1,4 @@
-"""Contact sheets: random photos (clean, occluded, masks), and scans as plain shapes."""
+"""Contact sheets of random photos (clean, occluded, masks) and of scans without texture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments.datasets.open_faces import details, store
 from experiments.datasets.open_faces.read import Photo, data_source, load_scans, photo_of
-from experiments.datasets.open_faces.subjects import SPLITS, Config, load_sources, subjects
+from experiments.datasets.open_faces.subjects import SPLITS, ConfigName, load_sources, subjects
 from experiments.datasets.renders import lamp_light
 from flamejax.camera import OrthographicCamera
 from flamejax.geometry import normalize
@@ -20,9 +20,13 @@ from flamejax.rendering import ambient_light, composite, render
 GREEN, RED, BLUE = np.array([[0.2, 1.0, 0.3], [1.0, 0.25, 0.2], [0.25, 0.45, 1.0]])
 
 
-def preview(path: Path, config: Config, count: int = 24, seed: int = 0, columns: int = 4, masks: bool = True) -> None:
-    """Write the sheet: each photo without and with its occluder, then its masks (blue occluder, green face) with the
-    landmarks that the occluded photo shows in white and those that it hides in red."""
+def preview(
+    path: Path, config: ConfigName, count: int = 24, seed: int = 0, columns: int = 4, masks: bool = True
+) -> None:
+    """Write a sheet of random photos, each without and with its occluder, and its masks.
+
+    The occluder's mask is blue and the face's green; landmarks are white if visible in the occluded photo, else red.
+    """
     rng = np.random.default_rng(seed)
     splits = [split for split in reversed(SPLITS) if subjects(config, split)]
     sources = [data_source(split, config) for split in splits]
@@ -30,34 +34,35 @@ def preview(path: Path, config: Config, count: int = 24, seed: int = 0, columns:
     chosen = rng.choice(starts[-1], min(count, int(starts[-1])), replace=False)
     cells = []
     for number in chosen:
-        which = int(np.searchsorted(starts, number, "right")) - 1
-        photo = photo_of(sources[which][int(number - starts[which])])
-        cells.append(np.concatenate([photo.image, photo.occluded] + ([_masks(photo)] if masks else []), axis=1))
+        source = int(np.searchsorted(starts, number, "right")) - 1
+        photo = photo_of(sources[source][int(number - starts[source])])
+        cells.append(np.concatenate([photo.image, photo.occluded] + ([_draw_masks(photo)] if masks else []), axis=1))
     cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
     rows = [np.concatenate(cells[k : k + columns], axis=1) for k in range(0, len(cells), columns)]
     _save(path, np.concatenate(rows))
 
 
-def preview_scans(path: Path, config: Config, count: int = 3, size: int = 288) -> None:
-    """Write shapes of the first test subjects: neutral without and with details, then six expressions."""
+def preview_scans(path: Path, config: ConfigName, count: int = 3, size: int = 288) -> None:
+    """Write renders of the first test subjects: neutral without and with details, then six expressions."""
     head, scans = load_head(), load_scans("test", config)
-    skin, people = details.skin_of(head), load_sources(store.sources_path()).people
+    field, people = details.detail_field(head), load_sources(store.sources_path()).people
     root, rows = np.asarray(head.J_regressor)[0], []
-    each = len(store.expressions(config))
-    for number in range(min(count, len(scans.subject) // each)):
-        subject = int(scans.subject[number * each])
-        plain = people[subject].astype(np.float64)
-        height, _ = details.heights(skin, details.draw_latents(subject), details.STILL)
-        heads = [v - root @ v for v in (plain, details.displaced(plain, height, skin))]
-        heads += list(scans.vertices[number * each : (number + 1) * each][:: max(1, each // 6)][:6])
-        turns = [0.45, 0.45] + [0.45 * (-1) ** k for k in range(len(heads) - 2)]
-        rows.append(np.concatenate([_shape(head, v, t, size) for v, t in zip(heads, turns, strict=True)], axis=1))
+    count_each = len(store.expressions(config))
+    for number in range(min(count, len(scans.subject) // count_each)):
+        subject = int(scans.subject[number * count_each])
+        neutral = people[subject].astype(np.float64)
+        height, _ = details.detail_heights(field, details.draw_latents(subject), details.NEUTRAL)
+        heads = [v - root @ v for v in (neutral, details.displace(neutral, height, field))]
+        heads += list(scans.vertices[number * count_each : (number + 1) * count_each][:: max(1, count_each // 6)][:6])
+        yaws = [0.45, 0.45] + [0.45 * (-1) ** k for k in range(len(heads) - 2)]
+        renders = [_render_shape(head, v, yaw, size) for v, yaw in zip(heads, yaws, strict=True)]
+        rows.append(np.concatenate(renders, axis=1))
     _save(path, np.concatenate(rows))
 
 
-def _shape(head, verts: np.ndarray, yaw: float, size: int) -> np.ndarray:  # noqa: ANN001
-    turn = np.asarray(rotation_matrix(jnp.asarray([0.0, yaw, 0.0])), np.float64)
-    moved = jnp.asarray((verts - [0, 0.12, 0.06]) @ turn.T, jnp.float32)
+def _render_shape(head, verts: np.ndarray, yaw: float, size: int) -> np.ndarray:  # noqa: ANN001
+    rotation = np.asarray(rotation_matrix(jnp.asarray([0.0, yaw, 0.0])), np.float64)
+    moved = jnp.asarray((verts - [0, 0.12, 0.06]) @ rotation.T, jnp.float32)
     camera = OrthographicCamera(jnp.asarray(4.2 * size), jnp.asarray([0.5 * size, 0.55 * size]))
     lamp = lamp_light(normalize(jnp.asarray([0.8, 0.5, 0.6])))[:, None]
     light = 0.3 * ambient_light() + 0.8 * jnp.broadcast_to(lamp, (9, 3))
@@ -71,12 +76,12 @@ def _save(path: Path, sheet: np.ndarray) -> None:
     Image.fromarray(np.rint(255 * np.clip(sheet, 0, 1)).astype(np.uint8)).save(path)
 
 
-def _masks(photo: Photo) -> np.ndarray:
-    grey = np.repeat(photo.occluded.mean(-1, keepdims=True), 3, axis=-1)
+def _draw_masks(photo: Photo) -> np.ndarray:
+    image = np.repeat(photo.occluded.mean(-1, keepdims=True), 3, axis=-1)
     for mask, colour in ((photo.face_mask_occluded, GREEN), (photo.occlusion_mask, BLUE)):
-        grey = grey + 0.5 * mask[..., None] * (colour - grey)
-    side = len(grey)
-    for (x, y), seen in zip(photo.landmarks, photo.landmarks_visible_occluded, strict=True):
+        image = image + 0.5 * mask[..., None] * (colour - image)
+    side = len(image)
+    for (x, y), visible in zip(photo.landmarks, photo.landmarks_visible_occluded, strict=True):
         if 1 <= x < side - 1 and 1 <= y < side - 1:
-            grey[int(y) - (0 if seen else 1) : int(y) + 2, int(x) : int(x) + 2] = 1.0 if seen else RED
-    return grey
+            image[int(y) - (0 if visible else 1) : int(y) + 2, int(x) : int(x) + 2] = 1.0 if visible else RED
+    return image

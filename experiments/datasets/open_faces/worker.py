@@ -1,4 +1,4 @@
-"""Makes pieces of the open scans: reads one piece of work a line, answers `done`. Started by `store`."""
+"""Worker process of `store`: reads one task per line from its standard input and answers `done`."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from flamejax.head import HeadModel, load_head
 
 
 @functools.lru_cache(maxsize=1)
-def prepared() -> tuple[HeadModel, details.Skin, subjects.Sources]:
-    """What scans are made from: read once per process."""
+def prepared() -> tuple[HeadModel, details.DetailField, subjects.PeopleAndUnits]:
+    """Returns the inputs of `make_subject`, which are read once per process."""
     head = load_head()
-    return head, details.skin_of(head), subjects.load_sources(store.sources_path())
+    return head, details.detail_field(head), subjects.load_sources(store.sources_path())
 
 
 @functools.lru_cache(maxsize=1)
-def studio() -> photos.Studio:
-    head, details_of_head, _ = prepared()
-    return photos.Studio(head, details_of_head, skin.texels_of(head))
+def photo_assets() -> photos.PhotoAssets:
+    """Returns the inputs that all photos share, which are prepared once per process."""
+    head, field, _ = prepared()
+    return photos.PhotoAssets(head, field, skin.texture_layout(head))
 
 
 @functools.lru_cache(maxsize=2)
-def look(subject: int) -> tuple[np.ndarray, np.ndarray]:
-    """A subject's skin, kept for its next photo."""
-    return skin.draw_skin(studio().head, studio().texels, subject)
+def subject_skin(subject: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the subject's skin of `draw_skin`, cached for its next photo."""
+    return skin.draw_skin(photo_assets().head, photo_assets().layout, subject)
 
 
-def do(piece: str) -> None:
-    """Make one piece: `sources`, `people SEED`, `scans SUBJECT` or `photo SUBJECT EXPRESSION`."""
-    match piece.split():
+def run_task(task: str) -> None:
+    """Run one task: `sources`, `people SEED`, `scans SUBJECT` or `photo SUBJECT EXPRESSION`."""
+    match task.split():
         case ["sources"]:
             subjects.prepare(store.sources_path())
         case ["people", seed]:
             subjects.prepare_people(store.people_path(int(seed)), int(seed))
         case ["scans", subject]:
-            made = scans.make_subject(*prepared(), int(subject))
-            store.write_scans(made, store.scans_path(int(subject)))
+            store.write_scans(scans.make_subject(*prepared(), int(subject)), store.scans_path(int(subject)))
         case ["photo", *numbers]:
             subject, expression = map(int, numbers)
-            found = store.read_scans(store.scans_path(subject))
-            made = photos.make_photo(studio(), found, look(subject), subject, expression)
-            cache.write_arrays(store.photo_path(subject, expression), made)
+            meshes = store.read_scans(store.scans_path(subject))
+            photo = photos.make_photo(photo_assets(), meshes, subject_skin(subject), subject, expression)
+            cache.write_arrays(store.photo_path(subject, expression), photo)
         case _:
-            raise ValueError(f"no such piece of work: {piece!r}")
+            raise ValueError(f"no such task: {task!r}")
 
 
 def main() -> None:
     runtime.use_compilation_cache()
     for line in sys.stdin:
-        do(line.strip())
+        run_task(line.strip())
         print(f"done {line.strip()}", flush=True)
 
 

@@ -1,1 +1,1 @@
-"""The generator of people: identities and face units in the open head's topology, made of CC0 MakeHuman data."""
+"""Generator of people: identities and face units in the open head's topology, from CC0 MakeHuman data."""

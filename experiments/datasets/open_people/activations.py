@@ -1,14 +1,14 @@
-"""Names of face units on both sides of the face, and how they vary: what random activations have in common."""
+"""Names of left and right face units, and the variation that random activations share."""
 
 from __future__ import annotations
 
-LOPSIDED = 0.10  # standard deviation of the ratio by which one side exceeds the mean of both
-ALONE = 0.07  # every unit by itself: standard deviation
-ALONE_PEAK = 0.0010  # metres: but no vertex further than this
+LOPSIDED = 0.10  # standard deviation of the left-right asymmetry, relative to the mean of both sides
+ALONE = 0.07  # standard deviation of the independent noise of each unit
+ALONE_PEAK = 0.0010  # metres: limit of a vertex's displacement by this noise
 
 
 def twin(name: str) -> str:
-    """The other side's unit name; the name itself for a unit of both sides."""
+    """Returns the name of the other side's unit; the same name for a unit of both sides."""
     for a, b in (("Left", "Right"), ("-left-", "-right-")):
         if a in name:
             return name.replace(a, b)
@@ -18,13 +18,13 @@ def twin(name: str) -> str:
 
 
 def sides(pattern: str) -> tuple[str, ...]:
-    """The unit names of a pattern, whose `*` stands for both sides: left and right, or the one without a `*`."""
+    """Expand a pattern, in which `*` stands for left or right, to unit names; one name if it has no `*`."""
     if "*" not in pattern:
         return (pattern,)
-    words = ("left", "right") if "-*-" in pattern else ("Left", "Right")
-    return tuple(pattern.replace("*", word) for word in words)
+    names = ("left", "right") if "-*-" in pattern else ("Left", "Right")
+    return tuple(pattern.replace("*", side) for side in names)
 
 
 def side_sign(name: str) -> float:
-    """1 for a unit of the left side, -1 for one of the right, 0 for one of both."""
+    """Returns 1 for a unit of the left side, -1 for the right, 0 for both."""
     return 1.0 if "Left" in name or "-left-" in name else -1.0 if twin(name) != name else 0.0

@@ -1,12 +1,11 @@
-"""Eleven caliper measurements of adult heads, taken on the open head, and what a published survey found.
+"""Eleven caliper measurements of adult heads on the open head's mesh, and the statistics of a published survey.
 
 Survey: Z. Zhuang, B. Bradtmiller, "Head-and-face anthropometric survey of U.S. respirator users", J Occup Environ Hyg
-2(11):567-576, 2005 (NIOSH 2003: 3,997 adults of 18-66 years), weighted to the U.S. population. The article itself could
-not be opened here, so `SURVEY`, noted down from memory, was checked against two public sources
-(`tools.open_head.anthropometry`): summaries of the survey's own public-domain records (CDC RD-10130-2020-0; not
-weighted, with more minorities than the population has), and of ANSUR II (U.S. Army 2012, 4,082 men and 1,986 women).
-Nose protrusion's mean for men is also quoted by others from the article; the rest of nose protrusion and of minimum
-frontal breadth is without a second source.
+2(11):567-576, 2005 (NIOSH 2003: 3,997 adults of 18-66 years), weighted to the U.S. population. The article was
+not accessible, so `SURVEY` is from memory. It was checked against two public sources (`tools.open_head.anthropometry`):
+summaries of the survey's own public-domain records (CDC RD-10130-2020-0; not weighted, with more minorities than the
+population has), and of ANSUR II (U.S. Army 2012, 4,082 men and 1,986 women). Others quote the article's mean nose
+protrusion of men too. The other values of nose protrusion and those of minimum frontal breadth have no second source.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SURVEY = {  # millimetres: (mean, standard deviation) of men, of women
 }
 NAMES = tuple(SURVEY)
 
-# Vertices of the open head, left and right. Breadths that a caliper takes at the widest place have several.
+# Vertices of the open head, left and right; several where a caliper measures the largest breadth.
 ZYGION = ((4037, 4347, 4356, 4365), (1889, 2201, 2210, 2219))
 EURYON = (
     (3048, 3049, 3141, 3142, 3151, 3153, 3154, 3155, 3162, 3163, 3181, 3182, 3185, 3984, 3990, 4007, 4008, 4009),
@@ -45,43 +44,43 @@ LEFT_EYE, RIGHT_EYE = slice(4410, 4692), slice(4692, 4974)
 
 
 def measure(vertices: np.ndarray) -> np.ndarray:
-    """(..., V, 3) in metres -> (..., 11) measurements in millimetres, in the order of `NAMES`."""
+    """Measure heads (..., V, 3) in metres: (..., 11) millimetres, in the order of `NAMES`."""
     x = vertices[..., 0]
 
-    def widest(pair):
+    def largest_breadth(pair):
         return x[..., list(pair[0])].max(-1) - x[..., list(pair[1])].min(-1)
 
-    def apart(a, b):
+    def distance(a, b):
         return np.linalg.norm(a - b, axis=-1)
 
-    def between(pair):
-        return apart(vertices[..., list(pair[0]), :].mean(-2), vertices[..., list(pair[1]), :].mean(-2))
+    def mean_distance(pair):
+        return distance(vertices[..., list(pair[0]), :].mean(-2), vertices[..., list(pair[1]), :].mean(-2))
 
     def point(i):
         return vertices[..., i, :]
 
     values = {
-        "bizygomatic breadth": widest(ZYGION),
-        "menton-sellion length": apart(point(MENTON), point(SELLION)),
-        "head breadth": widest(EURYON),
-        "head length": np.stack([apart(point(GLABELLA), point(i)) for i in OPISTHOCRANION], -1).max(-1),
-        "interpupillary distance": apart(vertices[..., LEFT_EYE, :].mean(-2), vertices[..., RIGHT_EYE, :].mean(-2)),
-        "nose breadth": widest(ALARE),
-        "nose protrusion": apart(point(PRONASALE), point(SUBNASALE)),
-        "lip length": between(CHEILION),
-        "subnasale-sellion length": apart(point(SUBNASALE), point(SELLION)),
-        "bigonial breadth": between(GONION),
-        "minimum frontal breadth": between(FRONTOTEMPORALE),
+        "bizygomatic breadth": largest_breadth(ZYGION),
+        "menton-sellion length": distance(point(MENTON), point(SELLION)),
+        "head breadth": largest_breadth(EURYON),
+        "head length": np.stack([distance(point(GLABELLA), point(i)) for i in OPISTHOCRANION], -1).max(-1),
+        "interpupillary distance": distance(vertices[..., LEFT_EYE, :].mean(-2), vertices[..., RIGHT_EYE, :].mean(-2)),
+        "nose breadth": largest_breadth(ALARE),
+        "nose protrusion": distance(point(PRONASALE), point(SUBNASALE)),
+        "lip length": mean_distance(CHEILION),
+        "subnasale-sellion length": distance(point(SUBNASALE), point(SELLION)),
+        "bigonial breadth": mean_distance(GONION),
+        "minimum frontal breadth": mean_distance(FRONTOTEMPORALE),
     }
     return 1e3 * np.stack([values[n] for n in NAMES], -1)
 
 
 def survey(sex: str) -> tuple[np.ndarray, np.ndarray]:
-    """Published means and standard deviations (11,) of "men" or "women", millimetres."""
+    """Returns the published means and standard deviations (11,) of "men" or "women", millimetres."""
     mean, std = np.array([SURVEY[n][SEXES.index(sex)] for n in NAMES]).T
     return mean, std
 
 
 AGEING = ("nose breadth", "lip length", "subnasale-sellion length")
-# Older adults have the larger noses and wider mouths. Zhuang, Landsittel, Benson, Roberge, Shaffer 2010, Ann Occup Hyg
-# 54(4):391-402, found 19 dimensions to differ at 45 years and above (abstract read); how strongly is our own choice.
+# Older adults have larger noses and wider mouths. In Zhuang, Landsittel, Benson, Roberge, Shaffer 2010, Ann Occup Hyg
+# 54(4):391-402 (abstract), 19 dimensions differ at 45 years and above. The strength of the effect is our own choice.

