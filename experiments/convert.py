@@ -22,7 +22,7 @@ class ConvertConfig:
     """Convert a head model, or an image encoder's weights, into one file of flamejax's own format.
 
     The converted head model loads faster and needs no companions; encoders are only read in this format
-    (docs/encoders.md).
+    (docs/how-to/encoders.md).
     Exit status: 0 when it is written, 1 when the source cannot be read, 2 when it cannot be written.
     """
 
