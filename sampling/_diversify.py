@@ -44,8 +44,8 @@ def diversify(
     lambda_1 L_S + lambda_2 L_pho + lambda_3 L_dpp (Eq. 13), with pose, camera, texture and light of the fit.
 
     The baselines of the paper's Table 2 are special cases. `config.iterations` = 0 is plain sampling. A fit of the
-    global model only, with its `model`, replaces the global+local one. Without a Mesh-VAE the coefficients of `model` are
-    diversified in a single stage (see `single_stage`).
+    global model only, with its `model`, replaces the global+local one. Without a Mesh-VAE the coefficients of
+    `model` are diversified in a single stage (see `single_stage`).
 
     Args:
       vae: a trained Mesh-VAE of the head; None for a single stage.

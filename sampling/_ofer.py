@@ -23,7 +23,7 @@ from models.rank import FrontalFace, IdRank, frontal_face
 from sampling._complete import check_count_and_fit, keys_for_batch
 from sampling.config import OferConfig
 from sampling.diffusion import draw_coefficients
-from sampling.placement import landmark_view, fit_placement, apply_placement, landmark_points
+from sampling.placement import apply_placement, fit_placement, landmark_points, landmark_view
 
 
 @jax.tree_util.register_dataclass
@@ -93,7 +93,7 @@ def ofer(
     Args:
       networks: `load_networks(head)`.
       head: the head they were trained for.
-      fit: the fit of one face, or of a batch (*b,), whose pose, camera, gaze and size fit_placement the heads.
+      fit: the fit of one face, or of a batch (*b,), whose pose, camera, gaze and size place the heads.
       observation: the fitted observation, batch axes (*b,).
       key: a key, or a key for each face (*b,).
       num_samples: M.

@@ -49,8 +49,8 @@ def single_stage(
 ) -> Hypotheses:  # fmt: skip
     """Minimise the sum of L_fitting (Eq. 11) over M copies of the coefficients + lambda_3 L_dpp (Eq. 10).
 
-    The copies start near the fit and share its pose, camera, texture and light. Their qualities in the DPP depend on the
-    norms of the coefficients (see `dpp.quality`).
+    The copies start near the fit and share its pose, camera, texture and light. Their qualities in the DPP depend on
+    the norms of the coefficients (see `dpp.quality`).
 
     Args:
       fit, observation, keys: leading axis (B,). dpp_params: (2,) k, n_sigma.
