@@ -102,7 +102,7 @@ def process_photo(
     params, verts = apply_placement(head, params, placement)
     photo = photo_term(head, fit, observation, config.render_size)
     energy = cost + _photometric_energies(head, photo, verts, config)
-    shortlist = jnp.argsort(jnp.nan_to_num(energy, nan=jnp.inf), stable=True)[: max(config.shortlist, 2 * count)]
+    shortlist = jnp.argsort(jnp.nan_to_num(energy, nan=jnp.inf), stable=True)[: max(config.kept, 2 * count)]
     params, size = jax.tree.map(lambda leaf: leaf[shortlist], (params, placement.size))
     refined, cost = jax.vmap(lambda p, s: refine(head, p, s, fit, config))(params, size)
     verts = size[:, None, None] * vertices(head, refined)

@@ -137,7 +137,7 @@ class OferDppConfig:
     """Number of sampled heads."""
     identities: int = 32
     """Number of best-ranked candidates that are used."""
-    shortlist: int = 32
+    kept: int = 32
     """Number of heads of the pool, those that match the photo best, that are refined and selected from; at least twice
     `num_samples`."""
     k: float = 0.5
