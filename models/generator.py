@@ -24,7 +24,7 @@ class GeneratorConfig:
     """Architecture of a `Generator`."""
 
     kind: str
-    """What is generated. identity: betas. expression: expression coefficients and 3 of the jaw."""
+    """The generated coefficients. identity: betas. expression: expression coefficients and 3 of the jaw."""
     unet: UNet1DConfig
     encoders: tuple[str, ...] = ("landmark",)
     """One or more of landmark, arcface, farl; their contexts are concatenated."""

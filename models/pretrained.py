@@ -42,7 +42,7 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
 
     Args:
       head: the head it was trained for.
-      path: a file that `python -m experiments.train --config mesh_vae ...` wrote; `mesh_vae_path()` when left out.
+      path: a file that `python -m experiments.train --config mesh_vae ...` wrote; by default `mesh_vae_path()`.
 
     Raises:
       FileNotFoundError: there is no such file.
