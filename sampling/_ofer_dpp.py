@@ -82,8 +82,13 @@ def ofer_dpp(
 def _program(config: OferDppConfig, count: int, devices: tuple[jax.Device, ...]) -> Any:
     def run(replicated: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
         networks, head = replicated
+
+        def run_photo(photo: tuple[Fit, Observation, Array]) -> Hypotheses:
+            fit, observation, key = photo
+            return process_photo(networks, head, fit, observation, key, count, config)
+
         # Process photos one by one, because a pool of heads takes much memory.
-        return jax.lax.map(lambda photo: process_photo(networks, head, *photo, count, config), photos)
+        return jax.lax.map(run_photo, photos)
 
     return sharded_program(run, devices)
 

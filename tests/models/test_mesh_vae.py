@@ -189,7 +189,7 @@ def test_a_mesh_with_few_latents_takes_the_leading_components():
     size = int(np.prod(model.latent_shape))
     assert size < 60
     np.testing.assert_allclose(model.linear.scales[...], np.linspace(2, 1, 60)[:size], rtol=1e-5)
-    with pytest.raises(ValueError, match="needs as many, not 59"):
+    with pytest.raises(ValueError, match="linear_rank is 60, but 59"):
         tiny(config, components=jnp.asarray(fields[:59], jnp.float32))
 
 

@@ -139,7 +139,7 @@ def test_directions_are_the_principal_components_of_hidden_movement(halves, head
     rows, energy = DIRECTIONS(halves, posterior, ~visible, 3, KEY)
     np.testing.assert_allclose(rows @ rows.T, np.eye(3), atol=1e-4)
     mask = np.asarray(~visible)
-    decode = jax.jit(lambda w: halves.decode(posterior.mean + posterior.deviation(w)))
+    decode = jax.jit(lambda w: halves.decode(posterior.mean + posterior.unwhiten(w)))
     jacobian = np.asarray(jax.jacfwd(decode)(jnp.zeros(size)))[mask].reshape(-1, size).astype(np.float64)
     values = np.linalg.eigvalsh(jacobian.T @ jacobian)[::-1][:3] / (3 * mask.sum())
     np.testing.assert_allclose(energy, values, rtol=0.02)
