@@ -1,8 +1,8 @@
-"""Gathering rows by neighbour lists, with a gradient that gathers too.
+"""Gather rows by neighbour lists, with a gradient that gathers too.
 
-The transpose of a gather is a scatter-add: slow on TPUs, in another order at each run on GPUs. With the lists turned
-round it is a gather and a sum, the same at each run. The two are a pair of linear primitives, each the other's
-transpose, so forward and reverse mode, their mixtures and vmap all work.
+The transpose of a gather is a scatter-add, which is slow on TPUs and not deterministic on GPUs. With the inverted lists
+it is a gather and a sum, which is deterministic. The two are linear primitives and each other's transpose, so that
+forward mode, reverse mode, their combinations and vmap work.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from models.hierarchy import NeighbourLists
 
 
 def gather(lists: NeighbourLists, rows: Array) -> Array:
-    """Rows (S, K) of the sources -> (P, N, K) of each target's neighbours.
+    """Gather the rows (S, K) of each target's neighbours: (P, N, K).
 
-    Padding holds row 0: mask what is made of it.
+    Padding holds row 0, which callers must mask.
 
     Raises:
-      ValueError: there are more or fewer rows than sources. JAX's indexing would not notice.
+      ValueError: the number of rows is not that of the sources, which JAX's indexing would not notice.
     """
     if rows.ndim != 2 or rows.shape[0] != lists.num_sources:
         raise ValueError(f"rows are ({lists.num_sources}, K), one for each source, not {rows.shape}.")
@@ -36,7 +36,7 @@ def _gather(rows: Array, index: Array, back: Array, back_mask: Array) -> Array:
 
 
 def _collect(edges: Array, index: Array, back: Array, back_mask: Array) -> Array:
-    """(P, N, K) -> (S, K): the sum of all places at which a source stands."""
+    """Sum the edges (P, N, K) of each source: (S, K)."""
     flat = edges.reshape(-1, edges.shape[-1])
     return jnp.sum(jnp.where(back_mask[..., None], flat[back], 0), axis=1)
 

@@ -1,4 +1,4 @@
-"""IdGen and ExpGen of OFER (sections 3.2 and 3.4): an encoder of the photo, and a denoiser conditioned on it."""
+"""IdGen and ExpGen of OFER (sections 3.2 and 3.4): image encoders, and a denoiser conditioned on their output."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from jax import Array
 from models.encoders.landmark import LandmarkEncoderConfig
 from models.encoders.parts import Conditioned, check_names, make_encoders
 from models.noise_schedule import ScheduleName, make_schedule
-from models.unet1d import UNet1D, UNet1DConfig, added, multiplied
+from models.unet1d import UNet1D, UNet1DConfig, broadcast_add, broadcast_multiply
 
 KINDS = ("identity", "expression")
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """A `Generator`'s parts."""
+    """Architecture of a `Generator`."""
 
     kind: str
-    """identity: betas. expression: expression coefficients and 3 of the jaw."""
+    """The generated coefficients. identity: betas. expression: expression coefficients and 3 of the jaw."""
     unet: UNet1DConfig
     encoders: tuple[str, ...] = ("landmark",)
-    """landmark, arcface, farl; contexts of several are joined."""
+    """One or more of landmark, arcface, farl; their contexts are concatenated."""
     landmark: LandmarkEncoderConfig = dataclasses.field(default_factory=LandmarkEncoderConfig)
     schedule: ScheduleName = "ho"
-    """Of the noise (`sampling.diffusion.make_schedule`)."""
+    """Noise schedule (`models.make_schedule`)."""
     preconditioned: bool = False
-    """The U-Net says how the noise differs from sigma_t x_t, in units of alpha_t: sigma_t x_t is the best guess where
-    the data are N(0, I) and the photo says nothing; what is left is of one size at all steps (the "v" of Salimans & Ho
-    2022), so that errors at the noisiest steps are not blown up by 1 / alpha_t. False, as in the paper: all of it."""
+    """True: the U-Net predicts (noise - sigma_t x_t) / alpha_t (the "v" of Salimans & Ho 2022). sigma_t x_t is the best
+    prediction if the data are N(0, I) and independent of the photo. The rest has the same scale at all steps, so that
+    errors at the noisiest steps are not amplified by 1 / alpha_t. False, as in the paper: it predicts the noise."""
     unconditional: bool = False
-    """Trained with the context left out at times, so that it can be guided."""
+    """Trained with randomly dropped contexts, so that classifier-free guidance works."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -45,11 +45,11 @@ class GeneratorConfig:
 
 
 class Scale(nnx.Variable):
-    """Statistics of the training data: fixed, and kept with the weights."""
+    """Mean and deviation of the training coefficients: saved with the weights, but not trained."""
 
 
 class Generator(Conditioned):
-    """Denoises coefficients under the condition of a photo. Samplers are in `sampling.diffusion`."""
+    """Denoises coefficients conditioned on a photo. Samplers are in `sampling.diffusion`."""
 
     def __init__(
         self, config: GeneratorConfig, reference: Array, *, rngs: nnx.Rngs,
@@ -57,12 +57,12 @@ class Generator(Conditioned):
     ):  # fmt: skip
         """Args:
         reference: (68, 2) of the head, for the landmark encoder (`reference_landmarks`).
-        mean, deviation: (S,) of the training coefficients, by which they are centred and scaled: the jaw's radians are
-          no standard deviations. 0 and 1 when left out, as in the paper.
-        encoders: the image encoders that `config.encoders` names (`load_image_encoders`).
+        mean, deviation: (S,) of the training coefficients, which normalise them, because the jaw is in radians and not
+          in standard deviations. 0 and 1 by default, as in the paper.
+        encoders: the image encoders named in `config.encoders` (`load_image_encoders`).
 
         Raises:
-          ValueError: one is missing, or they do not give as many numbers as the U-Net's context has.
+          ValueError: one is missing, or their outputs do not match the width of the U-Net's context.
         """
         self.config = config
         size = config.unet.size
@@ -75,26 +75,26 @@ class Generator(Conditioned):
         self.unet = UNet1D(config.unet, rngs=rngs)
 
     def noise(self, x: Array, time: Array, context: Array) -> Array:
-        """The noise in scaled coefficients; shapes as those of `UNet1D`."""
-        found = self.unet(x, time, context)
+        """Predict the noise in scaled coefficients; shapes as those of `UNet1D`."""
+        prediction = self.unet(x, time, context)
         if not self.config.preconditioned:
-            return found
+            return prediction
         alpha, sigma = (part[..., None] for part in make_schedule(self.config.schedule).alpha_sigma(time))
-        return added(multiplied(x, sigma), multiplied(found, alpha))
+        return broadcast_add(broadcast_multiply(x, sigma), broadcast_multiply(prediction, alpha))
 
     def sometimes_without(self, context: Array, keys: Array, share: float) -> Array:
-        """Contexts (B, D), a share of them replaced by that of no photo, for classifier-free guidance; keys (B,)."""
+        """Replace a share of the contexts (B, D) by the unconditional one, for classifier-free guidance; keys (B,)."""
         if self.nothing is None or not share:
             return context
-        left_out = jax.vmap(lambda key: jax.random.uniform(key, ()) < share)(keys)
-        return jnp.where(left_out[:, None], jnp.broadcast_to(self.nothing[...], context.shape), context)
+        dropped = jax.vmap(lambda key: jax.random.uniform(key, ()) < share)(keys)
+        return jnp.where(dropped[:, None], jnp.broadcast_to(self.nothing[...], context.shape), context)
 
     def scaled(self, coefficients: Array) -> Array:
-        """(*b, S) as the denoiser sees them."""
+        """Normalise coefficients (*b, S) for the denoiser."""
         mean, deviation = (jnp.broadcast_to(v[...], coefficients.shape) for v in (self.mean, self.deviation))
         return (coefficients - mean) / deviation
 
     def coefficients(self, scaled: Array) -> Array:
-        """The way back."""
+        """Return the coefficients (*b, S) of normalised ones; inverse of `scaled`."""
         mean, deviation = (jnp.broadcast_to(v[...], scaled.shape) for v in (self.mean, self.deviation))
         return mean + deviation * scaled

@@ -3,9 +3,9 @@ Spatially Varying Kernels"), as Diverse3DFace uses it (Tables 5 and 6).
 
     y_p = sum_n sum_m a[p, m, n] W_m x_N(p, n) + b_p
 
-Each target p draws from its neighbours N(p, n) with a kernel of its own, in the span of M bases W_m that all share. No
-kernel is ever formed: either the neighbours are aggregated with the coefficients first and one product with the bases
-follows, or the product comes first, whichever is less work for the layer's shape.
+Each target p has its own kernel over its neighbours N(p, n), in the span of M bases W_m that all targets share. The
+kernels are never computed. Either the neighbours are aggregated with the coefficients first and multiplied with the
+bases then, or the other way round, whichever takes less work for the layer's shape.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from models.gather import gather
 from models.hierarchy import NeighbourLists
 
 ELU_GAIN = 1.278
-"""E[elu(g x)^2] = 1 of x ~ N(0, 1)."""
+"""g with E[elu(g x)^2] = 1 for x ~ N(0, 1)."""
 RESIDUAL_RATE = 0.9
-NARROW, ROW = 8, 48
-"""Rows of so few channels are gathered for several examples at once on a CPU, up to so many numbers."""
-MOVED = 5
-"""Multiplications that cost about as much as moving one number in a gather."""
+NARROW_CHANNELS, ROW_SIZE = 8, 48
+"""On a CPU, inputs with at most `NARROW_CHANNELS` are processed for several examples at once, so many that their
+channels make up to `ROW_SIZE` numbers."""
+GATHER_COST = 5
+"""Cost of gathering one number, in multiplications."""
 
 
 class Connectivity(nnx.Variable):
-    """Neighbour lists: they belong to a layer, but are neither trained nor saved."""
+    """Neighbour lists of a layer: neither trained nor saved."""
 
 
 class MeshConv(nnx.Module):
@@ -44,9 +45,9 @@ class MeshConv(nnx.Module):
         gain: float = 1.0,
     ):  # fmt: skip
         """Args:
-        lists: of a `MeshStep`: `pool` (down) or `unpool` (up).
+        lists: `pool` (down) or `unpool` (up) of a `MeshStep`.
         in_features, out_features, num_bases: channels and M.
-        gain: standard deviation that outputs start with for inputs of N(0, 1).
+        gain: initial standard deviation of the outputs for inputs from N(0, 1).
 
         Raises:
           ValueError: a number of channels or bases is below 1.
@@ -55,7 +56,7 @@ class MeshConv(nnx.Module):
             raise ValueError("features and bases must be at least 1.")
         self.lists = Connectivity(lists)
         self.in_features, self.out_features, self.num_bases = in_features, out_features, num_bases
-        # Variance-preserving: of a sum over a target's neighbours and the bases, and of a product over the channels.
+        # Preserve the variance: the outputs sum over neighbours, bases and channels.
         mask = np.asarray(lists.mask)[:, None]
         draws = _normal(rngs, (lists.num_targets, num_bases, lists.width)) * mask
         self.coefficients = nnx.Param(_float32(draws / np.sqrt(mask.sum(-1, keepdims=True) * num_bases)))
@@ -65,32 +66,36 @@ class MeshConv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (*b, S, in) -> (*b, P, out)."""
-        return over_batch(self.single, x, ROW if self.in_features <= NARROW else 0)
+        return map_batch(self.apply_single, x, ROW_SIZE if self.in_features <= NARROW_CHANNELS else 0)
 
-    def single(self, x: Array) -> Array:
-        """One signal: (S, in) -> (P, out)."""
+    def apply_single(self, x: Array) -> Array:
+        """Apply the layer to one example: (S, in) -> (P, out)."""
         if self.project_first:
             return self._project_then_aggregate(x)
         return self.from_neighbours(gather(self.lists.get_value(), x))
 
     def from_neighbours(self, neighbours: Array) -> Array:
-        """What `gather` gives, (P, N, in) -> (P, out)."""
+        """Apply the layer to gathered neighbours: (P, N, in) -> (P, out)."""
         mixed = self.masked_coefficients() @ neighbours
         bases = rearrange(self.bases[...], "m i o -> (m i) o")
         return rearrange(mixed, "p m i -> p (m i)") @ bases + self.bias[...]
 
     def masked_coefficients(self) -> Array:
-        """(P, M, N) with zeros where lists are padded, whatever training has made of those."""
+        """Return the coefficients (P, M, N) with zeros where lists are padded, whatever their trained values."""
         return jnp.where(self.lists.get_value().mask[:, None, :], self.coefficients[...], 0)
 
     @property
     def project_first(self) -> bool:
-        """Whether the product with the bases comes before the aggregation: rows of M out numbers are gathered then,
-        rather than of `in`. It pays where few channels come out, or many targets draw from few sources."""
+        """Whether the product with the bases comes before the aggregation.
+
+        Then rows of M out numbers are gathered instead of `in` numbers. This is faster if there are few output channels
+        or many more targets than sources.
+        """
         lists, bases = self.lists.get_value(), self.num_bases * self.out_features
         edges = lists.num_targets * lists.width
-        aggregate = edges * self.in_features * (self.num_bases + MOVED) + lists.num_targets * self.in_features * bases
-        project = edges * bases * (1 + MOVED) + lists.num_sources * self.in_features * bases
+        product_cost = lists.num_targets * self.in_features * bases
+        aggregate = edges * self.in_features * (self.num_bases + GATHER_COST) + product_cost
+        project = edges * bases * (1 + GATHER_COST) + lists.num_sources * self.in_features * bases
         return project < aggregate
 
     def _project_then_aggregate(self, x: Array) -> Array:
@@ -102,11 +107,11 @@ class MeshConv(nnx.Module):
 
 
 class MeshResidual(nnx.Module):
-    """The residual branch: means over neighbours where the vertices change, with weights learned for each pair; a
-    product shared by all vertices where the channels change."""
+    """The residual branch: if the vertices change, weighted means over neighbours, with a trained weight for each pair;
+    if the channels change, a linear map shared by all vertices."""
 
     def __init__(self, lists: NeighbourLists | None, in_features: int, out_features: int, *, rngs: nnx.Rngs):
-        """lists: None where the vertices stay (stride 1)."""
+        """lists: None if targets and sources are the same vertices (stride 1)."""
         self.in_features, self.out_features = in_features, out_features
         self.lists = None if lists is None else Connectivity(lists)
         self.weights = None if lists is None else nnx.Param(jnp.where(lists.mask, 1.0, 0.0))
@@ -115,30 +120,30 @@ class MeshResidual(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (*b, S, in) -> (*b, P, out)."""
-        return over_batch(self.single, x, ROW if self.in_features <= NARROW else 0)
+        return map_batch(self.apply_single, x, ROW_SIZE if self.in_features <= NARROW_CHANNELS else 0)
 
-    def single(self, x: Array) -> Array:
-        """One signal: (S, in) -> (P, out)."""
+    def apply_single(self, x: Array) -> Array:
+        """Apply the branch to one example: (S, in) -> (P, out)."""
         if self.lists is None:
             return self.project(x)
-        # Both parts are linear: the narrower signal is the one to gather.
+        # Both maps are linear, so that the signal with fewer channels can be the one that is gathered.
         if self.out_features < self.in_features:
             return self.from_neighbours(gather(self.lists.get_value(), self.project(x)))
         return self.project(self.from_neighbours(gather(self.lists.get_value(), x)))
 
     def from_neighbours(self, neighbours: Array) -> Array:
-        """The means alone: (P, N, C) -> (P, C)."""
-        return (self.means()[:, None] @ neighbours)[:, 0]
+        """Average gathered neighbours: (P, N, C) -> (P, C)."""
+        return (self.mean_weights()[:, None] @ neighbours)[:, 0]
 
-    def means(self) -> Array:
-        """(P, N) weights that add up to 1, zero where padded: |rho| / (sum |rho| + 1e-8)."""
+    def mean_weights(self) -> Array:
+        """Return weights (P, N) that sum to 1, zero where padded: |rho| / (sum |rho| + 1e-8)."""
         if self.lists is None or self.weights is None:
             raise ValueError("a residual branch at stride 1 has no weights.")
-        size = jnp.where(self.lists.get_value().mask, jnp.abs(self.weights[...]), 0)
-        return size / (jnp.sum(size, axis=1, keepdims=True) + 1e-8)
+        magnitudes = jnp.where(self.lists.get_value().mask, jnp.abs(self.weights[...]), 0)
+        return magnitudes / (jnp.sum(magnitudes, axis=1, keepdims=True) + 1e-8)
 
     def project(self, x: Array) -> Array:
-        """The shared product; the identity where the channels stay."""
+        """Apply the shared linear map, which is the identity if the number of channels stays the same."""
         return x if self.projection is None else x @ self.projection[...]
 
 
@@ -150,9 +155,9 @@ class MeshBlock(nnx.Module):
         rngs: nnx.Rngs, residual_rate: float = RESIDUAL_RATE, activate: bool = True,
     ):  # fmt: skip
         """Args:
-        resample: whether targets and sources differ; False at stride 1, where the residual keeps each vertex.
+        resample: whether targets and sources differ; False at stride 1, where the residual is per vertex.
         residual_rate: r in [0, 1].
-        activate: ELU after the convolution; not for the heads of mean and variance and the last layer.
+        activate: apply an ELU after the convolution; False for the output layers of mean, variance and vertices.
 
         Raises:
           ValueError: the residual rate is out of range.
@@ -166,12 +171,12 @@ class MeshBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (*b, S, in) -> (*b, P, out)."""
-        return over_batch(self.single, x, ROW if self.conv.in_features <= NARROW else 0)
+        return map_batch(self.apply_single, x, ROW_SIZE if self.conv.in_features <= NARROW_CHANNELS else 0)
 
-    def single(self, x: Array) -> Array:
-        """One signal: (S, in) -> (P, out)."""
+    def apply_single(self, x: Array) -> Array:
+        """Apply the block to one example: (S, in) -> (P, out)."""
         if self.residual.lists is None or self.conv.project_first:
-            conv, residual = self.conv.single(x), self.residual.single(x)
+            conv, residual = self.conv.apply_single(x), self.residual.apply_single(x)
         else:
             neighbours = gather(self.conv.lists.get_value(), x)
             conv = self.conv.from_neighbours(neighbours)
@@ -181,29 +186,30 @@ class MeshBlock(nnx.Module):
         return math.sqrt(1 - self.residual_rate) * conv + math.sqrt(self.residual_rate) * residual
 
 
-def over_batch(function: Callable[[Array], Array], x: Array, row: int = 0) -> Array:
-    """`function` of (S, C) over the leading axes of x (*b, S, C).
+def map_batch(function: Callable[[Array], Array], x: Array, row_size: int = 0) -> Array:
+    """Map a function of (S, C) over the leading axes of x (*b, S, C).
 
-    Accelerators take the batch whole. On a CPU one example after the other, with its intermediate results in the cache
-    and made anew for the gradient, is two to eight times as fast; but so many that C of them make `row` numbers.
+    Accelerators process the whole batch at once. CPUs process one example at a time and recompute its intermediate
+    results for the gradient: these stay in the cache, which is two to eight times as fast. If `row_size` is larger
+    than C, CPUs process up to row_size / C examples at a time.
     """
     if x.ndim == 2:
         return function(x)
     flat = x.reshape(-1, *x.shape[-2:])
-    together = _together(len(flat), row // x.shape[-1])
+    batch_size = _largest_divisor(len(flat), row_size // x.shape[-1])
     out = jax.lax.platform_dependent(
         flat,
         cpu=lambda examples: jax.lax.map(
-            jax.checkpoint(function), examples, batch_size=together if together > 1 else None
+            jax.checkpoint(function), examples, batch_size=batch_size if batch_size > 1 else None
         ),
         default=jax.vmap(function),
     )
     return out.reshape(*x.shape[:-2], *out.shape[1:])
 
 
-def _together(batch: int, most: int) -> int:
-    """The largest divisor of the batch that is not over `most`, or 1."""
-    return next((k for k in range(min(batch, most), 1, -1) if batch % k == 0), 1)
+def _largest_divisor(batch: int, limit: int) -> int:
+    """Return the largest divisor of `batch` up to `limit`, or 1."""
+    return next((k for k in range(min(batch, limit), 1, -1) if batch % k == 0), 1)
 
 
 def _float32(array: np.ndarray) -> Array:
@@ -211,5 +217,5 @@ def _float32(array: np.ndarray) -> Array:
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal draws; by numpy, since JAX would compile a program for each of a network's shapes."""
+    """Draw standard normal numbers by numpy, because JAX would compile a program for each of a network's shapes."""
     return np.random.default_rng(np.asarray(jax.random.key_data(rngs.params()))).standard_normal(shape)

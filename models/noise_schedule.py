@@ -1,4 +1,4 @@
-"""Noise schedules of denoising diffusion (Ho et al. 2020): x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e."""
+"""Noise schedules of denoising diffusion (Ho et al. 2020), x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jax import Array
 
 ScheduleName = Literal["ho", "ofer"]
 LARGEST_BETA: dict[str, float] = {"ho": 2e-2, "ofer": 1e-2}
-"""Of linear schedules from 1e-4. With OFER's, 8 % of the data's scale is left at T = 1000, though samplers start from
-noise alone: its draws are biased. Ho et al.'s leaves 0.6 %."""
+"""Last beta of the linear schedules, which start at 1e-4. OFER's leaves 8 % of the data's scale at T = 1000. Samplers
+start from pure noise, so its samples are biased. The schedule of Ho et al. leaves 0.6 %."""
 
 
 @jax.tree_util.register_dataclass
@@ -22,35 +22,35 @@ class Schedule:
     """A noise schedule of T steps."""
 
     log_alpha: Array
-    """(T + 1,) log sqrt(abar_t) at t = 0..T; 0 at t = 0."""
+    """(T + 1,) log sqrt(abar_t) for t = 0..T; 0 at t = 0."""
 
     @property
     def steps(self) -> int:
-        """T."""
+        """T, the number of steps."""
         return self.log_alpha.shape[0] - 1
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
-        """sqrt(abar_t) and sqrt(1 - abar_t) at steps (*b,), also between whole ones."""
+        """Return sqrt(abar_t) and sqrt(1 - abar_t) at steps t (*b,), which may be fractional."""
         log_alpha = jnp.interp(t, jnp.arange(self.steps + 1.0), self.log_alpha)
         return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2 * log_alpha))
 
     def log_snr(self, t: Array) -> Array:
-        """lambda_t = log(sqrt(abar_t) / sqrt(1 - abar_t)) (Lu et al. 2022)."""
+        """Return lambda_t = log(sqrt(abar_t) / sqrt(1 - abar_t)) (Lu et al. 2022)."""
         alpha, sigma = self.alpha_sigma(t)
         return jnp.log(alpha) - jnp.log(sigma)
 
     def at_log_snr(self, log_snr: Array) -> Array:
-        """The inverse of `log_snr`: steps (*b,), held to [0, T]."""
-        # abar_t is the sigmoid of 2 lambda_t. jnp.interp wants ascending abscissae, and log sqrt(abar_t) falls with t.
+        """Return the steps (*b,) of given log_snr (the inverse function), clipped to [0, T]."""
+        # abar_t is the sigmoid of 2 lambda_t. jnp.interp needs ascending abscissae, but log sqrt(abar_t) falls with t.
         log_alpha = 0.5 * jax.nn.log_sigmoid(2 * log_snr)
         return jnp.interp(log_alpha, self.log_alpha[::-1], jnp.arange(self.steps, -1.0, -1.0))
 
 
 def make_schedule(name: ScheduleName = "ho", steps: int = 1000) -> Schedule:
-    """A linear schedule, from 1e-4 to `LARGEST_BETA[name]` for 1000 steps; for T others, rates are scaled by 1000 / T.
+    """Build a linear schedule, from 1e-4 to `LARGEST_BETA[name]` for 1000 steps. For T steps betas scale by 1000 / T.
 
     Raises:
-      ValueError: an unknown name, or so few steps that a rate is 1 or more.
+      ValueError: the name is unknown, or there are so few steps that a beta is 1 or more.
     """
     if name not in LARGEST_BETA:
         raise ValueError(f"the schedule is {' or '.join(LARGEST_BETA)}, not {name!r}.")

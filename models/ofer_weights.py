@@ -1,7 +1,8 @@
-"""Trained IdGen, ExpGen and IdRank: those that ship, and files of one's own.
+"""Load and write trained IdGen, ExpGen and IdRank networks: those that ship, and the user's own files.
 
-A file holds what was trained, the last layers of ArcFace and FaRL included, and no frozen layer of these: their weights
-may not be passed on. They come from the encoders' own files, which must be those that the network was trained with.
+A file holds the trained layers only, including the last layers of ArcFace and FaRL. The licences of ArcFace and FaRL do
+not allow us to distribute their frozen layers. These come from the encoders' own files, which must be the files that
+the network was trained with.
 """
 
 from __future__ import annotations
@@ -19,31 +20,38 @@ from models.encoders.parts import Conditioned, base_digests, load_image_encoders
 from models.generator import Generator, GeneratorConfig, Scale
 from models.rank import IdRank, IdRankConfig, frontal_vertices
 from models.unet1d import UNet1DConfig
-from models.weight_files import ASSETS, Kinds, fill, from_json, open_weights, write_weights
+from models.weight_files import (
+    ASSETS,
+    VariablePrefixes,
+    assign_variables,
+    fields_from_json,
+    read_weights,
+    write_weights,
+)
 
 Network = TypeVar("Network", bound=Conditioned)
 NETWORKS = {"identity": "IdGen", "expression": "ExpGen"}
 FILES = {"IdGen": "open_head_idgen.npz", "ExpGen": "open_head_expgen.npz", "IdRank": "open_head_idrank.npz"}
-BASE = "base_"
-"""Before an image encoder's name: a note of which one the network was trained with."""
-KINDS: Kinds = {nnx.Param: "parameter:", Scale: "scale:", Reference: "reference:"}
+BASE_PREFIX = "base_"
+"""Prefix of the provenance notes that hold the digest of each image encoder used in training."""
+VARIABLE_PREFIXES: VariablePrefixes = {nnx.Param: "parameter:", Scale: "scale:", Reference: "reference:"}
 
 
 def ofer_path(network: str) -> Path:
-    """The open head's weights of IdGen, ExpGen or IdRank, which ship (models/assets/MODEL_CARD.md)."""
+    """Return the path of the open head's IdGen, ExpGen or IdRank weights (models/assets/MODEL_CARD.md)."""
     return ASSETS / FILES[network]
 
 
-def encoders_of(head: HeadModel, network: str, path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """Names of the encoders of IdGen, ExpGen or IdRank in a file; errors as those of `load_generator`."""
-    return tuple(_opened(head, network, path)[2].get("encoders", ()))
+def encoder_names(head: HeadModel, network: str, path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """Return the names of the encoders of IdGen, ExpGen or IdRank in a file; raises as `load_generator`."""
+    return tuple(_read_file(head, network, path)[2].get("encoders", ()))
 
 
 def build_generator(
     head: HeadModel, config: GeneratorConfig, seed: int = 0, mean: Any = None, deviation: Any = None,
     encoders: Mapping[Any, Any] | None = None,
 ) -> Generator:  # fmt: skip
-    """An untrained generator of a head.
+    """Build an untrained generator for a head.
 
     Args:
       mean, deviation: as those of `Generator`. encoders: as `load_generator`.
@@ -60,12 +68,12 @@ def load_generator(
     head: HeadModel, kind: str, path: str | os.PathLike[str] | None = None,
     encoders: Mapping[Any, Any] | None = None,
 ) -> Generator:  # fmt: skip
-    """A trained IdGen (kind `identity`) or ExpGen (`expression`) of a head.
+    """Load a trained IdGen (kind `identity`) or ExpGen (`expression`) of a head.
 
     Args:
-      path: a file that `python -m experiments.train --config idgen|expgen` wrote; the one that ships when left out.
-      encoders: image encoders, or their files, by the names `arcface` and `farl`, for a network that looks at photos;
-        those at `encoder_path(name)` when left out. Several networks can share loaded ones.
+      path: a file that `python -m experiments.train --config idgen|expgen` wrote; by default the one that ships.
+      encoders: image encoders, or their files, by the names `arcface` and `farl`, for a network that takes photos;
+        by default those at `encoder_path(name)`. Several networks can share loaded encoders.
 
     Raises:
       FileNotFoundError: there is no such file, or none of an image encoder; the message says how to convert one.
@@ -74,8 +82,8 @@ def load_generator(
     """
 
     def build(settings: dict[str, Any]) -> Generator:
-        unet, landmark = UNet1DConfig(**from_json(settings.pop("unet"))), _landmark(settings)
-        config = GeneratorConfig(**from_json(settings), unet=unet, landmark=landmark)
+        unet, landmark = UNet1DConfig(**fields_from_json(settings.pop("unet"))), _pop_landmark_config(settings)
+        config = GeneratorConfig(**fields_from_json(settings), unet=unet, landmark=landmark)
         return build_generator(head, config, encoders=encoders)
 
     return _load(head, NETWORKS[kind], path, build)
@@ -84,14 +92,14 @@ def load_generator(
 def write_generator(
     path: str | os.PathLike[str], head: HeadModel, model: Generator, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write weights, whole or not at all. notes: provenance. Raises: OSError, the folder is missing or full."""
+    """Write weights atomically. notes: provenance. Raises OSError if the folder is missing or full."""
     _write(path, head, model, NETWORKS[model.config.kind], notes)
 
 
 def build_rank(
     head: HeadModel, config: IdRankConfig, seed: int = 0, encoders: Mapping[Any, Any] | None = None
 ) -> IdRank:
-    """An untrained IdRank of a head; as `build_generator`."""
+    """Build an untrained IdRank for a head; arguments and errors as those of `build_generator`."""
     images, count = load_image_encoders(config.encoders, encoders), int(frontal_vertices(head).sum())
     return IdRank(config, count, reference_landmarks(head), rngs=nnx.Rngs(seed), encoders=images)
 
@@ -99,11 +107,11 @@ def build_rank(
 def load_rank(
     head: HeadModel, path: str | os.PathLike[str] | None = None, encoders: Mapping[Any, Any] | None = None
 ) -> IdRank:
-    """A trained IdRank of a head; arguments and errors as those of `load_generator`."""
+    """Load a trained IdRank of a head; arguments and errors as those of `load_generator`."""
 
     def build(settings: dict[str, Any]) -> IdRank:
-        landmark = _landmark(settings)
-        return build_rank(head, IdRankConfig(**from_json(settings), landmark=landmark), encoders=encoders)
+        landmark = _pop_landmark_config(settings)
+        return build_rank(head, IdRankConfig(**fields_from_json(settings), landmark=landmark), encoders=encoders)
 
     return _load(head, "IdRank", path, build)
 
@@ -111,50 +119,50 @@ def load_rank(
 def write_rank(
     path: str | os.PathLike[str], head: HeadModel, model: IdRank, notes: Mapping[str, str] | None = None
 ) -> None:
-    """As `write_generator`."""
+    """Write an IdRank's weights, as `write_generator`."""
     _write(path, head, model, "IdRank", notes)
 
 
-def check_bases(model: Conditioned, found: Mapping[str, Any], path: Path) -> None:
-    """Raises: HeadFileError, the file's last layers were trained on another encoder than the model has."""
+def check_base_encoders(model: Conditioned, arrays: Mapping[str, Any], path: Path) -> None:
+    """Check that a file's last layers were trained on the model's image encoders. Raises HeadFileError otherwise."""
     for name, digest in base_digests(model).items():
-        trained = str(found.get(f"provenance_{BASE}{name}", "?"))
+        trained = str(arrays.get(f"provenance_{BASE_PREFIX}{name}", "?"))
         if trained != digest:
             raise HeadFileError(
-                f"{path}: trained with another {name} ({trained[:12]}) than the one given ({digest[:12]}). Give that "
-                f"one's file: `flamejax convert FILE --to {name}`, docs/how-to/encoders.md."
+                f"{path}: trained with another {name} ({trained[:12]}) than the one given ({digest[:12]}). Give "
+                f"that encoder's file: `flamejax convert FILE --to {name}`, docs/encoders.md."
             )
 
 
 def _write(
-    path: str | os.PathLike[str], head: HeadModel, model: Conditioned, what: str, notes: Mapping[str, str] | None
+    path: str | os.PathLike[str], head: HeadModel, model: Conditioned, network: str, notes: Mapping[str, str] | None
 ) -> None:
-    bases = {BASE + name: digest for name, digest in base_digests(model).items()}
-    write_weights(path, head, model, model.config, what, KINDS, {**(notes or {}), **bases})
+    bases = {BASE_PREFIX + name: digest for name, digest in base_digests(model).items()}
+    write_weights(path, head, model, model.config, network, VARIABLE_PREFIXES, {**(notes or {}), **bases})
 
 
 def _load(
     head: HeadModel, network: str, path: str | os.PathLike[str] | None, build: Callable[[dict[str, Any]], Network]
 ) -> Network:
-    """The network that `build` makes of a file's settings, with the file's weights."""
-    path, found, settings = _opened(head, network, path)
+    """Build the network from a file's settings with `build`, and assign the file's weights."""
+    path, arrays, settings = _read_file(head, network, path)
     try:
         model = build(settings)
-    except HeadFileError:  # an image encoder's
+    except HeadFileError:  # about an image encoder's file
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
-    check_bases(model, found, path)
-    fill(model, KINDS, found, path)
+        raise HeadFileError(f"{path}: damaged, or written by another version of flamejax ({error}).") from error
+    check_base_encoders(model, arrays, path)
+    assign_variables(model, VARIABLE_PREFIXES, arrays, path)
     return model
 
 
-def _landmark(settings: dict[str, Any]) -> LandmarkEncoderConfig:
-    """The landmark encoder's settings, taken out of the network's."""
-    return LandmarkEncoderConfig(**from_json(settings.pop("landmark")))
+def _pop_landmark_config(settings: dict[str, Any]) -> LandmarkEncoderConfig:
+    """Remove and return the landmark encoder's settings from the network's settings."""
+    return LandmarkEncoderConfig(**fields_from_json(settings.pop("landmark")))
 
 
-def _opened(
+def _read_file(
     head: HeadModel, network: str, path: str | os.PathLike[str] | None
 ) -> tuple[Path, Mapping[str, Any], dict[str, Any]]:
     path = ofer_path(network) if path is None else Path(path)
@@ -164,8 +172,8 @@ def _opened(
             f"{path}: no such {network}. `python -m experiments.train --config {config}_small` trains one, which is "
             f"given as --{config} FILE."
         )
-    how = (
+    remedy = (
         f"train one for this with `python -m experiments.train --config {config} --head FILE --output WEIGHTS`, and "
         f"give it as `--{config} WEIGHTS`."
     )
-    return path, *open_weights(head, path, network, how)
+    return path, *read_weights(head, path, network, remedy)

@@ -1,4 +1,4 @@
-"""Trained Mesh-VAEs: the one that ships, and files of one's own."""
+"""Load and write trained Mesh-VAEs: the one that ships, and the user's own files."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from jax import Array
 from flamejax.head import HeadFileError, HeadModel
 from models.linear_branch import Normalization
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
-from models.weight_files import ASSETS, fill, from_json, made_for, open_weights, write_weights
+from models.weight_files import ASSETS, assign_variables, fields_from_json, is_trained_for, read_weights, write_weights
 
 NETWORK = "Mesh-VAE"
-HOW = (
+REMEDY = (
     "train one for this with `python -m experiments.train --config mesh_vae --head FILE --scans DIR --output VAE`, and "
     "give it as `--mesh-vae VAE`, or load_mesh_vae(head, VAE)."
 )
-SHIPPED = "open_head_mesh_vae.npz"
-KINDS = {nnx.Param: "parameter:", Normalization: "frame:"}
-"""What is kept of a model."""
+SHIPPED_FILE = "open_head_mesh_vae.npz"
+VARIABLE_PREFIXES = {nnx.Param: "parameter:", Normalization: "frame:"}
+"""The variable types that a file stores, with their name prefixes in it."""
 
 
 def mesh_vae_path() -> Path:
-    """The open head's weights, which ship (models/assets/MODEL_CARD.md)."""
-    return ASSETS / SHIPPED
+    """Return the path of the open head's weights, which ship with the package (models/assets/MODEL_CARD.md)."""
+    return ASSETS / SHIPPED_FILE
 
 
 def has_shipped_mesh_vae(head: HeadModel) -> bool:
-    """Whether the Mesh-VAE that ships is of this head; without loading it."""
-    return made_for(mesh_vae_path(), head)
+    """Return whether the shipped Mesh-VAE was trained for this head, without loading it."""
+    return is_trained_for(mesh_vae_path(), head)
 
 
 def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -> MeshVAE:
-    """A trained Mesh-VAE of a head.
+    """Load a trained Mesh-VAE of a head.
 
     Args:
       head: the head it was trained for.
-      path: a file that `python -m experiments.train --config mesh_vae ...` wrote; `mesh_vae_path()` when left out.
+      path: a file that `python -m experiments.train --config mesh_vae ...` wrote; by default `mesh_vae_path()`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -53,16 +53,16 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
         raise FileNotFoundError(
             f"{path}: no such Mesh-VAE. `python -m experiments.train --config mesh_vae_small --output FILE` trains one."
         )
-    found, settings = open_weights(head, path, NETWORK, HOW)
+    arrays, settings = read_weights(head, path, NETWORK, REMEDY)
     try:
-        mean, spread = np.asarray(found["frame:mean"], np.float32), float(found["frame:spread"])
+        mean, spread = np.asarray(arrays["frame:mean"], np.float32), float(arrays["frame:spread"])
     except (KeyError, ValueError, TypeError) as error:
-        raise HeadFileError(f"{path}: no Mesh-VAE of flamejax, or damaged ({error}).") from error
+        raise HeadFileError(f"{path}: not a Mesh-VAE file of flamejax, or damaged ({error}).") from error
     try:
-        model = build_mesh_vae(head, config_from(settings), mean, spread)
+        model = build_mesh_vae(head, config_from_json(settings), mean, spread)
     except (TypeError, ValueError) as error:
-        raise HeadFileError(f"{path}: damaged, or of another flamejax ({error}).") from error
-    fill(model, KINDS, found, path)
+        raise HeadFileError(f"{path}: damaged, or written by another version of flamejax ({error}).") from error
+    assign_variables(model, VARIABLE_PREFIXES, arrays, path)
     return model
 
 
@@ -70,7 +70,7 @@ def build_mesh_vae(
     head: HeadModel, config: MeshVAEConfig, mean: np.ndarray | Array, spread: float,
     components: np.ndarray | None = None, seed: int = 0,
 ) -> MeshVAE:  # fmt: skip
-    """An untrained Mesh-VAE of a head; arguments as those of `MeshVAE`."""
+    """Build an untrained Mesh-VAE for a head; arguments as those of `MeshVAE`."""
     hierarchy = hierarchy_for(config, np.asarray(head.faces), np.asarray(head.v_template))
     rows = None if components is None else jnp.asarray(components)
     return MeshVAE(hierarchy, config, rngs=nnx.Rngs(seed), mean=jnp.asarray(mean), spread=spread, components=rows)
@@ -79,10 +79,10 @@ def build_mesh_vae(
 def write_mesh_vae(
     path: str | os.PathLike[str], head: HeadModel, model: MeshVAE, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write weights, whole or not at all. notes: provenance. Raises: OSError, the folder is missing or full."""
-    write_weights(path, head, model, model.config, NETWORK, KINDS, notes)
+    """Write weights atomically. notes: provenance. Raises OSError if the folder is missing or full."""
+    write_weights(path, head, model, model.config, NETWORK, VARIABLE_PREFIXES, notes)
 
 
-def config_from(settings: Mapping[str, Any]) -> MeshVAEConfig:
-    """The architecture from what JSON makes of it. Raises: TypeError, ValueError."""
-    return MeshVAEConfig(**from_json(settings))
+def config_from_json(settings: Mapping[str, Any]) -> MeshVAEConfig:
+    """Return the architecture from parsed JSON. Raises TypeError or ValueError if it is not one."""
+    return MeshVAEConfig(**fields_from_json(settings))

@@ -1,13 +1,13 @@
 """Sets of plausible heads for one photo: completion, determinantal point processes, diffusion, ranking.
 
-Each sampler takes a `fitting.Fit` and gives `Hypotheses`, the best first. Nothing is read from disk
-before `load_networks` or `models.load_mesh_vae` is called.
+Each sampler takes a `fitting.Fit` and returns `Hypotheses`, sorted best first. Nothing is read from disk before
+`load_networks` or `models.load_mesh_vae` is called.
 """
 # ruff: noqa: E402
 
 from flamejax._shadow import check_packages
 
-check_packages("models", "fitting")  # before anything of theirs is imported
+check_packages("models", "fitting")  # must run before imports from these packages
 
 from flamejax.types import Hypotheses
 from sampling._complete import complete

@@ -1,5 +1,5 @@
-"""Diverse completion (Diverse3DFace, section 4.4 and Algorithm 2): heads that agree where the photo shows the face and
-spread out, by a determinantal point process, where it does not."""
+"""Diverse completion (Diverse3DFace, section 4.4 and Algorithm 2): heads that agree where the photo shows the face, and
+that a determinantal point process makes diverse where it does not."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fitting.fit_model import FitModel
 from fitting.sharding import sharded_map, sharded_program
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from models.mesh_vae import MeshVAE
-from sampling._complete import check_inputs, complete, keys_of, score, to_head_frame, to_world, visible_vertices
+from sampling._complete import check_inputs, complete, keys_for_batch, score, to_head_frame, to_world, visible_vertices
 from sampling.config import DiversifyConfig
-from sampling.descent import Problem, descend
+from sampling.descent import DescentProblem, descend
 from sampling.hidden_directions import hidden_directions
 from sampling.photo_match import PhotoTerm, photo_term
 from sampling.single_stage import single_stage
 
 DIRECTIONS_KEY = 0
-"""Of the subspace iteration: its result hardly depends on it."""
+"""Seed of the subspace iteration, whose result hardly depends on it."""
 
 
 def diversify(
@@ -38,27 +38,27 @@ def diversify(
     config: DiversifyConfig | None = None,
     devices: tuple[jax.Device, ...] | None = None,
 ) -> Hypotheses:
-    """Whole heads for what photos show of a face, made to differ where they do not show it (Algorithm 2).
+    """Complete partly visible faces to heads that are diverse where the photo does not show them (Algorithm 2).
 
-    Draws of the Mesh-VAE's posterior given the fit's visible vertices are moved to lower
+    Samples of the Mesh-VAE's posterior given the fit's visible vertices are optimised to minimise
     lambda_1 L_S + lambda_2 L_pho + lambda_3 L_dpp (Eq. 13), with pose, camera, texture and light of the fit.
 
-    The baselines of the paper's Table 2 are here, too: `config.iterations` = 0 is plain sampling; a fit of the global
-    model alone, with its `model`, replaces the global+local one; and without a Mesh-VAE the coefficients of `model` are
-    diversified in a single stage (see `single_stage`).
+    The baselines of the paper's Table 2 are special cases. `config.iterations` = 0 is plain sampling. A fit of the
+    global model only, with its `model`, replaces the global+local one. Without a Mesh-VAE the coefficients of
+    `model` are diversified in a single stage (see `single_stage`).
 
     Args:
       vae: a trained Mesh-VAE of the head; None for a single stage.
-      model: what was fitted, `prepare(head, local)`.
-      fit: of one face, or of a batch (*b,).
-      observation: what was fitted to, batch axes (*b,).
+      model: the fitted model, `prepare(head, local)`.
+      fit: the fit of one face, or of a batch (*b,).
+      observation: the fitted observation, batch axes (*b,).
       key: a key, or a key for each face (*b,).
       num_samples: M, at least 2 to differ from `complete`.
-      config: `DIVERSIFY_PRESETS["fast"]` when left out. Other values of k and n_sigma do not compile again.
-      devices: the photos are shared out over these; all devices when left out.
+      config: by default `DIVERSIFY_PRESETS["fast"]`. Other values of k and n_sigma do not compile again.
+      devices: the photos are distributed over these devices; by default over all.
 
     Returns:
-      `num_samples` heads a face, sorted by `score`.
+      `num_samples` heads for each face, sorted by `score`.
 
     Raises:
       ValueError: as `complete`.
@@ -68,7 +68,7 @@ def diversify(
         return complete(vae, model, fit, key, num_samples=num_samples)
     check_inputs(vae, model, fit, num_samples, observation)
     batch = fit.vertices.shape[:-2]
-    keys = keys_of(key, batch)
+    keys = keys_for_batch(key, batch)
     dpp_params = jnp.asarray([config.k, config.n_sigma], jnp.float32)
     fixed = dataclasses.replace(config, k=0.0, n_sigma=0.0)
     program = functools.partial(_program, fixed, num_samples, vae is not None)
@@ -78,7 +78,7 @@ def diversify(
 
 @functools.lru_cache(maxsize=16)
 def _program(config: DiversifyConfig, count: int, two_stage: bool, devices: tuple[jax.Device, ...]) -> Any:
-    """The jitted (replicated, photos) -> Hypotheses of photos along one leading axis, shared out over `devices`."""
+    """Return the jitted (replicated, photos) -> Hypotheses of photos along one leading axis, sharded over `devices`."""
 
     def run(replicated: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
         fit, observation, keys = photos
@@ -95,88 +95,88 @@ def diversify_batch(
     vae: MeshVAE, model: FitModel, dpp_params: Array, fit: Fit, observation: Observation, keys: Array, count: int,
     config: DiversifyConfig,
 ) -> Hypotheses:  # fmt: skip
-    """Algorithm 2 for photos along one leading axis (B,): pure, traceable. dpp_params: (2,) k, n_sigma."""
-    faces = jax.vmap(lambda f, o, k: _start(vae, model, f, o, k, count, config))(fit, observation, keys)
-    problem = Problem(
+    """Run Algorithm 2 for photos along one leading axis (B,): pure, traceable. dpp_params: (2,) k, n_sigma."""
+    faces = jax.vmap(lambda f, o, k: _prepare_inputs(vae, model, f, o, k, count, config))(fit, observation, keys)
+    problem = DescentProblem(
         heads=functools.partial(_heads, vae, config),
         loss=functools.partial(_shape_loss, config),
-        plausible=functools.partial(_plausible, config),
-        bounded=config.space == "directions",
+        standardize=functools.partial(_standardize, config),
+        bound_each=config.space == "directions",
     )
-    found = descend(model.head, problem, faces, faces.start, dpp_params, config)
+    variables = descend(model.head, problem, faces, faces.start, dpp_params, config)
 
-    def finish(face: Face, variables: Array) -> Hypotheses:
+    def finish(face: DiversifyInputs, variables: Array) -> Hypotheses:
         latents = _latents(config, face, variables)
         decoded = vae.decode(latents)
         heads = to_world(decoded, face.rotation, face.root)
         return sorted_best_first(Hypotheses(heads, None, latents, score(latents, decoded, face.vertices, face.visible)))
 
-    return jax.vmap(finish)(faces, found)
+    return jax.vmap(finish)(faces, variables)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Face:
-    """What stays the same while the heads of one photo are moved."""
+class DiversifyInputs:
+    """The constants of the optimisation for one photo."""
 
     photo: PhotoTerm
     vertices: Array
-    """(V, 3) of the fit, head frame."""
+    """(V, 3) vertices of the fit, head frame."""
     visible: Array
-    """(V,) bool, eyeballs too."""
+    """(V,) bool, including the eyeballs."""
     rotation: Array
-    """(3, 3)"""
+    """(3, 3) from the head frame to the world, see `to_world`."""
     root: Array
-    """(3,) these two lead from the head frame to the world, see `to_world`."""
-    drawn: Array
-    """(M, L, C) latents of the draws."""
+    """(3,) root joint in the world, metres."""
+    initial_latents: Array
+    """(M, L, C) latents of the initial samples."""
     start: Array
-    """(M, K) variables of the draws."""
+    """(M, K) variables of the initial samples."""
     directions: Array
-    """(K, L, C) how latents follow the variables; of `space` latents (0, L, C)."""
+    """(K, L, C) change of the latents per unit of each variable; (0, L, C) for `space` latents."""
 
     @property
     def hidden(self) -> Array:
-        """(V,) bool"""
+        """(V,) bool, the complement of `visible`."""
         return ~self.visible
 
 
-def _start(
+def _prepare_inputs(
     vae: MeshVAE, model: FitModel, fit: Fit, observation: Observation, key: Array, count: int, config: DiversifyConfig
-) -> Face:
+) -> DiversifyInputs:
     vertices, rotation, root = to_head_frame(model, fit)
     visible = visible_vertices(model.head, fit)
     posterior = vae.encode(vertices, visible)
-    drawn = jax.vmap(posterior.sample)(jax.random.split(key, count))
+    latents = jax.vmap(posterior.sample)(jax.random.split(key, count))
     if config.space == "latents":
-        start, directions = rearrange(drawn, "m l c -> m (l c)"), jnp.zeros((0, *drawn.shape[1:]))
+        start, directions = rearrange(latents, "m l c -> m (l c)"), jnp.zeros((0, *latents.shape[1:]))
     else:
         rows, _ = hidden_directions(vae, posterior, ~visible, config.directions, jax.random.key(DIRECTIONS_KEY))
-        start = jnp.matmul(jax.vmap(posterior.whitened)(drawn), rows.T, precision="highest")
-        directions = jax.vmap(posterior.deviation)(rows)
+        start = jnp.matmul(jax.vmap(posterior.whiten)(latents), rows.T, precision="highest")
+        directions = jax.vmap(posterior.unwhiten)(rows)
     photo = photo_term(model.head, fit, observation, config.render_size)
-    return Face(photo, vertices, visible, rotation, root, drawn, start, directions)
+    return DiversifyInputs(photo, vertices, visible, rotation, root, latents, start, directions)
 
 
-def _latents(config: DiversifyConfig, face: Face, variables: Array) -> Array:
-    """(M, K) -> (M, L, C)"""
+def _latents(config: DiversifyConfig, face: DiversifyInputs, variables: Array) -> Array:
+    """Return the latents (M, L, C) of variables (M, K)."""
     if config.space == "latents":
-        return variables.reshape(face.drawn.shape)
-    return face.drawn + jnp.tensordot(variables - face.start, face.directions, axes=1, precision="highest")
+        return variables.reshape(face.initial_latents.shape)
+    return face.initial_latents + jnp.tensordot(variables - face.start, face.directions, axes=1, precision="highest")
 
 
-def _heads(vae: MeshVAE, config: DiversifyConfig, face: Face, variables: Array) -> Array:
-    """(M, V, 3) world."""
+def _heads(vae: MeshVAE, config: DiversifyConfig, face: DiversifyInputs, variables: Array) -> Array:
+    """Return the vertices of heads, world: (M, V, 3)."""
     return to_world(vae.decode(_latents(config, face, variables)), face.rotation, face.root)
 
 
-def _shape_loss(config: DiversifyConfig, face: Face, heads: Array, variables: Array) -> Array:
-    """lambda_1 L_S: () of heads (M, V, 3) in the world."""
+def _shape_loss(config: DiversifyConfig, face: DiversifyInputs, heads: Array, variables: Array) -> Array:
+    """Return lambda_1 L_S of heads (M, V, 3), world: ()."""
     target = to_world(face.vertices[None], face.rotation, face.root)
-    away = jnp.where(face.visible[None, :, None], jnp.abs(heads - target), 0)
-    return config.shape_weight * jnp.sum(away) / (3 * jnp.maximum(jnp.sum(face.visible), 1))
+    errors = jnp.where(face.visible[None, :, None], jnp.abs(heads - target), 0)
+    return config.shape_weight * jnp.sum(errors) / (3 * jnp.maximum(jnp.sum(face.visible), 1))
 
 
-def _plausible(config: DiversifyConfig, face: Face, variables: Array) -> Array:
-    """(M, K) standard normal where heads are plausible."""
+def _standardize(config: DiversifyConfig, face: DiversifyInputs, variables: Array) -> Array:
+    """Return variables (M, K) that are standard normal for plausible heads."""
     return variables if config.space == "latents" else variables / config.width

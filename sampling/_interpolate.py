@@ -1,4 +1,4 @@
-"""Between two hypotheses (Diverse3DFace, appendix A.6): what the Mesh-VAE decodes half-way between their latents."""
+"""Interpolation between hypotheses (Diverse3DFace, appendix A.6) by decoding the midpoints of their latents."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from jax import Array
 from fitting.fit_model import FitModel
 from flamejax.types import Fit, Hypotheses
 from models.mesh_vae import MeshVAE
-from sampling._complete import AT_ONCE, check_model, to_head_frame, to_world, vmap_leading
+from sampling._complete import DECODE_BATCH, check_model, to_head_frame, to_world, vmap_leading
 
 
 def midpoints(vae: MeshVAE, model: FitModel, fit: Fit, hypotheses: Hypotheses) -> Array:
-    """The heads half-way between the latents of all pairs of hypotheses, in the fit's world and camera.
+    """Decode the midpoints between the latents of all pairs of hypotheses, in the fit's world and camera.
 
-    With the two ends they give all that lies between to second order: with c, the midpoint less the mean of the ends,
+    With the two end points they interpolate to second order: with c, the midpoint minus the mean of the ends,
     v(a) = (1 - a) v_i + a v_j + 4 a (1 - a) c, which is exact at 0, 1/2 and 1.
 
     Args:
-      vae: the Mesh-VAE whose latents they are.
-      model: what was fitted, `prepare(head, local)`.
-      fit: of one face, or of a batch (*b,), whose hypotheses they are.
-      hypotheses: M a face, with latents (*b, M, L, C).
+      vae: the Mesh-VAE of the latents.
+      model: the fitted model, `prepare(head, local)`.
+      fit: the fit of one face, or of a batch (*b,), that the hypotheses belong to.
+      hypotheses: M for each face, with latents (*b, M, L, C).
 
     Returns:
       (*b, P, V, 3) world metres, P = M (M - 1) / 2 pairs in the order of `np.triu_indices(M, 1)`: (0, 1), (0, 2), ...
 
     Raises:
-      ValueError: the hypotheses have no latents, or those of another Mesh-VAE; or they belong to other fits, or the fit
-        to another `model`.
+      ValueError: the hypotheses have no latents or do not match the Mesh-VAE or the fit, or the fit does not match
+        `model`.
     """
     check_model(model, fit)
     batch, latents = fit.vertices.shape[:-2], hypotheses.latents
@@ -50,16 +50,16 @@ def midpoints(vae: MeshVAE, model: FitModel, fit: Fit, hypotheses: Hypotheses) -
 def _midpoints(vae: MeshVAE, model: FitModel, fit: Fit, latents: Array) -> Array:
     batch = latents.shape[:-3]
     first, second = np.triu_indices(latents.shape[-3], 1)
-    middle = (latents[..., first, :, :] + latents[..., second, :, :]) / 2
+    midpoints = (latents[..., first, :, :] + latents[..., second, :, :]) / 2
     _, rotation, root = vmap_leading(batch, functools.partial(to_head_frame, model), fit)
-    heads = _decode_in_parts(vae, middle.reshape(-1, *middle.shape[-2:]))
+    heads = _decode_in_parts(vae, midpoints.reshape(-1, *midpoints.shape[-2:]))
     return vmap_leading(batch, to_world, heads.reshape(*batch, len(first), *heads.shape[-2:]), rotation, root)
 
 
 def _decode_in_parts(vae: MeshVAE, latents: Array) -> Array:
-    """(N, L, C) -> (N, V, 3), AT_ONCE heads at a time: all pairs at once might not fit into an accelerator's memory."""
+    """Decode (N, L, C) to (N, V, 3), DECODE_BATCH at a time, because all pairs might not fit into memory."""
     count = len(latents)
-    parts = -(-count // AT_ONCE)
-    filled = jnp.pad(latents, ((0, parts * AT_ONCE - count), (0, 0), (0, 0)))
-    heads = jax.lax.map(vae.decode, rearrange(filled, "(part n) l c -> part n l c", n=AT_ONCE))
+    parts = -(-count // DECODE_BATCH)
+    padded = jnp.pad(latents, ((0, parts * DECODE_BATCH - count), (0, 0), (0, 0)))
+    heads = jax.lax.map(vae.decode, rearrange(padded, "(part n) l c -> part n l c", n=DECODE_BATCH))
     return rearrange(heads, "part n v c -> (part n) v c")[:count]

@@ -1,4 +1,4 @@
-"""Latents of a Mesh-VAE brought nearer to what is visible: the most likely head under the decoder and its prior."""
+"""Refine latents of a Mesh-VAE to the most likely head under the decoder and its prior given the visible vertices."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ def refine_latents(
 ) -> tuple[Array, Array]:
     """Minimise sum over visible coordinates |decode(z) - x|^2 / (2 sigma^2) + |z|^2 / 2 over the latents z, by Adam.
 
-    An encoder answers in one pass, for all heads alike; this looks at the one head again. The result is the latents'
-    mode, not a draw: started from draws of the encoder's distribution it ends at several heads only where there are
-    several modes.
+    The encoder approximates this in one pass; the optimisation improves on it for each head. The result is a mode of
+    the latents' distribution, not a sample: different starts give different heads only if there are several modes.
 
     Args:
-      model: the Mesh-VAE; a trained one, or there is no prior worth the name.
-      latents: (*b, L, C) where to start, such as `model.encode(vertices, visible).mean`.
-      vertices: (*b, V, 3) metres, head frame; what hidden vertices hold does not matter, NaN included.
+      model: a trained Mesh-VAE; an untrained one has no meaningful prior.
+      latents: (*b, L, C) start, such as `model.encode(vertices, visible).mean`.
+      vertices: (*b, V, 3) metres, head frame; the values of hidden vertices have no effect, even NaN.
       visible: (*b, V) bool.
-      sigma: standard deviation of visible coordinates about the decoder, metres: what it cannot express, too.
-      steps: of Adam; the step size falls to nothing along a cosine.
-      learning_rate: the first step size, in standard deviations of a latent.
+      sigma: standard deviation of visible coordinates about the decoded ones, including model errors, metres.
+      steps: number of steps of Adam; the learning rate decays to 0 along a cosine.
+      learning_rate: the initial learning rate, in standard deviations of a latent.
 
     Returns:
-      Latents (*b, L, C), each head's best of all steps, so that none is worse than where it started; and what was
-      minimised (*b,), at the start and after each step: (*b, steps + 1).
+      Latents (*b, L, C), each head's best over all steps, so that none is worse than at the start; and the loss at the
+      start and after each step: (*b, steps + 1).
 
     Raises:
       ValueError: sigma, steps or learning_rate is not positive, or shapes do not agree.
@@ -65,27 +64,27 @@ def _refine(
     graph: nnx.GraphDef, state: nnx.State, latents: Array, vertices: Array, visible: Array, sigma: Array,
     learning_rate: Array, steps: int,
 ) -> tuple[Array, Array]:  # fmt: skip
-    model, seen = nnx.merge(graph, state), visible[..., None]
+    model, mask = nnx.merge(graph, state), visible[..., None]
     optimiser = optax.chain(
         optax.scale_by_adam(b2=0.99), optax.scale_by_learning_rate(optax.cosine_decay_schedule(learning_rate, steps))
     )
-    target = jnp.where(seen, vertices, 0)
+    target = jnp.where(mask, vertices, 0)
 
-    def losses(latents: Array) -> tuple[Array, Array]:
-        away = jnp.where(seen, model.decode(latents) - target, 0)
-        each = (jnp.sum((away / sigma) ** 2, axis=(-2, -1)) + jnp.sum(latents**2, axis=(-2, -1))) / 2
-        return jnp.sum(each), each  # heads do not touch each other, and nor do their gradients
+    def total_and_losses(latents: Array) -> tuple[Array, Array]:
+        residuals = jnp.where(mask, model.decode(latents) - target, 0)
+        losses = (jnp.sum((residuals / sigma) ** 2, axis=(-2, -1)) + jnp.sum(latents**2, axis=(-2, -1))) / 2
+        return jnp.sum(losses), losses  # the gradient of the sum is that of each head
 
     def step(carry: tuple[Array, optax.OptState, Array, Array], _: None) -> tuple[tuple, Array]:
-        latents, moments, best, least = carry
-        gradient, each = jax.grad(losses, has_aux=True)(latents)
-        better = each < least
-        best, least = jnp.where(better[:, None, None], latents, best), jnp.where(better, each, least)
+        latents, moments, best, best_loss = carry
+        gradient, losses = jax.grad(total_and_losses, has_aux=True)(latents)
+        improved = losses < best_loss
+        best, best_loss = jnp.where(improved[:, None, None], latents, best), jnp.where(improved, losses, best_loss)
         updates, moments = optimiser.update(gradient, moments)
-        return (optax.apply_updates(latents, updates), moments, best, least), each
+        return (optax.apply_updates(latents, updates), moments, best, best_loss), losses
 
     start = latents, optimiser.init(latents), latents, jnp.full(len(latents), jnp.inf, latents.dtype)
-    (latents, _, best, least), track = jax.lax.scan(step, start, length=steps)
-    last = losses(latents)[1]
-    best = jnp.where((last < least)[:, None, None], latents, best)
-    return best, jnp.concatenate([track, last[None]]).T
+    (latents, _, best, best_loss), history = jax.lax.scan(step, start, length=steps)
+    last = total_and_losses(latents)[1]
+    best = jnp.where((last < best_loss)[:, None, None], latents, best)
+    return best, jnp.concatenate([history, last[None]]).T

@@ -1,4 +1,4 @@
-"""Settings of the samplers: frozen dataclasses, hashable, so that a compiled program can be kept for each."""
+"""Settings of the samplers: frozen dataclasses, hashable, so that compiled programs can be cached by them."""
 
 from __future__ import annotations
 
@@ -12,42 +12,41 @@ SamplerName = Literal["dpm", "ddim", "ancestral"]
 
 @dataclasses.dataclass(frozen=True)
 class SingleStageConfig:
-    """Of the single-stage baselines alone; chosen for the smallest closest-sample error (docs/results/diversity.md)."""
+    """Settings of the single-stage baselines, chosen for the smallest closest-sample error (docs/diversity.md)."""
 
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
-    """The loss of Eq. 11 as our fits minimise it: weights and noise levels."""
+    """Weights and noise levels of Eq. 11, as in our fits."""
     spread: float = 0.1
-    """Standard deviation of the copies about the fit's coefficients at the start."""
+    """Standard deviation of the initial copies about the fit's coefficients."""
     dpp_weight: float = 30.0
-    """lambda_3 beside Eq. 11 in nats."""
+    """lambda_3, for Eq. 11 in nats."""
     learning_rate: float = 0.1
-    """Of coefficients, standard deviations."""
+    """Learning rate of the coefficients, in standard deviations."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DiversifyConfig:
-    """Algorithm 2. Losses are sums over the hypotheses of means: over visible coordinates (metres), over pixels."""
+    """Settings of Algorithm 2. Losses are sums over hypotheses of means over visible coordinates (metres) or pixels."""
 
     k: float = 0.5
-    """Scaling of distances in the similarity (Eq. 8). Near 0 and beyond about 10 all heads are as alike as any."""
+    """Scale of distances in the similarity (Eq. 8). Near 0 and above about 10 all heads are equally similar."""
     n_sigma: float = 3.0
-    """How plausible heads must be (Eq. 9): larger is more diverse and less realistic. Below about 0.5 nearly every draw
-    lies outside, where qualities vanish and with them the gradient of the DPP: heads stay as drawn."""
+    """Bound on how implausible heads may be (Eq. 9): larger is more diverse and less realistic. Below about 0.5 nearly
+    all samples violate it. There qualities and thus the DPP's gradient vanish, and heads stay as sampled."""
     iterations: int = 60
-    """0: the draws as they are, `complete`."""
+    """Number of iterations; 0: return the initial samples, as `complete`."""
     space: Literal["directions", "latents"] = "directions"
-    """What is optimised. latents: z, all of them, as in the paper. directions: the coordinates of each draw along the
-    `directions` leading directions of the Mesh-VAE's posterior that move hidden vertices; along others it stays as
-    drawn. Visible vertices hardly move along them, so that few and long steps are enough; and n_sigma says how
-    plausible a head is given what is seen."""
+    """The variables. latents: all of z, as in the paper. directions: the coordinates of each sample along the leading
+    `directions` of the Mesh-VAE's posterior that move hidden vertices. Visible vertices hardly move along them, so that
+    a few long steps suffice, and n_sigma bounds the plausibility of a head given its visible part."""
     directions: int = 64
-    """Of `space` directions."""
+    """Number of directions, for `space` directions."""
     width: float = 1.6
-    """Of `space` directions: standard deviation of real heads along them, in those of the Mesh-VAE's posterior, which
-    is too sure of what it does not see (docs/results/diversity.md)."""
+    """For `space` directions: standard deviation of real heads along them, in units of the standard deviation of the
+    Mesh-VAE's posterior, which is overconfident about hidden parts (docs/diversity.md)."""
     optimiser: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 0.3
-    """Of the variables, in standard deviations; it falls along a cosine."""
+    """Initial learning rate of the variables, in standard deviations, with cosine decay."""
     shape_weight: float = 1000.0
     """lambda_1, on the mean l1 distance of visible vertices from the fit, metres."""
     photometric_weight: float = 5.0
@@ -55,16 +54,16 @@ class DiversifyConfig:
     dpp_weight: float = 1.0
     """lambda_3."""
     photometric_interval: int = 4
-    """Iterations after which the photo is looked at again: in between the gradient of its photometric loss stays as it was."""
+    """Number of iterations between evaluations of the photometric loss's gradient, which is constant in between."""
     photometric_scale: float | None = 0.15
-    """Colour difference at which the colours' loss levels off; None: it does not (Eq. 12)."""
+    """Colour difference at which the photometric loss saturates; None: it does not (Eq. 12)."""
     render_size: int = 128
-    """Side of the image that is compared, pixels."""
+    """Side of the compared images, pixels."""
     settled: float = 2e-5
-    """Metres: heads that move less in an iteration, root mean square over hidden vertices, are left as they are, and
-    the loop ends when all photos' are."""
+    """Convergence tolerance, metres: a photo's heads are final when iterations move hidden vertices by less (root mean
+    square), and the loop ends when the heads of all photos are final."""
     single_stage: SingleStageConfig = dataclasses.field(default_factory=SingleStageConfig)
-    """What else the single-stage baselines need."""
+    """Further settings of the single-stage baselines."""
 
     def __post_init__(self) -> None:
         if self.iterations < 0 or self.photometric_interval < 1 or self.iterations % self.photometric_interval:
@@ -90,22 +89,22 @@ DIVERSIFY_PRESETS: dict[str, DiversifyConfig] = {
         settled=0.0,
     ),
 }
-"""fast: ours. paper: 300 iterations on the latents themselves with a look at the photo in each; by Adam with the step
-of the released code, as the SGD of the paper's appendix moves a Mesh-VAE of standard normal latents nowhere."""
+"""fast: ours. paper: 300 iterations on all latents, each with a new photometric gradient, by Adam with the learning
+rate of the released code, because the SGD of the paper's appendix hardly moves standard normal latents."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplerConfig:
-    """How to draw samples."""
+    """Settings of the diffusion samplers."""
 
     method: SamplerName = "dpm"
-    """dpm: DPM-Solver++(2M) (Lu et al. 2022); ddim (Song et al. 2021); ancestral, step by step, as in the paper."""
+    """dpm: DPM-Solver++(2M) (Lu et al. 2022). ddim: Song et al. 2021. ancestral: all T steps, as in the paper."""
     steps: int = 20
-    """Of dpm and ddim; ancestral makes all T."""
+    """Number of steps of dpm and ddim; ancestral always takes all T."""
     eta: float = 0.0
-    """ddim: share of the noise that is drawn anew in each step; 0 is deterministic, 1 as noisy as ancestral."""
+    """ddim: scale of the new noise in each step; 0: deterministic, 1: as ancestral."""
     guidance: float = 1.0
-    """Weight of the context over none (Ho & Salimans 2022); 1: as trained."""
+    """Weight of classifier-free guidance (Ho & Salimans 2022); 1: none."""
 
     def __post_init__(self) -> None:
         if self.method not in ("dpm", "ddim", "ancestral"):
@@ -116,13 +115,13 @@ class SamplerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OferConfig:
-    """How hypotheses are drawn."""
+    """Settings of `ofer`."""
 
     candidates: int = 100
-    """Identities that are ranked (N = 100 in the paper)."""
+    """Number of identities that are ranked (N = 100 in the paper)."""
     sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
-    """Noise levels of the landmarks that heads are placed by."""
+    """Noise levels of the landmarks in the alignment of heads."""
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -131,29 +130,29 @@ class OferConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OferDppConfig:
-    """How hypotheses are drawn, picked and refined."""
+    """Settings of `ofer_dpp`."""
 
     ofer: OferConfig = dataclasses.field(default_factory=OferConfig)
     pool: int = 128
-    """Heads that are drawn to pick from."""
+    """Number of sampled heads."""
     identities: int = 32
-    """Of the ranked candidates, so many of the best are used."""
+    """Number of best-ranked candidates that are used."""
     kept: int = 32
-    """Of the pool, so many that the photo speaks for most are refined and picked from; at least twice as many as are
-    asked for, if there are."""
+    """Number of heads of the pool, those that match the photo best, that are refined and selected from; at least twice
+    `num_samples`."""
     k: float = 0.5
-    """Scaling of distances in the similarity (Diverse3DFace, Eq. 8)."""
+    """Scale of distances in the similarity (Diverse3DFace, Eq. 8)."""
     temperature: float = 60.0
-    """What the evidence, nats, is divided by: landmarks and pixels err together, so all of them count as fewer."""
+    """Divisor of the energy, nats: errors of landmarks and pixels are correlated, so that they count as fewer."""
     photometric_weight: float = 600.0
     photometric_scale: float = 0.15
     """As in `FitConfig`."""
     render_size: int = 96
-    """Side of the image that is compared, pixels."""
+    """Side of the compared images, pixels."""
     refine_steps: int = 4
-    """Gauss-Newton steps that bring a head onto the visible vertices; 0: none."""
+    """Number of Gauss-Newton steps that align a head to the visible vertices; 0: none."""
     sigma: float = 1e-3
-    """Metres: how well the head's global components can follow the visible vertices of a fit."""
+    """Metres: standard deviation of a fit's visible vertices about the best head of the global components."""
 
     def __post_init__(self) -> None:
         if self.pool < 1 or self.identities < 1 or self.refine_steps < 0 or self.render_size < 16:

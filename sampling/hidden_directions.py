@@ -1,4 +1,4 @@
-"""Along which latents the hidden part of a head varies most, given what is visible of it."""
+"""Find the directions in latent space along which the hidden part of a head varies most, given its visible part."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from jax import Array
 
 from models.mesh_vae import MeshVAE, Posterior
 
-SPARE = 8
-"""Further directions that the iteration carries along, so that the last wanted ones are found, too."""
-ROUNDS = 1
-"""Of the subspace iteration: the spectrum falls steeply, and two found nothing more diverse."""
+OVERSAMPLING = 8
+"""Number of additional directions in the subspace iteration, which makes the last wanted ones accurate."""
+POWER_ITERATIONS = 1
+"""Rounds of the subspace iteration. The spectrum decays fast, and a second round did not increase diversity."""
 
 
 def hidden_directions(vae: MeshVAE, posterior: Posterior, hidden: Array, count: int, key: Array) -> tuple[Array, Array]:
-    """Orthonormal directions of the whitened posterior that move hidden vertices most, by the decoder's derivative at
-    its mean: principal components of the hidden part of decoded draws, up to the decoder's curvature.
+    """Return orthonormal directions of the whitened posterior that move hidden vertices most, to first order.
 
-    By randomised subspace iteration (Halko, Martinsson & Tropp 2011): some tens of the decoder's forward and reverse
-    derivatives instead of as many as there are latents.
+    Up to the decoder's curvature these are the principal components of the hidden part of decoded samples. They are
+    computed by randomised subspace iteration (Halko, Martinsson & Tropp 2011) with the decoder's derivative at the
+    posterior's mean. That takes some tens of forward and reverse derivatives instead of one for each latent.
 
     Args:
       posterior: of one face. hidden: (V,) bool. count: K, at most the number of latents.
 
     Returns:
-      (K, D) directions, the strongest first, and (K,) the mean squared movement of hidden coordinates along each,
-      square metres.
+      Directions (K, D), the strongest first, and the mean squared displacement (K,) of hidden coordinates for a unit
+      step along each, square metres.
     """
     mask, size = hidden[:, None].astype(jnp.float32), posterior.mean.size
-    wide = min(count + SPARE, size)
+    num_rows = min(count + OVERSAMPLING, size)
 
-    def head(white: Array) -> Array:
-        return vae.decode(posterior.mean + posterior.deviation(white)) * mask
+    def hidden_part(white: Array) -> Array:
+        return vae.decode(posterior.mean + posterior.unwhiten(white)) * mask
 
-    _, push = jax.linearize(head, jnp.zeros(size))
-    pull = jax.linear_transpose(push, jnp.zeros(size))
+    _, jvp = jax.linearize(hidden_part, jnp.zeros(size))
+    vjp = jax.linear_transpose(jvp, jnp.zeros(size))
 
-    def rotate(rows: Array, _: None) -> tuple[Array, None]:
-        back = jax.lax.map(lambda row: pull(push(row))[0], rows, batch_size=SPARE)
-        return jnp.linalg.qr(back.T)[0].T, None
+    def power_iteration(rows: Array, _: None) -> tuple[Array, None]:
+        products = jax.lax.map(lambda row: vjp(jvp(row))[0], rows, batch_size=OVERSAMPLING)
+        return jnp.linalg.qr(products.T)[0].T, None
 
-    rows, _ = jax.lax.scan(rotate, jax.random.normal(key, (wide, size)), length=ROUNDS)
-    moved = rearrange(jax.lax.map(push, rows, batch_size=SPARE), "k v c -> k (v c)")
-    energy, turn = jnp.linalg.eigh(jnp.matmul(moved, moved.T, precision="highest"))
-    best = jnp.matmul(turn.T, rows, precision="highest")[::-1][:count]
-    return best, jnp.maximum(energy[::-1][:count], 0) / jnp.maximum(3 * jnp.sum(mask), 1)
+    rows, _ = jax.lax.scan(power_iteration, jax.random.normal(key, (num_rows, size)), length=POWER_ITERATIONS)
+    displacements = rearrange(jax.lax.map(jvp, rows, batch_size=OVERSAMPLING), "k v c -> k (v c)")
+    eigenvalues, eigenvectors = jnp.linalg.eigh(jnp.matmul(displacements, displacements.T, precision="highest"))
+    directions = jnp.matmul(eigenvectors.T, rows, precision="highest")[::-1][:count]
+    return directions, jnp.maximum(eigenvalues[::-1][:count], 0) / jnp.maximum(3 * jnp.sum(mask), 1)

@@ -1,5 +1,4 @@
-"""How well heads explain the photo they were fitted to (Diverse3DFace, Eq. 12), and which way they would explain it
-better."""
+"""The photometric loss of heads against the photo they were fitted to (Diverse3DFace, Eq. 12), and its gradient."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ from flamejax.types import Fit, Observation
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PhotoTerm:
-    """One photo with the camera, texture and light of its fit, at the resolution that is compared."""
+    """A photo with the camera, texture and light of its fit, at the resolution of the photometric loss."""
 
     image: Array
     """(R, R, 3)"""
     allowed: Array
-    """(R, R) 1 = face and not hidden: M_f (1 - M_o)."""
+    """(R, R) mask of visible face pixels: M_f (1 - M_o)."""
     skin: Array
-    """(F,) 1 for triangles whose colours are compared."""
+    """(F,) 1 for triangles of skin, whose colours are compared."""
     camera: OrthographicCamera
     """World -> pixels of `image`."""
     texture: Array
@@ -38,7 +37,7 @@ class PhotoTerm:
 
 
 def photo_term(head: HeadModel, fit: Fit, observation: Observation, size: int) -> PhotoTerm:
-    """Of one photo, its image reduced to `size` pixels."""
+    """Make the `PhotoTerm` of one photo, with the image reduced to `size` pixels."""
     ratio = size / observation.image.shape[-2]
     observation = dataclasses.replace(observation, image=jnp.nan_to_num(observation.image))
     return PhotoTerm(
@@ -50,15 +49,17 @@ def photo_term(head: HeadModel, fit: Fit, observation: Observation, size: int) -
     )
 
 
-def seen_triangles(head: HeadModel, term: PhotoTerm, vertices: Array) -> Array:
-    """(R, R) int32 for one head (V, 3) world: the triangle each pixel sees, -1 where empty."""
+def visible_triangles(head: HeadModel, term: PhotoTerm, vertices: Array) -> Array:
+    """Return the index (R, R) int32 of the triangle visible in each pixel, -1: none, for one head (V, 3), world."""
     size = term.image.shape[0]
     return rasterize(term.camera.project(vertices), head.faces, (size, size), perspective=False, cull=True).face_index
 
 
-def photometric(head: HeadModel, term: PhotoTerm, vertices: Array, face_index: Array, scale: float | None) -> Array:
-    """Mean robust colour difference over visible skin, at fixed visibility, for one head: () (see
-    `photometric_energy`; without a `scale` it does not level off)."""
+def photometric_loss(
+    head: HeadModel, term: PhotoTerm, vertices: Array, face_index: Array, scale: float | None
+) -> Array:
+    """Return the mean robust colour difference over visible skin, at fixed visibility, for one head: (). See
+    `photometric_energy`; without a `scale` it does not saturate."""
     screen = term.camera.project(vertices)
     albedo, normals = surface(head, vertices, screen, face_index, term.texture)
     weights = pixel_weights(face_index, term.skin, term.allowed)
@@ -66,9 +67,12 @@ def photometric(head: HeadModel, term: PhotoTerm, vertices: Array, face_index: A
     return photometric_energy(difference, weights, math.inf if scale is None else scale)
 
 
-def photometric_pull(head: HeadModel, term: PhotoTerm, heads: Array, scale: float | None) -> Array:
-    """Derivative of `photometric` with respect to the vertices of heads of one photo, each at its own visibility:
-    (M, V, 3) -> (M, V, 3). Not finite numbers count as none."""
-    seen = jax.vmap(lambda vertices: seen_triangles(head, term, vertices))(heads)
-    photometric_gradient = jax.vmap(jax.grad(lambda vertices, faces: photometric(head, term, vertices, faces, scale)))(heads, seen)
-    return jnp.nan_to_num(photometric_gradient, posinf=0.0, neginf=0.0)
+def photometric_gradient(head: HeadModel, term: PhotoTerm, heads: Array, scale: float | None) -> Array:
+    """Return the gradient of `photometric_loss` with respect to vertices (M, V, 3) of heads of one photo, each at its
+    own fixed visibility. Values that are not finite become 0."""
+
+    def gradient(vertices: Array) -> Array:
+        face_index = visible_triangles(head, term, vertices)
+        return jax.grad(lambda verts: photometric_loss(head, term, verts, face_index, scale))(vertices)
+
+    return jnp.nan_to_num(jax.vmap(gradient)(heads), posinf=0.0, neginf=0.0)

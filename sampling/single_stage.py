@@ -1,5 +1,5 @@
-"""The single-stage baselines of Diverse3DFace (Table 2): Algorithm 1's loss and the DPP's at once, over M copies of a
-head model's coefficients."""
+"""The single-stage baselines of Diverse3DFace (Table 2), which minimise the sum of Algorithm 1's loss and the DPP loss
+over M copies of a head model's coefficients."""
 
 from __future__ import annotations
 
@@ -26,28 +26,31 @@ from flamejax.head import HeadParams, vertices
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import visible_vertices
 from sampling.config import DiversifyConfig
-from sampling.descent import Problem, descend
-from sampling.photo_match import PhotoTerm, photo_term, photometric, seen_triangles
+from sampling.descent import DescentProblem, descend
+from sampling.photo_match import PhotoTerm, photo_term, photometric_loss, visible_triangles
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class FittedFace:
-    """What stays the same while the copies of one photo are moved."""
+class SingleStageInputs:
+    """The constants of the optimisation for one photo."""
 
     photo: PhotoTerm
     targets: Targets
     geometry: Geometry
-    """Of the fit: pose and camera of all copies."""
+    """The fit's variables, whose pose and camera all copies share."""
     hidden: Array
     """(V,) bool"""
 
 
 def single_stage(
-    model: FitModel, dpp_params: Array, fit: Fit, observation: Observation, keys: Array, count: int, config: DiversifyConfig
-) -> Hypotheses:
-    """L_fitting (Eq. 11) of each of M copies of the coefficients + lambda_3 L_dpp (Eq. 10), from copies about the fit,
-    with its pose, camera, texture and light. Quality is the shell of as many dimensions as there are coefficients.
+    model: FitModel, dpp_params: Array, fit: Fit, observation: Observation, keys: Array, count: int,
+    config: DiversifyConfig,
+) -> Hypotheses:  # fmt: skip
+    """Minimise the sum of L_fitting (Eq. 11) over M copies of the coefficients + lambda_3 L_dpp (Eq. 10).
+
+    The copies start near the fit and share its pose, camera, texture and light. Their qualities in the DPP depend on
+    the norms of the coefficients (see `dpp.quality`).
 
     Args:
       fit, observation, keys: leading axis (B,). dpp_params: (2,) k, n_sigma.
@@ -60,11 +63,11 @@ def single_stage(
                                  photometric_weight=single.fit.photometric_weight,
                                  photometric_scale=single.fit.photometric_scale)  # fmt: skip
 
-    def start(fit: Fit, observation: Observation, key: Array) -> tuple[FittedFace, Array]:
+    def start(fit: Fit, observation: Observation, key: Array) -> tuple[SingleStageInputs, Array]:
         geometry = _geometry(model, fit, observation.image.shape[-2])
         coefficients = jnp.concatenate([geometry.betas, geometry.expression])
         noise = jax.random.normal(key, (count, len(coefficients)))
-        face = FittedFace(
+        face = SingleStageInputs(
             photo_term(model.head, fit, observation, config.render_size),
             landmark_targets(observation, single.fit),
             geometry,
@@ -73,28 +76,28 @@ def single_stage(
         return face, coefficients[None] + single.spread * noise
 
     faces, copies = jax.vmap(start)(fit, observation, keys)
-    problem = Problem(
+    problem = DescentProblem(
         heads=lambda face, variables: vertices(model.head, _params(model, face, variables)),
         loss=lambda face, heads, variables: jnp.sum(_energies(model, face, variables, single.fit)),
-        plausible=lambda face, variables: variables,
-        bounded=False,
+        standardize=lambda face, variables: variables,
+        bound_each=False,
     )
-    found = descend(model.head, problem, faces, copies, dpp_params, config)
+    variables = descend(model.head, problem, faces, copies, dpp_params, config)
 
-    def finish(face: FittedFace, variables: Array) -> Hypotheses:
+    def finish(face: SingleStageInputs, variables: Array) -> Hypotheses:
         params = _params(model, face, variables)
         heads = vertices(model.head, params)
-        seen = jax.vmap(lambda verts: seen_triangles(model.head, face.photo, verts))(heads)
-        match = functools.partial(photometric, model.head, face.photo, scale=config.photometric_scale)
-        colours = jax.vmap(lambda verts, faces: match(verts, faces))(heads, seen)
-        cost = _energies(model, face, variables, single.fit) + config.photometric_weight * colours
-        return sorted_best_first(Hypotheses(heads, params, None, -cost))
+        visible = jax.vmap(lambda verts: visible_triangles(model.head, face.photo, verts))(heads)
+        loss = functools.partial(photometric_loss, model.head, face.photo, scale=config.photometric_scale)
+        photo_losses = jax.vmap(lambda verts, face_index: loss(verts, face_index))(heads, visible)
+        energies = _energies(model, face, variables, single.fit) + config.photometric_weight * photo_losses
+        return sorted_best_first(Hypotheses(heads, params, None, -energies))
 
-    return jax.vmap(finish)(faces, found)
+    return jax.vmap(finish)(faces, variables)
 
 
 def _geometry(model: FitModel, fit: Fit, side: int) -> Geometry:
-    """A fit's unknowns as they were while it was fitted."""
+    """Return a fit's result as the variables of the fitting."""
     params = fit.params
     return Geometry(
         params.global_orient,
@@ -107,20 +110,20 @@ def _geometry(model: FitModel, fit: Fit, side: int) -> Geometry:
     )
 
 
-def _copy(model: FitModel, face: FittedFace, coefficients: Array) -> Geometry:
+def _with_coefficients(model: FitModel, face: SingleStageInputs, coefficients: Array) -> Geometry:
     betas, expression = jnp.split(coefficients, [model.head.num_betas])
     return dataclasses.replace(face.geometry, betas=betas, expression=expression)
 
 
-def _params(model: FitModel, face: FittedFace, variables: Array) -> HeadParams:
-    return jax.vmap(lambda one: _copy(model, face, one).params())(variables)
+def _params(model: FitModel, face: SingleStageInputs, variables: Array) -> HeadParams:
+    return jax.vmap(lambda coefficients: _with_coefficients(model, face, coefficients).params())(variables)
 
 
-def _energies(model: FitModel, face: FittedFace, variables: Array, config: FitConfig) -> Array:
-    """(M,) Eq. 11 without the colours."""
+def _energies(model: FitModel, face: SingleStageInputs, variables: Array, config: FitConfig) -> Array:
+    """Return Eq. 11 without its photometric_loss term: (M,)."""
 
-    def one(coefficients: Array) -> Array:
-        geometry, head = _copy(model, face, coefficients), model.head
+    def energy(coefficients: Array) -> Array:
+        geometry, head = _with_coefficients(model, face, coefficients), model.head
         return (
             huber_energy(landmark_residuals(head, geometry, face.targets, config))
             + huber_energy(closure_residuals(head, geometry, face.targets, config))
@@ -128,4 +131,4 @@ def _energies(model: FitModel, face: FittedFace, variables: Array, config: FitCo
             + 0.5 * jnp.sum(smoothing_residuals(model, geometry, config) ** 2)
         )
 
-    return jax.vmap(one)(variables)
+    return jax.vmap(energy)(variables)

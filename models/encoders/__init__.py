@@ -1,6 +1,6 @@
-"""Encoders: from a photo and its landmarks to the context of a diffusion model (OFER, CVPR 2025).
+"""Encoders, which map a photo and its landmarks to the context of a diffusion model (OFER, CVPR 2025).
 
-`Encoder` says what they have in common; docs/how-to/encoders.md where the weights come from.
+`Encoder` is their interface; docs/encoders.md says where the weights come from.
 """
 
 from models.encoders.arcface import ArcFace, IResNetConfig

@@ -1,5 +1,5 @@
 """ArcFace's network: the improved residual network (iResNet) of Deng et al., "ArcFace: Additive Angular Margin Loss for
-Deep Face Recognition" (CVPR 2019, section 3.1), by batch norm's running statistics."""
+Deep Face Recognition" (CVPR 2019, section 3.1), with batch norm by running statistics."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class IResNetConfig:
     """Architecture. Each stage halves the image."""
 
     blocks: tuple[int, ...] = (3, 4, 14, 3)
-    """Of each stage."""
+    """Number of blocks of each stage."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
     """Channels of each stage."""
     stem: int = 64
     """Channels before the first stage."""
     width: int = 512
-    """Of the embedding."""
+    """Width of the embedding."""
     image_size: int = ARCFACE_SIZE
     """Side of the input, pixels."""
 
@@ -36,12 +36,12 @@ class IResNetConfig:
 
     @property
     def final_size(self) -> int:
-        """Side of the last feature map."""
+        """Side of the last feature map, pixels."""
         return -(-self.image_size // 2 ** len(self.blocks))
 
     @property
     def feature_width(self) -> int:
-        """Numbers of the last feature map."""
+        """Size of the flattened last feature map."""
         return self.final_size**2 * self.widths[-1]
 
 
@@ -49,16 +49,16 @@ IRESNET50 = IResNetConfig()
 IRESNET100 = IResNetConfig(blocks=(3, 13, 30, 3))
 
 
-class ResidualBlock(nnx.Module):
-    """BN, 3x3, BN, PReLU, 3x3 with the stride, BN; added to the input, or to a 1x1 and BN of it."""
+class IResNetBlock(nnx.Module):
+    """BN, 3x3, BN, PReLU, 3x3 with the stride, BN; added to the input, or to its 1x1 convolution and BN."""
 
-    def __init__(self, before: int, after: int, stride: int, *, rngs: nnx.Rngs) -> None:
-        self.bn1, self.conv1 = BatchNorm(before), Convolution(before, after, 3, rngs=rngs)
-        self.bn2, self.prelu = BatchNorm(after), PReLU(after)
-        self.conv2, self.bn3 = Convolution(after, after, 3, stride, rngs=rngs), BatchNorm(after)
-        changes = stride != 1 or before != after
-        self.shortcut_conv = Convolution(before, after, 1, stride, rngs=rngs) if changes else None
-        self.shortcut_bn = BatchNorm(after) if changes else None
+    def __init__(self, in_features: int, out_features: int, stride: int, *, rngs: nnx.Rngs) -> None:
+        self.bn1, self.conv1 = BatchNorm(in_features), Convolution(in_features, out_features, 3, rngs=rngs)
+        self.bn2, self.prelu = BatchNorm(out_features), PReLU(out_features)
+        self.conv2, self.bn3 = Convolution(out_features, out_features, 3, stride, rngs=rngs), BatchNorm(out_features)
+        changes = stride != 1 or in_features != out_features
+        self.shortcut_conv = Convolution(in_features, out_features, 1, stride, rngs=rngs) if changes else None
+        self.shortcut_bn = BatchNorm(out_features) if changes else None
 
     def __call__(self, x: Array) -> Array:
         y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
@@ -71,22 +71,22 @@ class ResidualBlock(nnx.Module):
 class ArcFace(nnx.Module):
     """An `ImageEncoder`: the identity embedding of an aligned face, of unit length.
 
-    Following OFER (section 3.2) all but the last layer is frozen, which is here the fully connected layer and its batch
-    norm; that keeps its running statistics in training too. (MICA, which OFER follows, trains the last stage as well.)
+    Following OFER (section 3.2) all layers are frozen except the last, which is here the fully connected layer and its
+    batch norm. Its running statistics are fixed in training too. MICA, which OFER follows, also trains the last stage.
     """
 
     needs_photo: bool = True
 
     def __init__(self, config: IResNetConfig = IRESNET50, *, rngs: nnx.Rngs) -> None:
-        """Untrained weights; `models.encoders.load_arcface` gives trained ones."""
+        """Initialise random weights; `models.encoders.load_arcface` loads trained ones."""
         self.config = config
         self.width, self.feature_width = config.width, config.feature_width
         self.conv1, self.bn1 = Convolution(3, config.stem, 3, rngs=rngs), BatchNorm(config.stem)
         self.prelu = PReLU(config.stem)
         stages, before = [], config.stem
         for count, after in zip(config.blocks, config.widths, strict=True):
-            blocks = [ResidualBlock(before, after, 2, rngs=rngs)]
-            blocks += [ResidualBlock(after, after, 1, rngs=rngs) for _ in range(count - 1)]
+            blocks = [IResNetBlock(before, after, 2, rngs=rngs)]
+            blocks += [IResNetBlock(after, after, 1, rngs=rngs) for _ in range(count - 1)]
             stages.append(nnx.List(blocks))
             before = after
         self.stages = nnx.List(stages)
@@ -95,31 +95,31 @@ class ArcFace(nnx.Module):
         self.fc_bn = BatchNorm(config.width, kind=nnx.Param)
 
     def __call__(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """The embedding (*b, width), of unit length; arguments as `Encoder`."""
+        """Return the embedding (*b, width), of unit length; arguments as `Encoder`."""
         return self.head(self.features(photo, landmarks, visibility))
 
     def features(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """The last feature map (*b, feature_width); arguments as `Encoder`. No gradient passes."""
-        return self.features_of(self.crop(photo, landmarks, visibility))
+        """Return the last feature map (*b, feature_width); arguments as `Encoder`. No gradient passes."""
+        return self.features_from_crops(self.crop(photo, landmarks, visibility))
 
     def crop(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """The aligned face (*b, S, S, 3), RGB in [0, 1], black outside of the photo."""
+        """Crop the aligned face (*b, S, S, 3), RGB in [0, 1], black outside of the photo."""
         size = self.config.image_size
         return warp(photo, arcface_transform(landmarks, visibility, photo.shape, size), size)
 
-    def features_of(self, crops: Array) -> Array:
-        """As `features`, of aligned faces (*b, S, S, 3), RGB in [0, 1]."""
+    def features_from_crops(self, crops: Array) -> Array:
+        """Return `features` of aligned faces (*b, S, S, 3), RGB in [0, 1]."""
         # (value - 127.5) / 127.5 of 8-bit values.
         x = 2 * crops.reshape(-1, *crops.shape[-3:]) - 1
         x = self.prelu(self.bn1(self.conv1(x)))
         for stage in self.stages:
             for block in stage:
                 x = block(x)
-        # Torch flattens channels first, and so does the last layer count its inputs.
+        # The last layer's weights expect torch's order, channels first.
         x = rearrange(self.bn2(x), "n h w c -> n (c h w)")
         return jax.lax.stop_gradient(x.reshape(*crops.shape[:-3], self.feature_width))
 
     def head(self, features: Array) -> Array:
-        """The last layer: (*b, feature_width) -> (*b, width), of unit length."""
+        """Apply the last layer: (*b, feature_width) -> (*b, width), of unit length."""
         x = self.fc_bn(self.fc(features))
         return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)

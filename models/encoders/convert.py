@@ -1,6 +1,7 @@
-"""From the files that ArcFace's and FaRL's authors publish to encoders.
+"""Convert the files that the authors of ArcFace and FaRL publish to encoders.
 
-arcface_torch's and MICA's PyTorch checkpoints, insightface's ONNX models, FaRL's and CLIP's PyTorch checkpoints.
+Formats: arcface_torch's and MICA's PyTorch checkpoints, insightface's ONNX models, FaRL's and CLIP's PyTorch
+checkpoints.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from models.encoders.files import (
     filled_encoder,
     flat_weights,
 )
-from models.encoders.identify import identify, refuse
+from models.encoders.identify import identify_file, refuse_file
 from models.encoders.onnx_iresnet import read_onnx
 from models.encoders.torch_checkpoints import Tensor, read_checkpoint
 
 SIGNATURES: dict[EncoderName, str] = {"arcface": "layer1.0.prelu.weight", "farl": "class_embedding"}
-"""A name that a network's state dictionary has, after a prefix, and others have not."""
+"""A name that occurs, after a prefix, only in the state dictionary of that network."""
 WANTED: dict[EncoderName, str] = {
     "arcface": "an iResNet of arcface_torch (backbone.pth), MICA (mica.tar) or insightface (w600k_r50.onnx)",
     "farl": "FaRL-Base-Patch16-LAIONFace20M-ep16.pth or -ep64.pth",
 }
 CLIP_HEAD = 64
-"""Width of an attention head in all of CLIP's towers: files do not tell."""
+"""Width of an attention head in all of CLIP's towers, which the files do not contain."""
 _PARTS = {
     "kernel": "weight", "scale": "weight", "slope": "weight", "mean": "running_mean", "variance": "running_var",
 }  # fmt: skip
@@ -53,17 +54,17 @@ _FARL_TENSORS = {
 
 
 def read_arcface(path: Path, depth: int | None = None, published: bool = True) -> ArcFace:
-    """ArcFace from a `.pth`, a checkpoint that holds it, or an `.onnx`.
+    """Read ArcFace from a `.pth`, a checkpoint that contains it, or an `.onnx`.
 
     Args:
-      depth: 18, 34, 50, 100 or 200 refuses the others; else the file decides.
-      published: refuse sizes that were not published, which mostly are incomplete files.
+      depth: the required depth, 18, 34, 50, 100 or 200; None: any.
+      published: refuse_file unpublished sizes, which mostly are incomplete files.
 
     Raises:
       ImportError: the file is an ONNX model, and the package onnx is not installed.
       HeadFileError: the file is damaged, incomplete or something else; the message says what.
     """
-    if (kind := identify(path)) == "onnx":
+    if (kind := identify_file(path)) == "onnx":
         arrays = read_onnx(path)
         tensors = {name: Tensor(array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]
     else:
@@ -76,19 +77,19 @@ def read_arcface(path: Path, depth: int | None = None, published: bool = True) -
             "wide, for 112 pixels."
         )
     check_depth(config, depth, path)
-    encoder = _converted(config, tensors, path)
+    encoder = _convert(config, tensors, path)
     assert isinstance(encoder, ArcFace)
     return encoder
 
 
 def read_farl(path: Path, heads: int | None = None, published: bool = True) -> FaRL:
-    """FaRL's image tower from its `.pth`; the text tower is left out.
+    """Read FaRL's image tower from its `.pth`; the text tower is ignored.
 
     Args:
-      heads: of the attention; by CLIP's rule when left out.
+      heads: number of attention heads; by default of width `CLIP_HEAD`.
       published, raises: as `read_arcface`.
     """
-    kind = identify(path)
+    kind = identify_file(path)
     tensors = _state_dict(path, kind, "farl")
     config = _vit_config(tensors, path, heads)
     if published and config != ViTConfig():
@@ -96,13 +97,13 @@ def read_farl(path: Path, heads: int | None = None, published: bool = True) -> F
             f"{path}: {architecture(config)} with {config.tokens} tokens: incomplete, or another network. "
             "Wanted: the ViT-B/16 at 224 pixels, 12 layers of 768, 197 tokens."
         )
-    encoder = _converted(config, tensors, path)
+    encoder = _convert(config, tensors, path)
     assert isinstance(encoder, FaRL)
     return encoder
 
 
 def provenance(path: Path) -> dict[str, str]:
-    """Notes for a converted file: what it was made of. Raises: OSError."""
+    """Return notes on the source of a converted file. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -111,9 +112,9 @@ def provenance(path: Path) -> dict[str, str]:
 
 
 def _state_dict(path: Path, kind: Any, name: EncoderName) -> dict[str, Tensor]:
-    """The network's tensors, without what may stand before their names."""
+    """Return a network's tensors by their names without a prefix."""
     if kind != "torch":
-        refuse(path, kind, WANTED[name])
+        refuse_file(path, kind, WANTED[name])
     dictionaries = read_checkpoint(path)
     for tensors in dictionaries.values():
         prefix = _prefix(tensors, SIGNATURES[name])
@@ -123,18 +124,18 @@ def _state_dict(path: Path, kind: Any, name: EncoderName) -> dict[str, Tensor]:
         if any(_prefix(tensors, signature) is not None for tensors in dictionaries.values()):
             raise HeadFileError(f"{path}: holds {TITLES[other]}, not {TITLES[name]}: convert it with --to {other}.")
     names = [key for tensors in dictionaries.values() for key in tensors]
-    such = f"{len(names)} tensors of another network, such as {', '.join(names[:3])}" if names else "no tensors"
-    raise HeadFileError(f"{path}: holds {such}; '{SIGNATURES[name]}' is missing. Wanted: {WANTED[name]}.")
+    content = f"{len(names)} tensors of another network, such as {', '.join(names[:3])}" if names else "no tensors"
+    raise HeadFileError(f"{path}: holds {content}; '{SIGNATURES[name]}' is missing. Wanted: {WANTED[name]}.")
 
 
 def _prefix(tensors: Mapping[str, Tensor], signature: str) -> str | None:
-    """What stands before the names of a network, such as `module.` or `visual.`; None if it is not there."""
-    found = [key for key in tensors if f".{key}".endswith(f".{signature}")]
-    return min(found, key=len).removesuffix(signature) if found else None
+    """Return the prefix of a network's names, such as `module.` or `visual.`; None if the network is not there."""
+    matches = [key for key in tensors if f".{key}".endswith(f".{signature}")]
+    return min(matches, key=len).removesuffix(signature) if matches else None
 
 
 def _iresnet_config(tensors: Mapping[str, Tensor], path: Path) -> IResNetConfig:
-    """The architecture, from names and shapes."""
+    """Derive the architecture from names and shapes."""
     indices: dict[int, set[int]] = {}
     for name in tensors:
         if match := re.fullmatch(r"layer(\d{1,2})\.(\d{1,3})\..*", name):
@@ -177,31 +178,31 @@ def _shape(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> t
     return shape
 
 
-def _converted(config: IResNetConfig | ViTConfig, tensors: Mapping[str, Tensor], path: Path) -> ArcFace | FaRL:
-    """The encoder of these tensors, all of which must be there and have the right shapes."""
-    farl = isinstance(config, ViTConfig)
+def _convert(config: IResNetConfig | ViTConfig, tensors: Mapping[str, Tensor], path: Path) -> ArcFace | FaRL:
+    """Build an encoder from tensors, all of which must be present with the right shapes."""
+    to_name = farl_name if isinstance(config, ViTConfig) else arcface_name
     weights, used = {}, set[str]()
-    for place, leaf in flat_weights(empty_encoder(config)).items():
-        name = farl_name(place) if farl else arcface_name(place)
+    for variable_path, leaf in flat_weights(empty_encoder(config)).items():
+        name = to_name(variable_path)
         used.add(name)
         shape = _shape(tensors, name, len(leaf.shape), path)
-        order = _order(name, len(leaf.shape))
+        order = _axis_order(name, len(leaf.shape))
         if tuple(shape[axis] for axis in order) != leaf.shape:
             expected = tuple(leaf.shape[order.index(axis)] for axis in range(len(shape)))
             raise HeadFileError(f"{path}: '{name}' has the shape {shape}, expected {expected}: another network.")
         array = np.asarray(tensors[name].read().transpose(order), np.float32)
         if not np.isfinite(array).all():
             raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite. Fetch the file again.")
-        weights[place] = array
-    ours = re.compile(r"layer\d.*|transformer\..*")
-    extra = [n for n in tensors if n not in used and ours.fullmatch(n) and not n.endswith("num_batches_tracked")]
+        weights[variable_path] = array
+    layers = re.compile(r"layer\d.*|transformer\..*")
+    extra = [n for n in tensors if n not in used and layers.fullmatch(n) and not n.endswith("num_batches_tracked")]
     if extra:
         raise HeadFileError(f"{path}: '{extra[0]}' is nothing that {architecture(config)} has: another network.")
     return filled_encoder(config, weights)
 
 
 def arcface_name(path: tuple[Any, ...]) -> str:
-    """The name in arcface_torch's state dictionary of a variable of `ArcFace`."""
+    """Return the name in arcface_torch's state dictionary of a variable of `ArcFace`."""
     if path[0] == "stages":
         path = (f"layer{path[1] + 1}", *path[2:])
     *modules, part = map(str, path)
@@ -209,7 +210,7 @@ def arcface_name(path: tuple[Any, ...]) -> str:
 
 
 def farl_name(path: tuple[Any, ...]) -> str:
-    """The name in CLIP's image tower of a variable of `FaRL`."""
+    """Return the name in CLIP's image tower of a variable of `FaRL`."""
     *modules, part = map(str, path)
     block = []
     if modules and modules[0] == "blocks":
@@ -218,8 +219,8 @@ def farl_name(path: tuple[Any, ...]) -> str:
     return ".".join([*block, _FARL_TENSORS.get(name) or ".".join(_FARL_MODULES.get(n, n) for n in name.split("."))])
 
 
-def _order(name: str, axes: int) -> tuple[int, ...]:
-    """How torch's axes are to be permuted: convolutions are OIHW there, layers (out, in)."""
+def _axis_order(name: str, axes: int) -> tuple[int, ...]:
+    """Return the permutation from torch's axes to ours: its convolutions are OIHW, its linear layers (out, in)."""
     if axes == 4:
         return 2, 3, 1, 0
     return (1, 0) if axes == 2 and name.endswith("weight") else tuple(range(axes))

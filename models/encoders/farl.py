@@ -17,22 +17,22 @@ from models.encoders.layers import Convolution, Frozen, LayerNorm, Linear
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-"""Of RGB in [0, 1] over CLIP's images."""
+"""Mean and standard deviation of RGB in [0, 1] over CLIP's training images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
-    """Architecture."""
+    """Architecture of a vision transformer."""
 
     image_size: int = FARL_SIZE
     """Side of the input, pixels."""
     patch_size: int = 16
     hidden: int = 768
-    """Width of the tokens; that of the MLPs is four times it."""
+    """Width of the tokens; the MLPs are four times as wide."""
     layers: int = 12
     heads: int = 12
     width: int = 512
-    """Of the projection."""
+    """Width of the projection."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size or self.hidden % self.heads:
@@ -40,7 +40,7 @@ class ViTConfig:
 
     @property
     def tokens(self) -> int:
-        """Patches, and the class token."""
+        """Number of tokens: the patches and the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
@@ -48,7 +48,8 @@ VIT_B16 = ViTConfig()
 
 
 class TransformerBlock(nnx.Module):
-    """Layer norm, self-attention, and layer norm, MLP of QuickGELU, each with a residual: (N, T, C) -> (N, T, C)."""
+    """Layer norm and self-attention, then layer norm and an MLP with QuickGELU, each with a residual connection:
+    (N, T, C) -> (N, T, C)."""
 
     def __init__(self, hidden: int, heads: int, *, rngs: nnx.Rngs) -> None:
         self.heads = heads
@@ -68,13 +69,13 @@ class TransformerBlock(nnx.Module):
 
 
 class FaRL(nnx.Module):
-    """An `ImageEncoder`: FaRL's embedding of a face and what is about it, not normalised. All is frozen but the last
-    layer, the projection."""
+    """An `ImageEncoder`: FaRL's embedding of a face and its surroundings, not normalised. All layers are frozen except
+    the last, the projection."""
 
     needs_photo: bool = True
 
     def __init__(self, config: ViTConfig = VIT_B16, *, rngs: nnx.Rngs) -> None:
-        """Untrained weights; `models.encoders.load_farl` gives trained ones."""
+        """Initialise random weights; `models.encoders.load_farl` loads trained ones."""
         self.config = config
         self.width, self.feature_width = config.width, config.hidden
         self.patches = Convolution(3, config.hidden, config.patch_size, config.patch_size, padded=False, rngs=rngs)
@@ -86,25 +87,25 @@ class FaRL(nnx.Module):
         self.projection = Linear(config.hidden, config.width, bias=False, kind=nnx.Param, rngs=rngs)
 
     def __call__(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """The embedding (*b, width); arguments as `Encoder`."""
+        """Return the embedding (*b, width); arguments as `Encoder`."""
         return self.head(self.features(photo, landmarks, visibility))
 
     def features(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """The class token after the last block and its layer norm (*b, feature_width). No gradient passes."""
-        return self.features_of(self.crop(photo, landmarks, visibility))
+        """Return the class token after the last block and its layer norm (*b, feature_width). No gradient passes."""
+        return self.features_from_crops(self.crop(photo, landmarks, visibility))
 
     def crop(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """The square about the face (*b, S, S, 3), RGB in [0, 1], black outside of the photo."""
+        """Crop the square around the face (*b, S, S, 3), RGB in [0, 1], black outside of the photo."""
         size = self.config.image_size
         return warp(photo, square_transform(landmarks, visibility, photo.shape, size), size)
 
-    def features_of(self, crops: Array) -> Array:
-        """As `features`, of crops (*b, S, S, 3), RGB in [0, 1]."""
+    def features_from_crops(self, crops: Array) -> Array:
+        """Return `features` of crops (*b, S, S, 3), RGB in [0, 1]."""
         x = crops.reshape(-1, *crops.shape[-3:])
         x = (x - CLIP_MEAN.reshape(1, 1, 1, 3)) / CLIP_DEVIATION.reshape(1, 1, 1, 3)
         x = rearrange(self.patches(x), "n h w c -> n (h w) c")
-        first = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, self.config.hidden))
-        x = jnp.concatenate([first, x], axis=1) + self.positions[...][None]
+        class_token = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, self.config.hidden))
+        x = jnp.concatenate([class_token, x], axis=1) + self.positions[...][None]
         x = self.ln_pre(x)
         for block in self.blocks:
             x = block(x)
@@ -112,10 +113,10 @@ class FaRL(nnx.Module):
         return jax.lax.stop_gradient(x.reshape(*crops.shape[:-3], self.feature_width))
 
     def head(self, features: Array) -> Array:
-        """The projection: (*b, feature_width) -> (*b, width)."""
+        """Apply the projection: (*b, feature_width) -> (*b, width)."""
         return self.projection(features)
 
 
 def quick_gelu(x: Array) -> Array:
-    """x sigmoid(1.702 x), CLIP's approximation of GELU."""
+    """Return x sigmoid(1.702 x), CLIP's approximation of GELU."""
     return x * jax.nn.sigmoid(1.702 * x)

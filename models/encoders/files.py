@@ -1,7 +1,6 @@
-"""Files of image encoders in flamejax's own format: one `.npz`, versioned, without pickles.
+"""Read and write image encoders in flamejax's own format: one versioned `.npz` without pickles.
 
-Weights are kept in single precision: that loses nothing of the source, whose size the file has anyway, and the trained
-last layer starts from them.
+Weights are stored in single precision, as in the source, because the last layer's training starts from them.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from flamejax.head import HeadFileError
 from flamejax.head.formats import read_npz, read_npz_members
 from models.encoders.arcface import ArcFace, IResNetConfig
 from models.encoders.farl import FaRL, ViTConfig
-from models.encoders.identify import identify, refuse
-from models.weight_files import from_json, path_name, write_arrays
+from models.encoders.identify import identify_file, refuse_file
+from models.weight_files import fields_from_json, path_name, write_arrays
 
 FORMAT_VERSION = 1
 LARGEST_SIZE = 10_000
-"""No number of an architecture is larger."""
+"""Larger numbers in an architecture are taken for damage."""
 EncoderName = Literal["arcface", "farl"]
 TITLES: dict[EncoderName, str] = {"arcface": "ArcFace", "farl": "FaRL"}
 DEPTHS: dict[tuple[int, ...], int] = {
@@ -38,16 +37,16 @@ DEPTHS: dict[tuple[int, ...], int] = {
     (3, 13, 30, 3): 100,
     (6, 26, 60, 6): 200,
 }
-"""Published iResNets, by the blocks of their stages."""
+"""Depths of the published iResNets by the numbers of blocks of their stages."""
 
 
 def encoder_path(name: EncoderName) -> Path:
-    """Where a converted encoder lies unless another place is given: $FLAMEJAX_DATA/encoders/NAME.npz."""
+    """Return the default path of a converted encoder: $FLAMEJAX_DATA/encoders/NAME.npz."""
     return data_folder() / "encoders" / f"{name}.npz"
 
 
 def architecture(config: IResNetConfig | ViTConfig) -> str:
-    """Such as iResNet-50 or ViT-B/16, in words where it has no name."""
+    """Return an architecture's name, such as iResNet-50 or ViT-B/16, or a description if it has none."""
     if isinstance(config, ViTConfig):
         return "ViT-B/16" if config == ViTConfig() else f"a ViT of {config.layers} layers of {config.hidden}"
     depth = DEPTHS.get(config.blocks)
@@ -58,19 +57,19 @@ def architecture(config: IResNetConfig | ViTConfig) -> str:
 
 
 def flat_weights(encoder: nnx.Module) -> dict[tuple[Any, ...], nnx.Variable]:
-    """All variables of an encoder by their path, such as ("stages", 0, 1, "conv1", "kernel"); always in one order."""
+    """Return an encoder's variables by path, such as ("stages", 0, 1, "conv1", "kernel"), sorted by path name."""
     return dict(sorted(nnx.to_flat_state(nnx.state(encoder)), key=lambda item: path_name(item[0])))
 
 
 def empty_encoder(config: IResNetConfig | ViTConfig) -> ArcFace | FaRL:
-    """An encoder of shapes, without weights."""
+    """Return an encoder of shapes, without weights."""
     if isinstance(config, ViTConfig):
         return nnx.eval_shape(lambda: FaRL(config, rngs=nnx.Rngs(0)))
     return nnx.eval_shape(lambda: ArcFace(config, rngs=nnx.Rngs(0)))
 
 
 def filled_encoder(config: IResNetConfig | ViTConfig, weights: Mapping[tuple[Any, ...], np.ndarray]) -> ArcFace | FaRL:
-    """An encoder with these weights, by the paths of `flat_weights`; their shapes must be right."""
+    """Build an encoder with these weights, by the paths of `flat_weights`; their shapes must match."""
     encoder = empty_encoder(config)
     state = [
         (path, leaf.replace(jnp.asarray(weights[path], jnp.float32))) for path, leaf in flat_weights(encoder).items()
@@ -82,13 +81,13 @@ def filled_encoder(config: IResNetConfig | ViTConfig, weights: Mapping[tuple[Any
 def write_encoder(
     path: str | os.PathLike[str], encoder: ArcFace | FaRL, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write an encoder, whole or not at all. notes: provenance. Raises: OSError, the folder is missing or full."""
+    """Write an encoder atomically. notes: provenance. Raises OSError if the folder is missing or full."""
     weights = flat_weights(encoder)
     arrays: dict[str, Any] = {
         "format_version": np.int32(FORMAT_VERSION),
         "encoder": np.asarray("farl" if isinstance(encoder, FaRL) else "arcface"),
         "config": np.asarray(json.dumps(dataclasses.asdict(encoder.config))),
-        # One array: an archive of a thousand takes longer to open than to read.
+        # One array, because an archive of a thousand arrays takes longer to open than to read.
         "weights": np.concatenate([np.asarray(leaf[...], np.float32).reshape(-1) for leaf in weights.values()]),
         "layout": np.asarray(_layout(weights)),
     }
@@ -96,7 +95,7 @@ def write_encoder(
 
 
 def load_encoder(name: EncoderName, path: str | os.PathLike[str] | None = None) -> ArcFace | FaRL:
-    """An encoder from a file that `flamejax convert FILE --to NAME` wrote; `encoder_path(name)` when left out.
+    """Load an encoder from a file that `flamejax convert FILE --to NAME` wrote, by default `encoder_path(name)`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -108,32 +107,31 @@ def load_encoder(name: EncoderName, path: str | os.PathLike[str] | None = None) 
             f"{path}: no {TITLES[name]} weights. They may not be passed on. Sources: docs/how-to/encoders.md; "
             f"then `flamejax convert FILE --to {name}`."
         )
-    if (kind := identify(path)) != "npz":
-        refuse(path, kind, f"what `flamejax convert {path} --to {name}` writes")
-    found = read_npz(path)
-    config = _config(name, found, path)
-    encoder = empty_encoder(config)
-    leaves = flat_weights(encoder)
-    weights, sizes = found.get("weights"), [math.prod(leaf.shape) for leaf in leaves.values()]
-    if str(found.get("layout")) != _layout(leaves) or weights is None or weights.shape != (sum(sizes),):
+    if (kind := identify_file(path)) != "npz":
+        refuse_file(path, kind, f"what `flamejax convert {path} --to {name}` writes")
+    arrays = read_npz(path)
+    config = _read_config(name, arrays, path)
+    leaves = flat_weights(empty_encoder(config))
+    weights, sizes = arrays.get("weights"), [math.prod(leaf.shape) for leaf in leaves.values()]
+    if str(arrays.get("layout")) != _layout(leaves) or weights is None or weights.shape != (sum(sizes),):
         raise HeadFileError(f"{path}: its weights do not fit its architecture: damaged. Convert it again.")
     if weights.dtype.kind != "f" or not np.isfinite(weights).all():
         raise HeadFileError(f"{path}: its weights are not finite numbers: damaged. Convert it again.")
     parts = np.split(weights, np.cumsum(sizes)[:-1])
     return filled_encoder(
-        config, {place: part.reshape(leaf.shape) for (place, leaf), part in zip(leaves.items(), parts, strict=True)}
+        config, {key: part.reshape(leaf.shape) for (key, leaf), part in zip(leaves.items(), parts, strict=True)}
     )
 
 
 def load_arcface(path: str | os.PathLike[str] | None = None, depth: int | None = None) -> ArcFace:
-    """ArcFace as `flamejax convert FILE --to arcface` wrote it.
+    """Load ArcFace from a file that `flamejax convert FILE --to arcface` wrote.
 
     Args:
-      path: `encoder_path("arcface")` when left out.
-      depth: 50 or 100, to refuse another iResNet.
+      path: by default `encoder_path("arcface")`.
+      depth: the required depth, such as 50 or 100; None: any.
 
     Raises:
-      FileNotFoundError, HeadFileError: as `load_encoder`; HeadFileError also when it is of another depth.
+      FileNotFoundError, HeadFileError: as `load_encoder`; HeadFileError also if it has another depth.
     """
     encoder = load_encoder("arcface", path)
     assert isinstance(encoder, ArcFace)
@@ -142,44 +140,44 @@ def load_arcface(path: str | os.PathLike[str] | None = None, depth: int | None =
 
 
 def load_farl(path: str | os.PathLike[str] | None = None) -> FaRL:
-    """FaRL as `flamejax convert FILE --to farl` wrote it; arguments and errors as those of `load_encoder`."""
+    """Load FaRL from a file that `flamejax convert FILE --to farl` wrote; arguments and errors as `load_encoder`."""
     encoder = load_encoder("farl", path)
     assert isinstance(encoder, FaRL)
     return encoder
 
 
 def check_depth(config: IResNetConfig, depth: int | None, path: Path) -> None:
-    """Raises: HeadFileError, the network has another depth than the wanted one (None: any)."""
+    """Check a network's depth. Raises HeadFileError if it is not the required one (None: any)."""
     if depth is not None and DEPTHS.get(config.blocks) != depth:
         raise HeadFileError(f"{path}: holds {architecture(config)}, not iResNet-{depth}.")
 
 
 def describe_encoder(name: EncoderName, path: Path) -> str:
-    """What a converted file holds, without reading its weights. Raises: HeadFileError, as `load_encoder`."""
-    if (kind := identify(path)) != "npz":
-        refuse(path, kind, f"what `flamejax convert FILE --to {name}` writes")
+    """Describe a converted file without reading its weights. Raises HeadFileError, as `load_encoder`."""
+    if (kind := identify_file(path)) != "npz":
+        refuse_file(path, kind, f"what `flamejax convert FILE --to {name}` writes")
     header = ("format_version", "encoder", "config", "provenance_source", "provenance_sha256")
-    found = read_npz_members(path, header)
-    config = _config(name, found, path)
-    source, digest = (str(found.get(f"provenance_{note}", "?")) for note in ("source", "sha256"))
+    arrays = read_npz_members(path, header)
+    config = _read_config(name, arrays, path)
+    source, digest = (str(arrays.get(f"provenance_{note}", "?")) for note in ("source", "sha256"))
     return f"{architecture(config)} of {source}, sha256 {digest[:16]}"
 
 
 def _layout(leaves: Mapping[tuple[Any, ...], Any]) -> str:
-    """Names and shapes in the order of the weights."""
+    """Return names and shapes in the order of the weights, as JSON."""
     return json.dumps([[path_name(path), list(leaf.shape)] for path, leaf in leaves.items()])
 
 
-def _config(name: EncoderName, found: Mapping[str, Any], path: Path) -> IResNetConfig | ViTConfig:
-    """The architecture that a file announces."""
+def _read_config(name: EncoderName, arrays: Mapping[str, Any], path: Path) -> IResNetConfig | ViTConfig:
+    """Return the architecture stored in a file."""
     try:
-        version, holds = int(found["format_version"]), str(found["encoder"])
-        settings = json.loads(str(found["config"]))
+        version, stored_name = int(arrays["format_version"]), str(arrays["encoder"])
+        settings = json.loads(str(arrays["config"]))
         if version != FORMAT_VERSION:
             raise HeadFileError(f"{path}: format {version}, not {FORMAT_VERSION}. Convert it again.")
-        if holds != name:
-            raise HeadFileError(f"{path}: holds the encoder '{holds[:20]}', not {TITLES[name]}.")
-        values = from_json(settings)
+        if stored_name != name:
+            raise HeadFileError(f"{path}: holds the encoder '{stored_name[:20]}', not {TITLES[name]}.")
+        values = fields_from_json(settings)
         sizes = [n for value in values.values() for n in (value if isinstance(value, tuple) else (value,))]
         if not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes) or sum(values.get("blocks", ())) > 1000:
             raise ValueError("impossible sizes")

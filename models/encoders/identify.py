@@ -1,4 +1,4 @@
-"""What kind of file somebody has given us, by its content, in words that help."""
+"""Identify the kind of a file by its content, and refuse_file wrong files with a helpful message."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Literal, NoReturn
 
 from flamejax.head import HeadFileError
 
-Kind = Literal[
+FileKind = Literal[
     "torch", "onnx", "npz", "missing", "folder", "empty", "html", "lfs", "torchscript", "legacy", "pickle", "tar",
     "cut", "zip", "unknown",
 ]  # fmt: skip
 
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-"""What torch.save wrote first before torch 1.6."""
+"""First bytes of files that torch.save wrote before torch 1.6."""
 _SAVE_AGAIN = (
     'save it again with PyTorch: python -c "import torch; torch.save(torch.load('
     "'{path}', map_location='cpu', weights_only=True), 'again.pth')\"."
 )
-REASONS: dict[Kind, str] = {
+REASONS: dict[FileKind, str] = {
     "missing": "no such file.",
     "folder": "a folder; give the file of weights in it.",
     "empty": "an empty file. Fetch it again.",
@@ -38,8 +38,8 @@ REASONS: dict[Kind, str] = {
 }
 
 
-def identify(path: Path) -> Kind:
-    """What kind of file it is. Raises: HeadFileError, it cannot be read."""
+def identify_file(path: Path) -> FileKind:
+    """Return the kind of a file. Raises HeadFileError if it cannot be read."""
     if not path.exists():
         return "missing"
     if path.is_dir():
@@ -59,19 +59,19 @@ def identify(path: Path) -> Kind:
         return "lfs"
     if start[257:262] == b"ustar":
         return "tar"
-    # An ONNX model begins with its field 1, the version of the format.
+    # An ONNX model starts with its field 1, the version of the format.
     if start[:1] == b"\x08" or path.suffix == ".onnx":
         return "onnx"
     return "unknown" if start else "empty"
 
 
-def refuse(path: Path, kind: Kind, wanted: str) -> NoReturn:
-    """Raises: HeadFileError that says what the file is, and what was wanted."""
+def refuse_file(path: Path, kind: FileKind, wanted: str) -> NoReturn:
+    """Raise a HeadFileError that says what the file is, and what was wanted."""
     reason = REASONS[kind].replace("{path}", str(path))
     raise HeadFileError(f"{path}: {reason}" if kind == "missing" else f"{path}: {reason} Wanted: {wanted}.")
 
 
-def _identify_zip(path: Path) -> Kind:
+def _identify_zip(path: Path) -> FileKind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -1,4 +1,4 @@
-"""What an encoder is: from a photo and its landmarks to the context that a diffusion model is conditioned on."""
+"""The interface of encoders, which map a photo and its landmarks to the context of a diffusion model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from jax import Array
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A callable that makes a context."""
+    """A callable that computes a context."""
 
     width: int
-    """Numbers of the context."""
+    """Width of the context."""
     needs_photo: bool
-    """Whether the photo's pixels count. Where they do not, any photo will do, such as zeros (*b, 1, 1, 3)."""
+    """Whether the photo's pixels are used. If not, any photo will do, such as zeros (*b, 1, 1, 3)."""
 
     def __call__(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """The context.
+        """Compute the context.
 
         Args:
           photo: (*b, H, W, 3) RGB in [0, 1].
           landmarks: (*b, 68, 2) iBUG-68, pixels of that photo, pixel centres at +0.5.
-          visibility: (*b, 68) in [0, 1]. Where it is 0 the landmark's place does not matter.
+          visibility: (*b, 68) in [0, 1]. Where it is 0, the landmark's position has no effect.
 
         Returns:
           (*b, width).
@@ -34,20 +34,20 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class ImageEncoder(Encoder, Protocol):
-    """An encoder whose last layer alone is trained: the layers before it run once per photo."""
+    """An encoder of which only the last layer is trained, so that the layers before it run once per photo."""
 
     feature_width: int
-    """Numbers that the last layer starts from."""
+    """Width of the last layer's input."""
 
     def features(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """What the frozen layers give, arguments as of a call: (*b, feature_width). No gradient passes."""
+        """Return the frozen layers' output (*b, feature_width); arguments as of a call. No gradient passes."""
 
     def head(self, features: Array) -> Array:
-        """The last layer: features (*b, feature_width) -> context (*b, width)."""
+        """Apply the last layer to features (*b, feature_width): context (*b, width)."""
 
 
 class ConcatenatedEncoder(nnx.Module):
-    """Several encoders; the context is theirs, one after the other."""
+    """Several encoders whose contexts are concatenated."""
 
     encoders: nnx.List
 
@@ -62,7 +62,7 @@ class ConcatenatedEncoder(nnx.Module):
 
 
 class ConcatenatedImageEncoder(ConcatenatedEncoder):
-    """`ConcatenatedEncoder` of image encoders: their features are concatenated as well."""
+    """A `ConcatenatedEncoder` of image encoders, whose features are concatenated as well."""
 
     encoders: nnx.List[ImageEncoder]
 
@@ -72,25 +72,25 @@ class ConcatenatedImageEncoder(ConcatenatedEncoder):
 
     def features(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
         """As `ImageEncoder`."""
-        found = [encoder.features(photo, landmarks, visibility) for encoder in self.encoders]
-        return jnp.concatenate(found, axis=-1)
+        features = [encoder.features(photo, landmarks, visibility) for encoder in self.encoders]
+        return jnp.concatenate(features, axis=-1)
 
     def head(self, features: Array) -> Array:
         """As `ImageEncoder`."""
-        found, start = [], 0
+        contexts, start = [], 0
         for encoder in self.encoders:
-            found.append(encoder.head(features[..., start : start + encoder.feature_width]))
+            contexts.append(encoder.head(features[..., start : start + encoder.feature_width]))
             start += encoder.feature_width
-        return jnp.concatenate(found, axis=-1)
+        return jnp.concatenate(contexts, axis=-1)
 
 
 def concatenated(encoders: Sequence[Encoder]) -> ConcatenatedEncoder:
-    """One encoder of several, in this order (OFER's ExpGen and IdRank: ArcFace, then FaRL: width 1024).
+    """Combine encoders into one, in this order (OFER's ExpGen and IdRank: ArcFace, then FaRL: width 1024).
 
     It has `features` and `head` if all of them have.
 
     Raises:
-      ValueError: there are none.
+      ValueError: no encoders are given.
     """
     if not encoders:
         raise ValueError("there must be one encoder or more to concatenate.")

@@ -1,7 +1,7 @@
-"""The encoder that needs no licensed weights: a context from the visible landmarks.
+"""The landmark encoder, which needs no licensed weights: it computes the context from the visible landmarks.
 
-Hidden landmarks are dropped, so the context knows what it does not see. Nothing of the photo but the landmarks enters,
-so an encoder that was trained on heads of a model, without a picture, carries over to real photos.
+Hidden landmarks are replaced by tokens, so that the context says which ones are hidden. The only input from the photo
+are its landmarks, so that an encoder trained on sampled heads, without images, works on real photos.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ class LandmarkEncoderConfig:
     """Sizes of a `LandmarkEncoder`."""
 
     width: int = 512
-    """Of the context."""
+    """Width of the context."""
     hidden: int = 1024
+    """Width of the hidden layers."""
     blocks: int = 3
     spread: float = 0.06
-    """Aligned landmarks leave their means by so much, in units of the mean face's RMS radius."""
+    """Typical deviation of aligned landmarks from their means, in units of the mean face's RMS radius."""
 
 
 class Reference(nnx.Variable):
-    """Landmarks of the mean face: fixed, and kept with the weights."""
+    """Landmarks of the mean face: saved with the weights, but not trained."""
 
 
 class LandmarkEncoder(nnx.Module):
-    """Landmarks (68 of iBUG) and how visible each is -> context.
+    """Maps landmarks (68 of iBUG) and their visibility to the context.
 
-    The visible ones are moved onto the mean face by the best similarity, which takes the photo's size, place and roll
-    away. A landmark enters as its offset from the mean, or as a learned token if it is hidden.
+    The visible landmarks are aligned to the mean face by a similarity, which removes scale, position and roll in the
+    photo. The input is each landmark's offset from the mean, or a learned token if it is hidden.
     """
 
     needs_photo = False
@@ -51,17 +52,17 @@ class LandmarkEncoder(nnx.Module):
         count, hidden = len(reference), config.hidden
         self.seen = nnx.Linear(2 * count, hidden, rngs=rngs)
         self.hidden_tokens = nnx.Linear(count, hidden, use_bias=False, rngs=rngs)
-        self.blocks = nnx.List(_Block(hidden, rngs=rngs) for _ in range(config.blocks))
+        self.blocks = nnx.List(LandmarkBlock(hidden, rngs=rngs) for _ in range(config.blocks))
         self.out_norm = nnx.LayerNorm(hidden, rngs=rngs)
         self.out = nnx.Linear(hidden, config.width, rngs=rngs)
         self.direct = nnx.Linear(2 * count, config.width, use_bias=False, rngs=rngs)
 
     def __call__(self, photo: Array | None, landmarks: Array, visibility: Array) -> Array:
-        """The context of photos.
+        """Compute the context of photos.
 
         Args:
-          photo: not looked at.
-          landmarks: (*b, 68, 2) pixels or any unit, x right, y down; what hidden ones hold does not matter.
+          photo: not used.
+          landmarks: (*b, 68, 2) pixels or any unit, x right, y down; the positions of hidden ones have no effect.
           visibility: (*b, 68) in [0, 1]; 0 = hidden.
 
         Returns:
@@ -71,18 +72,18 @@ class LandmarkEncoder(nnx.Module):
         x = self.seen(flat) + self.hidden_tokens(1 - visibility)
         for block in self.blocks:
             x = block(x)
-        # Straight beside the depth: much of what landmarks say of a head is linear.
+        # A linear shortcut, because much of the relation between landmarks and heads is linear.
         return self.out(self.out_norm(x)) + self.direct(flat)
 
     def offsets(self, landmarks: Array, visibility: Array) -> Array:
-        """Aligned landmarks' offsets from the mean face, in `spread`s, times their visibility: (*b, 68, 2)."""
+        """Return aligned landmarks' offsets from the mean face, in units of `spread`, times visibility: (*b, 68, 2)."""
         reference = jnp.broadcast_to(self.reference[...], landmarks.shape)
         aligned = similarity_aligned(landmarks, reference, visibility)
         return (aligned - reference) * (visibility / self.config.spread)[..., None]
 
 
-class _Block(nnx.Module):
-    """Layer norm, two products with a SiLU between, residual."""
+class LandmarkBlock(nnx.Module):
+    """Layer norm, two linear layers with a SiLU between them, and a residual connection."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(width, rngs=rngs)
@@ -94,13 +95,13 @@ class _Block(nnx.Module):
 
 
 def similarity_aligned(points: Array, target: Array, weights: Array) -> Array:
-    """Points moved onto a target by the best similarity without reflection (`similarity_2d`).
+    """Align points to a target by the least-squares similarity without reflection (`similarity_2d`).
 
     Args:
-      points, target: (*b, L, 2). weights: (*b, L), 0 = does not count, nor does what the point holds.
+      points, target: (*b, L, 2). weights: (*b, L); points of weight 0 have no effect, even if not finite.
 
     Returns:
-      (*b, L, 2). Where fewer than two points count, or all lie in one place, all are put in the target's centre.
+      (*b, L, 2). If fewer than two points have weight, or all coincide, all are at the target's centre.
     """
     points = jnp.where(weights[..., None] > 0, points, 0.0)
     transform, _ = similarity_2d(points, target, weights)
@@ -109,6 +110,6 @@ def similarity_aligned(points: Array, target: Array, weights: Array) -> Array:
 
 
 def reference_landmarks(head: HeadModel) -> Array:
-    """(68, 2) landmarks of a head's mean face from the front, metres, y down."""
+    """Return the landmarks (68, 2) of a head's mean face from the front, metres, y down."""
     points = landmarks(head, HeadParams.zeros(head))
     return points[:, :2] * jnp.asarray([[1.0, -1.0]])

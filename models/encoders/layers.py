@@ -1,4 +1,4 @@
-"""Layers that the image encoders share, in inference mode, weights frozen or trained."""
+"""Layers that the image encoders share, in inference mode, with frozen or trained weights."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from flax import nnx
 from jax import Array
 
 EPSILON = 1e-5
-"""Of batch and layer norm, as in torch."""
+"""Epsilon of batch and layer norm, as in torch."""
 
 
 class Frozen(nnx.Variable):
-    """Weights that are not trained: no `nnx.Param`, so that neither an optimiser nor its weight decay sees them."""
+    """Weights that are not trained. They are no `nnx.Param`, so that optimisers and weight decay ignore them."""
 
 
 class Convolution(nnx.Module):
     """Square convolution: (N, H, W, in) -> (N, H', W', out)."""
 
     def __init__(
-        self, before: int, after: int, size: int, stride: int = 1, *, padded: bool = True, rngs: nnx.Rngs
+        self, in_features: int, out_features: int, size: int, stride: int = 1, *, padded: bool = True, rngs: nnx.Rngs
     ) -> None:
-        """padded: zeros around, so that a stride of 1 keeps the size; otherwise none."""
-        spread = (2.0 / (after * size * size)) ** 0.5
-        self.kernel = Frozen(spread * jax.random.normal(rngs.params(), (size, size, before, after)))
+        """padded: pad with zeros, so that a stride of 1 keeps the size."""
+        spread = (2.0 / (out_features * size * size)) ** 0.5
+        self.kernel = Frozen(spread * jax.random.normal(rngs.params(), (size, size, in_features, out_features)))
         self.stride, self.padding = stride, (size - 1) // 2 if padded else 0
 
     def __call__(self, x: Array) -> Array:
@@ -37,28 +37,29 @@ class Linear(nnx.Module):
     """x @ kernel + bias: (*b, in) -> (*b, out)."""
 
     def __init__(
-        self, before: int, after: int, *, bias: bool = True, kind: type[nnx.Variable] = Frozen, rngs: nnx.Rngs
-    ) -> None:
-        """kind: of the weights, `Frozen` or `nnx.Param`."""
-        self.kernel = kind(before**-0.5 * jax.random.normal(rngs.params(), (before, after)))
-        self.bias = kind(jnp.zeros(after)) if bias else None
+        self, in_features: int, out_features: int, *, bias: bool = True, kind: type[nnx.Variable] = Frozen,
+        rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
+        """kind: the weights' type, `Frozen` or `nnx.Param`."""
+        self.kernel = kind(in_features**-0.5 * jax.random.normal(rngs.params(), (in_features, out_features)))
+        self.bias = kind(jnp.zeros(out_features)) if bias else None
 
     def __call__(self, x: Array) -> Array:
         y = jnp.matmul(x, self.kernel[...], precision="highest")
-        return y if self.bias is None else y + along_last(self.bias[...], y)
+        return y if self.bias is None else y + match_rank(self.bias[...], y)
 
 
 class BatchNorm(nnx.Module):
-    """Batch norm by running statistics, which never change here: (*b, C) -> (*b, C)."""
+    """Batch norm by fixed running statistics: (*b, C) -> (*b, C)."""
 
     def __init__(self, width: int, *, kind: type[nnx.Variable] = Frozen) -> None:
-        """kind: of scale and bias, `Frozen` or `nnx.Param`."""
+        """kind: the type of scale and bias, `Frozen` or `nnx.Param`."""
         self.scale, self.bias = kind(jnp.ones(width)), kind(jnp.zeros(width))
         self.mean, self.variance = nnx.BatchStat(jnp.zeros(width)), nnx.BatchStat(jnp.ones(width))
 
     def __call__(self, x: Array) -> Array:
         scale = self.scale[...] * jax.lax.rsqrt(self.variance[...] + EPSILON)
-        return along_last(scale, x) * (x - along_last(self.mean[...], x)) + along_last(self.bias[...], x)
+        return match_rank(scale, x) * (x - match_rank(self.mean[...], x)) + match_rank(self.bias[...], x)
 
 
 class LayerNorm(nnx.Module):
@@ -70,19 +71,19 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         x = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + EPSILON)
-        return along_last(self.scale[...], x) * x + along_last(self.bias[...], x)
+        return match_rank(self.scale[...], x) * x + match_rank(self.bias[...], x)
 
 
 class PReLU(nnx.Module):
-    """max(x, 0) + slope min(x, 0), a slope for each channel (He et al. 2015): (*b, C) -> (*b, C)."""
+    """max(x, 0) + slope min(x, 0), with a slope for each channel (He et al. 2015): (*b, C) -> (*b, C)."""
 
     def __init__(self, width: int) -> None:
         self.slope = Frozen(jnp.full(width, 0.25))
 
     def __call__(self, x: Array) -> Array:
-        return jnp.maximum(x, 0) + along_last(self.slope[...], x) * jnp.minimum(x, 0)
+        return jnp.maximum(x, 0) + match_rank(self.slope[...], x) * jnp.minimum(x, 0)
 
 
-def along_last(values: Array, like: Array) -> Array:
-    """(C,) with as many axes as what it is combined with."""
+def match_rank(values: Array, like: Array) -> Array:
+    """Return values (C,) with leading axes of size 1, as many axes as `like` has."""
     return values.reshape((1,) * (like.ndim - 1) + values.shape)

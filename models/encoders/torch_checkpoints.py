@@ -1,7 +1,7 @@
-"""Reading PyTorch's checkpoints as data, without PyTorch: nothing that they name is imported or called.
+"""Read PyTorch checkpoints as data, without PyTorch: nothing that they name is imported or called.
 
-Format: since torch 1.6 a zip archive, uncompressed, with a pickle `*/data.pkl` that refers to tensors' storages by
-persistent ids, and each storage's numbers as `*/data/KEY`.
+Since torch 1.6 a checkpoint is an uncompressed zip archive. Its pickle `*/data.pkl` refers to the tensors' storages by
+persistent ids, and each storage's numbers are in `*/data/KEY`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from flamejax.head import HeadFileError
 from flamejax.head.formats import Name, PickleRecord, load_pickle
 
 MAX_PICKLE, MAX_DEPTH, MAX_DICTIONARIES = 64 * 2**20, 3, 64
-_ALSO = re.compile(
+_EXTRA_NAMES = re.compile(
     r"torch\._utils _rebuild_parameter|torch BFloat16Storage|torch (?:Size|device)|argparse Namespace"
     r"|collections (?:defaultdict|Counter)|(?:__builtin__|builtins) (?:dict|list)|yacs\.config CfgNode"
     r"|easydict EasyDict|pathlib (?:Pure)?(?:Posix|Windows)Path"
 )
-"""What training programs keep beside weights."""
+"""Names that the pickle may contain besides tensors, because training programs store such objects with weights."""
 _TYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -42,61 +42,70 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a file, which is read when it is asked for."""
+    """A tensor of a file, read on demand."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
 def read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
-    """All dictionaries of tensors in a checkpoint, by where they lie ("" for the outermost, "arcface", "a/b").
+    """Return all dictionaries of tensors in a checkpoint by their paths ("" for the outermost, "arcface", "a/b").
 
     Raises:
-      HeadFileError: it is damaged, or names something that no weights need.
+      HeadFileError: it is damaged, or names objects that weights do not need.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             infos = {info.filename: info for info in archive.infolist()}
-            place = next(name for name in infos if name.endswith("/data.pkl"))
-            if infos[place].file_size > MAX_PICKLE:
-                raise HeadFileError(f"{path}: its pickle has {infos[place].file_size} bytes: no weights.")
-            folder = place.removesuffix("data.pkl")
+            pickle_name = next(name for name in infos if name.endswith("/data.pkl"))
+            if infos[pickle_name].file_size > MAX_PICKLE:
+                raise HeadFileError(f"{path}: its pickle has {infos[pickle_name].file_size} bytes: no weights.")
+            folder = pickle_name.removesuffix("data.pkl")
             if f"{folder}byteorder" in infos and archive.read(f"{folder}byteorder").strip() == b"big":
                 raise HeadFileError(f"{path}: its numbers are big-endian, which is not read here. Save it again.")
-            content, _ = load_pickle(archive.read(place), str(path), also=_ALSO, of="checkpoint of weights")
+            data = archive.read(pickle_name)
+            content, _ = load_pickle(data, str(path), also=_EXTRA_NAMES, of="checkpoint of weights")
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, StopIteration) as error:
         raise HeadFileError(f"{path}: a damaged checkpoint ({error}). Fetch it again.") from error
-    found: dict[str, dict[str, Tensor]] = {}
-    _collect(content, "", found, lambda record, what: _tensor(record, what, path, folder, infos))
-    return found
+    dictionaries: dict[str, dict[str, Tensor]] = {}
+    _collect_tensors(content, "", dictionaries, lambda record, name: _make_tensor(record, name, path, folder, infos))
+    return dictionaries
 
 
-def _collect(
-    content: Any, place: str, found: dict[str, dict[str, Tensor]], tensor: Callable[[PickleRecord, str], Tensor]
+def _collect_tensors(
+    content: Any,
+    key_path: str,
+    dictionaries: dict[str, dict[str, Tensor]],
+    make_tensor: Callable[[PickleRecord, str], Tensor],
 ) -> None:
-    """Fill `found` from nested dictionaries."""
-    if type(content) is not dict or len(found) >= MAX_DICTIONARIES:
+    """Add the tensors in nested dictionaries to `dictionaries`."""
+    if type(content) is not dict or len(dictionaries) >= MAX_DICTIONARIES:
         return
     records = {name: value for name, value in content.items() if isinstance(name, str) and _is_tensor(value)}
     if records:
-        found[place] = {name: tensor(_bare(record), name) for name, record in records.items()}
-    if place.count("/") < MAX_DEPTH - 1:
+        dictionaries[key_path] = {name: make_tensor(_parameter_data(value), name) for name, value in records.items()}
+    if key_path.count("/") < MAX_DEPTH - 1:
         for name, value in content.items():
             if isinstance(name, str):
-                _collect(value, f"{place}/{name}".removeprefix("/"), found, tensor)
+                _collect_tensors(value, f"{key_path}/{name}".removeprefix("/"), dictionaries, make_tensor)
 
 
 def _is_tensor(value: Any) -> bool:
-    return type(value) is PickleRecord and type(_bare(value)) is PickleRecord and _bare(value).kind.startswith("_rebuild_tensor")
+    if type(value) is not PickleRecord:
+        return False
+    data = _parameter_data(value)
+    return type(data) is PickleRecord and data.kind.startswith("_rebuild_tensor")
 
 
-def _bare(value: PickleRecord) -> Any:
-    """The tensor of a parameter."""
+def _parameter_data(value: PickleRecord) -> Any:
+    """Return the record of a parameter's tensor, or `value` itself if it is not a parameter."""
     return value.args[0] if value.kind == "_rebuild_parameter" and value.args else value
 
 
-def _tensor(record: PickleRecord, name: str, path: Path, folder: str, infos: Mapping[str, zipfile.ZipInfo]) -> Tensor:
-    """A view of a storage, from its record: storage, offset, shape and strides in numbers."""
+def _make_tensor(
+    record: PickleRecord, name: str, path: Path, folder: str, infos: Mapping[str, zipfile.ZipInfo]
+) -> Tensor:
+    """Make a tensor from its record: a storage, and the offset, shape and strides of the view in elements."""
     what = f"{path}: '{name[:80]}'"
     storage, offset, shape, strides = (*record.args, None, None, None, None)[:4]
     persistent = storage.args[0] if type(storage) is PickleRecord and storage.kind == "persistent" else None

@@ -1,4 +1,4 @@
-"""Meshes that several tests of models build networks on."""
+"""Heads and meshes shared by the tests of models."""
 
 import pytest
 
@@ -11,17 +11,17 @@ SMALL_SPHERES = ((90, 1.0, (0.0, 0.0, 0.0)), (30, 0.2, (0.3, 0.1, 0.8)))
 
 @pytest.fixture(scope="session")
 def head():
-    """The small head that networks of coefficients are made for."""
+    """A small head, for networks of coefficients."""
     return random_head()
 
 
 @pytest.fixture(scope="session")
 def flame_sized() -> MeshHierarchy:
-    """The paper's strides on three spheres with FLAME's 3,931 + 546 + 546 vertices."""
+    """The hierarchy with the paper's strides of three spheres with FLAME's 3,931 + 546 + 546 vertices."""
     return mesh_hierarchy(*spheres())
 
 
 @pytest.fixture(scope="session")
 def small() -> MeshHierarchy:
-    """Two spheres, 120 vertices: small enough for loops in Python."""
+    """The hierarchy of two spheres, 120 vertices, small enough for loops in Python."""
     return mesh_hierarchy(*spheres(SMALL_SPHERES), (2, 1, 2))

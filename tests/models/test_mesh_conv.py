@@ -1,4 +1,4 @@
-"""The convolution, the residual branch and the block against loops in numpy; padding, transformations, derivatives."""
+"""Convolution, residual branch and block compared with loops in numpy; padding, transformations, derivatives."""
 
 import chex
 import jax
@@ -10,11 +10,11 @@ from jax.test_util import check_grads
 
 from models.mesh_conv import ELU_GAIN, MeshBlock, MeshConv, MeshResidual
 
-WAYS = {"down": (0, "pool"), "up": (0, "unpool"), "same": (1, "pool")}
+DIRECTIONS = {"down": (0, "pool"), "up": (0, "unpool"), "same": (1, "pool")}
 
 
-def lists_of(hierarchy, way):
-    step, name = WAYS[way]
+def lists_of(hierarchy, direction):
+    step, name = DIRECTIONS[direction]
     return getattr(hierarchy.steps[step], name)
 
 
@@ -23,19 +23,19 @@ def normal(shape, seed=0):
 
 
 def randomised(module):
-    """Other numbers than initialisation's for every parameter: biases and weights of means have all the same there."""
+    """Randomise all parameters, because biases and weights of means are initially constant."""
     state = nnx.state(module, nnx.Param)
     nnx.update(module, jax.tree.map(lambda leaf: normal(leaf.shape, leaf.size) * 0.3, state))
     return module
 
 
 @pytest.fixture(params=[False, True], ids=["aggregate first", "project first"])
-def form(request, monkeypatch):
+def order_of_products(request, monkeypatch):
     monkeypatch.setattr(MeshConv, "project_first", request.param)
 
 
 def naive_conv(conv, x):
-    """y_p = sum_n sum_m a[p, m, n] W_m x_N(p, n) + b_p, of one signal, one product at a time."""
+    """y_p = sum_n sum_m a[p, m, n] W_m x_N(p, n) + b_p for one example, one product at a time."""
     lists = conv.lists.get_value()
     index, mask = np.asarray(lists.index), np.asarray(lists.mask)
     a, bases, bias = (np.asarray(p[...], np.float64) for p in (conv.coefficients, conv.bases, conv.bias))
@@ -70,8 +70,8 @@ def naive_block(block, x):
 
 
 def check_against(naive, module, x):
-    """Eager, compiled and mapped, against the loops."""
-    expected = np.stack([naive(module, one) for one in x.reshape(-1, *x.shape[-2:])])
+    """Compare the eager, compiled and mapped module with the loops."""
+    expected = np.stack([naive(module, example) for example in x.reshape(-1, *x.shape[-2:])])
     expected = expected.reshape(*x.shape[:-2], *expected.shape[1:])
     if x.ndim == 2:
         np.testing.assert_allclose(module(x), expected, atol=3e-5)
@@ -83,43 +83,44 @@ def check_against(naive, module, x):
         np.testing.assert_allclose(mapped(state, x), expected, atol=3e-5)
 
 
-@pytest.mark.parametrize(("way", "batch"), [("down", ()), ("down", (3,)), ("up", (1,)), ("same", (3,))])
-def test_convolution_is_its_definition(small, form, way, batch):
-    lists = lists_of(small, way)
+@pytest.mark.parametrize(("direction", "batch"), [("down", ()), ("down", (3,)), ("up", (1,)), ("same", (3,))])
+def test_convolution_equals_its_definition(small, order_of_products, direction, batch):
+    lists = lists_of(small, direction)
     conv = randomised(MeshConv(lists, 2, 4, 3, rngs=nnx.Rngs(0)))
     check_against(naive_conv, conv, normal((*batch, lists.num_sources, 2)))
 
 
 @pytest.mark.parametrize(
-    ("way", "before", "after", "batch"),
+    ("direction", "before", "after", "batch"),
     [
         ("down", 2, 2, ()), ("down", 2, 3, (1,)), ("down", 3, 2, (3,)), ("up", 2, 3, (3,)), ("up", 3, 2, ()),
         (None, 2, 2, (3,)), (None, 2, 3, ()),
     ],
 )  # fmt: skip
-def test_residual_is_its_definition(small, way, before, after, batch):
-    lists = lists_of(small, way) if way else None
+def test_residual_equals_its_definition(small, direction, before, after, batch):
+    lists = lists_of(small, direction) if direction else None
     residual = randomised(MeshResidual(lists, before, after, rngs=nnx.Rngs(0)))
     assert (residual.projection is None) == (before == after)
-    check_against(naive_residual, residual, normal((*batch, lists.num_sources if way else 7, before)))
+    check_against(naive_residual, residual, normal((*batch, lists.num_sources if direction else 7, before)))
 
 
-@pytest.mark.parametrize(("way", "activate"), [("down", True), ("up", False), ("same", True)])
-def test_block_is_its_definition(small, form, way, activate):
-    lists = lists_of(small, way)
-    block = MeshBlock(lists, 2, 3, 3, resample=way != "same", activate=activate, residual_rate=0.7, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(("direction", "activate"), [("down", True), ("up", False), ("same", True)])
+def test_block_equals_its_definition(small, order_of_products, direction, activate):
+    lists = lists_of(small, direction)
+    settings = {"resample": direction != "same", "activate": activate, "residual_rate": 0.7}
+    block = MeshBlock(lists, 2, 3, 3, **settings, rngs=nnx.Rngs(0))
     check_against(naive_block, randomised(block), normal((3, lists.num_sources, 2)))
 
 
-def test_the_form_follows_the_shape(flame_sized):
-    """Few channels out, or many targets of few sources: project first."""
+def test_project_first_depends_on_the_shape(flame_sized):
+    """With few output channels, or many more targets than sources, the projection comes first."""
     first, third = flame_sized.steps[0], flame_sized.steps[3]
     assert not MeshConv(first.pool, 3, 32, 17, rngs=nnx.Rngs(0)).project_first
     assert not MeshConv(third.pool, 128, 256, 17, rngs=nnx.Rngs(0)).project_first
     assert MeshConv(first.unpool, 32, 3, 17, rngs=nnx.Rngs(0)).project_first
 
 
-def test_padded_coefficients_have_no_influence_and_no_gradient(small, form):
+def test_padded_coefficients_have_no_influence_and_no_gradient(small, order_of_products):
     lists = lists_of(small, "down")
     block = randomised(MeshBlock(lists, 2, 3, 3, resample=True, rngs=nnx.Rngs(0)))
     x, padded = normal((2, lists.num_sources, 2)), ~np.asarray(lists.mask)
@@ -129,16 +130,16 @@ def test_padded_coefficients_have_no_influence_and_no_gradient(small, form):
     coefficients = np.moveaxis(np.asarray(gradients["conv"]["coefficients"][...]), 1, 2)
     weights = np.asarray(gradients["residual"]["weights"][...])
     assert (coefficients[padded] == 0).all() and (coefficients[~padded] != 0).all() and (weights[padded] == 0).all()
-    for parameter, places in ((block.conv.coefficients, padded[:, None]), (block.residual.weights, padded)):
-        parameter[...] = jnp.where(places, jnp.nan, parameter[...])
+    for parameter, mask in ((block.conv.coefficients, padded[:, None]), (block.residual.weights, padded)):
+        parameter[...] = jnp.where(mask, jnp.nan, parameter[...])
     np.testing.assert_array_equal(call(block), expected)
     chex.assert_trees_all_close(gradient(block), gradients, rtol=1e-6)
 
 
-@pytest.mark.parametrize("way", ["down", "same"])
-def test_derivatives_agree_with_finite_differences(small, form, way):
-    lists = lists_of(small, way)
-    block = randomised(MeshBlock(lists, 2, 3, 2, resample=way != "same", rngs=nnx.Rngs(0)))
+@pytest.mark.parametrize("direction", ["down", "same"])
+def test_derivatives_agree_with_finite_differences(small, order_of_products, direction):
+    lists = lists_of(small, direction)
+    block = randomised(MeshBlock(lists, 2, 3, 2, resample=direction != "same", rngs=nnx.Rngs(0)))
     graph, params, rest = nnx.split(block, nnx.Param, ...)
     scale = 1 / lists.num_targets
 
@@ -149,17 +150,17 @@ def test_derivatives_agree_with_finite_differences(small, form, way):
     check_grads(jax.jit(loss), (params, x), 1, ("fwd", "rev"), eps=3e-3, rtol=0.03, atol=3e-3)
 
 
-def test_both_forms_have_one_gradient(small, monkeypatch):
+def test_gradient_is_the_same_for_both_orders_of_products(small, monkeypatch):
     lists = lists_of(small, "up")
     block, x = randomised(MeshBlock(lists, 2, 3, 2, resample=True, rngs=nnx.Rngs(0))), normal((2, lists.num_sources, 2))
-    found = []
+    gradients = []
     for first in (False, True):
         monkeypatch.setattr(MeshConv, "project_first", first)
-        found.append(nnx.jit(nnx.grad(lambda block, x: jnp.sum(block(x) ** 2), argnums=(0, 1)))(block, x))
-    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-4)
+        gradients.append(nnx.jit(nnx.grad(lambda block, x: jnp.sum(block(x) ** 2), argnums=(0, 1)))(block, x))
+    chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_is_its_examples(small, form):
+def test_batch_equals_single_examples(small, order_of_products):
     lists = lists_of(small, "down")
     block, x = MeshBlock(lists, 2, 3, 2, resample=True, rngs=nnx.Rngs(0)), normal((2, 3, lists.num_sources, 2))
     out = block(x)
@@ -168,7 +169,7 @@ def test_a_batch_is_its_examples(small, form):
     assert block(x[:0]).shape == (0, 3, lists.num_targets, 3)
 
 
-def test_one_compilation_for_one_shape(small):
+def test_second_call_does_not_compile_again(small):
     lists = lists_of(small, "down")
     block = MeshBlock(lists, 2, 3, 2, resample=True, rngs=nnx.Rngs(0))
 
@@ -183,10 +184,10 @@ def test_one_compilation_for_one_shape(small):
     assert not np.allclose(first, second)
 
 
-def test_initial_outputs_have_the_gains_spread(flame_sized):
-    """White input, no bias: the convolution alone gives its gain, the ELU of a gain of 1.278 gives 1."""
-    for way, channels in (("pool", (3, 32)), ("unpool", (32, 3))):
-        lists = getattr(flame_sized.steps[0], way)
+def test_initial_outputs_have_the_gain_as_deviation(flame_sized):
+    """For white input the convolution's output has its gain as deviation, and the ELU of a gain of 1.278 has RMS 1."""
+    for direction, channels in (("pool", (3, 32)), ("unpool", (32, 3))):
+        lists = getattr(flame_sized.steps[0], direction)
         for gain in (1.0, ELU_GAIN):
             conv = MeshConv(lists, *channels, 17, rngs=nnx.Rngs(0), gain=gain)
             out = conv(normal((lists.num_sources, channels[0])))
@@ -197,7 +198,7 @@ def test_initial_outputs_have_the_gains_spread(flame_sized):
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
-def test_no_channels_are_refused(small, sizes):
+def test_zero_channels_are_refused(small, sizes):
     with pytest.raises(ValueError, match="at least 1"):
         MeshConv(lists_of(small, "down"), *sizes, rngs=nnx.Rngs(0))
 
@@ -209,19 +210,19 @@ def test_a_rate_out_of_range_is_refused(small, rate):
 
 
 @pytest.mark.parametrize(("rate", "part"), [(0.0, naive_conv), (1.0, naive_residual)])
-def test_ends_of_the_rate_are_one_branch(small, rate, part):
+def test_rate_0_and_1_use_a_single_branch(small, rate, part):
     lists = lists_of(small, "down")
     block = MeshBlock(lists, 2, 3, 2, resample=True, rngs=nnx.Rngs(0), residual_rate=rate, activate=False)
     x = normal((lists.num_sources, 2))
     np.testing.assert_allclose(block(x), part(block.conv if rate == 0 else block.residual, x), atol=1e-5)
 
 
-def test_means_of_stride_1_are_an_error():
+def test_mean_weights_at_stride_1_are_an_error():
     with pytest.raises(ValueError, match="stride 1"):
-        MeshResidual(None, 2, 2, rngs=nnx.Rngs(0)).means()
+        MeshResidual(None, 2, 2, rngs=nnx.Rngs(0)).mean_weights()
 
 
-def test_the_wrong_signal_is_an_error(small):
+def test_input_of_wrong_shape_is_an_error(small):
     lists = lists_of(small, "down")
     conv = MeshConv(lists, 2, 3, 2, rngs=nnx.Rngs(0))
     for shape in ((lists.num_sources + 1, 2), (2, lists.num_sources - 1, 2)):

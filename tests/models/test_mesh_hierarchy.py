@@ -1,4 +1,4 @@
-"""Graph sampling: the paper's counts, its rules against brute force, independence of the numbering; the Laplacian."""
+"""Graph sampling: the paper's vertex counts, its rules by brute force, independence of numbering; the Laplacian."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ STRIDES = (2, 1, 2, 1, 2, 1, 2)
 
 
 def hops(hierarchy, level):
-    """Edges between any two vertices of a level, by growing every ball by a ring at a time; infinite where apart."""
+    """Return the numbers of edges between all pairs of vertices of a level, infinite if they are not connected."""
     count = hierarchy.num_vertices[level]
     joined = np.eye(count, dtype=bool)
     joined[hierarchy.receivers[level], hierarchy.senders[level]] = True
@@ -33,30 +33,30 @@ def hops(hierarchy, level):
 
 
 def sources(lists):
-    """For each target the set of its sources."""
+    """Return the set of each target's sources."""
     index, mask = np.asarray(lists.index), np.asarray(lists.mask)
-    return [set(row[keep].tolist()) for row, keep in zip(index, mask, strict=True)]
+    return [set(row[valid].tolist()) for row, valid in zip(index, mask, strict=True)]
 
 
 def pairs(lists):
-    return {(target, source) for target, found in enumerate(sources(lists)) for source in found}
+    return {(target, source) for target, row in enumerate(sources(lists)) for source in row}
 
 
 def check_lists(lists):
-    """No source twice, padding behind the sources, and the lists turned round name the same places."""
+    """Check that no source is repeated, that padding comes last, and that the inverted lists agree."""
     index, mask = np.asarray(lists.index), np.asarray(lists.mask)
     back, back_mask = np.asarray(lists.back), np.asarray(lists.back_mask)
     assert index.dtype == back.dtype == np.int32 and (index[~mask] == 0).all() and (back[~back_mask] == 0).all()
     assert (np.sort(~mask, axis=1) == ~mask).all() and mask.any(1).all() and mask.all(0).any()
     assert lists.width == index.shape[1]
-    assert [len(found) for found in sources(lists)] == mask.sum(1).tolist()
-    places = [set(row[keep].tolist()) for row, keep in zip(back, back_mask, strict=True)]
-    for source, found in enumerate(places):
-        assert found == set(np.flatnonzero((index.reshape(-1) == source) & mask.reshape(-1)).tolist())
+    assert [len(row) for row in sources(lists)] == mask.sum(1).tolist()
+    positions = [set(row[valid].tolist()) for row, valid in zip(back, back_mask, strict=True)]
+    for source, source_positions in enumerate(positions):
+        assert source_positions == set(np.flatnonzero((index.reshape(-1) == source) & mask.reshape(-1)).tolist())
 
 
 @pytest.mark.parametrize("mirrored", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_counts_are_near_the_papers_and_no_component_vanishes(flame_sized, mirrored):
+def test_vertex_counts_are_near_the_papers_and_all_components_survive(flame_sized, mirrored):
     hierarchy = flame_sized
     if mirrored:
         faces, positions = spheres()
@@ -73,8 +73,8 @@ def test_counts_are_near_the_papers_and_no_component_vanishes(flame_sized, mirro
 def test_all_components_of_the_open_head_survive():
     head = flamejax.load_head()
     hierarchy = mesh_hierarchy(np.asarray(head.faces), np.asarray(head.v_template))
-    found = [set(labels.tolist()) for labels in hierarchy.components]
-    assert len(found[0]) >= 3 and all(labels == found[0] for labels in found)
+    component_sets = [set(labels.tolist()) for labels in hierarchy.components]
+    assert len(component_sets[0]) >= 3 and all(labels == component_sets[0] for labels in component_sets)
 
 
 def test_edges_never_leave_a_component(flame_sized):
@@ -97,8 +97,8 @@ def test_stride_1_keeps_vertices_and_numbers(flame_sized):
     for level, step in enumerate(flame_sized.steps):
         if step.stride == 1:
             assert (step.centres == np.arange(flame_sized.num_vertices[level])).all()
-            for of in (flame_sized.senders, flame_sized.receivers, flame_sized.components):
-                assert (of[level] == of[level + 1]).all()
+            for values in (flame_sized.senders, flame_sized.receivers, flame_sized.components):
+                assert (values[level] == values[level + 1]).all()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_rules_hold_against_brute_force(strides, radii):
         assert joined.sum() == len(senders) and (np.diff(receivers) >= 0).all()
 
 
-def test_two_builds_are_equal(small):
+def test_hierarchy_is_deterministic(small):
     again = mesh_hierarchy(*spheres(SMALL_SPHERES), (2, 1, 2))
     for one, other in zip(small.steps, again.steps, strict=True):
         np.testing.assert_array_equal(one.centres, other.centres)
@@ -130,7 +130,7 @@ def test_two_builds_are_equal(small):
 
 
 @pytest.mark.parametrize("strides", [(2, 1, 2), (1, 2, 1)])
-def test_numbering_does_not_matter(strides):
+def test_hierarchy_is_independent_of_numbering(strides):
     rng = np.random.default_rng(0)
     faces, positions = spheres(SMALL_SPHERES)
     positions = positions + 1e-3 * rng.standard_normal(positions.shape)
@@ -140,7 +140,7 @@ def test_numbering_does_not_matter(strides):
     turned = np.stack([np.roll(face, k) for face, k in zip(number[faces], rng.integers(0, 3, len(faces)), strict=True)])
     one = mesh_hierarchy(faces, positions, strides)
     other = mesh_hierarchy(rng.permutation(turned), shuffled, strides)
-    new = number  # of the level at hand: vertices keep their numbers until a stride above 1
+    new = number  # of the current level: vertices keep their numbers until a stride above 1
     for k, (mine, theirs) in enumerate(zip(one.steps, other.steps, strict=True)):
         assert (other.components[k][new] == one.components[k]).all()
         edges = {(new[a], new[b]) for a, b in zip(one.senders[k], one.receivers[k], strict=True)}
@@ -195,13 +195,13 @@ def test_bad_lists_are_refused(lists):
         neighbour_lists([np.array(one, int) for one in lists], 3)
 
 
-def test_a_source_that_nobody_draws_from():
+def test_unused_sources_have_empty_inverse_lists():
     lists = neighbour_lists([np.array([0, 2]), np.array([2])], 4)
     check_lists(lists)
     assert lists.num_targets == 2 and lists.num_sources == 4 and not np.asarray(lists.back_mask)[[1, 3]].any()
 
 
-def test_a_constant_goes_down_and_up_unchanged(flame_sized):
+def test_residuals_preserve_constants(flame_sized):
     """With equal weights, and with random ones."""
     rng, x = np.random.default_rng(0), jnp.full((5023, 1), 1.7)
     residuals = [MeshResidual(step.pool, 1, 1, rngs=nnx.Rngs(0)) for step in flame_sized.steps]
@@ -226,18 +226,18 @@ def test_graph_has_both_directions(small):
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2)])
 def test_laplacian_is_the_mean_of_the_neighbours_minus_the_vertex(batch):
     faces, positions = spheres(SMALL_SPHERES)
-    hierarchy = mesh_hierarchy(faces, np.concatenate([positions, [[0, 2, 0]]]), (2,))  # the last vertex is alone
+    hierarchy = mesh_hierarchy(faces, np.concatenate([positions, [[0, 2, 0]]]), (2,))  # the last vertex is isolated
     signal = np.random.default_rng(0).standard_normal((*batch, 121, 2)).astype(np.float32)
-    near = [set() for _ in range(121)]
+    neighbours = [set() for _ in range(121)]
     for face in faces.tolist():
         for vertex in face:
-            near[vertex] |= set(face) - {vertex}
+            neighbours[vertex] |= set(face) - {vertex}
     expected = np.zeros_like(signal)
-    for vertex, others in enumerate(near):
+    for vertex, others in enumerate(neighbours):
         if others:
             expected[..., vertex, :] = signal[..., sorted(others), :].mean(-2) - signal[..., vertex, :]
     graph = hierarchy.graph()
-    found = laplacian(jnp.asarray(signal), graph.senders, graph.receivers)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
-    flat = laplacian(jnp.full((*batch, 121, 2), 0.3), graph.senders, graph.receivers)
-    np.testing.assert_allclose(flat, 0, atol=1e-7)
+    result = laplacian(jnp.asarray(signal), graph.senders, graph.receivers)
+    np.testing.assert_allclose(result, expected, atol=2e-6)
+    laplacian_of_constant = laplacian(jnp.full((*batch, 121, 2), 0.3), graph.senders, graph.receivers)
+    np.testing.assert_allclose(laplacian_of_constant, 0, atol=1e-7)

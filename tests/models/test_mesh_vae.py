@@ -1,4 +1,4 @@
-"""The Mesh-VAE: shapes, hidden vertices, the posterior, the scale of activations, seeds, derivatives."""
+"""The Mesh-VAE: shapes, hidden vertices, posterior, scale of activations, seeds, derivatives."""
 
 import dataclasses
 import functools
@@ -31,8 +31,8 @@ def hierarchy(config):
     return hierarchy_for(config, *spheres(SMALL_SPHERES))
 
 
-def tiny(config=TINY, seed=0, **frame):
-    return MeshVAE(hierarchy(config), config, rngs=nnx.Rngs(seed), **frame)
+def tiny(config=TINY, seed=0, **statistics):
+    return MeshVAE(hierarchy(config), config, rngs=nnx.Rngs(seed), **statistics)
 
 
 def normal(shape, seed=0):
@@ -55,38 +55,39 @@ def test_shapes(config, batch):
     vertices, visible = normal((*batch, 120, 3)), half_hidden(batch)
 
     @nnx.jit
-    def everything(model):
+    def all_outputs(model):
         posterior = model.encode(vertices, visible)
-        way = model.interpolate(posterior.mean, posterior.mean, 5)
+        path = model.interpolate(posterior.mean, posterior.mean, 5)
         heads = model.decode(posterior.mean), model.complete(vertices, visible)
         draws = model.sample(vertices, visible, key, 4)
-        return posterior, posterior.sample(key), posterior.kl(), way, heads, draws, model(vertices, visible, key)
+        return posterior, posterior.sample(key), posterior.kl(), path, heads, draws, model(vertices, visible, key)
 
-    posterior, latents, kl, way, heads, draws, (decoded, again) = everything(model)
+    posterior, latents, kl, path, heads, draws, (decoded, posterior_of_call) = all_outputs(model)
     chex.assert_shape([posterior.mean, posterior.log_variance, latents], (*batch, *model.latent_shape))
     chex.assert_shape(kl, batch)
     chex.assert_shape([*heads, decoded], (*batch, 120, 3))
-    chex.assert_shape([draws, way], [(*batch, 4, 120, 3), (*batch, 5, 120, 3)])
-    np.testing.assert_allclose(again.mean, posterior.mean, atol=1e-6)
+    chex.assert_shape([draws, path], [(*batch, 4, 120, 3), (*batch, 5, 120, 3)])
+    np.testing.assert_allclose(posterior_of_call.mean, posterior.mean, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", [TINY, RAW], ids=["centred", "raw"])
-def test_what_hidden_vertices_hold_does_not_matter(config):
+def test_values_of_hidden_vertices_have_no_effect(config):
     model, vertices, visible = tiny(config), normal((120, 3)), half_hidden()
     junk = jnp.asarray([1e3, np.nan, np.inf])[None]
     spoiled = jnp.where(visible[:, None], vertices, junk)
-    expected, found = encode(model, vertices, visible), encode(model, spoiled, visible)
-    chex.assert_trees_all_equal(found, expected)
-    assert np.isfinite(found.mean).all() and np.isfinite(found.log_variance).all()
+    expected, spoiled_posterior = encode(model, vertices, visible), encode(model, spoiled, visible)
+    chex.assert_trees_all_equal(spoiled_posterior, expected)
+    assert np.isfinite(spoiled_posterior.mean).all() and np.isfinite(spoiled_posterior.log_variance).all()
     gradient = jax.jit(jax.grad(lambda v: jnp.sum(model.complete(v, visible) ** 2)))(spoiled)
     assert np.isfinite(gradient).all() and (gradient[~visible] == 0).all() and (gradient[visible] != 0).any()
 
 
-def test_what_is_hidden_does_matter():
-    """Also where the vertices that are hidden lie at the mean: the fourth channel says so."""
+def test_the_visibility_mask_has_an_effect():
+    """The fourth channel marks visible vertices, even if all vertices are at the mean."""
     model = tiny()
-    seen, unseen = (encode(model, jnp.zeros((120, 3)), mask).mean for mask in (jnp.ones(120, bool), half_hidden()))
-    assert float(jnp.abs(seen - unseen).max()) > 1e-3
+    masks = jnp.ones(120, bool), half_hidden()
+    all_visible, partly_hidden = (encode(model, jnp.zeros((120, 3)), mask).mean for mask in masks)
+    assert float(jnp.abs(all_visible - partly_hidden).max()) > 1e-3
 
 
 def test_kl_against_numerical_integration():
@@ -109,7 +110,7 @@ def test_samples_have_the_posteriors_mean_and_variance():
     assert abs(np.corrcoef(draws[:, 0].T)[0, 1]) < 0.03
 
 
-def test_draws_differ_and_a_key_gives_the_same_again():
+def test_samples_differ_and_depend_on_the_key_only():
     model, key = tiny(), jax.random.key(3)
     vertices, visible = normal((2, 120, 3)), half_hidden((2,))
     sample = nnx.jit(lambda model, key: model.sample(vertices, visible, key, 3))
@@ -122,21 +123,21 @@ def test_draws_differ_and_a_key_gives_the_same_again():
 def test_ends_of_an_interpolation_are_the_decodings():
     model = tiny(mean=normal((120, 3), 1), spread=0.1)
     ends = normal((2, *model.latent_shape))
-    way = nnx.jit(lambda model, ends: model.interpolate(*ends, 3))(model, ends)
+    path = nnx.jit(lambda model, ends: model.interpolate(*ends, 3))(model, ends)
     expected = decode(model, jnp.stack([ends[0], ends.mean(0), ends[1]]))
-    np.testing.assert_allclose(way, expected, atol=1e-6)
+    np.testing.assert_allclose(path, expected, atol=1e-6)
 
 
-def test_a_raw_network_ignores_the_frame_and_a_centred_one_uses_it():
+def test_only_a_centred_network_uses_mean_and_spread():
     vertices, visible, mean = normal((120, 3)), half_hidden(), normal((120, 3), 1)
-    with_frame, without = tiny(RAW, mean=mean, spread=0.02), tiny(RAW)
-    np.testing.assert_array_equal(*(complete(model, vertices, visible) for model in (with_frame, without)))
-    with_frame, without = tiny(mean=mean, spread=0.02), tiny()
-    found = complete(with_frame, mean + 0.02 * vertices, visible)
-    np.testing.assert_allclose((found - mean) / 0.02, complete(without, vertices, visible), atol=1e-4)
+    with_statistics, without = tiny(RAW, mean=mean, spread=0.02), tiny(RAW)
+    np.testing.assert_array_equal(*(complete(model, vertices, visible) for model in (with_statistics, without)))
+    with_statistics, without = tiny(mean=mean, spread=0.02), tiny()
+    completed = complete(with_statistics, mean + 0.02 * vertices, visible)
+    np.testing.assert_allclose((completed - mean) / 0.02, complete(without, vertices, visible), atol=1e-4)
 
 
-def test_a_seed_gives_the_same_weights_again():
+def test_weights_depend_on_the_seed_only():
     one, same, other = (nnx.state(tiny(seed=seed), nnx.Param) for seed in (0, 0, 1))
     chex.assert_trees_all_equal(one, same)
     drawn = [leaf for leaf in jax.tree.leaves(one) if len(np.unique(leaf)) > 2]
@@ -145,7 +146,7 @@ def test_a_seed_gives_the_same_weights_again():
     assert len({float(leaf.ravel()[0]) for leaf in drawn}) == len(drawn)  # no two layers alike
 
 
-def test_all_parameters_get_finite_gradients_and_the_frame_none():
+def test_all_parameters_but_no_statistics_get_finite_gradients():
     model = tiny(mean=normal((120, 3), 1))
     vertices, visible = normal((2, 120, 3)), half_hidden((2,))
 
@@ -157,10 +158,10 @@ def test_all_parameters_get_finite_gradients_and_the_frame_none():
 
         return nnx.value_and_grad(loss)(model)
 
-    value, found = gradient(model)
-    chex.assert_tree_all_finite((value, found))
-    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(found))
-    chex.assert_trees_all_equal_shapes(nnx.to_pure_dict(found), nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    value, gradients = gradient(model)
+    chex.assert_tree_all_finite((value, gradients))
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradients))
+    chex.assert_trees_all_equal_shapes(nnx.to_pure_dict(gradients), nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
 
 def test_wrong_shapes_are_refused_by_name():
@@ -188,7 +189,7 @@ def test_a_mesh_with_few_latents_takes_the_leading_components():
     size = int(np.prod(model.latent_shape))
     assert size < 60
     np.testing.assert_allclose(model.linear.scales[...], np.linspace(2, 1, 60)[:size], rtol=1e-5)
-    with pytest.raises(ValueError, match="needs as many, not 59"):
+    with pytest.raises(ValueError, match="linear_rank is 60, but 59"):
         tiny(config, components=jnp.asarray(fields[:59], jnp.float32))
 
 
@@ -201,29 +202,29 @@ def test_latents_and_sizes_of_the_papers_network(flame_sized):
 
 
 def waves(positions):
-    """Three smooth fields (V, 3) of RMS 1 along a head: sums of waves about as long as it."""
-    rng, place = np.random.default_rng(0), (positions - positions.mean(0)) / positions.std(0)
-    fields = [np.cos(place @ rng.normal(size=(3, 8)) + rng.uniform(0, 6.28, 8)) @ rng.normal(size=8) for _ in range(3)]
-    found = np.stack(fields, axis=1)
-    return jnp.asarray(found / np.sqrt(np.mean(found**2)), jnp.float32)
+    """Return smooth displacements (V, 3) of RMS 1: sums of waves about as long as the head."""
+    rng, x = np.random.default_rng(0), (positions - positions.mean(0)) / positions.std(0)
+    columns = [np.cos(x @ rng.normal(size=(3, 8)) + rng.uniform(0, 6.28, 8)) @ rng.normal(size=8) for _ in range(3)]
+    field = np.stack(columns, axis=1)
+    return jnp.asarray(field / np.sqrt(np.mean(field**2)), jnp.float32)
 
 
 @nnx.jit
 def activation_scales(model, vertices, visible, latents):
-    """RMS of each layer's output: of the encoder for heads, of the decoder for latents."""
-    down, (x, _) = [], model._input(vertices, visible)
+    """Return the RMS of each layer's output, of the encoder for heads and of the decoder for latents."""
+    down, (x, _) = [], model._encoder_input(vertices, visible)
     for block in model.down:
         down.append(x := block(x))
-    layers = [*down, model.to_mean(x)], model._up(latents)
+    layers = [*down, model.to_mean(x)], model._decoder_outputs(latents)
     return jax.tree.map(lambda x: jnp.sqrt(jnp.mean(x**2)), layers)
 
 
 @pytest.mark.parametrize("config", [pytest.param(PAPER, marks=pytest.mark.slow), SMALL], ids=["paper", "small"])
 def test_initialisation_keeps_the_scale(open_head, config):
-    """RMS of each layer. The residual branch, sqrt(0.9) of a block, is a mean over neighbours: it keeps what is smooth
-    and averages white noise away, the more so the deeper the encoder. Nothing explodes, and nothing smooth vanishes.
+    """The residual branch, sqrt(0.9) of a block, is a mean over neighbours, which preserves smooth signals and averages
+    out white noise, more so in deeper encoders. Activations must not explode, and smooth ones must not vanish.
 
-    Without a linear branch, which multiplies some channels by 10 and the last layer by 0.05 on purpose."""
+    There is no linear branch, because that scales some channels by 10 and the last layer by 0.05 on purpose."""
     config, visible = dataclasses.replace(config, linear_rank=0), jnp.ones(len(open_head[1]), bool)
     model = MeshVAE(hierarchy_for(config, *open_head), config, rngs=nnx.Rngs(0))
     if config.strides == PAPER.strides:
@@ -238,7 +239,7 @@ def test_initialisation_keeps_the_scale(open_head, config):
     assert 0.05 < min(noise) and max(noise) < 0.8
 
 
-def test_the_heads_of_mean_and_variance_are_not_bent():
-    """An ELU would keep latents' means and log variances above -1."""
+def test_output_layers_of_mean_and_variance_have_no_activation():
+    """An ELU would restrict latents' means and log variances to above -1."""
     vae = tiny()
     assert not (vae.to_mean.activate or vae.to_log_variance.activate) and vae.down[0].activate

@@ -1,4 +1,4 @@
-"""One head, one fit and one photo for all tests of samplers."""
+"""Fixtures of one head, one fit and one photo for all tests of samplers."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def hidden():
-    """(V,) bool: the half of the head that no photo shows."""
+    """The hidden half of the head, (V,) bool."""
     return hidden_half()
 
 
@@ -28,7 +28,7 @@ def vae():
 
 @pytest.fixture(scope="session")
 def halves():
-    """A Mesh-VAE whose hidden half is free of the visible one."""
+    """A Mesh-VAE whose hidden half is independent of the visible one."""
     return small_vae(halves=True)
 
 

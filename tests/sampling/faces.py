@@ -1,6 +1,6 @@
-"""The canonical small face of these tests: a head of 162 vertices, Mesh-VAEs of it, fits, and photos that fits explain.
+"""Small inputs for these tests: a head of 162 vertices, Mesh-VAEs for it, fits, and photos that match the fits.
 
-All tests of one kind use one size of everything, so that what one of them has compiled the others run.
+All tests of a kind use the same sizes, so that they share compiled programs.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from flax import nnx
 
 import flamejax
 from experiments.datasets.renders import exact_observation
-from fitting.fit_model import bare
+from fitting.fit_model import without_local_models
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadParams
 from flamejax.types import Fit
@@ -40,7 +40,7 @@ landmarks_of = jax.jit(flamejax.landmarks)
 
 @functools.cache
 def small_head():
-    """Its left eyeball is the upper right corner; its left half counts as hidden, see `hidden_half`."""
+    """Return a head whose eyeballs are its upper right corner."""
     head = random_head(subdivisions=2)
     eyes = (head.v_template[:, 1] > 0.19) & (head.v_template[:, 0] < 0)
     return dataclasses.replace(head, regions={**head.regions, "left_eyeball": eyes, "right_eyeball": eyes})
@@ -48,26 +48,26 @@ def small_head():
 
 @functools.cache
 def small_model():
-    return bare(small_head())
+    return without_local_models(small_head())
 
 
 @functools.cache
 def hidden_half():
-    """(V,) bool"""
+    """Return the mask (V,) bool of the head's left half, which tests hide."""
     return small_head().v_template[:, 0] > 0.0
 
 
 def head_frame(betas):
-    """Vertices (V, 3) of coefficients in the head frame."""
+    """Return the vertices (V, 3) of coefficients in the head frame."""
     head = small_head()
-    moved = vertices_of(head, dataclasses.replace(HeadParams.zeros(head), betas=betas))
-    return moved - (head.joint_template[0] + head.joint_dirs[0, :, : head.num_betas] @ betas)[None]
+    verts = vertices_of(head, dataclasses.replace(HeadParams.zeros(head), betas=betas))
+    return verts - (head.joint_template[0] + head.joint_dirs[0, :, : head.num_betas] @ betas)[None]
 
 
 @functools.cache
 def small_vae(halves=False):
-    """A Mesh-VAE whose components are the head's own betas, or those of the left and of the right half apart, so that
-    the hidden half is free of the visible one; the convolutions add a micrometre or so."""
+    """Return a Mesh-VAE whose components are the head's betas, or with `halves` separate components of the left and the
+    right half, so that the hidden half is independent of the visible one. The convolutions add about a micrometre."""
     head = small_head()
     mean = head_frame(jnp.zeros(head.num_betas))
     fields = np.stack([np.asarray(head_frame(row) - mean) for row in jnp.eye(head.num_betas)])
@@ -89,7 +89,7 @@ def small_vae(halves=False):
 
 @functools.cache
 def without_dense():
-    """The head, placed by its 68 landmarks alone."""
+    """Return the head without dense landmarks, which is placed by its 68 landmarks only."""
     return dataclasses.replace(small_head(), dense=None)
 
 
@@ -97,7 +97,7 @@ LANDMARK = LandmarkEncoderConfig(width=12, hidden=16, blocks=1)
 
 
 def small_generator(kind, **changes):
-    """Untrained: it draws from N(0, 1), the jaw from N(0, 0.05^2)."""
+    """Return an untrained generator, which samples from N(0, 1), and the jaw from N(0, 0.05^2)."""
     head = without_dense()
     size = head.num_betas if kind == "identity" else head.num_expression + 3
     unet = UNet1DConfig((size, 4), context=12, time=16, heads=1, head_width=4, tokens=2)
@@ -108,21 +108,21 @@ def small_generator(kind, **changes):
 
 @functools.cache
 def small_networks():
-    """OFER's three networks, untrained."""
+    """Return OFER's three networks, untrained."""
     head = without_dense()
     ranker = build_rank(head, IdRankConfig((16, 8), context=12, landmark=LANDMARK))
     return OferNetworks(small_generator("identity"), small_generator("expression"), ranker, frontal_face(head))
 
 
-def make_fit(batch=(), seed=1, hidden=None, turn=0.5):
-    """A fit of random betas, turned by up to `turn` radians about each axis, with a camera that has the head in a
-    picture of `SIDE` pixels. hidden: (V,) bool, the left half when left out."""
+def make_fit(batch=(), seed=1, hidden=None, max_angle=0.5):
+    """Return a fit of random betas, rotated by up to `max_angle` radians about each axis, with a camera that shows the
+    head in an image of `SIDE` pixels. hidden: (V,) bool, by default the left half."""
     head, rng = small_head(), np.random.default_rng(seed)
     params = HeadParams.zeros(head, batch)
     params = dataclasses.replace(
         params,
         betas=jnp.asarray(rng.standard_normal(params.betas.shape), jnp.float32),
-        global_orient=jnp.asarray(rng.uniform(-turn, turn, params.global_orient.shape), jnp.float32),
+        global_orient=jnp.asarray(rng.uniform(-max_angle, max_angle, params.global_orient.shape), jnp.float32),
     )
     verts = vertices_of(head, params)
     camera = OrthographicCamera(
@@ -142,7 +142,7 @@ def rendered(head, fit):
 
 
 def observed(fit, grey=False):
-    """The photo that a fit explains, as an observation; without its colours if `grey`."""
+    """Return the observation that matches a fit, with a uniformly grey image if `grey`."""
     batch = fit.vertices.shape[:-2]
     image = jnp.full((*batch, SIDE, SIDE, 3), 0.5) if grey else rendered(small_head(), fit)
     points = fit.camera.project(fit.landmarks)[..., :2]
@@ -151,10 +151,10 @@ def observed(fit, grey=False):
 
 
 def without_colours(photo):
-    """The same with all of it under a mask: the landmarks stay, no colour counts."""
+    """Mask the entire image, so that only the landmarks have an effect."""
     return dataclasses.replace(photo, occlusion_mask=jnp.ones_like(photo.occlusion_mask))
 
 
-def taken(tree, k):
-    """One of a batch."""
+def select(tree, k):
+    """Return element `k` of a batch."""
     return jax.tree.map(lambda leaf: leaf[k], tree)

@@ -1,4 +1,4 @@
-"""Completion of fits: the frame and back, what is seen stays, what is hidden varies and does not matter, order."""
+"""Completion of fits: head frame, visible and hidden vertices, order, batches, refusals."""
 
 import dataclasses
 
@@ -14,8 +14,8 @@ from flamejax.head import HeadParams
 from flamejax.types import sorted_best_first
 from models import load_mesh_vae
 from sampling import Hypotheses, complete
-from sampling._complete import AT_ONCE, _complete, score, to_head_frame, to_world, visible_vertices
-from tests.sampling.faces import KEY, head_frame, make_fit, taken
+from sampling._complete import DECODE_BATCH, _complete, score, to_head_frame, to_world, visible_vertices
+from tests.sampling.faces import KEY, head_frame, make_fit, select
 
 COUNT = 4
 
@@ -24,35 +24,34 @@ def draw(vae, model, fit, key=KEY, count=COUNT):
     return complete(vae, model, fit, key, num_samples=count)
 
 
-def test_there_and_back(model, fit):
+def test_to_world_inverts_to_head_frame(model, fit):
     vertices, rotation, root = to_head_frame(model, fit)
     np.testing.assert_allclose(vertices, head_frame(fit.params.betas), atol=2e-6)
     np.testing.assert_allclose(to_world(vertices[None], rotation, root)[0], fit.vertices, atol=2e-6)
 
 
-def test_a_head_that_is_seen_whole_comes_back(vae, model, head, hidden):
+def test_a_fully_visible_head_is_reproduced(vae, model, head, hidden):
     fit = make_fit(hidden=jnp.zeros_like(hidden))
-    found = draw(vae, model, fit)
-    assert found.vertices.shape == (COUNT, head.num_vertices, 3)
-    assert float(jnp.abs(found.vertices - fit.vertices[None]).max()) < 5e-4
+    result = draw(vae, model, fit)
+    assert result.vertices.shape == (COUNT, head.num_vertices, 3)
+    assert float(jnp.abs(result.vertices - fit.vertices[None]).max()) < 5e-4
     assert float(jnp.abs(fit.vertices - head.v_template).max()) > 5e-3
 
 
-def test_what_is_seen_stays_and_what_is_hidden_varies(halves, model, head, hidden, fit):
-    """Heads whose halves know nothing of each other; the left one is hidden."""
-    seen, hidden = np.asarray(visible_vertices(head, fit)) & ~np.asarray(hidden), np.asarray(hidden)
+def test_hidden_vertices_vary_more_than_visible_ones(halves, model, head, hidden, fit):
+    """The halves of these heads are independent, and the left one is hidden."""
+    visible, hidden = np.asarray(visible_vertices(head, fit)) & ~np.asarray(hidden), np.asarray(hidden)
     spread = np.asarray(draw(halves, model, fit).vertices).std(axis=0).max(axis=-1)
-    assert np.median(spread[hidden]) > 5 * np.median(spread[seen])
+    assert np.median(spread[hidden]) > 5 * np.median(spread[visible])
 
 
-def test_hidden_vertices_of_the_fit_do_not_matter(vae, model, head, fit):
-    seen = visible_vertices(head, fit)
-    spoilt = dataclasses.replace(fit, vertices=jnp.where(seen[:, None], fit.vertices, jnp.nan))
-    found, again = (draw(vae, model, one) for one in (fit, spoilt))
-    chex.assert_trees_all_equal(found, again)
+def test_hidden_vertices_of_the_fit_have_no_effect(vae, model, head, fit):
+    visible = visible_vertices(head, fit)
+    spoilt = dataclasses.replace(fit, vertices=jnp.where(visible[:, None], fit.vertices, jnp.nan))
+    chex.assert_trees_all_equal(draw(vae, model, fit), draw(vae, model, spoilt))
 
 
-def test_eyeballs_count_as_seen(head, hidden):
+def test_eyeballs_count_as_visible(head, hidden):
     fit = make_fit(hidden=jnp.ones_like(hidden))
     np.testing.assert_array_equal(visible_vertices(head, fit), head.regions["left_eyeball"])
     assert visible_vertices(head, make_fit((2, 2))).shape == (2, 2, head.num_vertices)
@@ -61,50 +60,50 @@ def test_eyeballs_count_as_seen(head, hidden):
 @pytest.mark.parametrize("batch", [(1,), (2, 2)])
 def test_batches_equal_singles(vae, model, head, batch):
     fit, keys = make_fit(batch), jax.random.split(KEY, batch)
-    found = draw(vae, model, fit, keys)
-    assert found.vertices.shape == (*batch, COUNT, head.num_vertices, 3)
-    assert found.latents.shape == (*batch, COUNT, *vae.latent_shape)
+    result = draw(vae, model, fit, keys)
+    assert result.vertices.shape == (*batch, COUNT, head.num_vertices, 3)
+    assert result.latents.shape == (*batch, COUNT, *vae.latent_shape)
     last = (-1,) * len(batch)
-    single = draw(vae, model, taken(fit, last), keys[last])
-    np.testing.assert_allclose(found.vertices[last], single.vertices, atol=2e-5)
-    np.testing.assert_allclose(found.score[last], single.score, rtol=1e-3, atol=1e-2)
+    single = draw(vae, model, select(fit, last), keys[last])
+    np.testing.assert_allclose(result.vertices[last], single.vertices, atol=2e-5)
+    np.testing.assert_allclose(result.score[last], single.score, rtol=1e-3, atol=1e-2)
     before = _complete._cache_size()
     draw(vae, model, make_fit(batch, seed=2), jax.random.split(jax.random.key(7), batch))
     assert _complete._cache_size() == before, "a second batch of the size compiles nothing"
 
 
-def test_the_best_comes_first_and_keys_decide(vae, model, head, fit):
-    found = draw(vae, model, fit)
-    assert (np.diff(found.score) <= 0).all() and np.ptp(found.score) > 0
+def test_hypotheses_are_sorted_and_depend_on_the_key(vae, model, head, fit):
+    result = draw(vae, model, fit)
+    assert (np.diff(result.score) <= 0).all() and np.ptp(result.score) > 0
     vertices, _, _ = to_head_frame(model, fit)
-    again = score(found.latents, vae.decode(found.latents), vertices, visible_vertices(head, fit))
-    np.testing.assert_allclose(found.score, again, rtol=1e-4)
+    expected = score(result.latents, vae.decode(result.latents), vertices, visible_vertices(head, fit))
+    np.testing.assert_allclose(result.score, expected, rtol=1e-4)
     other = draw(vae, model, fit, jax.random.key(1))
-    assert float(jnp.abs(found.vertices - other.vertices).max()) > 1e-4
+    assert float(jnp.abs(result.vertices - other.vertices).max()) > 1e-4
 
 
-def test_it_can_be_part_of_a_program(vae, model, fit):
-    whole = jax.jit(complete, static_argnames="num_samples")(vae, model, fit, KEY, num_samples=COUNT)
-    np.testing.assert_allclose(whole.vertices, draw(vae, model, fit).vertices, atol=2e-6)
+def test_complete_can_be_jitted(vae, model, fit):
+    jitted = jax.jit(complete, static_argnames="num_samples")(vae, model, fit, KEY, num_samples=COUNT)
+    np.testing.assert_allclose(jitted.vertices, draw(vae, model, fit).vertices, atol=2e-6)
 
 
-def test_scores_by_hand():
-    """Two latents, four vertices, one of them hidden: (3 mm)^2 over 2 mm^2, times two latents over four vertices."""
+def test_score_equals_its_formula():
+    """Two latents, and four vertices, one of them hidden: (3 mm)^2 / (2 mm^2), times two latents / four vertices."""
     latents = jnp.asarray([[[1.0, 2.0]]])
     vertices = jnp.zeros((4, 3))
     decoded = vertices.at[0, 1].set(3e-3).at[3].set(1.0)[None]
-    found = score(latents, decoded, vertices, jnp.asarray([True, True, True, False]))
-    np.testing.assert_allclose(found, [-2 * 9 / 8 - 2.5], rtol=1e-5)
+    scores = score(latents, decoded, vertices, jnp.asarray([True, True, True, False]))
+    np.testing.assert_allclose(scores, [-2 * 9 / 8 - 2.5], rtol=1e-5)
 
 
-def test_sorting_moves_all_leaves():
+def test_sorted_best_first_sorts_all_leaves():
     heads = Hypotheses(jnp.arange(3.0)[:, None, None], None, jnp.arange(3.0)[:, None], jnp.asarray([0.0, 2.0, 1.0]))
-    found = sorted_best_first(heads)
-    assert found.score.tolist() == [2, 1, 0] and found.vertices[:, 0, 0].tolist() == [1, 2, 0]
-    assert found.latents[:, 0].tolist() == [1, 2, 0]
+    result = sorted_best_first(heads)
+    assert result.score.tolist() == [2, 1, 0] and result.vertices[:, 0, 0].tolist() == [1, 2, 0]
+    assert result.latents[:, 0].tolist() == [1, 2, 0]
 
 
-def test_refusals_name_the_argument(vae, model, fit):
+def test_invalid_inputs_are_refused_by_name(vae, model, fit):
     with pytest.raises(ValueError, match="num_samples"):
         draw(vae, model, fit, count=0)
     fewer = dataclasses.replace(fit, vertices=fit.vertices[:-1], vertex_visibility=fit.vertex_visibility[:-1])
@@ -117,20 +116,20 @@ def test_refusals_name_the_argument(vae, model, fit):
 
 
 def test_more_draws_than_are_decoded_at_once(vae, model, head, fit):
-    found = draw(vae, model, fit, count=AT_ONCE + 3)
-    assert found.vertices.shape == (AT_ONCE + 3, head.num_vertices, 3)
+    result = draw(vae, model, fit, count=DECODE_BATCH + 3)
+    assert result.vertices.shape == (DECODE_BATCH + 3, head.num_vertices, 3)
     _, rotation, root = to_head_frame(model, fit)
-    expected = to_world(vae.decode(found.latents), rotation, root)
-    np.testing.assert_allclose(found.vertices, expected, atol=1e-5)
+    expected = to_world(vae.decode(result.latents), rotation, root)
+    np.testing.assert_allclose(result.vertices, expected, atol=1e-5)
 
 
-def test_keys_of_either_kind(vae, model, fit):
+def test_new_and_old_style_keys_give_the_same_heads(vae, model, fit):
     new, old = (draw(vae, model, fit, key) for key in (jax.random.key(5), jax.random.PRNGKey(5)))
     np.testing.assert_array_equal(new.vertices, old.vertices)
 
 
 def test_the_root_of_a_fit_with_local_models(fit):
-    """On the open head with its local models: the head frame is where the head's own root joint is."""
+    """On the open head with its local models the head frame uses the root joint of the extended head."""
     head = flamejax.load_head()
     model = fitting.prepare(head, fitting.load_local_model(head))
     extended, rng = model.head, np.random.default_rng(0)
@@ -138,13 +137,13 @@ def test_the_root_of_a_fit_with_local_models(fit):
     betas, expression = (jnp.asarray(rng.standard_normal(size), jnp.float32) for size in sizes)
     params = dataclasses.replace(HeadParams.zeros(extended), betas=betas, expression=expression)
     posed = dataclasses.replace(params, global_orient=jnp.asarray([0.1, -0.4, 0.2]))
-    seen = jnp.asarray(head.v_template[:, 2] > 0.05)
-    fit = dataclasses.replace(fit, params=posed, vertices=flamejax.vertices(extended, posed), vertex_visibility=seen)
+    visible = jnp.asarray(head.v_template[:, 2] > 0.05)
+    fit = dataclasses.replace(fit, params=posed, vertices=flamejax.vertices(extended, posed), vertex_visibility=visible)
     root = extended.joint_template[0] + extended.joint_dirs[0] @ jnp.concatenate([betas, expression])
-    found, _, _ = to_head_frame(model, fit)
-    np.testing.assert_allclose(found, flamejax.vertices(extended, params) - root[None], atol=3e-6)
+    in_head_frame, _, _ = to_head_frame(model, fit)
+    np.testing.assert_allclose(in_head_frame, flamejax.vertices(extended, params) - root[None], atol=3e-6)
     vae = load_mesh_vae(head)
-    away = np.linalg.norm(draw(vae, model, fit, count=2).vertices - fit.vertices[None], axis=-1)
-    assert np.median(away[:, np.asarray(seen)]) < 5e-4
+    distances = np.linalg.norm(draw(vae, model, fit, count=2).vertices - fit.vertices[None], axis=-1)
+    assert np.median(distances[:, np.asarray(visible)]) < 5e-4
     with pytest.raises(ValueError, match="model that was fitted"):
         draw(vae, fitting.prepare(head), fit)

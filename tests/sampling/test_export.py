@@ -1,4 +1,4 @@
-"""All samplers' programs are exported to CPU, GPU and TPU, and call nothing of the host."""
+"""All samplers' programs can be exported to CPU, GPU and TPU, without host callbacks."""
 
 import dataclasses
 import re
@@ -17,24 +17,24 @@ PLATFORMS = ["cpu", "cuda", "tpu"]
 
 
 def programs(sampler, halves, model, networks):
-    """The jitted (everywhere, photos) of a sampler, as its tests run it, and what is everywhere."""
-    one, knobs = (jax.devices()[0],), jnp.asarray([0.5, 3.0])
+    """Return the jitted (replicated, photos) program of a sampler as in its tests, and its replicated arguments."""
+    device, dpp_params = (jax.devices()[0],), jnp.asarray([0.5, 3.0])
     fixed = dataclasses.replace(RUN, k=0.0, n_sigma=0.0)
     if sampler == "diversify":
-        return _diversify._program(fixed, COUNT, True, one), (halves, model, knobs)
+        return _diversify._program(fixed, COUNT, True, device), (halves, model, dpp_params)
     if sampler == "single stage":
-        return _diversify._program(fixed, COUNT, False, one), (model, knobs)
+        return _diversify._program(fixed, COUNT, False, device), (model, dpp_params)
     head = without_dense()
     if sampler == "ofer":
-        return _ofer._program(QUICK, DRAWS, one), (networks, head)
-    return _ofer_dpp._program(POOL, DRAWS, one), (networks, head)
+        return _ofer._program(QUICK, DRAWS, device), (networks, head)
+    return _ofer_dpp._program(POOL, DRAWS, device), (networks, head)
 
 
 @pytest.mark.parametrize("sampler", ["diversify", "single stage", "ofer", "ofer_dpp"])
-def test_it_exports_for_all_platforms_without_callbacks(sampler, halves, model, networks, fit, photo):
-    program, everywhere = programs(sampler, halves, model, networks)
+def test_program_exports_for_all_platforms_without_callbacks(sampler, halves, model, networks, fit, photo):
+    program, replicated = programs(sampler, halves, model, networks)
     photos = jax.tree.map(lambda leaf: leaf[None], (fit, photo, KEY))
-    flat, tree = jax.tree.flatten((everywhere, photos))
+    flat, tree = jax.tree.flatten((replicated, photos))
     exported = export.export(
         jax.jit(lambda *leaves: program(*jax.tree.unflatten(tree, leaves)).vertices), platforms=PLATFORMS
     )(*flat)

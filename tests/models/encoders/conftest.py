@@ -1,4 +1,4 @@
-"""Tiny encoders, and faces to give them."""
+"""Tiny encoders, and inputs for them."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def face():
-    """68 points like a frontal face's, in a photo of 96 x 80: (68, 2), pixels."""
+    """Landmarks like those of a frontal face in a photo of 96 x 80: (68, 2), pixels."""
     angles = np.linspace(0, np.pi, 17)
     jaw = np.stack([48 - 26 * np.cos(angles), 38 + 32 * np.sin(angles)], -1)
     brows = [(x, 30) for x in np.linspace(28, 42, 5)] + [(x, 30) for x in np.linspace(54, 68, 5)]
@@ -48,7 +48,7 @@ def face():
 
 @pytest.fixture
 def inputs(face):
-    """Photo, landmarks and visibility with leading axes; each face another photo."""
+    """A function that makes photos, landmarks and visibility with given batch axes."""
 
     def make(*batch):
         key = jax.random.key(7)

@@ -1,4 +1,4 @@
-"""Tiny ArcFace and FaRL files and what PyTorch gives for them. Nothing here is anyone's trained weights.
+"""Write tiny ArcFace and FaRL files with random weights, and PyTorch's outputs for them.
 
     python3 -m venv V && V/bin/pip install torch==2.13.0 transformers onnx numpy
     PYTHONPATH=tests/models/encoders V/bin/python tests/models/encoders/make_golden.py

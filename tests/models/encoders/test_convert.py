@@ -1,4 +1,4 @@
-"""From published files to encoders: parity with PyTorch (golden/, made by make_golden.py), and refusals."""
+"""Conversion of published files: parity with PyTorch (golden/, made by make_golden.py), and refusals."""
 
 import argparse
 import collections
@@ -20,12 +20,12 @@ from models.encoders.torch_checkpoints import read_checkpoint
 
 
 def read(name, path):
-    """Of any size."""
+    """Read an encoder of any size."""
     return read_farl(path, heads=2, published=False) if name == "farl" else read_arcface(path, published=False)
 
 
-def rewritten(source, target, change):
-    """A zip archive with changed members."""
+def copy_archive(source, target, change):
+    """Copy a zip archive with changed members."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
             data = change(info.filename, old.read(info))
@@ -44,9 +44,9 @@ def test_parity_with_torch_through_a_converted_file(golden, tmp_path, file):
     loaded = load_encoder(name, tmp_path / "x.npz")
     assert loaded.config == encoder.config
     expected = np.load(golden / "expected.npz")
-    found = nnx.jit(lambda e, crops: e.head(e.features_of(crops)))(loaded, expected["crops"])
-    np.testing.assert_allclose(found, expected[name], atol=2e-6)
-    assert np.abs(expected[name][0] - expected[name][1]).max() > 0.05, "the golden outputs tell photos apart"
+    output = nnx.jit(lambda e, crops: e.head(e.features_from_crops(crops)))(loaded, expected["crops"])
+    np.testing.assert_allclose(output, expected[name], atol=2e-6)
+    assert np.abs(expected[name][0] - expected[name][1]).max() > 0.05, "the golden outputs of photos differ"
     assert f"of {file}, sha256 " in describe_encoder(name, tmp_path / "x.npz")
 
 
@@ -84,7 +84,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_other_files_are_named(tmp_path, name):
+def test_other_kinds_of_files_are_named(tmp_path, name):
     content, message = WRONG[name]
     (tmp_path / name).write_bytes(content)
     for reader in (read_arcface, read_farl, load_arcface, load_farl):
@@ -111,21 +111,21 @@ def test_a_truncated_checkpoint(golden, tmp_path):
             read_arcface(tmp_path / "cut.pth", published=False)
 
 
-def test_one_for_the_other(golden):
+def test_the_file_of_the_other_encoder_is_refused(golden):
     with pytest.raises(HeadFileError, match="holds FaRL, not ArcFace: convert it with --to farl"):
         read_arcface(golden / "farl.pth")
     with pytest.raises(HeadFileError, match="holds ArcFace, not FaRL"):
         read_farl(golden / "arcface.pth")
 
 
-def test_sizes_that_were_not_published(golden):
+def test_unpublished_sizes_are_refused(golden):
     with pytest.raises(HeadFileError, match=r"an iResNet of 1\+2\+1\+1 blocks.*depth 18, 34, 50, 100, 200"):
         read_arcface(golden / "arcface.pth")
     with pytest.raises(HeadFileError, match="a ViT of 2 layers of 32"):
         read_farl(golden / "farl.pth")
 
 
-def test_depth_is_told_from_the_file(tmp_path):
+def test_depth_follows_from_the_architecture(tmp_path):
     fifty = IResNetConfig()
     assert architecture(fifty) == "iResNet-50" and architecture(ViTConfig()) == "ViT-B/16"
     check_depth(fifty, 50, tmp_path)
@@ -144,103 +144,103 @@ def test_depth_is_told_from_the_file(tmp_path):
         ("conv1.weight", "convX.weight", "'conv1.weight' is missing"),
     ],
 )
-def test_names_that_are_missing_are_named(golden, tmp_path, old, new, message):
+def test_missing_tensors_are_named(golden, tmp_path, old, new, message):
     def change(name, data):
         return data.replace(old.encode(), new.encode()) if name.endswith("data.pkl") else data
 
-    path = rewritten(golden / "arcface.pth", tmp_path / "other.pth", change)
+    path = copy_archive(golden / "arcface.pth", tmp_path / "other.pth", change)
     with pytest.raises(HeadFileError, match=message):
         read_arcface(path, published=False)
 
 
 def test_wrong_shapes_and_numbers(golden, tmp_path):
-    def swapped(name, data):
-        """Of 8 and 16 channels."""
+    def swap_names(name, data):
+        """Swap the names of biases of 8 and 16 channels."""
         parts = b"layer1.0.bn1.bias", b"layer3.0.bn3.bias", b"layer9.9.bn9.bias"
         for old, new in ((parts[0], parts[2]), (parts[1], parts[0]), (parts[2], parts[1])):
             data = data.replace(old, new) if name.endswith("data.pkl") else data
         return data
 
-    path = rewritten(golden / "arcface.pth", tmp_path / "swapped.pth", swapped)
+    path = copy_archive(golden / "arcface.pth", tmp_path / "swapped.pth", swap_names)
     with pytest.raises(HeadFileError, match=r"'layer1\.0\.bn1\.bias' has the shape \(16,\), expected \(8,\)"):
         read_arcface(path, published=False)
 
-    def infinite(name, data):
+    def set_infinite(name, data):
         return np.full(len(data) // 4, np.inf, "<f4").tobytes() if name.endswith("/data/0") else data
 
-    path = rewritten(golden / "arcface.pth", tmp_path / "infinite.pth", infinite)
+    path = copy_archive(golden / "arcface.pth", tmp_path / "infinite.pth", set_infinite)
     with pytest.raises(HeadFileError, match="not finite"):
         read_arcface(path, published=False)
 
 
 def test_hostile_and_damaged_checkpoints(golden, tmp_path):
-    def system(name, data):
+    def insert_command(name, data):
         return b"cos\nsystem\n(S'true'\ntR." if name.endswith("data.pkl") else data
 
     with pytest.raises(HeadFileError, match=r"names os\.system, which no checkpoint of weights needs"):
-        read_arcface(rewritten(golden / "arcface.pth", tmp_path / "hostile.pth", system))
+        read_arcface(copy_archive(golden / "arcface.pth", tmp_path / "hostile.pth", insert_command))
 
-    def shorter(name, data):
+    def shorten_storage(name, data):
         return data[:-4] if name.endswith("/data/0") else data
 
     with pytest.raises(HeadFileError, match="reaches beyond its numbers"):
-        read_arcface(rewritten(golden / "arcface.pth", tmp_path / "short.pth", shorter), published=False)
+        read_arcface(copy_archive(golden / "arcface.pth", tmp_path / "short.pth", shorten_storage), published=False)
 
-    def without(name, data):
+    def drop_storage(name, data):
         return None if name.endswith("/data/0") else data
 
     with pytest.raises(HeadFileError, match="numbers are missing"):
-        read_arcface(rewritten(golden / "arcface.pth", tmp_path / "without.pth", without), published=False)
+        read_arcface(copy_archive(golden / "arcface.pth", tmp_path / "without.pth", drop_storage), published=False)
 
-    def big(name, data):
+    def set_big_endian(name, data):
         return b"big" if name.endswith("byteorder") else data
 
     with pytest.raises(HeadFileError, match="big-endian"):
-        read_arcface(rewritten(golden / "arcface.pth", tmp_path / "big.pth", big), published=False)
+        read_arcface(copy_archive(golden / "arcface.pth", tmp_path / "big.pth", set_big_endian), published=False)
 
-    def script(name, data):
+    def unchanged(name, data):
         return data
 
-    path = rewritten(golden / "arcface.pth", tmp_path / "script.pth", script)
+    path = copy_archive(golden / "arcface.pth", tmp_path / "script.pth", unchanged)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("arcface/constants.pkl", b"")
     with pytest.raises(HeadFileError, match="TorchScript"):
         read_arcface(path)
 
 
-def test_what_training_programs_keep_beside_weights_does_no_harm(golden, tmp_path):
-    beside = {
+def test_other_objects_in_checkpoints_are_ignored(golden, tmp_path):
+    extra_objects = {
         "args": argparse.Namespace(lr=1e-4, folder=pathlib.PurePosixPath("/x")),
         "scores": collections.defaultdict(dict, first={"a": 1}),
         "count": collections.Counter("ab"),
     }
 
-    def wrapped(name, data):
-        """The dictionary of weights, with these entries besides."""
+    def add_entries(name, data):
+        """Add these entries to the dictionary of weights."""
         if not name.endswith("data.pkl"):
             return data
-        # A MARK and SETITEMS about the bodies of pickles without protocol and STOP, before the weights' own STOP.
-        entries = b"".join(pickle.dumps(part, protocol=2)[2:-1] for pair in beside.items() for part in pair)
+        # A MARK and SETITEMS around the bodies of pickles without protocol and STOP, before the weights' own STOP.
+        entries = b"".join(pickle.dumps(part, protocol=2)[2:-1] for pair in extra_objects.items() for part in pair)
         return data[:-1] + b"(" + entries + b"u."
 
-    path = rewritten(golden / "arcface.pth", tmp_path / "beside.pth", wrapped)
+    path = copy_archive(golden / "arcface.pth", tmp_path / "extra.pth", add_entries)
     assert read_arcface(path, published=False).width == 24
-    path = rewritten(
+    path = copy_archive(
         golden / "arcface.pth", tmp_path / "none.pth",
-        lambda name, data: pickle.dumps(beside, protocol=2) if name.endswith("data.pkl") else data,
+        lambda name, data: pickle.dumps(extra_objects, protocol=2) if name.endswith("data.pkl") else data,
     )  # fmt: skip
     with pytest.raises(HeadFileError, match="holds no tensors"):
         read_arcface(path)
 
 
-def test_all_dictionaries_of_tensors_are_found(golden):
-    found = read_checkpoint(golden / "arcface.pth")
-    assert "arcface" in found and found["arcface"]["module.conv1.weight"].shape == (8, 3, 3, 3)
-    assert found["arcface"]["module.conv1.weight"].read().dtype == np.float32
+def test_read_checkpoint_returns_all_dictionaries_of_tensors(golden):
+    dictionaries = read_checkpoint(golden / "arcface.pth")
+    assert "arcface" in dictionaries and dictionaries["arcface"]["module.conv1.weight"].shape == (8, 3, 3, 3)
+    assert dictionaries["arcface"]["module.conv1.weight"].read().dtype == np.float32
     assert set(read_checkpoint(golden / "farl.pth")["state_dict"]) > {"visual.proj", "logit_scale"}
 
 
-def test_converted_files_that_are_damaged(golden, tmp_path):
+def test_damaged_converted_files_are_refused(golden, tmp_path):
     good = tmp_path / "good.npz"
     write_encoder(good, read("arcface", golden / "arcface.pth"))
     with np.load(good) as file:

@@ -1,4 +1,4 @@
-"""The image encoders' interface: batch axes, transformations, what is trained and what is not."""
+"""The image encoders' interface: batch axes, transformations, trained and frozen layers."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from flax import nnx
 from models.encoders import Encoder, ImageEncoder, concatenated
 from models.encoders.layers import Frozen
 
-run = nnx.jit(lambda encoder, *given: encoder(*given))
-features_of = nnx.jit(lambda encoder, *given: encoder.features(*given))
+run = nnx.jit(lambda encoder, *args: encoder(*args))
+compute_features = nnx.jit(lambda encoder, *args: encoder.features(*args))
 
 
 @pytest.fixture(params=["arcface", "farl"])
@@ -19,27 +19,27 @@ def encoder(request, arcface, farl):
     return {"arcface": arcface, "farl": farl}[request.param]
 
 
-def test_it_is_an_image_encoder(encoder):
+def test_encoder_implements_the_interface(encoder):
     assert isinstance(encoder, Encoder) and isinstance(encoder, ImageEncoder) and encoder.needs_photo
 
 
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_batch_axes(encoder, inputs, batch):
-    given = inputs(*batch)
-    features, context = features_of(encoder, *given), run(encoder, *given)
+    args = inputs(*batch)
+    features, context = compute_features(encoder, *args), run(encoder, *args)
     assert features.shape == (*batch, encoder.feature_width) and context.shape == (*batch, encoder.width)
     np.testing.assert_allclose(encoder.head(features), context, atol=1e-6)
     if batch:
-        each = jnp.stack([run(encoder, *(value[k] for value in given)) for k in range(2)])
-        np.testing.assert_allclose(context, each, atol=2e-5)
-        assert np.abs(context[0] - context[1]).max() > 1e-3, "each photo has its own context"
+        singles = jnp.stack([run(encoder, *(value[k] for value in args)) for k in range(2)])
+        np.testing.assert_allclose(context, singles, atol=2e-5)
+        assert np.abs(context[0] - context[1]).max() > 1e-3, "singles photo has its own context"
 
 
 def test_jit_and_vmap_change_nothing(encoder, inputs):
-    given = inputs(2)
-    found = run(encoder, *given)
-    np.testing.assert_allclose(jax.jit(jax.vmap(encoder))(*given), found, atol=2e-5)
-    np.testing.assert_allclose(encoder(*(value[0] for value in given)), found[0], atol=2e-5)
+    args = inputs(2)
+    contexts = run(encoder, *args)
+    np.testing.assert_allclose(jax.jit(jax.vmap(encoder))(*args), contexts, atol=2e-5)
+    np.testing.assert_allclose(encoder(*(value[0] for value in args)), contexts[0], atol=2e-5)
 
 
 def test_arcface_has_unit_length_and_farl_has_not(arcface, farl, inputs):
@@ -48,10 +48,10 @@ def test_arcface_has_unit_length_and_farl_has_not(arcface, farl, inputs):
 
 
 def test_only_the_last_layer_is_trained(encoder, inputs):
-    given = inputs(2)
+    args = inputs(2)
 
     def loss(encoder):
-        return jnp.sum(encoder(*given) ** 3)
+        return jnp.sum(encoder(*args) ** 3)
 
     gradients = nnx.jit(nnx.grad(loss, argnums=nnx.DiffState(0, nnx.Param)))(encoder)
     names = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(gradients)}
@@ -65,7 +65,7 @@ def test_only_the_last_layer_is_trained(encoder, inputs):
 def test_weight_decay_spares_the_frozen_layers(encoder, inputs):
     before = jax.tree.map(jnp.copy, nnx.state(encoder, (Frozen, nnx.BatchStat)))
     optimizer = nnx.Optimizer(encoder, optax.adamw(0.1, weight_decay=0.1), wrt=nnx.Param)
-    features = features_of(encoder, *inputs(2))
+    features = compute_features(encoder, *inputs(2))
     gradient = nnx.grad(lambda e: jnp.sum(e.head(features) ** 3), argnums=nnx.DiffState(0, nnx.Param))
     gradients = nnx.jit(gradient)(encoder)
     first = encoder.head(features)
@@ -74,13 +74,13 @@ def test_weight_decay_spares_the_frozen_layers(encoder, inputs):
     jax.tree.map(np.testing.assert_array_equal, nnx.state(encoder, (Frozen, nnx.BatchStat)), before)
 
 
-def test_no_landmark_visible_is_finite(encoder, inputs):
+def test_contexts_without_visible_landmarks_are_finite(encoder, inputs):
     photo, landmarks, visibility = inputs(2)
-    for places in (landmarks, jnp.full_like(landmarks, jnp.nan)):
-        assert jnp.isfinite(run(encoder, photo, places, jnp.zeros_like(visibility))).all()
+    for points in (landmarks, jnp.full_like(landmarks, jnp.nan)):
+        assert jnp.isfinite(run(encoder, photo, points, jnp.zeros_like(visibility))).all()
 
 
-def test_hidden_landmarks_do_not_matter(encoder, inputs):
+def test_hidden_landmarks_have_no_effect(encoder, inputs):
     photo, landmarks, visibility = inputs(2)
     other = jnp.where(visibility[..., None] > 0, landmarks, jnp.nan)
     np.testing.assert_array_equal(run(encoder, photo, landmarks, visibility), run(encoder, photo, other, visibility))
@@ -94,16 +94,16 @@ class ZeroEncoder(nnx.Module):
 
 
 def test_concatenation(arcface, farl, inputs):
-    given = inputs(2)
-    both = concatenated([arcface, farl])
-    assert both.width == arcface.width + farl.width
-    expected = jnp.concatenate([run(arcface, *given), run(farl, *given)], -1)
-    np.testing.assert_allclose(run(both, *given), expected, atol=1e-5)
-    features = features_of(both, *given)
-    assert isinstance(both, ImageEncoder) and features.shape == (2, both.feature_width)
-    np.testing.assert_allclose(both.head(features), expected, atol=1e-5)
+    args = inputs(2)
+    combined = concatenated([arcface, farl])
+    assert combined.width == arcface.width + farl.width
+    expected = jnp.concatenate([run(arcface, *args), run(farl, *args)], -1)
+    np.testing.assert_allclose(run(combined, *args), expected, atol=1e-5)
+    features = compute_features(combined, *args)
+    assert isinstance(combined, ImageEncoder) and features.shape == (2, combined.feature_width)
+    np.testing.assert_allclose(combined.head(features), expected, atol=1e-5)
     mixed = concatenated([ZeroEncoder(), arcface])
     assert mixed.width == 26 and mixed.needs_photo and not isinstance(mixed, ImageEncoder)
-    assert run(mixed, *given).shape == (2, 26) and not concatenated([ZeroEncoder()]).needs_photo
+    assert run(mixed, *args).shape == (2, 26) and not concatenated([ZeroEncoder()]).needs_photo
     with pytest.raises(ValueError, match="one encoder"):
         concatenated([])

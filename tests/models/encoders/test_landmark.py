@@ -1,4 +1,4 @@
-"""The landmark encoder: what is hidden does not matter, nor do the photo's size, place and roll."""
+"""The landmark encoder: hidden landmarks, and scale, position and roll in the photo, have no effect."""
 
 import functools
 
@@ -26,65 +26,65 @@ def network(reference):
 
 @pytest.fixture(scope="module")
 def encoder(network):
-    """Compiled."""
+    """The compiled encoder."""
     return jax.jit(network)
 
 
 @pytest.fixture(scope="module")
-def photo(reference):
-    return functools.partial(points_of, reference)
+def make_landmarks(reference):
+    return functools.partial(random_landmarks, reference)
 
 
-def points_of(reference, batch=(), seed=0):
-    """Landmarks in pixels, and which are visible."""
+def random_landmarks(reference, batch=(), seed=0):
+    """Return landmarks in pixels and their visibility."""
     rng = np.random.default_rng(seed)
     points = 1000 * np.asarray(reference) + 128 + rng.normal(size=(*batch, 68, 2))
     visible = (rng.random((*batch, 68)) < 0.7).astype(np.float32)
     return jnp.asarray(points, jnp.float32), jnp.asarray(visible)
 
 
-def test_it_is_an_encoder(network):
+def test_landmark_encoder_implements_the_interface(network):
     assert isinstance(network, Encoder)
     assert (network.width, network.needs_photo) == (16, False)
 
 
 @pytest.mark.parametrize("batch", [(1,), (3,)])
-def test_batch_axes_jit_and_vmap(network, encoder, photo, batch):
-    points, visible = photo(batch)
-    found = encoder(None, points, visible)
-    chex.assert_shape(found, (*batch, 16))
-    each = [encoder(None, *one) for one in zip(points, visible, strict=True)]
-    chex.assert_trees_all_close(found, jnp.stack(each), atol=2e-5)
+def test_batch_axes_jit_and_vmap(network, encoder, make_landmarks, batch):
+    points, visible = make_landmarks(batch)
+    context = encoder(None, points, visible)
+    chex.assert_shape(context, (*batch, 16))
+    singles = [encoder(None, *example) for example in zip(points, visible, strict=True)]
+    chex.assert_trees_all_close(context, jnp.stack(singles), atol=2e-5)
     mapped = jax.jit(jax.vmap(lambda p, v: network(None, p, v)))
-    chex.assert_trees_all_close(found, mapped(points, visible), atol=2e-5)
-    chex.assert_trees_all_close(each[0], network(None, points[0], visible[0]), atol=2e-5)
+    chex.assert_trees_all_close(context, mapped(points, visible), atol=2e-5)
+    chex.assert_trees_all_close(singles[0], network(None, points[0], visible[0]), atol=2e-5)
 
 
-def test_what_hidden_landmarks_hold_does_not_matter(encoder, photo):
-    points, visible = photo()
+def test_positions_of_hidden_landmarks_have_no_effect(encoder, make_landmarks):
+    points, visible = make_landmarks()
     other = jnp.where(visible[:, None] > 0, points, 9999.0)
     chex.assert_trees_all_close(encoder(None, points, visible), encoder(None, other, visible), atol=1e-4)
-    shown = encoder(None, points, jnp.ones(68))
-    assert np.abs(shown - encoder(None, points, visible)).max() > 1e-2
+    all_visible = encoder(None, points, jnp.ones(68))
+    assert np.abs(all_visible - encoder(None, points, visible)).max() > 1e-2
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.7, -2.5])
-def test_size_place_and_roll_do_not_matter(encoder, photo, turn):
-    points, visible = photo()
+def test_scale_position_and_roll_have_no_effect(encoder, make_landmarks, turn):
+    points, visible = make_landmarks()
     rotation = jnp.asarray([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]], jnp.float32)
     moved = 3.7 * points @ rotation.T + jnp.asarray([[500.0, -40.0]])
     chex.assert_trees_all_close(encoder(None, points, visible), encoder(None, moved, visible), atol=2e-3)
 
 
-def test_a_mirrored_face_is_another(encoder, photo):
-    points, visible = photo()
+def test_a_mirrored_face_has_another_context(encoder, make_landmarks):
+    points, visible = make_landmarks()
     mirrored = points * jnp.asarray([[-1.0, 1.0]])
     assert np.abs(encoder(None, points, visible) - encoder(None, mirrored, visible)).max() > 1e-2
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_few_landmarks_or_none(encoder, photo, count):
-    points, _ = photo()
+def test_contexts_of_few_or_no_landmarks_are_finite(encoder, make_landmarks, count):
+    points, _ = make_landmarks()
     context = encoder(None, points, (jnp.arange(68) < count).astype(jnp.float32))
     assert np.isfinite(context).all()
 
@@ -98,13 +98,13 @@ def test_alignment_recovers_a_known_similarity():
     weights = rng.random((3, 10)).astype(np.float32)
     weights[:, 4] = 0
     points[:, 4] = 1e6
-    found = similarity_aligned(jnp.asarray(points, jnp.float32), target, jnp.asarray(weights))
-    kept = np.arange(10) != 4
-    np.testing.assert_allclose(found[:, kept], target[:, kept], atol=1e-4)
+    aligned = similarity_aligned(jnp.asarray(points, jnp.float32), target, jnp.asarray(weights))
+    weighted = np.arange(10) != 4
+    np.testing.assert_allclose(aligned[:, weighted], target[:, weighted], atol=1e-4)
 
 
-def test_derivatives(encoder, photo):
-    points, visible = photo()
+def test_derivatives(encoder, make_landmarks):
+    points, visible = make_landmarks()
     check_grads(
         lambda p: encoder(None, p / 0.01, visible),
         (points * 0.01,),

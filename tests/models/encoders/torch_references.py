@@ -1,4 +1,4 @@
-"""ArcFace's and CLIP's networks in PyTorch, with the names of their state dictionaries, and random weights.
+"""ArcFace's and CLIP's networks in PyTorch with random weights, and the names of their state dictionaries.
 
 Written from the papers (Deng et al. 2019, section 3.1). For CLIP's tower the reference is the one in transformers.
 """
@@ -45,7 +45,7 @@ class IResNet(nn.Module):
 
 
 def random_iresnet(seed: int, blocks, widths, stem, width, image_size) -> IResNet:
-    """In eval mode, every weight and running statistic drawn, sized so that activations neither vanish nor explode."""
+    """Return a network in eval mode whose random weights and statistics keep activations at a similar scale."""
     torch.manual_seed(seed)
     net = IResNet(blocks, widths, stem, width, image_size).eval()
     with torch.no_grad():
@@ -58,7 +58,7 @@ def random_iresnet(seed: int, blocks, widths, stem, width, image_size) -> IResNe
                 module.weight.uniform_(0, 0.5)
             elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        # Residual sums grow otherwise.
+        # Otherwise the residual sums grow.
         for name, parameter in net.named_parameters():
             if name.endswith("bn3.weight"):
                 parameter.mul_(0.3)
@@ -66,7 +66,7 @@ def random_iresnet(seed: int, blocks, widths, stem, width, image_size) -> IResNe
 
 
 def random_clip_tower(seed: int, image_size: int, patch_size: int, hidden: int, layers: int, heads: int, width: int):
-    """transformers' CLIP image tower with random weights, in eval mode."""
+    """Return transformers' CLIP image tower with random weights, in eval mode."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(seed)
@@ -87,7 +87,7 @@ def random_clip_tower(seed: int, image_size: int, patch_size: int, hidden: int, 
 
 
 def clip_names(net) -> dict[str, torch.Tensor]:
-    """The tower's weights under the names of CLIP's own state dictionary, as FaRL's checkpoints have them."""
+    """Return the tower's weights by the names of CLIP's own state dictionary, as in FaRL's checkpoints."""
     theirs = {name.removeprefix("vision_model."): value for name, value in net.state_dict().items()}
     embeddings = "embeddings."
     ours = {
@@ -112,7 +112,7 @@ def clip_names(net) -> dict[str, torch.Tensor]:
 
 
 def outputs(net, x: np.ndarray) -> np.ndarray:
-    """What a network gives for (N, H, W, 3)."""
+    """Return a network's outputs for images (N, H, W, 3)."""
     with torch.no_grad():
-        found = net(torch.as_tensor(np.moveaxis(x, -1, 1).copy()))
-    return (found if isinstance(found, torch.Tensor) else found.image_embeds).numpy()
+        output = net(torch.as_tensor(np.moveaxis(x, -1, 1).copy()))
+    return (output if isinstance(output, torch.Tensor) else output.image_embeds).numpy()
