@@ -4,6 +4,7 @@
 #   make test-slow    the tests marked slow, which make test leaves out
 #   make test-viewer  the viewer in a headless Chromium, where there is one
 #   make lint         ruff and mypy
+#   make docs         the documentation, in site/; nothing is fetched once the environment is there
 #   make install      the environment alone
 #   make open-head    build the embedded head model again from its CC0 sources
 #   make clean        remove what the targets above have made
@@ -15,7 +16,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install -qq
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test test-slow test-viewer lint open-head clean
+.PHONY: help venv install demo test test-slow test-viewer lint docs open-head clean
 
 help:
 	@sed -n '/^#   /s/^#   //p' Makefile
@@ -64,10 +65,15 @@ lint: $(VENV)/.dev
 	@echo "==> mypy"
 	@$(PY) -m mypy
 
+docs: $(VENV)/.dev
+	@echo "==> the site, in site/"
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean --quiet
+	@echo "==> open site/index.html, or with search: $(PY) -m http.server -d site"
+
 open-head: $(VENV)/.dev
 	@echo "==> building the open head"
 	@$(PY) -m tools.open_head.build
 
 clean:
-	rm -rf $(VENV) demo_output build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo_output site build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

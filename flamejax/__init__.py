@@ -4,7 +4,7 @@ from flamejax.camera import CropTransform, OrthographicCamera, PerspectiveCamera
 from flamejax.head import HeadModel, HeadParams, landmarks, load_head, vertices
 from flamejax.rendering import Fragments, antialias, interpolate, rasterize, render, render_mesh
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CropTransform",

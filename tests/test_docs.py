@@ -1,59 +1,286 @@
-"""Tests that the code blocks of docs/from-python.md run, in a folder with the files that they use."""
+"""The documentation: Python blocks run, commands are accepted, links and names exist, sentences are short."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 import re
+import shlex
+import tomllib
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
+import tyro
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "from-python.md"
-BLOCKS = dict(re.findall(r"## (.*?)\n+```python\n(.*?)```", PAGE.read_text(), re.S))
+import fitting
+import flamejax
+import sampling
+from experiments import cli
+from fitting.config import FitConfig
 
-SLOW = ("Fit a photo", "Train the Mesh-VAE on arrays of your own")
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
+PAGES = [ROOT / "README.md", DOCS / "quickstart.md", *HOW_TO]
+"""Pages whose Python blocks are run and whose commands are parsed."""
+BLOCK = re.compile(r"(<!-- test: slow -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LONG_SENTENCE, LONG_SHARE = 30, 0.03
+FIT_STEPS = 8
+SHORT_FIT = FitConfig(photometric_steps=FIT_STEPS)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """portrait.jpg, its landmarks in points.npy, and 12 ellipsoids in faces.npy and meshes.npy."""
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    slow: bool
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page, in order."""
+    return [Block(language, text, bool(slow)) for slow, language, text in BLOCK.findall(page.read_text())]
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with the files that the pages name: a photo, arrays to train on, and results of `reconstruct`."""
     from PIL import Image
     from skimage.data import astronaut
 
-    Image.fromarray(astronaut()).save(tmp_path / "portrait.jpg")
+    folder = tmp_path_factory.mktemp("docs")
+    Image.fromarray(astronaut()).save(folder / "portrait.jpg")
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "points.npy", rng.uniform((190, 80), (280, 190), (68, 2)))
     sphere = trimesh.creation.icosphere(2, 0.1)
-    np.save(tmp_path / "faces.npy", np.asarray(sphere.faces))
-    np.save(tmp_path / "meshes.npy", np.asarray(sphere.vertices) * rng.uniform(0.8, 1.2, (12, 1, 3)))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    head = flamejax.load_head()
+    betas = rng.normal(size=(48, head.num_betas)).astype(np.float32)
+    params = dataclasses.replace(flamejax.HeadParams.zeros(head, (48,)), betas=jnp.asarray(betas))
+    people = jax.tree.map(lambda leaf: leaf[:8], params)
+    scans = np.asarray(flamejax.vertices(head, people))
+    arrays = {
+        "points": rng.uniform((190, 80), (280, 190), (68, 2)),
+        "faces": np.asarray(sphere.faces),
+        "meshes": np.asarray(sphere.vertices) * rng.uniform(0.8, 1.2, (12, 1, 3)),
+        "scans": scans + rng.normal(scale=3e-4, size=scans.shape).astype(np.float32),
+        "subjects": np.arange(8) // 2,
+        "betas": betas,
+        "landmarks": np.asarray(flamejax.landmarks(head, params))[..., :2] * [1.0, -1.0],
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    options = f"--method complete --num-samples 2 --iterations {FIT_STEPS}"
+    photo, output = folder / "portrait.jpg", folder / "heads"
+    assert cli.main(["reconstruct", str(photo), "--output", str(output), *options.split()]) == 0
+    return folder
 
 
-def test_page_has_six_blocks_of_at_most_ten_lines():
-    assert len(BLOCKS) == 6
-    for name, block in BLOCKS.items():
-        assert len([line for line in block.splitlines() if line.strip()]) <= 10, name
+@pytest.fixture(scope="module")
+def remembered() -> dict:
+    """Results of the slow functions by their inputs: the pages fit the same photo with the same head."""
+    return {}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BLOCKS]
-)
-def test_block_runs(name, folder):
-    namespace: dict = {}
-    exec(BLOCKS[name], namespace)
-    if name == "Fit a photo":
-        vertices = namespace["model"].vertices(namespace["fit"].params)
-        np.testing.assert_allclose(vertices, namespace["fit"].vertices, atol=1e-5)
-        assert namespace["flame"].betas.shape[-1] == namespace["head"].num_betas
-    elif name == "Render with gradients":
-        assert float(abs(namespace["gradient"].betas).max()) > 0
-    elif name == "A detector of your own":
-        assert namespace["seen"].landmarks.shape == (1, 68, 2)
-    elif name == "The rasterizer alone":
-        assert float(namespace["image"][..., 3].max()) == 1 and float(namespace["depth"].min()) == pytest.approx(0.5)
-    elif name == "A head model of your own":
-        assert (folder / "mine.npz").is_file() and namespace["head"].num_betas == 5
-    else:
-        assert (folder / "run" / "metrics.jsonl").is_file()
+@pytest.fixture
+def small_sizes(folder, remembered, monkeypatch) -> None:
+    """Run in the folder, with fits and samplers of few steps; what the pages write is otherwise run as it stands."""
+
+    def remember(module, name, key, **changes):
+        function = getattr(module, name)
+
+        def call(*args, **options):
+            inputs = (name, *key(*args, **options))
+            if inputs not in remembered:
+                remembered[inputs] = function(*args, **(options | changes))
+            return remembered[inputs]
+
+        monkeypatch.setattr(module, name, call)
+
+    def photo(observation):
+        return observation.image.shape, float(jnp.sum(observation.image)), float(jnp.sum(observation.occlusion_mask))
+
+    def drawn(vae, model, fit, observation, key, num_samples, config=None):
+        return model.head.num_betas, *photo(observation)
+
+    few_steps = sampling.DiversifyConfig(iterations=4)
+    remember(fitting, "load_local_model", lambda head: (head.name, head.num_betas))
+    remember(fitting, "prepare", lambda head, local: (head.name, local.num_shape, local.num_betas))
+    remember(fitting, "auto_masks", lambda head, observation: (head.name, *photo(observation)))
+    remember(fitting, "fit", lambda model, observation: (model.head.num_betas, *photo(observation)), config=SHORT_FIT)
+    remember(sampling, "diversify", drawn, num_samples=4, config=few_steps)
+    monkeypatch.chdir(folder)
+
+
+def run_blocks(page: Path, slow: bool) -> dict:
+    """Run the Python blocks of a page one after the other. Returns their variables."""
+    variables: dict = {}
+    for number, block in enumerate(blocks(page)):
+        if block.language == "python" and (slow or not block.slow):
+            exec(compile(block.text, f"{page_name(page)}, block {number}", "exec"), variables)
+    return variables
+
+
+def with_python(slow: bool) -> list[Path]:
+    """Return the pages with Python blocks, or with slow ones."""
+    return [page for page in PAGES if any(b.language == "python" and (b.slow or not slow) for b in blocks(page))]
+
+
+@pytest.mark.parametrize("page", with_python(slow=False), ids=page_name)
+def test_python_blocks_run(page, small_sizes):
+    variables = run_blocks(page, slow=False)
+    check = CHECKS.get(page.stem)
+    if check is not None:
+        check(variables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", with_python(slow=True), ids=page_name)
+def test_slow_python_blocks_run(page, small_sizes):
+    run_blocks(page, slow=True)
+
+
+def check_fit(names: dict) -> None:
+    np.testing.assert_allclose(names["vertices"], names["fit"].vertices, atol=1e-5)
+    assert names["flame"].betas.shape[-1] == names["head"].num_betas
+
+
+def check_rendering(names: dict) -> None:
+    assert abs(names["with_outline"]).max() > 0 and abs(names["without"]).max() == 0
+    assert names["errors"][-1] < 0.5 * names["errors"][0]
+    assert float(names["depth"].min()) == pytest.approx(0.5)
+    assert names["images"].shape == (3, 64, 64, 4)
+
+
+def check_detector(names: dict) -> None:
+    assert names["observation"].landmarks.shape == (1, 68, 2)
+
+
+def check_head_model(names: dict) -> None:
+    assert Path("mine.npz").is_file() and names["again"].num_betas == 5
+
+
+def check_results(names: dict) -> None:
+    saved = names["faces"][0].fit.vertices
+    np.testing.assert_allclose(names["vertices"], saved, atol=1e-4)
+
+
+CHECKS = {
+    "reconstruct-photos": check_fit,
+    "rendering": check_rendering,
+    "own-detector": check_detector,
+    "own-head-model": check_head_model,
+    "read-results": check_results,
+}
+"""What the blocks of a page must have reached."""
+
+
+class Parsed(BaseException):
+    """Raised in place of running a command whose options were accepted."""
+
+
+def commands(page: Path) -> list[str]:
+    """Return the lines of a page's shell blocks that call a command of ours."""
+    lines = [
+        line.split(" #")[0].strip().removeprefix(".venv/bin/")
+        for block in blocks(page)
+        if block.language in ("", "bash", "sh", "console")
+        for line in block.text.splitlines()
+    ]
+    return [line for line in lines if re.match(r"flamejax\b|python -m (experiments|flamejax|tools)\b", line)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=page_name)
+def test_commands_are_accepted(page, monkeypatch, capsys):
+    parse = tyro.cli
+
+    def parse_only(*args, **options):
+        parse(*args, **options)
+        raise Parsed
+
+    monkeypatch.setattr(tyro, "cli", parse_only)
+    for command in commands(page):
+        words = shlex.split(command)
+        if words[0] == "flamejax":
+            main, args = cli.main, words[1:]
+        else:
+            main, args = module_main(words[2]), words[3:]
+        try:
+            status = main(args)
+        except (Parsed, SystemExit) as end:
+            status = "accepted" if isinstance(end, Parsed) or end.code == 0 else end.code
+        assert status == "accepted", f"{page_name(page)}: {command}\n{''.join(capsys.readouterr())}"
+
+
+def module_main(name: str):
+    """Return the function that `python -m NAME` calls."""
+    module = importlib.import_module(name)
+    return module.main if inspect.isfunction(getattr(module, "main", None)) else module_main(f"{name}.__main__")
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=page_name)
+def test_links_to_files_exist(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) < 500
+
+
+def sentences(page: Path) -> list[str]:
+    """Return the sentences of a page, without code, tables, headings and addresses of links."""
+    text = BLOCK.sub("\n\n", page.read_text())
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^(\||#|!\[).*$", "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    text = re.sub(r"`[^`]*`", "code", text)
+    paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )", text)
+    return [part for paragraph in paragraphs for part in re.split(r"(?<=[.!?:;])\s+", paragraph) if part.split()]
+
+
+def test_sentences_of_instructions_are_short():
+    every = [(page_name(page), part) for page in PAGES for part in sentences(page)]
+    long = [(name, part) for name, part in every if len(part.split()) > LONG_SENTENCE]
+    assert len(long) <= LONG_SHARE * len(every), long
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    newest = re.search(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert project["version"] == flamejax.__version__ == newest.group(1)
+
+
+def public_names() -> set[str]:
+    """Return the public names that tests/surface.txt lists, as dotted paths."""
+    lines = (ROOT / "tests" / "surface.txt").read_text().splitlines()
+    return {line.split("(")[0] for line in lines} - {"flamejax.__version__"}
+
+
+def test_the_site_builds_and_has_every_public_name(tmp_path, monkeypatch):
+    """Strictly: a broken link, a missing anchor or a page outside the navigation is an error."""
+    pytest.importorskip("mkdocstrings")
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    monkeypatch.chdir(ROOT)
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True))
+    inventory = (tmp_path / "site" / "objects.inv").read_bytes().split(b"\n", 4)[-1]
+    documented = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
+    for page in (DOCS / "api").glob("*.md"):  # what static analysis does not see is written there by hand
+        documented |= set(re.findall(r"^- `([\w.]+)`", page.read_text(), re.MULTILINE))
+    assert not public_names() - documented
+    loaded = r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"https?://"
+    assert not [page for page in (tmp_path / "site").rglob("*.html") if re.search(loaded, page.read_text())]
