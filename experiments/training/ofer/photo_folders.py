@@ -120,7 +120,7 @@ def folder_photos(
                 except (ValueError, OSError) as error:
                     left_out.append(str(error))
     for what, (available, used) in reader.truncated.items():
-        console.print(f"{what} coefficients cut: the first {used}, as many as the head has, of {available}", markup=False)
+        console.print(f"{what} coefficients cut: the first {used} of {available}; the head has no more", markup=False)
     report_left_out(left_out, console)
     if not photos:
         why = f"The first: {left_out[0]}" if left_out else f"Photos are {', '.join(SUFFIXES)} files."
@@ -188,8 +188,7 @@ def _shared_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _digest(photo: LabelledPhoto) -> str:
-    """Returns the names, sizes and modification times of a photo and its landmarks, as reading their contents would make
-    starting a run slow."""
+    """Returns the names, sizes and modification times of a photo and its landmarks: reading the contents is slow."""
     files = [photo.path, *(photo.path.with_suffix(suffix) for suffix in LANDMARK_SUFFIXES)]
     stats = [path.stat() if path.is_file() else None for path in files]
     name = photo.path.relative_to(photo.folder)

@@ -24,8 +24,8 @@ from models.rank import FrontalFace, rank_errors, rank_loss
 from sampling import SamplerConfig, add_noise, draw_coefficients, noise_error
 
 Losses = dict[str, Array]
-"""Means over a batch, () each. For a generator, `total` is the denoising loss, and `late` the same over the noisier half
-of the diffusion steps, where the context matters most. For a ranker, `total` is the cross-entropy; `average_mm`,
+"""Means over a batch, () each. For a generator, `total` is the denoising loss, and `late` the same over the noisier
+half of the diffusion steps, where the context matters most. For a ranker, `total` is the cross-entropy; `average_mm`,
 `ranked_mm` and `minimum_mm` are mean absolute errors of a coordinate: of all, the top-ranked and the best candidate."""
 Step = Callable[[TrainState, nnx.State, Any, Examples | None], tuple[TrainState, Losses]]
 """(state, rest, constants, batch); a batch of None is drawn from the source in `constants`."""
@@ -92,8 +92,8 @@ def denoising_loss(
 
 @functools.lru_cache(maxsize=8)
 def make_step(graphdef: nnx.GraphDef, config: GeneratorTraining, mesh: Mesh) -> Step:
-    """Returns the jitted step of a generator; `constants` is the source of examples, or None. Random draws depend on the
-    seed, the step and the position in the batch, not on the devices.
+    """Returns the jitted step of a generator; `constants` is the source of examples, or None. Random draws depend on
+    the seed, the step and the position in the batch, not on the devices.
 
     Raises:
       ValueError: the batch cannot be divided evenly.

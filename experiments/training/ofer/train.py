@@ -44,13 +44,13 @@ def train_generator(
 
     Args:
       head: the head model of the coefficients; None for any other model of faces.
-      coefficients: (N, S) identity coefficients in standard deviations; for the kind `expression`, (N, E + 3) expression
-        coefficients and the jaw's axis-angle, radians.
+      coefficients: (N, S) identity coefficients in standard deviations; for the kind `expression`, (N, E + 3)
+        expression coefficients and the jaw's axis-angle, radians.
       landmarks: (N, 68, 2) of one photo each, any unit, x right, y down: the condition.
       config: training settings; the small network's settings, for CPUs, when left out.
       visible: (N, 68) in [0, 1], 0 = hidden; all are visible when left out.
-      validation: coefficients, landmarks and, if some are hidden, visible, of other people. Errors on them are recorded,
-        in millimetres over the front of the face, or in the coefficients' units without a head.
+      validation: coefficients, landmarks and, if some are hidden, visible, of other people. Errors on them are
+        recorded, in millimetres over the front of the face, or in the coefficients' units without a head.
       architecture: with the landmark encoder only; its widest level becomes the number of coefficients. The small one
         when left out.
       workdir, restart, console: as those of `train_mesh_vae`.
@@ -60,8 +60,8 @@ def train_generator(
 
     Raises:
       ValueError: arrays of the wrong shape, fewer examples than a batch has, an architecture that does not fit, or a
-        folder with a run of other settings. RuntimeError: the loss is not finite any more; the last good checkpoint is kept.
-        OSError: the folder cannot be written.
+        folder with a run of other settings. RuntimeError: the loss is not finite any more; the last good checkpoint is
+        kept. OSError: the folder cannot be written.
     """
     config, console = config or GeneratorTraining(), console or Console(stderr=True)
     training = _example_rows("", kind, head, coefficients, landmarks, visible)
@@ -120,14 +120,14 @@ def resize_architecture(architecture: GeneratorConfig, size: int, config: Genera
 
 
 def train_generator_on(
-    head: HeadModel | None, reference: Array, data: TrainingData, config: GeneratorTraining, architecture: GeneratorConfig,
-    run_folder: RunFolder, console: Console, encoders: Mapping[Any, Any] | None = None,
+    head: HeadModel | None, reference: Array, data: TrainingData, config: GeneratorTraining,
+    architecture: GeneratorConfig, run_folder: RunFolder, console: Console, encoders: Mapping[Any, Any] | None = None,
 ) -> tuple[Generator, TrainingRecord]:  # fmt: skip
     """Train a generator like `train_generator`, on data of any kind.
 
     Args:
-      reference: (68, 2) landmarks of the mean face. architecture: of `resize_architecture`. encoders: the image encoders
-        that it names.
+      reference: (68, 2) landmarks of the mean face. architecture: of `resize_architecture`. encoders: the image
+        encoders that it names.
     """
     scale: dict[str, Any] = {}
     if architecture.kind != "identity":  # identities are in standard deviations
