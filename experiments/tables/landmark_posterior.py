@@ -79,24 +79,24 @@ def posterior_samples(
 def _samples(source: ExampleSource, prior: LandmarkPrior, points: Array, visible: Array, key: Array, count: int) -> Array:
     weight = visible / source.noise
 
-    def residuals(whitened: Array) -> tuple[Array, Array]:
-        errors = (_landmarks(source, prior.mean + prior.root @ whitened) - points) * weight[:, None]
-        stacked = jnp.concatenate([errors.reshape(-1), whitened])
+    def residuals(white: Array) -> tuple[Array, Array]:
+        errors = (_landmarks(source, prior.mean + prior.root @ white) - points) * weight[:, None]
+        stacked = jnp.concatenate([errors.reshape(-1), white])
         return stacked, stacked
 
     def step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        whitened, damping = state
-        jacobian, residual = jax.jacfwd(residuals, has_aux=True)(whitened)
+        white, damping = state
+        jacobian, residual = jax.jacfwd(residuals, has_aux=True)(white)
         normal = jacobian.T @ jacobian
-        move = jnp.linalg.solve(normal + damping * jnp.eye(len(whitened)), jacobian.T @ residual)
-        better = jnp.sum(residuals(whitened - move)[0] ** 2) < jnp.sum(residual**2)
-        return (jnp.where(better, whitened - move, whitened), jnp.where(better, damping / 5, damping * 5)), None
+        move = jnp.linalg.solve(normal + damping * jnp.eye(len(white)), jacobian.T @ residual)
+        better = jnp.sum(residuals(white - move)[0] ** 2) < jnp.sum(residual**2)
+        return (jnp.where(better, white - move, white), jnp.where(better, damping / 5, damping * 5)), None
 
-    (whitened, _), _ = jax.lax.scan(step, (jnp.zeros_like(prior.mean), jnp.asarray(1e-2)), length=STEPS)
-    jacobian, _ = jax.jacfwd(residuals, has_aux=True)(whitened)
+    (white, _), _ = jax.lax.scan(step, (jnp.zeros_like(prior.mean), jnp.asarray(1e-2)), length=STEPS)
+    jacobian, _ = jax.jacfwd(residuals, has_aux=True)(white)
     factor = jnp.linalg.cholesky(jacobian.T @ jacobian)
-    noise = jax.random.normal(key, (len(whitened), count))
-    drawn = whitened[:, None] + jax.scipy.linalg.solve_triangular(factor.T, noise, lower=False)
+    noise = jax.random.normal(key, (len(white), count))
+    drawn = white[:, None] + jax.scipy.linalg.solve_triangular(factor.T, noise, lower=False)
     return (prior.mean[:, None] + prior.root @ drawn).T[:, : source.head.num_betas]
 
 

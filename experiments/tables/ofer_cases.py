@@ -60,7 +60,9 @@ def case_source(head: HeadModel, split: str) -> ExampleSource:
     return make_example_source(head, ScanCoefficients(betas, expression, scans.joint_rotations[:, 2], scans.subject))
 
 
-def draw_cases(head: HeadModel, source: ExampleSource, people: np.ndarray, limit: int | None, seed: int) -> list[OferCase]:
+def draw_cases(
+    head: HeadModel, source: ExampleSource, people: np.ndarray, limit: int | None, seed: int
+) -> list[OferCase]:  # fmt: skip
     """Draw a case for each of the first `limit` people; for all, if limit is None.
 
     Each depends only on the person's number and the seed.

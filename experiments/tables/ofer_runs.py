@@ -1,5 +1,5 @@
-"""Errors of identities drawn for test cases from IdGen, the head model and the linear-Gaussian posterior; cached on disk
-so that a run resumes."""
+"""Errors of identities drawn for test cases from IdGen, the head model and the linear-Gaussian posterior; cached on
+disk so that a run resumes."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class OferRunner:
         self, drawn_from: str, cases: Sequence[OferCase], count: int, tick: Tick = no_tick,
         sampler: SamplerConfig | None = None,
     ) -> list[DrawErrors]:  # fmt: skip
-        """Returns the errors of `count` identities of each case drawn from one of `SOURCES`, or cached ones. sampler: of
-        IdGen; the default one when left out."""
+        """Returns the errors of `count` identities of each case drawn from one of `SOURCES`, or cached ones. sampler:
+        of IdGen; the default one when left out."""
         sampler = sampler or SamplerConfig()
         settings: list = [drawn_from, count, self.seed, self._id()]
         if drawn_from == "idgen":

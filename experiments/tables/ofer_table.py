@@ -100,7 +100,8 @@ class OferTable:
 
 
 def identity(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
-    """Compute the errors of each of `ROWS`, over all cases and by the share of hidden landmarks. runner: with a ranker."""
+    """Compute the errors of each of `ROWS`, over all cases and by the share of hidden landmarks. The runner needs
+    a ranker."""
     sources = dict.fromkeys(source for source, _ in ROWS.values())
     drawn = {name: runner.evaluate(name, cases, CANDIDATES, progress_tick(progress, name, cases)) for name in sources}
     rows, each, medians = [], [], {}
@@ -148,8 +149,8 @@ def by_sampler(runner: OferRunner, cases: Sequence[OferCase], progress: Progress
 
 
 def ranking(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) -> OferTable:
-    """Compute how well IdRank orders IdGen's identities by their true `median_mm`, compared with a random order and with
-    the order by distance from the mean. runner: with a ranker."""
+    """Compute how well IdRank orders IdGen's identities by their true `median_mm`, compared with a random order and
+    with the order by distance from the mean. The runner needs a ranker."""
     drawn = runner.evaluate("idgen", cases, CANDIDATES, progress_tick(progress, "idgen", cases))
     random = np.random.default_rng(runner.seed)
     values = {
@@ -176,8 +177,8 @@ def _case_rows(
 
 
 def select_errors(drawn: DrawErrors, which: str) -> np.ndarray:
-    """Returns median, mean and std, mm, (3,): their `average` over identities, those of the top-`ranked` identity, of the
-    one with the lowest median (`minimum`), or of the mean identity (`of mean`). NaN if an identity is not finite."""
+    """Returns median, mean and std, mm, (3,): their `average` over identities, those of the top-`ranked` identity, of
+    the one with the lowest median (`minimum`), or of the mean identity (`of mean`). NaN if an identity is not finite."""
     errors = drawn.errors
     if which == "of mean":
         return drawn.of_mean
@@ -192,8 +193,8 @@ def best_index(scores: np.ndarray) -> int:
 
 
 def top_is_among(scores: np.ndarray, errors: np.ndarray, share: float) -> float:
-    """Returns 1 if less than a share of all candidates is better than the one with the highest score, else 0. The expected
-    value of a random order is the share."""
+    """Returns 1 if less than a share of all candidates is better than the one with the highest score, else 0. A
+    random order has the share as its expected value."""
     return float((errors < errors[best_index(scores)]).mean() < share)
 
 
