@@ -56,8 +56,8 @@ def _heat_map(
     draw: ImageDraw.ImageDraw, left: int, title: str, down: list[float], right: list[float], values: np.ndarray
 ) -> None:
     """Draw one map with its axes, from `left` pixels on. values (len(down), len(right)), NaN for missing ones."""
-    font, known = ImageFont.load_default(14), values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    font, finite = ImageFont.load_default(14), values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     draw.text((left + 8, 10), title, fill="black", font=font)
     draw.text((left + MARGIN, 36), "n_sigma", fill="black", font=font)
     draw.text((left + 8, MARGIN - 22), "k", fill="black", font=font)

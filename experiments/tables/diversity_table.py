@@ -182,8 +182,8 @@ def _row(values: Values, cases: Sequence[Case], which: np.ndarray | slice = ALL)
 
 
 def references(runner: Runner, cases: Sequence[Case], realism: Realism, held_out: Scans | None) -> list[dict]:
-    """Returns rows of the realism of real heads (test scans, not used in training) and of the fits that hypotheses start
-    from. Rows of fits also have `rms`, their distance from the true head, to compare `cse` with."""
+    """Returns rows of the realism of real heads (test scans, not used in training) and of the fits that hypotheses
+    start from. Rows of fits also have `rms`, their distance from the true head, to compare `cse` with."""
     subjects, rows = subjects_of(cases), []
     if held_out is not None:
         rows.append(_reference("test scans", held_out.vertices, held_out.subject, realism))

@@ -117,8 +117,8 @@ def expression(
 
 
 def training_distribution(head: HeadModel, train: Scans, folder: Path | None = None) -> Distribution:
-    """Returns the distribution of each vertex over the training scans and their mirror images. It is cached in `folder`,
-    by default the data folder's `evaluate`."""
+    """Returns the distribution of each vertex over the training scans and their mirror images, cached in `folder`, by
+    default the data folder's `evaluate`."""
     path = run_folder(folder, "distribution", CODE_PATHS, array_digest(train.vertices), head_id(head)) / "kept.npz"
     cached = read_tree(path, Distribution)
     if cached is not None:

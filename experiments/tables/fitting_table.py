@@ -33,8 +33,8 @@ class FittingTable:
 
     rows: list[dict]
     """Method by occluder: Table 1, and the number of fits that `failed`. `floor_*` is the error of the model's most
-    likely 3D fit to the complete true head (Eq. 3): the best possible result of a photo, but no strict bound for the visible
-    or aligned errors."""
+    likely 3D fit to the complete true head (Eq. 3): the best possible result of a photo, but no strict bound for the
+    visible or aligned errors."""
     ratios: list[dict]
     """global+local over global by occluder, with 95 % intervals, beside the ratio of the floors."""
     robustness: list[dict]

@@ -76,7 +76,9 @@ def posterior_samples(
     return jax.lax.map(lambda photo: _samples(source, prior, *photo, count), (points, visible, keys))
 
 
-def _samples(source: ExampleSource, prior: LandmarkPrior, points: Array, visible: Array, key: Array, count: int) -> Array:
+def _samples(
+    source: ExampleSource, prior: LandmarkPrior, points: Array, visible: Array, key: Array, count: int
+) -> Array:
     weight = visible / source.noise
 
     def residuals(white: Array) -> tuple[Array, Array]:

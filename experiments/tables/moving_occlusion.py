@@ -1,4 +1,4 @@
-"""Synthetic occluders: a patch at five places of the face (Diverse3DFace, appendix A.5, Fig. 8), and a growing cover."""
+"""Synthetic occluders: a patch at five places of the face (Diverse3DFace, A.5, Fig. 8), and a growing cover."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACES: dict[str, tuple[tuple[int, ...], float, tuple[float, float]]] = {
     "eyes": (tuple(range(36, 48)), 0.45, (1.3, 0.5)),
 }
 """Places of the patch in the order of Fig. 8; left is the subject's left. For each: the iBUG points whose mean anchors
-the patch, the height of that anchor as a share of the patch, and the patch's width and height in outer-eye distances."""
+the patch, how far up the patch that anchor lies (0 to 1), and the patch's width and height in outer-eye distances."""
 OUTER_OVER_CENTRES = 1.45
 """Outer-eye distance divided by the distance of the eyes' centres, which is more reliable in a photo."""
 LEFT_EYE, RIGHT_EYE = slice(42, 48), slice(36, 42)
@@ -102,8 +102,8 @@ def vertices_behind(cover: np.ndarray, head: Fit | Photo) -> np.ndarray:
 
 
 def face_axes(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Returns the face's unit directions to the image's right and down (2,), and the distance of the eyes' centres, from
-    landmarks (68, 2) pixels."""
+    """Returns the face's unit directions to the image's right and down (2,), and the distance of the eyes' centres,
+    from landmarks (68, 2) pixels."""
     eyes = landmarks[LEFT_EYE].mean(axis=0) - landmarks[RIGHT_EYE].mean(axis=0)
     unit = max(float(np.linalg.norm(eyes)), 1e-6)
     right = eyes / unit

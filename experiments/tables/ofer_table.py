@@ -177,8 +177,8 @@ def _case_rows(
 
 
 def select_errors(drawn: DrawErrors, which: str) -> np.ndarray:
-    """Returns median, mean and std, mm, (3,): their `average` over identities, those of the top-`ranked` identity, of
-    the one with the lowest median (`minimum`), or of the mean identity (`of mean`). NaN if an identity is not finite."""
+    """Returns median, mean and std, mm, (3,): the `average` over identities, those of the top-`ranked` identity, of
+    the one of lowest median (`minimum`), or of the mean identity (`of mean`). NaN if an identity is not finite."""
     errors = drawn.errors
     if which == "of mean":
         return drawn.of_mean
@@ -231,8 +231,8 @@ def summary(
 
 
 def _finite_pairs(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    known = np.isfinite(values) & np.isfinite(reference)
-    return np.where(known, values, np.nan), np.where(known, reference, np.nan)
+    finite = np.isfinite(values) & np.isfinite(reference)
+    return np.where(finite, values, np.nan), np.where(finite, reference, np.nan)
 
 
 def sheets(name: str, table: OferTable) -> list[Sheet]:

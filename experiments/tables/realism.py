@@ -104,20 +104,20 @@ class Spectrum:
     """Statistics of the training heads' components, as printed and as written."""
 
     left: list[dict]
-    """Number of `components`, and the share of the variance that they do not explain: `train`, and `held_out` (about the
-    training heads' mean)."""
+    """Number of `components`, and the share of the variance that they do not explain: `train`, and `held_out` (about
+    the training heads' mean)."""
     coefficients: list[dict]
     """The leading coefficients of the training heads: `skewness` and excess `kurtosis` (0 for a normal distribution)
     with 95 % intervals, subjects drawn with replacement."""
     distance: dict
-    """|z|^2 of the K leading coefficients: its variance over that of a normal distribution (2 K), `train` and `held_out`;
-    and its mean over K."""
+    """|z|^2 of the K leading coefficients: its variance over that of a normal distribution (2 K), `train` and
+    `held_out`; and its mean over K."""
     statement: str
     """Summary of the coefficients in words."""
 
 
 def spectrum(pca: ScanPCA, subjects: np.ndarray, held_out: np.ndarray) -> Spectrum:
-    """Compute the statistics. pca: of the training heads. subjects: (N,) of these. held_out: (M, V, 3) heads of others."""
+    """Compute the statistics. pca: of training heads. subjects: (N,) of these. held_out: (M, V, 3) other heads."""
     total, held_out_total = pca.variances.sum(), float(((held_out - pca.mean) ** 2).sum())
     held_out_coefficients = pca.project(held_out)
     left = []
@@ -153,6 +153,7 @@ def _statement(rows: list[dict]) -> str:
 
     middle = float(np.median([abs(row["kurtosis"]) for row in rows]))
     return (
-        f"Of the {len(rows)} leading coefficients {significant('skewness')} are skewed and {significant('kurtosis')} have another "
-        f"kurtosis than a normal distribution (95 % intervals without 0); the median |excess kurtosis| is {middle:.2f}."
+        f"Of the {len(rows)} leading coefficients {significant('skewness')} are skewed and {significant('kurtosis')} "
+        "have another kurtosis than a normal distribution (95 % intervals without 0); the median |excess kurtosis| is "
+        f"{middle:.2f}."
     )

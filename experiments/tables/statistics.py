@@ -29,9 +29,9 @@ def bootstrap(
       statistic: a function of the K column means, (..., K) -> (...).
     """
     names, index = np.unique(subjects, return_inverse=True)
-    known = np.isfinite(values)
-    sums = np.stack([np.bincount(index, np.where(known[:, k], values[:, k], 0.0)) for k in range(values.shape[1])], 1)
-    counts = np.stack([np.bincount(index, known[:, k].astype(float)) for k in range(values.shape[1])], 1)
+    finite = np.isfinite(values)
+    sums = np.stack([np.bincount(index, np.where(finite[:, k], values[:, k], 0.0)) for k in range(values.shape[1])], 1)
+    counts = np.stack([np.bincount(index, finite[:, k].astype(float)) for k in range(values.shape[1])], 1)
     picks = np.random.default_rng(0).integers(0, len(names), (draws, len(names)))
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = statistic(sums[picks].sum(1) / counts[picks].sum(1))

@@ -18,7 +18,7 @@ from experiments.evaluate import reports
 from experiments.tables import completion, fits, realism, report, scan_pca
 from experiments.tables.completion import CompletionConfig
 from experiments.tables.global_completion import GlobalConfig, complete_global
-from experiments.tables.masked_heads import make_cases, measure
+from experiments.tables.masked_heads import completion_errors, mask_heads
 from experiments.tables.runs import batches, code_version
 from fitting.scan_fit import fit_scans
 from flamejax.geometry import mesh_edges
@@ -62,15 +62,15 @@ def tiny_vae() -> MeshVAE:
 
 
 def test_masks_hide_a_stated_share_and_are_the_same_whichever_scans_are_chosen():
-    found = make_cases(MAKER, scans(3, 1), range(12), seed=3)
+    found = mask_heads(MAKER, scans(3, 1), range(12), seed=3)
     assert len(found) == 24 and list(found.kind[:2]) == list(KINDS)
     assert found.keys[1] == "subject_0100-bareteeth-patch"
     share = (~found.visible).mean(axis=1)
     # The sphere's vertices come in rows that are hidden together.
     assert share.min() > 0.24 and share.max() < 0.5 and share.std() > 0.02
-    some = make_cases(MAKER, scans(3, 1), [7, 2], seed=3)
+    some = mask_heads(MAKER, scans(3, 1), [7, 2], seed=3)
     np.testing.assert_array_equal(some.visible, found.visible[[14, 15, 4, 5]])
-    assert (make_cases(MAKER, scans(3, 1), [7, 2], seed=4).visible != some.visible).any()
+    assert (mask_heads(MAKER, scans(3, 1), [7, 2], seed=4).visible != some.visible).any()
 
 
 def test_components_complete_a_head_in_their_span(tmp_path):
@@ -80,7 +80,7 @@ def test_components_complete_a_head_in_their_span(tmp_path):
     np.testing.assert_allclose(pca.coefficients.std(axis=0, ddof=1), 1, rtol=1e-6)
     rng = np.random.default_rng(0)
     truth = pca.heads(rng.standard_normal(12))
-    visible = make_cases(MAKER, scans(1, 1), [0]).visible[1]
+    visible = mask_heads(MAKER, scans(1, 1), [0]).visible[1]
     spoilt = np.where(visible[:, None], truth, np.nan)
     found = scan_pca.complete(pca, spoilt, visible, 12, 1e-7)
     np.testing.assert_allclose(found, truth, atol=1e-6)
@@ -120,7 +120,7 @@ def test_components_are_kept_and_a_damaged_file_is_made_again(tmp_path):
 
 def test_the_head_model_completes_its_own_heads():
     truth = heads(3, 5)
-    visible = make_cases(MAKER, scans(1, 1), [0, 1, 2]).visible[1::2]
+    visible = mask_heads(MAKER, scans(1, 1), [0, 1, 2]).visible[1::2]
     spoilt = np.where(visible[..., None], truth, np.nan).astype(np.float32)
     found = complete_global(HEAD, spoilt, visible, GlobalConfig(noise=1e-6, steps=20))
     assert np.linalg.norm(found - truth, axis=-1).max() < 1e-4
@@ -135,16 +135,16 @@ def test_with_all_visible_the_head_model_does_as_well_as_a_scan_fit():
 
 
 def test_errors_are_medians_over_hidden_and_over_visible_vertices():
-    cases = make_cases(MAKER, scans(1, 1), [0])
+    cases = mask_heads(MAKER, scans(1, 1), [0])
     found = cases.heads + np.where(cases.visible[..., None], [0.003, 0, 0], [0, 0.004, 0])
-    errors = measure(found.astype(np.float32), cases, mesh_edges(np.asarray(HEAD.faces)))
+    errors = completion_errors(found.astype(np.float32), cases, mesh_edges(np.asarray(HEAD.faces)))
     np.testing.assert_allclose(errors.visible, 3, rtol=1e-3)
     np.testing.assert_allclose(errors.hidden, 4, rtol=1e-3)
     # A shift has no details, but for the step between the two shifts.
     assert errors.visible_detail.max() < 2.5
-    shifted = measure(cases.heads + np.float32(0.01), cases, mesh_edges(np.asarray(HEAD.faces)))
+    shifted = completion_errors(cases.heads + np.float32(0.01), cases, mesh_edges(np.asarray(HEAD.faces)))
     assert max(shifted.visible_detail.max(), shifted.hidden_detail.max()) < 1e-3
-    assert np.abs(measure(cases.heads[0], cases, mesh_edges(np.asarray(HEAD.faces))).hidden).max() == 0
+    assert np.abs(completion_errors(cases.heads[0], cases, mesh_edges(np.asarray(HEAD.faces))).hidden).max() == 0
 
 
 def test_the_table_has_the_rows_it_should_and_is_the_same_again(tmp_path, monkeypatch):
@@ -233,11 +233,11 @@ def test_without_weights_the_table_says_so_and_goes_on(tmp_path, monkeypatch, ca
 
 def test_kept_fits_of_photos_do_not_depend_on_models():
     """The version of the code that names them leaves `models` out: so nothing that fits a photo may use it."""
-    assert "models" not in fits.ROOMS
+    assert "models" not in fits.CODE_PATHS
     code = "import sys, experiments.tables.fits, experiments.tables.fitting_table; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {name.split(".")[0] for name in done.stdout.split()} & {"models", "sampling"}
-    assert code_version(fits.ROOMS) != code_version((*fits.ROOMS, "models"))
+    assert code_version(fits.CODE_PATHS) != code_version((*fits.CODE_PATHS, "models"))
 
 
 def test_batches_are_filled_up_with_copies():

@@ -16,8 +16,8 @@ from experiments import evaluate
 from experiments.cache import read_tree
 from experiments.evaluate import reports
 from experiments.tables import charts, diverse_runs, diversity_table, moving_occlusion, pictures, realism, report
-from experiments.tables.diverse_cases import Parts, parts_of
-from experiments.tables.diverse_runs import METHODS, OURS, Found, case_key
+from experiments.tables.diverse_cases import VisibilityMasks, visibility_masks
+from experiments.tables.diverse_runs import METHODS, OURS, DrawnHypotheses, case_key
 from flamejax.head import head_frame, root_joint
 from flamejax.types import Fit
 from tests.experiments.diverse_fakes import COUNT, VAE, FakeConfig, Fakes, case, run_fit, runner
@@ -127,7 +127,7 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, known):
     row = by[OURS, "overall"]
     # The stand-in's steps: 11 mm where the fit sees, three times as much where not, at the vertices of each part.
     seen = np.asarray(HEAD.v_template)[:, 2] > -1.0
-    part = parts_of(cases[0], HEAD, run_fit(cases[0]))
+    part = visibility_masks(cases[0], HEAD, run_fit(cases[0]))
     for name, chosen in (("asd_v", part.visible), ("asd_o", part.occluded), ("asd_o_under", part.under)):
         step = np.where(seen, 11.0, 33.0)[chosen]
         assert row[name] == pytest.approx(np.sqrt((step**2).mean()), rel=1e-4)
@@ -194,8 +194,8 @@ def test_pictures_show_something(tmp_path, fakes):
         assert (filled[:2] > 5).all() and (filled[2, : columns - 2] > 5).all()
     assert pictures.one_of_each(["hand", "glasses", "glasses", "object"]) == [1, 0, 3]
     assert pictures.one_of_each(["photo"] * 9) == list(range(6))
-    nothing = Parts(np.ones(COUNT, bool), np.zeros(COUNT, bool), np.zeros(COUNT, bool))
-    bare = dataclasses.replace(shown[0], parts=nothing, found=Found(shown[0].found.heads, None, np.zeros(8), 0.0))
+    nothing = VisibilityMasks(np.ones(COUNT, bool), np.zeros(COUNT, bool), np.zeros(COUNT, bool))
+    bare = dataclasses.replace(shown[0], parts=nothing, found=DrawnHypotheses(shown[0].found.heads, None, np.zeros(8), 0.0))
     pictures.interpolation_figure(HEAD, VAE, [bare], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 

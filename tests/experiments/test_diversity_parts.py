@@ -15,7 +15,7 @@ from experiments.datasets.open_faces.photos import kind_of
 from experiments.evaluate import cases as cases_of
 from experiments.evaluate.config import EvaluateConfig
 from experiments.tables import moving_occlusion, realism
-from experiments.tables.diverse_cases import balanced, parts_of
+from experiments.tables.diverse_cases import balanced, visibility_masks
 from flamejax import metrics
 from flamejax.types import Fit, Observation
 from tests.experiments.diverse_fakes import COUNT, EYES, SIDE, case
@@ -75,12 +75,12 @@ def test_parts_leave_eyeballs_out_of_what_is_occluded():
         lambda leaf: leaf[0], FakeTools().fit(HEAD, jax.tree.map(lambda a: a[None], case(0).observation))
     )
     one = case(0)
-    parts = parts_of(one, HEAD, fit)
+    parts = visibility_masks(one, HEAD, fit)
     assert not (parts.occluded & EYES).any() and (parts.visible == ~parts.occluded).all()
     np.testing.assert_array_equal(parts.occluded, ~one.shown & ~EYES)
     np.testing.assert_array_equal(parts.under, one.shown_clean & ~one.shown & ~EYES)
     seen = np.zeros(COUNT, bool)
-    found = parts_of(case(0, truth=False), HEAD, dataclasses.replace(fit, vertex_visibility=seen))
+    found = visibility_masks(case(0, truth=False), HEAD, dataclasses.replace(fit, vertex_visibility=seen))
     assert (found.occluded == ~EYES).all()
     front = np.asarray(HEAD.v_template)[:, 2] > 0.08
     assert found.under[front & ~EYES].any() and not found.under[np.asarray(HEAD.v_template)[:, 2] < 0].any()
@@ -130,7 +130,7 @@ def test_patches_cover_what_they_are_called():
     for pose in (params, turned):
         points = np.asarray(flamejax.landmarks(head, pose))[:, :2] * [900.0, -900.0]
         points = points - points.mean(axis=0) + 128
-        masks = {place: moving_occlusion.patch(points, place, 256) for place in moving_occlusion.PLACES}
+        masks = {place: moving_occlusion.patch_mask(points, place, 256) for place in moving_occlusion.PLACES}
         pixel = np.floor(points).astype(int)
         for place, numbers in inside.items():
             covered = masks[place][pixel[:, 1], pixel[:, 0]]
@@ -147,7 +147,7 @@ def test_patches_cover_what_they_are_called():
         )
         assert all(0.01 < mask.mean() < 0.2 for mask in masks.values())
     with pytest.raises(KeyError):
-        moving_occlusion.patch(points, "ear", 256)
+        moving_occlusion.patch_mask(points, "ear", 256)
 
 
 def test_a_patch_hides_vertices_and_landmarks():

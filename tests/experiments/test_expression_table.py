@@ -8,8 +8,8 @@ import pytest
 
 from experiments.datasets.open_faces import Scans
 from experiments.tables import expression_table
-from experiments.tables.diverse_cases import Parts
-from experiments.tables.diverse_runs import Found
+from experiments.tables.diverse_cases import VisibilityMasks
+from experiments.tables.diverse_runs import DrawnHypotheses
 from experiments.tables.diversity_table import summary, values_of
 from experiments.tables.expression_table import (
     MEASURES,
@@ -17,10 +17,10 @@ from experiments.tables.expression_table import (
     ExpressionRunner,
     ExpressionTable,
     expression,
-    measures,
+    measure,
     sheets,
 )
-from experiments.tables.moving_occlusion import SHARES, behind, covered_case
+from experiments.tables.moving_occlusion import SHARES, covered_case, vertices_behind
 from flamejax.metrics import learn_distribution
 from flamejax.types import Hypotheses
 from models.rank import frontal_vertices
@@ -124,20 +124,20 @@ def test_vertices_behind_a_cover_are_those_in_its_pixels():
     screen = np.asarray(fit.camera.project(jnp.asarray(fit.vertices)))
     inside = (screen > 0).all(axis=1) & (screen < 64).all(axis=1)
     assert inside.sum() > 10
-    np.testing.assert_array_equal(behind(cover, fit)[inside], screen[inside, 1] >= 32)
+    np.testing.assert_array_equal(vertices_behind(cover, fit)[inside], screen[inside, 1] >= 32)
 
 
 def test_measures_of_known_heads():
     truth = np.asarray(HEAD.v_template)
     known = learn_distribution(scans(50, 3).vertices + np.asarray(HEAD.joint_template[0], np.float32))
     seen = np.arange(COUNT) % 2 == 0
-    parts = Parts(seen, ~seen, ~seen)
+    parts = VisibilityMasks(seen, ~seen, ~seen)
     heads = np.stack([truth, truth + np.where(seen[:, None], 0, [0.003, 0, 0])]).astype(np.float32)
-    row = measures(Found(heads, None, np.zeros(2), 1.5), dataclasses.replace(case(0), truth=truth), parts, FRONT, known)
+    row = measure(DrawnHypotheses(heads, None, np.zeros(2), 1.5), dataclasses.replace(case(0), truth=truth), parts, FRONT, known)
     assert row["cse"] == row["visible_se"] == row["asd_v_min"] == row["asd_v_max"] == 0
     assert row["asd_o_rms"] == pytest.approx(3.0, rel=1e-3)
     assert row["seconds"] == 1.5 and row["ode"] >= 0
-    bad = measures(Found(heads * np.nan, None, np.zeros(2), 1.0), case(0), parts, FRONT, known)
+    bad = measure(DrawnHypotheses(heads * np.nan, None, np.zeros(2), 1.0), case(0), parts, FRONT, known)
     assert bad["failed"] == 1 and all(np.isnan(value) for name, value in bad.items() if name != "failed")
     kept = summary(values_of([row, bad]), MEASURES, [case(0), case(1)])
     assert kept["photos"] == 2 and kept["failed"] == 1 and kept["cse"] == 0

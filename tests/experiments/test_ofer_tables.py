@@ -16,9 +16,9 @@ from experiments.evaluate import reports
 from experiments.tables import ofer_cases, ofer_runs, ofer_table
 from experiments.tables.landmark_posterior import LandmarkPrior, learn_prior
 from experiments.tables.ofer_cases import OferCase, draw_cases
-from experiments.tables.ofer_runs import Judged, OferRunner
+from experiments.tables.ofer_runs import DrawErrors, OferRunner
 from experiments.tables.statistics import difference_of
-from experiments.training.ofer.examples import Source, draw_params, make_source, photographed_points
+from experiments.training.ofer.examples import ExampleSource, draw_params, make_example_source, simulate_landmarks
 from flamejax.head import landmarks, shape_identity
 from flamejax.metrics import identity_errors_mm
 from models.encoders.landmark import LandmarkEncoderConfig
@@ -31,7 +31,7 @@ from tests.heads import random_head
 
 HEAD = random_head(subdivisions=3)
 ENCODER = LandmarkEncoderConfig(width=8, hidden=8, blocks=1)
-SOURCE = make_source(HEAD, None)
+SOURCE = make_example_source(HEAD, None)
 UNET = UNet1DConfig((HEAD.num_betas, 4), context=8, time=8, heads=1, head_width=4, tokens=2)
 IDGEN = build_generator(HEAD, GeneratorConfig("identity", UNET, landmark=ENCODER, preconditioned=True))
 IDRANK = build_rank(HEAD, IdRankConfig((16, 8), context=8, landmark=ENCODER))
@@ -51,11 +51,11 @@ def fake_case(number: int, subject: int | None = None, hidden: int = 0) -> OferC
     return OferCase(f"person_{number:04d}", subject, np.zeros((68, 2)), visible, np.zeros((4, 3)))
 
 
-def fake_judged(median: list[float], score: list[float] | None = None, closeness: list[float] | None = None) -> Judged:
+def fake_errors(median: list[float], score: list[float] | None = None, closeness: list[float] | None = None) -> DrawErrors:
     median = np.array(median)
     score = np.zeros(len(median)) if score is None else np.array(score)
     closeness = np.zeros(len(median)) if closeness is None else np.array(closeness)
-    return Judged(median, median + 10, median + 20, np.array([0.5, 10.5, 20.5]), score, closeness)
+    return DrawErrors(median, median + 10, median + 20, np.array([0.5, 10.5, 20.5]), score, closeness)
 
 
 class FakeRunner:
@@ -63,16 +63,16 @@ class FakeRunner:
 
     seed = 0
 
-    def __init__(self, found: dict[str, Judged], added: np.ndarray):
+    def __init__(self, found: dict[str, DrawErrors], added: np.ndarray):
         self.found, self.added = found, added
 
-    def judged(self, drawn_from, cases, count, tick=lambda count: None, sampler=None):
+    def evaluate(self, drawn_from, cases, count, tick=lambda count: None, sampler=None):
         tick(len(cases))
         one = self.found[drawn_from if sampler is None else sampler.method]
         return [dataclasses.replace(one, median=one.median + more) for more in self.added[: len(cases)]]
 
 
-def small_prior(source: Source) -> LandmarkPrior:
+def small_prior(source: ExampleSource) -> LandmarkPrior:
     """Of few examples."""
     return learn_prior(source, 128)
 
@@ -112,7 +112,7 @@ def test_a_person_of_the_heads_own_is_seen_as_a_training_example_would_be():
         # A person's root joint is at the origin, which perspective does not take for another place.
         root = shape_identity(HEAD, params.betas).joints[:, :1]
         points = landmarks(HEAD, params) - root
-        return photographed_points(SOURCE, points, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys))
+        return simulate_landmarks(SOURCE, points, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys))
 
     points, visible = expected(jnp.arange(3))
     np.testing.assert_array_equal([case.visible for case in cases], visible)
@@ -126,23 +126,23 @@ def test_covered_rows():
 
 
 def test_what_counts_of_a_case():
-    one = fake_judged([3.0, 1.0, 2.0], score=[0.1, 0.2, 0.3])
-    np.testing.assert_allclose(ofer_table.counted(one, "average"), [2, 12, 22])
-    np.testing.assert_allclose(ofer_table.counted(one, "minimum"), [1, 11, 21])
-    np.testing.assert_allclose(ofer_table.counted(one, "ranked"), [2, 12, 22])
-    np.testing.assert_allclose(ofer_table.counted(one, "of mean"), [0.5, 10.5, 20.5])
-    failed = fake_judged([3.0, np.nan, 2.0])
+    one = fake_errors([3.0, 1.0, 2.0], score=[0.1, 0.2, 0.3])
+    np.testing.assert_allclose(ofer_table.select_errors(one, "average"), [2, 12, 22])
+    np.testing.assert_allclose(ofer_table.select_errors(one, "minimum"), [1, 11, 21])
+    np.testing.assert_allclose(ofer_table.select_errors(one, "ranked"), [2, 12, 22])
+    np.testing.assert_allclose(ofer_table.select_errors(one, "of mean"), [0.5, 10.5, 20.5])
+    failed = fake_errors([3.0, np.nan, 2.0])
     assert (
-        np.isnan(ofer_table.counted(failed, "minimum")).all() and np.isnan(ofer_table.counted(failed, "ranked")).all()
+        np.isnan(ofer_table.select_errors(failed, "minimum")).all() and np.isnan(ofer_table.select_errors(failed, "ranked")).all()
     )
-    assert ofer_table.first_of(np.array([np.nan, 1.0, 1.0])) == 1
+    assert ofer_table.best_index(np.array([np.nan, 1.0, 1.0])) == 1
 
 
 def test_the_identity_table():
     found = {
-        "random": fake_judged([6.0, 4.0]),
-        "linear-gaussian": fake_judged([3.0, 1.0]),
-        "idgen": fake_judged([3.0, 1.5], score=[0.0, 1.0]),
+        "random": fake_errors([6.0, 4.0]),
+        "linear-gaussian": fake_errors([3.0, 1.0]),
+        "idgen": fake_errors([3.0, 1.5], score=[0.0, 1.0]),
     }
     cases = [fake_case(0), fake_case(1, hidden=20), fake_case(2, hidden=60)]
     table = ofer_table.identity(FakeRunner(found, np.array([0.0, 1.0, 2.0])), cases, quiet)
@@ -191,9 +191,9 @@ def test_failed_cases_are_counted_and_left_out():
 
 def test_the_samples_table(monkeypatch):
     monkeypatch.setattr(ofer_table, "COUNTS", (1, 2, 3))
-    one = fake_judged([3.0, 1.0, 2.0])
-    half = fake_judged([1.5, 0.5, 1.0])
-    found = {"idgen": one, "random": fake_judged([5.0, 6.0, 4.0]), "dpm": half, "ddim": one, "ancestral": one}
+    one = fake_errors([3.0, 1.0, 2.0])
+    half = fake_errors([1.5, 0.5, 1.0])
+    found = {"idgen": one, "random": fake_errors([5.0, 6.0, 4.0]), "dpm": half, "ddim": one, "ancestral": one}
     table = ofer_table.samples(FakeRunner(found, np.zeros(2)), [fake_case(0), fake_case(1)], quiet)
     assert [(row["n"], row["median_mm"], row["random_median_mm"]) for row in table.rows] == [
         (1, 3.0, 5.0), (2, 1.0, 5.0), (3, 1.0, 4.0),
@@ -208,7 +208,7 @@ def test_the_samples_table(monkeypatch):
 def test_the_ranking_table():
     errors = np.random.default_rng(0).uniform(1, 3, 100)
     noise = np.random.default_rng(1).normal(size=100)
-    found = {"idgen": fake_judged(errors.tolist(), (-errors).tolist(), (noise - errors).tolist())}
+    found = {"idgen": fake_errors(errors.tolist(), (-errors).tolist(), (noise - errors).tolist())}
     table = ofer_table.ranking(FakeRunner(found, np.linspace(0, 1, 20)), [fake_case(k) for k in range(20)], quiet)
     ideal, residual, chance = table.rows
     assert [row["method"] for row in table.rows] == ["idrank", "mean residual", "chance"]
@@ -226,7 +226,7 @@ def test_errors_are_those_of_the_metric_and_runs_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(ofer_runs, "BATCH", 2)
     cases = draw_cases(HEAD, SOURCE, people(3), None, 0)
     first, ticks = OferRunner(HEAD, SOURCE, IDGEN, IDRANK, folder=tmp_path), []
-    found = {name: first.judged(name, cases, COUNT, ticks.append) for name in ofer_runs.SOURCES}
+    found = {name: first.evaluate(name, cases, COUNT, ticks.append) for name in ofer_runs.SOURCES}
     assert sum(ticks) == 9 and all(one.median.shape == (COUNT,) for one in found["idgen"])
     assert np.isfinite(found["idgen"][0].score).all() and np.isnan(found["random"][0].score).all()
 
@@ -243,11 +243,11 @@ def test_errors_are_those_of_the_metric_and_runs_go_on(tmp_path, monkeypatch):
     again = OferRunner(HEAD, SOURCE, IDGEN, IDRANK, folder=tmp_path)
     alone = OferRunner(HEAD, SOURCE, IDGEN, IDRANK, folder=tmp_path / "alone")
     for name in ofer_runs.SOURCES:
-        (one,) = alone.judged(name, cases[2:], COUNT)
+        (one,) = alone.evaluate(name, cases[2:], COUNT)
         np.testing.assert_allclose(one.median, found[name][2].median, rtol=1e-4)
-    monkeypatch.setattr(OferRunner, "_drawn", nothing_is_drawn)
+    monkeypatch.setattr(OferRunner, "_draw", nothing_is_drawn)
     for name in ofer_runs.SOURCES:
-        for old, new in zip(found[name], again.judged(name, cases, COUNT), strict=True):
+        for old, new in zip(found[name], again.evaluate(name, cases, COUNT), strict=True):
             np.testing.assert_array_equal(old.median, new.median)
     # Another seed, sampler, ranker or number is not what was kept.
     others = [
@@ -258,16 +258,16 @@ def test_errors_are_those_of_the_metric_and_runs_go_on(tmp_path, monkeypatch):
     ]
     for runner, count, sampler in others:
         with pytest.raises(LookupError):
-            runner.judged("idgen", cases[:1], count, sampler=sampler)
+            runner.evaluate("idgen", cases[:1], count, sampler=sampler)
 
 
 def test_a_damaged_file_is_made_again(tmp_path):
     cases = draw_cases(HEAD, SOURCE, people(1), None, 0)
     runner = OferRunner(HEAD, SOURCE, IDGEN, folder=tmp_path)
-    (before,) = runner.judged("random", cases, COUNT)
+    (before,) = runner.evaluate("random", cases, COUNT)
     (path,) = tmp_path.rglob("*.npz")
     path.write_bytes(path.read_bytes()[:100])
-    (after,) = runner.judged("random", cases, COUNT)
+    (after,) = runner.evaluate("random", cases, COUNT)
     np.testing.assert_array_equal(before.median, after.median)
 
 

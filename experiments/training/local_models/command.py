@@ -131,7 +131,7 @@ def evaluate_splits(
     return tables
 
 
-def write_picture(head: HeadModel, local: LocalModel, shown: scans.Scans, path: Path) -> None:
+def write_picture(head: HeadModel, local: LocalModel, examples: scans.Scans, path: Path) -> None:
     """Write a picture with a column per scan: the scan, its fits by global heads and by the head with local models as
     clay renders, and below each fit its errors as colours."""
     leading, full = (local.num_betas, local.num_expression), (head.num_betas, head.num_expression)
@@ -151,10 +151,10 @@ def write_picture(head: HeadModel, local: LocalModel, shown: scans.Scans, path: 
         large = clay_pictures(head.faces, centred, colours, 2 * SIDE, view)
         return [np.asarray(Image.fromarray(pixels).reduce(2)) for pixels in large]
 
-    rows = [("scan", clay_row(shown.vertices))]
+    rows = [("scan", clay_row(examples.vertices))]
     for name, model in heads.items():
-        fitted = np.asarray(fit_scans(model, shown.vertices).vertices)
-        level = 1e3 * np.linalg.norm(fitted - shown.vertices, axis=-1) / MAX_ERROR_MM
+        fitted = np.asarray(fit_scans(model, examples.vertices).vertices)
+        level = 1e3 * np.linalg.norm(fitted - examples.vertices, axis=-1) / MAX_ERROR_MM
         stops = np.linspace(0, 1, len(STOPS))
         colours = np.stack([np.interp(level, stops, channel) for channel in STOPS.T], axis=-1)
         rows += [(name, clay_row(fitted)), ("its error", clay_row(fitted, colours))]

@@ -134,12 +134,12 @@ def draw_motion(source: ExampleSource, key: Array) -> tuple[Array, Array]:
     model_jaw = model_jaw.at[0].set(jnp.abs(model_jaw[0]))
     if not count:
         return model_expression, model_jaw
-    one, two = jax.random.randint(pick, (2,), 0, count)
+    first, second = jax.random.randint(pick, (2,), 0, count)
     # Half of the scans' expressions are unchanged, the others are weaker or a little stronger.
     factor = jnp.where(strong[1] < 0.5, 1.0, 2.3 * (strong[1] - 0.5))
     chance, blend = jax.random.uniform(kind, ()), jax.random.uniform(share, ())
     blend = jnp.where(chance < MODEL_SHARE + BLEND_SHARE, blend, 0.0)
-    expression, jaw = (factor * ((1 - blend) * a[one] + blend * a[two]) for a in (source.expression, source.jaw))
+    expression, jaw = (factor * ((1 - blend) * a[first] + blend * a[second]) for a in (source.expression, source.jaw))
     from_model = chance < MODEL_SHARE
     return jnp.where(from_model, model_expression, expression), jnp.where(from_model, model_jaw, jaw)
 

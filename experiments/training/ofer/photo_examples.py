@@ -46,7 +46,7 @@ BATCH = 16
 """Number of photos that an encoder processes at once."""
 MAX_FLOAT16 = float(np.finfo(np.float16).max)
 WIDTH = 68 * 3 + 4
-"""Numbers in a row of `seen`: landmarks with confidence, scale and offset of the crop, 1 if there is a face."""
+"""Numbers in a row of `observed`: landmarks with confidence, scale and offset of the crop, 1 if there is a face."""
 
 
 def features_folder() -> Path:
@@ -105,16 +105,16 @@ def load_examples(
     """
     folder, count = features_folder(), len(source.digests)
     with file_lock(folder, "features of photos"):
-        seen = KeptRows(folder / f"seen-{_key(source)}.npy", (count, WIDTH), np.float32)
+        observed = KeptRows(folder / f"seen-{_key(source)}.npy", (count, WIDTH), np.float32)
         feature_files = {
             name: KeptRows(
                 folder / f"{name}-{_key(source, base_digest(encoder))}.npy", (count, encoder.feature_width), np.float16
             )
             for name, encoder in encoders.items()
         }
-        _compute_missing(source, encoders, seen, feature_files, console)
-    usable = np.flatnonzero(seen.whole()[:, -1] > 0)
-    landmarks = np.array(seen.whole()[usable, : 68 * 3]).reshape(-1, 68, 3)
+        _compute_missing(source, encoders, observed, feature_files, console)
+    usable = np.flatnonzero(observed.whole()[:, -1] > 0)
+    landmarks = np.array(observed.whole()[usable, : 68 * 3]).reshape(-1, 68, 3)
     visible = (landmarks[..., 2] > VISIBLE_CONFIDENCE).astype(np.float32)
     motion = np.zeros((count, head.num_expression + 3)) if source.motion is None else source.motion
     betas, motion = (np.asarray(part[usable], np.float32) for part in (source.betas, motion))
@@ -128,25 +128,25 @@ def _key(source: PhotoSource, base: str = "") -> str:
 
 
 def _compute_missing(
-    source: PhotoSource, encoders: Mapping[Any, ArcFace | FaRL], seen: KeptRows,
+    source: PhotoSource, encoders: Mapping[Any, ArcFace | FaRL], observed: KeptRows,
     feature_files: Mapping[Any, KeptRows], console: Console,
 ) -> None:  # fmt: skip
-    """Compute and store missing rows of `seen` and of features, block by block."""
+    """Compute and store missing rows of `observed` and of features, block by block."""
     count, left_out, too_large = len(source.digests), [], set()
-    start = min(part.done for part in (seen, *feature_files.values()))
+    start = min(part.done for part in (observed, *feature_files.values()))
     if start == count:
         return
     with progress_bar(console, transient=True) as progress, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         task = progress.add_task(f"features of {source.title}", total=count, completed=start)
         while start < count:
             stop = min(start + BLOCK, count)
-            known_rows = seen.rows(start, stop) if seen.done >= stop else None
+            known_rows = observed.rows(start, stop) if observed.done >= stop else None
             observe = functools.partial(_observe, source, start, known_rows)
             photos = list(pool.map(observe, range(start, stop)))
             rows = np.stack([row for _, row, _ in photos]) if known_rows is None else known_rows
             left_out += [reason for _, _, reason in photos if reason]
             if known_rows is None:
-                seen.add(rows)
+                observed.add(rows)
             for name, part in feature_files.items():
                 if part.done < stop:
                     features = _compute_features(encoders[name], np.stack([image for image, _, _ in photos]), rows)
@@ -162,7 +162,7 @@ def _compute_missing(
 def _observe(
     source: PhotoSource, start: int, known_rows: np.ndarray | None, index: int
 ) -> tuple[np.ndarray, np.ndarray, str]:  # fmt: skip
-    """Returns a photo's crop, its row of `seen`, and the reason if it has no face; known_rows: of `seen`, from `start`
+    """Returns a photo's crop, its row of `observed`, and the reason if it has no face; known_rows: of `observed`, from `start`
     on."""
     unusable = np.zeros((SIZE, SIZE, 3), np.float32), np.zeros(WIDTH, np.float32)
     row = None if known_rows is None else known_rows[index - start]
@@ -182,7 +182,7 @@ def _row(observation: Observation) -> np.ndarray:
 
 
 def _in_photo(row: np.ndarray) -> np.ndarray:
-    """Returns landmarks in the full photo from a row of `seen`, (68, 3); NaN if they were missing."""
+    """Returns landmarks in the full photo from a row of `observed`, (68, 3); NaN if they were missing."""
     landmarks, scale, offset = row[: 68 * 3].reshape(68, 3).astype(np.float64), row[-4], row[-3:-1]
     landmarks[(landmarks == 0).all(axis=1)] = np.nan
     landmarks[:, :2] = (landmarks[:, :2] - offset) / scale
@@ -190,7 +190,7 @@ def _in_photo(row: np.ndarray) -> np.ndarray:
 
 
 def _compute_features(encoder: ArcFace | FaRL, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns features (n, F) of crops (n, SIZE, SIZE, 3) and their rows of `seen`."""
+    """Returns features (n, F) of crops (n, SIZE, SIZE, 3) and their rows of `observed`."""
     landmarks = rows[:, : 68 * 3].reshape(-1, 68, 3)
     features = []
     for start in range(0, len(images), BATCH):

@@ -94,16 +94,16 @@ def _example_rows(
     visible: np.ndarray | None = None,
 ) -> ExampleRows:  # fmt: skip
     """Returns the arrays as examples. Raises: ValueError, their shapes do not match."""
-    known, points = np.asarray(coefficients, np.float32), np.asarray(landmarks, np.float32)
+    values, points = np.asarray(coefficients, np.float32), np.asarray(landmarks, np.float32)
     visibility = np.ones(points.shape[:2], np.float32) if visible is None else np.asarray(visible, np.float32)
-    count = known.shape[-1] if head is None else head.num_betas if kind == "identity" else head.num_expression + 3
-    if known.ndim != 2 or known.shape[1] != count:
-        raise ValueError(f"{name}coefficients are (N, {count}), not {known.shape}.")
-    for what, array, shape in (("landmarks", points, (len(known), 68, 2)), ("visible", visibility, (len(known), 68))):
+    count = values.shape[-1] if head is None else head.num_betas if kind == "identity" else head.num_expression + 3
+    if values.ndim != 2 or values.shape[1] != count:
+        raise ValueError(f"{name}coefficients are (N, {count}), not {values.shape}.")
+    for what, array, shape in (("landmarks", points, (len(values), 68, 2)), ("visible", visibility, (len(values), 68))):
         if array.shape != shape:
             raise ValueError(f"{name}{what} are {shape}, not {array.shape}.")
-    empty = np.zeros((len(known), 0), np.float32)
-    betas, motion = (known, empty) if kind == "identity" else (empty, known)
+    empty = np.zeros((len(values), 0), np.float32)
+    betas, motion = (values, empty) if kind == "identity" else (empty, values)
     return ExampleRows(betas, motion, points, visibility)
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 import flamejax
-from experiments.training.record import Record
+from experiments.training.record import MetricsLogger
 from tests import flame_format
 from tests.experiments.training.runs import HEAD, generator_options, mesh_options, write_scans
 
@@ -60,7 +60,7 @@ def idgen_run(data, tmp_path_factory):
 @pytest.fixture
 def stopped_at(monkeypatch):
     """Stops runs in a step, which is then not recorded; to be called with the step, or with None: no longer."""
-    whole = Record.add_losses
+    whole = MetricsLogger.add_losses
 
     def stop(step):
         def add_losses(self, last, losses):
@@ -68,6 +68,6 @@ def stopped_at(monkeypatch):
                 raise Stopped
             return whole(self, last, losses)
 
-        monkeypatch.setattr(Record, "add_losses", add_losses)
+        monkeypatch.setattr(MetricsLogger, "add_losses", add_losses)
 
     return stop

@@ -64,7 +64,7 @@ def with_training(options, changes):
 
 def mesh_options(data, workdir, **changes):
     options = MeshVAEOptions(
-        workdir=workdir, head=data / "head.npz", scans=data / "scans", judged_at_end=2, training=MESH_TRAINING,
+        workdir=workdir, head=data / "head.npz", scans=data / "scans", final_eval_examples=2, training=MESH_TRAINING,
         architecture=TINY,
     )  # fmt: skip
     return with_training(options, changes)
@@ -72,7 +72,7 @@ def mesh_options(data, workdir, **changes):
 
 def generator_options(data, workdir, kind="identity", **changes):
     options = GeneratorOptions(
-        workdir=workdir, head=data / "head.npz", scans=data / "scans", judged_at_end=2, training=GENERATOR_TRAINING,
+        workdir=workdir, head=data / "head.npz", scans=data / "scans", final_eval_examples=2, training=GENERATOR_TRAINING,
         architecture=architecture(kind),
     )  # fmt: skip
     return with_training(options, changes)
@@ -81,7 +81,7 @@ def generator_options(data, workdir, kind="identity", **changes):
 def rank_options(data, workdir, idgen, **changes):
     training = RankTraining(**SHORT, batch_size=4, candidates=6, sampler_steps=2, encoder_rate=1e-2)
     options = RankOptions(
-        workdir=workdir, head=data / "head.npz", scans=data / "scans", judged_at_end=2, training=training,
+        workdir=workdir, head=data / "head.npz", scans=data / "scans", final_eval_examples=2, training=training,
         architecture=RANK, idgen=idgen,
     )  # fmt: skip
     return with_training(options, changes)

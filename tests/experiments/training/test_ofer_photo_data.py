@@ -80,7 +80,7 @@ def test_data_sets_without_expressions(head, tmp_path):
     training, validation = folder_photos(tmp_path, "lyhm", head, "identity", console)
     assert training.motion is None and not set(training.identity) & set(validation.identity)
     assert len(training.betas) == (IDENTITIES - 1) * EACH and training.identity[0].startswith("LYHM/")
-    with pytest.raises(ValueError, match=r"identities alone.*famos"):
+    with pytest.raises(ValueError, match=r"only identities.*famos"):
         folder_photos(tmp_path, "Lyhm", head, "expression", console)
     (tmp_path / "LYHM").rename(tmp_path / "own")
     with pytest.raises(ValueError, match="has no expression"):
@@ -105,7 +105,7 @@ def test_files_that_cannot_be_used(head, tmp_path, capsys):
     assert f"3 identity coefficients, but the head has {head.num_betas}" in said
     assert "no coefficients: 2.npz beside it, or flame.npz" in said
     bad = next(part for part in found if "own/person1" in part.identity)
-    seen = photo_examples.examples_of(bad, {}, head, console)
+    seen = photo_examples.load_examples(bad, {}, head, console)
     assert len(seen) == len(bad.betas) - 1 and "2.png" in capsys.readouterr().out
     for path in (tmp_path / "own").rglob("*.npz"):
         path.unlink()
@@ -121,7 +121,7 @@ def test_coefficients_by_their_names(tmp_path):
     pose = np.arange(15.0)
     np.savez(tmp_path / "a.npz", **{"flame.shape_params": np.ones(6), "flame.exp": np.ones(3), "flame.pose": pose})
     betas, motion = reader.read(tmp_path / "a.npz")
-    assert betas.shape == (4,) and reader.cut == {"identity": (6, 4)}
+    assert betas.shape == (4,) and reader.truncated == {"identity": (6, 4)}
     np.testing.assert_array_equal(motion, [1, 1, 1, 6, 7, 8])
     whole = {"betas": np.ones(4), "expression": np.ones(3), "jaw": np.zeros(3)}
     for name, value, words in (

@@ -20,7 +20,7 @@ from experiments.training import (
     train_mesh_vae,
 )
 from experiments.training.ofer import train as ofer
-from experiments.training.record import Record
+from experiments.training.record import MetricsLogger
 from models.mesh_vae import MeshVAEConfig
 from tests.experiments.training.conftest import QUIET, Stopped
 from tests.experiments.training.runs import HEAD, MESH_TRAINING, SHORT, TINY, architecture
@@ -212,8 +212,8 @@ def test_the_package_is_imported_for_nothing():
 
 
 def test_the_record_of_a_single_step():
-    record = Record(None, 0)
+    record = MetricsLogger(None, 0)
     record.add_losses(1, [{"total": 2.0}])
     found = record.found()
     np.testing.assert_array_equal(found.losses["total"], [2.0])
-    assert found.validation == {} and Record(None, 0).found().losses == {}
+    assert found.validation == {} and MetricsLogger(None, 0).found().losses == {}

@@ -17,27 +17,27 @@ from experiments.datasets.vertex_masks import mask_maker
 from experiments.training.devices import device_mesh
 from experiments.training.mesh_vae import train as training
 from experiments.training.mesh_vae.heads import (
-    Generator,
+    SyntheticHeads,
     augmentation,
     draw_heads,
-    generator,
     mirror_map,
     principal_components,
-    statistics,
-    training_parts,
+    synthetic_heads,
+    weighted_statistics,
+    weighted_training_heads,
 )
 from experiments.training.mesh_vae.settings import MeshVAETraining
 from experiments.training.mesh_vae.step import (
-    Fixed,
+    StepConstants,
+    compute_losses,
     draw_mask,
-    losses_of,
     make_step,
     mask_limit,
     maybe_mirrored,
     optimizer_of,
 )
-from experiments.training.record import Record
-from experiments.training.state import start_state
+from experiments.training.record import MetricsLogger
+from experiments.training.state import initial_state
 from flamejax.head import HeadFileError
 from models.mesh_vae import hierarchy_for
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
@@ -137,7 +137,7 @@ def test_it_stops_where_the_loss_is_no_number_and_keeps_the_last_good(data, mesh
 def test_a_record_that_was_cut_short(tmp_path):
     lines = ['{"step": 1, "kind": "train"}', '{"step": 5, "kind": "train"}', '{"step": 2, "ki']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    Record(tmp_path, 3).close()
+    MetricsLogger(tmp_path, 3).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "kind": "train"}\n'
 
 
@@ -148,10 +148,10 @@ def placed(data):
 
 def test_synthetic_heads_have_the_models_statistics(placed):
     np.testing.assert_allclose(placed.rotations[:, 0], 0)
-    drawn = draw_heads(generator(HEAD, np.zeros((1, 5, 3), np.float32)), 384, 0)
+    drawn = draw_heads(synthetic_heads(HEAD, np.zeros((1, 5, 3), np.float32)), 384, 0)
     mean = np.asarray(HEAD.v_template - HEAD.joint_template[:1])
     assert np.abs(drawn.mean(axis=0) - mean).mean() < 0.3 * drawn.std(axis=0).mean()
-    found, deviation = statistics([(placed.vertices, 1.0)])
+    found, deviation = weighted_statistics([(placed.vertices, 1.0)])
     np.testing.assert_allclose(found, placed.vertices.mean(0), atol=1e-6)
     np.testing.assert_allclose(deviation, np.sqrt(((placed.vertices - found) ** 2).mean()), rtol=1e-4)
 
@@ -181,7 +181,7 @@ def test_losses():
             config = MeshVAETraining(spread_weight=weight)
             count = 2 if weight else 1
             draws = jax.vmap(lambda key, one, n=count: jax.vmap(one.sample)(jax.random.split(key, n)))(keys, posterior)
-            parts = losses_of(model, graph, heads, visible, keys, config, jnp.asarray(10**6))
+            parts = compute_losses(model, graph, heads, visible, keys, config, jnp.asarray(10**6))
             each.append((weight, parts, model.decode(draws)))
         return each, posterior.kl()
 
@@ -215,7 +215,7 @@ def test_mirror_images(flame):
 def test_components_of_weighted_heads():
     rng = np.random.default_rng(0)
     parts = [(rng.normal(size=(7, 4, 3)).astype(np.float32), 0.8), (rng.normal(size=(5, 4, 3)).astype(np.float32), 0.2)]
-    mean, spread = statistics(parts)
+    mean, spread = weighted_statistics(parts)
     away = [(heads - mean).reshape(len(heads), -1) for heads, _ in parts]
     covariance = sum(w / len(rows) * rows.T @ rows for rows, (_, w) in zip(away, parts, strict=True))
     np.testing.assert_allclose(mean, 0.8 * parts[0][0].mean(0) + 0.2 * parts[1][0].mean(0), rtol=1e-5)
@@ -230,12 +230,12 @@ def test_components_of_weighted_heads():
 
 
 def test_what_a_network_sees_beside_the_scans(placed):
-    scans, source = placed.vertices, generator(HEAD, placed.rotations)
-    parts = training_parts(scans, None, source, MESH_TRAINING)
+    scans, source = placed.vertices, synthetic_heads(HEAD, placed.rotations)
+    parts = weighted_training_heads(scans, None, source, MESH_TRAINING)
     assert [weight for _, weight in parts] == [0.5, 0.5] and len(parts[1][0]) == 600
     turned = np.arange(VERTICES)[::-1]
-    assert [w for _, w in training_parts(scans, turned, source, MESH_TRAINING)] == [0.25, 0.25, 0.5]
-    assert [w for _, w in training_parts(scans, None, None, MESH_TRAINING)] == [1.0]
+    assert [w for _, w in weighted_training_heads(scans, turned, source, MESH_TRAINING)] == [0.25, 0.25, 0.5]
+    assert [w for _, w in weighted_training_heads(scans, None, None, MESH_TRAINING)] == [1.0]
     mirror = mirror_map(HEAD)
     more = augmentation(HEAD, scans, placed.rotations, synthetic=0.5)
     np.testing.assert_allclose(more[: len(scans), mirror], scans * np.float32([-1, 1, 1]))
@@ -266,9 +266,9 @@ def test_the_step_lowers_for_every_accelerator_without_callbacks():
     mesh = device_mesh(1)
     step = make_step(graphdef, config, mesh)
     graph = hierarchy_for(TINY, np.asarray(HEAD.faces), np.asarray(HEAD.v_template)).graph()
-    source = Generator(HEAD, jnp.zeros((2, 5, 3)))
-    fixed = Fixed(graph, mask_maker(HEAD, count=4), source, jnp.arange(VERTICES))
-    start = start_state(params, optimizer_of(config))
+    source = SyntheticHeads(HEAD, jnp.zeros((2, 5, 3)))
+    fixed = StepConstants(graph, mask_maker(HEAD, count=4), source, jnp.arange(VERTICES))
+    start = initial_state(params, optimizer_of(config))
     with jax.set_mesh(mesh):
         export = jax.export.export(step, platforms=("cpu", "cuda", "tpu"))
         lowered = export(start, rest, fixed, jnp.zeros((3, VERTICES, 3)))

@@ -10,14 +10,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.training.devices import device_mesh, share_of
+from experiments.training.devices import device_mesh, examples_per_device
 from experiments.training.ofer import command
 from experiments.training.ofer import train as training
 from experiments.training.ofer.coefficients import ScanCoefficients, rest_coefficients
-from experiments.training.ofer.examples import draw_each, draw_params, make_source, photographed, project
+from experiments.training.ofer.examples import (
+    draw_keyed_examples,
+    draw_params,
+    make_example_source,
+    project,
+    simulate_photos,
+)
 from experiments.training.ofer.settings import GeneratorTraining, RankTraining
 from experiments.training.ofer.step import optimizer_of
-from experiments.training.state import start_state, updated
+from experiments.training.state import apply_gradient, initial_state
 from flamejax.head import HeadFileError, HeadParams, landmark_head, landmarks, landmarks_from_vertices, vertices
 from models.ofer_weights import load_generator, load_rank, ofer_path
 from models.weight_files import flat_state
@@ -49,12 +55,12 @@ def drawn_of(source, keys):
     """Heads (B,) and how photos show them, one by one and all at once."""
     first, second = (jax.vmap(lambda key, k=k: jax.random.fold_in(key, k))(keys) for k in range(2))
     params = jax.vmap(lambda key: draw_params(source, key))(first)
-    return params, photographed(source, params, second), draw_each(source, keys)
+    return params, simulate_photos(source, params, second), draw_keyed_examples(source, keys)
 
 
 @pytest.fixture(scope="module")
 def source():
-    return make_source(HEAD, scans_of())
+    return make_example_source(HEAD, scans_of())
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +99,7 @@ def test_an_example_depends_on_its_key_alone(source, keys, drawn):
 
 def test_landmarks_have_the_noise_that_was_measured(source, keys):
     still = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (COUNT, *leaf.shape)), HeadParams.zeros(HEAD))
-    spread = np.asarray(jax.jit(photographed)(source, still, keys).points).std(axis=0).mean(axis=-1)
+    spread = np.asarray(jax.jit(simulate_photos)(source, still, keys).points).std(axis=0).mean(axis=-1)
     shown = jax.jit(jax.vmap(project, in_axes=(None, 0)))
     near = np.asarray(shown(jax.jit(landmarks)(HEAD, HeadParams.zeros(HEAD)), jnp.linspace(0, 1.25, 50)))
     expected = np.sqrt(np.asarray(source.noise) ** 2 + near.var(axis=0).mean(axis=-1))
@@ -121,7 +127,7 @@ def test_expressions_are_those_of_the_scans_mostly(source, drawn, keys):
     scans = np.asarray(source.expression)
     away = np.linalg.norm(np.asarray(drawn[0].expression)[:, None] - scans[None], axis=-1).min(axis=1)
     assert 0.1 < (away < 1e-5).mean() < 0.5  # as they are; the others blended, weaker, stronger or made up
-    none = jax.jit(jax.vmap(draw_params, in_axes=(None, 0)))(make_source(HEAD, None), keys[:50])
+    none = jax.jit(jax.vmap(draw_params, in_axes=(None, 0)))(make_example_source(HEAD, None), keys[:50])
     assert np.isfinite(none.expression).all() and np.asarray(none.jaw_pose)[:, 0].min() >= 0
 
 
@@ -204,7 +210,7 @@ def test_what_a_ranker_starts_from_and_what_its_step_gives(data, idgen_run, tmp_
     idgen = load_generator(HEAD, "identity", options.idgen)
     assert_same(flat_state(idgen.encoders), flat_state(model.encoders))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    state = start_state(params, optimizer, averaged=True)
+    state = initial_state(params, optimizer, averaged=True)
     after, losses = jax.eval_shape(make(graphdef, config, device_mesh(1)), state, rest, given["fixed"], None)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert set(losses) == {"total", "average_mm", "ranked_mm", "minimum_mm", "gradient_norm"}
@@ -229,8 +235,8 @@ def test_encoders_learn_at_their_own_rate():
     config = GeneratorTraining(steps=10, warmup=1, learning_rate=1e-2, encoder_rate=0.0, weight_decay=0.0, ema=0.5)
     params = nnx.State({"encoders": {"0": {"a": nnx.Param(jnp.ones(2))}}, "unet": {"b": nnx.Param(jnp.ones(2))}})
     optimizer = optimizer_of(config)
-    state = start_state(params, optimizer, averaged=True)
-    step = jax.jit(lambda state: updated(state, jax.tree.map(jnp.ones_like, params), optimizer, config.ema))
+    state = initial_state(params, optimizer, averaged=True)
+    step = jax.jit(lambda state: apply_gradient(state, jax.tree.map(jnp.ones_like, params), optimizer, config.ema))
     for _ in range(3):
         state = step(state)
     np.testing.assert_array_equal(state.params["encoders"]["0"]["a"][...], 1)
@@ -245,9 +251,9 @@ def test_the_shipped_networks_are_named():
 
 def test_a_batch_that_devices_cannot_share():
     mesh = SimpleNamespace(devices=np.zeros(4))
-    assert share_of(8, mesh) == 2
+    assert examples_per_device(8, mesh) == 2
     with pytest.raises(ValueError, match="batch-size 6 cannot be shared by 4 devices"):
-        share_of(6, mesh)
+        examples_per_device(6, mesh)
 
 
 @pytest.mark.parametrize(

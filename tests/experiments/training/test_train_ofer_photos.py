@@ -16,7 +16,7 @@ from experiments.training.ofer import photo_folders
 from experiments.training.ofer.photo_examples import photo_examples, photo_sources
 from experiments.training.ofer.photo_folders import folder_photos
 from experiments.training.ofer.settings import GeneratorOptions, GeneratorTraining, RankOptions, RankTraining
-from experiments.training.state import start_state
+from experiments.training.state import initial_state
 from flamejax.head import HeadFileError
 from models.encoders import ArcFace, FaRL, IResNetConfig, ViTConfig
 from models.encoders.files import write_encoder
@@ -52,7 +52,7 @@ def options_of(data, workdir, kind="identity", **changes):
     """A run of a few seconds."""
     options = GeneratorOptions(
         workdir=workdir, head=data / "head.npz", photos=data / "photos", arcface=data / "arcface.npz",
-        farl=data / "farl.npz", judged_at_end=2, training=TRAINING, architecture=architecture_of(kind),
+        farl=data / "farl.npz", final_eval_examples=2, training=TRAINING, architecture=architecture_of(kind),
     )  # fmt: skip
     return with_training(options, changes)
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_holds_no_frozen_layer(photos, whole):
 
 def test_resumed_it_ends_with_the_same_parameters(photos, whole, tmp_path, stopped_at):
     options = options_of(photos, tmp_path / "run")
-    stopped_at(5)  # a step beyond what lies behind a checkpoint
+    stopped_at(5)  # a step beyond what lies vertices_behind a checkpoint
     with pytest.raises(Stopped):
         options.run(QUIET)
     stopped_at(None)
@@ -128,8 +128,8 @@ def test_resumed_it_ends_with_the_same_parameters(photos, whole, tmp_path, stopp
 
 
 def test_features_are_kept_until_the_encoder_changes(photos, whole, tmp_path, monkeypatch):
-    looks, look = [], examples._look
-    monkeypatch.setattr(examples, "_look", lambda *given: looks.append(1) or look(*given))
+    looks, look = [], examples._observe
+    monkeypatch.setattr(examples, "_observe", lambda *given: looks.append(1) or look(*given))
     options = options_of(photos, tmp_path / "run")
     first = ArcFace(IRESNET, rngs=nnx.Rngs(1))
     again = photo_examples(options, HEAD, "identity", {"arcface": first}, QUIET)[0]
@@ -173,15 +173,15 @@ def test_smoke_looks_at_few_photos(photos, tmp_path, monkeypatch):
     sources = photo_sources(options, HEAD, "identity", QUIET)
     assert [len(source.digests) for source in sources] == [3, 3]
     for given, taken in ((2, 2), (64, 8)):
-        smoked = with_training(options, {"batch_size": given}).smoked(8, 4)
-        assert smoked.training.batch_size == taken and smoked.workdir == tmp_path / "run" / "smoke"
+        with_smoke_settings = with_training(options, {"batch_size": given}).with_smoke_settings(8, 4)
+        assert with_smoke_settings.training.batch_size == taken and with_smoke_settings.workdir == tmp_path / "run" / "smoke"
 
 
 def test_a_step_takes_no_memory_from_the_given_encoders():
     encoder = ArcFace(IRESNET, rngs=nnx.Rngs(1))
     architecture = dataclasses.replace(architecture_of("identity"), unet=UNet1DConfig((300, 6), 24, 16, 2, 4, 2))
     params = nnx.state(build_generator(HEAD, architecture, encoders={"arcface": encoder}), nnx.Param)
-    state = start_state(params, optax.adam(1e-3), averaged=True)
+    state = initial_state(params, optax.adam(1e-3), averaged=True)
     lent = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(nnx.state(encoder, nnx.Param))}
     assert lent <= {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)}
     assert not lent & {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.average))}
@@ -199,7 +199,7 @@ def test_expgen_and_the_ranker(photos, whole, tmp_path):
         sampler_steps=3, ema=0.0,
     )  # fmt: skip
     options = RankOptions(
-        workdir=tmp_path / "idrank", head=photos / "head.npz", photos=photos / "photos", **given, judged_at_end=2,
+        workdir=tmp_path / "idrank", head=photos / "head.npz", photos=photos / "photos", **given, final_eval_examples=2,
         training=training, architecture=IdRankConfig((16, 8), 48, ("arcface", "farl")), idgen=whole / "idgen.npz",
     )  # fmt: skip
     errors = options.run(QUIET)
@@ -248,14 +248,14 @@ def test_what_is_refused(photos, whole, tmp_path):
         (options_of(photos, workdir, dataset="Stirling"), ValueError, "no stirling; there are: mine"),
         (options_of(photos, workdir, photos=None), ValueError, "give --photos"),
         (options_of(photos, workdir, photos=None, dataset="mine"), ValueError, "the folder it is in"),
-        (options_of(photos, workdir, scans=tmp_path), ValueError, "--scans is of networks"),
+        (options_of(photos, workdir, scans=tmp_path), ValueError, "--scans is for networks"),
         (options_of(photos, workdir, batch_size=64), ValueError, "28 training photos are fewer"),
         (options_of(photos, whole, dataset="mine"), ValueError, "dataset None -> 'mine'"),
     ):
         with pytest.raises(error, match=words):
             options.run(QUIET)
     assert not workdir.exists()
-    with pytest.raises(ValueError, match="sees landmarks alone"):
+    with pytest.raises(ValueError, match="sees only landmarks"):
         options_of(photos, workdir, architecture=architecture_of("identity", "landmark")).run(QUIET)
     for bad in ((), ("arcface", "arcface"), ("vgg",)):
         with pytest.raises(ValueError, match="encoders are"):

@@ -22,12 +22,12 @@ SCRIPT = """
     import flamejax
     from experiments import runtime
     from experiments.training.ofer import photo_examples
-    from experiments.training.record import Record
+    from experiments.training.record import MetricsLogger
     from tests.experiments.training.runs import HEAD, mesh_options
     from tests.experiments.training.test_train_ofer_photos import options_of
 
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
-    whole = Record.add_losses
+    whole = MetricsLogger.add_losses
 
     def add_losses(self, last, losses):
         if sys.argv[3] == "kill" and last == 5:  # a step beyond a checkpoint, which must be taken again
@@ -36,7 +36,7 @@ SCRIPT = """
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(self, last, losses)
 
-    Record.add_losses = add_losses
+    MetricsLogger.add_losses = add_losses
     flamejax.load_head = lambda path: HEAD
     photo_examples.features_folder = lambda: data / "kept"
     runtime.use_compilation_cache()
