@@ -162,8 +162,8 @@ def _compute_missing(
 def _observe(
     source: PhotoSource, start: int, known_rows: np.ndarray | None, index: int
 ) -> tuple[np.ndarray, np.ndarray, str]:  # fmt: skip
-    """Returns a photo's crop, its row of `observed`, and the reason if it has no face; known_rows: of `observed`, from `start`
-    on."""
+    """Returns a photo's crop, its row of `observed`, and the reason if it has no face; known_rows: of
+    `observed`, from `start` on."""
     unusable = np.zeros((SIZE, SIZE, 3), np.float32), np.zeros(WIDTH, np.float32)
     row = None if known_rows is None else known_rows[index - start]
     if row is not None and not row[-1]:
