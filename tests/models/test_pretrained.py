@@ -71,7 +71,7 @@ def test_conditioning_of_the_shipped_components_in_single_precision(head, model)
 
 
 def test_new_heads_are_completed(head, model):
-    """Draws from the head model with its local models, vertices_behind masks: mm from the truth, mean head beside it."""
+    """Draws from the head model with its local models, behind masks: mm from the truth, mean head beside it."""
     drawn = with_local(head, load_local_model(head, variant="full"))
     keys = jax.random.split(jax.random.key(1234), 4)
     heads = jax.jit(jax.vmap(lambda key: draw_head(SyntheticHeads(drawn, jnp.zeros((1, 5, 3))), key)))(keys)
