@@ -39,9 +39,9 @@ class Case:
     occluder: str
     """glasses, face-mask, hand, object; the position of a drawn patch; "photo" if unknown."""
     observation: Observation
-    shown: np.ndarray | None = None
+    visible: np.ndarray | None = None
     """(V,) bool, vertices visible in the photo by the true head; None: the fit with local models determines them."""
-    shown_clean: np.ndarray | None = None
+    visible_unoccluded: np.ndarray | None = None
     """(V,) bool, vertices that would be visible without the occluder."""
     truth: np.ndarray | None = None
     """(V, 3) metres, head frame; None for photos of people."""
@@ -69,13 +69,13 @@ class VisibilityMasks:
 
 def visibility_masks(case: Case, head: HeadModel, fit: Fit) -> VisibilityMasks:
     """Returns the masks of a case. fit: by the model with local models; used if there is no true head."""
-    shown, clean = case.shown, case.shown_clean
-    if shown is None or clean is None:
-        shown = np.asarray(fit.vertex_visibility, bool)
+    visible, clean = case.visible, case.visible_unoccluded
+    if visible is None or clean is None:
+        visible = np.asarray(fit.vertex_visibility, bool)
         no_mask = jax.numpy.zeros(np.shape(case.observation.occlusion_mask))
         verts = jax.numpy.asarray(fit.vertices)
         clean = np.asarray(_vertex_visibility(head, fit.camera.project(verts), verts, no_mask))
-    occluded = ~shown & ~np.asarray(eyeball_vertices(head))
+    occluded = ~visible & ~np.asarray(eyeball_vertices(head))
     return VisibilityMasks(~occluded, occluded, occluded & clean)
 
 
@@ -113,10 +113,10 @@ def case_of(
     observation = observe(photo, Look(occluded, "given" if occluded else "none", landmarks), detector)
     if observation is None:
         return None
-    shown, kind = photo.vertices_visible, "none"
+    visible, kind = photo.vertices_visible, "none"
     if occluded:
-        shown, kind = photo.vertices_visible_occluded, photo.occluder
-    return Case(photo.key, photo.subject, kind, on_host(observation), shown, photo.vertices_visible, photo.vertices)
+        visible, kind = photo.vertices_visible_occluded, photo.occluder
+    return Case(photo.key, photo.subject, kind, on_host(observation), visible, photo.vertices_visible, photo.vertices)
 
 
 def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool = True) -> list[Case]:
@@ -137,9 +137,9 @@ def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool
         confidence = uncovered(frame.landmarks, np.ones(len(frame.landmarks)), mask)
         no_dense = np.zeros((DENSE, 2)), np.zeros(DENSE)
         observation = whole_photo(image, mask, frame.landmarks, confidence, *no_dense)
-        shown, kind = (frame.unoccluded, frame.occluder) if occluded else (frame.front, "none")
+        visible, kind = (frame.unoccluded, frame.occluder) if occluded else (frame.front, "none")
         person = people.setdefault(frame.subject, len(people))
-        cases.append(Case(frame.name, person, kind, on_host(observation), shown, frame.front, frame.vertices))
+        cases.append(Case(frame.name, person, kind, on_host(observation), visible, frame.front, frame.vertices))
     return cases
 
 

@@ -54,9 +54,9 @@ def with_patch(case: Case, photo: Photo | None, place: str) -> Case:
     """Returns a clean case with a patch, whose mask is given. photo: of the open scans, whose true head determines the
     vertices behind the patch; None: the fit determines them."""
     mask = patch_mask(np.asarray(case.observation.landmarks), place, case.observation.image.shape[0])
-    shown = case.shown if photo is None or case.shown is None else case.shown & ~vertices_behind(mask, photo)
+    visible = case.visible if photo is None or case.visible is None else case.visible & ~vertices_behind(mask, photo)
     key, observation = f"{case.key}-{place.replace(' ', '_')}", cover_observation(case.observation, mask)
-    return dataclasses.replace(case, key=key, occluder=place, observation=observation, shown=shown)
+    return dataclasses.replace(case, key=key, occluder=place, observation=observation, visible=visible)
 
 
 def frontality(case: Case) -> float:

@@ -77,8 +77,8 @@ def test_visibility_masks_leave_eyeballs_out_of_occluded_vertices():
     one = case(0)
     masks = visibility_masks(one, HEAD, fit)
     assert not (masks.occluded & EYES).any() and (masks.visible == ~masks.occluded).all()
-    np.testing.assert_array_equal(masks.occluded, ~one.shown & ~EYES)
-    np.testing.assert_array_equal(masks.under, one.shown_clean & ~one.shown & ~EYES)
+    np.testing.assert_array_equal(masks.occluded, ~one.visible & ~EYES)
+    np.testing.assert_array_equal(masks.under, one.visible_unoccluded & ~one.visible & ~EYES)
     nothing_visible = dataclasses.replace(fit, vertex_visibility=np.zeros(COUNT, bool))
     from_fit = visibility_masks(case(0, truth=False), HEAD, nothing_visible)
     assert (from_fit.occluded == ~EYES).all()
@@ -157,15 +157,15 @@ def test_with_patch_hides_vertices_and_landmarks():
     )()
     moved = moving_occlusion.with_patch(one, photo, "mouth")
     mask = np.asarray(moved.observation.occlusion_mask) > 0.5
-    assert mask.any() and not (moved.shown & ~one.shown).any()
-    np.testing.assert_array_equal(moved.shown_clean, one.shown_clean)
+    assert mask.any() and not (moved.visible & ~one.visible).any()
+    np.testing.assert_array_equal(moved.visible_unoccluded, one.visible_unoccluded)
     points = np.floor(np.asarray(one.observation.landmarks)).astype(int).clip(0, SIDE - 1)
     under = mask[points[:, 1], points[:, 0]]
     assert under.any() and (np.asarray(moved.observation.confidence)[under] == 0).all()
     np.testing.assert_array_equal(moved.observation.confidence[~under], one.observation.confidence[~under])
     np.testing.assert_allclose(moved.observation.image[mask], np.tile(moving_occlusion.COLOUR, (mask.sum(), 1)))
     assert moved.file.startswith(f"{one.key}-mouth-") and moved.file != one.file == case(0).file
-    assert moving_occlusion.with_patch(case(0, truth=False), None, "eyes").shown is None
+    assert moving_occlusion.with_patch(case(0, truth=False), None, "eyes").visible is None
 
 
 def test_folder_cases_observes_photos_once(tmp_path, monkeypatch):
@@ -211,5 +211,5 @@ def test_cases_for_returns_photos_of_the_open_scans(monkeypatch):
     cases, failures = cases_of.cases_for(config, HEAD, lambda *a: None)
     assert len(cases) == len(requested[0]) == 6 and not failures
     assert cases[0].truth is not None and cases[0].observation.image.shape == (16, 16, 3)
-    hidden = ~cases[0].shown & cases[0].shown_clean
+    hidden = ~cases[0].visible & cases[0].visible_unoccluded
     assert hidden.any()

@@ -172,8 +172,8 @@ def test_smoke_run_reads_few_photos(photos, tmp_path, monkeypatch):
     options = options_of(photos, tmp_path / "run", smoke=True)
     sources = photo_sources(options, HEAD, "identity", QUIET)
     assert [len(source.digests) for source in sources] == [3, 3]
-    for given, used in ((2, 2), (64, 8)):
-        smoke = with_training(options, {"batch_size": given}).with_smoke_settings(8, 4)
+    for batch_size, used in ((2, 2), (64, 8)):
+        smoke = with_training(options, {"batch_size": batch_size}).with_smoke_settings(8, 4)
         assert smoke.training.batch_size == used and smoke.workdir == tmp_path / "run" / "smoke"
 
 
@@ -191,20 +191,21 @@ def test_step_does_not_donate_memory_of_given_encoders():
 def test_expgen_and_the_ranker_train_on_photos(photos, full_run, tmp_path):
     errors = options_of(photos, tmp_path / "expgen", "expression").run(QUIET)
     assert np.isfinite(list(errors.values())).all()
-    given = {"arcface": photos / "arcface.npz", "farl": photos / "farl.npz"}
-    model = load_generator(HEAD, "expression", tmp_path / "expgen" / "expgen.npz", given)
+    encoder_files = {"arcface": photos / "arcface.npz", "farl": photos / "farl.npz"}
+    model = load_generator(HEAD, "expression", tmp_path / "expgen" / "expgen.npz", encoder_files)
     assert model.config.unet.size == HEAD.num_expression + 3 and model.deviation[...].min() > 0.01
     training = RankTraining(
         steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, eval_every=6, eval_examples=2, log_every=1,
         candidates=6, sampler_steps=3, ema=0.0,
     )  # fmt: skip
     options = RankOptions(
-        workdir=tmp_path / "idrank", head=photos / "head.npz", photos=photos / "photos", **given, final_eval_examples=2,
-        training=training, architecture=IdRankConfig((16, 8), 48, ("arcface", "farl")), idgen=full_run / "idgen.npz",
+        workdir=tmp_path / "idrank", head=photos / "head.npz", photos=photos / "photos", **encoder_files,
+        final_eval_examples=2, training=training,
+        architecture=IdRankConfig((16, 8), 48, ("arcface", "farl")), idgen=full_run / "idgen.npz",
     )  # fmt: skip
     errors = options.run(QUIET)
     assert 0 < errors["minimum_mm"] <= errors["ranked_mm"]
-    ranker = load_rank(HEAD, tmp_path / "idrank" / "idrank.npz", given)
+    ranker = load_rank(HEAD, tmp_path / "idrank" / "idrank.npz", encoder_files)
     assert ranker.needs_photo and ranker.config == options.architecture
     blind = IdRankConfig((16, 8), 16, landmark=LANDMARK)
     with pytest.raises(ValueError, match="IdGen looks at photos through arcface"):
@@ -212,32 +213,32 @@ def test_expgen_and_the_ranker_train_on_photos(photos, full_run, tmp_path):
 
 
 def test_written_weights_give_the_same_context(photos, tmp_path):
-    given = {"arcface": photos / "arcface.npz", "farl": photos / "farl.npz"}
+    encoder_files = {"arcface": photos / "arcface.npz", "farl": photos / "farl.npz"}
     architecture = architecture_of("identity", "farl", "landmark", "arcface")
     size = dataclasses.replace(architecture.unet, widths=(HEAD.num_betas, 6))
-    model = build_generator(HEAD, dataclasses.replace(architecture, unet=size), 3, encoders=given)
+    model = build_generator(HEAD, dataclasses.replace(architecture, unet=size), 3, encoders=encoder_files)
     write_generator(tmp_path / "w.npz", HEAD, model)
-    again = load_generator(HEAD, "identity", tmp_path / "w.npz", given)
+    again = load_generator(HEAD, "identity", tmp_path / "w.npz", encoder_files)
     keys = jax.random.split(jax.random.key(0), 2)
     photo, landmarks = jax.random.uniform(keys[0], (2, 48, 64, 3)), 40 * jax.random.uniform(keys[1], (2, 68, 2))
     visible = np.ones((2, 68), np.float32)
-    context = nnx.jit(lambda model, *given: model.context(*given))
+    context = nnx.jit(lambda model, *args: model.context(*args))
     expected = context(model, photo, landmarks, visible)
     np.testing.assert_allclose(context(again, photo, landmarks, visible), expected, atol=0.02, rtol=0.01)
-    features = nnx.jit(lambda model, *given: model.features(*given))(model, photo, landmarks, visible)
+    features = nnx.jit(lambda model, *args: model.features(*args))(model, photo, landmarks, visible)
     assert set(features) == {"arcface", "farl"}
     joined = model.context_of_features({**features, "other": None}, landmarks, visible)
     np.testing.assert_allclose(joined, expected, atol=1e-4)
     with pytest.raises(ValueError, match="photo, which is None"):
         model.context(None, landmarks, visible)
-    other = {**given, "arcface": ArcFace(IRESNET, rngs=nnx.Rngs(5))}
+    other = {**encoder_files, "arcface": ArcFace(IRESNET, rngs=nnx.Rngs(5))}
     with pytest.raises(HeadFileError, match="another arcface"):
         load_generator(HEAD, "identity", tmp_path / "w.npz", other)
     with pytest.raises(FileNotFoundError, match="convert FILE --to farl"):
-        load_generator(HEAD, "identity", tmp_path / "w.npz", {"arcface": given["arcface"]})
+        load_generator(HEAD, "identity", tmp_path / "w.npz", {"arcface": encoder_files["arcface"]})
     wide = dataclasses.replace(architecture.unet, context=65)
     with pytest.raises(ValueError, match="give 64 numbers, but the network's context is 65"):
-        build_generator(HEAD, dataclasses.replace(architecture, unet=wide), encoders=given)
+        build_generator(HEAD, dataclasses.replace(architecture, unet=wide), encoders=encoder_files)
 
 
 def test_bad_options_are_refused(photos, full_run, tmp_path):
