@@ -73,7 +73,7 @@ def posterior_samples(
     """Draw identities (B, count, S) from the posterior, given points (B, 68, 2) as `Examples.points` and visible
     (B, 68)."""
     keys = jax.random.split(key, len(points))
-    return jax.lax.map(lambda photo: _samples(source, prior, *photo, count), (points, visible, keys))
+    return jax.lax.map(lambda photo: _samples(source, prior, photo[0], photo[1], photo[2], count), (points, visible, keys))
 
 
 def _samples(

@@ -99,10 +99,10 @@ def hypotheses_figure(head: HeadModel, pictured: Sequence[diversity_table.Hypoth
         heads = photo.drawn.heads
         indices = np.unique(np.linspace(0, len(heads) - 1, HYPOTHESES).round().astype(int))
         spread = np.sqrt(np.var(heads.astype(np.float64), axis=0).sum(axis=-1))
-        shown = [(photo.fit, visibility_colours(photo.masks.visible)), (photo.fit, length_colours(spread, MAX_SPREAD))]
+        fits = [(photo.fit, visibility_colours(photo.masks.visible)), (photo.fit, length_colours(spread, MAX_SPREAD))]
         truth = [] if photo.case.truth is None else [photo.case.truth]
-        shown += [(verts, None) for verts in (*heads[indices], *truth)]
-        sheet.append((_name(photo), [_image(photo), *_clay_row(head, shown, FACE)]))
+        others = [(verts, None) for verts in (*heads[indices], *truth)]
+        sheet.append((_name(photo), [_image(photo), *_clay_row(head, [*fits, *others], FACE)]))
     last = "; the truth" if any(photo.case.truth is not None for photo in pictured) else ""
     note = f"photo; fit, red where it is hidden; spread of the hypotheses, red from {MAX_SPREAD:g} mm; "
     save_rows(sheet, path, note + f"{most} hypotheses, best first{last}")
