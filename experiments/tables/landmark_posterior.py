@@ -73,7 +73,8 @@ def posterior_samples(
     """Draw identities (B, count, S) from the posterior, given points (B, 68, 2) as `Examples.points` and visible
     (B, 68)."""
     keys = jax.random.split(key, len(points))
-    return jax.lax.map(lambda photo: _samples(source, prior, photo[0], photo[1], photo[2], count), (points, visible, keys))
+    photos = points, visible, keys
+    return jax.lax.map(lambda photo: _samples(source, prior, photo[0], photo[1], photo[2], count), photos)
 
 
 def _samples(
@@ -81,24 +82,24 @@ def _samples(
 ) -> Array:
     weight = visible / source.noise
 
-    def residuals(white: Array) -> tuple[Array, Array]:
-        errors = (_landmarks(source, prior.mean + prior.root @ white) - points) * weight[:, None]
-        stacked = jnp.concatenate([errors.reshape(-1), white])
+    def residuals(whitened: Array) -> tuple[Array, Array]:
+        errors = (_landmarks(source, prior.mean + prior.root @ whitened) - points) * weight[:, None]
+        stacked = jnp.concatenate([errors.reshape(-1), whitened])
         return stacked, stacked
 
     def step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        white, damping = state
-        jacobian, residual = jax.jacfwd(residuals, has_aux=True)(white)
+        whitened, damping = state
+        jacobian, residual = jax.jacfwd(residuals, has_aux=True)(whitened)
         normal = jacobian.T @ jacobian
-        move = jnp.linalg.solve(normal + damping * jnp.eye(len(white)), jacobian.T @ residual)
-        better = jnp.sum(residuals(white - move)[0] ** 2) < jnp.sum(residual**2)
-        return (jnp.where(better, white - move, white), jnp.where(better, damping / 5, damping * 5)), None
+        move = jnp.linalg.solve(normal + damping * jnp.eye(len(whitened)), jacobian.T @ residual)
+        better = jnp.sum(residuals(whitened - move)[0] ** 2) < jnp.sum(residual**2)
+        return (jnp.where(better, whitened - move, whitened), jnp.where(better, damping / 5, damping * 5)), None
 
-    (white, _), _ = jax.lax.scan(step, (jnp.zeros_like(prior.mean), jnp.asarray(1e-2)), length=STEPS)
-    jacobian, _ = jax.jacfwd(residuals, has_aux=True)(white)
+    (whitened, _), _ = jax.lax.scan(step, (jnp.zeros_like(prior.mean), jnp.asarray(1e-2)), length=STEPS)
+    jacobian, _ = jax.jacfwd(residuals, has_aux=True)(whitened)
     factor = jnp.linalg.cholesky(jacobian.T @ jacobian)
-    noise = jax.random.normal(key, (len(white), count))
-    drawn = white[:, None] + jax.scipy.linalg.solve_triangular(factor.T, noise, lower=False)
+    noise = jax.random.normal(key, (len(whitened), count))
+    drawn = whitened[:, None] + jax.scipy.linalg.solve_triangular(factor.T, noise, lower=False)
     return (prior.mean[:, None] + prior.root @ drawn).T[:, : source.head.num_betas]
 
 
