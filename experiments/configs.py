@@ -21,7 +21,7 @@ At the papers' sizes, for a GPU or TPU:
     licensed scans, so its time and errors are unknown; the paper states none for the network by itself.
   idgen, expgen: no options for the open faces' photos; --head FLAME.pkl --photos DIR --dataset famos for others.
   idrank: --idgen output/idgen/idgen.npz, and for other photos --head FLAME.pkl --photos DIR.
-  The last three need the image encoders' weights (docs/encoders.md); docs/ofer-training.md describes data sets.
+  The last three need the image encoders' weights (docs/how-to/encoders.md). Data sets: docs/how-to/training-ofer.md.
 """
 
 from __future__ import annotations

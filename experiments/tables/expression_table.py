@@ -1,7 +1,7 @@
 """OFER's Tables 3 to 5 on photos of the open scans: Diverse3DFace, OFER, and both together.
 
 Everything is measured over the front of the face (`models.rank.frontal_vertices`), as in CO-545, x 1000, in the head
-frame, which is given by the pose of the fit that all methods share. Formulas: docs/sample-metrics.md.
+frame, which is given by the pose of the fit that all methods share. Formulas: docs/method/sample-metrics.md.
 """
 
 from __future__ import annotations

@@ -329,7 +329,7 @@ def test_new_people_need_the_wheel(monkeypatch, tmp_path):
         open_faces.load_new_people("test")
 
 
-def test_identity_table_has_no_figure(capsys):
+def test_no_figure(capsys):
     with pytest.raises((SystemExit, ValueError)):
         evaluate.main(["--table", "identity", "--figure", "x.png"])
 

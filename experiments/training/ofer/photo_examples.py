@@ -71,7 +71,7 @@ def photo_examples(
         if not len(examples):
             raise ValueError(
                 f"{source.title}: no face was detected in any of the {len(source.digests)} photos. Put 68 "
-                "landmarks beside them (docs/ofer-training.md)."
+                "landmarks beside them (docs/how-to/training-ofer.md)."
             )
         left_out = len(source.digests) - len(examples)
         console.print(

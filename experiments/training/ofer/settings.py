@@ -95,7 +95,7 @@ class OferOptions(RunOptions):
     workdir: Path = Path("output/ofer")
     photos: Path | None = None
     """Folder of data sets of photos with coefficients, DIR/<data set>/<identity>/..., for networks that see photos
-    (docs/ofer-training.md). Without it: the open faces' photos, which are rendered if they are missing."""
+    (docs/how-to/training-ofer.md). Without it: the open faces' photos, which are rendered if they are missing."""
     dataset: str | None = None
     """Names of data sets in --photos, such as stirling,famos; all in the folder unless given."""
     arcface: Path | None = None
