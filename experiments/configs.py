@@ -1,26 +1,26 @@
-"""What `python -m experiments.train --config NAME` trains: a summary and the options of each name.
+"""The configs of `python -m experiments.train --config NAME`: a summary and the options of each name.
 
-For CPUs, and their weights ship; times are of two CPU cores that had other work besides, expected errors those of
+For CPUs; their weights ship. Times are for two CPU cores that had other work besides; expected errors are those of
 models/assets/MODEL_CARD.md:
-  mesh_vae_small: --output models/assets/open_head_mesh_vae.npz; 29 minutes. Median errors on 120 validation heads of
-    which 25 to 40 % is hidden: visible 0.056 mm, hidden 0.42 mm; given whole 0.075 mm.
+  mesh_vae_small: --output models/assets/open_head_mesh_vae.npz; 29 minutes. Median errors on 120 validation heads with
+    25 to 40 % hidden: visible 0.056 mm, hidden 0.42 mm; with nothing hidden 0.075 mm.
   idgen_small: --output models/assets/open_head_idgen.npz; 23 minutes. 256 validation examples: samples 3.17 mm from the
-    truth (RMS, front of the face, without what a similarity can do), their mean 2.28 mm, spread 2.30 mm.
+    truth (RMS, front of the face, after the best similarity), their mean 2.28 mm, spread 2.30 mm.
   expgen_small: --output models/assets/open_head_expgen.npz; 22 minutes. 256 validation examples: samples 1.59 mm from
     the truth (RMS, front of the face, jaw left out), their mean 1.17 mm, spread 1.20 mm.
-  idrank_small: --output models/assets/open_head_idrank.npz; 17 minutes. It ranks the candidates of the IdGen that
-    ships, or of --idgen. 256 validation examples (candidates of 10 steps): mean absolute error of a coordinate 1.39 mm,
-    of the first 1.20 mm, of the best 0.95 mm; the first among the best fifth for 54 %.
+  idrank_small: --output models/assets/open_head_idrank.npz; 17 minutes. It ranks the candidates of the shipped
+    IdGen, or of --idgen. 256 validation examples (candidates of 10 steps): mean absolute error of a coordinate 1.39 mm,
+    of the top-ranked 1.20 mm, of the best 0.95 mm; the top-ranked is among the best fifth for 54 %.
   local_pca: --output fitting/assets/open_head_local.npz, and with --variant full open_head_local_full.npz; 9 to 16
-    minutes each, judging included. Of the paper's variant: 454 shape and 206 expression components, 5.1 MB; on 60 test
-    scans the face's median error is 1.43 mm with the global components it keeps, 0.27 mm with all global ones, 0.15 mm
-    with the local models. Of the variant full: 387 and 201 components, 4.3 MB; 0.08 mm on 30 test scans.
+    minutes each, evaluation included. The paper's variant: 454 shape and 206 expression components, 5.1 MB; on 60 test
+    scans the face's median error is 1.43 mm with its own global components, 0.27 mm with all global ones, 0.15 mm
+    with the local models. The variant full: 387 and 201 components, 4.3 MB; 0.08 mm on 30 test scans.
 
-As the papers have them, for a GPU or TPU:
-  mesh_vae: --head FLAME.pkl --scans DIR --workdir W. Never run to its end here, where there is no licensed scan, so
-    that its time and errors are not known; the paper states none of the network alone.
-  idgen, expgen: nothing else on the open faces' photos; --head FLAME.pkl --photos DIR --dataset famos on others.
-  idrank: --idgen output/idgen/idgen.npz, and on others' photos --head FLAME.pkl --photos DIR.
+At the papers' sizes, for a GPU or TPU:
+  mesh_vae: --head FLAME.pkl --scans DIR --workdir W. Never run to its end here for lack of
+    licensed scans, so its time and errors are unknown; the paper states none for the network by itself.
+  idgen, expgen: no options for the open faces' photos; --head FLAME.pkl --photos DIR --dataset famos for others.
+  idrank: --idgen output/idgen/idgen.npz, and for other photos --head FLAME.pkl --photos DIR.
   The last three need the image encoders' weights (docs/how-to/encoders.md). Data sets: docs/how-to/training-ofer.md.
 """
 
@@ -38,7 +38,7 @@ from models.mesh_vae import PAPER, SMALL
 _SMALL_GENERATOR = GeneratorTraining(
     batch_size=128, draws=4, learning_rate=1e-3, encoder_rate=1e-3, warmup=500, even=True
 )
-_PAPERS_GENERATOR = GeneratorTraining(
+_PAPER_GENERATOR = GeneratorTraining(
     steps=18_000,  # 400 epochs of the open faces' photos
     batch_size=128, draws=1, learning_rate=1e-3, encoder_rate=1e-4, warmup=500, even=False, ema=0.0,
 )  # fmt: skip
@@ -94,13 +94,13 @@ CONFIGS: dict[str, tuple[str, MeshVAEOptions | LocalOptions | GeneratorOptions |
     "idgen": (
         "OFER's IdGen, on photos through ArcFace, for GPUs",
         GeneratorOptions(
-            workdir=Path("output/idgen"), architecture=paper("identity"), training=_PAPERS_GENERATOR
+            workdir=Path("output/idgen"), architecture=paper("identity"), training=_PAPER_GENERATOR
         ),
     ),
     "expgen": (
         "OFER's ExpGen, on photos through ArcFace and FaRL, for GPUs",
         GeneratorOptions(
-            workdir=Path("output/expgen"), architecture=paper("expression"), training=_PAPERS_GENERATOR
+            workdir=Path("output/expgen"), architecture=paper("expression"), training=_PAPER_GENERATOR
         ),
     ),
     "idrank": (
@@ -115,6 +115,6 @@ CONFIGS: dict[str, tuple[str, MeshVAEOptions | LocalOptions | GeneratorOptions |
         ),
     ),
 }  # fmt: skip
-"""Options with their defaults; their `run(console)` does it, and raises OSError, ValueError, RuntimeError or
-ModuleNotFoundError with a message for the user."""
+"""Config name -> its summary and its options with their defaults. `options.run(console)` trains; it raises OSError,
+ValueError, RuntimeError or ModuleNotFoundError with a message for the user."""
 DEFAULT = "mesh_vae_small"

@@ -1,4 +1,4 @@
-"""The command that trains: `python -m experiments.train --config NAME ...`; without arguments it lists the configs and
+"""The training command, `python -m experiments.train --config NAME ...`. Without arguments it lists the configs and
 trains the default one."""
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from experiments.configs import CONFIGS, DEFAULT
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.train") -> int:
-    """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
+    """Run the command. Returns the exit status: 0, or 2 after an error."""
     args = sys.argv[1:] if args is None else list(args)
-    name, rest = chosen(args)
+    name, rest = split_config_name(args)
     if name is None and not rest:
-        print(f"{listing(prog)}\n\nTraining '{DEFAULT}'.\n", flush=True)
+        print(f"{usage_text(prog)}\n\nTraining '{DEFAULT}'.\n", flush=True)
         name = DEFAULT
     if name is None:
-        asked = rest[0] not in ("-h", "--help")
-        print(listing(prog), file=sys.stderr if asked else sys.stdout)
-        return 2 if asked else 0
+        wants_help = rest[0] in ("-h", "--help")
+        print(usage_text(prog), file=sys.stdout if wants_help else sys.stderr)
+        return 0 if wants_help else 2
     if name not in CONFIGS:
-        print(f"{prog}: no config {name!r}.\n\n{listing(prog)}", file=sys.stderr)
+        print(f"{prog}: no config {name!r}.\n\n{usage_text(prog)}", file=sys.stderr)
         return 2
     default = CONFIGS[name][1]
-    # A log file has no width of its own, and rich would cut the tables to 80 columns.
+    # A log file has no width, and rich would cut tables to 80 columns.
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     options = tyro.cli(type(default), args=rest, default=default, prog=f"{prog} --config {name}")
     runtime.use_compilation_cache()
@@ -43,8 +43,8 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.t
     return 0
 
 
-def chosen(args: list[str]) -> tuple[str | None, list[str]]:
-    """The config's name (None: not given) and the other arguments, which are its options."""
+def split_config_name(args: list[str]) -> tuple[str | None, list[str]]:
+    """Returns the config's name (None if it is not given) and the other arguments, which are its options."""
     for i, arg in enumerate(args):
         if arg == "--config" and i + 1 < len(args):
             return args[i + 1], args[:i] + args[i + 2 :]
@@ -53,8 +53,8 @@ def chosen(args: list[str]) -> tuple[str | None, list[str]]:
     return None, args
 
 
-def listing(prog: str) -> str:
-    """What there is to train."""
+def usage_text(prog: str) -> str:
+    """Returns the usage line and the list of configs."""
     width = max(map(len, CONFIGS))
     lines = "\n".join(f"  {name:{width}}  {summary}" for name, (summary, _) in CONFIGS.items())
     return f"usage: {prog} --config NAME ...\n\n{lines}\n\n'{prog} --config NAME --help' lists its options."

@@ -1,4 +1,4 @@
-"""Charts of numbers: the histogram of Fig. 6, and the heat maps of Table 4."""
+"""Charts: the histogram of Diverse3DFace's Fig. 6, and the heat maps of its Table 4."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CELL, MARGIN = 64, 84
 
 
 def histogram(errors: dict[str, list[float]], path: Path) -> None:
-    """Fig. 6 of Diverse3DFace: how the errors of the fits are spread over the photos. A PNG. errors: by method."""
+    """Write a PNG of Fig. 6 of Diverse3DFace, the distribution of fit errors over photos. errors: by method."""
     width, height, left, bottom = 720, 400, 60, 50
     most = max(float(np.nanmax(values)) for values in errors.values())
     edges = np.linspace(0.0, np.ceil(most), 25)
@@ -39,15 +39,15 @@ def histogram(errors: dict[str, list[float]], path: Path) -> None:
 
 
 def heat_maps(rows: Sequence[dict], path: Path, names: Sequence[str] = ("asd_v", "asd_o")) -> None:
-    """k downwards, n_sigma to the right, one map a measure with its numbers: Table 4."""
+    """Write a heat map with numbers per measure, k downwards and n_sigma to the right: Table 4."""
     down, right = (sorted({row[name] for row in rows}) for name in ("k", "n_sigma"))
-    found = {(row["k"], row["n_sigma"]): row for row in rows}
+    row_of = {(row["k"], row["n_sigma"]): row for row in rows}
     width, height = MARGIN + CELL * len(right) + 16, MARGIN + CELL * len(down) + 16
     image = Image.new("RGB", (width * len(names), height), "white")
-    for place, name in enumerate(names):
-        # What could not be measured is None, as which NumPy reads NaN.
-        values = np.array([[found.get((k, n), {}).get(name) for n in right] for k in down], float)
-        _heat_map(ImageDraw.Draw(image), place * width, f"{name.upper().replace('_', '-')} x 1000", down, right, values)
+    for index, name in enumerate(names):
+        # NumPy turns None, a value that could not be measured, into NaN.
+        values = np.array([[row_of.get((k, n), {}).get(name) for n in right] for k in down], float)
+        _heat_map(ImageDraw.Draw(image), index * width, f"{name.upper().replace('_', '-')} x 1000", down, right, values)
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
 
@@ -55,9 +55,9 @@ def heat_maps(rows: Sequence[dict], path: Path, names: Sequence[str] = ("asd_v",
 def _heat_map(
     draw: ImageDraw.ImageDraw, left: int, title: str, down: list[float], right: list[float], values: np.ndarray
 ) -> None:
-    """One map with its axes, from `left` pixels on. values (len(down), len(right)), NaN where there is none."""
-    font, known = ImageFont.load_default(14), values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    """Draw one map with its axes, from `left` pixels on. values (len(down), len(right)), NaN for missing ones."""
+    font, finite = ImageFont.load_default(14), values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     draw.text((left + 8, 10), title, fill="black", font=font)
     draw.text((left + MARGIN, 36), "n_sigma", fill="black", font=font)
     draw.text((left + 8, MARGIN - 22), "k", fill="black", font=font)

@@ -1,4 +1,4 @@
-"""Fits of the open scans' photos, in batches of one shape, kept on disk so that tables share them and runs go on."""
+"""Fits of the open scans' photos in batches of one shape, cached on disk so that tables share them and runs resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import fitting
 from experiments.datasets.observations import Look, observe
 from experiments.datasets.open_faces import Photo
-from experiments.tables.runs import Tick, head_id, no_tick, resumed, run_folder
+from experiments.tables.runs import Tick, head_id, load_or_compute, no_tick, run_folder
 from fitting.config import PRESETS
 from fitting.detector import FaceDetector
 from fitting.fit_model import FitModel
@@ -22,10 +22,10 @@ from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel, head_frame, root_joint
 
 BATCH = 4
-ROOMS = ("flamejax", "fitting", "experiments/cache.py", "experiments/datasets", "experiments/tables")
-"""The code that decides a fit of a photo, which does not depend on `models` or `sampling`."""
+CODE_PATHS = ("flamejax", "fitting", "experiments/cache.py", "experiments/datasets", "experiments/tables")
+"""Code that the fit of a photo depends on; `models` and `sampling` are not among it."""
 NO_FACE = -1
-"""Code of a photo in which the detector found no face."""
+"""Result code of a photo in which no face was detected."""
 
 
 @dataclass(frozen=True)
@@ -37,47 +37,47 @@ class Job:
     look: Look
     preset: str = "fast"
     seed: int = 0
-    """Of what a detector would make of hidden landmarks."""
+    """Seed of the simulated detector's errors at hidden landmarks."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """What is kept of a fit."""
+class PhotoFit:
+    """The cached result of a fit."""
 
     vertices: np.ndarray
     """(V, 3) float32 metres, head frame."""
     occlusion_mask: np.ndarray
-    """(S, S) bool: what the fit took for hidden."""
+    """(S, S) bool, pixels that the fit treated as hidden."""
     nme: float
     code: int
 
 
 class Fitter:
-    """Fits photos and keeps the results, one file per photo and job, under a digest of everything that decides them."""
+    """Fits photos; each result is cached in one file per photo and job, under a digest of its inputs."""
 
     def __init__(self, head: HeadModel, detector: Callable[[], FaceDetector], folder: Path | None = None):
-        """folder: keeps the results, by default the data folder's `evaluate`."""
+        """folder: of the cache, by default the data folder's `evaluate`."""
         self.head, self.folder = head, folder
         self._detector = functools.cache(detector)
         self._model = functools.cache(self._prepare)
 
-    def fit(self, photos: Sequence[Photo], job: Job, tick: Tick = no_tick) -> list[Result]:
-        """Fit photos, or take what an earlier run kept. `tick` is told of every photo that is done."""
+    def fit(self, photos: Sequence[Photo], job: Job, tick: Tick = no_tick) -> list[PhotoFit]:
+        """Returns fits of photos, computed or cached. `tick` is called with the number of new results."""
 
-        def make(missing: list[int]) -> Iterator[Result]:
+        def compute(missing: list[int]) -> Iterator[PhotoFit]:
             for start in range(0, len(missing), BATCH):
                 yield from self._fit_batch([photos[k] for k in missing[start : start + BATCH]], job)
 
-        folder = run_folder(self.folder, "photos", ROOMS, job, PRESETS[job.preset], head_id(self.head))
-        return resumed([folder / f"{photo.key}.npz" for photo in photos], Result, make, tick)
+        folder = run_folder(self.folder, "photos", CODE_PATHS, job, PRESETS[job.preset], head_id(self.head))
+        return load_or_compute([folder / f"{photo.key}.npz" for photo in photos], PhotoFit, compute, tick)
 
-    def _fit_batch(self, photos: list[Photo], job: Job) -> list[Result]:
+    def _fit_batch(self, photos: list[Photo], job: Job) -> list[PhotoFit]:
         detector = self._detector() if job.look.landmarks == "detected" else None
-        seen = [observe(photo, job.look, detector, job.seed) for photo in photos]
-        faces = [one for one in seen if one is not None]
+        observations = [observe(photo, job.look, detector, job.seed) for photo in photos]
+        faces = [each for each in observations if each is not None]
         if not faces:
             return [self._no_face(photo) for photo in photos]
-        # The batch is filled up with copies, so that no other shape is ever compiled.
+        # The batch is padded with copies, so that only one shape is compiled.
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(faces + [faces[-1]] * (BATCH - len(faces))))
         if job.look.masks == "auto":
             batch = auto_masks(self.head, batch)
@@ -87,14 +87,15 @@ class Fitter:
         vertices = np.asarray(head_frame(fit.vertices, root, fit.params.global_orient))
         masks = np.asarray(batch.occlusion_mask) > 0.5
         results = (
-            Result(vertices[k], masks[k], float(fit.losses["nme"][k]), int(fit.code[k])) for k in range(len(faces))
+            PhotoFit(vertices[k], masks[k], float(fit.losses["nme"][k]), int(fit.code[k])) for k in range(len(faces))
         )
-        return [self._no_face(photo) if one is None else next(results) for photo, one in zip(photos, seen, strict=True)]
+        pairs = zip(photos, observations, strict=True)
+        return [self._no_face(photo) if each is None else next(results) for photo, each in pairs]
 
-    def _no_face(self, photo: Photo) -> Result:
-        """The mean head: what one knows of a face that is not found."""
+    def _no_face(self, photo: Photo) -> PhotoFit:
+        """Returns the mean head, the best guess without a detected face."""
         at_root = np.asarray(self.head.v_template) - np.asarray(self.head.joint_template[0])
-        return Result(at_root, np.zeros(photo.image.shape[:2], bool), float("nan"), NO_FACE)
+        return PhotoFit(at_root, np.zeros(photo.image.shape[:2], bool), float("nan"), NO_FACE)
 
     def _prepare(self, method: str) -> FitModel:
         return fitting.prepare(self.head, load_local_model(self.head) if method == "global+local" else None)

@@ -1,4 +1,4 @@
-"""The table `fitting`: Diverse3DFace's Table 1 on the open scans, with what explains it (its Fig. 6 as well)."""
+"""The table `fitting`: Diverse3DFace's Table 1 and Fig. 6 on the open scans, with further tables that explain it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from experiments.datasets.observations import Landmarks, Look
 from experiments.datasets.open_faces import Photo
-from experiments.tables.fits import NO_FACE, Fitter, Job, Result
+from experiments.tables.fits import NO_FACE, Fitter, Job, PhotoFit
 from experiments.tables.report import Column, Sheet, interval_text, number, sheet
-from experiments.tables.runs import Progress, tick_of
+from experiments.tables.runs import Progress, progress_tick
 from experiments.tables.statistics import RANDOM, columns, groups, mean_of, ratio_of, subjects_of
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
@@ -32,20 +32,21 @@ class FittingTable:
     """The rows, as printed and as written."""
 
     rows: list[dict]
-    """Method by occluder: Table 1, and how many fits `failed`. `floor_*` is the model's most likely 3D fit to the whole
-    true head (Eq. 3): what a photo could tell at best, though no strict bound on the visible or aligned part."""
+    """Method by occluder: Table 1, and the number of fits that `failed`. `floor_*` is the error of the model's most
+    likely 3D fit to the complete true head (Eq. 3): the best possible result of a photo, but no strict bound for the
+    visible or aligned errors."""
     ratios: list[dict]
     """global+local over global by occluder, with 95 % intervals, beside the ratio of the floors."""
     robustness: list[dict]
-    """Growth of the error on vertices seen in both photos, occluded over clean, with given and with found masks."""
+    """Ratio of errors, occluded over clean photo, on vertices visible in both, with given and with automatic masks."""
     masks: list[dict]
-    """IoU of found masks, pooled, by occluder, and the share of clean faces that is called hidden."""
+    """Pooled IoU of automatic masks by occluder, and the share of clean faces that they mark as hidden."""
     histogram: dict[str, list[float]]
     """method -> rms_all of each photo (Fig. 6)."""
 
 
 def jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) -> dict[str, Job]:
-    """The fits that the table needs, by name; `robustness` adds clean photos and masks that are found."""
+    """Returns the fits that the table needs, by name; `robustness` adds clean photos and automatic masks."""
     looks = {
         "global": Look(True, "given", landmarks),
         "global+local": Look(True, "given", landmarks),
@@ -60,9 +61,9 @@ def jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) 
 def make(
     head: HeadModel, fitter: Fitter, photos: Sequence[Photo], wanted: dict[str, Job], progress: Progress
 ) -> FittingTable:
-    """Fit the photos in every way and compare. A photo with a failed fit counts with what it got (the mean head, where
-    nothing could be fitted), and rows say how many there are."""
-    fits = {name: fitter.fit(photos, job, tick_of(progress, name, photos)) for name, job in wanted.items()}
+    """Fit the photos by all jobs and compare. Failed fits count with their result (the mean head if there is no face);
+    rows have their number."""
+    fits = {name: fitter.fit(photos, job, progress_tick(progress, name, photos)) for name, job in wanted.items()}
     floors = {method: _errors(heads, photos) for method, heads in floor_vertices(head, photos, progress).items()}
     at_root = np.asarray(head.v_template) - np.asarray(head.joint_template[0])
     errors = {"mean": _errors([at_root] * len(photos), photos)}
@@ -87,8 +88,9 @@ def make(
         row = {"occluder": occluder}
         for name in ERRORS:
             row |= ratio("global+local", "global", name, which)
-            local, whole = (np.nanmean(floors[method][name][which]) for method in ("global+local", "global"))
-            row[f"floor_{name}"] = float(local / whole)
+            local_floor = np.nanmean(floors["global+local"][name][which])
+            global_floor = np.nanmean(floors["global"][name][which])
+            row[f"floor_{name}"] = float(local_floor / global_floor)
         ratios.append(row)
         for masks, job in (("given", "global+local"), ("auto", "auto")) if "auto" in fits else ():
             row = {"occluder": occluder, "masks": masks}
@@ -96,51 +98,52 @@ def make(
                 row |= ratio(job, "clean", name, which)
                 row[f"{name}_clean"] = float(np.nanmean(errors["clean"][name][which]))
             robustness.append(row)
-    masks_found = _masks(fits["auto"], fits["auto clean"], photos) if "auto" in fits else []
+    mask_rows = _mask_rows(fits["auto"], fits["auto clean"], photos) if "auto" in fits else []
     histogram = {method: errors[method]["rms_all"].tolist() for method in METHODS}
-    return FittingTable(rows, ratios, robustness, masks_found, histogram)
+    return FittingTable(rows, ratios, robustness, mask_rows, histogram)
 
 
 def floor_vertices(head: HeadModel, photos: Sequence[Photo], progress: Progress) -> dict[str, np.ndarray]:
-    """method -> the most likely 3D fit of its model to each true head (N, V, 3), as `fit_scans` finds it."""
+    """Returns method -> the most likely 3D fits of its model to the true heads, (N, V, 3), by `fit_scans`."""
     truth = np.stack([photo.vertices for photo in photos])
     models = {"global": head, "global+local": with_local(head, load_local_model(head))}
     return {
-        method: np.asarray(fit_scans(model, truth, advance=tick_of(progress, f"floor {method}", photos)).vertices)
+        method: np.asarray(fit_scans(model, truth, advance=progress_tick(progress, f"floor {method}", photos)).vertices)
         for method, model in models.items()
     }
 
 
 def _errors(heads: Sequence[np.ndarray] | np.ndarray, photos: Sequence[Photo]) -> Errors:
     rows = []
-    for found, photo in zip(heads, photos, strict=True):
-        truth, seen = photo.vertices, photo.vertices_visible_occluded
-        moved = aligned(found, truth), aligned(found, truth, seen)
-        rows.append((rms(found, truth), rms(found, truth, seen), rms(moved[0], truth), rms(moved[1], truth, seen)))
+    for fitted, photo in zip(heads, photos, strict=True):
+        truth, visible = photo.vertices, photo.vertices_visible_occluded
+        aligned_all, aligned_visible = aligned(fitted, truth), aligned(fitted, truth, visible)
+        plain = rms(fitted, truth), rms(fitted, truth, visible)
+        rows.append((*plain, rms(aligned_all, truth), rms(aligned_visible, truth, visible)))
     return dict(zip(ERRORS, np.array(rows).T, strict=True))
 
 
-def _masks(auto: Sequence[Result], clean: Sequence[Result], photos: Sequence[Photo]) -> list[dict]:
+def _mask_rows(auto: Sequence[PhotoFit], clean: Sequence[PhotoFit], photos: Sequence[Photo]) -> list[dict]:
     rows = []
-    faced = np.array([NO_FACE not in (one.code, other.code) for one, other in zip(auto, clean, strict=True)])
-    kinds = np.where(faced, [photo.occluder for photo in photos], "")
+    has_face = np.array([NO_FACE not in (a.code, c.code) for a, c in zip(auto, clean, strict=True)])
+    kinds = np.where(has_face, [photo.occluder for photo in photos], "")
     for occluder, which in groups(kinds, ("glasses", "face-mask", *RANDOM, "overall")):
-        if not (which & faced).any():
+        if not (which & has_face).any():
             continue
-        seen = [(auto[k], clean[k], photos[k]) for k in np.flatnonzero(which & faced).tolist()]
-        counts = [mask_counts(found.occlusion_mask, p.occlusion_mask, p.face_mask) for found, _, p in seen]
-        common, either = np.sum(counts, axis=0)
-        called = sum(float((found.occlusion_mask * p.face_mask).sum()) for _, found, p in seen)
-        area = sum(float(p.face_mask.sum()) for _, _, p in seen)
+        triples = [(auto[k], clean[k], photos[k]) for k in np.flatnonzero(which & has_face).tolist()]
+        counts = [mask_counts(fit.occlusion_mask, p.occlusion_mask, p.face_mask) for fit, _, p in triples]
+        intersection, union = np.sum(counts, axis=0)
+        false_area = sum(float((fit.occlusion_mask * p.face_mask).sum()) for _, fit, p in triples)
+        area = sum(float(p.face_mask.sum()) for _, _, p in triples)
         rows.append({
-            "occluder": occluder, "photos": len(seen), "iou": float(common / max(either, 1)),
-            "false_on_clean": called / max(area, 1.0),
+            "occluder": occluder, "photos": len(triples), "iou": float(intersection / max(union, 1)),
+            "false_on_clean": false_area / max(area, 1.0),
         })  # fmt: skip
     return rows
 
 
 def sheets(table: FittingTable) -> list[Sheet]:
-    """All tables as text."""
+    """Returns all tables as text."""
 
     def beside(name: str, other: str, text: str) -> Column:
         return name, lambda row: interval_text(row, name) + text.format(row[other])

@@ -1,5 +1,5 @@
-"""Which heads are those of people, as the training scans know people? Diversity is cheap without it. And is the world
-of the open scans a Gaussian one: the training heads' spectrum, and how their coefficients spread."""
+"""Realism of heads: how likely they are under the distribution of training scans, since diversity without realism is
+cheap. Also the training heads' spectrum, and how far their coefficients are from a normal distribution."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from experiments.datasets.open_faces import Scans
-from experiments.tables.masked_heads import Cases
+from experiments.tables.masked_heads import MaskedHeads
 from experiments.tables.scan_pca import ScanPCA, fit_pca
 from experiments.tables.statistics import bootstrap, columns, mean_of
 
 COMPONENTS = 100
-"""Leading components that distances are measured in."""
+"""Number of leading components in Mahalanobis distances."""
 QUANTILE = 0.99
 MOST_DEVIATIONS = 3.0
-AT_ONCE = 64
+BATCH = 64
 COUNTS = (10, 30, 64, 100, 210, 400, 640, 1000, 1500)
 LEADING = 20
 DRAWS = 500
@@ -26,119 +26,121 @@ DRAWS = 500
 
 @dataclass(frozen=True)
 class Realism:
-    """What the training scans say of heads in the head frame."""
+    """The distribution of the training scans in the head frame."""
 
     pca: ScanPCA
-    """Its leading components."""
+    """Leading components."""
     deviation: np.ndarray
     """(V, 3) standard deviation of each coordinate of each vertex over the training scans, metres."""
     threshold: float
-    """Mahalanobis distance per dimension below which a head counts as inside: the 99 % quantile over the validation
-    scans, other people than those of training."""
+    """Mahalanobis distance per dimension up to which a head counts as inside: the 99 % quantile over the validation
+    scans, which are of other people."""
 
     def measures(self, heads: np.ndarray) -> dict[str, np.ndarray]:
-        """Of heads (M, V, 3), (M,) each: `inside`, 1 where the distance is at most the threshold, else 0;
-        `vertices_inside`, the share of a head's vertices all of whose coordinates lie within three standard deviations
-        of the training scans' mean; `mahalanobis`, the distance."""
-        away = distance(self.pca, heads)
-        most = MOST_DEVIATIONS * self.deviation
-        near = [np.all(np.abs(part - self.pca.mean) <= most, axis=-1).mean(axis=-1) for part in _in_parts(heads)]
-        inside = (away <= self.threshold).astype(float)
-        return {"inside": inside, "vertices_inside": np.concatenate(near), "mahalanobis": away}
+        """Returns measures of heads (M, V, 3), (M,) each: `inside`, 1 if the distance is at most the threshold, else 0;
+        `vertices_inside`, the share of vertices whose coordinates are all within three standard deviations of the
+        training scans' mean; `mahalanobis`, the distance."""
+        distances = mahalanobis(self.pca, heads)
+        limit = MOST_DEVIATIONS * self.deviation
+        shares = [np.all(np.abs(part - self.pca.mean) <= limit, axis=-1).mean(axis=-1) for part in _batches(heads)]
+        inside = (distances <= self.threshold).astype(float)
+        return {"inside": inside, "vertices_inside": np.concatenate(shares), "mahalanobis": distances}
 
 
 def learn(train: Scans, validation: Scans, folder: Path | None = None) -> Realism:
-    """From the training scans, with the threshold from the validation scans. folder: as in `fit_pca`."""
+    """Returns the distribution of the training scans, with the threshold from the validation scans. folder: as in
+    `fit_pca`."""
     pca = fit_pca(train.vertices, COMPONENTS, folder)
-    squares = sum(np.sum((part - pca.mean) ** 2, axis=0) for part in _in_parts(train.vertices))
+    squares = sum(np.sum((part - pca.mean) ** 2, axis=0) for part in _batches(train.vertices))
     deviation = np.sqrt(np.asarray(squares) / max(len(train.vertices) - 1, 1))
-    return Realism(pca, deviation, float(np.quantile(distance(pca, validation.vertices), QUANTILE)))
+    return Realism(pca, deviation, float(np.quantile(mahalanobis(pca, validation.vertices), QUANTILE)))
 
 
-def distance(pca: ScanPCA, heads: np.ndarray) -> np.ndarray:
-    """(M, V, 3) -> (M,) root of the mean squared coefficient; 1 is what training heads have, less is nearer to the mean
-    head than people are."""
-    return np.concatenate([np.sqrt(np.mean(pca.project(part) ** 2, axis=-1)) for part in _in_parts(heads)])
+def mahalanobis(pca: ScanPCA, heads: np.ndarray) -> np.ndarray:
+    """Returns the root mean square coefficient of heads (M, V, 3), (M,). It is about 1 for training heads, and less for
+    heads closer to the mean."""
+    return np.concatenate([np.sqrt(np.mean(pca.project(part) ** 2, axis=-1)) for part in _batches(heads)])
 
 
-def _in_parts(heads: np.ndarray) -> Iterator[np.ndarray]:
-    """Heads in double precision, some at a time."""
-    return (heads[k : k + AT_ONCE].astype(np.float64) for k in range(0, max(len(heads), 1), AT_ONCE))
+def _batches(heads: np.ndarray) -> Iterator[np.ndarray]:
+    """Returns an iterator over batches of the heads in double precision."""
+    return (heads[k : k + BATCH].astype(np.float64) for k in range(0, max(len(heads), 1), BATCH))
 
 
-def samples_realism(pca: ScanPCA, cases: Cases, drawn: dict[str, np.ndarray]) -> list[dict]:
-    """Do samples look like heads, and how far apart are they? Rows, the held-out heads themselves first.
+def samples_realism(pca: ScanPCA, cases: MaskedHeads, drawn: dict[str, np.ndarray]) -> list[dict]:
+    """Returns rows of the realism and the spread of samples, after a row of the held-out heads themselves.
 
-    `mahalanobis`: `distance` in the training heads' leading 100 components. `spread_*_mm`: RMS distance of samples from
-    their mean, over vertices. `error_*_mm`: RMS distance of that mean from the truth; about the same if the spread is
-    honest.
+    `mahalanobis`: the distance in the training heads' leading 100 components. `spread_*_mm`: RMS distance of samples
+    from their mean, over vertices. `error_*_mm`: RMS distance of that mean from the truth, which is about as large if
+    samples are calibrated.
 
     Args:
       drawn: method -> (N, samples, V, 3).
     """
     pca = pca.leading(min(COMPONENTS, len(pca.basis)))
-    values = {"held-out heads": {"mahalanobis": distance(pca, cases.heads)}}
+    values = {"held-out heads": {"mahalanobis": mahalanobis(pca, cases.heads)}}
     for method, samples in drawn.items():
-        values[method] = found = {"mahalanobis": np.array([distance(pca, heads).mean() for heads in samples])}
+        distances = np.array([mahalanobis(pca, heads).mean() for heads in samples])
+        values[method] = {"mahalanobis": distances}
         centre = samples.mean(axis=1)
         spread = np.sqrt(((samples - centre[:, None]) ** 2).sum(axis=-1).sum(axis=1) / (samples.shape[1] - 1))
         error = np.linalg.norm(centre - cases.heads, axis=-1)
-        for part, seen in (("visible", cases.visible), ("hidden", ~cases.visible)):
+        for part, mask in (("visible", cases.visible), ("hidden", ~cases.visible)):
             for name, field in (("spread", spread), ("error", error)):
-                # Squares are what a spread and an error have in common.
-                means = [np.sqrt((f[s].astype(np.float64) ** 2).mean()) for f, s in zip(field, seen, strict=True)]
-                found[f"{name}_{part}_mm"] = 1e3 * np.array(means)
+                # Root mean squares, in which spread and error are comparable.
+                means = [np.sqrt((f[m].astype(np.float64) ** 2).mean()) for f, m in zip(field, mask, strict=True)]
+                values[method][f"{name}_{part}_mm"] = 1e3 * np.array(means)
     rows = []
-    for method, found in values.items():
+    for method, measures in values.items():
         row: dict = {"method": method, "heads": len(cases)}
-        for name, each in found.items():
-            row |= columns(name, mean_of(each, cases.subject))
+        for name, array in measures.items():
+            row |= columns(name, mean_of(array, cases.subject))
         rows.append(row)
     return rows
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What is printed and written of the training heads' components."""
+    """Statistics of the training heads' components, as printed and as written."""
 
     left: list[dict]
-    """`components`, and the share of the variance that is left after them: `train`, and `held_out` (about the training
-    heads' mean)."""
+    """Number of `components`, and the share of the variance that they do not explain: `train`, and `held_out` (about
+    the training heads' mean)."""
     coefficients: list[dict]
     """The leading coefficients of the training heads: `skewness` and excess `kurtosis` (0 for a normal distribution)
     with 95 % intervals, subjects drawn with replacement."""
     distance: dict
-    """|z|^2 of the leading coefficients: variance over what a normal distribution has (2 K), `train`, `held_out`; and
-    its mean over K."""
+    """|z|^2 of the K leading coefficients: its variance over that of a normal distribution (2 K), `train` and
+    `held_out`; and its mean over K."""
     statement: str
-    """In words."""
+    """Summary of the coefficients in words."""
 
 
 def spectrum(pca: ScanPCA, subjects: np.ndarray, held_out: np.ndarray) -> Spectrum:
-    """pca: of the training heads. subjects (N,): whose they are. held_out: (M, V, 3) heads of others."""
-    total, away = pca.variances.sum(), float(((held_out - pca.mean) ** 2).sum())
-    found = pca.project(held_out)
+    """Compute the statistics. pca: of training heads. subjects: (N,) of these. held_out: (M, V, 3) other heads."""
+    total, held_out_total = pca.variances.sum(), float(((held_out - pca.mean) ** 2).sum())
+    held_out_coefficients = pca.project(held_out)
     left = []
     for count in (k for k in COUNTS if k <= len(pca.basis)):
-        taken = (found[:, :count] ** 2 * pca.variances[:count]).sum()
+        explained = (held_out_coefficients[:, :count] ** 2 * pca.variances[:count]).sum()
         train = float(1 - pca.variances[:count].sum() / total)
-        left.append({"components": count, "train": train, "held_out": float(1 - taken / away)})
+        left.append({"components": count, "train": train, "held_out": float(1 - explained / held_out_total)})
     used, rows = min(LEADING, len(pca.basis)), []
     for k in range(used):
         powers = np.stack([pca.coefficients[:, k] ** p for p in range(1, 5)], axis=-1)
         row: dict = {"component": k + 1}
-        row |= columns("skewness", bootstrap(powers, subjects, lambda means: _shape(means)[0], DRAWS))
-        row |= columns("kurtosis", bootstrap(powers, subjects, lambda means: _shape(means)[1], DRAWS))
+        row |= columns("skewness", bootstrap(powers, subjects, lambda means: _skew_and_kurtosis(means)[0], DRAWS))
+        row |= columns("kurtosis", bootstrap(powers, subjects, lambda means: _skew_and_kurtosis(means)[1], DRAWS))
         rows.append(row)
     squares: dict = {"components": used}
-    for name, coefficients in (("train", pca.coefficients), ("held_out", found)):
+    for name, coefficients in (("train", pca.coefficients), ("held_out", held_out_coefficients)):
         length = (coefficients[:, :used] ** 2).sum(axis=1)
         squares |= {name: float(length.var() / (2 * used)), f"{name}_mean": float(length.mean() / used)}
     return Spectrum(left, rows, squares, _statement(rows))
 
 
-def _shape(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Skewness and excess kurtosis (...) of the means of four powers (..., 4)."""
+def _skew_and_kurtosis(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns skewness and excess kurtosis (...) from the means of four powers (..., 4)."""
     m1, m2, m3, m4 = np.moveaxis(means, -1, 0)
     second, third = m2 - m1**2, m3 - 3 * m1 * m2 + 2 * m1**3
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
@@ -146,11 +148,12 @@ def _shape(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _statement(rows: list[dict]) -> str:
-    def off(name: str) -> int:
+    def significant(name: str) -> int:
         return sum(not row[f"{name}_low"] <= 0 <= row[f"{name}_high"] for row in rows)
 
     middle = float(np.median([abs(row["kurtosis"]) for row in rows]))
     return (
-        f"Of the {len(rows)} leading coefficients {off('skewness')} are skewed and {off('kurtosis')} have another "
-        f"kurtosis than a normal distribution (95 % intervals without 0); the median |excess kurtosis| is {middle:.2f}."
+        f"Of the {len(rows)} leading coefficients {significant('skewness')} are skewed and {significant('kurtosis')} "
+        "have another kurtosis than a normal distribution (95 % intervals without 0); the median |excess kurtosis| is "
+        f"{middle:.2f}."
     )

@@ -1,7 +1,8 @@
-"""Principal components of registered heads, and completion of heads by them: what a linear Gaussian model can do.
+"""Principal components of registered heads, and completion of heads with them: the linear Gaussian baseline.
 
-A head is x = mean + B z with z ~ N(0, 1). From visible coordinates, known to a standard deviation sigma, the most
-likely head has z = argmin |B_v z - (x - mean)_v|^2 / sigma^2 + |z|^2. In double precision: variances span ten orders.
+A head is x = mean + B z with z ~ N(0, 1). Given visible coordinates with noise of standard deviation sigma,
+the most likely head has z = argmin |B_v z - (x - mean)_v|^2 / sigma^2 + |z|^2. Computed in double precision, since
+variances span ten orders of magnitude.
 """
 
 from __future__ import annotations
@@ -17,99 +18,104 @@ from experiments.cache import array_digest, read_arrays, write_arrays
 from experiments.datasets.principal_components import gram_components
 from experiments.runtime import data_folder
 
-MOST = 1500
-"""Components that are kept."""
+MAX_COMPONENTS = 1500
+"""Number of components that are stored."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScanPCA:
-    """Components of N heads, largest variance first; numpy, float64, metres."""
+    """Principal components of N heads, largest variance first; NumPy, float64, metres."""
 
     mean: np.ndarray
     """(V, 3)"""
     basis: np.ndarray
     """(K, V, 3) displacement per standard deviation."""
     variances: np.ndarray
-    """(N - 1,) all of them, summed over coordinates, metres^2."""
+    """(N - 1,) variances of all components, summed over coordinates, metres^2."""
     coefficients: np.ndarray
-    """(N, K) of the heads themselves, standard deviations."""
+    """(N, K) coefficients of the N heads, standard deviations."""
 
     def leading(self, count: int) -> ScanPCA:
-        """The same with fewer components."""
+        """Returns the same with only the first `count` components."""
         return dataclasses.replace(self, basis=self.basis[:count], coefficients=self.coefficients[:, :count])
 
     def project(self, heads: np.ndarray) -> np.ndarray:
-        """Coefficients (*b, K) of whole heads (*b, V, 3), standard deviations, by the orthogonal projection."""
-        away = (heads - self.mean).reshape(*heads.shape[:-2], -1)
-        return away @ self.basis.reshape(len(self.basis), -1).T / self.variances[: len(self.basis)]
+        """Returns the coefficients (*b, K) of heads (*b, V, 3), standard deviations, by orthogonal projection."""
+        offset = (heads - self.mean).reshape(*heads.shape[:-2], -1)
+        return offset @ self.basis.reshape(len(self.basis), -1).T / self.variances[: len(self.basis)]
 
     def heads(self, coefficients: np.ndarray) -> np.ndarray:
-        """(*b, K) -> (*b, V, 3)."""
+        """Returns heads (*b, V, 3) of coefficients (*b, K)."""
         flat = coefficients @ self.basis.reshape(len(self.basis), -1)
         return self.mean + flat.reshape(*coefficients.shape[:-1], *self.mean.shape)
 
 
-def fit_pca(heads: np.ndarray, count: int = MOST, folder: Path | None = None) -> ScanPCA:
-    """At most `count` components of heads (N, V, 3), fewer where the heads span less, through their N x N products: a
-    minute for 3,000 heads. The decomposition is kept in `folder`, by default the data folder's `evaluate`, under a
-    digest of the heads."""
+def fit_pca(heads: np.ndarray, count: int = MAX_COMPONENTS, folder: Path | None = None) -> ScanPCA:
+    """Compute at most `count` components of heads (N, V, 3) from their Gram matrix, fewer if the heads span fewer.
+
+    Takes a minute for 3,000 heads. The decomposition is cached in `folder`, by default the data folder's `evaluate`,
+    under a digest of the heads.
+    """
     path = (folder or data_folder() / "evaluate") / f"pca-{array_digest(heads)}.npz"
-    away = heads.reshape(len(heads), -1).astype(np.float64)
-    mean = away.mean(axis=0)
-    away -= mean
-    kept, needed = read_arrays(path) or {}, min(count, len(heads) - 1)
-    if {"values", "vectors"} <= kept.keys() and kept["vectors"].shape[1] >= needed:
-        values, vectors = kept["values"], kept["vectors"]
-    else:  # nothing is kept, too little, or the file is damaged
-        values, vectors = gram_components(away)
-        # The smallest is zero: the mean is taken off.
-        values, vectors = np.maximum(values[:-1], 0.0), vectors[:, : min(max(count, MOST), len(values) - 1)]
+    centred = heads.reshape(len(heads), -1).astype(np.float64)
+    mean = centred.mean(axis=0)
+    centred -= mean
+    cached, needed = read_arrays(path) or {}, min(count, len(heads) - 1)
+    if {"values", "vectors"} <= cached.keys() and cached["vectors"].shape[1] >= needed:
+        values, vectors = cached["values"], cached["vectors"]
+    else:  # the file is missing, damaged or has too few components
+        values, vectors = gram_components(centred)
+        # The smallest value is zero, since the mean is subtracted.
+        values, vectors = np.maximum(values[:-1], 0.0), vectors[:, : min(max(count, MAX_COMPONENTS), len(values) - 1)]
         write_arrays(path, {"values": values, "vectors": vectors})
     used = min(count, vectors.shape[1], int(np.count_nonzero(values > 1e-12 * values[0])))
     scale = np.sqrt(len(heads) - 1.0)
     # With X = U S W^T the components are W = X^T U / S, and a standard deviation of one is S / sqrt(N - 1).
-    basis = (vectors[:, :used].T @ away) / scale
+    basis = (vectors[:, :used].T @ centred) / scale
     shape = heads.shape[1:]
     variances, coefficients = values / (len(heads) - 1), vectors[:, :used] * scale
     return ScanPCA(mean.reshape(shape), basis.reshape(used, *shape), variances, coefficients)
 
 
 @dataclasses.dataclass(frozen=True)
-class Normal:
-    """A normal distribution over coefficients, given what is visible of a head."""
+class GaussianPosterior:
+    """A normal distribution of coefficients, given the visible part of a head."""
 
     mean: np.ndarray
     """(K,)"""
     factor: np.ndarray
-    """(K, K) lower, of the precision matrix."""
+    """(K, K) lower Cholesky factor of the precision matrix."""
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """(count, K)"""
+        """Draw samples, (count, K)."""
         noise = rng.standard_normal((len(self.mean), count))
         return self.mean + solve_triangular(self.factor, noise, lower=True, trans="T").T
 
 
 def posteriors(
     pca: ScanPCA, head: np.ndarray, visible: np.ndarray, settings: Sequence[tuple[int, float]]
-) -> list[Normal]:
-    """What a head's visible part says of its coefficients, for several (components, sigma in metres). head: (V, 3)
-    metres; what hidden vertices hold does not matter. visible: (V,) bool."""
-    # The products over the visible part serve all settings: those over all vertices, which are diagonal, minus those
-    # over the hidden part, which is the smaller one.
+) -> list[GaussianPosterior]:
+    """Returns the posterior of coefficients given a head's visible part, for each (components, sigma in metres).
+
+    Args:
+      head: (V, 3) metres; values of hidden vertices are ignored. visible: (V,) bool.
+    """
+    # The Gram matrix of the visible part serves all settings. It is that of all vertices, which is diagonal, minus that
+    # of the hidden part, which is smaller.
     most = max(count for count, _ in settings)
     basis = pca.basis[:most]
     hidden = basis[:, ~visible].reshape(most, -1)
     gram = np.diag(pca.variances[:most]) - hidden @ hidden.T
-    away = np.where(visible[:, None], head - pca.mean, 0.0).reshape(-1)
-    seen = basis.reshape(most, -1) @ away
-    found = []
+    offset = np.where(visible[:, None], head - pca.mean, 0.0).reshape(-1)
+    projection = basis.reshape(most, -1) @ offset
+    result = []
     for count, sigma in settings:
         factor = cholesky(gram[:count, :count] / sigma**2 + np.eye(count), lower=True)
-        found.append(Normal(cho_solve((factor, True), seen[:count] / sigma**2), factor))
-    return found
+        result.append(GaussianPosterior(cho_solve((factor, True), projection[:count] / sigma**2), factor))
+    return result
 
 
 def complete(pca: ScanPCA, head: np.ndarray, visible: np.ndarray, count: int, sigma: float) -> np.ndarray:
-    """The most likely whole head (V, 3)."""
-    (normal,) = posteriors(pca, head, visible, [(count, sigma)])
-    return pca.leading(count).heads(normal.mean)
+    """Returns the most likely head (V, 3)."""
+    (posterior,) = posteriors(pca, head, visible, [(count, sigma)])
+    return pca.leading(count).heads(posterior.mean)

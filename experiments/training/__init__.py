@@ -1,6 +1,6 @@
-"""Training of every network and model, from arrays; the commands of `experiments.train` are built on these functions.
+"""Training of every network and model from arrays; the commands of `experiments.train` are built on these functions.
 
-Nothing is imported before it is asked for.
+Modules are imported on first use of a name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "train_local_models",
     "train_mesh_vae",
 ]
-_PLACES = {
+_MODULES = {
     "GeneratorTraining": "experiments.training.ofer.settings",
     "LocalConfig": "fitting.local_training",
     "MeshVAETraining": "experiments.training.mesh_vae.settings",
@@ -38,6 +38,6 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,5 +1,4 @@
-"""Checkpoints of a run, through orbax: all that the next step depends on, so that a killed run goes on as if nothing
-had happened."""
+"""Checkpoints of a run, through orbax: all that the next step depends on, so that a killed run resumes exactly."""
 
 from __future__ import annotations
 
@@ -17,29 +16,28 @@ from flamejax.files import write_text
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run keeps what it does; without a folder it keeps nothing."""
+class RunFolder:
+    """The folder that a run writes to; with `workdir` None it writes nothing."""
 
     workdir: Path | None = None
     restart: bool = False
     """Delete the folder's checkpoints and start anew."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values by name: a run can only go on with the same."""
+    """JSON values by name; a run can only be resumed with the same ones."""
 
-    def goes_on(self) -> bool:
-        """Whether there are checkpoints to go on from."""
+    def has_checkpoints(self) -> bool:
+        """Whether there are checkpoints to resume from."""
         if self.workdir is None or self.restart:
             return False
         return any(path.name.isdigit() for path in (self.workdir / "checkpoints").glob("*"))
 
-    def check(self) -> None:
-        """Refuse to go on with other facts than those of the folder's checkpoints; facts that are not known yet may
-        still be missing.
+    def check_facts(self) -> None:
+        """Check that `facts` are those of the folder's checkpoints. Facts that are not known yet may be missing.
 
         Raises:
-          ValueError: a run with others lies there.
+          ValueError: the folder has checkpoints of a run with other facts.
         """
-        if self.workdir is None or not self.goes_on() or not (self.workdir / "settings.json").is_file():
+        if self.workdir is None or not self.has_checkpoints() or not (self.workdir / "settings.json").is_file():
             return
         before = json.loads((self.workdir / "settings.json").read_text())
         now = json.loads(json.dumps(self.facts))
@@ -52,34 +50,33 @@ class Place:
 
 
 class Checkpoints:
-    """The checkpoints of a place. Opened once nothing can be refused any more: with `restart` that deletes the earlier
-    ones."""
+    """The checkpoints in a run's folder. Opening them with `restart` deletes the earlier ones, so validate first."""
 
-    def __init__(self, place: Place, keep: int):
-        place.check()
-        self.workdir, self._manager = place.workdir, None
-        if place.workdir is None:
+    def __init__(self, run_folder: RunFolder, keep: int):
+        run_folder.check_facts()
+        self.workdir, self._manager = run_folder.workdir, None
+        if run_folder.workdir is None:
             return
-        self.folder = place.workdir.absolute() / "checkpoints"
-        if place.restart:
+        self.folder = run_folder.workdir.absolute() / "checkpoints"
+        if run_folder.restart:
             shutil.rmtree(self.folder, ignore_errors=True)
-        place.workdir.mkdir(parents=True, exist_ok=True)
-        write_text(place.workdir / "settings.json", json.dumps(dict(place.facts), indent=1) + "\n")
+        run_folder.workdir.mkdir(parents=True, exist_ok=True)
+        write_text(run_folder.workdir / "settings.json", json.dumps(dict(run_folder.facts), indent=1) + "\n")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Any, data: Any) -> None:
-        """Keep a state and its place in the data. Written beside the training; an unfinished one does not count."""
+        """Write a state and the position in the data, in the background; an unfinished checkpoint is ignored."""
         if self._manager is not None:
             position = ocp.args.JsonSave({"iterator": data.get_state()})
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=position))
 
     def latest(self) -> int | None:
-        """The last complete one's step."""
+        """Returns the step of the last complete checkpoint; None if there is none."""
         return None if self._manager is None else self._manager.latest_step()
 
     def restore(self, state: Any, data: Any) -> Any:
-        """The last state; `data` is set to its place. `state` gives shapes and places.
+        """Returns the last state, and sets `data` to its position. `state` gives shapes and shardings.
 
         Raises:
           RuntimeError: the checkpoint cannot be read.
@@ -89,21 +86,21 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
         try:
             assert self._manager is not None
-            found = self._manager.restore(step, args=args)
+            checkpoint = self._manager.restore(step, args=args)
         except Exception as error:
             raise RuntimeError(
                 f"{self.folder / str(step)}: the checkpoint cannot be read ({type(error).__name__}). Delete that "
-                "folder to go on from the one before, or give --restart."
+                "folder to resume from the one before, or give --restart."
             ) from error
-        data.set_state(found["data"]["iterator"])
-        return found["state"]
+        data.set_state(checkpoint["data"]["iterator"])
+        return checkpoint["state"]
 
     def wait(self) -> None:
-        """Until all is on disk."""
+        """Wait until all checkpoints are on disk."""
         if self._manager is not None:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and let go."""
+        """Wait for writes to finish, and release the folder."""
         if self._manager is not None:
             self._manager.close()

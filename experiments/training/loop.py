@@ -1,4 +1,4 @@
-"""The loop of a training run: go on from the last checkpoint, step, log, keep, judge."""
+"""The loop of a training run: resume from the last checkpoint, step, log, save checkpoints, evaluate."""
 
 from __future__ import annotations
 
@@ -15,100 +15,103 @@ from rich.console import Console
 
 from experiments.progress import progress_bar
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.devices import EVERYWHERE, SPLIT, device_mesh
-from experiments.training.record import Record, TrainingRecord
+from experiments.training.devices import REPLICATED, SHARDED, device_mesh
+from experiments.training.record import MetricsLogger, TrainingRecord
 from experiments.training.settings import TrainingConfig
-from experiments.training.state import TrainState, start_state
+from experiments.training.state import TrainState, initial_state
 
 Network = TypeVar("Network", bound=nnx.Module)
 MakeStep = Callable[[nnx.GraphDef, Any, Mesh], Callable[..., tuple[TrainState, dict[str, Array]]]]
-"""(graphdef, config, mesh) -> step(state, rest, fixed, batch) -> (state, losses), () each and `total` among
-them; `rest` is what of the network is not trained. Memoised, so that a second training compiles nothing."""
+"""(graphdef, config, mesh) -> step(state, rest, constants, batch) -> (state, losses). Losses are scalars, `total` among
+them; `rest` is the part of the network that is not trained. Memoised, so that a second training compiles nothing."""
 
 
 class Evaluator(Protocol):
-    """Says what a network is worth on validation data; one that can show it has `picture(model)` besides."""
+    """Measures a network on validation data. It may also have `picture(model)`, which returns (H, W, 3) uint8."""
 
     def errors(self, model: Any) -> dict[str, float]:
-        """By name."""
+        """Returns the errors by name."""
 
 
 def train_network(
     model: Network, make_step: MakeStep, optimizer: optax.GradientTransformation, config: TrainingConfig, *,
-    fixed: Any, batches: Any, checkpoints: Checkpoints, judge: Evaluator | None, console: Console, shown: str,
-    averaged: bool = False,
+    constants: Any, batches: Any, checkpoints: Checkpoints, evaluator: Evaluator | None, console: Console,
+    progress_format: str, averaged: bool = False,
 ) -> tuple[Network, TrainingRecord]:  # fmt: skip
-    """All steps that are still to be done, from `model` or from the last checkpoint.
+    """Train from `model`, or from the last checkpoint, to the last step.
 
     Args:
       model: not changed.
-      fixed: what a step reads besides the network and the batch.
+      constants: arrays that a step reads besides the network and the batch.
       batches: an iterator of batches with `get_state` and `set_state`.
-      checkpoints: are closed in the end.
-      shown: how the progress bar says what the last losses were, a format of their names.
-      averaged: whether the network that is kept is the moving average of those of all steps.
+      checkpoints: closed at the end.
+      evaluator: measures the network every `eval_every` steps and at the end.
+      progress_format: text of the progress bar, a format string with the names of losses.
+      averaged: whether to return the moving average of the parameters over all steps.
 
     Returns:
-      The trained network, and how it went.
+      The trained network, and the record of losses and errors.
 
     Raises:
-      RuntimeError: a loss is no number any more, or a checkpoint cannot be read. OSError: disk trouble.
+      RuntimeError: a loss is not finite, or a checkpoint cannot be read. OSError: disk trouble.
     """
     graphdef, state = nnx.split(model)
     params, rest = nnx.split_state(state, nnx.Param, ...)
 
     def merged(state: TrainState) -> Network:
-        return nnx.merge(graphdef, jax.device_put(state.kept, jax.devices()[0]), rest)
+        return nnx.merge(graphdef, jax.device_put(state.eval_params, jax.devices()[0]), rest)
 
-    record = None
+    logger = None
     try:
         mesh = device_mesh(config.devices)
         step = make_step(graphdef, config, mesh)
-        now = jax.device_put(start_state(params, optimizer, averaged), NamedSharding(mesh, EVERYWHERE))
+        now = jax.device_put(initial_state(params, optimizer, averaged), NamedSharding(mesh, REPLICATED))
         start = checkpoints.latest() or 0
         if start:
             now = checkpoints.restore(now, batches)
             console.print(f"going on from step {start} of {config.steps}")
-        record, waiting = Record(checkpoints.workdir, start), []
+        logger, pending = MetricsLogger(checkpoints.workdir, start), []
         with progress_bar(console, "loss") as progress:
             task = progress.add_task("training", total=config.steps, completed=start, loss="compiling")
             for done in range(start + 1, config.steps + 1):
-                now, losses = step(now, rest, fixed, jax.device_put(next(batches), NamedSharding(mesh, SPLIT)))
-                waiting.append(losses)
+                now, losses = step(now, rest, constants, jax.device_put(next(batches), NamedSharding(mesh, SHARDED)))
+                pending.append(losses)
                 last = done == config.steps
                 checkpoint = last or done % config.checkpoint_every == 0
                 if checkpoint or done % config.log_every == 0:
-                    row = _logged(record, checkpoints, done, waiting)
-                    progress.update(task, completed=done, loss=shown.format(**row))
+                    means = _log_losses(logger, checkpoints, done, pending)
+                    progress.update(task, completed=done, loss=progress_format.format(**means))
                 if checkpoint:
                     checkpoints.save(done, now, batches)
-                if judge is not None and (last or done % config.eval_every == 0):
-                    _judge(record, done, judge, merged(now), console)
+                if evaluator is not None and (last or done % config.eval_every == 0):
+                    _evaluate(logger, done, evaluator, merged(now), console)
     finally:
-        if record is not None:
-            record.close()
+        if logger is not None:
+            logger.close()
         checkpoints.close()
-    return merged(now), record.found()
+    return merged(now), logger.training_record()
 
 
-def _logged(record: Record, checkpoints: Checkpoints, done: int, waiting: list[Any]) -> dict[str, float]:
-    """Record the losses since the last time. Returns their means. Raises: RuntimeError, one is no number."""
-    found = [{k: float(v) for k, v in losses.items()} for losses in jax.device_get(waiting)]
-    waiting.clear()
-    if not all(np.isfinite(value) for one in found for value in one.values()):
+def _log_losses(
+    logger: MetricsLogger, checkpoints: Checkpoints, step: int, pending: list[Any]
+) -> dict[str, float]:  # fmt: skip
+    """Log the pending losses and empty the list. Returns their means. Raises: RuntimeError, one is not finite."""
+    rows = [{k: float(v) for k, v in losses.items()} for losses in jax.device_get(pending)]
+    pending.clear()
+    if not all(np.isfinite(value) for row in rows for value in row.values()):
         checkpoints.wait()
-        kept = checkpoints.latest()
+        last_good = checkpoints.latest()
         raise RuntimeError(
-            f"the loss is no number any more, before step {done}. "
-            + (f"The checkpoint of step {kept} is good. " if kept else "")
+            f"the loss is no number any more, before step {step}. "
+            + (f"The checkpoint of step {last_good} is good. " if last_good else "")
             + "Train with a smaller --learning-rate in another --workdir."
         )
-    return record.add_losses(done, found)
+    return logger.add_losses(step, rows)
 
 
-def _judge(record: Record, done: int, judge: Evaluator, model: Any, console: Console) -> None:
-    errors, picture = judge.errors(model), getattr(judge, "picture", None)
-    record.add_errors(done, errors, None if picture is None or record.workdir is None else picture(model))
-    said = ", ".join(f"{name.removesuffix('_mm')} {value:.3f}" for name, value in errors.items())
+def _evaluate(logger: MetricsLogger, step: int, evaluator: Evaluator, model: Any, console: Console) -> None:
+    errors, picture = evaluator.errors(model), getattr(evaluator, "picture", None)
+    logger.add_errors(step, errors, None if picture is None or logger.workdir is None else picture(model))
+    summary = ", ".join(f"{name.removesuffix('_mm')} {value:.3f}" for name, value in errors.items())
     unit = ", mm" if all(name.endswith("_mm") for name in errors) else ""
-    console.print(f"step {done}: errors on validation data{unit}: {said}")
+    console.print(f"step {step}: errors on validation data{unit}: {summary}")

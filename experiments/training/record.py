@@ -1,5 +1,5 @@
-"""What a run says of itself: losses and validation errors, and in its folder metrics.jsonl and, where tensorboardX is
-installed, tensorboard's files."""
+"""Losses and validation errors of a run, in memory and, in its folder, as metrics.jsonl and tensorboard's files (with
+tensorboardX)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from flamejax.files import write_bytes, write_text
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a training went."""
+    """Losses and validation errors of a training run."""
 
     losses: dict[str, np.ndarray]
-    """`step` (N,) from 1, and each loss by its name (N,). One entry a step; of a run that went on, those before are as
-    metrics.jsonl has them, means over `log_every` steps."""
+    """`step` (N,) from 1, and each loss by its name (N,). One entry a step; in a resumed run, earlier entries are
+    read from metrics.jsonl, which has means over `log_every` steps."""
     validation: dict[str, float] = field(default_factory=dict)
     """The last errors on validation data, by name; empty where there are no such data."""
 
 
-class Record:
-    """Collects rows, and appends them to the files of a folder, if there is one; a run that goes on from step n first
-    drops what an earlier one wrote beyond."""
+class MetricsLogger:
+    """Collects rows of metrics, and appends them to the files of `workdir` if there is one.
+
+    A run resumed from step `start` first drops the rows that an earlier run wrote beyond it.
+    """
 
     def __init__(self, workdir: Path | None, start: int):
         self.workdir, self._board = workdir, None
@@ -37,22 +39,22 @@ class Record:
             return
         self.path = workdir / "metrics.jsonl"
         workdir.mkdir(parents=True, exist_ok=True)
-        kept = _kept(self.path, start)
-        for row in kept:
+        rows = _read_rows(self.path, start)
+        for row in rows:
             self._rows[row["kind"]].append({k: v for k, v in row.items() if k not in ("kind", "last_total")})
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._board = _board(workdir / "tensorboard", start)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._board = _summary_writer(workdir / "tensorboard", start)
 
     def add_losses(self, last: int, losses: list[dict[str, float]]) -> dict[str, float]:
-        """The losses of the steps up to `last`; their means are a row of the files. Returns the means."""
+        """Add the losses of consecutive steps up to `last`; write their means to the files. Returns the means."""
         first = last - len(losses) + 1
-        self._rows["train"] += [{"step": first + k, **one} for k, one in enumerate(losses)]
-        means = {name: float(np.mean([one[name] for one in losses])) for name in losses[0]}
+        self._rows["train"] += [{"step": first + k, **row} for k, row in enumerate(losses)]
+        means = {name: float(np.mean([row[name] for row in losses])) for name in losses[0]}
         self._write(last, "train", {**means, "last_total": losses[-1]["total"]})
         return means
 
     def add_errors(self, step: int, errors: dict[str, float], picture: np.ndarray | None) -> None:
-        """Errors on validation data, and a picture (H, W, 3) uint8 of what the network does with them."""
+        """Add errors on validation data, and a picture (H, W, 3) uint8 of the network's results."""
         self._rows["validation"].append({"step": step, **errors})
         self._write(step, "validation", errors)
         if picture is None or self.workdir is None:
@@ -73,32 +75,32 @@ class Record:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def found(self) -> TrainingRecord:
-        """All so far."""
+    def training_record(self) -> TrainingRecord:
+        """Returns all rows so far."""
         rows, errors = self._rows["train"], self._rows["validation"]
         losses = {name: np.array([row.get(name, np.nan) for row in rows]) for name in (rows[0] if rows else ())}
         return TrainingRecord(losses, {k: v for k, v in errors[-1].items() if k != "step"} if errors else {})
 
     def close(self) -> None:
-        """Everything to disk."""
+        """Flush everything to disk."""
         if self._board is not None:
             self._board.close()
 
 
-def _kept(path: Path, start: int) -> list[dict[str, Any]]:
-    """Rows up to step `start`; a line cut short by a kill is dropped."""
-    kept = []
+def _read_rows(path: Path, last: int) -> list[dict[str, Any]]:
+    """Returns the rows up to step `last`; a line cut short by a kill is dropped."""
+    rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-            if row["step"] <= start and row["kind"] in ("train", "validation"):
-                kept.append(row)
+            if row["step"] <= last and row["kind"] in ("train", "validation"):
+                rows.append(row)
         except (ValueError, KeyError, TypeError):
             continue
-    return kept
+    return rows
 
 
-def _board(folder: Path, start: int) -> Any:
+def _summary_writer(folder: Path, start: int) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""The end of a run: its weights, judged as they are kept, and what they are worth."""
+"""Writing the final weights of a run, with their provenance and their validation errors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from experiments.training.settings import RunOptions
 from flamejax.files import write_text
 
 
-def keep_weights(
+def write_weights(
     options: RunOptions, name: str, write: Callable[[Path, Mapping[str, str]], None],
-    judged: Callable[[Path], dict[str, float]], notes: Mapping[str, str], console: Console, started: float,
+    evaluate: Callable[[Path], dict[str, float]], notes: Mapping[str, str], console: Console, started: float,
     **facts: Any,
 ) -> dict[str, float]:  # fmt: skip
     """Write weights with their provenance, and WORKDIR/results.json.
 
     Args:
-      name: of the file, unless --output names one. write: a file with notes. judged: the errors of a file's network,
-        which is in half precision.
+      name: file name, unless --output gives one. write: writes a file with notes. evaluate: returns the errors of the
+        network read back from a file, which is in half precision.
       started: `time.perf_counter()` at the start. facts: further results.
 
     Returns:
@@ -36,7 +36,7 @@ def keep_weights(
     output = options.output or options.workdir / name
     output.parent.mkdir(parents=True, exist_ok=True)
     write(output, {})
-    errors = judged(output)
+    errors = evaluate(output)
     provenance = {
         "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train",
         "settings": json.dumps(options.fingerprint()),
@@ -47,6 +47,6 @@ def keep_weights(
     seconds = time.perf_counter() - started
     results = {**errors, **facts, "seconds_of_last_start": round(seconds, 1)}
     write_text(options.workdir / "results.json", json.dumps(results, indent=1) + "\n")
-    said = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
-    console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; {said}; {seconds:.0f} s", markup=False)
+    summary = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
+    console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; {summary}; {seconds:.0f} s", markup=False)
     return errors

@@ -1,4 +1,4 @@
-"""Quick stand-ins for fits and for Algorithm 2, for tests of the tables of hypotheses."""
+"""Fast fakes of fits and of Algorithm 2, for tests of the tables of hypotheses."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ EYES = np.asarray(eyeball_vertices(HEAD))
 
 @dataclass(frozen=True)
 class FakeConfig:
-    """In place of DiversifyConfig."""
+    """Replaces DiversifyConfig."""
 
     k: float = 0.5
     n_sigma: float = 3.0
@@ -31,7 +31,7 @@ class FakeConfig:
 
 
 class Fakes:
-    """Fits and hypotheses at once, and how many were asked for."""
+    """Fakes fits and hypotheses, and counts them."""
 
     def __init__(self, monkeypatch):
         self.fits, self.draws, self.bad = 0, [], None
@@ -44,7 +44,7 @@ class Fakes:
         return FakeTools().fit(HEAD, jax.tree.map(np.asarray, observation))
 
     def draw(self, vae, model, fit, observation, key, *, num_samples, config):
-        """Heads pushed apart by a millimetre where they are seen, by n_sigma millimetres a step where not."""
+        """Returns heads 1 mm apart at visible vertices and n_sigma mm at hidden ones, times 1 + iterations."""
         self.draws.append((vae is not None, fit, config))
         steps = (
             np.arange(num_samples)[:, None, None] * np.where(fit.vertex_visibility, 1, config.n_sigma)[None, :, None]
@@ -58,13 +58,13 @@ class Fakes:
 
 def case(number: int, occluder: str = "glasses", truth: bool = True) -> Case:
     image = np.full((SIDE, SIDE, 3), 0.2 + 0.05 * number, np.float32)
-    (seen,) = FakeTools().observe(image, size=SIDE, all_faces=False)
+    (observation,) = FakeTools().observe(image, size=SIDE, all_faces=False)
     shown = np.asarray(HEAD.v_template)[:, 2] > 0.05
     if not truth:
-        return Case(f"photo{number}", number, "photo", seen)
+        return Case(f"photo{number}", number, "photo", observation)
     clean = np.asarray(HEAD.v_template)[:, 2] > 0.0
     at_root = np.asarray(HEAD.v_template) - np.asarray(HEAD.joint_template[0])
-    return Case(f"subject_{number:04d}-bareteeth", number, occluder, seen, shown, clean, at_root)
+    return Case(f"subject_{number:04d}-bareteeth", number, occluder, observation, shown, clean, at_root)
 
 
 def runner(folder, **settings) -> Runner:

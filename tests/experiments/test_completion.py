@@ -1,4 +1,4 @@
-"""Completion of masked heads: each method on heads whose answer is known, the table, the command."""
+"""Completion of masked heads: each method on heads with known results, the table, the command."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from experiments.evaluate import reports
 from experiments.tables import completion, fits, realism, report, scan_pca
 from experiments.tables.completion import CompletionConfig
 from experiments.tables.global_completion import GlobalConfig, complete_global
-from experiments.tables.masked_heads import make_cases, measure
+from experiments.tables.masked_heads import completion_errors, mask_heads
 from experiments.tables.runs import batches, code_version
 from fitting.scan_fit import fit_scans
 from flamejax.geometry import mesh_edges
@@ -36,19 +36,19 @@ SETTINGS = CompletionConfig(
 
 @functools.cache
 def drawn(seed: int) -> np.ndarray:
-    """Forty heads of the model in the head frame."""
+    """Returns forty heads of the model in the head frame."""
     params = random_params(HEAD, seed, (40,), 0.5)
     params = dataclasses.replace(params, global_orient=jnp.zeros((40, 3)), transl=jnp.zeros((40, 3)))
     return np.asarray(flamejax.vertices(HEAD, params) - rest_joints(HEAD, params)[:, :1])
 
 
 def heads(count: int, seed: int) -> np.ndarray:
-    """The first of `drawn`."""
+    """Returns the first heads of `drawn`."""
     return drawn(seed)[:count]
 
 
 def scans(subjects: int, seed: int) -> Scans:
-    """Each subject with the first four expressions."""
+    """Returns scans of each subject with the first four expressions."""
     subject = np.repeat(np.arange(subjects) + 100 * seed, 4).astype(np.int32)
     verts = heads(len(subject), seed)
     turns = np.zeros((len(subject), 5, 3), np.float32)
@@ -61,50 +61,50 @@ def tiny_vae() -> MeshVAE:
     return MeshVAE(hierarchy, SMALL, rngs=nnx.Rngs(0), mean=mean, spread=0.003)
 
 
-def test_masks_hide_a_stated_share_and_are_the_same_whichever_scans_are_chosen():
-    found = make_cases(MAKER, scans(3, 1), range(12), seed=3)
-    assert len(found) == 24 and list(found.kind[:2]) == list(KINDS)
-    assert found.keys[1] == "subject_0100-bareteeth-patch"
-    share = (~found.visible).mean(axis=1)
+def test_mask_heads_hides_the_share_whichever_scans_are_chosen():
+    cases = mask_heads(MAKER, scans(3, 1), range(12), seed=3)
+    assert len(cases) == 24 and list(cases.kind[:2]) == list(KINDS)
+    assert cases.keys[1] == "subject_0100-bareteeth-patch"
+    share = (~cases.visible).mean(axis=1)
     # The sphere's vertices come in rows that are hidden together.
     assert share.min() > 0.24 and share.max() < 0.5 and share.std() > 0.02
-    some = make_cases(MAKER, scans(3, 1), [7, 2], seed=3)
-    np.testing.assert_array_equal(some.visible, found.visible[[14, 15, 4, 5]])
-    assert (make_cases(MAKER, scans(3, 1), [7, 2], seed=4).visible != some.visible).any()
+    some = mask_heads(MAKER, scans(3, 1), [7, 2], seed=3)
+    np.testing.assert_array_equal(some.visible, cases.visible[[14, 15, 4, 5]])
+    assert (mask_heads(MAKER, scans(3, 1), [7, 2], seed=4).visible != some.visible).any()
 
 
-def test_components_complete_a_head_in_their_span(tmp_path):
+def test_pca_completes_a_head_in_its_span(tmp_path):
     train = heads(40, 0)
     pca = scan_pca.fit_pca(train, 12, tmp_path)
     np.testing.assert_allclose(pca.heads(pca.coefficients[:3]), pca.heads(pca.project(train[:3])), atol=1e-6)
     np.testing.assert_allclose(pca.coefficients.std(axis=0, ddof=1), 1, rtol=1e-6)
     rng = np.random.default_rng(0)
     truth = pca.heads(rng.standard_normal(12))
-    visible = make_cases(MAKER, scans(1, 1), [0]).visible[1]
-    spoilt = np.where(visible[:, None], truth, np.nan)
-    found = scan_pca.complete(pca, spoilt, visible, 12, 1e-7)
-    np.testing.assert_allclose(found, truth, atol=1e-6)
-    # Nothing seen is the mean; all seen and no noise is the projection.
+    visible = mask_heads(MAKER, scans(1, 1), [0]).visible[1]
+    masked = np.where(visible[:, None], truth, np.nan)
+    completed = scan_pca.complete(pca, masked, visible, 12, 1e-7)
+    np.testing.assert_allclose(completed, truth, atol=1e-6)
+    # With nothing visible the result is the mean; with everything visible and no noise, the projection.
     np.testing.assert_allclose(scan_pca.complete(pca, truth, np.zeros(162, bool), 12, 1e-4), pca.mean, atol=1e-9)
     few = pca.leading(5)
-    whole = scan_pca.complete(few, truth, np.ones(162, bool), 5, 1e-7)
-    np.testing.assert_allclose(whole, few.heads(few.project(truth)), atol=1e-6)
+    projected = scan_pca.complete(few, truth, np.ones(162, bool), 5, 1e-7)
+    np.testing.assert_allclose(projected, few.heads(few.project(truth)), atol=1e-6)
 
 
-def test_completion_by_components_is_the_least_squares_solution_and_its_draws_have_its_covariance(tmp_path):
+def test_pca_posterior_has_the_least_squares_mean_and_covariance(tmp_path):
     pca = scan_pca.fit_pca(heads(40, 0), 6, tmp_path)
     truth, visible, sigma = heads(1, 9)[0], np.arange(162) % 5 > 0, 2e-3
-    (normal,) = scan_pca.posteriors(pca, truth, visible, [(6, sigma)])
+    (posterior,) = scan_pca.posteriors(pca, truth, visible, [(6, sigma)])
     rows = np.concatenate([pca.basis[:, visible].reshape(6, -1).T / sigma, np.eye(6)])
     target = np.concatenate([(truth - pca.mean)[visible].reshape(-1) / sigma, np.zeros(6)])
-    np.testing.assert_allclose(normal.mean, np.linalg.lstsq(rows, target)[0], atol=1e-8)
-    drawn = normal.sample(np.random.default_rng(0), 20_000)
-    np.testing.assert_allclose(drawn.mean(axis=0), normal.mean, atol=0.03)
+    np.testing.assert_allclose(posterior.mean, np.linalg.lstsq(rows, target)[0], atol=1e-8)
+    samples = posterior.sample(np.random.default_rng(0), 20_000)
+    np.testing.assert_allclose(samples.mean(axis=0), posterior.mean, atol=0.03)
     covariance = np.linalg.inv(rows.T @ rows)
-    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.03 * covariance.max())
+    np.testing.assert_allclose(np.cov(samples.T), covariance, atol=0.03 * covariance.max())
 
 
-def test_components_are_kept_and_a_damaged_file_is_made_again(tmp_path):
+def test_fit_pca_caches_components_and_replaces_a_damaged_file(tmp_path):
     train = heads(20, 0)
     first = scan_pca.fit_pca(train, 5, tmp_path)
     (path,) = tmp_path.glob("pca-*.npz")
@@ -118,36 +118,36 @@ def test_components_are_kept_and_a_damaged_file_is_made_again(tmp_path):
     assert len(list(tmp_path.glob("pca-*.npz"))) == 2
 
 
-def test_the_head_model_completes_its_own_heads():
+def test_complete_global_completes_the_models_own_heads():
     truth = heads(3, 5)
-    visible = make_cases(MAKER, scans(1, 1), [0, 1, 2]).visible[1::2]
-    spoilt = np.where(visible[..., None], truth, np.nan).astype(np.float32)
-    found = complete_global(HEAD, spoilt, visible, GlobalConfig(noise=1e-6, steps=20))
-    assert np.linalg.norm(found - truth, axis=-1).max() < 1e-4
+    visible = mask_heads(MAKER, scans(1, 1), [0, 1, 2]).visible[1::2]
+    masked = np.where(visible[..., None], truth, np.nan).astype(np.float32)
+    completed = complete_global(HEAD, masked, visible, GlobalConfig(noise=1e-6, steps=20))
+    assert np.linalg.norm(completed - truth, axis=-1).max() < 1e-4
 
 
-def test_with_all_visible_the_head_model_does_as_well_as_a_scan_fit():
+def test_complete_global_of_fully_visible_heads_matches_a_scan_fit():
     rough = heads(3, 6) + 1e-3 * np.random.default_rng(0).normal(size=(3, 162, 3)).astype(np.float32)
-    found = complete_global(HEAD, rough, np.ones((3, 162), bool), GlobalConfig(noise=1e-4))
-    rms = np.sqrt(((found - rough) ** 2).sum(axis=-1).mean(axis=-1))
-    # A scan fit may turn and move the whole head besides.
+    completed = complete_global(HEAD, rough, np.ones((3, 162), bool), GlobalConfig(noise=1e-4))
+    rms = np.sqrt(((completed - rough) ** 2).sum(axis=-1).mean(axis=-1))
+    # A scan fit also has a global rotation and translation.
     np.testing.assert_allclose(rms, fit_scans(HEAD, rough).rms, rtol=0.03)
 
 
-def test_errors_are_medians_over_hidden_and_over_visible_vertices():
-    cases = make_cases(MAKER, scans(1, 1), [0])
-    found = cases.heads + np.where(cases.visible[..., None], [0.003, 0, 0], [0, 0.004, 0])
-    errors = measure(found.astype(np.float32), cases, mesh_edges(np.asarray(HEAD.faces)))
+def test_completion_errors_are_medians_over_hidden_and_visible_vertices():
+    cases = mask_heads(MAKER, scans(1, 1), [0])
+    completed = cases.heads + np.where(cases.visible[..., None], [0.003, 0, 0], [0, 0.004, 0])
+    errors = completion_errors(completed.astype(np.float32), cases, mesh_edges(np.asarray(HEAD.faces)))
     np.testing.assert_allclose(errors.visible, 3, rtol=1e-3)
     np.testing.assert_allclose(errors.hidden, 4, rtol=1e-3)
-    # A shift has no details, but for the step between the two shifts.
+    # A shift has no details, except for the step between the two shifts.
     assert errors.visible_detail.max() < 2.5
-    shifted = measure(cases.heads + np.float32(0.01), cases, mesh_edges(np.asarray(HEAD.faces)))
+    shifted = completion_errors(cases.heads + np.float32(0.01), cases, mesh_edges(np.asarray(HEAD.faces)))
     assert max(shifted.visible_detail.max(), shifted.hidden_detail.max()) < 1e-3
-    assert np.abs(measure(cases.heads[0], cases, mesh_edges(np.asarray(HEAD.faces))).hidden).max() == 0
+    assert np.abs(completion_errors(cases.heads[0], cases, mesh_edges(np.asarray(HEAD.faces))).hidden).max() == 0
 
 
-def test_the_table_has_the_rows_it_should_and_is_the_same_again(tmp_path, monkeypatch):
+def test_completion_table_has_its_rows_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(completion, "masks_for_tests", lambda head: MAKER)
     done: dict[str, int] = {}
 
@@ -157,55 +157,55 @@ def test_the_table_has_the_rows_it_should_and_is_the_same_again(tmp_path, monkey
     def table():
         return completion.make(HEAD, scans(10, 0), scans(3, 1), tiny_vae(), 5, tick, SETTINGS, tmp_path, heads(20, 7))
 
-    made, pictured = table()
-    assert [(r["method"], r["occluder"]) for r in made.rows] == [
+    first, pictured = table()
+    assert [(r["method"], r["occluder"]) for r in first.rows] == [
         (m, o) for m in completion.METHODS for o in ("rectangle", "patch", "overall")
     ]
     keys = {"visible_mm", "visible_mm_low", "visible_mm_high", "hidden_mm", "hidden_mm_low", "hidden_mm_high"}
-    assert all(set(row) == keys | {"method", "occluder", "scans"} for row in made.rows)
+    assert all(set(row) == keys | {"method", "occluder", "scans"} for row in first.rows)
     assert all(row["scans"] == 5 and row["hidden_mm_low"] <= row["hidden_mm"] <= row["hidden_mm_high"]
-               for row in made.rows)  # fmt: skip
-    by = {(row["method"], row["occluder"]): row for row in made.rows}
+               for row in first.rows)  # fmt: skip
+    by = {(row["method"], row["occluder"]): row for row in first.rows}
     assert (
         by["global", "overall"]["visible_mm"] < by["pca", "overall"]["visible_mm"] < by["mean", "overall"]["visible_mm"]
     )
     assert by["mesh_vae_refined", "overall"]["visible_mm"] < by["mesh_vae", "overall"]["visible_mm"]
     assert {k: v for k, v in done.items() if k != "pca, other settings"} == dict.fromkeys(completion.METHODS[1:], 10)
-    assert [(r["components"], r["sigma_mm"], r["scans"]) for r in made.extra] == [(3, 0.1, 2), (6, 1.0, 2)]
-    assert [r["method"] for r in made.samples] == ["held-out heads", "pca", "pca_augmented", "mesh_vae"]
-    assert made.expressions[0]["hidden_mm_neutral"] is None or made.expressions[0]["hidden_mm_neutral"] > 0
-    assert set(made.expressions[0]["each"]) <= set(EXPRESSIONS)
-    json.dumps(dataclasses.asdict(made), allow_nan=False)
+    assert [(r["components"], r["sigma_mm"], r["scans"]) for r in first.extra] == [(3, 0.1, 2), (6, 1.0, 2)]
+    assert [r["method"] for r in first.samples] == ["held-out heads", "pca", "pca_augmented", "mesh_vae"]
+    assert first.expressions[0]["hidden_mm_neutral"] is None or first.expressions[0]["hidden_mm_neutral"] > 0
+    assert set(first.expressions[0]["each"]) <= set(EXPRESSIONS)
+    json.dumps(dataclasses.asdict(first), allow_nan=False)
     assert pictured.samples["mesh_vae"].shape == (6, 4, 162, 3)
-    monkeypatch.setattr(completion, "complete_global", None)  # kept: not made again
+    monkeypatch.setattr(completion, "complete_global", None)  # cached: not computed again
     monkeypatch.setattr(completion, "refine_latents", None)
     again, _ = table()
-    assert again == made
-    text = report.as_markdown("Heads.", completion.sheets(made))
+    assert again == first
+    text = report.as_markdown("Heads.", completion.sheets(first))
     assert (
         "| mesh_vae_refined | overall | 5 |" in text and text.count("\n\n**") == 7
-    )  # of the spectrum only what there are components for
+    )  # the spectrum only has the numbers of components that exist
 
 
-def test_the_spectrum_tells_a_normal_world_from_another(tmp_path):
+def test_spectrum_distinguishes_normal_from_uniform_coefficients(tmp_path):
     rng = np.random.default_rng(0)
     scale = np.array([4.0, 2.0, 1.0])[None] * 1e-2
     subjects = np.repeat(np.arange(200), 3)
     directions = np.linalg.qr(rng.normal(size=(30, 3)))[0].T
 
-    def world(draws: np.ndarray) -> realism.Spectrum:
+    def spectrum_of(draws: np.ndarray) -> realism.Spectrum:
         train = ((draws * scale) @ directions).reshape(-1, 10, 3)
         return realism.spectrum(scan_pca.fit_pca(train, 3, tmp_path), subjects, train[:50])
 
-    normal, flat = world(rng.normal(size=(600, 3))), world(rng.uniform(-1, 1, (600, 3)))
+    normal, flat = spectrum_of(rng.normal(size=(600, 3))), spectrum_of(rng.uniform(-1, 1, (600, 3)))
     assert max(abs(row["kurtosis"]) for row in normal.coefficients) < 0.6
     assert all(row["kurtosis_high"] < -0.8 for row in flat.coefficients)
     assert abs(normal.distance["train"] - 1) < 0.3 and flat.distance["train"] < 0.6
     assert "0 are skewed" in normal.statement and "3 have another kurtosis" in flat.statement
-    assert [row["components"] for row in normal.left] == []  # fewer components than the shortest that is listed
+    assert [row["components"] for row in normal.left] == []  # fewer components than the smallest listed number
 
 
-def test_without_weights_the_table_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_completion_without_weights_leaves_the_mesh_vae_out(tmp_path, monkeypatch, capsys):
     def missing(head, path):
         raise FileNotFoundError("no Mesh-VAE here; train one")
 
@@ -231,15 +231,15 @@ def test_without_weights_the_table_says_so_and_goes_on(tmp_path, monkeypatch, ca
     assert "no Mesh-VAE here" in capsys.readouterr().err
 
 
-def test_kept_fits_of_photos_do_not_depend_on_models():
-    """The version of the code that names them leaves `models` out: so nothing that fits a photo may use it."""
-    assert "models" not in fits.ROOMS
+def test_cached_fits_do_not_depend_on_models():
+    """`models` is not in the code version of cached fits, so fitting a photo must not import it."""
+    assert "models" not in fits.CODE_PATHS
     code = "import sys, experiments.tables.fits, experiments.tables.fitting_table; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {name.split(".")[0] for name in done.stdout.split()} & {"models", "sampling"}
-    assert code_version(fits.ROOMS) != code_version((*fits.ROOMS, "models"))
+    assert code_version(fits.CODE_PATHS) != code_version((*fits.CODE_PATHS, "models"))
 
 
-def test_batches_are_filled_up_with_copies():
+def test_batches_are_padded_with_copies():
     assert list(batches(5, 3)) == [([0, 1, 2], 3), ([3, 4, 4], 2)]
     assert not list(batches(0, 3))

@@ -1,4 +1,4 @@
-"""The tables of hypotheses with quick stand-ins for fits and for Algorithm 2: rows, resuming, pictures, command."""
+"""The tables of hypotheses with fakes of fits and of Algorithm 2: rows, resuming, pictures, command."""
 
 import csv
 import dataclasses
@@ -16,8 +16,8 @@ from experiments import evaluate
 from experiments.cache import read_tree
 from experiments.evaluate import reports
 from experiments.tables import charts, diverse_runs, diversity_table, moving_occlusion, pictures, realism, report
-from experiments.tables.diverse_cases import Parts, parts_of
-from experiments.tables.diverse_runs import METHODS, OURS, Found, case_key
+from experiments.tables.diverse_cases import VisibilityMasks, visibility_masks
+from experiments.tables.diverse_runs import METHODS, OURS, DrawnHypotheses, case_key
 from flamejax.head import head_frame, root_joint
 from flamejax.types import Fit
 from tests.experiments.diverse_fakes import COUNT, VAE, FakeConfig, Fakes, case, run_fit, runner
@@ -31,11 +31,11 @@ def fakes(monkeypatch) -> Fakes:
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory) -> realism.Realism:
+def training(tmp_path_factory) -> realism.Realism:
     return realism.learn(scans(8, 0), scans(3, 1), tmp_path_factory.mktemp("pca"))
 
 
-def test_runs_go_on_where_they_were(tmp_path, fakes):
+def test_hypotheses_resume_from_cached_files(tmp_path, fakes):
     cases, run = [case(k) for k in range(5)], runner(tmp_path)
     ticks = []
     first = {name: run.hypotheses(name, cases, ticks.append) for name in METHODS}
@@ -45,7 +45,7 @@ def test_runs_go_on_where_they_were(tmp_path, fakes):
         (False, 10), (False, 10), (True, 0), (True, 10), (True, 10),
     ]  # fmt: skip
     count = fakes.fits
-    assert count == 10  # one by one as they are needed, by two models, not by five methods
+    assert count == 10  # one fit per case and model, not per method
     again = runner(tmp_path)
     for name in METHODS:
         for old, new in zip(first[name], again.hypotheses(name, cases), strict=True):
@@ -71,38 +71,38 @@ def test_runs_go_on_where_they_were(tmp_path, fakes):
     assert len(fakes.draws) == before + 3
 
 
-def test_fits_are_made_in_batches_of_one_size(tmp_path, fakes):
+def test_fits_run_in_batches_of_one_size(tmp_path, fakes):
     run, shapes = runner(tmp_path), []
-    made = fakes.fit
-    diverse_runs.fitting.fit = lambda model, seen, config: (
-        shapes.append(seen.image.shape[0]),
-        made(model, seen, config),
+    fit = fakes.fit
+    diverse_runs.fitting.fit = lambda model, observation, config: (
+        shapes.append(observation.image.shape[0]),
+        fit(model, observation, config),
     )[1]
     assert len(run.fits("global", [case(k) for k in range(5)])) == 5 and shapes == [4, 4]
 
 
-def test_hypotheses_come_into_the_head_frame_of_the_fit(tmp_path, fakes):
-    """By the fit's own rotation and root joint: a hypothesis that is the fit lies where the fit lies."""
+def test_hypotheses_are_moved_to_the_head_frame_of_the_fit(tmp_path, fakes):
+    """They use the fit's rotation and root joint, so a hypothesis equal to the fit stays equal to it."""
     model = fitting.prepare(HEAD)
     run, turned = runner(tmp_path), jnp.asarray([0.1, 0.4, -0.2])
 
     def fit(model, observation, config):
-        made = FakeTools().fit(HEAD, jax.tree.map(np.asarray, observation))
-        params = dataclasses.replace(made.params, global_orient=np.tile(np.asarray(turned), (4, 1)))
+        result = FakeTools().fit(HEAD, jax.tree.map(np.asarray, observation))
+        params = dataclasses.replace(result.params, global_orient=np.tile(np.asarray(turned), (4, 1)))
         params = dataclasses.replace(params, betas=np.ones_like(params.betas))
-        return dataclasses.replace(made, params=params, vertices=np.asarray(flamejax.vertices(HEAD, params)))
+        return dataclasses.replace(result, params=params, vertices=np.asarray(flamejax.vertices(HEAD, params)))
 
     diverse_runs.fitting.fit = fit
-    (found,) = run.hypotheses("global+local+vae", [case(0)])
+    (drawn,) = run.hypotheses("global+local+vae", [case(0)])
     (one,) = run.fits("global+local", [case(0)])
     root = np.asarray(root_joint(model.head, one.params))
     still = head_frame(one.vertices, root, one.params.global_orient)
-    np.testing.assert_allclose(found.heads[0], still, atol=1e-6)
+    np.testing.assert_allclose(drawn.heads[0], still, atol=1e-6)
     np.testing.assert_allclose(run.fitted_heads("global+local", [case(0)])[0], still, atol=1e-6)
-    assert np.abs(found.heads[0] - one.vertices).max() > 0.01
+    assert np.abs(drawn.heads[0] - one.vertices).max() > 0.01
 
 
-def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, known):
+def test_diversity_table_has_its_rows_and_values(tmp_path, fakes, training):
     cases = [case(k, ("glasses", "face-mask", "hand", "object")[k % 4]) for k in range(8)]
     done: dict[str, int] = {}
 
@@ -110,7 +110,7 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, known):
         done[name] = done.get(name, 0) + count
         assert done[name] <= total
 
-    table = diversity_table.diversity(runner(tmp_path), cases, known, scans(2, 5), tick)
+    table = diversity_table.diversity(runner(tmp_path), cases, training, scans(2, 5), tick)
     assert done == {"fits: global+local": 8, "fits: global": 8, **dict.fromkeys(METHODS, 8)}
     by = {(row["method"], row["occluder"]): row for row in table.rows}
     assert set(by) == {(m, o) for m in METHODS for o in ("glasses", "face-mask", "random", "overall")}
@@ -125,11 +125,11 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, known):
     }
     assert all(set(row) == keys for row in table.rows)
     row = by[OURS, "overall"]
-    # The stand-in's steps: 11 mm where the fit sees, three times as much where not, at the vertices of each part.
-    seen = np.asarray(HEAD.v_template)[:, 2] > -1.0
-    part = parts_of(cases[0], HEAD, run_fit(cases[0]))
-    for name, chosen in (("asd_v", part.visible), ("asd_o", part.occluded), ("asd_o_under", part.under)):
-        step = np.where(seen, 11.0, 33.0)[chosen]
+    # The fake's steps: 11 mm at vertices visible in the fit, three times as much at hidden ones.
+    visible = np.asarray(HEAD.v_template)[:, 2] > -1.0
+    masks = visibility_masks(cases[0], HEAD, run_fit(cases[0]))
+    for name, mask in (("asd_v", masks.visible), ("asd_o", masks.occluded), ("asd_o_under", masks.under)):
+        step = np.where(visible, 11.0, 33.0)[mask]
         assert row[name] == pytest.approx(np.sqrt((step**2).mean()), rel=1e-4)
         assert row[f"{name}_low"] <= row[name] * (1 + 1e-6) and row[f"{name}_high"] >= row[name] * (1 - 1e-6)
     assert row["ratio"] == pytest.approx(row["asd_o"] / row["asd_v"]) and row["cse"] == pytest.approx(0, abs=1e-4)
@@ -146,11 +146,11 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, fakes, known):
     assert len(report.tables(sheets)) == 3
 
 
-def test_what_cannot_be_measured_is_left_empty(tmp_path, fakes, known):
-    """One photo without a true head, one hypothesis, and numbers that are none."""
+def test_values_that_cannot_be_measured_are_none(tmp_path, fakes, training):
+    """Photos without true heads, a single hypothesis, and values that are not finite."""
     fakes.bad = 0.21
     cases = [case(k, truth=False) for k in range(2)]  # the first is too dark
-    table = diversity_table.diversity(runner(tmp_path), cases, known, None, lambda *a: None)
+    table = diversity_table.diversity(runner(tmp_path), cases, training, None, lambda *a: None)
     assert {row["occluder"] for row in table.rows} == {"overall"}
     row = table.rows[-1]
     assert row["failed"] == 1 and row["photos"] == 2 and row["cse"] is None and row["cse_low"] is None
@@ -160,15 +160,15 @@ def test_what_cannot_be_measured_is_left_empty(tmp_path, fakes, known):
     json.dumps(dataclasses.asdict(table), allow_nan=False)
     assert "| - |" in report.as_markdown("", diversity_table.sheets("diversity", table))
     single = diversity_table.diversity(
-        runner(tmp_path, num_samples=1), cases[1:], known, None, lambda *a: None
+        runner(tmp_path, num_samples=1), cases[1:], training, None, lambda *a: None
     )  # fmt: skip
     assert single.rows[0]["asd_v"] is None and single.rows[0]["ratio"] is None
     assert single.rows[0]["inside"] is not None and single.rows[0]["inside_low"] is None  # one subject: no interval
 
 
-def test_hyperparameters_and_places_have_their_rows(tmp_path, fakes, known):
+def test_hyperparameters_and_moving_occlusion_have_their_rows(tmp_path, fakes, training):
     cases, run = [case(k) for k in range(2)], runner(tmp_path)
-    table = diversity_table.hyperparameters(run, cases, known, lambda *a: None, (0.1, 0.5), (1.0, 2.0, 3.0))
+    table = diversity_table.hyperparameters(run, cases, training, lambda *a: None, (0.1, 0.5), (1.0, 2.0, 3.0))
     assert [(r["k"], r["n_sigma"]) for r in table.rows] == [(k, n) for k in (0.1, 0.5) for n in (1.0, 2.0, 3.0)]
     assert {"asd_v", "asd_o", "ratio", "inside"} <= set(table.rows[0])
     assert len(table.each) == 12 and len(fakes.draws) == 12
@@ -176,12 +176,12 @@ def test_hyperparameters_and_places_have_their_rows(tmp_path, fakes, known):
     assert np.asarray(Image.open(tmp_path / "heat.png").convert("L")).std() > 5
     assert len(report.tables(diversity_table.sheets("hyperparameters", table))) == 2
     moved = {place: [moving_occlusion.with_patch(one, None, place) for one in cases] for place in ("mouth", "eyes")}
-    table = diversity_table.moving_occlusion(run, moved, known, lambda *a: None)
+    table = diversity_table.moving_occlusion(run, moved, training, lambda *a: None)
     assert [r["place"] for r in table.rows] == ["mouth", "eyes"] and table.rows[0]["photos"] == 2
     assert "| mouth |" in report.as_markdown("", diversity_table.sheets("moving-occlusion", table))
 
 
-def test_pictures_show_something(tmp_path, fakes):
+def test_pictures_are_not_blank(tmp_path, fakes):
     run, cases = runner(tmp_path, num_samples=8), [case(0), case(1, "hand"), case(2, truth=False)]
     shown = diversity_table.pictured(run, cases)
     pictures.hypotheses_figure(HEAD, shown, tmp_path / "h.jpg")
@@ -194,13 +194,14 @@ def test_pictures_show_something(tmp_path, fakes):
         assert (filled[:2] > 5).all() and (filled[2, : columns - 2] > 5).all()
     assert pictures.one_of_each(["hand", "glasses", "glasses", "object"]) == [1, 0, 3]
     assert pictures.one_of_each(["photo"] * 9) == list(range(6))
-    nothing = Parts(np.ones(COUNT, bool), np.zeros(COUNT, bool), np.zeros(COUNT, bool))
-    bare = dataclasses.replace(shown[0], parts=nothing, found=Found(shown[0].found.heads, None, np.zeros(8), 0.0))
-    pictures.interpolation_figure(HEAD, VAE, [bare], tmp_path / "none.png")
+    no_masks = VisibilityMasks(np.ones(COUNT, bool), np.zeros(COUNT, bool), np.zeros(COUNT, bool))
+    without_latents = DrawnHypotheses(shown[0].drawn.heads, None, np.zeros(8), 0.0)
+    photo = dataclasses.replace(shown[0], masks=no_masks, drawn=without_latents)
+    pictures.interpolation_figure(HEAD, VAE, [photo], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
-def test_the_key_is_of_the_photo_and_the_seed():
+def test_case_key_depends_on_the_photo_and_the_seed():
     keys = [jax.random.key_data(case_key(one, seed)) for one, seed in ((case(0), 0), (case(1), 0), (case(0), 1))]
     assert len({tuple(np.asarray(key)) for key in keys}) == 3
     np.testing.assert_array_equal(keys[0], jax.random.key_data(case_key(case(0, "hand"), 0)))

@@ -15,7 +15,7 @@ from experiments.datasets.observations import Look, observe, spread_out
 from experiments.datasets.open_faces import Photo
 from experiments.evaluate import reports
 from experiments.tables import charts, fits, fitting_table, report
-from experiments.tables.fits import Fitter, Job, Result
+from experiments.tables.fits import Fitter, Job, PhotoFit
 from experiments.tables.runs import code_version
 from experiments.tables.statistics import OCCLUDERS, bootstrap, mean_of, ratio_of
 from flamejax import metrics
@@ -146,7 +146,7 @@ class StubFitter(Fitter):
     def _fit_batch(self, photos, job):
         self.calls += 1
         step = 0.001 if job.method == "global" else 0.0005
-        return [Result(one.vertices + np.float32(step), one.occlusion_mask > 0.5, 0.01, 0) for one in photos]
+        return [PhotoFit(one.vertices + np.float32(step), one.occlusion_mask > 0.5, 0.01, 0) for one in photos]
 
 
 def test_kept_fits_are_not_made_again_and_damaged_ones_are(tmp_path):
@@ -168,7 +168,7 @@ def test_kept_fits_are_not_made_again_and_damaged_ones_are(tmp_path):
     calls = fitter.calls
     fitter.fit(photos, dataclasses.replace(job, seed=1))
     assert fitter.calls == calls + 2
-    assert len(code_version(fits.ROOMS)) == 12
+    assert len(code_version(fits.CODE_PATHS)) == 12
     with pytest.raises(FileNotFoundError):
         code_version(("flamejax", "no/such/room.py"))
 

@@ -41,15 +41,15 @@ def test_frames_become_cases_of_the_expression_table(made, head, tmp_path):  # n
     cases, frames = frame_cases(head, made, None), list(read_frames(made))
     assert [case.key for case in cases] == [frame.name for frame in frames]
     for case, frame in zip(cases, frames, strict=True):
-        np.testing.assert_array_equal(case.shown, frame.unoccluded)
-        np.testing.assert_array_equal(case.shown_clean, frame.front)
+        np.testing.assert_array_equal(case.visible, frame.unoccluded)
+        np.testing.assert_array_equal(case.visible_unoccluded, frame.front)
         np.testing.assert_array_equal(case.truth, frame.vertices)
         observation = case.observation
         np.testing.assert_allclose(observation.landmarks, frame.landmarks, atol=1e-4)
         column, row = np.floor(frame.landmarks).astype(int).T
         np.testing.assert_array_equal(observation.confidence, (frame.mask[row, column] < 0.5).astype(np.float32))
     for case, frame in zip(frame_cases(head, made, None, occluded=False), frames, strict=True):
-        np.testing.assert_array_equal(case.shown, frame.front)
+        np.testing.assert_array_equal(case.visible, frame.front)
         np.testing.assert_allclose(case.observation.image, frame.photo)
         assert case.observation.occlusion_mask.max() == 0 and case.observation.confidence.min() == 1
     assert len({case.subject for case in cases}) == len({frame.subject for frame in frames})

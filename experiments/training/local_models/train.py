@@ -22,17 +22,18 @@ def train_local_models(
     subjects: Sequence[Any] | np.ndarray | None = None, notes: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> LocalModel:  # fmt: skip
-    """Local PCA models of a head's regions (Diverse3DFace, section 4.1): scans are fitted by the head, and what its
-    leading components leave of them is taken apart. For `fitting.prepare(head, local)`. There are progress bars on
-    stderr.
+    """Train local PCA models of a head's regions (Diverse3DFace, section 4.1), for `fitting.prepare(head, local)`.
+
+    Scans are fitted by the head; the residuals after its leading components are decomposed by region. Shows progress
+    bars on stderr.
 
     Args:
       head: the global model.
-      vertices: (N, V, 3) metres, registered scans in its topology, which may lie anywhere.
-      config: how much stays global, and how much the regions hold; at most what the head has when left out.
-      subjects: (N,) whose scan each is, any labels; all different people when left out.
-      notes: provenance, beside what is known here.
-      console: where it reports.
+      vertices: (N, V, 3) metres, registered scans in its topology, in any pose.
+      config: numbers of global components and of local ones; the default, limited to the head's, when left out.
+      subjects: (N,) label of each scan's subject; all different when left out.
+      notes: provenance, added to what is recorded here.
+      console: console for messages; stderr when left out.
 
     Raises:
       ValueError: fewer than two scans, arrays of the wrong shape, more components than the head has, or no scan that
@@ -43,30 +44,30 @@ def train_local_models(
         raise ValueError(f"vertices are (N, {head.num_vertices}, 3), not {vertices.shape}.")
     if len(vertices) < 2:
         raise ValueError(f"{len(vertices)} training scans: local models need many, of many subjects.")
-    owner = np.arange(len(vertices)) if subjects is None else np.asarray(subjects)
-    if owner.shape != (len(vertices),):
-        raise ValueError(f"subjects are ({len(vertices)},), not {owner.shape}.")
-    config = config or within(LocalConfig(), head)
-    found, sound = scans.fit(head, vertices, "fitting the training scans", console)
-    rms = 1e3 * np.asarray(found.rms)[sound]
-    console.print(f"{int(sound.sum())} training scans; RMS of the global fit: median {np.median(rms):.3f} mm")
+    labels = np.arange(len(vertices)) if subjects is None else np.asarray(subjects)
+    if labels.shape != (len(vertices),):
+        raise ValueError(f"subjects are ({len(vertices)},), not {labels.shape}.")
+    config = config or limit_components(LocalConfig(), head)
+    fits, usable = scans.fit(head, vertices, "fitting the training scans", console)
+    rms = 1e3 * np.asarray(fits.rms)[usable]
+    console.print(f"{int(usable.sum())} training scans; RMS of the global fit: median {np.median(rms):.3f} mm")
     unposed, betas, expression = (
-        np.asarray(array)[sound] for array in (found.unposed, found.params.betas, found.params.expression)
+        np.asarray(array)[usable] for array in (fits.unposed, fits.params.betas, fits.params.expression)
     )
-    left = residuals(head, unposed, betas, expression, owner[sound], config)
-    known = {
-        "scans": f"{int(sound.sum())} of {len(left.shape)} subjects",
+    scan_residuals = residuals(head, unposed, betas, expression, labels[usable], config)
+    provenance = {
+        "scans": f"{int(usable.sum())} of {len(scan_residuals.shape)} subjects",
         "settings": ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(config).items()),
         "made_with": f"flamejax {flamejax.__version__}; experiments.training.train_local_models",
         **(notes or {}),
     }
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("regions", total=len(head.regions))
-        return train_local_model(head, left, config, known, lambda: progress.advance(task))
+        return train_local_model(head, scan_residuals, config, provenance, lambda: progress.advance(task))
 
 
-def within(config: LocalConfig, head: HeadModel) -> LocalConfig:
-    """With no more global components than the head has: a small one has fewer than the paper's ten."""
+def limit_components(config: LocalConfig, head: HeadModel) -> LocalConfig:
+    """Returns the config with no more global components than the head has."""
     return dataclasses.replace(
         config,
         num_betas=min(config.num_betas, head.num_betas),

@@ -1,1 +1,1 @@
-"""Training of the Mesh-VAE: heads, steps, checkpoints, judging. the config `mesh_vae` runs it."""
+"""Training of the Mesh-VAE: heads, steps, evaluation. The config `mesh_vae` runs it."""

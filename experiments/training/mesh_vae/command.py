@@ -1,4 +1,4 @@
-"""The command that trains a Mesh-VAE: reads scans, trains, writes and judges the weights."""
+"""The command that trains a Mesh-VAE: reads scans, trains, writes and evaluates the weights."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from rich.console import Console
 import flamejax
 from experiments.datasets.placed_scans import load_placed
 from experiments.datasets.vertex_masks import mask_maker
-from experiments.training.checkpoints import Place
+from experiments.training.checkpoints import RunFolder
 from experiments.training.devices import device_mesh
-from experiments.training.mesh_vae.judge import judge_of
+from experiments.training.mesh_vae.evaluation import mesh_vae_evaluator
 from experiments.training.mesh_vae.settings import MeshVAEOptions
 from experiments.training.mesh_vae.step import synthetic_count
 from experiments.training.mesh_vae.train import train_mesh_vae
-from experiments.training.weights import keep_weights
+from experiments.training.weights import write_weights
 from models.mesh_vae import num_parameters, without_linear_branch
 from models.pretrained import load_mesh_vae, write_mesh_vae
 
-SMOKE_BATCH, SMOKE_JUDGED = 4, 4
+SMOKE_BATCH, SMOKE_EVAL_EXAMPLES = 4, 4
 
 
 def run(options: MeshVAEOptions, console: Console) -> dict[str, float]:
-    """Train, or go on with it. Returns the errors on validation heads at the end.
+    """Train, or resume training. Returns the final errors on validation heads.
 
     Raises:
-      As `train_mesh_vae`; and ValueError: scans that cannot be used.
+      As `train_mesh_vae`; and ValueError: the scans cannot be used.
     """
-    options, started = options.smoked(SMOKE_BATCH, SMOKE_JUDGED), time.perf_counter()
+    options, started = options.with_smoke_settings(SMOKE_BATCH, SMOKE_EVAL_EXAMPLES), time.perf_counter()
     architecture = without_linear_branch(options.architecture) if options.no_linear_branch else options.architecture
     head = flamejax.load_head(options.head)
-    # What is wrong with the options is said before scans are read.
+    # Check the options before the scans are read, which takes long.
     synthetic_count(options.training, device_mesh(options.training.devices))
     facts = options.fingerprint()
-    Place(options.workdir, options.restart, {**facts, "architecture": asdict(architecture)}).check()
-    training, held_out = (load_placed(head, split, options, console) for split in ("train", "validation"))
+    RunFolder(options.workdir, options.restart, {**facts, "architecture": asdict(architecture)}).check_facts()
+    training, validation = (load_placed(head, split, options, console) for split in ("train", "validation"))
     model, _ = train_mesh_vae(
         np.asarray(head.faces), training.vertices, options.training, architecture=architecture,
-        validation=held_out.vertices, head=head, rotations=training.rotations, workdir=options.workdir,
+        validation=validation.vertices, head=head, rotations=training.rotations, workdir=options.workdir,
         restart=options.restart, facts=facts, console=console,
     )  # fmt: skip
     masks = mask_maker(head, options.training.seed)
-    judge = judge_of(np.asarray(head.faces), held_out.vertices, masks, options.judged_at_end)
-    own = options.scans is not None
+    evaluator = mesh_vae_evaluator(np.asarray(head.faces), validation.vertices, masks, options.final_eval_examples)
+    own_scans = options.scans is not None
     notes = {
         "architecture": json.dumps(asdict(model.config)),
-        "data": "own scans" if own else "the open scans (experiments.datasets.open_faces), CC0",
-        "licence": "that of the head and the scans" if own else "CC0-1.0",
+        "data": "own scans" if own_scans else "the open scans (experiments.datasets.open_faces), CC0",
+        "licence": "that of the head and the scans" if own_scans else "CC0-1.0",
     }
-    return keep_weights(
+    return write_weights(
         options, "mesh_vae.npz", lambda path, notes: write_mesh_vae(path, head, model, notes),
-        lambda path: judge.errors(load_mesh_vae(head, path)), notes, console, started,
+        lambda path: evaluator.errors(load_mesh_vae(head, path)), notes, console, started,
         parameters=num_parameters(model),
     )  # fmt: skip

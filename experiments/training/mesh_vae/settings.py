@@ -14,29 +14,29 @@ from models.mesh_vae import SMALL, MeshVAEConfig
 
 @dataclass(frozen=True)
 class MeshVAETraining(TrainingConfig):
-    """How a Mesh-VAE is trained; the defaults are those of the small one, for CPUs."""
+    """Settings of training a Mesh-VAE; the defaults are for the small one, for CPUs."""
 
     learning_rate: float = 3e-3
     synthetic: float = 0.25
-    """Share of a batch drawn afresh from the head model (with its local models where they ship), not from scans."""
+    """Share of a batch drawn from the head model (with its local models if they ship) instead of from scans."""
     mirrored: float = 0.5
-    """Share of the scans that are shown as their mirror images, where the head is symmetric."""
+    """Share of the scans replaced by their mirror images, if the head is symmetric."""
     laplacian_weight: float = 1.0
-    """Of the l1 error of Laplacians, mm, beside that of vertices."""
+    """Weight of the l1 error of Laplacians, mm, relative to that of vertices."""
     spread_weight: float = 0.5
-    """Of the mean absolute difference between two draws of a head, mm, which is taken off the error. 0.5 makes the l1
-    error a proper score of each coordinate (CRPS: Gneiting & Raftery 2007); at 0, as in the paper, it pays to be
-    surer of what is hidden than one can be."""
+    """Weight of the mean absolute difference between two draws of a head, mm, which is subtracted from the error. 0.5
+    makes the l1 error a proper score of each coordinate (CRPS: Gneiting & Raftery 2007). 0, as in the paper, rewards
+    overconfidence about hidden vertices."""
     kl_weight: float = 1e-5
-    """Of the KL divergence, nats a head, against a millimetre of error."""
+    """Weight of the KL divergence, nats per head, relative to a millimetre of error."""
     kl_warmup: float = 0.3
-    """Share of the steps over which the KL's weight grows from zero."""
+    """Share of the steps during which the KL's weight grows from zero."""
     curriculum: float = 0.5
-    """Share of the steps over which the largest mask grows from nothing; 0: full size from the start."""
+    """Share of the steps during which the largest mask grows from zero; 0: full size from the start."""
     largest_mask: float = 0.4
-    """Share of the vertices that masks hide at most."""
+    """Largest share of the vertices that a mask hides."""
     turned_away: float = 0.25
-    """Share of heads of which also all is hidden that is turned away from a camera before the face."""
+    """Share of heads whose vertices that face away from a camera in front of the face are hidden as well."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,15 +50,15 @@ class MeshVAETraining(TrainingConfig):
 class MeshVAEOptions(RunOptions):
     """Train a Mesh-VAE for completing heads (Diverse3DFace, section 4.2), from the open faces unless --scans is given.
 
-    A run that was stopped, or killed, goes on from its last checkpoint when the same command is given again. WORKDIR
+    A run that was stopped or killed resumes from its last checkpoint when the same command is given again. WORKDIR
     gets checkpoints/, metrics.jsonl, tensorboard/, pictures/, settings.json and, at the end, mesh_vae.npz and
     results.json.
     """
 
     command = "experiments.training.mesh_vae.command:run"
     workdir: Path = Path("output/mesh_vae")
-    judged_at_end: int = 120
+    final_eval_examples: int = 120
     no_linear_branch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Convolutions alone, for comparisons; the config `mesh_vae` has no linear branch anyway."""
+    """Train the convolutions only, for comparisons; the config `mesh_vae` has no linear branch anyway."""
     training: Annotated[MeshVAETraining, tyro.conf.arg(name="")] = MeshVAETraining()
     architecture: tyro.conf.Suppress[MeshVAEConfig] = SMALL

@@ -15,35 +15,35 @@ from rich.console import Console
 from experiments.cache import array_digest, read_tree, write_tree
 from experiments.datasets.placed_scans import place
 from experiments.datasets.vertex_masks import mask_maker, mesh_masks
-from experiments.training.batches import endless
-from experiments.training.checkpoints import Checkpoints, Place
+from experiments.training.batches import shuffled_batches
+from experiments.training.checkpoints import Checkpoints, RunFolder
 from experiments.training.devices import device_mesh
 from experiments.training.loop import train_network
+from experiments.training.mesh_vae.evaluation import mesh_vae_evaluator
 from experiments.training.mesh_vae.heads import (  # fmt: skip
-    generator,
     mirror_map,
     principal_components,
-    statistics,
-    training_parts,
+    synthetic_heads,
+    weighted_statistics,
+    weighted_training_heads,
 )
-from experiments.training.mesh_vae.judge import judge_of
 from experiments.training.mesh_vae.settings import MeshVAETraining
-from experiments.training.mesh_vae.step import Fixed, make_step, optimizer_of, synthetic_count
+from experiments.training.mesh_vae.step import StepConstants, make_step, optimizer_of, synthetic_count
 from experiments.training.record import TrainingRecord
 from flamejax.head import HeadModel
 from models.mesh_vae import SMALL, MeshVAE, MeshVAEConfig, hierarchy_for, num_parameters
 
 
 @dataclass(frozen=True)
-class Frames:
+class MeshStatistics:
     """Statistics of the training heads that a network is built on."""
 
     mean: np.ndarray
     """(V, 3) metres."""
     spread: float
-    """RMS distance from it per coordinate, metres."""
+    """RMS deviation of a coordinate from the mean, metres."""
     components: np.ndarray | None
-    """(K, V, 3) metres a standard deviation."""
+    """(K, V, 3) metres per standard deviation."""
 
 
 def train_mesh_vae(
@@ -52,73 +52,75 @@ def train_mesh_vae(
     rotations: np.ndarray | None = None, workdir: Path | str | None = None, restart: bool = False,
     facts: Mapping[str, Any] | None = None, console: Console | None = None,
 ) -> tuple[MeshVAE, TrainingRecord]:  # fmt: skip
-    """Train a Mesh-VAE (Diverse3DFace, section 4.2), or go on with it. There is a progress bar on stderr.
+    """Train a Mesh-VAE (Diverse3DFace, section 4.2), or resume its training. Shows a progress bar on stderr.
 
     Args:
       faces: (F, 3) vertex indices of any triangle mesh.
-      vertices: (N, V, 3) metres, the training meshes, which lie alike and look to +z. For `sampling.complete` they are
-        heads in the head frame; with `head`, they are brought there.
-      config: how; the small network's settings, for CPUs, when left out.
-      architecture: `linear_rank` is the most components of the linear branch: fewer meshes have fewer.
-      validation: (M, V, 3) likewise, of other people: the errors on them are recorded.
-      head: of the same topology. With it, the network also sees mirror images, if the head is symmetric, and heads
-        drawn from the head model; and masks leave the eyeballs alone.
-      rotations: (N, 5, 3) axis-angle of the joints of vertices that lie in the head frame already, and so does
-        `validation`. Without them, fits of the head say where it is, and what cannot be fitted is left out.
-      workdir: folder of checkpoints/, metrics.jsonl, tensorboard/, pictures/ and settings.json; a run that was stopped,
-        or killed, goes on from its last checkpoint when it is started again. Nothing is written when left out.
+      vertices: (N, V, 3) metres, the training meshes, aligned with each other and facing +z. For `sampling.complete`
+        they must be heads in the head frame; with `head`, they are brought there.
+      config: training settings; the small network's settings, for CPUs, when left out.
+      architecture: `linear_rank` is the largest number of components of the linear branch; fewer meshes have fewer.
+      validation: (M, V, 3) likewise, of other people; the errors on them are recorded.
+      head: of the same topology. With it, the network also sees heads drawn from the head model and, if the head is
+        symmetric, mirror images; and masks never hide the eyeballs.
+      rotations: (N, 5, 3) axis-angle of the joints, if `vertices` and `validation` are in the head frame already.
+        Without them, fits of the head determine the frame, and meshes that cannot be fitted are left out.
+      workdir: folder for checkpoints/, metrics.jsonl, tensorboard/, pictures/ and settings.json. A run that was stopped
+        or killed resumes from its last checkpoint when it is started again. Nothing is written when left out.
       restart: delete the folder's checkpoints and start anew.
-      facts: JSON values by name that say what the arrays are; a run goes on with the same only. A digest of the arrays
-        when left out.
-      console: where it reports.
+      facts: JSON values by name that identify the arrays; a run can only be resumed with the same. A digest of the
+        arrays when left out.
+      console: console for messages; stderr when left out.
 
     Returns:
       The network, and the losses and validation errors (mm: `visible_mm`, `hidden_mm`, `whole_mm`).
 
     Raises:
       ValueError: arrays of the wrong shape, too few meshes, or a folder with a run of other settings. RuntimeError: the
-        loss is no number any more; the last good checkpoint is kept. OSError: the folder cannot be written.
+        loss is not finite any more; the last good checkpoint is kept. OSError: the folder cannot be written.
     """
     config, console = config or MeshVAETraining(), console or Console(stderr=True)
-    faces, vertices = np.asarray(faces), _checked("vertices", vertices, faces, head)
-    held_out = None if validation is None else _checked("validation", validation, faces, head)
+    faces, vertices = np.asarray(faces), _check_vertices("vertices", vertices, faces, head)
+    if validation is not None:
+        validation = _check_vertices("validation", validation, faces, head)
     if head is None:
         config = replace(config, synthetic=0.0)
     mesh = device_mesh(config.devices)
     synthetic = synthetic_count(config, mesh)
     facts = {"data": array_digest(vertices)} if facts is None else facts
     folder = None if workdir is None else Path(workdir)
-    where = Place(folder, restart, {**config.fingerprint(), **facts, "architecture": asdict(architecture)})
-    where.check()
+    run_folder = RunFolder(folder, restart, {**config.fingerprint(), **facts, "architecture": asdict(architecture)})
+    run_folder.check_facts()
     if head is not None and rotations is None:
-        found = place(head, vertices, "placing the scans", console)[0]
-        vertices, rotations = found.vertices, found.rotations
-        if held_out is not None:
-            held_out = place(head, held_out, "placing the validation scans", console)[0].vertices
+        placed = place(head, vertices, "placing the scans", console)[0]
+        vertices, rotations = placed.vertices, placed.rotations
+        if validation is not None:
+            validation = place(head, validation, "placing the validation scans", console)[0].vertices
     real = config.batch_size - synthetic
     if len(vertices) < max(real, 2):
         raise ValueError(f"{len(vertices)} training heads are fewer than a batch takes from them ({max(real, 2)}).")
-    source = None if head is None or rotations is None else generator(head, rotations)
+    source = None if head is None or rotations is None else synthetic_heads(head, rotations)
     mirror = None if head is None else mirror_map(head)
 
-    if folder is not None and where.goes_on():
-        # Another computer finds components of other signs, which trained weights would not know.
-        kept = read_tree(folder / "frame.npz", Frames)
-        if kept is None:
+    if folder is not None and run_folder.has_checkpoints():
+        # Computing the components anew could give other signs, which do not fit the trained weights.
+        saved = read_tree(folder / "frame.npz", MeshStatistics)
+        if saved is None:
             raise RuntimeError(f"{folder / 'frame.npz'} cannot be read, but its checkpoints need it: give --restart.")
-        frames = kept
+        statistics = saved
     else:
-        parts = training_parts(vertices, mirror, source, config)
-        mean, spread = statistics(parts)
+        parts = weighted_training_heads(vertices, mirror, source, config)
+        mean, spread = weighted_statistics(parts)
         rank = min(architecture.linear_rank, sum(len(heads) for heads, _ in parts) - 1)
-        frames = Frames(mean, spread, principal_components(parts, mean, rank))
-    if frames.components is not None:
-        architecture = replace(architecture, linear_rank=len(frames.components))
-    positions = frames.mean if head is None else np.asarray(head.v_template)
+        statistics = MeshStatistics(mean, spread, principal_components(parts, mean, rank))
+    if statistics.components is not None:
+        architecture = replace(architecture, linear_rank=len(statistics.components))
+    positions = statistics.mean if head is None else np.asarray(head.v_template)
     hierarchy = hierarchy_for(architecture, faces, positions)
     model = MeshVAE(
-        hierarchy, architecture, rngs=nnx.Rngs(config.seed), mean=jnp.asarray(frames.mean), spread=frames.spread,
-        components=None if frames.components is None else jnp.asarray(frames.components),
+        hierarchy, architecture, rngs=nnx.Rngs(config.seed), mean=jnp.asarray(statistics.mean),
+        spread=statistics.spread,
+        components=None if statistics.components is None else jnp.asarray(statistics.components),
     )  # fmt: skip
     masks = mesh_masks(positions, faces, {}, config.seed) if head is None else mask_maker(head, config.seed)
     count = mesh.devices.size
@@ -128,19 +130,20 @@ def train_mesh_vae(
         f"drawn afresh; {count} device{'s' * (count > 1)}",
         markup=False,
     )
-    fixed = Fixed(hierarchy.graph(), masks, source, None if mirror is None else jnp.asarray(mirror))
-    judge = None if held_out is None else judge_of(faces, held_out, masks, config.judged)
-    checkpoints = Checkpoints(where, config.keep)
+    constants = StepConstants(hierarchy.graph(), masks, source, None if mirror is None else jnp.asarray(mirror))
+    evaluator = None if validation is None else mesh_vae_evaluator(faces, validation, masks, config.eval_examples)
+    checkpoints = Checkpoints(run_folder, config.keep)
     if folder is not None:
-        write_tree(folder / "frame.npz", frames)
+        write_tree(folder / "frame.npz", statistics)
     return train_network(
-        model, make_step, optimizer_of(config), config, fixed=fixed, batches=endless(vertices, real, config.seed),
-        checkpoints=checkpoints, judge=judge, console=console, shown="l1 {l1_mm:.3f} mm",
+        model, make_step, optimizer_of(config), config, constants=constants,
+        batches=shuffled_batches(vertices, real, config.seed), checkpoints=checkpoints, evaluator=evaluator,
+        console=console, progress_format="l1 {l1_mm:.3f} mm",
     )  # fmt: skip
 
 
-def _checked(name: str, vertices: np.ndarray, faces: np.ndarray, head: HeadModel | None) -> np.ndarray:
-    """As float32. Raises: ValueError, these are no meshes of the topology."""
+def _check_vertices(name: str, vertices: np.ndarray, faces: np.ndarray, head: HeadModel | None) -> np.ndarray:
+    """Returns vertices as float32. Raises: ValueError, they are not meshes of the topology."""
     vertices = np.asarray(vertices, np.float32)
     if vertices.ndim != 3 or vertices.shape[-1] != 3 or not np.isfinite(vertices).all():
         raise ValueError(f"{name} are (N, V, 3) finite numbers, not {vertices.shape}.")

@@ -1,4 +1,4 @@
-"""Coefficients of registered scans: the expressions that training examples are made of."""
+"""Head-model coefficients of registered scans, for the expressions of training examples."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from experiments.datasets import scans
 from flamejax.head import HeadModel
 
 RIDGE_MM = 1.0
-"""A vertex may lie so far from the head's components, against a coefficient's prior of one standard deviation."""
+"""Standard deviation of a vertex about the head model, millimetres; coefficients have a standard normal prior."""
 
 
 @dataclass(frozen=True)
 class ScanCoefficients:
-    """A split's scans as coefficients of a head, numpy, N scans."""
+    """Coefficients of a split's N scans, NumPy."""
 
     betas: np.ndarray
-    """(N, S) of each scan by itself."""
+    """(N, S) identity, fitted to each scan separately."""
     expression: np.ndarray
     """(N, E)"""
     jaw: np.ndarray
@@ -29,24 +29,24 @@ class ScanCoefficients:
 
 
 def scan_coefficients(head: HeadModel, split: str, options: scans.ScanOptions, console: Console) -> ScanCoefficients:
-    """A split's scans of the open faces, or of a folder.
+    """Returns the coefficients of a split's scans, of the open faces or of a folder.
 
     Raises:
-      ValueError: no scans that can be used.
+      ValueError: there are no usable scans.
     """
-    found = scans.open_scans(head, split, options)
-    if found is not None:
-        betas, expression = rest_coefficients(head, found.unposed)
-        return ScanCoefficients(betas, expression, found.joint_rotations[:, 2], found.subject)
-    read = scans.load(head, split, options, console)
-    fits, sound = scans.fit(head, read.vertices, f"coefficients of the scans of {split}", console)
+    open_scans = scans.open_scans(head, split, options)
+    if open_scans is not None:
+        betas, expression = rest_coefficients(head, open_scans.unposed)
+        return ScanCoefficients(betas, expression, open_scans.joint_rotations[:, 2], open_scans.subject)
+    loaded = scans.load(head, split, options, console)
+    fits, usable = scans.fit(head, loaded.vertices, f"coefficients of the scans of {split}", console)
     params = fits.params
-    betas, expression, jaw = (np.asarray(part)[sound] for part in (params.betas, params.expression, params.jaw_pose))
-    return ScanCoefficients(betas, expression, jaw, read.subject[sound])
+    betas, expression, jaw = (np.asarray(part)[usable] for part in (params.betas, params.expression, params.jaw_pose))
+    return ScanCoefficients(betas, expression, jaw, loaded.subject[usable])
 
 
 def rest_coefficients(head: HeadModel, unposed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Identity and expression of heads at rest with the root joint at the origin, by ridge regression.
+    """Returns identity and expression of heads in the rest pose with the root joint at the origin, by ridge regression.
 
     Args:
       unposed: (N, V, 3) metres.
@@ -60,9 +60,9 @@ def rest_coefficients(head: HeadModel, unposed: np.ndarray) -> tuple[np.ndarray,
     mean = np.asarray(head.v_template) - np.asarray(head.joint_template[0])
     gram = (basis @ basis.T).astype(np.float64)
     ridge = (1e-3 * RIDGE_MM) ** 2
-    found = []
+    solutions = []
     for start in range(0, len(unposed), 256):  # all at once would be a second copy of the scans
         offsets = (unposed[start : start + 256] - mean[None]).reshape(-1, basis.shape[1]).astype(np.float32)
-        found.append(np.linalg.solve(gram + ridge * np.eye(components), (basis @ offsets.T).astype(np.float64)).T)
-    joined = np.concatenate(found).astype(np.float32)
-    return joined[:, : head.num_betas], joined[:, head.num_betas :]
+        solutions.append(np.linalg.solve(gram + ridge * np.eye(components), (basis @ offsets.T).astype(np.float64)).T)
+    coefficients = np.concatenate(solutions).astype(np.float32)
+    return coefficients[:, : head.num_betas], coefficients[:, head.num_betas :]

@@ -1,4 +1,4 @@
-"""The commands that train IdGen, ExpGen and IdRank: read scans or photos, train, write and judge the weights."""
+"""The commands that train IdGen, ExpGen and IdRank: read scans or photos, train, write and evaluate the weights."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from flax import nnx
 from rich.console import Console
 
 import flamejax
-from experiments.training.checkpoints import Place
-from experiments.training.devices import device_mesh, share_of
+from experiments.training.checkpoints import RunFolder
+from experiments.training.devices import device_mesh, examples_per_device
 from experiments.training.ofer.coefficients import scan_coefficients
-from experiments.training.ofer.data import Data, drawn_data, known_data
-from experiments.training.ofer.examples import make_source
-from experiments.training.ofer.judge import GeneratorEvaluator, RankEvaluator
+from experiments.training.ofer.data import TrainingData, online_data, stored_data
+from experiments.training.ofer.evaluation import GeneratorEvaluator, RankEvaluator
+from experiments.training.ofer.examples import make_example_source
 from experiments.training.ofer.photo_examples import photo_examples
 from experiments.training.ofer.settings import (  # fmt: skip
     SMOKE_BATCH,
-    SMOKE_JUDGED,
+    SMOKE_EVAL_EXAMPLES,
     GeneratorOptions,
     OferOptions,
     RankOptions,
 )
-from experiments.training.ofer.step import RankFixed, make_rank_step
-from experiments.training.ofer.train import fitted_to, train_conditioned, train_on
-from experiments.training.weights import keep_weights
+from experiments.training.ofer.step import RankConstants, make_rank_step
+from experiments.training.ofer.train import resize_architecture, train_conditioned, train_generator_on
+from experiments.training.weights import write_weights
 from flamejax.head import HeadModel
 from models.encoders import ArcFace, FaRL
 from models.encoders.landmark import reference_landmarks
@@ -41,125 +41,127 @@ from models.weight_files import digest_of_weights, flat_state
 
 
 def run_generator(options: GeneratorOptions, console: Console) -> dict[str, float]:
-    """Train IdGen or ExpGen, or go on with it. Returns the errors on validation examples at the end.
+    """Train IdGen or ExpGen, or resume training. Returns the final errors on validation examples.
 
-    Examples are drawn online if the encoder is the landmark encoder alone, and come from photos otherwise.
+    Examples are drawn online if the landmark encoder is the only encoder, and come from photos otherwise.
 
     Raises:
-      ValueError: options, scans, photos or a head that cannot be used. RuntimeError: the loss is no number any more;
-        the last good checkpoint is kept. FileNotFoundError: there is no file of an image encoder. OSError: the folder
-        cannot be written, or a photo not be read.
+      ValueError: options, scans, photos or a head that cannot be used. RuntimeError: the loss is not finite any more;
+        the last good checkpoint is kept. FileNotFoundError: an image encoder's file is missing. OSError: the folder
+        cannot be written, or a photo cannot be read.
     """
-    options, started = options.smoked(SMOKE_BATCH, SMOKE_JUDGED), time.perf_counter()
+    options, started = options.with_smoke_settings(SMOKE_BATCH, SMOKE_EVAL_EXAMPLES), time.perf_counter()
     config, kind = options.training, options.architecture.kind
     head = flamejax.load_head(options.head)
-    frontal_vertices(head)  # A head without a front of the face could be trained for, and not be used.
+    frontal_vertices(head)  # Raises now, not after training, for a head without a front of the face.
     size = head.num_betas if kind == "identity" else head.num_expression + 3
-    architecture = fitted_to(options.architecture, size, config)
-    place = _checked_place(options, architecture)
+    architecture = resize_architecture(options.architecture, size, config)
+    run_folder = _checked_run_folder(options, architecture)
     encoders = load_image_encoders(architecture.encoders, options.encoder_files())
     data = training_data(options, head, kind, encoders, console)
-    assert data.held_out is not None  # the commands' data always have them
-    model, _ = train_on(head, reference_landmarks(head), data, config, architecture, place, console, encoders)
-    judge = GeneratorEvaluator(head, data.held_out(options.judged_at_end), architecture)
-    return keep_weights(
+    assert data.validation is not None  # the commands' data always have validation examples
+    reference = reference_landmarks(head)
+    model, _ = train_generator_on(head, reference, data, config, architecture, run_folder, console, encoders)
+    evaluator = GeneratorEvaluator(head, data.validation(options.final_eval_examples), architecture)
+    return write_weights(
         options, f"{NETWORKS[kind].lower()}.npz", lambda path, notes: write_generator(path, head, model, notes),
-        lambda path: judge.errors(load_generator(head, kind, path, encoders)),
+        lambda path: evaluator.errors(load_generator(head, kind, path, encoders)),
         provenance(options, architecture.encoders), console, started,
     )  # fmt: skip
 
 
 def run_rank(options: RankOptions, console: Console) -> dict[str, float]:
-    """Train IdRank, or go on with it. Returns the errors on validation examples at the end.
+    """Train IdRank, or resume training. Returns the final errors on validation examples.
 
     Raises:
-      As `run_generator`; FileNotFoundError, HeadFileError: no IdGen of this head.
+      As `run_generator`; FileNotFoundError, HeadFileError: there is no IdGen of this head.
     """
-    options, started = options.smoked(SMOKE_BATCH, SMOKE_JUDGED), time.perf_counter()
+    options, started = options.with_smoke_settings(SMOKE_BATCH, SMOKE_EVAL_EXAMPLES), time.perf_counter()
     if options.smoke:
         options = replace(options, training=replace(options.training, candidates=8))
     config, architecture = options.training, options.architecture
     head = flamejax.load_head(options.head)
-    place = _checked_place(options, architecture)
+    run_folder = _checked_run_folder(options, architecture)
     files = options.encoder_files()
     encoders = load_image_encoders(architecture.encoders, files)
     idgen = load_generator(head, "identity", options.idgen, {**files, **encoders})
-    check_sight(architecture, idgen)
+    check_idgen_encoders(architecture, idgen)
     data = training_data(options, head, "identity", encoders, console)
-    assert data.held_out is not None  # the commands' data always have them
+    assert data.validation is not None  # the commands' data always have validation examples
     model = build_rank(head, architecture, config.seed, encoders)
-    learned_before(model, idgen)
+    copy_idgen_encoders(model, idgen)
     face, digest = frontal_face(head), digest_of_weights(idgen)
-    place = replace(place, facts={**place.facts, "idgen_digest": digest})
-    judged = partial(RankEvaluator, idgen, face, candidates=config.candidates)
+    run_folder = replace(run_folder, facts={**run_folder.facts, "idgen_digest": digest})
+    make_evaluator = partial(RankEvaluator, idgen, face, candidates=config.candidates)
     trained, _ = train_conditioned(
-        model, make_rank_step, RankFixed(face, idgen, data.source), judged(data.held_out(config.judged)),
-        data, config, place, console, "ranked {ranked_mm:.3f} mm",
+        model, make_rank_step, RankConstants(face, idgen, data.source),
+        make_evaluator(data.validation(config.eval_examples)), data, config, run_folder, console,
+        "ranked {ranked_mm:.3f} mm",
     )  # fmt: skip
-    final = judged(data.held_out(options.judged_at_end))
-    return keep_weights(
+    final_evaluator = make_evaluator(data.validation(options.final_eval_examples))
+    return write_weights(
         options, "idrank.npz", lambda path, notes: write_rank(path, head, trained, notes),
-        lambda path: final.errors(load_rank(head, path, encoders)),
+        lambda path: final_evaluator.errors(load_rank(head, path, encoders)),
         {**provenance(options, architecture.encoders), "idgen": digest}, console, started,
     )  # fmt: skip
 
 
-def _checked_place(options: OferOptions, architecture: Any) -> Place:
-    """Where a run is kept. What is wrong with the options is said before photos are read.
+def _checked_run_folder(options: OferOptions, architecture: Any) -> RunFolder:
+    """Returns the run's folder, after checks of the options that should fail before photos are read.
 
     Raises:
-      ValueError: the batch cannot be shared out, or a run with other settings lies there.
+      ValueError: the batch cannot be divided evenly, or the folder has a run with other settings.
     """
-    share_of(options.training.batch_size, device_mesh(options.training.devices))
+    examples_per_device(options.training.batch_size, device_mesh(options.training.devices))
     facts = {**options.fingerprint(), "architecture": asdict(architecture)}
-    place = Place(options.workdir, options.restart, facts)
-    place.check()
-    return place
+    run_folder = RunFolder(options.workdir, options.restart, facts)
+    run_folder.check_facts()
+    return run_folder
 
 
 def training_data(
     options: OferOptions, head: HeadModel, kind: str, encoders: Mapping[Any, ArcFace | FaRL], console: Console
-) -> Data:
-    """The data of a run.
+) -> TrainingData:
+    """Returns the data of a run: examples from photos with image encoders, examples drawn online without.
 
     Args:
-      kind: what is learned. encoders: the image encoders whose features it needs; without any, examples are drawn.
+      kind: what is learned, identity or expression. encoders: the image encoders whose features are needed.
 
     Raises:
-      ValueError: options that do not go together, scans or photos that cannot be used. OSError: disk trouble.
+      ValueError: the options conflict, or scans or photos cannot be used. OSError: a file cannot be read or written.
     """
     config: Any = options.training
     if encoders:
-        return known_data(*photo_examples(options, head, kind, encoders, console), config)
+        return stored_data(*photo_examples(options, head, kind, encoders, console), config)
     if options.photos is not None or options.dataset is not None or options.encoder_files():
         raise ValueError(
-            "--photos, --dataset, --arcface and --farl are of networks that look at photos (idgen, expgen, idrank); "
-            "this one sees landmarks alone, and its examples are drawn."
+            "--photos, --dataset, --arcface and --farl are for networks that see photos (idgen, expgen, idrank); this "
+            "one sees only landmarks, and its examples are drawn online."
         )
-    found = [scan_coefficients(head, split, options, console) for split in ("train", "validation")]
-    training, validation = (make_source(head, scans) for scans in found)
-    return drawn_data(training, validation, config)
+    coefficients = [scan_coefficients(head, split, options, console) for split in ("train", "validation")]
+    training, validation = (make_example_source(head, scans) for scans in coefficients)
+    return online_data(training, validation, config)
 
 
-def check_sight(architecture: IdRankConfig, idgen: Conditioned) -> None:
-    """Raises: ValueError, IdGen sees more than the ranker."""
-    beyond = set(idgen.config.encoders) - {"landmark"} - set(architecture.encoders)
-    if beyond:
+def check_idgen_encoders(architecture: IdRankConfig, idgen: Conditioned) -> None:
+    """Check that the ranker has all of IdGen's image encoders. Raises: ValueError, one is missing."""
+    missing = set(idgen.config.encoders) - {"landmark"} - set(architecture.encoders)
+    if missing:
         raise ValueError(
-            f"this IdGen looks at photos through {', '.join(sorted(beyond))}, and the ranker does not: train "
-            "--config idrank, or give an --idgen that sees landmarks alone."
+            f"this IdGen looks at photos through {', '.join(sorted(missing))}, and the ranker does not: train "
+            "--config idrank, or give an --idgen that sees only landmarks."
         )
 
 
-def learned_before(model: IdRank, idgen: Any) -> None:
-    """Start from IdGen's encoders, where they are of the same shape: they know already what a photo says."""
-    shapes = [{k: v.shape for k, v in flat_state(owner.encoders).items()} for owner in (idgen, model)]
+def copy_idgen_encoders(model: IdRank, idgen: Any) -> None:
+    """Initialise the ranker's encoders with IdGen's trained ones, if they are of the same shape."""
+    shapes = [{k: v.shape for k, v in flat_state(network.encoders).items()} for network in (idgen, model)]
     if shapes[0] == shapes[1]:
         nnx.update(model.encoders, jax.tree.map(jnp.copy, nnx.state(idgen.encoders, nnx.Param)))
 
 
 def provenance(options: OferOptions, encoders: tuple[str, ...]) -> dict[str, str]:
-    """What weights are made of."""
+    """Returns the notes on the data and the licence of weights."""
     data, licence = "drawn online: the open head, expressions of the open scans, CC0", "CC0-1.0"
     if image_encoders(encoders):
         data = "photos of the open scans, CC0" if options.photos is None else "own photos"

@@ -1,4 +1,4 @@
-"""FLAME coefficients of a photo or a person, from .npz files as registrations of public data sets have them."""
+"""FLAME coefficients of a photo or a person, from .npz files in the layouts of public data sets."""
 
 from __future__ import annotations
 
@@ -15,54 +15,54 @@ BETAS = ("betas", "shape", "shape_params", "flame.shape_params")
 EXPRESSION = ("expression", "exp", "expression_params", "flame.exp")
 JAW = ("jaw", "jaw_pose")
 POSE = ("pose", "flame.pose")
-"""FLAME's whole pose: 5 joints of 3 numbers, root, neck, jaw and eyes, of which 6 to 8 are the jaw."""
+"""Names of FLAME's full pose: 5 joints of 3 numbers, root, neck, jaw and eyes; numbers 6 to 8 are the jaw."""
 FULL_POSE, JAW_OF_POSE = 15, slice(6, 9)
 
 
 @dataclass
 class CoefficientReader:
-    """Reads files for a head of S identity and E expression coefficients; remembers what it cut."""
+    """Reads files for a head of S identity and E expression coefficients, and records which it truncated."""
 
     num_betas: int
     num_expression: int
     with_motion: bool
     """Whether expression and jaw are needed."""
-    cut: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Field -> how many coefficients files had, at most, and how many of them are taken."""
+    truncated: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Field -> the largest number of coefficients in a file, and how many of them are used."""
 
     def read(self, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-        """(S,) betas, and (E + 3,) expression and jaw (radians) where they are needed.
+        """Returns betas (S,), and expression and jaw (E + 3,), radians, or None if they are not needed.
 
         Raises:
-          HeadFileError: it cannot be read, or lacks a field, or has too few coefficients.
+          HeadFileError: the file cannot be read, lacks a field, or has too few coefficients.
         """
-        found = read_npz_members(path, (*BETAS, *EXPRESSION, *JAW, *POSE))
-        betas = self._components(path, found, BETAS, self.num_betas, "identity")
+        arrays = read_npz_members(path, (*BETAS, *EXPRESSION, *JAW, *POSE))
+        betas = self._components(path, arrays, BETAS, self.num_betas, "identity")
         if not self.with_motion:
             return betas, None
-        expression = self._components(path, found, EXPRESSION, self.num_expression, "expression")
-        return betas, np.concatenate([expression, _jaw(path, found)])
+        expression = self._components(path, arrays, EXPRESSION, self.num_expression, "expression")
+        return betas, np.concatenate([expression, _jaw(path, arrays)])
 
     def _components(
-        self, path: Path, found: Mapping[str, np.ndarray], names: tuple[str, ...], count: int, what: str
+        self, path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, ...], count: int, what: str
     ) -> np.ndarray:
-        """The first `count` coefficients under one of the names."""
-        values = _vector(path, found, names, what)
+        """Returns the first `count` coefficients under one of the names."""
+        values = _vector(path, arrays, names, what)
         if len(values) < count:
             raise HeadFileError(f"{path}: {len(values)} {what} coefficients, but the head has {count}.")
         if len(values) > count:
-            self.cut[what] = max(len(values), self.cut.get(what, (0, 0))[0]), count
+            self.truncated[what] = max(len(values), self.truncated.get(what, (0, 0))[0]), count
         return values[:count]
 
 
-def _jaw(path: Path, found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(3,) axis-angle, radians."""
-    values = _vector(path, found, (*JAW, *POSE), "jaw")
-    if not any(name in found for name in JAW):
+def _jaw(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the jaw's axis-angle, (3,) radians."""
+    values = _vector(path, arrays, (*JAW, *POSE), "jaw")
+    if not any(name in arrays for name in JAW):
         if len(values) != FULL_POSE:
             raise HeadFileError(
-                f"{path}: a pose of {len(values)} numbers. One of {FULL_POSE} (root, neck, jaw, eyes) says where the "
-                f"jaw is; otherwise give it by itself, as 'jaw'."
+                f"{path}: a pose of {len(values)} numbers, not {FULL_POSE} (root, neck, jaw, eyes). Give the jaw "
+                f"separately, as 'jaw'."
             )
         return values[JAW_OF_POSE]
     if len(values) != 3:
@@ -70,14 +70,14 @@ def _jaw(path: Path, found: Mapping[str, np.ndarray]) -> np.ndarray:
     return values
 
 
-def _vector(path: Path, found: Mapping[str, np.ndarray], names: tuple[str, ...], what: str) -> np.ndarray:
-    """(n,) float32 of the first name that is there; leading axes of 1 are dropped."""
-    name = next((name for name in names if name in found), None)
+def _vector(path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, ...], what: str) -> np.ndarray:
+    """Returns the array under the first name that exists, (n,) float32; leading axes of 1 are dropped."""
+    name = next((name for name in names if name in arrays), None)
     if name is None:
         raise HeadFileError(f"{path}: has no {what} ({', '.join(names)}).")
-    values = np.asarray(found[name])
+    values = np.asarray(arrays[name])
     if values.dtype.kind not in "fiu" or values.size != (values.shape[-1] if values.ndim else 0):
         raise HeadFileError(f"{path}: '{name}' is no vector of numbers, but {values.dtype} {values.shape}.")
     if not np.isfinite(values).all():
-        raise HeadFileError(f"{path}: '{name}' holds numbers that are not finite.")
+        raise HeadFileError(f"{path}: '{name}' has numbers that are not finite.")
     return values.reshape(-1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a source of training photos is; and the open faces' photos: of each scan the clean and the occluded one."""
+"""Training photos with coefficients, and those of the open faces: a clean and an occluded photo of each scan."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from flamejax.head import HeadModel
 from flamejax.types import Observation
 
 SIZE = 256
-"""Side of the crop that an encoder is shown, pixels: as `reconstruct` takes it from a photo."""
+"""Side of the crop that encoders see, pixels: as in `reconstruct`."""
 CONDITIONS = (("image", "landmarks_visible"), ("occluded", "landmarks_visible_occluded"))
 
 
 @dataclass(frozen=True)
 class PhotoSource:
-    """Photos of a split and the coefficients of what they show: N of them."""
+    """N photos of a split and the coefficients of the heads in them."""
 
     title: str
-    """For progress bars."""
+    """Name in progress bars."""
     identity: np.ndarray
     """(N,) labels."""
     betas: np.ndarray
     """(N, S)"""
     motion: np.ndarray | None
-    """(N, E + 3) expression and jaw; None where only identities are known."""
+    """(N, E + 3) expression and jaw; None if only identities are known."""
     digests: Sequence[str]
-    """Of each photo and all that its crop and landmarks depend on."""
+    """For each photo, a text that changes with anything its crop and landmarks depend on."""
     observe: Callable[[int, np.ndarray | None], Observation]
-    """A photo's crop of `SIZE` and its landmarks, from its index and (68, 3) landmarks that an earlier call found,
-    pixels of the whole photo and confidence; None: they are to be found. Safe to call from several threads. Raises
-    ValueError where it shows no face, and ValueError or OSError where it cannot be read."""
+    """Returns a photo's crop of `SIZE` and its landmarks, from its index and the landmarks of an earlier call, (68, 3):
+    pixels in the full photo and confidence. Without those it determines the landmarks. Safe to call from several
+    threads. Raises ValueError if there is no face, and ValueError or OSError if the photo cannot be read."""
 
 
 def open_photos(head: HeadModel, split: str, smoke: bool, console: Console) -> PhotoSource:
-    """The open faces' photos. Identity is the mean over a subject's scans, which differ in it by their details alone;
-    landmarks are exact, and those that are hidden have confidence 0.
+    """Returns the open faces' photos. Identity is the mean over a subject's scans, which differ only in details;
+    landmarks are exact, and hidden ones have confidence 0.
 
     Raises:
-      ValueError: the head is another than the open one, whose coefficients the scans have.
+      ValueError: the head is not the open head, whose coefficients the scans have.
     """
     if head.name != OPEN_HEAD:
         raise ValueError(
@@ -56,9 +56,9 @@ def open_photos(head: HeadModel, split: str, smoke: bool, console: Console) -> P
     scans = scan_coefficients(head, split, ScanOptions(smoke=smoke), console)
     config = "slice" if smoke else "full"
     examples = data_source(split, config)
-    of_subject = {name: scans.betas[scans.subject == name].mean(axis=0) for name in np.unique(scans.subject)}
-    both = np.repeat(np.arange(len(scans.subject)), len(CONDITIONS))
-    identity = scans.subject[both]
+    subject_betas = {name: scans.betas[scans.subject == name].mean(axis=0) for name in np.unique(scans.subject)}
+    scan_index = np.repeat(np.arange(len(scans.subject)), len(CONDITIONS))
+    identity = scans.subject[scan_index]
 
     def observe(index: int, landmarks: np.ndarray | None) -> Observation:
         example = examples[index // len(CONDITIONS)]
@@ -70,8 +70,8 @@ def open_photos(head: HeadModel, split: str, smoke: bool, console: Console) -> P
     return PhotoSource(
         title=f"open faces, {split}",
         identity=identity,
-        betas=np.stack([of_subject[name] for name in identity]),
-        motion=np.concatenate([scans.expression, scans.jaw], axis=1)[both],
-        digests=[f"open faces {VERSION} {config} {split} {k}" for k in range(len(both))],
+        betas=np.stack([subject_betas[name] for name in identity]),
+        motion=np.concatenate([scans.expression, scans.jaw], axis=1)[scan_index],
+        digests=[f"open faces {VERSION} {config} {split} {k}" for k in range(len(scan_index))],
         observe=observe,
     )

@@ -1,4 +1,4 @@
-"""The steps that train a generator and a ranker: examples, loss, gradient, update; a batch shared by all devices."""
+"""Training steps of a generator and a ranker: examples, loss, gradient, update; all devices share a batch."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh
 
-from experiments.training.devices import AXIS, compiled_step, share_of
-from experiments.training.ofer.examples import Examples, Source, draw_each
+from experiments.training.devices import AXIS, compiled_step, examples_per_device
+from experiments.training.ofer.examples import Examples, ExampleSource, draw_keyed_examples
 from experiments.training.ofer.settings import GeneratorTraining, OferTraining, RankTraining
-from experiments.training.state import TrainState, example_keys, rate_schedule, updated
+from experiments.training.state import TrainState, apply_gradient, example_keys, learning_rate_schedule
 from models.generator import Generator
 from models.noise_schedule import make_schedule
 from models.rank import FrontalFace, rank_errors, rank_loss
 from sampling import SamplerConfig, add_noise, draw_coefficients, noise_error
 
 Losses = dict[str, Array]
-"""Means over a batch, () each. `total` of a generator is the denoising loss, and `late` that at the noisier half of the
-diffusion steps, where the context decides; of a ranker it is the cross-entropy, and `average_mm`, `ranked_mm` and
-`minimum_mm` are the mean absolute distances of a coordinate: of all candidates, of the first and of the best."""
+"""Means over a batch, () each. For a generator, `total` is the denoising loss, and `late` the same over the noisier
+half of the diffusion steps, where the context matters most. For a ranker, `total` is the cross-entropy; `average_mm`,
+`ranked_mm` and `minimum_mm` are mean absolute errors of a coordinate: of all, the top-ranked and the best candidate."""
 Step = Callable[[TrainState, nnx.State, Any, Examples | None], tuple[TrainState, Losses]]
-"""(state, rest, fixed, batch): a batch of None is drawn from the source in `fixed`."""
+"""(state, rest, constants, batch); a batch of None is drawn from the source in `constants`."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class RankFixed:
-    """All that a ranker's step only reads."""
+class RankConstants:
+    """Everything that a ranker's step reads and does not change, apart from the network."""
 
     face: FrontalFace
     idgen: Generator
-    source: Source | None
+    source: ExampleSource | None
 
 
 def optimizer_of(config: OferTraining) -> optax.GradientTransformation:
-    """AdamW with warm-up, cosine decay and a clipped gradient; the encoders at their own rate."""
+    """Returns AdamW with warm-up, cosine decay and a clipped gradient; encoders have their own learning rate."""
 
     def adamw(rate: float) -> optax.GradientTransformation:
-        return optax.adamw(rate_schedule(config, rate, 0.01), b2=0.99, weight_decay=config.weight_decay)
+        return optax.adamw(learning_rate_schedule(config, rate, 0.01), b2=0.99, weight_decay=config.weight_decay)
 
     rates = {"encoder": adamw(config.encoder_rate), "other": adamw(config.learning_rate)}
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.multi_transform(rates, _labels))
 
 
 def _labels(params: Any) -> Any:
-    """Which leaves are an encoder's."""
+    """Returns a label for each leaf, "encoder" or "other"."""
     flat = [
         (path, leaf.replace("encoder" if path[0] == "encoders" else "other"))
         for path, leaf in nnx.to_flat_state(params)
@@ -63,7 +63,7 @@ def _labels(params: Any) -> Any:
 def denoising_loss(
     model: Generator, target: Array, context: Array, keys: Array, config: GeneratorTraining
 ) -> tuple[Array, Array]:
-    """OFER's loss (Eqs. 2 and 6) at `draws` diffusion steps of each example.
+    """Compute OFER's loss (Eqs. 2 and 6) at `draws` diffusion steps of each example.
 
     Args:
       target: (B, S) coefficients. context: (B, D). keys: (B,).
@@ -74,15 +74,15 @@ def denoising_loss(
     schedule = make_schedule(model.config.schedule)
     x = model.scaled(target)
 
-    def noised(x: Array, key: Array) -> tuple[Array, Array, Array]:
-        when, what = jax.random.split(key)
-        # One step of each of `draws` equal parts of 1..T.
-        part = (jnp.arange(config.draws) + jax.random.uniform(when, (config.draws,))) / config.draws
-        t = 1 + jnp.floor(part * schedule.steps)
-        noise = jax.random.normal(what, (config.draws, x.shape[-1]))
+    def add_random_noise(x: Array, key: Array) -> tuple[Array, Array, Array]:
+        time_key, noise_key = jax.random.split(key)
+        # Stratified: one step from each of `draws` equal parts of 1..T.
+        fraction = (jnp.arange(config.draws) + jax.random.uniform(time_key, (config.draws,))) / config.draws
+        t = 1 + jnp.floor(fraction * schedule.steps)
+        noise = jax.random.normal(noise_key, (config.draws, x.shape[-1]))
         return add_noise(schedule, jnp.broadcast_to(x, noise.shape), t, noise), t, noise
 
-    noisy, t, noise = jax.vmap(noised)(x, keys)
+    noisy, t, noise = jax.vmap(add_random_noise)(x, keys)
     predicted = model.noise(noisy, t, context[:, None])
     if config.even:
         alpha = schedule.alpha_sigma(t)[0][..., None]
@@ -92,17 +92,17 @@ def denoising_loss(
 
 @functools.lru_cache(maxsize=8)
 def make_step(graphdef: nnx.GraphDef, config: GeneratorTraining, mesh: Mesh) -> Step:
-    """The jitted step of a generator; `fixed` is the source of examples, or None. All draws of an example depend on the
-    seed, the step and its place in the batch, not on the devices.
+    """Returns the jitted step of a generator; `constants` is the source of examples, or None. Random draws depend on
+    the seed, the step and the position in the batch, not on the devices.
 
     Raises:
-      ValueError: the batch cannot be shared out.
+      ValueError: the batch cannot be divided evenly.
     """
-    share, optimizer = share_of(config.batch_size, mesh), optimizer_of(config)
+    share, optimizer = examples_per_device(config.batch_size, mesh), optimizer_of(config)
 
     def shard(state: TrainState, rest: nnx.State, source: Any, batch: Any) -> tuple[TrainState, Losses]:
-        keys = example_keys(config.seed, state.step, _places(share), 3)
-        examples = _examples(source, batch, keys[:, 0])
+        keys = example_keys(config.seed, state.step, _positions(share), 3)
+        examples = _batch_or_draw(source, batch, keys[:, 0])
 
         def loss(params: nnx.State) -> tuple[Array, Array]:
             model = nnx.merge(graphdef, params, rest)
@@ -116,54 +116,54 @@ def make_step(graphdef: nnx.GraphDef, config: GeneratorTraining, mesh: Mesh) -> 
         (total, late), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         gradient, total, late = jax.lax.pmean((gradient, total, late), AXIS)
         losses = {"total": total, "late": late, "gradient_norm": optax.tree.norm(gradient)}
-        return updated(state, gradient, optimizer, config.ema), losses
+        return apply_gradient(state, gradient, optimizer, config.ema), losses
 
     return compiled_step(shard, mesh)
 
 
 @functools.lru_cache(maxsize=8)
 def make_rank_step(graphdef: nnx.GraphDef, config: RankTraining, mesh: Mesh) -> Step:
-    """The jitted step of a ranker, whose candidates a frozen IdGen draws; `fixed` is a `RankFixed`."""
-    share, optimizer = share_of(config.batch_size, mesh), optimizer_of(config)
+    """Returns the jitted step of a ranker on candidates of a frozen IdGen; `constants` is a `RankConstants`."""
+    share, optimizer = examples_per_device(config.batch_size, mesh), optimizer_of(config)
 
-    def shard(state: TrainState, rest: nnx.State, fixed: RankFixed, batch: Any) -> tuple[TrainState, Losses]:
-        keys = example_keys(config.seed + 1, state.step, _places(share), 2)
-        examples = _examples(fixed.source, batch, keys[:, 0])
-        drawn = candidates_of(fixed.idgen, examples, keys[:, 1], config.candidates, config.sampler_steps)
-        errors = rank_errors(fixed.face, drawn, examples.betas)
+    def shard(state: TrainState, rest: nnx.State, constants: RankConstants, batch: Any) -> tuple[TrainState, Losses]:
+        keys = example_keys(config.seed + 1, state.step, _positions(share), 2)
+        examples = _batch_or_draw(constants.source, batch, keys[:, 0])
+        candidates = draw_candidates(constants.idgen, examples, keys[:, 1], config.candidates, config.sampler_steps)
+        errors = rank_errors(constants.face, candidates, examples.betas)
 
         def loss(params: nnx.State) -> tuple[Array, Array]:
             model = nnx.merge(graphdef, params, rest)
-            scores = model.of_betas(fixed.face, drawn, examples.context(model))
+            scores = model.of_betas(constants.face, candidates, examples.context(model))
             return jnp.mean(rank_loss(scores, errors, config.sharpness)), scores
 
         (total, scores), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        best = jnp.take_along_axis(errors, jnp.argmax(scores, axis=-1)[:, None], axis=-1)
-        means = {"average_mm": errors.mean(), "ranked_mm": best.mean(), "minimum_mm": errors.min(axis=-1).mean()}
+        ranked = jnp.take_along_axis(errors, jnp.argmax(scores, axis=-1)[:, None], axis=-1)
+        means = {"average_mm": errors.mean(), "ranked_mm": ranked.mean(), "minimum_mm": errors.min(axis=-1).mean()}
         gradient, losses = jax.lax.pmean((gradient, {"total": total, **means}), AXIS)
         losses["gradient_norm"] = optax.tree.norm(gradient)
-        return updated(state, gradient, optimizer, config.ema), losses
+        return apply_gradient(state, gradient, optimizer, config.ema), losses
 
     return compiled_step(shard, mesh)
 
 
-def candidates_of(idgen: Generator, examples: Examples, keys: Array, count: int, steps: int) -> Array:
-    """IdGen's candidates of examples (B,), without gradient; keys (B,) -> (B, count, S)."""
+def draw_candidates(idgen: Generator, examples: Examples, keys: Array, count: int, steps: int) -> Array:
+    """Draw IdGen's candidates (B, count, S) for examples (B,), without gradient; keys (B,)."""
     contexts = examples.context(idgen)
     config = SamplerConfig(steps=steps)
-    drawn = jax.vmap(lambda c, k: draw_coefficients(idgen, c, k, count, config))(contexts, keys)
-    return jax.lax.stop_gradient(drawn)
+    candidates = jax.vmap(lambda c, k: draw_coefficients(idgen, c, k, count, config))(contexts, keys)
+    return jax.lax.stop_gradient(candidates)
 
 
-def _places(share: int) -> Array:
-    """The places of a device's examples in the whole batch, (share,)."""
+def _positions(share: int) -> Array:
+    """Returns the positions of a device's examples in the whole batch, (share,)."""
     return jax.lax.axis_index(AXIS) * share + jnp.arange(share)
 
 
-def _examples(source: Source | None, batch: Examples | None, keys: Array) -> Examples:
-    """A batch in single precision, in which features are not kept; or examples drawn, one of each key."""
+def _batch_or_draw(source: ExampleSource | None, batch: Examples | None, keys: Array) -> Examples:
+    """Returns the batch in single precision (features are stored in half), or one drawn example for each key."""
     if batch is not None:
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), batch)
     if source is None:
-        raise ValueError("neither a batch nor a source to draw it from.")
-    return draw_each(source, keys)
+        raise ValueError("there is neither a batch nor a source to draw one from.")
+    return draw_keyed_examples(source, keys)

@@ -1,4 +1,4 @@
-"""What tests of training share: a folder of data, and one short run of each kind, to look at and not to change."""
+"""Shared fixtures of training tests: a folder of data, and a short run of each kind, which tests must not change."""
 
 import functools
 
@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 import flamejax
-from experiments.training.record import Record
+from experiments.training.record import MetricsLogger
 from tests import flame_format
 from tests.experiments.training.runs import HEAD, generator_options, mesh_options, write_scans
 
@@ -15,12 +15,12 @@ FLAME_SIZE = {**flame_format.TRUE_SIZE, "vertices": 120, "triangles": 220}
 
 
 class Stopped(RuntimeError):
-    """As a kill, but in this process."""
+    """Stops a run like a kill, but in this process."""
 
 
 @pytest.fixture(scope="session")
 def flame(tmp_path_factory):
-    """A synthetic FLAME model's path, and the head."""
+    """Returns the path of a synthetic FLAME model, and the head."""
     path = flame_format.write_folder(tmp_path_factory.mktemp("flame"), FLAME_SIZE)
     flame_format.write_masks(path.parent, FLAME_SIZE["vertices"])
     return path, flamejax.load_head(path)
@@ -28,13 +28,13 @@ def flame(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with scans of the small random head, which `head.npz` there stands for."""
-    folder, whole = tmp_path_factory.mktemp("data"), flamejax.load_head
+    """Returns a folder with scans of the small random head, which `load_head` returns for its `head.npz`."""
+    folder, real_load_head = tmp_path_factory.mktemp("data"), flamejax.load_head
     write_scans(folder / "scans", HEAD)
 
-    @functools.wraps(whole)
-    def load_head(path=None, *given, **more):
-        return HEAD if path == folder / "head.npz" else whole(path, *given, **more)
+    @functools.wraps(real_load_head)
+    def load_head(path=None, *args, **kwargs):
+        return HEAD if path == folder / "head.npz" else real_load_head(path, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flamejax, "load_head", load_head)
@@ -43,7 +43,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def mesh_run(data, tmp_path_factory):
-    """A finished Mesh-VAE's folder."""
+    """Returns the folder of a finished Mesh-VAE run."""
     workdir = tmp_path_factory.mktemp("mesh") / "run"
     mesh_options(data, workdir).run(QUIET)
     return workdir
@@ -51,7 +51,7 @@ def mesh_run(data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def idgen_run(data, tmp_path_factory):
-    """A finished IdGen's folder, on examples drawn online."""
+    """Returns the folder of a finished IdGen run on examples drawn online."""
     workdir = tmp_path_factory.mktemp("idgen") / "run"
     generator_options(data, workdir).run(QUIET)
     return workdir
@@ -59,15 +59,15 @@ def idgen_run(data, tmp_path_factory):
 
 @pytest.fixture
 def stopped_at(monkeypatch):
-    """Stops runs in a step, which is then not recorded; to be called with the step, or with None: no longer."""
-    whole = Record.add_losses
+    """Returns a function that makes runs stop in a given step, which is then not logged; None: in no step."""
+    add_losses_unpatched = MetricsLogger.add_losses
 
     def stop(step):
         def add_losses(self, last, losses):
             if last == step:
                 raise Stopped
-            return whole(self, last, losses)
+            return add_losses_unpatched(self, last, losses)
 
-        monkeypatch.setattr(Record, "add_losses", add_losses)
+        monkeypatch.setattr(MetricsLogger, "add_losses", add_losses)
 
     return stop

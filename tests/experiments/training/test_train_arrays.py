@@ -20,7 +20,7 @@ from experiments.training import (
     train_mesh_vae,
 )
 from experiments.training.ofer import train as ofer
-from experiments.training.record import Record
+from experiments.training.record import MetricsLogger
 from models.mesh_vae import MeshVAEConfig
 from tests.experiments.training.conftest import QUIET, Stopped
 from tests.experiments.training.runs import HEAD, MESH_TRAINING, SHORT, TINY, architecture
@@ -35,12 +35,12 @@ CONFIG = MeshVAETraining(
 
 
 def balls(count, seed):
-    """(F, 3) of a sphere, and (N, V, 3) ellipsoids, metres: no head, and no head's topology."""
+    """Returns faces (F, 3) of a sphere, and ellipsoids (N, V, 3), metres: not heads, and not in a head's topology."""
     ball = trimesh.creation.icosphere(2, 0.1)
-    turned = np.asarray(ball.vertices)[np.random.default_rng(9).permutation(162)]
+    permuted = np.asarray(ball.vertices)[np.random.default_rng(9).permutation(162)]
     faces = np.random.default_rng(9).permutation(162).argsort()[np.asarray(ball.faces)]
     sizes = 1 + 0.2 * np.random.default_rng(seed).normal(size=(count, 1, 3))
-    return faces, (turned[None] * sizes).astype(np.float32)
+    return faces, (permuted[None] * sizes).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,16 @@ def trained():
     return train_mesh_vae(faces, vertices, CONFIG, architecture=SMALLEST, validation=balls(4, 1)[1], console=QUIET)
 
 
-def test_a_mesh_vae_of_any_mesh_learns_in_memory(trained):
+def test_mesh_vae_learns_any_mesh_in_memory(trained):
     model, record = trained
     np.testing.assert_array_equal(record.losses["step"], np.arange(1, CONFIG.steps + 1))
     error = record.losses["l1_mm"]
     assert error[-5:].mean() < 0.8 * error[:3].mean()
     assert set(record.validation) == {"visible_mm", "hidden_mm", "whole_mm"}
     truth = balls(2, 1)[1]
-    found = model.complete(truth, np.ones((2, 162), bool))
+    completed = model.complete(truth, np.ones((2, 162), bool))
     mean = balls(12, 0)[1].mean(axis=0)
-    assert np.abs(found - truth).mean() < 0.5 * np.abs(mean - truth).mean()
+    assert np.abs(completed - truth).mean() < 0.5 * np.abs(mean - truth).mean()
     assert model.decode(np.zeros((3, *model.latent_shape))).shape == (3, 162, 3)
 
 
@@ -79,32 +79,32 @@ def test_a_second_training_compiles_nothing(trained):
     np.testing.assert_array_equal(again[1].losses["total"], trained[1].losses["total"])
 
 
-def test_in_a_folder_it_goes_on_where_it_was(trained, tmp_path, stopped_at):
+def test_mesh_vae_resumes_in_a_folder(trained, tmp_path, stopped_at):
     faces, vertices = balls(12, 0)
-    given = {"architecture": SMALLEST, "workdir": tmp_path / "run", "console": QUIET}
+    options = {"architecture": SMALLEST, "workdir": tmp_path / "run", "console": QUIET}
     config = MeshVAETraining(**{**vars(CONFIG), "checkpoint_every": 10})
     stopped_at(30)
     with pytest.raises(Stopped):
-        train_mesh_vae(faces, vertices, config, **given)
+        train_mesh_vae(faces, vertices, config, **options)
     stopped_at(None)
-    record = train_mesh_vae(faces, vertices, config, **given)[1]
+    record = train_mesh_vae(faces, vertices, config, **options)[1]
     assert record.losses["step"].tolist() == [10, 20, *range(21, 41)] and not record.validation
     np.testing.assert_array_equal(record.losses["total"][2:], trained[1].losses["total"][20:])
     with pytest.raises(ValueError, match="data"):
-        train_mesh_vae(faces, vertices + 1, config, **given)
+        train_mesh_vae(faces, vertices + 1, config, **options)
 
 
-def test_with_a_head_scans_are_placed_and_the_model_completes_heads(data):
-    """Scans that lie anywhere; the same program as the command's."""
-    moved = np.stack([0.1 * np.arange(12), np.full(12, 0.2), np.zeros(12)], axis=1)
-    scans = np.asarray(HEAD.v_template) + moved[:, None].astype(np.float32)
+def test_train_mesh_vae_with_a_head_aligns_scans(data):
+    """The scans are translated; the compiled program is that of the command."""
+    shift = np.stack([0.1 * np.arange(12), np.full(12, 0.2), np.zeros(12)], axis=1)
+    scans = np.asarray(HEAD.v_template) + shift[:, None].astype(np.float32)
     model, record = train_mesh_vae(HEAD.faces, scans, MESH_TRAINING, architecture=TINY, head=HEAD, console=QUIET)
     assert np.isfinite(record.losses["total"]).all() and model.num_vertices == HEAD.num_vertices
     middle = np.asarray(HEAD.v_template - HEAD.joint_template[:1])
     assert np.abs(np.asarray(model.mean[...]) - middle).max() < 0.01
 
 
-def test_meshes_that_cannot_be_used():
+def test_train_mesh_vae_refuses_bad_meshes():
     faces, vertices = balls(3, 0)
     for bad, words in (
         (vertices[0], r"vertices are \(N, V, 3\)"),
@@ -121,13 +121,13 @@ def test_meshes_that_cannot_be_used():
 
 
 @pytest.fixture(scope="module")
-def marks():
-    """Coefficients (40, 5), landmarks that they move, of no head, and which of these are seen."""
+def examples():
+    """Returns coefficients (40, 5), landmarks that depend on them, without a head, and their visibility."""
     rng = np.random.default_rng(0)
     mean, moves = rng.normal(size=(68, 2)), 0.2 * rng.normal(size=(5, 68, 2))
-    known = rng.normal(size=(40, 5)) * [1, 1, 1, 0.1, 0.1]
-    points = 50 + 10 * (mean + np.einsum("ns,sld->nld", known, moves))
-    return known, points, (rng.random((40, 68)) < 0.8).astype(np.float32)
+    coefficients = rng.normal(size=(40, 5)) * [1, 1, 1, 0.1, 0.1]
+    points = 50 + 10 * (mean + np.einsum("ns,sld->nld", coefficients, moves))
+    return coefficients, points, (rng.random((40, 68)) < 0.8).astype(np.float32)
 
 
 GENERATOR = GeneratorTraining(
@@ -135,9 +135,9 @@ GENERATOR = GeneratorTraining(
 )
 
 
-def generator_of(marks):
-    """Trained on all but the first eight, which it is judged on."""
-    training, validation = ([part[rows] for part in marks] for rows in (slice(8, None), slice(8)))
+def train_expression_generator(examples):
+    """Train on all but the first eight examples, which are for validation."""
+    training, validation = ([part[rows] for part in examples] for rows in (slice(8, None), slice(8)))
     return train_generator(
         None, *training[:2], GENERATOR, kind="expression", visible=training[2],
         architecture=architecture("expression"), validation=validation, console=QUIET,
@@ -145,51 +145,55 @@ def generator_of(marks):
 
 
 @pytest.mark.slow
-def test_a_generator_of_other_coefficients_learns_from_arrays(marks):
-    """Landmarks that coefficients move, of no head; some of them hidden."""
-    model, record = generator_of(marks)
+def test_generator_without_a_head_learns_from_arrays(examples):
+    """Some landmarks are hidden."""
+    model, record = train_expression_generator(examples)
     assert record.losses["total"][-10:].mean() < record.losses["total"][:5].mean()
     assert set(record.validation) == {"samples", "mean", "spread"} and model.config.unet.size == 5
 
 
-def test_what_a_generator_is_trained_on_from_arrays(marks, monkeypatch):
-    """The loop itself, and its step, are those of `test_train_ofer`."""
-    given = {}
+def test_train_generator_passes_arrays_to_the_loop(examples, monkeypatch):
+    """The loop itself and its step are tested in `test_train_ofer`."""
+    arguments = {}
 
-    def keep(model, make_step, optimizer, config, **more):
-        given.update(more)
+    def record_arguments(model, make_step, optimizer, config, **kwargs):
+        arguments.update(kwargs)
         return model, None
 
-    monkeypatch.setattr(ofer, "train_network", keep)
-    model, _ = generator_of(marks)
-    known, points, visible = marks
-    np.testing.assert_allclose(model.deviation[...], known[8:].std(axis=0), rtol=1e-5)
+    monkeypatch.setattr(ofer, "train_network", record_arguments)
+    model, _ = train_expression_generator(examples)
+    coefficients, points, visible = examples
+    np.testing.assert_allclose(model.deviation[...], coefficients[8:].std(axis=0), rtol=1e-5)
     assert model.config.unet.size == 5 and model.config.unet.widths[1:] == architecture("expression").unet.widths[1:]
-    batch = next(given["batches"])
-    place = np.abs(known[8:, None] - batch.motion).sum(axis=-1).argmin(axis=0) + 8
-    for part, wanted in ((batch.motion, known), (batch.points, points), (batch.visible, visible)):
-        np.testing.assert_allclose(part, wanted[place], rtol=1e-5)
-    judge = given["judge"]
-    assert judge.unit == "" and judge.basis.shape == (5, 1, 5) and len(judge.examples.points) == GENERATOR.judged
-    assert {tuple(row) for row in np.asarray(judge.examples.motion)} <= {tuple(row) for row in known[:8].astype("f4")}
+    batch = next(arguments["batches"])
+    index = np.abs(coefficients[8:, None] - batch.motion).sum(axis=-1).argmin(axis=0) + 8
+    for part, expected in ((batch.motion, coefficients), (batch.points, points), (batch.visible, visible)):
+        np.testing.assert_allclose(part, expected[index], rtol=1e-5)
+    evaluator = arguments["evaluator"]
+    assert evaluator.unit == "" and evaluator.basis.shape == (5, 1, 5)
+    assert len(evaluator.examples.points) == GENERATOR.eval_examples
+    validation = {tuple(row) for row in coefficients[:8].astype("f4")}
+    assert {tuple(row) for row in np.asarray(evaluator.examples.motion)} <= validation
 
 
-def test_arrays_that_no_generator_can_be_trained_on(marks):
-    known, points, _ = marks
+def test_train_generator_refuses_bad_arrays(examples):
+    coefficients, points, _ = examples
     for bad, words in (
-        ((known, points[:3]), r"landmarks are \(40, 68, 2\)"),
-        ((known[0], points), r"coefficients are"),
-        ((known[:4], points[:4]), "fewer than a batch"),
+        ((coefficients, points[:3]), r"landmarks are \(40, 68, 2\)"),
+        ((coefficients[0], points), r"coefficients are"),
+        ((coefficients[:4], points[:4]), "fewer than a batch"),
     ):
         with pytest.raises(ValueError, match=words):
             train_generator(None, *bad, GENERATOR, architecture=architecture("identity"), console=QUIET)
     with pytest.raises(ValueError, match=rf"coefficients are \(N, {HEAD.num_betas}\)"):
-        train_generator(HEAD, known, points, GENERATOR, console=QUIET)
+        train_generator(HEAD, coefficients, points, GENERATOR, console=QUIET)
     with pytest.raises(ValueError, match="of the kind identity, not expression"):
-        train_generator(None, known, points, GENERATOR, kind="expression", architecture=architecture("identity"))
+        train_generator(
+            None, coefficients, points, GENERATOR, kind="expression", architecture=architecture("identity")
+        )  # fmt: skip
 
 
-def test_local_models_from_arrays(data):
+def test_train_local_models_from_arrays(data):
     params = random_params(HEAD, 1, (12,), 0.2)
     scans = np.asarray(flamejax.vertices(HEAD, params))
     scans = scans + 5e-4 * np.random.default_rng(0).normal(size=scans.shape)
@@ -206,14 +210,14 @@ def test_local_models_from_arrays(data):
         train_local_models(HEAD, scans[:, :5], console=QUIET)
 
 
-def test_the_package_is_imported_for_nothing():
+def test_importing_the_package_imports_neither_jax_nor_grain():
     code = "import sys, experiments.training; sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_the_record_of_a_single_step():
-    record = Record(None, 0)
-    record.add_losses(1, [{"total": 2.0}])
-    found = record.found()
-    np.testing.assert_array_equal(found.losses["total"], [2.0])
-    assert found.validation == {} and Record(None, 0).found().losses == {}
+def test_training_record_of_a_single_step():
+    logger = MetricsLogger(None, 0)
+    logger.add_losses(1, [{"total": 2.0}])
+    record = logger.training_record()
+    np.testing.assert_array_equal(record.losses["total"], [2.0])
+    assert record.validation == {} and MetricsLogger(None, 0).training_record().losses == {}

@@ -18,7 +18,7 @@ from tests.experiments.training.runs import EACH, HEAD, write_scans
 VERTICES = FLAME_SIZE["vertices"]
 
 
-def test_without_a_config_it_lists_them_and_trains_the_default(capsys, monkeypatch):
+def test_train_without_a_config_lists_them_and_trains_the_default(capsys, monkeypatch):
     trained = []
     default = train.CONFIGS[train.DEFAULT][1]
     monkeypatch.setattr(type(default), "run", lambda options, console: trained.append(options))
@@ -37,7 +37,7 @@ def test_without_a_config_it_lists_them_and_trains_the_default(capsys, monkeypat
 
 
 @pytest.mark.slow
-def test_local_models_of_a_flame_head_from_its_registered_scans(flame, tmp_path, capsys):
+def test_local_pca_trains_from_registered_scans_of_a_flame_head(flame, tmp_path, capsys):
     path, head = flame
     write_scans(tmp_path / "scans", head, unit=1e-3)
     (tmp_path / "scans" / "subject0" / "broken.ply").write_bytes(b"ply\nnot a mesh")
@@ -46,8 +46,8 @@ def test_local_models_of_a_flame_head_from_its_registered_scans(flame, tmp_path,
     args = ["--config", "local_pca", "--head", str(path), "--scans", str(tmp_path / "scans"), "--unit", "mm"]
     args += ["--output", str(output), "--workdir", str(tmp_path / "work"), "--smoke"]
     assert train.main(args) == 0
-    said = capsys.readouterr().out
-    assert "broken.ply" in said and "another topology" in said
+    output_text = capsys.readouterr().out
+    assert "broken.ply" in output_text and "another topology" in output_text
     local = load_local_model(head, output)
     assert with_local(head, local).num_betas == 10 + local.num_shape
     assert len(local.regions) == 14 and local.provenance["source"] == "scans of the user's own"
@@ -58,7 +58,7 @@ def test_local_models_of_a_flame_head_from_its_registered_scans(flame, tmp_path,
         load_local_model(flamejax.load_head(), output)
 
 
-def test_errors_say_what_to_do(data, tmp_path, capsys):
+def test_error_messages_name_the_remedy(data, tmp_path, capsys):
     command = ["--config", "local_pca", "--head", str(data / "head.npz"), "--workdir", str(tmp_path / "work")]
     assert train.main(command) == 2
     assert "Give --scans DIR" in capsys.readouterr().err
@@ -72,7 +72,7 @@ def test_errors_say_what_to_do(data, tmp_path, capsys):
     assert not list((tmp_path / "work").glob("*.npz"))
 
 
-def test_scans_of_every_format_are_read_whole(flame, tmp_path):
+def test_read_scans_reads_every_format(flame, tmp_path):
     _, head = flame
     posed = write_scans(tmp_path, head)
     paths = find_scans(tmp_path)
@@ -80,21 +80,21 @@ def test_scans_of_every_format_are_read_whole(flame, tmp_path):
     parts = [read_scans(tmp_path, split, VERTICES) for split in registered_scans.SPLITS]
     assert [len(part.vertices) for part in parts] == [EACH * 4, EACH, EACH]
     together = {(s, e): v for p in parts for s, e, v in zip(p.subject, p.expression, p.vertices, strict=True)}
-    for i, wanted in enumerate(posed):
+    for i, expected in enumerate(posed):
         key = f"subject{i // EACH}", f"take/{('smile', 'bareteeth', 'eyebrow')[i % EACH]}"
-        np.testing.assert_allclose(together[key], wanted, atol=1e-6)
+        np.testing.assert_allclose(together[key], expected, atol=1e-6)
     assert len(find_scans(tmp_path, every=2)) == len(paths)  # one scan in each folder
 
 
-def test_splits_hold_subjects_apart_and_stay_the_same():
+def test_split_of_separates_subjects_reproducibly():
     names = [f"s{i}" for i in range(40)]
-    found = split_of(names)
-    assert [list(found.values()).count(split) for split in registered_scans.SPLITS] == [32, 4, 4]
-    assert split_of(names[::-1]) == found and set(split_of(["a", "b"]).values()) == {"train"}
+    splits = split_of(names)
+    assert [list(splits.values()).count(split) for split in registered_scans.SPLITS] == [32, 4, 4]
+    assert split_of(names[::-1]) == splits and set(split_of(["a", "b"]).values()) == {"train"}
     assert set(split_of(["a", "b", "c"]).values()) == set(registered_scans.SPLITS)
 
 
-def test_files_that_are_no_scans_are_refused(tmp_path):
+def test_read_vertices_refuses_files_that_are_no_scans(tmp_path):
     (tmp_path / "a.ply").write_bytes(b"")
     np.save(tmp_path / "b.npy", np.full((5, 3), np.nan))
     np.save(tmp_path / "c.npy", np.zeros((5, 2)))

@@ -1,4 +1,4 @@
-"""Training of a tiny Mesh-VAE on scans: what a run leaves, stopped and resumed, its step and its losses."""
+"""Training of a tiny Mesh-VAE on scans: output files, resuming, the step and its losses."""
 
 import dataclasses
 import json
@@ -17,27 +17,27 @@ from experiments.datasets.vertex_masks import mask_maker
 from experiments.training.devices import device_mesh
 from experiments.training.mesh_vae import train as training
 from experiments.training.mesh_vae.heads import (
-    Generator,
+    SyntheticHeads,
     augmentation,
     draw_heads,
-    generator,
     mirror_map,
     principal_components,
-    statistics,
-    training_parts,
+    synthetic_heads,
+    weighted_statistics,
+    weighted_training_heads,
 )
 from experiments.training.mesh_vae.settings import MeshVAETraining
 from experiments.training.mesh_vae.step import (
-    Fixed,
+    StepConstants,
+    compute_losses,
     draw_mask,
-    losses_of,
     make_step,
     mask_limit,
     maybe_mirrored,
     optimizer_of,
 )
-from experiments.training.record import Record
-from experiments.training.state import start_state
+from experiments.training.record import MetricsLogger
+from experiments.training.state import initial_state
 from flamejax.head import HeadFileError
 from models.mesh_vae import hierarchy_for
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
@@ -57,21 +57,21 @@ from tests.experiments.training.runs import (
 VERTICES = HEAD.num_vertices
 
 
-def test_what_a_run_leaves(mesh_run):
+def test_run_writes_its_files(mesh_run):
     assert {p.name for p in mesh_run.iterdir()} >= {"checkpoints", "metrics.jsonl", "pictures", "settings.json"}
-    found = rows(mesh_run)
-    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
-    assert found[0]["hidden"] < 0.05 < found[-1]["hidden"] <= 0.6
-    judged = rows(mesh_run, "validation")
-    assert judged and set(judged[-1]) == {"step", "kind", "visible_mm", "hidden_mm", "whole_mm"}
+    losses = rows(mesh_run)
+    assert [row["step"] for row in losses] == list(range(1, STEPS + 1))
+    assert losses[0]["hidden"] < 0.05 < losses[-1]["hidden"] <= 0.6
+    validation = rows(mesh_run, "validation")
+    assert validation and set(validation[-1]) == {"step", "kind", "visible_mm", "hidden_mm", "whole_mm"}
     assert json.loads((mesh_run / "results.json").read_text())["visible_mm"] > 0
     assert list((mesh_run / "pictures").glob("*.jpg"))
     assert list((mesh_run / "tensorboard").iterdir())
 
 
-def test_stopped_and_resumed_it_ends_with_the_same_parameters(data, mesh_run, tmp_path, stopped_at):
+def test_resumed_run_ends_with_the_same_parameters(data, mesh_run, tmp_path, stopped_at):
     options = mesh_options(data, tmp_path / "run")
-    stopped_at(5)  # a step beyond a checkpoint, which must be taken again
+    stopped_at(5)  # a step after the last checkpoint, which must be repeated
     with pytest.raises(Stopped):
         options.run(QUIET)
     assert not (options.workdir / "mesh_vae.npz").exists() and len(rows(options.workdir)) == 4
@@ -81,14 +81,14 @@ def test_stopped_and_resumed_it_ends_with_the_same_parameters(data, mesh_run, tm
     assert_same(weights(mesh_run / "mesh_vae.npz"), weights(options.workdir / "mesh_vae.npz"))
 
 
-def test_a_finished_run_goes_no_further_and_on_with_the_components_it_began_with(data, mesh_run, monkeypatch):
-    """Another computer's would have other signs, which the trained weights do not know."""
-    monkeypatch.setattr(training, "principal_components", None)  # not made again
+def test_finished_run_does_not_change_and_reads_its_stored_components(data, mesh_run, monkeypatch):
+    """Recomputed components could have other signs, which do not fit the trained weights."""
+    monkeypatch.setattr(training, "principal_components", None)  # not recomputed
     before = dict(np.load(mesh_run / "mesh_vae.npz"))
     mesh_options(data, mesh_run).run(QUIET)
     after = dict(np.load(mesh_run / "mesh_vae.npz"))
-    kept = [name for name in before if name.startswith(("frame:", "parameter:"))]
-    assert kept and all(np.array_equal(before[name], after[name]) for name in kept)
+    names = [name for name in before if name.startswith(("frame:", "parameter:"))]
+    assert names and all(np.array_equal(before[name], after[name]) for name in names)
     assert len(rows(mesh_run)) == STEPS
     frame = (mesh_run / "frame.npz").read_bytes()
     (mesh_run / "frame.npz").write_bytes(frame[:100])
@@ -99,7 +99,7 @@ def test_a_finished_run_goes_no_further_and_on_with_the_components_it_began_with
         (mesh_run / "frame.npz").write_bytes(frame)
 
 
-def test_what_is_refused_deletes_nothing_and_is_mended_by_the_right_options(data, mesh_run, tmp_path):
+def test_refused_options_delete_nothing(data, mesh_run, tmp_path):
     with pytest.raises(ValueError):
         mesh_options(data, mesh_run, restart=True, scans=tmp_path).run(QUIET)
     assert (mesh_run / "checkpoints" / str(STEPS)).is_dir()
@@ -116,7 +116,7 @@ def test_what_is_refused_deletes_nothing_and_is_mended_by_the_right_options(data
             MeshVAETraining(**bad)
 
 
-def test_it_stops_where_the_loss_is_no_number_and_keeps_the_last_good(data, mesh_run, tmp_path, monkeypatch):
+def test_run_stops_when_a_loss_is_not_finite_and_keeps_the_last_checkpoint(data, mesh_run, tmp_path, monkeypatch):
     def broken(graphdef, config, mesh):
         step = make_step(graphdef, config, mesh)
 
@@ -134,10 +134,10 @@ def test_it_stops_where_the_loss_is_no_number_and_keeps_the_last_good(data, mesh
     assert [row["step"] for row in rows(options.workdir)] == [1, 2, 3]
 
 
-def test_a_record_that_was_cut_short(tmp_path):
+def test_metrics_logger_drops_later_and_truncated_rows(tmp_path):
     lines = ['{"step": 1, "kind": "train"}', '{"step": 5, "kind": "train"}', '{"step": 2, "ki']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    Record(tmp_path, 3).close()
+    MetricsLogger(tmp_path, 3).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "kind": "train"}\n'
 
 
@@ -148,15 +148,15 @@ def placed(data):
 
 def test_synthetic_heads_have_the_models_statistics(placed):
     np.testing.assert_allclose(placed.rotations[:, 0], 0)
-    drawn = draw_heads(generator(HEAD, np.zeros((1, 5, 3), np.float32)), 384, 0)
+    drawn = draw_heads(synthetic_heads(HEAD, np.zeros((1, 5, 3), np.float32)), 384, 0)
     mean = np.asarray(HEAD.v_template - HEAD.joint_template[:1])
     assert np.abs(drawn.mean(axis=0) - mean).mean() < 0.3 * drawn.std(axis=0).mean()
-    found, deviation = statistics([(placed.vertices, 1.0)])
-    np.testing.assert_allclose(found, placed.vertices.mean(0), atol=1e-6)
-    np.testing.assert_allclose(deviation, np.sqrt(((placed.vertices - found) ** 2).mean()), rtol=1e-4)
+    scan_mean, deviation = weighted_statistics([(placed.vertices, 1.0)])
+    np.testing.assert_allclose(scan_mean, placed.vertices.mean(0), atol=1e-6)
+    np.testing.assert_allclose(deviation, np.sqrt(((placed.vertices - scan_mean) ** 2).mean()), rtol=1e-4)
 
 
-def test_the_curriculum_grows():
+def test_mask_limit_grows_with_the_curriculum():
     config = dataclasses.replace(MESH_TRAINING, steps=12)
     limits = [float(mask_limit(config, jnp.asarray(step))) for step in (0, 3, 6, 12)]
     np.testing.assert_allclose(limits, [0, 0.2, 0.4, 0.4])
@@ -168,24 +168,25 @@ def test_the_curriculum_grows():
     assert 0.1 < (1 - np.asarray(drawn(jnp.asarray(0.4))).mean(1)).max() <= 0.75
 
 
-def test_losses():
+def test_compute_losses_returns_its_terms():
     model = build_mesh_vae(HEAD, TINY, np.zeros((VERTICES, 3)), 1.0)
     graph = hierarchy_for(TINY, np.asarray(HEAD.faces), np.asarray(HEAD.v_template)).graph()
     heads = 0.01 * jax.random.normal(jax.random.key(0), (3, VERTICES, 3))
     keys, visible = jax.random.split(jax.random.key(1), 3), jnp.ones((3, VERTICES), bool)
 
     @jax.jit
-    def found(model):
+    def evaluate(model):
         posterior, each = model.encode(heads, visible), []
         for weight in (0.0, 0.5):
             config = MeshVAETraining(spread_weight=weight)
             count = 2 if weight else 1
-            draws = jax.vmap(lambda key, one, n=count: jax.vmap(one.sample)(jax.random.split(key, n)))(keys, posterior)
-            parts = losses_of(model, graph, heads, visible, keys, config, jnp.asarray(10**6))
+            sample = jax.vmap(lambda key, post, n=count: jax.vmap(post.sample)(jax.random.split(key, n)))
+            draws = sample(keys, posterior)
+            parts = compute_losses(model, graph, heads, visible, keys, config, jnp.asarray(10**6))
             each.append((weight, parts, model.decode(draws)))
         return each, posterior.kl()
 
-    each, nats = found(model)
+    each, nats = evaluate(model)
     for weight, (total, (l1, lap, kl, spread)), decoded in each:
         np.testing.assert_allclose(l1, 1e3 * jnp.mean(jnp.abs(decoded - heads[:, None])), rtol=1e-4)
         np.testing.assert_allclose(spread, 1e3 * jnp.mean(jnp.abs(decoded[:, 0] - decoded[:, -1])), rtol=1e-4)
@@ -194,7 +195,7 @@ def test_losses():
         assert (spread > 0) == (weight > 0)
 
 
-def test_mirror_images(flame):
+def test_maybe_mirrored_flips_symmetric_heads(flame):
     head = flamejax.load_head()
     mirror = mirror_map(head)
     np.testing.assert_array_equal(mirror[mirror], np.arange(head.num_vertices))
@@ -206,43 +207,43 @@ def test_mirror_images(flame):
     np.testing.assert_allclose(there[mirror[5]], drawn[5] * [-1, 1, 1])
     same = flipped(jnp.asarray(drawn), jnp.asarray(mirror), jax.random.key(0), MeshVAETraining(mirrored=0.0))
     np.testing.assert_array_equal(same, drawn)
-    # The mirror image of the mesh is the mesh: faces become faces, turned round.
+    # The mirror image of the mesh is the mesh: faces become faces of opposite orientation.
     faces = {tuple(sorted(face)) for face in np.asarray(head.faces).tolist()}
     assert {tuple(sorted(face)) for face in mirror[np.asarray(head.faces)].tolist()} == faces
     assert mirror_map(flame[1]) is None
 
 
-def test_components_of_weighted_heads():
+def test_principal_components_of_weighted_heads():
     rng = np.random.default_rng(0)
     parts = [(rng.normal(size=(7, 4, 3)).astype(np.float32), 0.8), (rng.normal(size=(5, 4, 3)).astype(np.float32), 0.2)]
-    mean, spread = statistics(parts)
-    away = [(heads - mean).reshape(len(heads), -1) for heads, _ in parts]
-    covariance = sum(w / len(rows) * rows.T @ rows for rows, (_, w) in zip(away, parts, strict=True))
+    mean, spread = weighted_statistics(parts)
+    centred = [(heads - mean).reshape(len(heads), -1) for heads, _ in parts]
+    covariance = sum(w / len(rows) * rows.T @ rows for rows, (_, w) in zip(centred, parts, strict=True))
     np.testing.assert_allclose(mean, 0.8 * parts[0][0].mean(0) + 0.2 * parts[1][0].mean(0), rtol=1e-5)
     np.testing.assert_allclose(spread, np.sqrt(np.trace(covariance) / 12), rtol=1e-5)
     rows = principal_components(parts, mean, 11).reshape(11, 12)
     np.testing.assert_allclose(rows.T @ rows, covariance, atol=0.05 * covariance.max())
     values = np.linalg.eigvalsh(covariance)[::-1]
     np.testing.assert_allclose((rows**2).sum(1), values[:11], rtol=1e-3, atol=1e-4)
-    assert (rows[np.arange(11), np.abs(rows).argmax(axis=1)] > 0).all()  # of two signs the same everywhere
+    assert (rows[np.arange(11), np.abs(rows).argmax(axis=1)] > 0).all()  # the same of both signs on every computer
     with pytest.raises(ValueError, match="fewer"):
         principal_components(parts, mean, 12)
 
 
-def test_what_a_network_sees_beside_the_scans(placed):
-    scans, source = placed.vertices, generator(HEAD, placed.rotations)
-    parts = training_parts(scans, None, source, MESH_TRAINING)
+def test_weighted_training_heads_and_augmentation(placed):
+    scans, source = placed.vertices, synthetic_heads(HEAD, placed.rotations)
+    parts = weighted_training_heads(scans, None, source, MESH_TRAINING)
     assert [weight for _, weight in parts] == [0.5, 0.5] and len(parts[1][0]) == 600
     turned = np.arange(VERTICES)[::-1]
-    assert [w for _, w in training_parts(scans, turned, source, MESH_TRAINING)] == [0.25, 0.25, 0.5]
-    assert [w for _, w in training_parts(scans, None, None, MESH_TRAINING)] == [1.0]
+    assert [w for _, w in weighted_training_heads(scans, turned, source, MESH_TRAINING)] == [0.25, 0.25, 0.5]
+    assert [w for _, w in weighted_training_heads(scans, None, None, MESH_TRAINING)] == [1.0]
     mirror = mirror_map(HEAD)
     more = augmentation(HEAD, scans, placed.rotations, synthetic=0.5)
     np.testing.assert_allclose(more[: len(scans), mirror], scans * np.float32([-1, 1, 1]))
     assert len(more) == 3 * len(scans)
 
 
-def test_weights_files(mesh_run, tmp_path):
+def test_weights_files_round_trip_and_refuse_others(mesh_run, tmp_path):
     model = load_mesh_vae(HEAD, mesh_run / "mesh_vae.npz")
     write_mesh_vae(tmp_path / "again.npz", HEAD, model, {"data": "none"})
     again = load_mesh_vae(HEAD, tmp_path / "again.npz")
@@ -256,8 +257,8 @@ def test_weights_files(mesh_run, tmp_path):
         load_mesh_vae(HEAD, tmp_path / "broken.npz")
 
 
-def test_the_step_lowers_for_every_accelerator_without_callbacks():
-    """On a small sphere-topology mesh, no accelerator at hand: StableHLO for all three, nothing that asks the host."""
+def test_step_lowers_for_every_accelerator_without_callbacks():
+    """Exports StableHLO for three platforms, on a small mesh with a sphere's topology."""
     config = MeshVAETraining(batch_size=4, steps=10)
     components = np.random.default_rng(0).normal(size=(5, VERTICES, 3)) * 1e-3
     model = build_mesh_vae(HEAD, TINY, HEAD.v_template, 0.01, components)
@@ -266,12 +267,12 @@ def test_the_step_lowers_for_every_accelerator_without_callbacks():
     mesh = device_mesh(1)
     step = make_step(graphdef, config, mesh)
     graph = hierarchy_for(TINY, np.asarray(HEAD.faces), np.asarray(HEAD.v_template)).graph()
-    source = Generator(HEAD, jnp.zeros((2, 5, 3)))
-    fixed = Fixed(graph, mask_maker(HEAD, count=4), source, jnp.arange(VERTICES))
-    start = start_state(params, optimizer_of(config))
+    source = SyntheticHeads(HEAD, jnp.zeros((2, 5, 3)))
+    constants = StepConstants(graph, mask_maker(HEAD, count=4), source, jnp.arange(VERTICES))
+    start = initial_state(params, optimizer_of(config))
     with jax.set_mesh(mesh):
         export = jax.export.export(step, platforms=("cpu", "cuda", "tpu"))
-        lowered = export(start, rest, fixed, jnp.zeros((3, VERTICES, 3)))
+        lowered = export(start, rest, constants, jnp.zeros((3, VERTICES, 3)))
     assert lowered.platforms == ("cpu", "cuda", "tpu")
     calls = set(re.findall(r"custom_call @([\w.]+)", lowered.mlir_module()))
     assert calls and not {name for name in calls if "python" in name or "callback" in name}

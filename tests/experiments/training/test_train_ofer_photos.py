@@ -16,7 +16,7 @@ from experiments.training.ofer import photo_folders
 from experiments.training.ofer.photo_examples import photo_examples, photo_sources
 from experiments.training.ofer.photo_folders import folder_photos
 from experiments.training.ofer.settings import GeneratorOptions, GeneratorTraining, RankOptions, RankTraining
-from experiments.training.state import start_state
+from experiments.training.state import initial_state
 from flamejax.head import HeadFileError
 from models.encoders import ArcFace, FaRL, IResNetConfig, ViTConfig
 from models.encoders.files import write_encoder
@@ -36,29 +36,29 @@ IDENTITIES, EACH, STEPS = 8, 4, 6
 
 
 def architecture_of(kind, *encoders):
-    """Tiny; IdGen with ArcFace, ExpGen with both and the landmarks, unless told."""
+    """Returns a tiny architecture; by default IdGen has ArcFace, and ExpGen both encoders and the landmarks."""
     encoders = encoders or (("arcface",) if kind == "identity" else ("arcface", "farl", "landmark"))
     context = sum(16 if name == "landmark" else 24 for name in encoders)
     return GeneratorConfig(kind, UNet1DConfig((300, 6), context, 16, 2, 4, 2), encoders, LANDMARK)
 
 
 TRAINING = GeneratorTraining(
-    steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, eval_every=6, judged=2, log_every=1, encoder_rate=1e-2,
-    ema=0.0, draws=1, even=False,
+    steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, eval_every=6, eval_examples=2, log_every=1,
+    encoder_rate=1e-2, ema=0.0, draws=1, even=False,
 )  # fmt: skip
 
 
 def options_of(data, workdir, kind="identity", **changes):
-    """A run of a few seconds."""
+    """Returns options of a run of a few seconds."""
     options = GeneratorOptions(
         workdir=workdir, head=data / "head.npz", photos=data / "photos", arcface=data / "arcface.npz",
-        farl=data / "farl.npz", judged_at_end=2, training=TRAINING, architecture=architecture_of(kind),
+        farl=data / "farl.npz", final_eval_examples=2, training=TRAINING, architecture=architecture_of(kind),
     )  # fmt: skip
     return with_training(options, changes)
 
 
 def write_dataset(folder, num_betas, num_expression, motion=True):
-    """Photos of noise with landmarks and coefficients of their own, one of them wrapped in another axis."""
+    """Write photos of noise with landmarks and coefficients, one of which has a leading axis."""
     rng = np.random.default_rng(0)
     for person in range(IDENTITIES):
         place = folder / f"person{person}"
@@ -73,31 +73,31 @@ def write_dataset(folder, num_betas, num_expression, motion=True):
 
 @pytest.fixture(scope="module")
 def photos(data, tmp_path_factory):
-    """A folder with a data set of photos and image encoders; features are kept there."""
+    """Returns a folder with a data set of photos and image encoders; features are stored there."""
     folder = data
-    if not (folder / "photos").exists():  # where two files of tests have it
+    if not (folder / "photos").exists():  # two test files use this fixture
         write_dataset(folder / "photos" / "mine", HEAD.num_betas, HEAD.num_expression)
     write_encoder(folder / "arcface.npz", ArcFace(IRESNET, rngs=nnx.Rngs(1)))
     write_encoder(folder / "farl.npz", FaRL(VIT, rngs=nnx.Rngs(2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(examples, "features_folder", lambda: folder / "kept")
+        patch.setattr(examples, "features_folder", lambda: folder / "features")
         yield folder
 
 
 @pytest.fixture(scope="module")
-def whole(photos, tmp_path_factory):
-    """An uninterrupted IdGen's folder."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
+def full_run(photos, tmp_path_factory):
+    """Returns the folder of an uninterrupted IdGen run."""
+    workdir = tmp_path_factory.mktemp("full") / "run"
     options_of(photos, workdir).run(QUIET)
     return workdir
 
 
-def test_what_a_run_leaves(photos, whole):
-    found = rows(whole)
-    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
-    assert all(np.isfinite(row["total"]) for row in found)
-    assert json.loads((whole / "results.json").read_text())["samples_mm"] > 0
-    before, path = ArcFace(IRESNET, rngs=nnx.Rngs(1)), whole / "idgen.npz"
+def test_run_trains_only_the_last_layers_of_encoders(photos, full_run):
+    losses = rows(full_run)
+    assert [row["step"] for row in losses] == list(range(1, STEPS + 1))
+    assert all(np.isfinite(row["total"]) for row in losses)
+    assert json.loads((full_run / "results.json").read_text())["samples_mm"] > 0
+    before, path = ArcFace(IRESNET, rngs=nnx.Rngs(1)), full_run / "idgen.npz"
     trained = {name for name in weights(path) if "encoders" in name}
     assert trained == {f"parameter:encoders/0/{name}" for name in ("fc/kernel", "fc/bias", "fc_bn/scale", "fc_bn/bias")}
     after = load_generator(HEAD, "identity", path, {"arcface": photos / "arcface.npz"}).encoders[0]
@@ -108,139 +108,140 @@ def test_what_a_run_leaves(photos, whole):
         ) else changed == 0, name  # fmt: skip
 
 
-def test_a_checkpoint_holds_no_frozen_layer(photos, whole):
-    kept = sum(path.stat().st_size for path in (whole / "checkpoints").rglob("*") if path.is_file())
-    names = "".join(path.name for path in (whole / "checkpoints").rglob("*")) + "".join(
-        path.read_text(errors="ignore") for path in (whole / "checkpoints").rglob("_METADATA")
+def test_checkpoint_has_no_frozen_layers(photos, full_run):
+    size = sum(path.stat().st_size for path in (full_run / "checkpoints").rglob("*") if path.is_file())
+    names = "".join(path.name for path in (full_run / "checkpoints").rglob("*")) + "".join(
+        path.read_text(errors="ignore") for path in (full_run / "checkpoints").rglob("_METADATA")
     )
-    assert kept and "fc_bn" in names and "stages" not in names
+    assert size and "fc_bn" in names and "stages" not in names
 
 
-def test_resumed_it_ends_with_the_same_parameters(photos, whole, tmp_path, stopped_at):
+def test_resumed_run_ends_with_the_same_parameters(photos, full_run, tmp_path, stopped_at):
     options = options_of(photos, tmp_path / "run")
-    stopped_at(5)  # a step beyond what lies behind a checkpoint
+    stopped_at(5)  # a step after the last checkpoint, which must be repeated
     with pytest.raises(Stopped):
         options.run(QUIET)
     stopped_at(None)
     options.run(QUIET)
-    assert rows(whole) == rows(options.workdir)
-    assert_same(weights(whole / "idgen.npz"), weights(options.workdir / "idgen.npz"))
+    assert rows(full_run) == rows(options.workdir)
+    assert_same(weights(full_run / "idgen.npz"), weights(options.workdir / "idgen.npz"))
 
 
-def test_features_are_kept_until_the_encoder_changes(photos, whole, tmp_path, monkeypatch):
-    looks, look = [], examples._look
-    monkeypatch.setattr(examples, "_look", lambda *given: looks.append(1) or look(*given))
+def test_features_are_reused_until_the_encoder_changes(photos, full_run, tmp_path, monkeypatch):
+    calls, observe = [], examples._observe
+    monkeypatch.setattr(examples, "_observe", lambda *args: calls.append(1) or observe(*args))
     options = options_of(photos, tmp_path / "run")
     first = ArcFace(IRESNET, rngs=nnx.Rngs(1))
     again = photo_examples(options, HEAD, "identity", {"arcface": first}, QUIET)[0]
-    assert not looks, "they were kept by the run"
-    direct = nnx.jit(lambda e, *g: e.features(*g))
+    assert not calls, "the run stored them"
+    direct = nnx.jit(lambda encoder, *args: encoder.features(*args))
     sources = folder_photos(options.photos, None, HEAD, "identity", QUIET)
-    seen = sources[0].observe(5, None)
-    np.testing.assert_allclose(seen.landmarks, again.points[5], atol=1e-3)
-    features = direct(first, seen.image, seen.landmarks, again.visible[5])
+    observation = sources[0].observe(5, None)
+    np.testing.assert_allclose(observation.landmarks, again.points[5], atol=1e-3)
+    features = direct(first, observation.image, observation.landmarks, again.visible[5])
     np.testing.assert_allclose(again[5].features["arcface"], features, atol=2e-3)
     other = ArcFace(IRESNET, rngs=nnx.Rngs(9))
     changed = photo_examples(options, HEAD, "identity", {"arcface": other}, QUIET)[0]
-    assert len(looks) == IDENTITIES * EACH
+    assert len(calls) == IDENTITIES * EACH
     assert np.abs(changed[5].features["arcface"] - again[5].features["arcface"]).max() > 1e-2
     np.testing.assert_allclose(changed.points, again.points, atol=1e-3)
 
 
-def test_trouble_with_a_disk_ends_a_run_and_is_not_kept(photos, tmp_path, monkeypatch):
+def test_read_error_ends_a_run_and_is_not_stored(photos, tmp_path, monkeypatch):
     options = options_of(photos, tmp_path / "run")
     encoders = {"arcface": ArcFace(IRESNET, rngs=nnx.Rngs(1))}
-    monkeypatch.setattr(examples, "features_folder", lambda: tmp_path / "kept")
-    whole, calls = photo_folders.observe_photo, []
+    monkeypatch.setattr(examples, "features_folder", lambda: tmp_path / "features")
+    observe_photo, calls = photo_folders.observe_photo, []
 
-    def observe(*given, **more):
+    def observe(*args, **kwargs):
         calls.append(1)
         if len(calls) == 6:
             raise OSError("Too many open files")
-        return whole(*given, **more)
+        return observe_photo(*args, **kwargs)
 
     monkeypatch.setattr(photo_folders, "observe_photo", observe)
     with pytest.raises(OSError, match="Too many"):
         photo_examples(options, HEAD, "identity", encoders, QUIET)
-    monkeypatch.setattr(photo_folders, "observe_photo", whole)
+    monkeypatch.setattr(photo_folders, "observe_photo", observe_photo)
     parts = photo_examples(options, HEAD, "identity", encoders, QUIET)
     assert sum(len(part) for part in parts) == IDENTITIES * EACH
 
 
-def test_smoke_looks_at_few_photos(photos, tmp_path, monkeypatch):
+def test_smoke_run_reads_few_photos(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(examples, "SMOKE_PHOTOS", 3)
     options = options_of(photos, tmp_path / "run", smoke=True)
     sources = photo_sources(options, HEAD, "identity", QUIET)
     assert [len(source.digests) for source in sources] == [3, 3]
-    for given, taken in ((2, 2), (64, 8)):
-        smoked = with_training(options, {"batch_size": given}).smoked(8, 4)
-        assert smoked.training.batch_size == taken and smoked.workdir == tmp_path / "run" / "smoke"
+    for batch_size, used in ((2, 2), (64, 8)):
+        smoke = with_training(options, {"batch_size": batch_size}).with_smoke_settings(8, 4)
+        assert smoke.training.batch_size == used and smoke.workdir == tmp_path / "run" / "smoke"
 
 
-def test_a_step_takes_no_memory_from_the_given_encoders():
+def test_step_does_not_donate_memory_of_given_encoders():
     encoder = ArcFace(IRESNET, rngs=nnx.Rngs(1))
     architecture = dataclasses.replace(architecture_of("identity"), unet=UNet1DConfig((300, 6), 24, 16, 2, 4, 2))
     params = nnx.state(build_generator(HEAD, architecture, encoders={"arcface": encoder}), nnx.Param)
-    state = start_state(params, optax.adam(1e-3), averaged=True)
-    lent = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(nnx.state(encoder, nnx.Param))}
-    assert lent <= {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)}
-    assert not lent & {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.average))}
+    state = initial_state(params, optax.adam(1e-3), averaged=True)
+    shared = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(nnx.state(encoder, nnx.Param))}
+    assert shared <= {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)}
+    assert not shared & {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.average))}
 
 
 @pytest.mark.slow
-def test_expgen_and_the_ranker(photos, whole, tmp_path):
+def test_expgen_and_the_ranker_train_on_photos(photos, full_run, tmp_path):
     errors = options_of(photos, tmp_path / "expgen", "expression").run(QUIET)
     assert np.isfinite(list(errors.values())).all()
-    given = {"arcface": photos / "arcface.npz", "farl": photos / "farl.npz"}
-    model = load_generator(HEAD, "expression", tmp_path / "expgen" / "expgen.npz", given)
+    encoder_files = {"arcface": photos / "arcface.npz", "farl": photos / "farl.npz"}
+    model = load_generator(HEAD, "expression", tmp_path / "expgen" / "expgen.npz", encoder_files)
     assert model.config.unet.size == HEAD.num_expression + 3 and model.deviation[...].min() > 0.01
     training = RankTraining(
-        steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, eval_every=6, judged=2, log_every=1, candidates=6,
-        sampler_steps=3, ema=0.0,
+        steps=STEPS, batch_size=8, warmup=2, checkpoint_every=3, eval_every=6, eval_examples=2, log_every=1,
+        candidates=6, sampler_steps=3, ema=0.0,
     )  # fmt: skip
     options = RankOptions(
-        workdir=tmp_path / "idrank", head=photos / "head.npz", photos=photos / "photos", **given, judged_at_end=2,
-        training=training, architecture=IdRankConfig((16, 8), 48, ("arcface", "farl")), idgen=whole / "idgen.npz",
+        workdir=tmp_path / "idrank", head=photos / "head.npz", photos=photos / "photos", **encoder_files,
+        final_eval_examples=2, training=training,
+        architecture=IdRankConfig((16, 8), 48, ("arcface", "farl")), idgen=full_run / "idgen.npz",
     )  # fmt: skip
     errors = options.run(QUIET)
     assert 0 < errors["minimum_mm"] <= errors["ranked_mm"]
-    found = load_rank(HEAD, tmp_path / "idrank" / "idrank.npz", given)
-    assert found.needs_photo and found.config == options.architecture
+    ranker = load_rank(HEAD, tmp_path / "idrank" / "idrank.npz", encoder_files)
+    assert ranker.needs_photo and ranker.config == options.architecture
     blind = IdRankConfig((16, 8), 16, landmark=LANDMARK)
     with pytest.raises(ValueError, match="IdGen looks at photos through arcface"):
         dataclasses.replace(options, workdir=tmp_path / "blind", architecture=blind).run(QUIET)
 
 
 def test_written_weights_give_the_same_context(photos, tmp_path):
-    given = {"arcface": photos / "arcface.npz", "farl": photos / "farl.npz"}
+    encoder_files = {"arcface": photos / "arcface.npz", "farl": photos / "farl.npz"}
     architecture = architecture_of("identity", "farl", "landmark", "arcface")
     size = dataclasses.replace(architecture.unet, widths=(HEAD.num_betas, 6))
-    model = build_generator(HEAD, dataclasses.replace(architecture, unet=size), 3, encoders=given)
+    model = build_generator(HEAD, dataclasses.replace(architecture, unet=size), 3, encoders=encoder_files)
     write_generator(tmp_path / "w.npz", HEAD, model)
-    again = load_generator(HEAD, "identity", tmp_path / "w.npz", given)
+    again = load_generator(HEAD, "identity", tmp_path / "w.npz", encoder_files)
     keys = jax.random.split(jax.random.key(0), 2)
-    photo, marks = jax.random.uniform(keys[0], (2, 48, 64, 3)), 40 * jax.random.uniform(keys[1], (2, 68, 2))
+    photo, landmarks = jax.random.uniform(keys[0], (2, 48, 64, 3)), 40 * jax.random.uniform(keys[1], (2, 68, 2))
     visible = np.ones((2, 68), np.float32)
-    context = nnx.jit(lambda model, *given: model.context(*given))
-    found = context(model, photo, marks, visible)
-    np.testing.assert_allclose(context(again, photo, marks, visible), found, atol=0.02, rtol=0.01)
-    features = nnx.jit(lambda model, *given: model.features(*given))(model, photo, marks, visible)
+    context = nnx.jit(lambda model, *args: model.context(*args))
+    expected = context(model, photo, landmarks, visible)
+    np.testing.assert_allclose(context(again, photo, landmarks, visible), expected, atol=0.02, rtol=0.01)
+    features = nnx.jit(lambda model, *args: model.features(*args))(model, photo, landmarks, visible)
     assert set(features) == {"arcface", "farl"}
-    joined = model.context_of_features({**features, "other": None}, marks, visible)
-    np.testing.assert_allclose(joined, found, atol=1e-4)
+    joined = model.context_of_features({**features, "other": None}, landmarks, visible)
+    np.testing.assert_allclose(joined, expected, atol=1e-4)
     with pytest.raises(ValueError, match="photo, which is None"):
-        model.context(None, marks, visible)
-    other = {**given, "arcface": ArcFace(IRESNET, rngs=nnx.Rngs(5))}
+        model.context(None, landmarks, visible)
+    other = {**encoder_files, "arcface": ArcFace(IRESNET, rngs=nnx.Rngs(5))}
     with pytest.raises(HeadFileError, match="another arcface"):
         load_generator(HEAD, "identity", tmp_path / "w.npz", other)
     with pytest.raises(FileNotFoundError, match="convert FILE --to farl"):
-        load_generator(HEAD, "identity", tmp_path / "w.npz", {"arcface": given["arcface"]})
+        load_generator(HEAD, "identity", tmp_path / "w.npz", {"arcface": encoder_files["arcface"]})
     wide = dataclasses.replace(architecture.unet, context=65)
     with pytest.raises(ValueError, match="give 64 numbers, but the network's context is 65"):
-        build_generator(HEAD, dataclasses.replace(architecture, unet=wide), encoders=given)
+        build_generator(HEAD, dataclasses.replace(architecture, unet=wide), encoders=encoder_files)
 
 
-def test_what_is_refused(photos, whole, tmp_path):
+def test_bad_options_are_refused(photos, full_run, tmp_path):
     workdir = tmp_path / "run"
     for options, error, words in (
         (options_of(photos, workdir, arcface=tmp_path / "none.npz"), FileNotFoundError, "convert FILE --to arcface"),
@@ -248,30 +249,30 @@ def test_what_is_refused(photos, whole, tmp_path):
         (options_of(photos, workdir, dataset="Stirling"), ValueError, "no stirling; there are: mine"),
         (options_of(photos, workdir, photos=None), ValueError, "give --photos"),
         (options_of(photos, workdir, photos=None, dataset="mine"), ValueError, "the folder it is in"),
-        (options_of(photos, workdir, scans=tmp_path), ValueError, "--scans is of networks"),
+        (options_of(photos, workdir, scans=tmp_path), ValueError, "--scans is for networks"),
         (options_of(photos, workdir, batch_size=64), ValueError, "28 training photos are fewer"),
-        (options_of(photos, whole, dataset="mine"), ValueError, "dataset None -> 'mine'"),
+        (options_of(photos, full_run, dataset="mine"), ValueError, "dataset None -> 'mine'"),
     ):
         with pytest.raises(error, match=words):
             options.run(QUIET)
     assert not workdir.exists()
-    with pytest.raises(ValueError, match="sees landmarks alone"):
+    with pytest.raises(ValueError, match="sees only landmarks"):
         options_of(photos, workdir, architecture=architecture_of("identity", "landmark")).run(QUIET)
     for bad in ((), ("arcface", "arcface"), ("vgg",)):
         with pytest.raises(ValueError, match="encoders are"):
             GeneratorConfig("identity", UNet1DConfig(), bad)
 
 
-def test_a_run_goes_on_with_the_same_encoder_alone(photos, whole, tmp_path):
+def test_run_resumes_only_with_the_same_encoder(photos, full_run, tmp_path):
     write_encoder(tmp_path / "moved.npz", ArcFace(IRESNET, rngs=nnx.Rngs(1)))
-    options_of(photos, whole, arcface=tmp_path / "moved.npz").run(QUIET)
+    options_of(photos, full_run, arcface=tmp_path / "moved.npz").run(QUIET)
     write_encoder(tmp_path / "other.npz", ArcFace(IRESNET, rngs=nnx.Rngs(5)))
     with pytest.raises(ValueError, match="encoder_digests"):
-        options_of(photos, whole, arcface=tmp_path / "other.npz").run(QUIET)
+        options_of(photos, full_run, arcface=tmp_path / "other.npz").run(QUIET)
 
 
 @pytest.mark.parametrize("name", ["idgen", "expgen", "idrank"])
-def test_the_papers_configs(name, tmp_path, capsys, monkeypatch):
+def test_paper_configs_have_the_papers_settings(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("models.encoders.files.data_folder", lambda: tmp_path)
     config = command.CONFIGS[name][1].training
     assert config.ema == 0 and config.learning_rate == 1e-3 and config.encoder_rate == config.weight_decay == 1e-4

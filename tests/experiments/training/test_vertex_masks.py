@@ -1,4 +1,4 @@
-"""Masks of vertices: shares, shapes, what is never hidden."""
+"""Masks of vertices: shares, shapes, and vertices that are never hidden."""
 
 import dataclasses
 
@@ -34,23 +34,23 @@ def masks(kind: int, share: float, count: int = KEYS) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [RECTANGLE, PATCH])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.25, 0.4])
-def test_the_share_is_kept_to_one_vertex_and_eyeballs_are_never_hidden(kind, share):
-    found = masks(kind, share)
-    assert np.abs(found.sum(axis=1) - share * HEAD.num_vertices).max() <= 1
-    assert not found[:, EYES].any()
+def test_masks_hide_the_share_to_one_vertex_and_never_eyeballs(kind, share):
+    hidden = masks(kind, share)
+    assert np.abs(hidden.sum(axis=1) - share * HEAD.num_vertices).max() <= 1
+    assert not hidden[:, EYES].any()
 
 
-def test_more_than_can_be_hidden_hides_all_but_the_eyeballs():
+def test_masks_of_everything_hide_all_but_the_eyeballs():
     for kind in (RECTANGLE, PATCH):
-        found = masks(kind, 1.0, 2)
-        np.testing.assert_array_equal(found, np.broadcast_to(~EYES, found.shape))
+        hidden = masks(kind, 1.0, 2)
+        np.testing.assert_array_equal(hidden, np.broadcast_to(~EYES, hidden.shape))
 
 
-def test_patches_hang_together():
+def test_patches_are_connected():
     faces = np.asarray(HEAD.faces)
     ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     for hidden in masks(PATCH, 0.3, 12):
-        # Eyeballs are cut out of a patch, not out of what it hangs together by.
+        # Eyeballs are cut out of a patch, but connect it.
         inside = ends[(hidden | EYES)[ends].all(axis=1)]
         graph = coo_matrix((np.ones(len(inside)), inside.T), (HEAD.num_vertices,) * 2)
         label = connected_components(graph, directed=False)[1]
@@ -68,7 +68,7 @@ def test_rectangles_are_rectangles_seen_from_the_front():
 
 
 @pytest.mark.parametrize("kind", [RECTANGLE, PATCH])
-def test_masks_are_the_same_again_batched_compiled_and_not(kind):
+def test_masks_are_reproducible_batched_and_compiled(kind):
     batched = masks(kind, 0.3, 4)
     again = mask_maker(HEAD, count=24)
     for key, expected in zip(jax.random.split(jax.random.key(1), KEYS)[:4], batched, strict=True):
@@ -78,19 +78,19 @@ def test_masks_are_the_same_again_batched_compiled_and_not(kind):
     assert KINDS[kind] == ("rectangle", "patch")[kind]
 
 
-def test_another_seed_cuts_other_patches():
+def test_another_seed_gives_other_patches():
     other = mask_maker(HEAD, seed=1, count=24)
     assert np.abs(np.asarray(other.fields) - np.asarray(MAKER.fields)).max() > 0.01
 
 
-def test_what_is_turned_away_is_at_the_back():
+def test_turned_away_vertices_are_at_the_back():
     turn = jax.jit(jax.vmap(turned_away, in_axes=(None, 0)))
     turned = np.asarray(turn(MAKER, jax.random.split(jax.random.key(0), 8)))
     front, back = np.asarray(MAKER.normals)[:, 2] > 0.95, np.asarray(MAKER.normals)[:, 2] < -0.95
     assert not turned[:, front].any() and turned[:, back].all() and not turned[:, EYES].any()
 
 
-def test_of_a_mesh_without_regions_all_can_be_hidden():
+def test_mesh_masks_without_regions_can_hide_everything():
     maker = mesh_masks(np.asarray(HEAD.v_template), np.asarray(HEAD.faces), {}, count=24)
     assert maker.hideable.all()
     keys = jax.random.split(jax.random.key(1), KEYS)

@@ -1,4 +1,4 @@
-"""Errors on held-out heads while training, and pictures of completions and samples."""
+"""Errors on validation heads during training, and pictures of completions and samples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from models.mesh_vae import MeshVAE
 
 MM = 1e3
 SHARE = 0.25, 0.4
-"""Share of the vertices that is hidden, as in the paper."""
-CHUNK, SIDE, SAMPLES, PICTURED = 8, 220, 4, 4
+"""Range of the share of vertices that is hidden, as in the paper."""
+CHUNK, SIDE, SAMPLES, PICTURE_HEADS = 8, 220, 4, 4
 
 
 @dataclass(frozen=True)
 class MeshVAEEvaluator:
-    """Held-out heads with fixed masks."""
+    """Evaluates a Mesh-VAE on validation heads with fixed masks."""
 
     faces: Array
     """(F, 3)"""
@@ -33,42 +33,46 @@ class MeshVAEEvaluator:
     """(N, V) bool."""
 
     def errors(self, model: MeshVAE) -> dict[str, float]:
-        """Median distances, mm: of visible and of hidden vertices of completions; of whole heads given whole."""
-        seen, hidden, whole = [], [], []
+        """Returns median vertex distances, mm: visible and hidden vertices of completions; all vertices of
+        reconstructions of fully visible heads (`whole_mm`)."""
+        visible_errors, hidden_errors, full_errors = [], [], []
         for start in range(0, len(self.heads), CHUNK):
             part = slice(start, start + CHUNK)
             truth, visible = self.heads[part], self.visible[part]
-            filled = CHUNK - len(truth)
-            args = (np.concatenate([a, np.repeat(a[-1:], filled, axis=0)]) for a in (truth, visible))
-            completed, kept = (np.asarray(a)[: len(truth)] for a in _complete(model, *map(jnp.asarray, args)))
+            padding = CHUNK - len(truth)
+            args = (np.concatenate([a, np.repeat(a[-1:], padding, axis=0)]) for a in (truth, visible))
+            completed, reconstructed = (np.asarray(a)[: len(truth)] for a in _complete(model, *map(jnp.asarray, args)))
             error = MM * np.linalg.norm(completed - truth, axis=-1)
-            seen.append(error[visible])
-            hidden.append(error[~visible])
-            whole.append(MM * np.linalg.norm(kept - truth, axis=-1).ravel())
+            visible_errors.append(error[visible])
+            hidden_errors.append(error[~visible])
+            full_errors.append(MM * np.linalg.norm(reconstructed - truth, axis=-1).ravel())
         names = ("visible_mm", "hidden_mm", "whole_mm")
         return {
-            name: float(np.median(np.concatenate(found)))
-            for name, found in zip(names, (seen, hidden, whole), strict=True)
+            name: float(np.median(np.concatenate(errors)))
+            for name, errors in zip(names, (visible_errors, hidden_errors, full_errors), strict=True)
         }
 
     def picture(self, model: MeshVAE) -> np.ndarray:
-        """A row per head: the truth, what is visible of it, the completion, and samples. (H, W, 3) uint8."""
+        """Returns a picture (H, W, 3) uint8, a row per head: the truth, its visible part, the completion, samples."""
         middle, faces = self.heads.mean(axis=0), np.asarray(self.faces)
         view = View(1.2 / float(np.ptp(middle[:, 1])), tuple(middle.mean(axis=0)), (0.44, 0.55), yaw=0.3)
         rows = []
-        for row, place in enumerate(evenly_spaced(len(self.heads), PICTURED)):
-            truth, visible = self.heads[place], self.visible[place]
+        for row, index in enumerate(evenly_spaced(len(self.heads), PICTURE_HEADS)):
+            truth, visible = self.heads[index], self.visible[index]
             draws = _sample(model, jnp.asarray(truth), jnp.asarray(visible), jax.random.key(row))
-            shown = clay_pictures(faces, np.concatenate([truth[None], draws]), side=2 * SIDE, view=view)
+            pictures = clay_pictures(faces, np.concatenate([truth[None], draws]), side=2 * SIDE, view=view)
             # Triangles without an area are not drawn.
-            seen = np.where(visible[faces].all(axis=1, keepdims=True), faces, 0)
-            rows.append([shown[0], clay_pictures(seen, truth[None], side=2 * SIDE, view=view)[0], *shown[1:]])
-        # Four pixels for each, so that edges are smooth.
+            visible_faces = np.where(visible[faces].all(axis=1, keepdims=True), faces, 0)
+            visible_part = clay_pictures(visible_faces, truth[None], side=2 * SIDE, view=view)[0]
+            rows.append([pictures[0], visible_part, *pictures[1:]])
+        # Drawn at twice the size and reduced, for smooth edges.
         return np.asarray(Image.fromarray(np.concatenate([np.concatenate(cells, axis=1) for cells in rows])).reduce(2))
 
 
-def judge_of(faces: np.ndarray, heads: np.ndarray, masks: MaskMaker, count: int, seed: int = 0) -> MeshVAEEvaluator:
-    """`count` heads (N, V, 3), evenly spaced, rectangles and patches in turn."""
+def mesh_vae_evaluator(
+    faces: np.ndarray, heads: np.ndarray, masks: MaskMaker, count: int, seed: int = 0
+) -> MeshVAEEvaluator:  # fmt: skip
+    """Returns an evaluator on `count` evenly spaced heads of (N, V, 3), masked by rectangles and patches in turn."""
     index = evenly_spaced(len(heads), count)
     keys = jax.random.split(jax.random.key(seed), len(index))
     return MeshVAEEvaluator(jnp.asarray(faces), heads[index], ~np.asarray(_masks(masks, keys)))
