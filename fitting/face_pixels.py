@@ -72,7 +72,7 @@ def vertex_spread_factors(head: HeadModel) -> Array:
 
 def render_face_maps(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
     """Render the maps of one head at (size, size)."""
-    verts = vertices(head, geometry.head_params())
+    verts = vertices(head, geometry.params())
     screen = geometry.camera(size).project(verts)
     fragments = rasterize(screen, head.faces, (size, size), perspective=False, cull=True)
     face_index = fragments.face_index

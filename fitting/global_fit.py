@@ -113,7 +113,7 @@ def _make_fit(
     fitted = jax.tree.map(
         lambda leaf, mean: jnp.where(converged & enough_landmarks, leaf, mean), iterate.params, fallback
     )
-    params, camera = fitted.geometry.head_params(), fitted.geometry.camera(side)
+    params, camera = fitted.geometry.params(), fitted.geometry.camera(side)
     verts = vertices(head, params)
     points = landmarks_from_vertices(head, verts, params)
     nme = _normalised_error(camera.project(points)[:, :2], observation.landmarks, weights)

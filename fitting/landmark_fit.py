@@ -35,7 +35,7 @@ START_YAWS = (0.0, -0.7, 0.7)
 class Geometry:
     """Shape, pose and camera of one photo's head, as the optimisers vary them.
 
-    A fit estimates these from landmarks. `FitParams` adds texture and light, `head_params` and `camera` convert to the
+    A fit estimates these from landmarks. `FitParams` adds texture and light, `params` and `camera` convert to the
     `HeadParams` and the camera of the resulting `Fit`.
     """
 
@@ -59,7 +59,7 @@ class Geometry:
         """Return the frontal mean head, with scale 1 and translation 0."""
         return cls(*(jnp.zeros(shape) for shape in (3, (), 2, 3, head.num_betas, head.num_expression, 2)))
 
-    def head_params(self) -> HeadParams:
+    def params(self) -> HeadParams:
         """Return the parameters of the head model; neck pose and `transl` are zero."""
         zero = jnp.zeros(3)
         gaze = jnp.concatenate([self.eyes, jnp.zeros(1)])
@@ -67,12 +67,12 @@ class Geometry:
 
     def project_landmarks(self, head: HeadModel) -> Array:
         """Project the head's landmarks to the photo: (68, 2), in crop sides."""
-        return self.camera(1.0).project(landmarks(head, self.head_params()))[..., :2]
+        return self.camera(1.0).project(landmarks(head, self.params()))[..., :2]
 
     def project_dense_landmarks(self, head: HeadModel) -> Array:
         """Project the dense landmarks of a head that has them: (468, 2), in crop sides."""
         assert head.dense is not None
-        return self.camera(1.0).project(dense_landmarks(head, head.dense, self.head_params()))[..., :2]
+        return self.camera(1.0).project(dense_landmarks(head, head.dense, self.params()))[..., :2]
 
     def camera(self, side: float) -> OrthographicCamera:
         """Return the camera onto an image of `side` pixels."""
@@ -209,7 +209,7 @@ def _fit_geometry(model: FitModel, start: Geometry, targets: Targets, config: Fi
 def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig) -> Geometry:
     """Fit rotation, scale and translation of the mean head from several yaws, and return the best result."""
     mean_head = Geometry.zeros(head)
-    points, root = landmarks(head, mean_head.head_params()), head.joint_template[0]
+    points, root = landmarks(head, mean_head.params()), head.joint_template[0]
 
     def residuals(rigid: Array) -> tuple[Array, Array]:
         rotated = jnp.matmul(points - root[None], rotation_matrix(rigid[:3]).T) + root[None]

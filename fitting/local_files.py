@@ -1,4 +1,4 @@
-"""Read and write local models: one versioned `.npz` without pickles, of half-precision unit vectors and their scales."""
+"""Read and write local models: a versioned `.npz` without pickles, of half-precision unit vectors and their scales."""
 
 import io
 import os

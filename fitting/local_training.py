@@ -128,7 +128,7 @@ def train_local_model(
     model; a nonzero mean becomes part of the first components.
 
     Args:
-      residuals: result of the function `residuals` for the same config.
+      residuals: those that the function `residuals` returns for the same config.
       provenance: strings to store in the file, such as the source of the scans.
       advance: called after each region, for progress bars.
     """

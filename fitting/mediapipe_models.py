@@ -50,7 +50,7 @@ def decode_detections(regressors: np.ndarray, logits: np.ndarray, anchors: np.nd
 
 
 class MediaPipeModels:
-    """Lazily interpreters interpreters, one set per thread: an interpreter stores its input, so threads must not share it."""
+    """Interpreters, loaded when first used. Each thread has its own, since an interpreter stores its input."""
 
     def __init__(self, folder: str | os.PathLike = ASSETS, num_threads: int = 1):
         self.folder = Path(folder)

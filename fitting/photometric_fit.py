@@ -67,13 +67,13 @@ class PhotoData:
 
 def visible_triangles(head: HeadModel, geometry: Geometry, size: int) -> Array:
     """Return the index of the triangle visible at each pixel, -1 where empty: (size, size) int32."""
-    screen = geometry.camera(size).project(vertices(head, geometry.head_params()))
+    screen = geometry.camera(size).project(vertices(head, geometry.params()))
     return rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
 
 
 def visible_surface(head: HeadModel, params: FitParams, face_index: Array, size: int) -> tuple[Array, Array]:
     """Return albedo and normals (size, size, 3) of one photo's head at fixed visibility (size, size)."""
-    verts = vertices(head, params.geometry.head_params())
+    verts = vertices(head, params.geometry.params())
     screen = params.geometry.camera(size).project(verts)
     return surface(head, verts, screen, face_index, params.texture)
 
