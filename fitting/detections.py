@@ -61,7 +61,7 @@ def find_faces(
     """
     faces: list[Detection] = []
     for regions, tiled in _search_rounds(*pyramid.size, tiles):
-        # A good score ends the search of the whole photo; only a high presence spares the tiles.
+        # A good score ends the search of the whole photo; tiles are skipped only for a high presence.
         confident = (d.presence >= CONFIDENT_PRESENCE if tiled else d.score >= CONFIDENT_SCORE for d in faces)
         if not thorough and any(confident):
             break

@@ -13,7 +13,7 @@ from flax import nnx
 
 import flamejax
 from experiments.datasets.renders import exact_observation
-from fitting.fit_model import bare
+from fitting.fit_model import without_local_models
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadParams
 from flamejax.types import Fit
@@ -48,7 +48,7 @@ def small_head():
 
 @functools.cache
 def small_model():
-    return bare(small_head())
+    return without_local_models(small_head())
 
 
 @functools.cache
