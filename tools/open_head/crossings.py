@@ -57,7 +57,7 @@ def _pierces(source: np.ndarray, target: np.ndarray) -> np.ndarray:
         before = ((start - target[:, 0]) * normal).sum(axis=-1)
         after = ((end - target[:, 0]) * normal).sum(axis=-1)
         inside = before * after < 0
-        intersection = start + (before / np.intersection(inside, before - after, 1.0))[:, None] * (end - start)
+        intersection = start + (before / np.where(inside, before - after, 1.0))[:, None] * (end - start)
         for j in range(3):
             along = target[:, (j + 1) % 3] - target[:, j]
             inside &= (np.cross(along, intersection - target[:, j]) * normal).sum(axis=-1) >= 0
