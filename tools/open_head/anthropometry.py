@@ -100,7 +100,8 @@ def compare(asset: dict, people: int = 2000, seed: int = 7) -> dict:
         correlations.append({"of": a, "with": b, "expected": "+", "ours": round(float(value), 2)})
     for k, name in enumerate(NAMES):
         value = np.mean([np.corrcoef(measured[s][:, k], age)[0, 1] for s, age in zip(SEXES, ages, strict=True)])
-        correlations.append({"of": name, "with": "age", "expected": "+" if name in AGEING else "", "ours": round(value, 2)})
+        expected = "+" if name in AGEING else ""
+        correlations.append({"of": name, "with": "age", "expected": expected, "ours": round(value, 2)})
     return {"table": rows, "correlations": correlations}
 
 

@@ -15,7 +15,7 @@ from tools.open_head.surface import MeanHeadSurface
 
 # Two parts of a path can be equally far out, which makes the point jump as the head turns. So the points' depth is
 # averaged over neighbouring yaws (degrees), at a cost of a fraction of a millimetre in the image.
-SMOOTHING_KERNEL = np.array([1.0, 2, 3, 4, 5, 4, 3, 2, 1])
+SMOOTHING_KERNEL = np.array([1.0, 2, 3, 4, 5, 4, 3, 2, 1]) / 25
 
 
 def jaw_limits(surface: MeanHeadSurface, ears: np.ndarray, lip_bottom_y: float) -> dict[str, float]:
@@ -81,7 +81,9 @@ def outermost(points: np.ndarray, angle: float, yaw: float) -> int:
     return int(np.argmax(-side * x - down * points[:, 1]))
 
 
-def place_contour_landmarks(surface: MeanHeadSurface, head: Head, ears: np.ndarray, measures: dict, lip_bottom_y: float):
+def place_contour_landmarks(
+    surface: MeanHeadSurface, head: Head, ears: np.ndarray, measures: dict, lip_bottom_y: float
+) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Return the tables `face` (79,17) int32 and `barycentric` (79,17,3) float32, and the `jaw_limits`."""
     limit = jaw_limits(surface, ears, lip_bottom_y)
     middle_y = measures["subnasale_y"]
@@ -113,7 +115,7 @@ def place_contour_landmarks(surface: MeanHeadSurface, head: Head, ears: np.ndarr
     for k, angle in enumerate(landmark_angles):  # the right half of the face and the chin; the left is mirrored
         faces, weights, points = paths.at(angle)
         depth = np.array([points[outermost(points, angle, float(yaw)), 2] for yaw in yaws])
-        depth = np.convolve(np.pad(depth, len(SMOOTHING_KERNEL) // 2, mode="edge"), SMOOTHING_KERNEL / SMOOTHING_KERNEL.sum(), "valid")
+        depth = np.convolve(np.pad(depth, len(SMOOTHING_KERNEL) // 2, mode="edge"), SMOOTHING_KERNEL, "valid")
         for yaw, z in zip(yaws, depth, strict=True):
             # the outermost of the path's points near that depth, since the path may pass it twice
             near = np.where(np.abs(points[:, 2] - z) < np.abs(points[:, 2] - z).min() + 0.0008)[0]

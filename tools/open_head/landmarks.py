@@ -62,7 +62,9 @@ def place_lid_points(surface: MeanHeadSurface, head: Head, out: LandmarkPoints) 
     return rings
 
 
-def place_on_path(out: LandmarkPoints, surface: MeanHeadSurface, path: np.ndarray, fractions: list[float], numbers) -> None:
+def place_on_path(
+    out: LandmarkPoints, surface: MeanHeadSurface, path: np.ndarray, fractions: list[float], numbers
+) -> None:
     """Place landmarks at arc-length fractions of a vertex path."""
     for number, (a, b, t) in zip(numbers, arc_points(surface.vertices[path], fractions), strict=True):
         out.items[number] = face_of_edge(surface, int(path[a]), int(path[b]), t)

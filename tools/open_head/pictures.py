@@ -152,13 +152,14 @@ def motion(studio: HeadStudio) -> Image.Image:
     jaw[5] = [np.deg2rad(4), np.deg2rad(7), 0]
     names = [f"open {angle} deg" for angle in opened[:5]] + ["4 deg, left 7 deg"]
     posed = heads(head, 6, jaw_pose=jaw)
+    front, slanted = StudioView(TILE), StudioView(TILE, yaw=60)
     parts = [headline(width, "Jaw")]
-    parts += [grid(studio.render(posed, StudioView(TILE)), 6, names), grid(studio.render(posed, StudioView(TILE, yaw=60)), 6)]
+    parts += [grid(studio.render(posed, front), 6, names), grid(studio.render(posed, slanted), 6)]
     turns = np.deg2rad([[0, -40, 0], [0, 40, 0], [-25, 0, 0], [25, 0, 0], [0, 0, -25], [0, 0, 25]])
     names = ["turn -40 deg", "turn +40 deg", "nod -25 deg", "nod +25 deg", "tilt -25 deg", "tilt +25 deg"]
     posed = heads(head, 6, neck_pose=turns)
     parts += [headline(width, "Neck")]
-    parts += [grid(studio.render(posed, StudioView(TILE)), 6, names), grid(studio.render(posed, StudioView(TILE, yaw=60)), 6)]
+    parts += [grid(studio.render(posed, front), 6, names), grid(studio.render(posed, slanted), 6)]
     return stack(parts)
 
 

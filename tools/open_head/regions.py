@@ -58,7 +58,9 @@ def _inside(x: np.ndarray, y: np.ndarray, centre: np.ndarray, axes: tuple[float,
     return ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2 < 1
 
 
-def build_regions(source: Source, head: Head, surface: MeanHeadSurface, measures: dict, limit: dict) -> dict[str, np.ndarray]:
+def build_regions(
+    source: Source, head: Head, surface: MeanHeadSurface, measures: dict, limit: dict
+) -> dict[str, np.ndarray]:
     """Return masks (V,) by name. The inside of the mouth belongs to the neck, so that `face` is skin only."""
     v = surface.vertices
     x, y, z = v.T

@@ -162,7 +162,7 @@ def _shade(
     style: Array,
     size: tuple[int, int],
 ) -> Array:
-    """Render at `size`: verts (B, V, 3), texture (B, Ht, Wt, 3), paint (B, V, 4), style (flat, wire) -> (B, *size, 3)."""
+    """Render heads: verts (B, V, 3), texture (B, Ht, Wt, 3), paint (B, V, 4), style (flat, wire) -> (B, *size, 3)."""
     screen = camera.project(verts)
     fragments = rasterize(screen, head.faces, size, perspective=False, cull=True)
     light = studio_light()

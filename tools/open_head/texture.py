@@ -251,7 +251,9 @@ def paint(rng: np.random.Generator, m: SkinMaps, bank: list[np.ndarray], ball_ra
     return np.clip(colour, 0, 1).astype(np.float32)
 
 
-def build_albedo(maps: SkinMaps, fine: TexelCoverage, ball_radius: float, config: AlbedoConfig = AlbedoConfig()) -> dict:
+def build_albedo(
+    maps: SkinMaps, fine: TexelCoverage, ball_radius: float, config: AlbedoConfig = AlbedoConfig()
+) -> dict:
     """Return `mean` uint8 (256,256,3), `basis` int8 (C,256,256,3), `scale` float32 (C,), share of variance explained.
 
     People are painted at the resolution of `fine` (a multiple of 256) and downsampled.
