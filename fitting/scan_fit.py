@@ -268,6 +268,7 @@ def _product(first: Array, second: Array) -> Array:
 
 
 def _head_params(head: HeadModel, params: _ScanParams) -> HeadParams:
+    orient, neck, jaw, left_eye, right_eye = axis_angle(params.rotations)
     translation = _translation(params, shaped_joints(head, params.coefficients))
     betas, expression = jnp.split(params.coefficients, [head.num_betas])
-    return HeadParams(betas, expression, *axis_angle(params.rotations), translation)
+    return HeadParams(betas, expression, orient, neck, jaw, left_eye, right_eye, translation)
