@@ -1,14 +1,14 @@
-"""Observing photos and fitting heads to them (Diverse3DFace, Algorithm 1).
+"""Observe photos and fit heads to them (Diverse3DFace, Algorithm 1).
 
-`observe` turns photos into an `Observation`, `prepare` makes a head ready, and `fit` fits it. `FaceDetector` is what a
-detector of your own has to offer; `load_detector` finds one by name. `fit_scans` fits registered meshes, and
-`train_local_model` makes local models of them.
+`observe` turns photos into an `Observation`, `prepare` turns a head model into a `FitModel`, and `fit` fits it. A face
+detector of your own implements the protocol `FaceDetector`; `load_detector` loads one by name. `fit_scans` fits
+registered meshes, and `train_local_model` trains local models on them.
 """
 # ruff: noqa: E402
 
 from flamejax._shadow import check_packages
 
-check_packages("models")  # before anything of theirs is imported
+check_packages("models")  # before anything is imported from it
 
 from fitting._least_squares import huber_energy, least_squares
 from fitting._load_detector import DetectorError, load_detector

@@ -1,4 +1,4 @@
-"""From a photo to `Observation`s: find the faces (or take the caller's word), crop, and carry everything along."""
+"""Turn photos into `Observation`s: detect the faces, or take the caller's landmarks or boxes, and crop."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from flamejax.io.images import check_image
 from flamejax.types import Observation, stack
 
 DENSE = 468
-"""Points of MediaPipe's face mesh."""
-CROP_SCALE = 1.6
+"""Number of points of MediaPipe's face mesh."""
+CROP_SCALE = 1.6  # side of the crop over the longer side of the face's box
 NUM_LANDMARKS = 68
-MIN_PRESENCE = 0.1  # full profiles score about 0.5, walls and fabrics that fooled the detector below 0.05
+MIN_PRESENCE = 0.1  # full profiles score about 0.5, false detections on walls and fabrics below 0.05
 MIN_FACE = 4.0  # photo pixels
-HELP = "Give --landmarks (68 points) or --boxes for this photo, or a larger, more frontal view."
+REMEDY = "Give --landmarks (68 points) or --boxes for this photo, or a larger, more frontal view."
 
 
 class NoFaceError(ValueError):
-    """No usable face in a photo; the message says why and what to do."""
+    """A photo has no usable face; the message says why and what to do."""
 
 
 def observe_photo(
@@ -39,7 +39,7 @@ def observe_photo(
     size: int = 256,
     all_faces: bool = False,
 ) -> list[Observation]:
-    """The faces of one photo as crops ready to fit, largest first.
+    """Return the faces of one photo as crops ready to fit, largest first.
 
     The crop is a square of 1.6 times the longer side of the face's box. Landmarks beyond the photo, and detected ones
     under `occlusion_mask`, get confidence 0.
@@ -47,19 +47,19 @@ def observe_photo(
     Args:
         image: (H, W, 3) float32 RGB in [0, 1] (`load_image`), or uint8.
         landmarks: (68, 2) iBUG points in photo pixels, or (68, 3) with a confidence in [0, 1]; a row with NaN is
-            missing. No detector is run then.
+            missing. No detector is run if they are given.
         occlusion_mask: (H, W) 1 = hidden.
         face_mask: (H, W) 1 = face.
-        box: x0, y0, x1, y1 photo pixels of the face to take; also sets the crop.
-        detector: `LiteRTDetector()` unless given. Pass one when there are many photos: loading it takes time.
+        box: x0, y0, x1, y1 photo pixels of the chosen face; also sets the crop.
+        detector: `LiteRTDetector()` by default. Pass one when there are many photos: loading it takes time.
         size: side of the crop, pixels.
-        all_faces: all faces rather than the largest. Landmarks or a box mean one face.
+        all_faces: return all faces rather than the largest. Landmarks or a box select one face.
 
     Returns:
         One or more observations without leading axes.
 
     Raises:
-        NoFaceError: no face was found, or what was given holds none.
+        NoFaceError: no face was detected, or the given landmarks or box hold none.
         ValueError: arguments of the wrong shape or range.
     """
     image = check_image(image)
@@ -70,9 +70,9 @@ def observe_photo(
     if landmarks is not None:
         faces = [(*_check_landmarks(landmarks), None)]
     else:
-        found = _find(image, box, LiteRTDetector() if detector is None else detector, all_faces)
-        faces = [(f.points, _unless_hidden(f.points, f.confidence, occlusion_mask), f.mesh) for f in found]
-    return [_observation(image, *face, box, occlusion_mask, face_mask, size) for face in faces]
+        detected = _detect_landmarks(image, box, LiteRTDetector() if detector is None else detector, all_faces)
+        faces = [(f.points, _mask_confidence(f.points, f.confidence, occlusion_mask), f.mesh) for f in detected]
+    return [_crop_face(image, *face, box, occlusion_mask, face_mask, size) for face in faces]
 
 
 def observe(
@@ -85,30 +85,29 @@ def observe(
     detector: FaceDetector | None = None,
     size: int = 256,
 ) -> Observation:
-    """The largest face of each photo, stacked along a leading axis; the arguments are those of `observe_photo`.
+    """Return the largest face of each photo, stacked along a leading axis; the arguments are those of `observe_photo`.
 
     Raises:
-        NoFaceError: a photo has no face; the message gives its place in the batch.
+        NoFaceError: a photo has no face; the message gives its index in the batch.
         ValueError: as `observe_photo`, or sequences of different lengths.
     """
-    number = len(images)
-    extras = {"landmarks": landmarks, "occlusion_mask": occlusion_masks, "face_mask": face_masks, "box": boxes}
-    for name, values in extras.items():
-        if values is not None and len(values) != number:
-            raise ValueError(f"{len(values)} values of {name} were given for {number} photos.")
+    options = {"landmarks": landmarks, "occlusion_mask": occlusion_masks, "face_mask": face_masks, "box": boxes}
+    for name, values in options.items():
+        if values is not None and len(values) != len(images):
+            raise ValueError(f"{len(values)} values of {name} were given for {len(images)} photos.")
     detector = LiteRTDetector() if detector is None else detector
     observations = []
     for i, image in enumerate(images):
-        own: dict[str, Any] = {name: None if values is None else values[i] for name, values in extras.items()}
+        given: dict[str, Any] = {name: None if values is None else values[i] for name, values in options.items()}
         try:
-            observations += observe_photo(image, **own, detector=detector, size=size)
+            observations += observe_photo(image, **given, detector=detector, size=size)
         except NoFaceError as error:
             raise NoFaceError(f"photo {i}: {error}") from error
     return stack(observations)
 
 
 def crop_transform(box: np.ndarray, size: int) -> CropTransform:
-    """The square crop of `size` pixels round a face box (4,) of the photo, with its margin."""
+    """Return the square crop of `size` pixels round a face box (4,) of the photo, with a margin of `CROP_SCALE`."""
     scale = size / (CROP_SCALE * float(max(box[2:] - box[:2])))
     offset = size / 2 - scale * (box[:2] + box[2:]) / 2
     return CropTransform(jnp.asarray(scale, jnp.float32), jnp.asarray(offset, jnp.float32))
@@ -139,33 +138,35 @@ def crop_image(image: np.ndarray, crop: CropTransform, size: int) -> np.ndarray:
     return np.stack(resized, axis=-1).reshape(size, size, *image.shape[2:])
 
 
-def _find(image: np.ndarray, box: np.ndarray | None, detector: FaceDetector, all_faces: bool) -> list[FaceLandmarks]:
-    """The detector's faces: the one in the box, or those of the photo, as many as are asked for."""
+def _detect_landmarks(
+    image: np.ndarray, box: np.ndarray | None, detector: FaceDetector, all_faces: bool
+) -> list[FaceLandmarks]:
+    """Return the landmarks of the face in the box, or of the photo's largest face, or of all its faces."""
     candidates: Sequence[Any] = [box] if box is not None else detector.detect(image, all_faces=all_faces)
     if not candidates:
-        raise NoFaceError(f"no face was found. {HELP}")
-    found = []
+        raise NoFaceError(f"no face was found. {REMEDY}")
+    faces = []
     for candidate in candidates:
-        face = _checked(detector, detector.landmarks(image, candidate))
+        face = detector.landmarks(image, candidate)
+        _check_landmark_shapes(detector, face)
         if face.presence >= MIN_PRESENCE:
-            found.append(face)
+            faces.append(face)
             if not all_faces:
                 break
-    if not found:
-        where = "in the photo" if box is None else "in the given box"
-        raise NoFaceError(f"something like a face was seen {where}, but a closer look found none. {HELP}")
-    return found
+    if not faces:
+        place = "in the photo" if box is None else "in the given box"
+        raise NoFaceError(f"something like a face was seen {place}, but a closer look found none. {REMEDY}")
+    return faces
 
 
-def _checked(detector: FaceDetector, face: FaceLandmarks) -> FaceLandmarks:
-    """What a detector gave. Raises: ValueError, it is of another shape."""
+def _check_landmark_shapes(detector: FaceDetector, face: FaceLandmarks) -> None:
+    """Raises: ValueError if a detector returned arrays of wrong shape."""
     shapes: dict[str, tuple[int, ...]] = {"points": (NUM_LANDMARKS, 2), "confidence": (NUM_LANDMARKS,)}
     for name, shape in (shapes if face.mesh is None else {**shapes, "mesh": (DENSE, 3)}).items():
         check_shape(f"{name} of {type(detector).__name__}.landmarks", getattr(face, name), *shape, batched=False)
-    return face
 
 
-def _observation(
+def _crop_face(
     image: np.ndarray,
     points: np.ndarray,
     confidence: np.ndarray,
@@ -175,23 +176,23 @@ def _observation(
     face_mask: np.ndarray | None,
     size: int,
 ) -> Observation:
-    """One face, cropped."""
+    """Return the observation of one face."""
     height, width = image.shape[:2]
     present = np.isfinite(points).all(axis=-1)
     if box is None:
         box = np.concatenate([points[present].min(axis=0), points[present].max(axis=0)]).astype(np.float64)
         if max(box[2:] - box[:2]) < MIN_FACE:
             raise NoFaceError(
-                f"the landmarks span less than {MIN_FACE:g} px. Are they in pixels of the full photo? {HELP}"
+                f"the landmarks span less than {MIN_FACE:g} px. Are they in pixels of the full photo? {REMEDY}"
             )
     inside = present & (points >= 0).all(axis=-1) & (points <= (width, height)).all(axis=-1)
     if not inside.any():
-        raise NoFaceError(f"all landmarks lie outside the photo. Are they in pixels of the full photo? {HELP}")
+        raise NoFaceError(f"all landmarks lie outside the photo. Are they in pixels of the full photo? {REMEDY}")
     crop = crop_transform(box, size)
     hidden = None if occlusion_mask is None else crop_image(occlusion_mask, crop, size)
     face = None if face_mask is None else crop_image(face_mask, crop, size)
     confidence = np.where(inside, confidence, 0.0)
-    dense = None if mesh is None else (mesh[:, :2], _nearby_confidence(mesh[:, :2], points, confidence))
+    dense = None if mesh is None else (mesh[:, :2], _dense_confidence(mesh[:, :2], points, confidence))
     return observation_in(crop, image, size, (points, confidence), dense, hidden, face)
 
 
@@ -204,54 +205,54 @@ def observation_in(
     hidden: np.ndarray | None = None,
     face: np.ndarray | None = None,
 ) -> Observation:
-    """What is seen of a photo in a crop of it.
+    """Return the observation of one crop of a photo.
 
     Args:
         image: (H, W, 3) float32 RGB in [0, 1].
         size: S.
         landmarks: (68, 2) photo pixels, NaN rows where missing, and confidence (68,).
-        dense: (468, 2) photo pixels and confidence (468,), as `landmarks`; none are known when left out.
-        hidden: (S, S) of the crop, 1 = hidden; what lies beyond the photo is added.
-        face: (S, S) of the crop, 1 = face; what lies beyond the photo is taken away. All of it when left out.
+        dense: (468, 2) photo pixels and confidence (468,), as `landmarks`; unknown when left out.
+        hidden: (S, S) of the crop, 1 = hidden; the area beyond the photo is added.
+        face: (S, S) of the crop, 1 = face; the area beyond the photo is removed. The whole crop when left out.
     """
-    within = _inside_photo(crop, size, (image.shape[0], image.shape[1]))
-    points = [_in_crop(crop, each[0]) for each in (landmarks, dense) if each is not None]
-    nothing = np.zeros((size, size), np.float32)
+    in_photo = _photo_mask(crop, size, (image.shape[0], image.shape[1]))
+    points = [_to_crop_pixels(crop, each[0]) for each in (landmarks, dense) if each is not None]
+    hidden = np.zeros((size, size), np.float32) if hidden is None else hidden
     return Observation(
         image=jnp.asarray(crop_image(image, crop, size)),
         landmarks=points[0],
         confidence=jnp.asarray(landmarks[1], jnp.float32),
         dense_landmarks=jnp.zeros((DENSE, 2)) if dense is None else points[1],
         dense_confidence=jnp.zeros(DENSE) if dense is None else jnp.asarray(dense[1], jnp.float32),
-        face_mask=jnp.asarray(within if face is None else face * within),
-        occlusion_mask=jnp.asarray(np.maximum(nothing if hidden is None else hidden, 1.0 - within)),
+        face_mask=jnp.asarray(in_photo if face is None else face * in_photo),
+        occlusion_mask=jnp.asarray(np.maximum(hidden, 1.0 - in_photo)),
         crop=crop,
     )
 
 
-def _in_crop(crop: CropTransform, points: np.ndarray) -> jnp.ndarray:
-    """Photo pixels (N, 2) as crop pixels; 0 for rows that are not finite."""
+def _to_crop_pixels(crop: CropTransform, points: np.ndarray) -> jnp.ndarray:
+    """Convert photo pixels (N, 2) to crop pixels; rows that are not finite become 0."""
     present = np.isfinite(points).all(axis=-1, keepdims=True)
-    moved = float(crop.scale) * np.where(present, points, 0.0) + np.asarray(crop.offset)
-    return jnp.asarray(np.where(present, moved, 0.0), jnp.float32)
+    transformed = float(crop.scale) * np.where(present, points, 0.0) + np.asarray(crop.offset)
+    return jnp.asarray(np.where(present, transformed, 0.0), jnp.float32)
 
 
-def _nearby_confidence(mesh: np.ndarray, points: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """(468,): each dense point is as sure as the three nearest of the 68, whose jitter is calibrated."""
+def _dense_confidence(mesh: np.ndarray, points: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """(468,): a dense point has the mean confidence of its three nearest of the 68, whose jitter is calibrated."""
     distance = np.linalg.norm(mesh[:, None] - points[None], axis=-1)
     nearest = np.argsort(distance, axis=1)[:, :3]
     return confidence[nearest].mean(axis=1)
 
 
-def _inside_photo(crop: CropTransform, size: int, extent: tuple[int, int]) -> np.ndarray:
+def _photo_mask(crop: CropTransform, size: int, extent: tuple[int, int]) -> np.ndarray:
     """(size, size) float32: 1 where a crop pixel's centre lies in the photo."""
     centres = ((np.arange(size) + 0.5)[:, None] - np.asarray(crop.offset, np.float64)) / float(crop.scale)
     x, y = (centres >= 0).T & (centres <= (extent[1], extent[0])).T
     return (y[:, None] & x[None, :]).astype(np.float32)
 
 
-def _unless_hidden(points: np.ndarray, confidence: np.ndarray, occlusion_mask: np.ndarray | None) -> np.ndarray:
-    """Confidence (68,), 0 under the mask: a detector invents landmarks there, however stable."""
+def _mask_confidence(points: np.ndarray, confidence: np.ndarray, occlusion_mask: np.ndarray | None) -> np.ndarray:
+    """Confidence (68,), 0 under the mask: there a detector's landmarks are guesses, however stable."""
     if occlusion_mask is None:
         return confidence
     height, width = occlusion_mask.shape
@@ -260,7 +261,7 @@ def _unless_hidden(points: np.ndarray, confidence: np.ndarray, occlusion_mask: n
 
 
 def _check_landmarks(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A caller's landmarks as points (68, 2) with NaN rows where missing, and confidence (68,)."""
+    """Return a caller's landmarks as points (68, 2), with NaN rows where missing, and confidence (68,)."""
     landmarks = np.asarray(landmarks, np.float64)
     if landmarks.shape not in ((NUM_LANDMARKS, 2), (NUM_LANDMARKS, 3)):
         raise ValueError(f"landmarks of shape (68, 2) or (68, 3) are needed, not {landmarks.shape}.")
@@ -268,7 +269,7 @@ def _check_landmarks(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("landmarks hold infinite values; use NaN for missing points.")
     missing = np.isnan(landmarks).any(axis=-1)
     if (~missing).sum() < 3:
-        raise NoFaceError("fewer than 3 landmarks are present. " + HELP)
+        raise NoFaceError("fewer than 3 landmarks are present. " + REMEDY)
     points = np.where(missing[:, None], np.nan, landmarks[:, :2])
     confidence = np.ones(NUM_LANDMARKS) if landmarks.shape[1] == 2 else landmarks[:, 2]
     confidence = np.where(missing, 0.0, confidence)
@@ -296,7 +297,7 @@ def _check_mask(mask: np.ndarray | None, name: str, extent: tuple[int, int]) -> 
     if mask is None:
         return None
     mask = np.asarray(mask, np.float32)
-    check_shape(name, mask, *extent, batched=False)  # the photo's
+    check_shape(name, mask, *extent, batched=False)
     if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
         raise ValueError(f"{name} must hold values in [0, 1].")
     return mask

@@ -1,4 +1,4 @@
-"""Light and albedo: rendering at known visibility, and the light that explains a photo best."""
+"""Albedo and normals at the pixels for fixed visibility, and light estimated from a photo by least squares."""
 
 from collections.abc import Sequence
 
@@ -10,41 +10,41 @@ from flamejax.head import HeadModel, HeadParams, landmarks
 from flamejax.rendering import Fragments, ambient_light, fragment_geometry, interpolate, sample_texture, sh_basis, shade
 
 BAND_SIGMA = (1.0, 0.8, 0.8, 0.8, 0.25, 0.25, 0.25, 0.25, 0.25)
-"""Prior of the light's bands around ambient light: where little skin is seen, high bands must not run away."""
+"""Prior deviation of the light's bands from ambient light: with little visible skin, high bands must stay bounded."""
 TINT_SIGMA = 0.15
-"""Prior of a channel's deviation from the mean over channels, in units of `BAND_SIGMA`: light is near white."""
+"""Prior deviation of a channel from the mean over channels, in units of `BAND_SIGMA`: light is near white."""
 LIGHT_RIDGE = 0.001
-"""Weight of that prior beside one pixel's colour in the least-squares start."""
+"""Weight of the prior relative to one pixel's colour in `estimate_light`."""
 ROBUST_ROUNDS = (8.0, 4.0, 2.0, 1.0, 1.0)
-"""Factors on the robust scale, coarse to fine: a far start would take every pixel for an outlier."""
+"""Factors on the robust scale, coarse to fine: at the fine scale every pixel would be an outlier at first."""
 SKIN_REGIONS = ("face", "forehead", "nose", "lips", "eye_region")
-"""Regions whose colours are compared; hair, neck and ears are too often something else than skin."""
+"""Regions whose colours are compared; scalp, neck and ears are often covered by something other than skin."""
 NOT_FACE_REGIONS = ("scalp", "neck", "boundary")
 
 BROWS = slice(17, 27)
 BROW_REACH = 0.009
-"""Metres. Brows differ in form and place from person to person more than the albedo basis can: their colours would pull
-the geometry."""
+"""Metres. Brows vary in shape and position more than the albedo basis can express; comparing their colours would
+distort the geometry."""
 
 
 def skin_triangles(head: HeadModel) -> Array:
     """(F,) float: 1 for triangles whose colour the photometric term compares."""
-    # Not those near a brow landmark of the mean head, or between two.
+    # Excluded: triangles near a brow landmark of the mean head, or near the middle between two.
     brows = landmarks(head, HeadParams.zeros(head))[BROWS]
     points = jnp.concatenate([brows, 0.5 * (brows[:-1] + brows[1:])[jnp.asarray([0, 1, 2, 3, 5, 6, 7, 8])]])
     squared = jnp.sum((head.v_template[:, None] - points[None]) ** 2, axis=-1)
     return region_triangles(head, SKIN_REGIONS, jnp.min(squared, axis=-1) >= BROW_REACH**2)
 
 
-def region_triangles(head: HeadModel, names: Sequence[str], among: Array | bool = True) -> Array:
-    """(F,) float: 1 for triangles whose vertices all lie in one of these regions, `among` (V,) bool, and on no scalp or
-    neck."""
+def region_triangles(head: HeadModel, names: Sequence[str], allowed: Array | bool = True) -> Array:
+    """(F,) float: 1 for triangles whose vertices are all `allowed` (V,) bool, in one of the named regions, and not in
+    `NOT_FACE_REGIONS`."""
     inside, outside = (jnp.any(jnp.stack([head.regions[n] for n in s]), axis=0) for s in (names, NOT_FACE_REGIONS))
-    return jnp.all((inside & ~outside & among)[head.faces], axis=-1).astype(jnp.float32)
+    return jnp.all((inside & ~outside & allowed)[head.faces], axis=-1).astype(jnp.float32)
 
 
 def surface(head: HeadModel, verts: Array, screen: Array, face_index: Array, texture: Array) -> tuple[Array, Array]:
-    """Albedo and normals of one head at the pixels, differentiable at fixed visibility.
+    """Return albedo and normals of one head at the pixels, differentiable at fixed visibility.
 
     verts (V, 3), screen (V, 3), face_index (H, W), texture (C,) -> albedo (H, W, 3), normals (H, W, 3).
     """
@@ -55,7 +55,7 @@ def surface(head: HeadModel, verts: Array, screen: Array, face_index: Array, tex
 
 
 def light_prior_residuals(light: Array) -> Array:
-    """Residuals of the light's prior in standard deviations: near ambient, near white. light (9, 3) -> (36,)."""
+    """Return the prior residuals of light near ambient and near white, standard deviations. light (9, 3) -> (36,)."""
     sigma = jnp.asarray(BAND_SIGMA)[:, None]
     grey = jnp.mean(light, axis=-1, keepdims=True)
     level = (grey - ambient_light()[:, :1]) / sigma
@@ -63,27 +63,27 @@ def light_prior_residuals(light: Array) -> Array:
 
 
 def estimate_light(image: Array, albedo: Array, normals: Array, weights: Array, scale: float) -> Array:
-    """Spherical-harmonics light by robust least squares (rendering is linear in it).
+    """Estimate spherical-harmonics light by robust least squares (rendering is linear in the light).
 
     Args:
       image, albedo, normals: (H, W, 3); weights: (H, W), 0 where the photo does not show skin.
-      scale: colour difference at which a pixel begins to lose its say.
+      scale: colour difference from which a pixel is downweighted as an outlier.
 
     Returns:
-      (9, 3); ambient where nothing is visible.
+      (9, 3); ambient light where nothing is visible.
     """
     basis, ambient = sh_basis(normals).reshape(-1, 9), ambient_light()
     colours, albedo = image.reshape(-1, 3), albedo.reshape(-1, 3)
     weights = weights.reshape(-1)
-    light, say = ambient, weights
+    light, robust_weights = ambient, weights
     for factor in ROBUST_ROUNDS:
         # One 9 x 9 system per colour channel.
         scaled = basis[:, None, :] * albedo[:, :, None]
-        normal = jnp.einsum("pci,pcj,p->cij", scaled, scaled, say)
-        right = jnp.einsum("pci,pc,p->ci", scaled, colours, say)
-        ridge = LIGHT_RIDGE * (jnp.sum(say) + 1.0) / jnp.asarray(BAND_SIGMA) ** 2
-        solved = jnp.linalg.solve(normal + jnp.diag(ridge)[None], (right + ridge[None] * ambient.T)[..., None])
-        light = solved[..., 0].T
+        normal = jnp.einsum("pci,pcj,p->cij", scaled, scaled, robust_weights)
+        rhs = jnp.einsum("pci,pc,p->ci", scaled, colours, robust_weights)
+        ridge = LIGHT_RIDGE * (jnp.sum(robust_weights) + 1.0) / jnp.asarray(BAND_SIGMA) ** 2
+        solution = jnp.linalg.solve(normal + jnp.diag(ridge)[None], (rhs + ridge[None] * ambient.T)[..., None])
+        light = solution[..., 0].T
         error = jnp.sum((colours - albedo * shade(normals.reshape(-1, 3), light)) ** 2, axis=-1)
-        say = weights / (1.0 + error / (factor * scale) ** 2) ** 2
+        robust_weights = weights / (1.0 + error / (factor * scale) ** 2) ** 2
     return light

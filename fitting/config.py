@@ -1,4 +1,4 @@
-"""Settings of a fit and their presets (Diverse3DFace, Algorithm 1)."""
+"""Configurations of a fit, and named presets (Diverse3DFace, Algorithm 1)."""
 
 import dataclasses
 from typing import Literal
@@ -10,9 +10,12 @@ MIN_LANDMARKS = 8
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """Algorithm 1 as we run it (preset `fast`): landmarks by second-order steps, rigid, then global; then everything,
-    local models too, by Adam on landmarks and colours. Energies are negative log densities, so that weights are noise
-    levels: landmarks in shares of the crop, colours in [0, 1], coefficients in standard deviations."""
+    """Algorithm 1 as we run it (preset `fast`).
+
+    Second-order steps fit the landmarks: first the rigid pose, then the global coefficients. Adam then fits all
+    parameters, local models included, to landmarks and colours. Energies are negative log densities, so weights are
+    noise levels: landmarks as shares of the crop's side, colours in [0, 1], coefficients in standard deviations.
+    """
 
     visible_threshold: float = VISIBLE_CONFIDENCE
     """Landmarks with a confidence at or below this are hidden (tau: 0.2 in the paper's text and in its released code,
@@ -20,22 +23,22 @@ class FitConfig:
     landmark_sigma: float = 0.008
     """Noise of the inner 51 landmarks, as a share of the crop's side (about 2 % of the outer-eye distance)."""
     contour_sigma: float = 0.03
-    """Noise of the 17 contour points, as a share of the crop's side: detectors place them differently."""
+    """Noise of the 17 contour points, as a share of the crop's side: detectors disagree about them."""
     dense_weight: float = 0.15
     """Weight of each of the 468 dense landmarks, if the head has them (`flamejax calibrate-landmarks`): their errors
-    are correlated, so each brings less than a whole observation. 0 leaves them out."""
+    are correlated, so each counts less than an independent observation. 0 leaves them out."""
     closure_sigma: float = 0.006
-    """Noise of the opening between an upper and a lower lid or lip, as a share of the crop's side: neighbours err
-    together, so it is known better than either point. 0 leaves the closure terms out."""
+    """Noise of the opening between an upper and a lower lid or lip, as a share of the crop's side. Errors of neighbours
+    are correlated, so it is known better than either point. 0 leaves the closure terms out."""
     rigid_steps: int = 12
     """Levenberg-Marquardt steps of the rigid stage: rotation, scale, translation, from three yaws; inner landmarks."""
     landmark_steps: int = 20
     """Levenberg-Marquardt steps on pose, camera and the global coefficients."""
     local_steps: int = 0
-    """Levenberg-Marquardt steps on everything, where there are local models. None by default: on validation photos they
-    brought nothing, landmarks alone say little about local shape."""
+    """Levenberg-Marquardt steps on all parameters, if there are local models. None by default: they did not help on
+    validation photos, since landmarks say little about local shape."""
     photometric_steps: int = 96
-    """Adam steps on everything; 0 leaves the geometry to the landmarks and fits light only."""
+    """Adam steps on all parameters; with 0 only landmarks determine the geometry, and only light is fitted."""
     visibility_interval: int = 4
     """Adam steps between two renderings of visibility; must divide `photometric_steps`."""
     render_size: int = 128
@@ -43,10 +46,10 @@ class FitConfig:
     photometric_weight: float = 600.0
     """Weight of the mean robust colour difference over visible skin."""
     photometric_scale: float = 0.15
-    """Colour difference at which the robust loss levels off: what hides the face does not pull it."""
+    """Colour difference at which the robust loss levels off, so that occluders do not distort the fit."""
     smoothing_weight: float = 10.0
-    """Weight of the mean squared Laplacian (mm^2) of the displacement from the mean head: no kinks at the borders of
-    local models."""
+    """Weight of the mean squared Laplacian (mm^2) of the displacement from the mean head: avoids kinks at the borders
+    of local models."""
     eyeball_rate: float = 0.5
     """Factor on the step sizes of the eyeballs: gaze, and their local models (the paper's appendix)."""
     learning_rate: float = 1.0
@@ -64,40 +67,44 @@ class FitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GradientFitConfig:
-    """Algorithm 1 by plain gradient descent, for comparison (presets `paper` and `code`). Landmarks are measured as in
-    the released code, with the crop reaching from -1 to 1; colours in [0, 1]. Losses are means over visible landmarks
-    and compared pixels: as the sums that Eqs. 11-12 write, the stated step would be far too long."""
+    """Algorithm 1 by plain gradient descent, for comparison (presets `paper` and `code`).
+
+    Landmarks are measured as in the released code, where the crop reaches from -1 to 1; colours lie in [0, 1]. Losses
+    are means over visible landmarks and compared pixels. With the sums of Eqs. 11-12 the stated step size would be far
+    too large.
+    """
 
     optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 5e-3
     iterations: int = 2000
-    """In all."""
+    """Total number of iterations."""
     rigid_iterations: int = 200
-    """Of them on rotation and camera alone, from landmarks 17-67 (as in the released code; the paper names none)."""
+    """The first iterations fit only rotation and camera to landmarks 17-67 (as in the released code; the paper states
+    no number)."""
     global_iterations: int = 600
-    """Of them, after the rigid ones, without the local models: the paper fits "coarse and local" in this order."""
+    """Iterations without local models, after the rigid ones: the paper fits "coarse and local" in this order."""
     landmark_norm: Literal["l1", "l2"] = "l1"
     """l1 in the paper, the mean distance (l2) in the released code."""
     landmark_weight: float = 5.0
     photometric_weight: float = 16.0
     regularisation_weight: float = 1e-3
-    """On half the sum of squares of all coefficients."""
+    """Weight of half the sum of squares of all coefficients."""
     smoothing_weight: float = 0.0
-    """On the mean squared Laplacian (mm^2) of the displacement from the mean head."""
+    """Weight of the mean squared Laplacian (mm^2) of the displacement from the mean head."""
     closure_weight: float = 0.0
-    """On the mean distance between the openings of lids and lips, fitted and seen."""
+    """Weight of the mean distance between fitted and observed openings of lids and lips."""
     eyeball_rate: float = 0.5
     """Factor on the step sizes of the eyeballs."""
     visible_threshold: float = VISIBLE_CONFIDENCE
     """As in `FitConfig`."""
     render_size: int = 128
-    """Side of the image the photometric term compares, pixels (no source says; that of `FitConfig`)."""
+    """Side of the image the photometric term compares, pixels (neither source states it; as in `FitConfig`)."""
 
     def __post_init__(self) -> None:
         if min(self.rigid_iterations, self.global_iterations) < 0 or self.iterations < 1:
-            raise ValueError("A fit needs at least one iteration, and no stage fewer than none.")
+            raise ValueError("iterations must be at least 1, rigid_iterations and global_iterations at least 0.")
         if self.rigid_iterations + self.global_iterations > self.iterations:
-            raise ValueError("The rigid and the global iterations together are more than there are iterations.")
+            raise ValueError("rigid_iterations and global_iterations together are more than there are iterations.")
 
 
 AnyFitConfig = FitConfig | GradientFitConfig
@@ -114,5 +121,5 @@ PRESETS: dict[str, AnyFitConfig] = {
         closure_weight=1.0,
     ),
 }
-"""Named settings: `fast` is ours, `paper` follows the paper's text (SGD, 2000 iterations, weights 5, 16 and 1e-3), and
-`code` the released program (Adam, 1000 iterations, smoothing and closure terms)."""
+"""Named configurations. `fast` is ours. `paper` follows the paper's text (SGD, 2000 iterations, weights 5, 16 and
+1e-3), `code` the released program (Adam, 1000 iterations, smoothing and closure terms)."""

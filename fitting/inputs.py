@@ -1,4 +1,4 @@
-"""What a user can give beside photos: landmarks, boxes and masks, found by the photo's stem and checked."""
+"""Read and check files that a user gives beside photos: landmarks, boxes and masks, looked up by the photo's stem."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def load_landmarks(path: str | os.PathLike) -> np.ndarray:
 
     Args:
         path: `.npy` (68, 2) or (68, 3) with a confidence; `.json` {"points": [[x, y], ...], "confidence": [...]}, null
-            for a missing point; `.pts`, whose 1-based pixel numbers become continuous coordinates by minus 0.5.
+            for a missing point; `.pts`, whose 1-based pixel numbers minus 0.5 are continuous coordinates.
 
     Returns:
         (68, 2) or (68, 3) float64: x, y in pixels of the full photo (pixel centres at +0.5), confidence in [0, 1];
         NaN rows are missing points.
 
     Raises:
-        InputError: missing, unreadable, or of another shape or range.
+        InputError: the file is missing or unreadable, or its array has a wrong shape or range.
     """
     path = Path(path)
     readers = {".npy": _read_npy, ".json": _read_json, ".pts": _read_pts}
@@ -53,17 +53,17 @@ def load_landmarks(path: str | os.PathLike) -> np.ndarray:
 
 
 def find_landmarks(folder: str | os.PathLike, stem: str) -> np.ndarray | None:
-    """`load_landmarks` of `<stem>.npy`, `.json` or `.pts` in a folder; None where there is none.
+    """Read `<stem>.npy`, `.json` or `.pts` of a folder by `load_landmarks`; None if there is no such file.
 
     Raises:
         InputError: no such folder, more than one such file, or a malformed one.
     """
-    path = _find(folder, stem, LANDMARK_SUFFIXES)
+    path = _find_file(folder, stem, LANDMARK_SUFFIXES)
     return None if path is None else load_landmarks(path)
 
 
 def find_mask(folder: str | os.PathLike, stem: str, size: tuple[int, int]) -> np.ndarray | None:
-    """The mask `<stem>.png` (or another image suffix) of a folder, white = set; None where there is none.
+    """Read the mask `<stem>.png` (or another image suffix) of a folder, white = 1; None if there is no such file.
 
     Args:
         size: (height, width) of the photo. A mask of another size but the same aspect ratio is resized (nearest).
@@ -74,7 +74,7 @@ def find_mask(folder: str | os.PathLike, stem: str, size: tuple[int, int]) -> np
     Raises:
         InputError: no such folder, more than one such file, not an image, or another aspect ratio.
     """
-    path = _find(folder, stem, MASK_SUFFIXES)
+    path = _find_file(folder, stem, MASK_SUFFIXES)
     try:
         return None if path is None else load_mask(path, size)
     except ImageError as error:
@@ -96,7 +96,7 @@ def load_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: a JSON object {{stem: [x0, y0, x1, y1]}} is needed.")
     boxes = {}
     for stem, values in content.items():
-        box = _numbers(values)
+        box = _to_float_array(values)
         if box is None or box.shape != (4,) or not np.isfinite(box).all():
             raise InputError(f"{path}: the box of {stem!r} must be four numbers [x0, y0, x1, y1], not {values!r:.80}.")
         if (box[2:] <= box[:2]).any():
@@ -107,7 +107,7 @@ def load_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return boxes
 
 
-def _find(folder: str | os.PathLike, stem: str, suffixes: tuple[str, ...]) -> Path | None:
+def _find_file(folder: str | os.PathLike, stem: str, suffixes: tuple[str, ...]) -> Path | None:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder.")
@@ -119,11 +119,11 @@ def _find(folder: str | os.PathLike, stem: str, suffixes: tuple[str, ...]) -> Pa
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        # allow_pickle=False: a pickled array would run code of whoever made the file.
+        # allow_pickle=False: loading a pickled array can run any code.
         points = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except Exception as error:  # numpy raises many kinds on broken bytes
+    except Exception as error:  # numpy raises many exception types on damaged files
         raise InputError(f"{path}: not a NumPy array file of plain numbers ({error}).") from error
     if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu":
         raise InputError(f"{path}: one array of real numbers is needed (np.save), not an archive or other types.")
@@ -137,19 +137,19 @@ def _read_json(path: Path) -> np.ndarray:
     rows = content["points"]
     if isinstance(rows, list):
         rows = [[None, None] if row is None else row for row in rows]
-    points = _numbers(rows)
+    points = _to_float_array(rows)
     if points is None:
         raise InputError(f'{path}: "points" must be 68 pairs [x, y] of numbers (null for a missing point).')
     if content.get("confidence") is None:
         return points
-    confidence = _numbers(content["confidence"])
+    confidence = _to_float_array(content["confidence"])
     if confidence is None or confidence.shape != points.shape[:1] or points.shape[1:] != (2,):
         raise InputError(f'{path}: "confidence" must be one number for each of the {len(points)} pairs in "points".')
     return np.concatenate([points, confidence[:, None]], axis=1)
 
 
 def _read_pts(path: Path) -> np.ndarray:
-    """The 300-W text format: `version: 1`, `n_points: 68`, then one `x y` a line between braces."""
+    """Read the 300-W text format: `version: 1`, `n_points: 68`, then one `x y` per line between braces."""
     text = _read_text(path)
     body = re.search(r"\{([^{}]*)\}", text)
     if body is None:
@@ -183,15 +183,15 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: not a readable text file ({error}).") from error
 
 
-def _numbers(values: object) -> np.ndarray | None:
-    """Nested lists of numbers and nulls as a float64 array with NaN for null; None if they are anything else."""
+def _to_float_array(values: object) -> np.ndarray | None:
+    """Convert nested lists of numbers and nulls to a float64 array with NaN for null; None for anything else."""
 
-    def plain(value: object) -> bool:
+    def is_numeric(value: object) -> bool:
         if isinstance(value, list):
-            return all(plain(v) for v in value)
+            return all(is_numeric(v) for v in value)
         return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
-    if not isinstance(values, list) or not plain(values):
+    if not isinstance(values, list) or not is_numeric(values):
         return None
     try:
         return np.array(values, np.float64)
@@ -200,6 +200,6 @@ def _numbers(values: object) -> np.ndarray | None:
 
 
 def uncovered(points: Any, confidence: Any, mask: Any) -> Any:
-    """NumPy, not to be traced: confidences (N,) of points (N, 2) in crop pixels, 0 under a mask (S, S), 1 = hidden."""
+    """Set the confidences (N,) of points (N, 2), crop pixels, to 0 under a mask (S, S), 1 = hidden. NumPy only."""
     column, row = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, len(mask) - 1).T
     return np.where(np.asarray(mask)[row, column] < 0.5, confidence, 0.0)

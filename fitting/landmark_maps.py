@@ -1,11 +1,11 @@
-"""Maps between landmark sets: MediaPipe's 468 points to the 68 of iBUG/300-W."""
+"""Map MediaPipe's 468 face points to the 68 landmarks of iBUG/300-W."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# One entry per iBUG point; a pair is averaged. The 17 contour points follow MediaPipe's face oval, which lies a little
-# inside the contour that iBUG annotators draw: weight them apart from the inner 51.
+# One entry per iBUG point; pairs are averaged. The 17 contour points follow MediaPipe's face oval, which lies slightly
+# inside the contour that iBUG annotators draw, so they need another weight than the inner 51.
 _CONTOUR = (127, 234, 93, (132, 58), (58, 172), 136, 150, 176, 152,
             400, 379, 365, (397, 288), (288, 361), 323, 454, 356)  # fmt: skip
 _BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
@@ -25,7 +25,7 @@ RIGHT_OUTER_EYE, LEFT_OUTER_EYE = 36, 45  # iBUG; the subject's right is the pho
 
 
 def mediapipe_to_ibug(points: np.ndarray) -> np.ndarray:
-    """The 68 iBUG points of MediaPipe's mesh.
+    """Return the 68 iBUG points of MediaPipe's mesh.
 
     Args:
         points: (*b, 468, D) in any coordinates.

@@ -1,4 +1,4 @@
-"""Files of local models: one `.npz`, versioned, without pickles, of half-precision unit vectors and their scales."""
+"""Read and write local models: a versioned `.npz` without pickles, of half-precision unit vectors and their scales."""
 
 import io
 import os
@@ -14,10 +14,10 @@ from flamejax.head.formats import read_npz
 
 FORMAT_VERSION = 1
 VARIANTS = {"paper": "open_head_local.npz", "full": "open_head_local_full.npz"}
-"""The shipped local models of the open head: after the paper's 10 + 10 global components, and after all of them."""
+"""The shipped local models of the open head, for the paper's 10 + 10 global components and for all of them."""
 PARTS = ("shape", "expression")
-MOST = 10_000
-"""Components or vertices of one region: more is no local model."""
+MAX_COUNT = 10_000
+"""Maximum number of components or vertices of one region in a valid file."""
 _HEADER = {
     "head_name": str,
     "head_version": str,
@@ -27,7 +27,7 @@ _HEADER = {
     "num_expression": int,
 }
 """Fields of a `LocalModel` that are single values."""
-_FORMS = {
+_ARRAY_FORMATS = {
     "format_version": ("iu", 0),
     **{name: ("U" if kind is str else "iu", 0) for name, kind in _HEADER.items()},
     "region_names": ("U", 1),
@@ -40,10 +40,11 @@ _FORMS = {
     "expression_basis": ("f", 1),
     "expression_deviation": ("f", 1),
 }
+"""Array name -> allowed dtype kinds, number of axes."""
 
 
 def local_model_path(variant: Literal["paper", "full"] = "paper") -> Path:
-    """Where a shipped local model of the open head lies. Raises: ValueError for an unknown variant."""
+    """Return the path of a shipped local model of the open head. Raises: ValueError for an unknown variant."""
     if variant not in VARIANTS:
         raise ValueError(f"no variant {variant!r} of the local model; there are: {', '.join(VARIANTS)}.")
     return Path(__file__).with_name("assets") / VARIANTS[variant]
@@ -55,26 +56,26 @@ def load_local_model(
     """Load local models for a head.
 
     Args:
-      head: the head they must belong to.
-      path: a file of `python -m experiments.train --config local_pca`; None for what is shipped for the open head.
-      variant: of the shipped ones; "paper": after the top 10 identity and 10 expression components, as in the
-        paper; "full": after all components, for what the global model lacks.
+      head: the head that they must belong to.
+      path: a file of `python -m experiments.train --config local_pca`; None for the ones shipped for the open head.
+      variant: which of the shipped ones. "paper" was trained on the residuals of the top 10 identity and 10 expression
+        components, as in the paper; "full" on those of all components, for details that the global model lacks.
 
     Raises:
       HeadFileError: the file is missing, damaged, of another version, or belongs to another head; the message names it.
     """
-    chosen = local_model_path(variant) if path is None else Path(path)
-    local = read_local_model(chosen)
-    check_belongs(head, local, str(chosen))
+    path = local_model_path(variant) if path is None else Path(path)
+    local = read_local_model(path)
+    check_belongs(head, local, str(path))
     if local.num_vertices != head.num_vertices or not (
         local.num_betas <= head.num_betas and local.num_expression <= head.num_expression
     ):
-        raise HeadFileError(f"{chosen}: does not fit its own head's size. Fetch or train it again.")
+        raise HeadFileError(f"{path}: does not fit its own head's size. Fetch or train it again.")
     return local
 
 
 def shipped_local_model(head: HeadModel) -> LocalModel | None:
-    """The shipped local models, if they are for this very head; else None: the head is fitted without.
+    """Return the shipped local models if they belong to this head, else None.
 
     Raises:
       HeadFileError: the shipped file is missing or damaged.
@@ -84,35 +85,35 @@ def shipped_local_model(head: HeadModel) -> LocalModel | None:
 
 
 def read_local_model(path: Path) -> LocalModel:
-    """A file's content, checked, whatever head it is for. Raises: HeadFileError, as `load_local_model`."""
+    """Read and check a file of local models of any head. Raises: HeadFileError, as `load_local_model`."""
     if not path.is_file():
         raise HeadFileError(
             f"{path}: no such local model. `python -m experiments.train --config local_pca --output FILE` makes one."
         )
-    found = read_npz(path)
-    _check(path, found)
-    counts, sizes = found["component_counts"].astype(int), found["vertex_counts"].astype(int)
-    indices = np.split(found["vertex_index"].astype(np.int32), np.cumsum(sizes)[:-1])
-    bases = [_bases(found, part, counts[:, i], sizes) for i, part in enumerate(PARTS)]
+    arrays = read_npz(path)
+    _check_arrays(path, arrays)
+    counts, sizes = arrays["component_counts"].astype(int), arrays["vertex_counts"].astype(int)
+    indices = np.split(arrays["vertex_index"].astype(np.int32), np.cumsum(sizes)[:-1])
+    bases = [_region_bases(arrays, part, counts[:, i], sizes) for i, part in enumerate(PARTS)]
     regions = tuple(
         LocalRegion(str(name), index, shape, expression, (float(variance[0]), float(variance[1])))
         for name, index, shape, expression, variance in zip(
-            found["region_names"], indices, *bases, found["variance"], strict=True
+            arrays["region_names"], indices, *bases, arrays["variance"], strict=True
         )
     )
     return LocalModel(
-        **{name: kind(found[name]) for name, kind in _HEADER.items()},
+        **{name: kind(arrays[name]) for name, kind in _HEADER.items()},
         regions=regions,
         provenance={
             name.removeprefix("provenance_"): str(value)
-            for name, value in found.items()
+            for name, value in arrays.items()
             if name.startswith("provenance_") and value.dtype.kind == "U"
         },
     )
 
 
 def write_local_model(path: str | os.PathLike[str], local: LocalModel) -> None:
-    """Write local models, whole or not at all. Raises: OSError, the folder is missing or the disk refuses."""
+    """Write local models atomically. Raises: OSError if the folder is missing or the disk is full."""
     regions = local.regions
     arrays: dict[str, Any] = {
         "format_version": np.int32(FORMAT_VERSION),
@@ -126,7 +127,7 @@ def write_local_model(path: str | os.PathLike[str], local: LocalModel) -> None:
     for i, part in enumerate(PARTS):
         rows = [region.bases[i] for region in regions]
         lengths = [np.sqrt(np.sum(np.square(r, dtype=np.float64), axis=(1, 2))) for r in rows]
-        # Unit vectors: metres per deviation are too small for half precision.
+        # Unit vectors, since metres per standard deviation are too small for half precision.
         units = [r / np.maximum(n, 1e-30)[:, None, None] for r, n in zip(rows, lengths, strict=True)]
         arrays[f"{part}_basis"] = np.concatenate([unit.astype(np.float16).ravel() for unit in units])
         arrays[f"{part}_deviation"] = np.concatenate(lengths).astype(np.float32)
@@ -136,9 +137,9 @@ def write_local_model(path: str | os.PathLike[str], local: LocalModel) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _bases(found: dict[str, np.ndarray], part: str, counts: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-    """Each region's (K, 3, n) metres per standard deviation."""
-    flat, deviations = found[f"{part}_basis"], np.split(found[f"{part}_deviation"], np.cumsum(counts)[:-1])
+def _region_bases(arrays: dict[str, np.ndarray], part: str, counts: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Return the regions' bases (K, 3, n), metres per standard deviation."""
+    flat, deviations = arrays[f"{part}_basis"], np.split(arrays[f"{part}_deviation"], np.cumsum(counts)[:-1])
     pieces = np.split(flat, np.cumsum(3 * counts * sizes)[:-1])
     return [
         piece.astype(np.float32).reshape(count, 3, size) * deviation[:, None, None].astype(np.float32)
@@ -146,40 +147,40 @@ def _bases(found: dict[str, np.ndarray], part: str, counts: np.ndarray, sizes: n
     ]
 
 
-def _check(path: Path, found: dict[str, np.ndarray]) -> None:
-    def wrong(what: str) -> HeadFileError:
-        return HeadFileError(f"{path}: {what}. Fetch or train it again.")
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    def damaged(problem: str) -> HeadFileError:
+        return HeadFileError(f"{path}: {problem}. Fetch or train it again.")
 
-    if "format_version" not in found or "component_counts" not in found:
-        raise wrong("not a file of local models")
-    if found["format_version"].ndim or int(found["format_version"]) != FORMAT_VERSION:
+    if "format_version" not in arrays or "component_counts" not in arrays:
+        raise damaged("not a file of local models")
+    if arrays["format_version"].ndim or int(arrays["format_version"]) != FORMAT_VERSION:
         raise HeadFileError(
-            f"{path}: local model format {found['format_version']}, but this flamejax reads format {FORMAT_VERSION}."
+            f"{path}: local model format {arrays['format_version']}, but this flamejax reads format {FORMAT_VERSION}."
         )
-    for name, (kinds, axes) in _FORMS.items():
-        if name not in found:
-            raise wrong(f"the array '{name}' is missing")
-        array = found[name]
+    for name, (kinds, axes) in _ARRAY_FORMATS.items():
+        if name not in arrays:
+            raise damaged(f"the array '{name}' is missing")
+        array = arrays[name]
         if array.dtype.kind not in kinds or array.ndim != axes:
-            raise wrong(f"'{name}' is {array.dtype} with {array.ndim} axes, which is not its form")
+            raise damaged(f"'{name}' is {array.dtype} with {array.ndim} axes, which is not its form")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise wrong(f"'{name}' holds numbers that are not finite")
+            raise damaged(f"'{name}' holds numbers that are not finite")
         if array.dtype.kind in "iu" and array.size and not (array.min() >= 0 and array.max() < 1e9):
-            raise wrong(f"'{name}' holds impossible counts")
-    names, sizes, counts = found["region_names"], found["vertex_counts"], found["component_counts"]
+            raise damaged(f"'{name}' holds impossible counts")
+    names, sizes, counts = arrays["region_names"], arrays["vertex_counts"], arrays["component_counts"]
     regions = len(names)
-    if not regions or sizes.shape != (regions,) or not (counts.shape == found["variance"].shape == (regions, 2)):
-        raise wrong("its regions do not agree in number")
-    if max(sizes.max(), counts.max()) > MOST:
-        raise wrong("it claims regions of impossible size")
+    if not regions or sizes.shape != (regions,) or not (counts.shape == arrays["variance"].shape == (regions, 2)):
+        raise damaged("its regions do not agree in number")
+    if max(sizes.max(), counts.max()) > MAX_COUNT:
+        raise damaged("it claims regions of impossible size")
     expected = {"vertex_index": int(sizes.sum())}
     for i, part in enumerate(PARTS):
         expected[f"{part}_basis"] = int((3 * counts[:, i].astype(np.int64) * sizes).sum())
         expected[f"{part}_deviation"] = int(counts[:, i].sum())
     for name, length in expected.items():
-        if len(found[name]) != length:
-            raise wrong(f"'{name}' has {len(found[name])} numbers, expected {length}")
-    if found["vertex_index"].size and found["vertex_index"].max() >= int(found["num_vertices"]):
-        raise wrong("'vertex_index' points outside the head")
-    if any(np.abs(found[f"{part}_deviation"]).max(initial=0) > 1 for part in PARTS):
-        raise wrong("its deviations are beyond any head")
+        if len(arrays[name]) != length:
+            raise damaged(f"'{name}' has {len(arrays[name])} numbers, expected {length}")
+    if arrays["vertex_index"].size and arrays["vertex_index"].max() >= int(arrays["num_vertices"]):
+        raise damaged("'vertex_index' points outside the head")
+    if any(np.abs(arrays[f"{part}_deviation"]).max(initial=0) > 1 for part in PARTS):
+        raise damaged("its deviations are beyond any head")

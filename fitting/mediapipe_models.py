@@ -1,4 +1,4 @@
-"""The three MediaPipe networks of the default detector, run by LiteRT: pixels in, raw numbers decoded out."""
+"""Run the three MediaPipe networks of the default detector by LiteRT, and decode their outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 ASSETS = Path(__file__).parent / "assets"
 LANDMARK_INPUT = 192
-# name -> (input side, anchor grids as (stride, anchors per cell)). Both nets give 896 anchors.
+# name -> (file, input side, anchor grids as (stride, anchors per cell)). Both networks have 896 anchors.
 DETECTORS = {
     "back": ("face_detection_back.tflite", 256, ((16, 2), (32, 6))),
     "short_range": ("face_detection_short_range.tflite", 128, ((8, 2), (16, 6))),
@@ -33,7 +33,7 @@ def ssd_anchors(side: int, grids: tuple[tuple[int, int], ...]) -> np.ndarray:
 
 
 def decode_detections(regressors: np.ndarray, logits: np.ndarray, anchors: np.ndarray, side: int):
-    """Boxes, keypoints and scores of every anchor (source: MediaPipe's TensorsToDetections options for faces).
+    """Decode boxes, keypoints and scores of all anchors (source: MediaPipe's TensorsToDetections options for faces).
 
     Args:
         regressors: (A, 16) offsets in input pixels: centre x, y, width, height, then six x, y keypoints.
@@ -50,7 +50,7 @@ def decode_detections(regressors: np.ndarray, logits: np.ndarray, anchors: np.nd
 
 
 class MediaPipeModels:
-    """Lazily loaded interpreters, one set per thread: an interpreter holds its input, so threads must not share it."""
+    """Interpreters, loaded when first used. Each thread has its own, since an interpreter stores its input."""
 
     def __init__(self, folder: str | os.PathLike = ASSETS, num_threads: int = 1):
         self.folder = Path(folder)
@@ -80,8 +80,8 @@ class MediaPipeModels:
         return [interpreter.get_tensor(output_index[name]) for name in outputs]  # copies
 
     def _interpreter(self, filename: str):
-        loaded = self._local.__dict__
-        if filename not in loaded:
+        interpreters = self._local.__dict__
+        if filename not in interpreters:
             path = self.folder / filename
             if not path.exists():
                 raise FileNotFoundError(
@@ -97,8 +97,8 @@ class MediaPipeModels:
             interpreter = Interpreter(model_path=str(path), num_threads=self.num_threads)
             interpreter.allocate_tensors()
             outputs = {d["name"]: d["index"] for d in interpreter.get_output_details()}
-            loaded[filename] = interpreter, interpreter.get_input_details()[0]["index"], outputs
-        return loaded[filename]
+            interpreters[filename] = interpreter, interpreter.get_input_details()[0]["index"], outputs
+        return interpreters[filename]
 
     @cached_property
     def _anchors(self) -> dict[str, np.ndarray]:

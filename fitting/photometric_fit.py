@@ -1,4 +1,4 @@
-"""Everything at once from landmarks and colours, by Adam at periodically refreshed visibility (Eqs. 11-12)."""
+"""Fit all parameters to landmarks and colours by Adam, at periodically refreshed visibility (Eqs. 11-12)."""
 
 import dataclasses
 import functools
@@ -35,68 +35,73 @@ STEP_SIZES = {
     "texture": 5e-2,
     "light": 2e-2,
 }
-"""Adam's step sizes, in the unknowns' own units."""
+"""Adam's step sizes, in the units of the fields of `Geometry` and `FitParams`."""
 TERMS = ("landmark", "closure", "photometric", "regularisation", "smoothing")
+"""Names of the energy's terms."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Unknowns:
-    """All unknowns of one photo: texture (C,), light (9, 3)."""
+class FitParams:
+    """All parameters that a fit of one photo optimises: the geometry, with its texture and light."""
 
     geometry: Geometry
     texture: Array
+    """(C,) albedo coefficients."""
     light: Array
+    """(9, 3) spherical harmonics."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What one photo shows, at the resolution the photometric term compares: image (R, R, 3), and allowed (R, R), 1 =
-    face and not hidden: M_f (1 - M_o) of Eq. 12."""
+class PhotoData:
+    """The data that `FitParams` of one photo are fitted to, at the resolution of the photometric term."""
 
     image: Array
-    allowed: Array
+    """(R, R, 3)"""
+    mask: Array
+    """(R, R), 1 = face and not hidden: M_f (1 - M_o) of Eq. 12."""
     targets: Targets
+    """The landmarks."""
 
 
-def visible_faces(head: HeadModel, geometry: Geometry, size: int) -> Array:
-    """(size, size) int32: the triangle each pixel sees, -1 where empty."""
+def visible_triangles(head: HeadModel, geometry: Geometry, size: int) -> Array:
+    """Return the index of the triangle visible at each pixel, -1 where empty: (size, size) int32."""
     screen = geometry.camera(size).project(vertices(head, geometry.params()))
     return rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
 
 
-def shown_surface(head: HeadModel, unknowns: Unknowns, face_index: Array, size: int) -> tuple[Array, Array]:
-    """Albedo and normals (size, size, 3) of one photo's head, seen at fixed visibility (size, size)."""
-    verts = vertices(head, unknowns.geometry.params())
-    screen = unknowns.geometry.camera(size).project(verts)
-    return surface(head, verts, screen, face_index, unknowns.texture)
+def visible_surface(head: HeadModel, params: FitParams, face_index: Array, size: int) -> tuple[Array, Array]:
+    """Return albedo and normals (size, size, 3) of one photo's head at fixed visibility (size, size)."""
+    verts = vertices(head, params.geometry.params())
+    screen = params.geometry.camera(size).project(verts)
+    return surface(head, verts, screen, face_index, params.texture)
 
 
 def photometric_energy(difference: Array, weights: Array, scale: float) -> Array:
-    """Mean robust colour difference. difference (R, R, 3), weights (R, R) -> ().
+    """Return the mean robust colour difference. difference (R, R, 3), weights (R, R) -> ().
 
-    The paper's l1 norm (Eq. 12) near zero; beyond `scale` it levels off (Geman & McClure 1987), since what hides the
-    face is not masked perfectly.
+    It is the paper's l1 norm (Eq. 12) near zero and levels off beyond `scale` (Geman & McClure 1987), since masks of
+    occluders are imperfect.
     """
     length = jnp.sqrt(jnp.sum(difference**2, axis=-1) + 1e-6)
     return jnp.sum(weights * length / (1.0 + length / scale)) / (jnp.sum(weights) + 1.0)
 
 
-def energies(
-    model: FitModel, unknowns: Unknowns, face_index: Array, skin: Array, evidence: Evidence, config: FitConfig
+def energy_terms(
+    model: FitModel, params: FitParams, face_index: Array, skin: Array, photo: PhotoData, config: FitConfig
 ) -> dict[str, Array]:
-    """The terms of Eq. 11 for one photo at fixed visibility; their sum is what is minimised."""
-    head, geometry = model.head, unknowns.geometry
-    albedo, normals = shown_surface(head, unknowns, face_index, config.render_size)
-    difference = evidence.image - albedo * shade(normals, unknowns.light)
-    weights = pixel_weights(face_index, skin, evidence.allowed)
-    residuals = landmark_residuals(head, geometry, evidence.targets, config)
-    prior = jnp.sum(prior_residuals(head, geometry) ** 2) + jnp.sum(unknowns.texture**2)
-    prior += jnp.sum(light_prior_residuals(unknowns.light) ** 2)
+    """Return the terms of Eq. 11 for one photo at fixed visibility; the fit minimises their sum."""
+    head, geometry = model.head, params.geometry
+    albedo, normals = visible_surface(head, params, face_index, config.render_size)
+    difference = photo.image - albedo * shade(normals, params.light)
+    weights = pixel_weights(face_index, skin, photo.mask)
+    residuals = landmark_residuals(head, geometry, photo.targets, config)
+    prior = jnp.sum(prior_residuals(head, geometry) ** 2) + jnp.sum(params.texture**2)
+    prior += jnp.sum(light_prior_residuals(params.light) ** 2)
     return {
         "landmark": huber_energy(residuals),
-        "closure": huber_energy(closure_residuals(head, geometry, evidence.targets, config)),
+        "closure": huber_energy(closure_residuals(head, geometry, photo.targets, config)),
         "photometric": config.photometric_weight * photometric_energy(difference, weights, config.photometric_scale),
         "regularisation": 0.5 * prior,
         "smoothing": 0.5 * jnp.sum(smoothing_residuals(model, geometry, config) ** 2),
@@ -105,58 +110,56 @@ def energies(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Best:
-    """The best iterate so far of each photo, and its energy's terms (B,) at its own visibility."""
+class FitIterate:
+    """The parameters of each photo after some step of a fit, and their energy terms (B,) at their own visibility."""
 
-    unknowns: Unknowns
+    params: FitParams
     terms: dict[str, Array]
 
 
-def refine(model: FitModel, geometry: Geometry, evidence: Evidence, config: FitConfig) -> Best:
-    """Light by least squares, then Eq. 11 by Adam for a batch of photos; every photo keeps its own best iterate.
+def fit_photometric(model: FitModel, geometry: Geometry, photos: PhotoData, config: FitConfig) -> FitIterate:
+    """Fit light by least squares, then minimise Eq. 11 by Adam for a batch of photos; return each photo's best iterate.
 
     Arguments and result have the leading axis (B,).
     """
     head = model.head
     skin = skin_triangles(head)
-    count = evidence.image.shape[0]
-    optimiser = _optimiser(model, config)
+    count = photos.image.shape[0]
+    optimiser = _make_optimiser(model, config)
 
-    def terms_of(unknowns: Unknowns, face_index: Array) -> dict[str, Array]:
-        return jax.vmap(lambda u, f, e: energies(model, u, f, skin, e, config))(unknowns, face_index, evidence)
+    def terms_of(params: FitParams, face_index: Array) -> dict[str, Array]:
+        return jax.vmap(lambda p, f, d: energy_terms(model, p, f, skin, d, config))(params, face_index, photos)
 
     def step(state, face_index: Array):  # noqa: ANN001, ANN202
-        unknowns, moments = state
-        gradient = jax.grad(lambda u: jnp.sum(total(terms_of(u, face_index))))(unknowns)
+        params, moments = state
+        gradient = jax.grad(lambda p: jnp.sum(total_energy(terms_of(p, face_index))))(params)
         updates, moments = optimiser.update(gradient, moments)
-        return optax.apply_updates(unknowns, updates), moments
+        return optax.apply_updates(params, updates), moments
 
-    def steps_at_one_visibility(state, round_index: Array):  # noqa: ANN001, ANN202
-        unknowns, moments, best = state
-        face_index = jax.vmap(lambda g: visible_faces(head, g, config.render_size))(unknowns.geometry)
+    def visibility_round(state, round_index: Array):  # noqa: ANN001, ANN202
+        params, moments, best = state
+        face_index = jax.vmap(lambda g: visible_triangles(head, g, config.render_size))(params.geometry)
         light = jax.lax.cond(
             round_index == 0,
-            lambda: jax.vmap(lambda u, f, e: _light(head, u, f, skin, e, config))(unknowns, face_index, evidence),
-            lambda: unknowns.light,
+            lambda: jax.vmap(lambda p, f, d: _fit_light(head, p, f, skin, d, config))(params, face_index, photos),
+            lambda: params.light,
         )
-        unknowns = dataclasses.replace(unknowns, light=light)
-        best = _keep_better(best, Best(unknowns, terms_of(unknowns, face_index)))
+        params = dataclasses.replace(params, light=light)
+        best = _select_better(best, FitIterate(params, terms_of(params, face_index)))
         steps = jnp.where(round_index < rounds, config.visibility_interval, 0)
-        unknowns, moments = jax.lax.fori_loop(0, steps, lambda _, inner: step(inner, face_index), (unknowns, moments))
-        return (unknowns, moments, best), None
+        params, moments = jax.lax.fori_loop(0, steps, lambda _, inner: step(inner, face_index), (params, moments))
+        return (params, moments, best), None
 
     rounds = config.photometric_steps // config.visibility_interval
-    start = Unknowns(geometry, jnp.zeros((count, head.albedo_basis.shape[0])), ambient_light((count,)))
-    worst = Best(start, {name: jnp.full((count,), jnp.inf) for name in TERMS})
-    # One round more than there are steps for: it measures the last iterate.
-    (_, _, best), _ = jax.lax.scan(
-        steps_at_one_visibility, (start, optimiser.init(start), worst), jnp.arange(rounds + 1)
-    )
+    start = FitParams(geometry, jnp.zeros((count, head.albedo_basis.shape[0])), ambient_light((count,)))
+    worst = FitIterate(start, {name: jnp.full((count,), jnp.inf) for name in TERMS})
+    # The additional last round makes no step: it only evaluates the last iterate.
+    (_, _, best), _ = jax.lax.scan(visibility_round, (start, optimiser.init(start), worst), jnp.arange(rounds + 1))
     return best
 
 
-def _optimiser(model: FitModel, config: FitConfig) -> optax.GradientTransformation:
-    """Adam with a step size for each kind of unknown, slower for the eyeballs, and cosine decay."""
+def _make_optimiser(model: FitModel, config: FitConfig) -> optax.GradientTransformation:
+    """Return Adam with a step size per field, smaller for the eyeballs, and cosine decay."""
     betas, expression = model.step_rates(config.eyeball_rate)
     rates: dict[str, float | Array] = {
         "eyes": config.eyeball_rate,
@@ -174,34 +177,36 @@ def _optimiser(model: FitModel, config: FitConfig) -> optax.GradientTransformati
     )
 
 
-def _light(
-    head: HeadModel, unknowns: Unknowns, face_index: Array, skin: Array, evidence: Evidence, config: FitConfig
+def _fit_light(
+    head: HeadModel, params: FitParams, face_index: Array, skin: Array, photo: PhotoData, config: FitConfig
 ) -> Array:
-    """One photo's light for the mean albedo: (9, 3)."""
-    albedo, normals = shown_surface(head, unknowns, face_index, config.render_size)
-    weights = pixel_weights(face_index, skin, evidence.allowed)
-    return estimate_light(evidence.image, albedo, normals, weights, config.photometric_scale)
+    """Estimate one photo's light (9, 3) for fixed albedo."""
+    albedo, normals = visible_surface(head, params, face_index, config.render_size)
+    weights = pixel_weights(face_index, skin, photo.mask)
+    return estimate_light(photo.image, albedo, normals, weights, config.photometric_scale)
 
 
 def reduced(observation: Observation, size: int) -> tuple[Array, Array]:
-    """One photo at the resolution that is compared: image (size, size, 3), and (size, size) 1 = face and not hidden. A
-    pixel that is partly hidden shows a mixture: it is not compared."""
+    """Downsample one photo: return its image (size, size, 3) and its mask (size, size), 1 = face and not hidden.
+
+    Partly hidden pixels show a mixture of colours, so their mask is 0.
+    """
     image = jax.image.resize(observation.image, (size, size, 3), "linear", antialias=True)
-    allowed = observation.face_mask * (1.0 - observation.occlusion_mask)
-    allowed = jax.image.resize(allowed, (size, size), "linear", antialias=True)
-    return image, (allowed > 0.99).astype(jnp.float32)
+    mask = observation.face_mask * (1.0 - observation.occlusion_mask)
+    mask = jax.image.resize(mask, (size, size), "linear", antialias=True)
+    return image, (mask > 0.99).astype(jnp.float32)
 
 
-def pixel_weights(face_index: Array, skin: Array, allowed: Array) -> Array:
-    """(R, R): 1 where visible skin is compared."""
-    return allowed * skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
+def pixel_weights(face_index: Array, skin: Array, mask: Array) -> Array:
+    """(R, R): 1 at pixels of visible skin, whose colours are compared."""
+    return mask * skin[jnp.maximum(face_index, 0)] * (face_index >= 0)
 
 
-def total(terms: dict[str, Array]) -> Array:
-    """What is minimised: the sum of the terms."""
+def total_energy(terms: dict[str, Array]) -> Array:
+    """Return the sum of the terms, which the fit minimises."""
     return sum(terms.values(), start=jnp.zeros(()))
 
 
-def _keep_better(best: Best, new: Best) -> Best:
-    better = total(new.terms) < total(best.terms)  # False for NaN
+def _select_better(best: FitIterate, new: FitIterate) -> FitIterate:
+    better = total_energy(new.terms) < total_energy(best.terms)  # False for NaN
     return jax.vmap(lambda b, n, o: jax.tree.map(functools.partial(jnp.where, b), n, o))(better, new, best)

@@ -1,4 +1,4 @@
-"""Rotated square regions of a photo, and the crops a network sees of them.
+"""Rotated square regions of a photo, and resampling them to a network's input.
 
 Photo coordinates are continuous: the photo's top-left corner is (0, 0), pixel centres lie at +0.5.
 """
@@ -15,10 +15,12 @@ REGION_SCALE = 1.5  # side over the longer side of the face's box: the margin th
 
 @dataclass(frozen=True)
 class Region:
-    """A rotated square in the photo: centre (2,) x, y and side in photo pixels."""
+    """A rotated square in the photo."""
 
     centre: np.ndarray
+    """(2,) x, y photo pixels"""
     side: float
+    """photo pixels"""
     angle: float
     """radians, clockwise on the screen: the direction of the region's own x axis"""
 
@@ -28,19 +30,19 @@ class Region:
         return self.side * np.array([[c, s], [-s, c]])
 
     def to_photo(self, points: np.ndarray) -> np.ndarray:
-        """Photo pixels of points (*b, 2) given in units of the side, (0, 0) being the region's top-left corner."""
+        """Convert points (*b, 2) to photo pixels. (0, 0) is the region's top-left corner, (1, 1) the opposite one."""
         return self.centre + (points - 0.5) @ self.axes()
 
     def jittered(self, shift: np.ndarray, scale: float, angle: float) -> Region:
-        """The region moved by shift (2,) sides along its own axes, scaled, and turned by angle radians."""
+        """Return the region shifted by (2,) sides along its own axes, scaled, and rotated by angle radians."""
         return Region(self.centre + shift @ self.axes(), self.side * scale, self.angle + angle)
 
 
 class PhotoPyramid:
-    """A photo in 8 bits at full, half, quarter... size, each level made when first needed.
+    """An image pyramid of a photo in 8 bits at full, half, quarter... size; levels are computed when first needed.
 
-    Crops are taken from the level that keeps one to two source pixels per crop pixel, so shrinking does not alias.
-    Not to be shared between threads.
+    Crops are sampled from the level that has one to two pixels per crop pixel, so shrinking does not alias. Not safe to
+    share between threads.
     """
 
     def __init__(self, image: np.ndarray):
@@ -55,10 +57,10 @@ class PhotoPyramid:
         return self._levels[0].size
 
     def crop(self, region: Region, side: int) -> np.ndarray:
-        """(side, side, 3) float32 in [0, 1]; black outside the photo."""
+        """Resample a region to (side, side, 3) float32 in [0, 1]; black outside the photo."""
         level = int(np.floor(np.log2(max(region.side / side, 1.0))))
         if level not in self._levels:
-            # Pixel i of a level covers photo pixels [i, i + 1) * 2**level exactly, also where a side is odd.
+            # Pixel i of a level covers photo pixels [i, i + 1) * 2**level exactly, also if a side is odd.
             self._levels[level] = self._levels[0].reduce(2**level)
         ratio = 2.0**-level
         x_axis, y_axis = region.axes() / side * ratio
@@ -69,21 +71,23 @@ class PhotoPyramid:
 
 
 def region_from_eyes(box: np.ndarray, eyes: np.ndarray) -> Region:
-    """The square round a face box (4,), turned so that the eyes are level: eyes (2, 2), the subject's right one first,
-    which is on the photo's left when the face is upright."""
+    """Return the square round a face box (4,), rotated so that the eyes are level.
+
+    eyes (2, 2): the subject's right eye first, which is on the photo's left if the face is upright.
+    """
     along = eyes[1] - eyes[0]
     angle = float(np.arctan2(along[1], along[0]))
     return Region((box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2]) * REGION_SCALE), angle)
 
 
 def region_from_mesh(mesh: np.ndarray) -> Region:
-    """The square round a face mesh (468, 2+), with the outer eye corners level.
+    """Return the square round a face mesh (468, 2+), rotated so that the outer eye corners are level.
 
-    Unlike MediaPipe's the box is taken in the turned frame, so the region turns exactly with the face.
+    Unlike MediaPipe's, the bounding box is that in the rotated frame, so the region rotates exactly with the face.
     """
     eyes = mesh[263, :2] - mesh[33, :2]
     angle = float(np.arctan2(eyes[1], eyes[0]))
     axes = Region(np.zeros(2), 1.0, angle).axes()
-    turned = mesh[:, :2] @ axes.T
-    low, high = turned.min(axis=0), turned.max(axis=0)
+    rotated = mesh[:, :2] @ axes.T
+    low, high = rotated.min(axis=0), rotated.max(axis=0)
     return Region((low + high) / 2 @ axes, float(max(high - low) * REGION_SCALE), angle)

@@ -1,4 +1,4 @@
-"""Programs over photos along one leading axis, shared out over devices."""
+"""Run programs on batches of photos, with the photos sharded over devices."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jax.sharding import Mesh, PartitionSpec
 
 
 def sharded_program(function: Callable[[Any, Any], Any], devices: tuple[jax.Device, ...]) -> Any:
-    """`function(replicated, photos)`, jitted: its first argument on all devices, photos and results shared out."""
+    """Jit `function(replicated, photos)`, with `replicated` on all devices, and photos and results sharded."""
     if len(devices) == 1:
         return jax.jit(function)
     mesh = Mesh(np.asarray(devices), ("photos",))
     photos, replicated = PartitionSpec("photos"), PartitionSpec()
-    # shard_map, not automatic partitioning: the photos are independent, and the rasterizer's sort must stay local.
+    # shard_map instead of automatic partitioning: photos are independent, and the rasterizer's sort must stay local.
     sharded = jax.shard_map(function, mesh=mesh, in_specs=(replicated, photos), out_specs=photos, check_vma=False)
     return jax.jit(sharded)
 
@@ -29,16 +29,16 @@ def sharded_map(
     batch: tuple[int, ...],
     devices: tuple[jax.Device, ...] | None = None,
 ) -> Any:
-    """Run a program over photos with any batch axes.
+    """Run a program on photos with any batch axes.
 
     Args:
-      program_on: devices -> a `sharded_program`; cached by the caller, so that it compiles once.
-      replicated: its first argument.
+      program_on: returns the `sharded_program` for given devices; should be cached, so that it compiles once.
+      replicated: the program's first argument, the same for all photos.
       photos: a pytree whose leaves have the batch axes `batch`.
       devices: all devices when left out.
 
     Returns:
-      The program's result, with those batch axes.
+      The program's result, with the batch axes `batch`.
 
     Raises:
       ValueError: there is no photo.
@@ -48,9 +48,9 @@ def sharded_map(
         raise ValueError("at least one photo is needed.")
     flat = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[len(batch) :])), photos)
     devices = tuple(jax.devices()) if devices is None else devices
-    shares = min(len(devices), count)
-    padding = -count % shares
-    if padding:  # every device gets the same number of photos; the last photo fills up
+    devices = devices[:count]
+    padding = -count % len(devices)
+    if padding:  # every device gets the same number of photos; copies of the last one fill up
         flat = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), flat)
-    result = program_on(devices[:shares])(replicated, flat)
+    result = program_on(devices)(replicated, flat)
     return jax.tree.map(lambda leaf: leaf[:count].reshape(*batch, *leaf.shape[1:]), result)

@@ -1,12 +1,12 @@
-"""Seeded mutation: does any test notice when a covered line of ours is changed?
+"""Seeded mutation testing: does any test fail when a covered line is changed?
 
     python -m pytest -q -m "not slow and not browser" --cov --cov-context=test --cov-report=   # writes .coverage
     python -m tools.mutation --count 40 --seed 0
 
-Draws lines that tests run, changes one thing in each (an operator, a comparison, a sign, a constant, a dropped
-statement), and runs those tests of the file's room that run the line; where none of these fails, the whole test files
-that run any line of the changed file: what is kept between tests is run by the first alone. Work is done in a copy of
-the working tree; the table says which mutants no test has noticed.
+Draws lines that tests run and changes one thing in each (an operator, a comparison, a sign, a constant, a dropped
+statement). Then runs the tests in the package's test folder that run the line. If none of these fails, runs the
+complete test files that run any line of the changed file, since a cached fixture is run by its first test only. Works
+in a copy of the working tree. The table lists which mutants no test has detected.
 """
 
 from __future__ import annotations
@@ -34,53 +34,53 @@ OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 QUICK = "not slow and not browser"
-SECONDS = 600
-"""After which a mutant counts as noticed: it hangs."""
+TIMEOUT_SECONDS = 600
+"""A mutant that runs longer hangs, and counts as detected."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """Change covered lines one by one, and count the changes that a test notices."""
+class MutationConfig:
+    """Change covered lines one by one, and count the changes that a test detects."""
 
     count: int = 40
-    """Mutants."""
+    """Number of mutants."""
     seed: int = 0
     coverage: Path = Path(".coverage")
-    """Of a run of the tests with --cov-context=test."""
+    """Coverage data of a run of the tests with --cov-context=test."""
     most_tests: int = 12
-    """At most so many tests are run of those that run the line, before whole files are."""
+    """Maximum number of tests of the changed line to run before complete test files are run."""
     only: tuple[int, ...] = ()
-    """Numbers of mutants, as printed, to try alone; all when left out."""
+    """Numbers of the mutants to try, as printed; all when left out."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change."""
+    """One change of a file."""
 
     path: str
     line: int
-    what: str
+    description: str
     source: str
-    """Of the whole file, changed."""
+    """The changed file's content."""
 
 
 def mutants_of(path: Path, lines: set[int]) -> Iterator[Mutant]:
-    """All changes of a file's given lines, one at a time."""
+    """Yield all mutants of a file with one change in the given lines."""
     tree = ast.parse(path.read_text())
-    skipped = {id(node) for each in ast.walk(tree) for node in _not_code(each)}
+    skipped = {id(node) for each in ast.walk(tree) for node in _skipped_nodes(each)}
     for index, node in enumerate(ast.walk(tree)):
         line = getattr(node, "lineno", None)
         if line not in lines or id(node) in skipped:
             continue
-        for what, change in _changes(node):
+        for description, change in _changes(node):
             changed = copy.deepcopy(tree)
-            target = next(each for place, each in enumerate(ast.walk(changed)) if place == index)
+            target = next(each for i, each in enumerate(ast.walk(changed)) if i == index)
             change(target)
-            yield Mutant(str(path), line, what, ast.unparse(ast.fix_missing_locations(changed)))
+            yield Mutant(str(path), line, description, ast.unparse(ast.fix_missing_locations(changed)))
 
 
-def _not_code(node: ast.AST) -> Iterator[ast.AST]:
-    """What below a node does not run or only speaks: docstrings, annotations, messages of errors, `__all__`."""
+def _skipped_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes below `node` that are not mutated: docstrings, annotations, error messages, imports."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         yield from ast.walk(node)
     for name in ("annotation", "returns"):
@@ -91,7 +91,7 @@ def _not_code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _changes(node: ast.AST):  # noqa: ANN202
-    """(name, function that changes such a node) of what may be changed in it."""
+    """Yield (description, function that changes such a node) for all changes of a node."""
     if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
         new = OPERATORS[type(node.op)]
         yield f"{type(node.op).__name__} -> {new.__name__}", lambda n: setattr(n, "op", new())
@@ -112,88 +112,88 @@ def _changes(node: ast.AST):  # noqa: ANN202
 
 
 def _drop(node: ast.AST) -> None:
-    """Turns a statement into one that does nothing, in its place."""
+    """Turn a statement into `pass` in place."""
     node.__class__ = ast.Pass  # type: ignore[assignment]
 
 
-def covered(coverage: Path) -> dict[str, dict[int, list[str]]]:
-    """File -> line -> tests of its room that run it."""
+def read_coverage(coverage: Path) -> dict[str, dict[int, list[str]]]:
+    """Return file -> line -> the tests in the package's test folder that run it."""
     from coverage import CoverageData
 
     data = CoverageData(str(coverage))
     data.read()
-    found: dict[str, dict[int, list[str]]] = {}
+    tests_of: dict[str, dict[int, list[str]]] = {}
     for name in data.measured_files():
         path = Path(name).relative_to(Path.cwd()).as_posix()
         if path.split("/")[0] not in PACKAGES:
             continue
-        room = f"tests/{path.split('/')[0]}/"
+        test_folder = f"tests/{path.split('/')[0]}/"
         lines = {
-            line: sorted({one.split("|")[0] for one in contexts if one.startswith(room)})
+            line: sorted({context.split("|")[0] for context in contexts if context.startswith(test_folder)})
             for line, contexts in data.contexts_by_lineno(name).items()
         }
-        found[path] = {line: tests for line, tests in lines.items() if tests}
-    return found
+        tests_of[path] = {line: tests for line, tests in lines.items() if tests}
+    return tests_of
 
 
 def test_files(lines: dict[int, list[str]]) -> list[str]:
-    """The files of all tests that run a file's lines."""
+    """Return the files of all tests that run a file's lines."""
     return sorted({test.split("::")[0] for tests in lines.values() for test in tests})
 
 
-def draw(lines: dict[str, dict[int, list[str]]], count: int, seed: int) -> list[Mutant]:
-    """Files by their covered lines, one line of each, one change of it."""
+def draw_mutants(lines: dict[str, dict[int, list[str]]], count: int, seed: int) -> list[Mutant]:
+    """Draw covered lines at random, and one mutant of each."""
     rng = random.Random(seed)
-    places = [(path, line) for path in sorted(lines) for line in sorted(lines[path])]
-    rng.shuffle(places)
-    found: list[Mutant] = []
-    for path, line in places:
+    candidates = [(path, line) for path in sorted(lines) for line in sorted(lines[path])]
+    rng.shuffle(candidates)
+    mutants: list[Mutant] = []
+    for path, line in candidates:
         options = list(mutants_of(Path(path), {line}))
         if options:
-            found.append(rng.choice(options))
-        if len(found) == count:
+            mutants.append(rng.choice(options))
+        if len(mutants) == count:
             break
-    return found
+    return mutants
 
 
-def noticed(mutant: Mutant, tests: Sequence[str], folder: Path) -> bool:
-    """Whether a test fails, in a copy of the tree."""
+def is_detected(mutant: Mutant, tests: Sequence[str], folder: Path) -> bool:
+    """Whether a test fails when the mutant replaces its file in `folder`, a copy of the tree."""
     target = folder / mutant.path
-    before = target.read_text()
+    original = target.read_text()
     target.write_text(mutant.source)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", QUICK, *tests]
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder)}
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=SECONDS)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=TIMEOUT_SECONDS)
         return done.returncode != 0
     except subprocess.TimeoutExpired:
         return True
     finally:
-        target.write_text(before)
+        target.write_text(original)
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m tools.mutation") -> int:
-    """Print a line for each mutant and the share that was noticed. Returns the exit status."""
-    config = tyro.cli(Config, args=args, prog=prog)
-    lines = covered(config.coverage)
-    rng, tried, caught = random.Random(config.seed), 0, 0
-    chosen = draw(lines, config.count, config.seed)
+    """Print a line for each mutant and the share that was detected. Returns the exit status."""
+    config = tyro.cli(MutationConfig, args=args, prog=prog)
+    lines = read_coverage(config.coverage)
+    rng, tried, detected = random.Random(config.seed), 0, 0
+    mutants = draw_mutants(lines, config.count, config.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "tree"
         shutil.copytree(
             Path.cwd(), folder, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "demo_output")
         )
-        for number, mutant in enumerate(chosen, start=1):
+        for number, mutant in enumerate(mutants, start=1):
             if config.only and number not in config.only:
                 continue
             start, files = time.perf_counter(), test_files(lines[mutant.path])
             tests = lines[mutant.path][mutant.line]
             tests = sorted(rng.sample(tests, min(len(tests), config.most_tests)))
-            good = noticed(mutant, tests, folder) or noticed(mutant, files, folder)
-            tried, caught = tried + 1, caught + good
-            said = f"{number:3} {'noticed ' if good else 'SURVIVED'} {mutant.path}:{mutant.line} {mutant.what}"
-            print(f"{said} ({time.perf_counter() - start:.0f} s)", flush=True)
-    print(f"{caught} of {tried} noticed ({100 * caught / max(tried, 1):.0f} %)")
+            killed = is_detected(mutant, tests, folder) or is_detected(mutant, files, folder)
+            tried, detected = tried + 1, detected + killed
+            status = f"{number:3} {'detected' if killed else 'SURVIVED'} {mutant.path}:{mutant.line}"
+            print(f"{status} {mutant.description} ({time.perf_counter() - start:.0f} s)", flush=True)
+    print(f"{detected} of {tried} detected ({100 * detected / max(tried, 1):.0f} %)")
     return 0
 
 

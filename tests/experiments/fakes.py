@@ -14,7 +14,7 @@ import flamejax
 from experiments.reconstruct import Config, command
 from experiments.reconstruct.pipeline import Tools
 from fitting import Fit, NoFaceError, Observation
-from fitting.fit_model import bare
+from fitting.fit_model import without_local_models
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.io.results import HeadIdentity
 from flamejax.types import Hypotheses
@@ -52,7 +52,8 @@ class FakeTools:
         if config is not None and config.method in ("complete", "diverse"):
             drawn = lambda fit, seen, keys: self.complete(fit, keys, config.num_samples)  # noqa: E731
             between = self.between
-        steps = self.observe, self.mask, bare(head), lambda seen: self.fit(head, seen), self.vertices, self.render
+        model = without_local_models(head)
+        steps = self.observe, self.mask, model, lambda seen: self.fit(head, seen), self.vertices, self.render
         return Tools(*steps, drawn, between)
 
     def complete(self, fit: Fit, keys, count: int) -> Hypotheses:

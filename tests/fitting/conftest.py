@@ -1,4 +1,4 @@
-"""The small head of `tests.fitting.scenes` and photos of it, made when first asked for."""
+"""Fixtures: the small head of `tests.fitting.scenes` and photos of it, made when first used."""
 
 import os
 from pathlib import Path
@@ -21,8 +21,8 @@ def model():
 
 
 @pytest.fixture(scope="session")
-def seen():
-    """Photos of five heads."""
+def photos():
+    """The observation of photos of five heads."""
     return scenes.photos()
 
 

@@ -1,4 +1,4 @@
-"""Algorithm 1 by gradient descent, as paper and released code run it."""
+"""Algorithm 1 by gradient descent, as the paper and its released code run it."""
 
 import dataclasses
 
@@ -10,30 +10,30 @@ from jax.test_util import check_grads
 
 import fitting
 from fitting.global_fit import fit_program
-from fitting.gradient_fit import Variables, _rates, _start, landmark_loss, loss_terms
-from fitting.photometric_fit import Evidence
+from fitting.gradient_fit import DescentParams, _initial_params, _step_factors, landmark_loss, loss_terms
+from fitting.photometric_fit import PhotoData
 from flamejax.rendering import ambient_light
 from flamejax.types import OK
 from tests.fitting.scenes import PHOTOS, QUICK, random_targets
 
 
 @pytest.mark.parametrize("preset", ["paper", pytest.param("code", marks=pytest.mark.slow)])
-def test_gradient_presets_bring_the_head_onto_the_photo(model, seen, preset):
-    # The last photo shows nothing at all: that gives a code and finite numbers.
-    blind = dataclasses.replace(seen, confidence=seen.confidence.at[-1].set(0.0))
-    result = fitting.fit(model, blind, QUICK[preset])
+def test_gradient_presets_align_the_head_with_the_photo(model, photos, preset):
+    # The last photo has no visible landmarks, which gives a failure code and finite numbers.
+    one_hidden = dataclasses.replace(photos, confidence=photos.confidence.at[-1].set(0.0))
+    result = fitting.fit(model, one_hidden, QUICK[preset])
     code = np.asarray(result.code)
     assert (code[:-1] == OK).all() and code[-1] != OK
     assert float(result.losses["nme"][:-1].max()) < 0.2
     assert np.abs(np.asarray(model.local_coefficients(result.params))).max() > 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
-    fitting.fit(model, seen, QUICK[preset])
+    fitting.fit(model, photos, QUICK[preset])
     assert fit_program(QUICK[preset], tuple(jax.devices())[:PHOTOS])._cache_size() == 1
 
 
-def test_step_sizes_are_none_for_local_models_before_the_last_stage_and_half_for_eyeballs(model):
-    variables = _start(model.head, random_targets(0, 1.0))
-    before, after = (_rates(model, variables, jnp.asarray(local), QUICK["code"]) for local in (0.0, 1.0))
+def test_step_sizes_are_zero_for_local_models_before_the_last_stage_and_half_for_eyeballs(model):
+    params = _initial_params(model.head, random_targets(0, 1.0))
+    before, after = (_step_factors(model, params, jnp.asarray(local), QUICK["code"]) for local in (0.0, 1.0))
     np.testing.assert_array_equal(before.betas, [1, 1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(before.expression, [1, 1, 0, 0])
     np.testing.assert_array_equal(after.betas, [1, 1, 1, 1, 1, 1, 0.5])
@@ -41,19 +41,18 @@ def test_step_sizes_are_none_for_local_models_before_the_last_stage_and_half_for
 
 
 @pytest.mark.slow  # compiles the fit again
-def test_local_models_wait_for_the_last_stage(model, seen):
-    stopped = dataclasses.replace(QUICK["code"], iterations=40)
-    found = fitting.fit(model, seen, stopped)
-    np.testing.assert_array_equal(model.local_coefficients(found.params), 0.0)
+def test_local_models_are_fitted_in_the_last_stage_only(model, photos):
+    fit = fitting.fit(model, photos, dataclasses.replace(QUICK["code"], iterations=40))
+    np.testing.assert_array_equal(model.local_coefficients(fit.params), 0.0)
 
 
-def test_losses_have_right_gradients(model):
+def test_gradients_of_the_losses_match_finite_differences(model):
     rng = np.random.default_rng(0)
     head = model.head
     plain = dataclasses.replace(
         head, albedo_mean=jnp.full_like(head.albedo_mean, 0.5), albedo_basis=jnp.zeros_like(head.albedo_basis)
     )
-    variables = Variables(
+    params = DescentParams(
         orient=jnp.asarray([0.1, 0.2, 0.0]),
         camera=jnp.asarray([6.5, 0.05, 0.6]),
         jaw=jnp.asarray([0.1, 0.0, 0.0]),
@@ -67,29 +66,27 @@ def test_losses_have_right_gradients(model):
     code, paper = fitting.PRESETS["code"], fitting.PRESETS["paper"]
 
     @jax.jit
-    def terms(variables):
-        evidence = Evidence(jnp.full((32, 32, 3), 0.3), jnp.ones((32, 32)), targets)
+    def terms(params):
+        photo = PhotoData(jnp.full((32, 32, 3), 0.3), jnp.ones((32, 32)), targets)
         config = dataclasses.replace(code, render_size=32)
-        found = loss_terms(
-            dataclasses.replace(model, head=plain), variables, evidence, jnp.ones(len(head.faces)), config
-        )
-        smooth = [found["closure"], 1e2 * found["regularisation"], found["smoothing"]]
-        # The contour's points jump between bins.
-        return smooth, [landmark_loss(head, variables, targets, config, slice(17, 68)) for config in (code, paper)]
+        losses = loss_terms(dataclasses.replace(model, head=plain), params, photo, jnp.ones(len(head.faces)), config)
+        smooth = [losses["closure"], 1e2 * losses["regularisation"], losses["smoothing"]]
+        # Without the contour, whose points jump between bins.
+        return smooth, [landmark_loss(head, params, targets, config, slice(17, 68)) for config in (code, paper)]
 
-    check_grads(terms, (variables,), 1, ("fwd", "rev"), eps=2e-3, rtol=0.05, atol=0.03)
+    check_grads(terms, (params,), 1, ("fwd", "rev"), eps=2e-3, rtol=0.05, atol=0.03)
 
 
-def test_the_camera_of_the_gradient_fit_is_the_crop_from_minus_one_to_one():
-    variables = Variables(
+def test_the_camera_of_the_gradient_fit_maps_the_crop_to_minus_one_to_one():
+    params = DescentParams(
         jnp.zeros(3), jnp.asarray([6.0, 0.1, -0.2]), *(jnp.zeros(n) for n in (3, 7, 4, 2, 3)), jnp.zeros((9, 3))
     )
     point = jnp.asarray([[0.02, 0.03, 0.1]])
-    crop = variables.unknowns().geometry.camera(1.0).project(point)[0, :2]
+    crop = params.fit_params().geometry.camera(1.0).project(point)[0, :2]
     np.testing.assert_allclose(2 * crop - 1, [6.0 * 0.02 + 0.1, -6.0 * 0.03 - 0.2], rtol=1e-5)
 
 
-def test_presets_are_as_the_sources_state_them():
+def test_presets_have_the_values_that_their_sources_state():
     paper, code = fitting.PRESETS["paper"], fitting.PRESETS["code"]
     assert (paper.optimiser, paper.learning_rate, paper.iterations) == ("sgd", 5e-3, 2000)
     assert (paper.landmark_weight, paper.photometric_weight, paper.regularisation_weight) == (5.0, 16.0, 1e-3)

@@ -1,4 +1,4 @@
-"""Files beside the photos: read as promised, refused with the file's name and the fault."""
+"""Files beside the photos: read as documented, or refused with the file's name and what is wrong."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from fitting.inputs import InputError, find_landmarks, find_mask, load_boxes, lo
 POINTS = np.random.default_rng(0).uniform(10, 200, (68, 2))
 
 
-def pts(points, count=68):
+def pts_text(points, count=68):
     rows = "\n".join(f"{x} {y}" for x, y in points)
     return f"version: 1\nn_points: {count}\n{{\n{rows}\n}}\n"
 
 
-def test_npy_and_json_round_trip(tmp_path):
+def test_npy_and_json_files_round_trip(tmp_path):
     confident = np.concatenate([POINTS, np.full((68, 1), 0.5)], axis=1)
     np.save(tmp_path / "a.npy", POINTS)
     np.save(tmp_path / "b.npy", confident.astype(np.float32))
@@ -31,7 +31,7 @@ def test_npy_and_json_round_trip(tmp_path):
     assert find_landmarks(tmp_path, "e") is None
 
 
-def test_missing_points(tmp_path):
+def test_missing_points_become_nan(tmp_path):
     rows = POINTS.tolist()
     (tmp_path / "a.json").write_text(json.dumps({"points": [None, [None, 3.0], *rows[2:]]}))
     loaded = load_landmarks(tmp_path / "a.json")
@@ -40,7 +40,7 @@ def test_missing_points(tmp_path):
 
 
 def test_pts_pixel_numbers_become_pixel_centres(tmp_path):
-    (tmp_path / "a.pts").write_text(pts(np.full((68, 2), 1)))
+    (tmp_path / "a.pts").write_text(pts_text(np.full((68, 2), 1)))
     np.testing.assert_array_equal(load_landmarks(tmp_path / "a.pts"), 0.5)  # the first pixel's centre
 
 
@@ -59,7 +59,7 @@ def test_pts_pixel_numbers_become_pixel_centres(tmp_path):
         ("a.json", json.dumps({"points": POINTS.tolist(), "confidence": [2.0] * 68}).encode(), "confidences"),
         ("a.json", json.dumps({"points": [[1e999, 1.0]] * 68}).encode(), "infinite"),
         ("a.pts", b"no braces", "between"),
-        ("a.pts", pts(POINTS, 5).encode(), "n_points"),
+        ("a.pts", pts_text(POINTS, 5).encode(), "n_points"),
         ("a.pts", b"n_points: 2\n{\n1 2\n3\n}", "two numbers"),
         ("a.pts", b"{\na b\n}", "two numbers"),
         ("a.txt", b"", ".npy, .json, .pts"),
@@ -72,7 +72,7 @@ def test_malformed_landmarks_are_refused(tmp_path, name, content, fault):
     assert str(tmp_path / name) in str(error.value)
 
 
-def test_malformed_arrays_are_refused(tmp_path):
+def test_arrays_of_wrong_shape_or_type_are_refused(tmp_path):
     for array, fault in (
         (POINTS[:5], "68 rows"), (POINTS.ravel(), "68 rows"), (np.full((68, 2), np.nan), "every point"),
         (np.full((68, 2), np.inf), "infinite"), (np.full((68, 2), "x"), "real numbers"), (POINTS + 1j, "real numbers"),
@@ -104,14 +104,14 @@ def test_pickles_are_never_run(tmp_path):
 
 def test_two_files_for_one_photo_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", POINTS)
-    (tmp_path / "a.pts").write_text(pts(POINTS))
+    (tmp_path / "a.pts").write_text(pts_text(POINTS))
     with pytest.raises(InputError, match=r"a\.npy and a\.pts"):
         find_landmarks(tmp_path, "a")
     with pytest.raises(InputError, match="no such folder"):
         find_landmarks(tmp_path / "nowhere", "a")
 
 
-def test_masks(tmp_path):
+def test_masks_are_binary_and_resized_to_the_photo(tmp_path):
     mask = np.zeros((30, 60), np.uint8)
     mask[:10] = 255
     Image.fromarray(mask).save(tmp_path / "a.png")
@@ -125,7 +125,7 @@ def test_masks(tmp_path):
         find_mask(tmp_path, "c", (30, 60))
 
 
-def test_boxes(tmp_path):
+def test_boxes_are_read_or_refused_by_name(tmp_path):
     path = tmp_path / "boxes.json"
     path.write_text('{"a": [1, 2, 30.5, 40]}')
     np.testing.assert_array_equal(load_boxes(path)["a"], [1, 2, 30.5, 40])

@@ -1,4 +1,4 @@
-"""A detector of the user's own: found by name, built, checked, and used; what is wrong with it is said."""
+"""A user's own detector: loaded by name, checked and used, or refused with a message that says what is wrong."""
 
 import sys
 
@@ -37,16 +37,16 @@ class NeedsWeights(Good):
 
 @pytest.fixture(autouse=True)
 def my_faces(tmp_path, monkeypatch):
-    """Modules of a user: one that works, one that fails when imported."""
+    """Create a user's modules: one that works, and one whose import fails."""
     (tmp_path / "my_faces.py").write_text(MODULE)
     (tmp_path / "my_broken_faces.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("my_faces", "my_broken_faces"):  # other tests' modules of these names
+    for name in ("my_faces", "my_broken_faces"):  # other tests may have imported modules of these names
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.mark.parametrize("name", ["my_faces:Good", "my_faces:ready"])
-def test_a_detector_is_found_by_name_and_used(name):
+def test_a_detector_is_loaded_by_name_and_used(name):
     detector = fitting.load_detector(name)
     assert fitting.load_detector(detector) is detector
     observation = fitting.observe([np.full((100, 100, 3), 0.5, np.float32)], detector=detector, size=32)
@@ -54,7 +54,7 @@ def test_a_detector_is_found_by_name_and_used(name):
 
 
 @pytest.mark.parametrize("spec", ["my_faces", "my_faces.Good", "my_faces:", ":Good", "my faces:Good", "my_faces:a:b"])
-def test_another_spelling_is_refused_with_the_right_one(spec):
+def test_a_misspelled_detector_is_refused_with_the_right_spelling(spec):
     with pytest.raises(fitting.DetectorError, match=r"package\.module:Class"):
         fitting.load_detector(spec)
 
@@ -71,6 +71,6 @@ def test_another_spelling_is_refused_with_the_right_one(spec):
         (object(), r"object is not a face detector.*detect.*missing; .*landmarks.*missing"),
     ],
 )
-def test_what_is_wrong_with_a_detector_is_said(spec, message):
+def test_an_unusable_detector_is_refused_with_the_reason(spec, message):
     with pytest.raises(fitting.DetectorError, match=message):
         fitting.load_detector(spec)

@@ -1,4 +1,4 @@
-"""From a photo to crops: geometry, masks, the caller's own landmarks and boxes, and refusals that say what to do."""
+"""`observe_photo` and `observe`: crops, masks, a caller's own landmarks and boxes, and helpful errors."""
 
 import builtins
 import sys
@@ -17,8 +17,8 @@ IMAGE = RNG.uniform(size=(200, 300, 3)).astype(np.float32)
 POINTS = np.stack([RNG.uniform(100, 180, 68), RNG.uniform(60, 150, 68)], axis=1)
 
 
-class OneFace:
-    """A detector that sees faces where it is told."""
+class FakeDetector:
+    """A detector that returns given landmarks."""
 
     def __init__(self, *points, presence=1.0):
         self.faces, self.presence = points, presence
@@ -32,7 +32,7 @@ class OneFace:
         return FaceLandmarks(points, np.full(68, 0.7, np.float32), self.presence, box)
 
 
-def test_shapes_types_and_round_trip():
+def test_observations_have_documented_shapes_and_map_back_to_the_photo():
     (observation,) = observe_photo(IMAGE, landmarks=POINTS, size=64)
     assert {x.dtype for x in jax.tree.leaves(observation)} == {np.dtype(np.float32)}
     assert observation.image.shape == (64, 64, 3) and observation.landmarks.shape == (68, 2)
@@ -53,16 +53,16 @@ def test_crop_is_exact_at_unit_scale_and_antialiased_when_shrinking():
     np.testing.assert_allclose(small, 0.5, atol=0.02)
 
 
-def test_crop_of_a_ramp_keeps_coordinates():
+def test_crop_of_a_ramp_has_the_ramps_coordinates():
     x = (np.arange(300, dtype=np.float32) + 0.5)[None].repeat(200, 0)
     for size in (32, 256):
         crop = crop_transform(np.array([100.3, 60.7, 170.1, 120.2]), size)
-        found = crop_image(x, crop, size)[size // 2]
+        row = crop_image(x, crop, size)[size // 2]
         expected = (np.arange(size) + 0.5 - float(crop.offset[0])) / float(crop.scale)
-        np.testing.assert_allclose(found, expected, atol=0.02)
+        np.testing.assert_allclose(row, expected, atol=0.02)
 
 
-def test_beyond_the_photo():
+def test_the_area_beyond_the_photo_is_hidden_and_no_face():
     points = POINTS - [120, 80]
     (observation,) = observe_photo(IMAGE, landmarks=points, size=64)
     beyond = np.asarray(observation.face_mask) == 0
@@ -74,7 +74,7 @@ def test_beyond_the_photo():
     np.testing.assert_allclose(top_left, IMAGE[0, 0], atol=1e-5)
 
 
-def test_masks_follow_the_crop():
+def test_masks_are_cropped_with_the_photo():
     hidden = np.zeros((200, 300), np.float32)
     hidden[:, 150:] = 1
     (observation,) = observe_photo(IMAGE, landmarks=POINTS, occlusion_mask=hidden, face_mask=1 - hidden, size=64)
@@ -84,15 +84,15 @@ def test_masks_follow_the_crop():
     np.testing.assert_allclose(observation.face_mask, 1 - observation.occlusion_mask, atol=1e-5)
 
 
-def test_a_mask_overrules_detected_landmarks_but_not_given_ones():
+def test_a_mask_hides_detected_landmarks_but_not_given_ones():
     hidden = np.zeros((200, 300), np.float32)
     hidden[:, 140:] = 1
-    detected = observe_photo(IMAGE, occlusion_mask=hidden, detector=OneFace(POINTS))[0].confidence
+    detected = observe_photo(IMAGE, occlusion_mask=hidden, detector=FakeDetector(POINTS))[0].confidence
     np.testing.assert_allclose(detected, np.where(np.floor(POINTS[:, 0]) >= 140, 0, 0.7), rtol=1e-6)
     np.testing.assert_array_equal(observe_photo(IMAGE, landmarks=POINTS, occlusion_mask=hidden)[0].confidence, 1)
 
 
-def test_given_confidence_and_missing_points():
+def test_given_confidences_are_used_and_missing_points_get_zero():
     given = np.concatenate([POINTS, np.full((68, 1), 0.25)], axis=1)
     given[3] = np.nan
     given[4, 2] = np.nan
@@ -116,31 +116,31 @@ def test_given_landmarks_need_no_detector(monkeypatch):
 
 
 def test_the_given_box_sets_the_crop():
-    (observation,) = observe_photo(IMAGE, box=(100, 50, 180, 150), detector=OneFace(POINTS), size=80)
+    (observation,) = observe_photo(IMAGE, box=(100, 50, 180, 150), detector=FakeDetector(POINTS), size=80)
     assert float(observation.crop.scale) == pytest.approx(0.5)
     np.testing.assert_allclose(observation.crop.to_crop(np.array([[140.0, 100.0]])), [[40, 40]], atol=1e-4)
 
 
-def test_all_faces_or_the_first():
-    detector = OneFace(POINTS, POINTS + 15)
+def test_all_faces_or_only_the_first_are_returned():
+    detector = FakeDetector(POINTS, POINTS + 15)
     assert len(observe_photo(IMAGE, detector=detector)) == 1
     first, second = observe_photo(IMAGE, detector=detector, all_faces=True)
     np.testing.assert_allclose(second.crop.to_full(second.landmarks), POINTS + 15, atol=1e-3)
     np.testing.assert_allclose(first.crop.to_full(first.landmarks), POINTS, atol=1e-3)
 
 
-def test_a_detector_that_gives_other_shapes_is_named():
-    with pytest.raises(ValueError, match=r"points of OneFace\.landmarks should be \(68, 2\), not \(5, 2\)"):
-        observe_photo(IMAGE, detector=OneFace(POINTS[:5]))
+def test_a_detector_that_returns_wrong_shapes_is_named():
+    with pytest.raises(ValueError, match=r"points of FakeDetector\.landmarks should be \(68, 2\), not \(5, 2\)"):
+        observe_photo(IMAGE, detector=FakeDetector(POINTS[:5]))
 
 
-def test_batch():
-    batch = observe([IMAGE, IMAGE[:150]], landmarks=[POINTS, None], detector=OneFace(POINTS - 5), size=64)
+def test_observe_stacks_photos_and_names_the_one_that_fails():
+    batch = observe([IMAGE, IMAGE[:150]], landmarks=[POINTS, None], detector=FakeDetector(POINTS - 5), size=64)
     assert batch.image.shape == (2, 64, 64, 3) and batch.crop.scale.shape == (2,)
     full = batch.crop.to_full(batch.landmarks)
     np.testing.assert_allclose(full, np.stack([POINTS, POINTS - 5]), atol=1e-3)
     with pytest.raises(NoFaceError, match="photo 1"):
-        observe([IMAGE, IMAGE], landmarks=[POINTS, None], detector=OneFace())
+        observe([IMAGE, IMAGE], landmarks=[POINTS, None], detector=FakeDetector())
     with pytest.raises(ValueError, match="2 photos"):
         observe([IMAGE, IMAGE], landmarks=[POINTS])
 
@@ -155,15 +155,15 @@ def test_stack_refuses_different_sizes():
 @pytest.mark.parametrize(
     "given",
     [
-        {"detector": OneFace()},
-        {"detector": OneFace(POINTS, presence=0.01)},
-        {"detector": OneFace(POINTS, presence=0.01), "box": (0, 0, 50, 50)},
+        {"detector": FakeDetector()},
+        {"detector": FakeDetector(POINTS, presence=0.01)},
+        {"detector": FakeDetector(POINTS, presence=0.01), "box": (0, 0, 50, 50)},
         {"landmarks": np.full((68, 2), np.nan)},
         {"landmarks": POINTS + 1000},
         {"landmarks": POINTS / 1000},
     ],
 )
-def test_no_face_says_what_to_do(given):
+def test_the_error_without_a_face_names_the_remedy(given):
     with pytest.raises(NoFaceError, match="--landmarks"):
         observe_photo(IMAGE, **given)
 
@@ -182,14 +182,14 @@ def test_no_face_says_what_to_do(given):
         ({"landmarks": POINTS, "face_mask": np.full((200, 300), 255)}, "face_mask"),
     ],
 )
-def test_bad_arguments_are_refused(given, reason):
+def test_invalid_arguments_are_refused(given, reason):
     with pytest.raises(ValueError, match=reason):
-        observe_photo(IMAGE, detector=OneFace(POINTS), **given)
+        observe_photo(IMAGE, detector=FakeDetector(POINTS), **given)
     with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
         observe_photo(IMAGE[..., 0], landmarks=POINTS)
 
 
-def test_a_real_portrait():
+def test_a_real_portrait_is_observed():
     data = pytest.importorskip("skimage.data")
     pytest.importorskip("ai_edge_litert")
     image = data.astronaut()

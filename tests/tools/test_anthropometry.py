@@ -1,4 +1,4 @@
-"""Heads drawn from the committed open head, against the published survey."""
+"""Heads drawn from the committed open head, compared with the published survey."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def result(asset):
     return anthropometry.compare(asset, people=500)
 
 
-def test_both_sexes_measure_as_in_the_survey(result):
+def test_measurements_of_both_sexes_agree_with_the_survey(result):
     outside = [(r["measurement"], r["sex"], r["shift"], r["ratio"]) for r in result["table"] if not r["within_limits"]]
     assert len(result["table"]) == 22 and not outside
 
@@ -32,7 +32,7 @@ def test_correlations_have_the_published_sign(result):
     assert len(expected) == 9 and min(r["ours"] for r in expected) > 0.1
 
 
-def test_measurements_grow_with_the_head(asset):
+def test_measurements_scale_with_the_head(asset):
     template = asset["v_template"].astype(float)
     np.testing.assert_allclose(survey.measure(1.1 * template), 1.1 * survey.measure(template))
     assert survey.measure(np.stack([template, template])).shape == (2, 11)
@@ -47,7 +47,7 @@ def test_the_vertices_of_a_measurement_are_mirror_twins(asset):
         assert abs(v[k, 0]) < 1e-5
 
 
-def test_sexes_together_are_standard_normal(asset):
+def test_coefficients_of_both_sexes_together_are_standard_normal(asset):
     rng = np.random.default_rng(0)
     betas = np.concatenate([anthropometry.draw_betas(asset, rng, 4000, sex) for sex in survey.SEXES])
     assert np.abs(betas.mean(0)).max() < 0.06
@@ -55,6 +55,6 @@ def test_sexes_together_are_standard_normal(asset):
     assert 0.5 < np.linalg.norm(asset["sex_direction"]) < 1
 
 
-def test_shares_of_variance_fall(asset):
+def test_variance_shares_are_decreasing(asset):
     share = asset["variance_share"]
     assert share.shape == (150,) and (np.diff(share) <= 0).all() and 0.99 < share.sum() < 1

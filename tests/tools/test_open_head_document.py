@@ -1,4 +1,4 @@
-"""The open head's page: its tables are filled as given, and what it says of the shipped file is true."""
+"""The open head's page: its tables are filled, and its facts agree with the shipped file."""
 
 import hashlib
 import json
@@ -30,23 +30,23 @@ def test_page_states_the_facts_of_the_shipped_file(head):
     assert document.between(PAGE, "facts") == facts.facts(head, open_head_path()), RERUN
 
 
-def test_page_shows_the_pictures_that_are_made():
-    shown = re.findall(r"!\[[^]]+\]\(\.\./images/open-head/([a-z-]+)\.jpg\)", PAGE)
+def test_page_shows_all_pictures_in_order():
+    shown = re.findall(r"!\[[^]]+\]\(images/open-head/([a-z-]+)\.jpg\)", PAGE)
     assert shown == list(PICTURES)
     assert PAGE.count("![") == len(shown)
 
 
-def test_all_regions_are_painted():
+def test_all_regions_have_a_colour():
     assert sorted(PAINT) == sorted(REGION_NAMES)
 
 
-def test_variance_shares(head):
+def test_variance_shares_sum_to_one(head):
     shares = facts.variance_shares(head)
     assert shares.shape == (head.num_betas,)
     assert np.isclose(shares.sum(), 1) and (shares > 0).all() and shares[0] == shares.max()
 
 
-def test_template_is_as_large_as_a_head(head):
+def test_template_has_the_size_of_a_head(head):
     sizes = facts.template_sizes_mm(head)
     assert 180 < sizes["chin (landmark 8) to crown"] < 260
     assert 120 < sizes["head breadth, without ears"] < 190
@@ -70,7 +70,7 @@ def test_damaged_markers_are_refused(page):
         document.fill(page, "x", "new")
 
 
-def test_markdown_table():
+def test_markdown_table_escapes_and_aligns_cells():
     rows = [{"measure": "a|b", "ours": 1.23456, "n": 3}, {"measure": "c\nd", "ours": None, "ok": True}]
     assert facts.markdown_table(rows).splitlines() == [
         "| measure | ours | n | ok |",
@@ -80,7 +80,7 @@ def test_markdown_table():
     ]
 
 
-def test_numbers_are_written_plainly():
+def test_numbers_are_written_without_exponents():
     row = {"a": 123456.0, "b": float("nan"), "c": 0.00012, "d": 12.0, "e": -143.52}
     assert facts.markdown_table([row]).splitlines()[-1] == "| 123456 | - | 0.00012 | 12 | -143.5 |"
 
@@ -97,7 +97,7 @@ def test_command_fills_page_and_tables(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "[1]", "not json"])
-def test_rows_of_another_form_are_refused(tmp_path, content, capsys):
+def test_malformed_rows_are_refused(tmp_path, content, capsys):
     source = tmp_path / "rows.json"
     source.write_text(content)
     assert document.main(["--output", str(tmp_path), "--no-pictures", "--landmarks", str(source)]) == 2
@@ -110,21 +110,21 @@ def test_unknown_picture_is_refused(tmp_path, capsys):
     assert "motion" in capsys.readouterr().err
 
 
-def test_a_turned_head_stays_in_the_frame(head):
-    scene = studio.Studio.of(head)
+def test_a_rotated_head_stays_inside_the_picture(head):
+    scene = studio.HeadStudio.for_head(head)
     one = HeadParams.zeros(head, (1,))
     for yaw in (-90.0, 0.0, 35.0, 180.0):
-        view = studio.View((40, 50), yaw=yaw)
-        points = scene.marks(one, view)
+        view = studio.StudioView((40, 50), yaw=yaw)
+        points = scene.project_landmarks(one, view)
         assert (points > 0).all() and (points < [[[40, 50]]]).all()
 
 
 @pytest.mark.slow
 def test_a_picture_has_a_head_in_its_middle_and_grey_around(head):
-    picture = studio.Studio.of(head).shoot(HeadParams.zeros(head, (1,)), studio.View((40, 50)))[0]
+    picture = studio.HeadStudio.for_head(head).render(HeadParams.zeros(head, (1,)), studio.StudioView((40, 50)))[0]
     assert picture.shape == (50, 40, 3)
     grey = round(255 * studio.BACKGROUND)
-    assert (picture[[0, 0, -1, -1], [0, -1, 0, -1]] == grey).all()  # nothing touches the corners
+    assert (picture[[0, 0, -1, -1], [0, -1, 0, -1]] == grey).all()  # the corners are background
     assert (picture[25, 20] != grey).any()
 
 

@@ -1,4 +1,4 @@
-"""Lips and lids of the committed open head neither cross nor leave the eyeball bare, out to two standard deviations."""
+"""Lips and lids of the committed open head do not cross or uncover the eyeball within two standard deviations."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from tools.open_head import anthropometry, gaps
 from tools.open_head.gaps import gap
 
-TOUCH = -4.5e-4  # metres: lips that touch may overlap by this much (a big smile slides their borders along each other)
-LAP = -5e-3  # metres: shut lids overlap, those of people with narrow eyes most, the upper one before the lower
+MAX_LIP_OVERLAP = -4.5e-4  # metres: closed lips may overlap as far (in a big smile their borders slide)
+MAX_LID_OVERLAP = -5e-3  # metres: shut lids overlap, most for people with narrow eyes, the upper over the lower
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,11 @@ def expression(asset):
 
 
 def rotation_feature(joint, angle):
-    """The pose feature of one joint turned about x."""
+    """Return the pose feature of one joint rotated about x."""
     c, s = np.cos(angle), np.sin(angle)
-    out = np.zeros(36)
-    out[9 * (joint - 1) : 9 * joint] = [0, 0, 0, 0, c - 1, -s, 0, s, c - 1]
-    return out
+    feature = np.zeros(36)
+    feature[9 * (joint - 1) : 9 * joint] = [0, 0, 0, 0, c - 1, -s, 0, s, c - 1]
+    return feature
 
 
 def test_a_neutral_face_has_shut_lips_and_open_eyes(asset, openings):
@@ -42,18 +42,18 @@ def test_a_neutral_face_has_shut_lips_and_open_eyes(asset, openings):
 def test_lips_of_random_people_stay_shut(asset, openings):
     for sex in ("men", "women"):
         people, _ = anthropometry.draw_people(asset, np.random.default_rng(3), 40, sex)
-        found = np.array([gap(openings["lips"], v) for v in people.astype(float)])
-        assert found.min() > -1e-3 and np.percentile(np.abs(found), 95) < 5e-4
+        gaps_of_lips = np.array([gap(openings["lips"], v) for v in people.astype(float)])
+        assert gaps_of_lips.min() > -1e-3 and np.percentile(np.abs(gaps_of_lips), 95) < 5e-4
 
 
-def at_two(asset, k, sign):
-    """Two standard deviations, or as far as the component's range goes."""
+def two_deviations(asset, k, sign):
+    """Return two standard deviations, clipped to the component's range."""
     low, high = asset["expression_range"][:, k]
     return float(np.clip(2 * sign, low, high))
 
 
-def draw(asset, rng, count):
-    """Random coefficients as samplers draw them: reflected at the lowest, cut at the highest."""
+def draw_expressions(asset, rng, count):
+    """Draw coefficients as samplers do: reflected at the lower bound, clipped at the upper one."""
     low, high = asset["expression_range"].astype(float)
     z = rng.standard_normal((count, len(low)))
     return np.clip(np.where(z < low, 2 * low - z, z), low, high)
@@ -64,38 +64,38 @@ def test_lips_do_not_cross_at_two_standard_deviations(asset, openings, expressio
     assert len(part) == 3
     for k in range(expression.shape[2]):
         for sign in (1, -1):
-            step = at_two(asset, k, sign)
-            assert gap(openings["lips"], v + step * expression[:, :, k]).min() > TOUCH, (k, step)
+            step = two_deviations(asset, k, sign)
+            assert gap(openings["lips"], v + step * expression[:, :, k]).min() > MAX_LIP_OVERLAP, (k, step)
         if k in part:  # lips part in the positive direction only
             assert gap(openings["lips"], v + 2 * expression[:, :, k]).max() > 2e-3
             assert asset["expression_range"][0, k] == 0
 
 
-def test_random_faces_keep_lips_apart_and_eyeballs_covered(asset, openings, expression):
+def test_lips_and_lids_of_random_faces_do_not_cross(asset, openings, expression):
     rng = np.random.default_rng(5)
     people, _ = anthropometry.draw_people(asset, rng, 40, "women")
-    faces = people + np.einsum("nk,vdk->nvd", draw(asset, rng, 40), expression)
+    faces = people + np.einsum("nk,vdk->nvd", draw_expressions(asset, rng, 40), expression)
     lips = np.array([gap(openings["lips"], v).min() for v in faces])
     assert lips.min() > -8e-4
     lids = np.array([min(gap(openings[s], v).min() for s in ("left", "right")) for v in faces])
-    assert lids.min() > LAP
+    assert lids.min() > MAX_LID_OVERLAP
     assert np.median(lids) > 1e-3  # most eyes are open
 
 
-def test_only_the_closing_components_move_the_lids_together(asset, openings, expression):
+def test_only_the_closing_components_close_the_lids(asset, openings, expression):
     v, closing = asset["v_template"].astype(float), set(asset["closing_components"].tolist())
     for k in range(expression.shape[2]):
         for side in ("left", "right"):
             rest = gap(openings[side], v)
             for sign in (1, -1):
-                moved = gap(openings[side], v + at_two(asset, k, sign) * expression[:, :, k])
+                moved = gap(openings[side], v + two_deviations(asset, k, sign) * expression[:, :, k])
                 if k not in closing:
                     assert np.abs(moved - rest).max() < 8e-4, (k, sign)
 
 
 @pytest.mark.parametrize("sides", [("left", "right"), ("left",), ("right",)])
 def test_eyes_shut_within_two_standard_deviations(asset, openings, expression, sides):
-    """Both eyes and each: no slit, no eyeball cut by a lid on the way, for the mean face and with a smile."""
+    """Both eyes and each one shut without a slit, for the mean face and with a smile."""
     v, (both, one) = asset["v_template"].astype(float), asset["closing_components"]
     z = np.zeros(expression.shape[2])
     z[both], z[one] = {2: (1.95, 0.0), 1: (0.95, 2.0 if sides == ("left",) else -2.0)}[len(sides)]
@@ -110,7 +110,7 @@ def test_eyes_shut_within_two_standard_deviations(asset, openings, expression, s
 
 
 @pytest.mark.parametrize("way", [0.3, 0.5, 0.7, 1.0])
-def test_closing_lids_stay_off_the_eyeball(asset, openings, expression, way):
+def test_closing_lids_do_not_penetrate_the_eyeball(asset, openings, expression, way):
     v = asset["v_template"].astype(float)
     moved = v + way * 1.92 * expression[:, :, asset["closing_components"][0]]
     names = [str(n) for n in asset["region_names"]]

@@ -1,1 +1,1 @@
-"""Fits of real photos under several settings, side by side: what the dense landmarks and the colours bring."""
+"""Compare fits of real photos under several configs: the benefit of dense landmarks and of colours."""

@@ -1,4 +1,4 @@
-"""The command: fit the photos under every variant, print the tables, draw the sheet."""
+"""The command `compare_fits`: fit the photos under every variant, print tables, draw a comparison sheet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from flamejax.files import write_bytes, write_text
 from flamejax.head import HeadFileError, HeadModel
 from tools.compare_fits.held_out import PARTS, hide_part, part_error
 from tools.compare_fits.known_heads import known_head_rows
-from tools.compare_fits.picture import sheet
+from tools.compare_fits.picture import comparison_sheet
 
 VARIANTS = {
     "68 points": FitConfig(dense_weight=0.0, photometric_steps=0),
@@ -40,12 +40,12 @@ PORTRAIT = "astronaut"
 
 
 @dataclass(frozen=True)
-class Config:
+class CompareFitsConfig:
     """Fit photos with 68 or 468 landmarks, with and without colours, and show the fits side by side.
 
-    The public-domain portrait of scikit-image is always among them. Prints the reprojection error of the landmarks
-    under every variant, before and after calibrating them, the error of landmarks that were hidden from the fit, and
-    the error of heads of known shape that wear the photos' skin.
+    The public-domain portrait of scikit-image is always included. Prints the reprojection error of the landmarks under
+    every variant, before and after calibrating them, the error of landmarks that were hidden from the fit, and the
+    error of heads of known shape with the photos' skin.
     """
 
     photos: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -55,15 +55,15 @@ class Config:
     head: Path | None = None
     """Head model file; the embedded open head unless given."""
     hidden: bool = True
-    """Also hide one part of the face after the other and measure the fit there (minutes)."""
+    """Also hide each part of the face in turn and measure the fit there (minutes)."""
     known: bool = True
     """Also fit renders of heads of known shape, with the photos' skin and with the model's (minutes)."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m tools.compare_fits") -> int:
-    """Run the command. Returns the exit status: 0, or 2 when it could not be done."""
+    """Run the command. Returns the exit status: 0, or 2 after an error."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
-    config = tyro.cli(Config, args=None if args is None else list(args), prog=prog)
+    config = tyro.cli(CompareFitsConfig, args=None if args is None else list(args), prog=prog)
     runtime.use_compilation_cache()
     try:
         run(config, console)
@@ -73,8 +73,8 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m tools.compare
     return 0
 
 
-def run(config: Config, console: Console, detector: FaceDetector | None = None) -> dict[str, list[Row]]:
-    """Do what `config` asks. Returns the rows of each table."""
+def run(config: CompareFitsConfig, console: Console, detector: FaceDetector | None = None) -> dict[str, list[Row]]:
+    """Fit the photos, print the tables and write the files. Returns the rows of each table."""
     started = time.perf_counter()
     config.output.mkdir(parents=True, exist_ok=True)
     head = flamejax.load_head(config.head)
@@ -86,9 +86,9 @@ def run(config: Config, console: Console, detector: FaceDetector | None = None) 
         for variant, settings in VARIANTS.items():
             fits[variant] = jax.block_until_ready(fitting.fit(head, observation, settings))
             progress.advance(task)
-        plain = fitting.fit(flamejax.load_head(config.head, calibrate=False), observation, FitConfig())
+        uncalibrated = fitting.fit(flamejax.load_head(config.head, calibrate=False), observation, FitConfig())
         progress.advance(task)
-    tables = {"reprojection": reprojection_rows(names, {"not calibrated": plain, **fits})}
+    tables = {"reprojection": reprojection_rows(names, {"not calibrated": uncalibrated, **fits})}
     print_rows(console, "Inner 51 landmarks, mean distance in outer-eye distances", tables["reprojection"])
     if config.hidden:
         tables["hidden"] = hidden_rows(head, observation, console)
@@ -98,14 +98,14 @@ def run(config: Config, console: Console, detector: FaceDetector | None = None) 
         print_rows(console, "Known heads, frontal error in millimetres", tables["known"])
     write_text(config.output / "tables.json", json.dumps({"photos": names, **tables}, indent=1) + "\n")
     buffer = io.BytesIO()
-    sheet(head, names, observation, fits).save(buffer, format="PNG")
+    comparison_sheet(head, names, observation, fits).save(buffer, format="PNG")
     write_bytes(config.output / "comparison.png", buffer.getvalue())
     console.print(f"{config.output / 'comparison.png'}; {time.perf_counter() - started:.0f} s in all")
     return tables
 
 
-def observe(config: Config, detector: FaceDetector, console: Console) -> tuple[list[str], Observation]:
-    """Names and observations of the photos and the portrait; photos without a face are said and left out."""
+def observe(config: CompareFitsConfig, detector: FaceDetector, console: Console) -> tuple[list[str], Observation]:
+    """Return names and observations of the photos and the portrait; prints and skips photos without a face."""
     from skimage import data
 
     def say(line: str) -> None:
@@ -118,30 +118,33 @@ def observe(config: Config, detector: FaceDetector, console: Console) -> tuple[l
 
 
 def reprojection_rows(names: list[str], fits: dict[str, Fit]) -> list[Row]:
-    """One row per photo and their median: `Fit.losses["nme"]` under each variant."""
+    """Return a row per photo and one of their median: `Fit.losses["nme"]` under each variant."""
     values = {variant: np.asarray(fit.losses["nme"], np.float64) for variant, fit in fits.items()}
     rows: list[Row] = [{"photo": name, **{v: float(e[i]) for v, e in values.items()}} for i, name in enumerate(names)]
     return [*rows, {"photo": "median", **{v: float(np.median(e)) for v, e in values.items()}}]
 
 
 def hidden_rows(head: HeadModel, observation: Observation, console: Console) -> list[Row]:
-    """One row per hidden part and their mean: the mean error under each variant over photos that show the part, and
-    `better`: in how many of them colours lowered the error of the fit to 468 points."""
+    """Return a row per hidden part and one of their mean.
+
+    A row has the mean error under each variant over photos that show the part, and `better`: in how many of these
+    colours lowered the error of the fit to 468 points.
+    """
     errors: dict[str, dict[str, np.ndarray]] = {}
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("hidden parts", total=len(PARTS) * len(VARIANTS))
         for part in PARTS:
-            partly = hide_part(head, observation, part)
+            hidden = hide_part(head, observation, part)
             errors[part] = {}
             for variant, settings in VARIANTS.items():
-                errors[part][variant] = part_error(fitting.fit(head, partly, settings), observation, part)
+                errors[part][variant] = part_error(fitting.fit(head, hidden, settings), observation, part)
                 progress.advance(task)
     rows: list[Row] = []
-    for part, found in errors.items():
-        better, shown = found["468 + colours"] < found["468 points"], ~np.isnan(found["468 points"])
+    for part, part_errors in errors.items():
+        colours, points = part_errors["468 + colours"], part_errors["468 points"]
         rows.append({
-            "hidden": part, **{variant: float(np.nanmean(error)) for variant, error in found.items()},
-            "better": f"{int(np.sum(better & shown))} of {int(shown.sum())}",
+            "hidden": part, **{variant: float(np.nanmean(error)) for variant, error in part_errors.items()},
+            "better": f"{int(np.sum(colours < points))} of {int(np.sum(~np.isnan(points)))}",
         })  # fmt: skip
     means = {variant: float(np.mean([row[variant] for row in rows])) for variant in VARIANTS}
     return [*rows, {"hidden": "mean of the parts", **means, "better": ""}]

@@ -1,7 +1,7 @@
-"""What a fit says of landmarks it never saw: one part of the face is hidden from it, then compared with the detector.
+"""Evaluate a fit on held-out landmarks: hide one part of the face from it, then compare with the detector there.
 
-A photo has no known geometry. But the detector saw the hidden part, and a fit that has learnt something true of the
-face from the rest of it puts the hidden landmarks nearer to where the detector did.
+A photo has no known geometry. But the detector saw the hidden part, and a fit that has estimated the face better from
+the other parts predicts the hidden landmarks nearer to the detected ones.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from flamejax.types import VISIBLE_CONFIDENCE
 
 PARTS = {"brows": slice(17, 27), "nose": slice(27, 36), "eyes": slice(36, 48), "lips": slice(48, 68)}
 REACH = 0.015
-"""Metres on the mean head: dense landmarks nearer than this to a hidden one are hidden with it."""
+"""Metres on the mean head: dense landmarks nearer than this to a hidden landmark are hidden too."""
 MIN_POINTS = 3
 OUTER_EYES = (36, 45)
 
 
 def hide_part(head: HeadModel, observation: Observation, part: str) -> Observation:
-    """The observation without the landmarks of one part of the face, of the 68 and of the 468. Axes as given."""
+    """Return the observation without the landmarks of one part of the face, of the 68 and of the 468."""
     rest = HeadParams.zeros(head)
     sparse = np.asarray(landmarks(head, rest))
     hidden = np.zeros(len(sparse), bool)
@@ -38,16 +38,16 @@ def hide_part(head: HeadModel, observation: Observation, part: str) -> Observati
 
 
 def part_error(fit: Fit, observation: Observation, part: str) -> np.ndarray:
-    """(B,) mean distance of a part's landmarks from the detector's, in outer-eye distances of the photo.
+    """Return the mean distance (B,) of a part's landmarks from the detector's, in outer-eye distances of the photo.
 
-    NaN where the detector was sure of fewer than three of them. `observation` is the one before `hide_part`.
+    NaN where fewer than three of them are confident. `observation` is the one before `hide_part`.
     """
-    chosen = PARTS[part]
+    indices = PARTS[part]
     points = np.asarray(fit.camera.project(fit.landmarks))[..., :2]
     target = np.asarray(observation.landmarks)
-    sure = (np.asarray(observation.confidence) > VISIBLE_CONFIDENCE)[:, chosen]
+    confident = (np.asarray(observation.confidence) > VISIBLE_CONFIDENCE)[:, indices]
     left, right = OUTER_EYES
-    span = np.linalg.norm(target[:, left] - target[:, right], axis=-1)
-    distance = np.linalg.norm(points - target, axis=-1)[:, chosen]
-    mean = np.sum(distance * sure, axis=-1) / np.maximum(sure.sum(axis=-1), 1)
-    return np.where(sure.sum(axis=-1) >= MIN_POINTS, mean / span, np.nan)
+    eye_distance = np.linalg.norm(target[:, left] - target[:, right], axis=-1)
+    distance = np.linalg.norm(points - target, axis=-1)[:, indices]
+    mean = np.sum(distance * confident, axis=-1) / np.maximum(confident.sum(axis=-1), 1)
+    return np.where(confident.sum(axis=-1) >= MIN_POINTS, mean / eye_distance, np.nan)

@@ -1,4 +1,4 @@
-"""Real skin on heads whose shape is known: does comparing colours bring the shape nearer, or drive it off?"""
+"""Fit renders of known heads with real skin: do colours improve the fitted shape or worsen it?"""
 
 from __future__ import annotations
 
@@ -23,77 +23,81 @@ SETTINGS = {"landmarks": FitConfig(photometric_steps=0), "and colours": FitConfi
 HEADS_PER_SKIN = 2
 MODEL = "the model"
 MODEL_SKINS = 16
-"""Heads that wear the model's own albedo, for comparison."""
+"""Number of heads with the model's own albedo, for comparison."""
 SEED = 21
 
 
-def frontal_error(head: HeadModel, found: Array, truth: Array) -> np.ndarray:
-    """(B,) mean distance of the frontal face's vertices after a similarity, millimetres. found, truth (B, V, 3)."""
+def frontal_error(head: HeadModel, verts: Array, truth: Array) -> np.ndarray:
+    """Return the mean distance (B,) of the frontal face's vertices after a similarity transform, millimetres.
+
+    verts, truth (B, V, 3) metres.
+    """
     frontal = np.asarray(head.regions["face"]) & (np.asarray(head.v_template)[:, 2] > 0)
-    found, truth = found[:, frontal], truth[:, frontal]
-    moved = apply_similarity(found, *similarity_transform(found, truth))
-    return 1e3 * np.linalg.norm(np.asarray(moved - truth), axis=-1).mean(axis=-1)
+    verts, truth = verts[:, frontal], truth[:, frontal]
+    aligned = apply_similarity(verts, *similarity_transform(verts, truth))
+    return 1e3 * np.linalg.norm(np.asarray(aligned - truth), axis=-1).mean(axis=-1)
 
 
 def known_head_rows(
     head: HeadModel, names: Sequence[str], observation: Observation, fit: Fit, detector: FaceDetector
 ) -> list[Row]:
-    """Random heads with the skin of the photos, rendered and fitted.
+    """Render random heads with the skin of the photos, fit them, and return rows of errors.
 
     Args:
-      names: of the B photos, whose skin is taken. observation, fit: (B,).
+      names: of the B photos whose skin is used. observation, fit: (B,).
 
     Returns:
-      One row per kind of landmarks (exact; detected on the renders) and skin, and their means: `mean_head` and the
-      error under each of `SETTINGS`, millimetres, and `better`, the number of heads in which colours lowered it.
+      One row per kind of landmarks (exact; detected on the renders) and skin, and one of all photos: the error of the
+      mean head and of the fits under each of `SETTINGS`, millimetres, and `better`, the number of heads whose error
+      colours lowered.
     """
     side = head.albedo_mean.shape[0]
     photographed = jnp.concatenate([skin_textures(head, fit, observation, side)] * HEADS_PER_SKIN)
     count = len(photographed) + MODEL_SKINS
     keys = jax.random.split(jax.random.key(SEED))
     scenes = sample_scenes(head, keys[0], count, spread=SPREAD)
-    painted = jnp.clip(head.albedo(scenes.texture[-MODEL_SKINS:]), 0.0, 1.0)
-    skins = jnp.concatenate([photographed, painted])
+    synthetic = jnp.clip(head.albedo(scenes.texture[-MODEL_SKINS:]), 0.0, 1.0)
+    skins = jnp.concatenate([photographed, synthetic])
     images, points, _ = render_scenes(head, scenes, keys[1], albedo=skins)
-    wearing = np.asarray([*names] * HEADS_PER_SKIN + [MODEL] * MODEL_SKINS)
+    skin_names = np.asarray([*names] * HEADS_PER_SKIN + [MODEL] * MODEL_SKINS)
     truth = vertices(head, scenes.params)
     mean_head = frontal_error(head, jnp.broadcast_to(head.v_template, truth.shape), truth)
-    detected, kept = _detect(np.asarray(images), detector)
+    detected, detected_index = _detect(np.asarray(images), detector)
     rows: list[Row] = []
     for kind, batch, index in (
         ("exact", exact_observation(images, points), np.arange(count)),
-        ("detected", detected, kept),
+        ("detected", detected, detected_index),
     ):
         errors = {
             name: frontal_error(head, fitting.fit(head, batch, settings).vertices, truth[index])
             for name, settings in SETTINGS.items()
         }
-        found = wearing[index]
-        rows += [_row(kind, name, found == name, mean_head[index], errors) for name in (*names, MODEL)]
-        rows.append(_row(kind, "all photos", found != MODEL, mean_head[index], errors))
+        skin = skin_names[index]
+        rows += [_row(kind, name, skin == name, mean_head[index], errors) for name in (*names, MODEL)]
+        rows.append(_row(kind, "all photos", skin != MODEL, mean_head[index], errors))
     return [row for row in rows if row["heads"]]
 
 
-def _row(kind: str, skin: str, chosen: np.ndarray, mean_head: np.ndarray, errors: dict[str, np.ndarray]) -> Row:
-    alone, both = errors.values()
-    if not chosen.any():
+def _row(kind: str, skin: str, selected: np.ndarray, mean_head: np.ndarray, errors: dict[str, np.ndarray]) -> Row:
+    landmarks_only, with_colours = errors.values()
+    if not selected.any():
         return {"heads": 0}
     return {
-        "points": kind, "skin of": skin, "heads": int(chosen.sum()), "mean head": float(mean_head[chosen].mean()),
-        **{name: float(error[chosen].mean()) for name, error in errors.items()},
-        "better": int(np.sum(both[chosen] < alone[chosen])),
+        "points": kind, "skin of": skin, "heads": int(selected.sum()), "mean head": float(mean_head[selected].mean()),
+        **{name: float(error[selected].mean()) for name, error in errors.items()},
+        "better": int(np.sum(with_colours[selected] < landmarks_only[selected])),
     }  # fmt: skip
 
 
 def _detect(images: np.ndarray, detector: FaceDetector) -> tuple[Observation, np.ndarray]:
-    """What the detector sees in renders, and the indices of those with a face."""
-    found, kept = [], []
+    """Return the observations of renders in which the detector sees a face, and the indices of these renders."""
+    observations, indices = [], []
     for i, image in enumerate(images):
         try:
-            found.append(fitting.observe_photo(image, detector=detector)[0])
+            observations.append(fitting.observe_photo(image, detector=detector)[0])
         except ValueError:
             continue
-        kept.append(i)
-    if not kept:
+        indices.append(i)
+    if not indices:
         raise ValueError("the detector saw no face in any render of a known head.")
-    return fitting.stack(found), np.asarray(kept)
+    return fitting.stack(observations), np.asarray(indices)

@@ -1,4 +1,4 @@
-"""Real skin for known heads: a photo's colours, without its light, as the texture of a fitted head."""
+"""Textures of real skin for known heads: a photo's colours divided by the fitted light."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from flamejax.head import HeadModel
 from flamejax.rendering import interpolate, rasterize, sample_texture, shade
 
 FACING = (0.35, 0.6)
-"""Of the normal towards the camera: below the first a texel keeps the model's albedo, above the second the photo's."""
+"""Component of the normal towards the camera: below the first, texels have the model's albedo, above the second, the
+photo's."""
 DARKEST_SHADE = 0.15
-"""Light below which dividing by it would blow up the photo's noise."""
+"""Minimum light to divide by, so that the photo's noise is not amplified too much."""
 
 
 @functools.partial(jax.jit, static_argnames="side")
 def skin_textures(head: HeadModel, fit: Fit, observation: Observation, side: int = 256) -> Array:
-    """Albedo of photographed people, as far as the photo shows it: colour over the fitted light.
+    """Estimate the albedo of photographed people where the photo shows it: colour over the fitted light.
 
-    What the photo does not show (turned away, masked, beyond its edge) keeps the fitted albedo of the model. What the
-    fitted light does not explain (cast shadows, highlights, make-up, hair, glasses) stays in the texture: skin as real
-    photos have it, not clean albedo.
+    Texels that the photo does not show (turned away, masked, beyond its edge) have the fitted albedo of the model.
+    Colours that the fitted light does not explain (cast shadows, highlights, make-up, hair, glasses) stay in the
+    texture, so it is skin as in real photos rather than clean albedo.
 
     Args:
-      fit, observation: one batch axis (B,). side: of the textures, texels.
+      fit, observation: one batch axis (B,). side: side of the textures, texels.
 
     Returns:
       (B, side, side, 3) in [0, 1], in the head's texture layout.
@@ -47,9 +48,9 @@ def _texture(head: HeadModel, fit: Fit, observation: Observation, side: int) -> 
     uv = jnp.stack([pixels[..., 0] / size, 1.0 - pixels[..., 1] / size], axis=-1)
     colour = sample_texture(observation.image, uv)
     light = jnp.maximum(shade(normals, fit.light), DARKEST_SHADE)
-    seen = interpolate(fit.vertex_visibility.astype(jnp.float32)[:, None], head.faces, texels)[..., 0]
+    visible = interpolate(fit.vertex_visibility.astype(jnp.float32)[:, None], head.faces, texels)[..., 0]
     masked = sample_texture(observation.occlusion_mask[..., None], uv)[..., 0]
     facing = jnp.clip((normals[..., 2] - FACING[0]) / (FACING[1] - FACING[0]), 0.0, 1.0)
-    say = (facing * seen * (1.0 - masked) * (texels.face_index >= 0))[..., None]
+    weight = (facing * visible * (1.0 - masked) * (texels.face_index >= 0))[..., None]
     model = jax.image.resize(head.albedo(fit.texture), (side, side, 3), "linear")
-    return jnp.clip(say * colour / light + (1.0 - say) * model, 0.0, 1.0)
+    return jnp.clip(weight * colour / light + (1.0 - weight) * model, 0.0, 1.0)

@@ -1,1 +1,1 @@
-"""Builder of the open head: a licence-free head model in FLAME's format, made of CC0 MakeHuman data."""
+"""Build the open head: a licence-free head model in FLAME's format, made from CC0 MakeHuman data."""

@@ -1,7 +1,7 @@
-"""Which face units people use together: random, mostly symmetric, one-sided activations.
+"""Draw random activations of the face units: non-negative, mostly symmetric, in combinations that people use.
 
-Drawn from no data, but from what is seen in people: smiles narrow the eyes and lift the cheeks, brows rise together
-with lids, one side is a little stronger than the other, and a unit is either at rest or active, never negative.
+The combinations come from observation, not from data. Smiles narrow the eyes and lift the cheeks, brows rise together
+with lids, and one side is a little stronger than the other. Units are at rest or active, never negative.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 
 from experiments.datasets.open_people.activations import ALONE, ALONE_PEAK, LOPSIDED, side_sign, sides, twin
 
-ALONE_SIDES = 0.9
-"""Share of each unit's own activation that both sides have in common."""
-# expression -> (share of faces that show it, units at its full strength); `*` stands for both sides
+SIDES_CORRELATION = 0.9
+"""Share of the variance of a unit's individual activation that both sides have in common."""
+# expression -> (share of faces that have it, activations at full strength); `*` stands for both sides
 WHOLE: dict[str, tuple[float, dict[str, float]]] = {
     "closed smile": (0.48, {"mouthSmile*": 0.75, "cheekSquint*": 0.35, "eyeSquint*": 0.25, "mouthDimple*": 0.25}),
     "big smile": (0.48, {"mouthSmile*": 0.85, "cheekSquint*": 0.6, "eyeSquint*": 0.4, "mouthUpperUp*": 0.4,
@@ -36,7 +36,7 @@ WHOLE: dict[str, tuple[float, dict[str, float]]] = {
 }  # fmt: skip
 
 
-SIDED: dict[str, tuple[float, dict[str, float]]] = {  # on the left; the right is drawn alike
+SIDED: dict[str, tuple[float, dict[str, float]]] = {  # given for the left; left or right is drawn at random
     "half smile": (0.10, {"mouthSmileLeft": 0.6, "cheekSquintLeft": 0.3, "mouthDimpleLeft": 0.4}),
     "one brow": (0.10, {"browOuterUpLeft": 0.8, "unit-eyebrows-left-up": 0.4}),
     "half sneer": (0.06, {"noseSneerLeft": 0.6, "mouthUpperUpLeft": 0.6}),
@@ -46,34 +46,36 @@ SIDED: dict[str, tuple[float, dict[str, float]]] = {  # on the left; the right i
 }
 
 
-def full(name: str, names: list[str]) -> np.ndarray:
-    """(units,) the activations of one of `WHOLE` at full strength."""
-    out = np.zeros(len(names))
+def full_activations(name: str, names: list[str]) -> np.ndarray:
+    """Return the activations (units,) of one of `WHOLE` at full strength."""
+    activations = np.zeros(len(names))
     for pattern, strength in WHOLE[name][1].items():
         for side in sides(pattern):
-            out[names.index(side)] += strength
-    return out
+            activations[names.index(side)] += strength
+    return activations
 
 
-def draw(rng: np.random.Generator, names: list[str], peaks: np.ndarray, count: int) -> np.ndarray:
-    """(count, units) activations, none negative. `peaks` (units,) is how far a unit moves a vertex, metres."""
-    place = {name: k for k, name in enumerate(names)}
-    mirrored = np.array([place[twin(name)] for name in names])
+def draw_activations(rng: np.random.Generator, names: list[str], peaks: np.ndarray, count: int) -> np.ndarray:
+    """Draw activations (count, units), none negative. `peaks` (units,): a unit's largest displacement, metres."""
+    index = {name: k for k, name in enumerate(names)}
+    mirrored = np.array([index[twin(name)] for name in names])
     left = np.array([side_sign(name) for name in names])
-    out = np.zeros((count, len(names)))
+    activations = np.zeros((count, len(names)))
     for name, (share, _) in WHOLE.items():
         strength = (rng.uniform(size=count) < share) * rng.beta(2.0, 1.3, count)
-        uneven = 1 + LOPSIDED * rng.standard_normal(count)[:, None] * left
-        out += strength[:, None] * np.maximum(uneven, 0) * full(name, names)
+        asymmetry = 1 + LOPSIDED * rng.standard_normal(count)[:, None] * left
+        activations += strength[:, None] * np.maximum(asymmetry, 0) * full_activations(name, names)
     for share, units in SIDED.values():
         strength = (rng.uniform(size=count) < share) * rng.beta(2.0, 1.3, count)
-        one = np.zeros(len(names))
+        on_left = np.zeros(len(names))
         for name, amount in units.items():
-            one[place[name]] = amount
-        right = rng.uniform(size=count) < 0.5
-        out += strength[:, None] * np.where(right[:, None], one[mirrored], one)
-    spread = np.minimum(ALONE, ALONE_PEAK / peaks)
-    alone = rng.standard_normal((count, len(names)))
-    both = (alone + alone[:, mirrored]) / np.sqrt(np.where(mirrored == np.arange(len(names)), 4.0, 2.0))
-    mixed = np.sqrt(ALONE_SIDES) * both + np.sqrt(1 - ALONE_SIDES) * rng.standard_normal((count, len(names)))
-    return np.minimum(out + spread * np.abs(mixed), 1.0)  # a unit that several expressions share is active once
+            on_left[index[name]] = amount
+        is_right = rng.uniform(size=count) < 0.5
+        activations += strength[:, None] * np.where(is_right[:, None], on_left[mirrored], on_left)
+    # In addition to the combinations, each unit has a small activation of its own.
+    scale = np.minimum(ALONE, ALONE_PEAK / peaks)
+    noise = rng.standard_normal((count, len(names)))
+    symmetric = (noise + noise[:, mirrored]) / np.sqrt(np.where(mirrored == np.arange(len(names)), 4.0, 2.0))
+    independent = rng.standard_normal((count, len(names)))
+    individual = np.sqrt(SIDES_CORRELATION) * symmetric + np.sqrt(1 - SIDES_CORRELATION) * independent
+    return np.minimum(activations + scale * np.abs(individual), 1.0)  # several expressions may use the same unit

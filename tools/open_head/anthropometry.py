@@ -1,13 +1,13 @@
-"""The open head against a published survey of adult heads: eleven caliper measurements, both sexes.
+"""Compare the open head with a published survey of adult heads: eleven caliper measurements, both sexes.
 
     python -m tools.open_head.anthropometry [--asset PATH] [--people N] [--json]
 
-Prints means, standard deviations and correlations, published and ours, and whether ours lie within the limits: means
-within half a survey standard deviation, standard deviations within 30 %. "Ours" are random people drawn from the asset
-alone (`draw_people`).
+Prints published and our means, standard deviations and correlations, and whether ours lie within the limits: means
+within half a survey standard deviation, standard deviations within 30 %. "Ours" are random people drawn from the
+asset (`draw_people`).
 
-The survey is that of `experiments.datasets.open_people.anthropometry`; `CHECKS` are the public sources that its
-numbers, noted down from memory, were checked against.
+The survey is that of `experiments.datasets.open_people.anthropometry`. Its numbers were noted down from memory, and
+checked against the public sources in `CHECKS`.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ MEAN_LIMIT, STD_LIMIT = 0.5, 0.3  # in survey standard deviations; as a share of
 
 
 def second_source(name: str, sex: str) -> str:
-    """ "mean (standard deviation), source" of `CHECKS`, or "" where there is none."""
+    """Return "mean (standard deviation), source" of `CHECKS`, or "" if there is none."""
     if name not in CHECKS:
         return ""
-    source, *found = CHECKS[name]
-    mean, std = found[SEXES.index(sex)]
+    source, *values = CHECKS[name]
+    mean, std = values[SEXES.index(sex)]
     return f"{mean} ({std}), {source}"
 
 
 def draw_betas(asset: dict, rng: np.random.Generator, n: int, sex: str) -> np.ndarray:
-    """Identity coefficients (n, K) of random men or women.
+    """Draw identity coefficients (n, K) of random men or women.
 
     `sex_direction` d (K,) of the asset is half the difference of the sexes' mean coefficients. Within a sex the
-    coefficients are normal about +d (men) or -d (women) with covariance I - d d^T, so that both together have I.
+    coefficients are normal about +d (men) or -d (women) with covariance I - d d^T, so that of both sexes together is I.
     """
     d = np.asarray(asset["sex_direction"], float)
     size = float(d @ d)
@@ -59,14 +59,14 @@ def draw_betas(asset: dict, rng: np.random.Generator, n: int, sex: str) -> np.nd
 
 
 def draw_people(asset: dict, rng: np.random.Generator, n: int, sex: str) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (n, V, 3) of random neutral heads, and their coefficients (n, K)."""
+    """Return vertices (n, V, 3) of random neutral heads, and their coefficients (n, K)."""
     betas = draw_betas(asset, rng, n, sex)
     basis = np.asarray(asset["shapedirs"][:, :, : betas.shape[1]], np.float32)
     flat = betas.astype(np.float32) @ basis.reshape(-1, betas.shape[1]).T
     return np.asarray(asset["v_template"]) + flat.reshape(n, -1, 3), betas
 
 
-CORRELATIONS = (  # all positive in every survey of adults; published within a sex, so measured within a sex
+CORRELATIONS = (
     ("menton-sellion length", "bizygomatic breadth"),
     ("head length", "head breadth"),
     ("bizygomatic breadth", "head breadth"),
@@ -77,15 +77,15 @@ CORRELATIONS = (  # all positive in every survey of adults; published within a s
 
 
 def compare(asset: dict, people: int = 2000, seed: int = 7) -> dict:
-    """{"table": rows, "correlations": rows} of published against ours."""
-    rows, found, ages = [], {}, []
+    """Compare published values with ours; returns {"table": rows, "correlations": rows}."""
+    rows, measured, ages = [], {}, []
     for sex in SEXES:
         vertices, betas = draw_people(asset, np.random.default_rng(seed + SEXES.index(sex)), people, sex)
-        found[sex] = measure(vertices)
+        measured[sex] = measure(vertices)
         ages.append(betas @ asset["age_direction"])
         mean, std = survey(sex)
         for k, name in enumerate(NAMES):
-            ours, spread = found[sex][:, k].mean(), found[sex][:, k].std()
+            ours, spread = measured[sex][:, k].mean(), measured[sex][:, k].std()
             shift, ratio = (ours - mean[k]) / std[k], spread / std[k]
             rows.append({
                 "measurement": name, "sex": sex, "published_mean": mean[k], "published_std": std[k],
@@ -93,15 +93,16 @@ def compare(asset: dict, people: int = 2000, seed: int = 7) -> dict:
                 "ratio": round(float(ratio), 2), "second_source": second_source(name, sex),
                 "within_limits": bool(abs(shift) <= MEAN_LIMIT and abs(ratio - 1) <= STD_LIMIT),
             })  # fmt: skip
-    links = []
+    correlations = []
     for a, b in CORRELATIONS:
         i, j = NAMES.index(a), NAMES.index(b)
-        value = np.mean([np.corrcoef(found[s][:, i], found[s][:, j])[0, 1] for s in SEXES])
-        links.append({"of": a, "with": b, "expected": "+", "ours": round(float(value), 2)})
+        value = np.mean([np.corrcoef(measured[s][:, i], measured[s][:, j])[0, 1] for s in SEXES])
+        correlations.append({"of": a, "with": b, "expected": "+", "ours": round(float(value), 2)})
     for k, name in enumerate(NAMES):
-        value = np.mean([np.corrcoef(found[s][:, k], age)[0, 1] for s, age in zip(SEXES, ages, strict=True)])
-        links.append({"of": name, "with": "age", "expected": "+" if name in AGEING else "", "ours": round(value, 2)})
-    return {"table": rows, "correlations": links}
+        value = np.mean([np.corrcoef(measured[s][:, k], age)[0, 1] for s, age in zip(SEXES, ages, strict=True)])
+        expected = "+" if name in AGEING else ""
+        correlations.append({"of": name, "with": "age", "expected": expected, "ours": round(value, 2)})
+    return {"table": rows, "correlations": correlations}
 
 
 def load_asset(path: Path) -> dict:

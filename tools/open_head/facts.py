@@ -1,4 +1,4 @@
-"""Facts about a head model's file, and Markdown tables."""
+"""Facts about a head model's file, and Markdown tables of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CUMULATIVE_AT = (1, 5, 10, 25, 50, 100, 150)
 
 
 def variance_shares(head: HeadModel) -> np.ndarray:
-    """(S,) share of each identity component in the variance that all S carry, summed over vertices."""
+    """Return the share (S,) of each identity component in the variance of all S, summed over vertices."""
     components = np.asarray(head.shapedirs[..., : head.num_betas], np.float64)
     variance = (components**2).sum(axis=(0, 1))
     return variance / variance.sum()
 
 
 def template_sizes_mm(head: HeadModel) -> dict[str, float]:
-    """Sizes of the mean head, straight distances along the axes, mm."""
+    """Measure the mean head, straight distances along the axes, mm."""
     verts = np.asarray(head.v_template, np.float64)
     points = np.asarray(landmarks_from_vertices(head, head.v_template, HeadParams.zeros(head)), np.float64)
     masks = {name: np.asarray(mask) for name, mask in head.regions.items()}
@@ -42,13 +42,13 @@ def template_sizes_mm(head: HeadModel) -> dict[str, float]:
 
 
 def identity_std_mm(head: HeadModel) -> float:
-    """Root mean square distance from the mean head over random people and the face's vertices, mm."""
+    """Return the RMS distance from the mean head over random people and the face's vertices, mm."""
     components = np.asarray(head.shapedirs[..., : head.num_betas], np.float64)[np.asarray(head.regions["face"])]
     return 1e3 * float(np.sqrt((components**2).sum(axis=(1, 2)).mean()))
 
 
 def facts(head: HeadModel, path: Path) -> str:
-    """The facts table of the document, Markdown."""
+    """Return the facts table of the document, Markdown."""
     data = path.read_bytes()
     albedo = head.albedo_basis.shape
     shares = variance_shares(head)
@@ -92,12 +92,12 @@ def facts(head: HeadModel, path: Path) -> str:
 
 
 def _numbered(values: np.ndarray, start: int) -> str:
-    """Ten values of a list, with the number of the first."""
+    """Format ten values of a list, after the number of the first."""
     return f"{start + 1:4d}: " + " ".join(f"{value:6.3f}" for value in values[start : start + 10])
 
 
 def read_rows(path: Path) -> list[dict[str, object]]:
-    """Rows of a table from a JSON file that holds a list of objects.
+    """Read the rows of a table from a JSON list of objects.
 
     Raises:
         ValueError: the file is not such a list, or it is empty.
@@ -109,7 +109,7 @@ def read_rows(path: Path) -> list[dict[str, object]]:
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows with the same kind of keys -> a table with the keys as column names; columns of numbers flush right."""
+    """Format rows as a table with the keys as column names; columns of numbers are right-aligned."""
     columns = list(dict.fromkeys(str(key) for row in rows for key in row))
     numeric = {c: all(_is_number(row.get(c)) for row in rows) for c in columns}
     lines = [
@@ -130,6 +130,6 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        # Four significant digits, but never fewer than the whole part has, and no exponents for plain sizes.
+        # Four significant digits, but no fewer than the integer part has, and no exponents.
         return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
     return " ".join(str(value).split()).replace("|", "\\|")

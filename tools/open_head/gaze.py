@@ -1,4 +1,4 @@
-"""Lids that follow a vertical gaze: what the face units `eyeLookUp/Down` do to the skin, as eye pose correctives."""
+"""Pose correctives of the eyes that make the lids follow a vertical gaze, from the face units `eyeLookUp/Down`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ FOLLOW = 0.8  # share of the units' lid motion
 
 
 def _angle(before: np.ndarray, after: np.ndarray) -> float:
-    """Rotation about +x (radians) that best carries an eyeball's vertices over; positive looks down."""
+    """Return the best-fitting rotation about +x (radians) of an eyeball's vertices; positive looks down."""
     a, b = before - before.mean(0), after - before.mean(0)
     return float(np.arctan2((a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1]).sum(), (a[:, 1:] * b[:, 1:]).sum()))
 
 
 def lid_correctives(source: Source, head: Head, template: np.ndarray, rows: int = 36) -> tuple[np.ndarray, dict]:
-    """posedirs (36, V, 3) of the two eyes and the gaze angles (degrees) at which the units are met.
+    """Return posedirs (36, V, 3) of the two eyes, and the gaze angles (degrees) at which they equal the units.
 
-    Rotation by a about x puts -sin a and sin a into entries 5 and 7 of R - I, and cos a - 1 into entries 4 and 8: the
-    first take the odd part of the lids' motion, the second would take the even part, which is left out.
+    Rotation by a about x puts -sin a and sin a into entries 5 and 7 of R - I, and cos a - 1 into entries 4 and 8. The
+    former model the odd part of the lids' motion. The latter would model the even part, which is omitted.
     """
-    out, angles = np.zeros((rows, len(template), 3)), {}
+    posedirs, angles = np.zeros((rows, len(template), 3)), {}
     fields = {}
     for unit in ("Down", "Up"):
         for side, part in (("Left", 1), ("Right", 2)):
@@ -33,12 +33,12 @@ def lid_correctives(source: Source, head: Head, template: np.ndarray, rows: int 
             field[head.part > 0] = 0
             fields[unit, side] = field
     twin = np.array([-1, 1, 1])
-    for unit in ("Down", "Up"):  # both sides alike
+    for unit in ("Down", "Up"):  # symmetrise
         left, right = fields[unit, "Left"], fields[unit, "Right"]
         fields[unit, "Left"] = (left + right[head.mirror] * twin) / 2
         fields[unit, "Right"] = fields[unit, "Left"][head.mirror] * twin
     for side, first in (("Left", 18), ("Right", 27)):
         slopes = [fields[unit, side] / (2 * np.sin(angles[unit + side])) for unit in ("Down", "Up")]
         odd = FOLLOW * (slopes[0] + slopes[1]) / 2  # per unit of each of the two entries
-        out[first + 5], out[first + 7] = -odd, odd
-    return out, {name: round(float(np.degrees(a)), 1) for name, a in angles.items()}
+        posedirs[first + 5], posedirs[first + 7] = -odd, odd
+    return posedirs, {name: round(float(np.degrees(a)), 1) for name, a in angles.items()}

@@ -1,11 +1,11 @@
-"""How well the open head's components reproduce heads and expressions that they were not made from.
+"""Evaluate how well the open head's components reproduce heads and expressions that they were not made from.
 
     python -m tools.open_head.generalisation [--asset PATH] [--source WHEEL_OR_DIR] [--json]
 
-Identities: other seeds, local targets 1.5 times as strong as the builder's and twice the asymmetry, not moved to the
-survey's measurements. Expressions: three units at random, each up to full strength (the builder's root mean square is
-a fifth or less), judged where the face moves by at least half a millimetre. Errors are distances of the skin's
-vertices, the heads rigidly aligned, in millimetres.
+Identities: other seeds, local targets 1.5 times as strong as the builder's and twice the asymmetry, not calibrated to
+the survey's measurements. Expressions: three random units, each up to full strength (the builder's root mean square is
+a fifth or less), evaluated where the face moves by at least half a millimetre. Errors are distances of the skin's
+vertices after rigid alignment, in millimetres.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from tools.open_head.anthropometry import ASSET, load_asset
 
 IDENTITY_COUNTS, EXPRESSION_COUNTS = (0, 10, 25, 50, 100, 150), (0, 10, 20, 30, 45, 60)
 PEOPLE, FACES = 60, 100
-MOVING = 0.5e-3  # metres: expressions are judged where the face moves at all
+MIN_MOTION = 0.5e-3  # metres: expressions are evaluated where the face moves at least as far
 
 
 def held_out_people(source: Source, head: Head, seed: int) -> np.ndarray:
-    """(n, V, 3) heads from wider ranges than the builder's."""
+    """Draw heads (n, V, 3) from wider ranges than the builder's."""
     usual = identity.Config()
     wider = replace(
         usual, seed=seed, people=PEOPLE, survey=False, peak=1.5 * usual.peak, max_sigma=1.5 * usual.max_sigma,
@@ -41,45 +41,45 @@ def held_out_people(source: Source, head: Head, seed: int) -> np.ndarray:
 
 
 def held_out_expressions(source: Source, head: Head, template: np.ndarray, seed: int) -> np.ndarray:
-    """(n, V, 3) displacements of random mixtures of three units."""
+    """Draw displacements (n, V, 3) that mix three random units."""
     rng = np.random.default_rng(seed)
     units = expression.load_units(source, head)
     names = sorted(units)
-    keep = expression.neck_fade(template, head)[:, None]
-    picks = [rng.choice(len(names), 3, replace=False) for _ in range(FACES)]
-    return np.stack([sum(rng.uniform() * units[names[i]] for i in pick) * keep for pick in picks])
+    fade = expression.neck_fade(template, head)[:, None]
+    choices = [rng.choice(len(names), 3, replace=False) for _ in range(FACES)]
+    return np.stack([sum(rng.uniform() * units[names[i]] for i in choice) * fade for choice in choices])
 
 
-def _onto(people: np.ndarray, template: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Rigid alignment of each head (n, V, 3) to the template (V, 3)."""
+def _align_rigidly(people: np.ndarray, template: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Align each head (n, V, 3) rigidly to the template (V, 3)."""
     w = weights / weights.sum()
     target = template - w @ template
-    out = np.empty_like(people)
+    aligned = np.empty_like(people)
     for k, head in enumerate(people):
-        moved = head - w @ head
-        u, _, vt = np.linalg.svd((w[:, None] * moved).T @ target)
+        centred = head - w @ head
+        u, _, vt = np.linalg.svd((w[:, None] * centred).T @ target)
         u[:, 2] *= np.sign(np.linalg.det(u @ vt))
-        out[k] = moved @ (u @ vt)
-    return out + w @ template
+        aligned[k] = centred @ (u @ vt)
+    return aligned + w @ template
 
 
-def errors(
-    offsets: np.ndarray, basis: np.ndarray, seen: np.ndarray, counts: tuple[int, ...], least: float = 0.0
+def reconstruction_errors(
+    offsets: np.ndarray, basis: np.ndarray, mask: np.ndarray, counts: tuple[int, ...], min_motion: float = 0.0
 ) -> list[dict]:
-    """Least-squares reconstruction errors of `offsets` (n, V, 3) at the vertices `seen`, by number of components.
+    """Return rows of least-squares reconstruction errors of `offsets` (n, V, 3), by number of components.
 
-    Vertices that move less than `least` metres take part in the fit but are not counted.
+    Only vertices of `mask` (V,) take part. Those that move less than `min_motion` metres are fitted but not counted.
     """
-    wanted = offsets[:, seen].reshape(len(offsets), -1)
-    fields = basis[:, seen].reshape(len(basis), -1)
-    counted = np.linalg.norm(offsets[:, seen], axis=2) >= least
+    target = offsets[:, mask].reshape(len(offsets), -1)
+    fields = basis[:, mask].reshape(len(basis), -1)
+    counted = np.linalg.norm(offsets[:, mask], axis=2) >= min_motion
     rows = []
     for count in counts:
-        left = wanted
+        residual = target
         if count:
             used = fields[:count]
-            left = wanted - np.linalg.solve(used @ used.T, used @ wanted.T).T @ used
-        distance = 1e3 * np.linalg.norm(left.reshape(len(wanted), -1, 3), axis=2)[counted]
+            residual = target - np.linalg.solve(used @ used.T, used @ target.T).T @ used
+        distance = 1e3 * np.linalg.norm(residual.reshape(len(target), -1, 3), axis=2)[counted]
         rows.append({
             "components": count, "median_mm": round(float(np.median(distance)), 3),
             "mean_mm": round(float(distance.mean()), 3), "p95_mm": round(float(np.percentile(distance, 95)), 3),
@@ -88,7 +88,7 @@ def errors(
 
 
 def evaluate(source: Source, asset: dict, seed: int = 90_001) -> dict:
-    """{"identity": rows, "expression": rows}."""
+    """Evaluate an asset; returns {"identity": rows, "expression": rows}."""
     head = build_head(source)
     template = asset["v_template"].astype(np.float64)
     number = int(asset["num_betas"])
@@ -96,11 +96,11 @@ def evaluate(source: Source, asset: dict, seed: int = 90_001) -> dict:
     names = [str(n) for n in asset["region_names"]]
     face = asset["region_masks"][names.index("face")]
     outer = face | asset["region_masks"][names.index("scalp")]
-    people = _onto(held_out_people(source, head, seed), template, outer.astype(float))
-    moved = held_out_expressions(source, head, template, seed)
+    people = _align_rigidly(held_out_people(source, head, seed), template, outer.astype(float))
+    motion = held_out_expressions(source, head, template, seed)
     return {
-        "identity": errors(people - template, components[:number], outer, IDENTITY_COUNTS),
-        "expression": errors(moved, components[number:], face, EXPRESSION_COUNTS, MOVING),
+        "identity": reconstruction_errors(people - template, components[:number], outer, IDENTITY_COUNTS),
+        "expression": reconstruction_errors(motion, components[number:], face, EXPRESSION_COUNTS, MIN_MOTION),
     }
 
 
@@ -115,8 +115,8 @@ def main() -> None:
         print(json.dumps(result, indent=1))
         return
     for name, rows in result.items():
-        what = f"{PEOPLE} held-out identities" if name == "identity" else f"{FACES} held-out expressions"
-        print(f"{what}: error in mm by number of {name} components")
+        samples = f"{PEOPLE} held-out identities" if name == "identity" else f"{FACES} held-out expressions"
+        print(f"{samples}: error in mm by number of {name} components")
         print(f"{'components':>10s} {'median':>8s} {'mean':>8s} {'95 %':>8s}")
         for r in rows:
             print(f"{r['components']:10d} {r['median_mm']:8.2f} {r['mean_mm']:8.2f} {r['p95_mm']:8.2f}")

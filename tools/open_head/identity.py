@@ -12,7 +12,7 @@ COMPONENTS = 150
 
 
 def pca(samples: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean (D,), components (K, D) scaled to one standard deviation, and all variances, via the Gram matrix."""
+    """Return mean (D,), components (K, D) scaled to one standard deviation, and all variances, by the Gram matrix."""
     mean = samples.mean(0, dtype=np.float64)
     x = (samples - mean).astype(np.float32)
     gram = (x @ x.T).astype(np.float64) / (len(x) - 1)
@@ -24,13 +24,14 @@ def pca(samples: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def build_identity(source: Source, head: Head, root: np.ndarray, root_share: np.ndarray) -> dict:
-    """Dict: `mean` (V,3) with its root joint at the origin, `basis` (K,V,3) in standard deviations, `stats`.
+    """Return the identity space as a dict.
 
-    Also `variance_share` (K,), `sex_direction` (K,): half the mean coefficients of men minus those of women, and
-    `age_direction` (K,): the coefficients' regression on age in standard deviations.
+    `mean` (V,3) with its root joint at the origin, `basis` (K,V,3) in standard deviations, `stats`, `variance_share`
+    (K,), `sex_direction` (K,): half the mean coefficients of men minus those of women, and `age_direction` (K,): the
+    coefficients' regression on age in standard deviations.
 
-    `root` (V,) regresses the root joint; `root_share` (V,) is the root's skinning weight. Components keep that joint in
-    place (a shift of the whole head is translation, not shape), so variances are those of the head frame.
+    `root` (V,) regresses the root joint; `root_share` (V,) is the root's skinning weight. Components do not move that
+    joint (a shift of the head is translation, not shape), so variances are those of the head frame.
     """
     people, drawn = calibrated(source, head, Config(), root_share)
     people -= np.einsum("v,nvd->nd", root.astype(np.float32), people)[:, None]

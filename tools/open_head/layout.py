@@ -1,7 +1,7 @@
-"""Our UV layout: MakeHuman's islands turned upright, the face enlarged, packed without overlap; texel bookkeeping.
+"""The open head's UV layout, made from MakeHuman's islands, and which triangle covers each texel.
 
-MakeHuman's head island lies on its side and gives the face a ninth of its area. We turn it and stretch both axes by a
-smooth monotone map that is widest at the face (one axis at a time, so nothing can fold over).
+MakeHuman's head island lies on its side and gives the face a ninth of its area. Here it is upright, and both axes are
+stretched by a smooth monotone map that is steepest at the face (one axis at a time, so that nothing folds over).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from experiments.datasets.open_people.geometry import Head
-from tools.open_head.surface import Surface
+from tools.open_head.surface import MeanHeadSurface
 
 # island -> box (u0, v0, u1, v1); islands keep their aspect inside their box, the skin fills its own
 SKIN_BOX = (0.015, 0.300, 0.985, 0.985)
@@ -27,15 +27,15 @@ def _stretch(t: np.ndarray, width: float) -> np.ndarray:
     return np.arctan(t / width)
 
 
-def _fit(uv: np.ndarray, box: tuple, keep_aspect: bool = True) -> np.ndarray:
+def _fit_into_box(uv: np.ndarray, box: tuple, keep_aspect: bool = True) -> np.ndarray:
     low, high = uv.min(0), uv.max(0)
     size, room = high - low, np.array([box[2] - box[0], box[3] - box[1]])
     scale = np.full(2, (room / size).min()) if keep_aspect else room / size
     return np.array(box[:2]) + (room - size * scale) / 2 + (uv - low) * scale
 
 
-def repack(head: Head, surface: Surface) -> np.ndarray:
-    """New UV coordinates (Vt, 2), v up."""
+def repack(head: Head, surface: MeanHeadSurface) -> np.ndarray:
+    """Return the new UV coordinates (Vt, 2), v up."""
     out = np.zeros_like(head.uv)
 
     def members(island):
@@ -47,13 +47,13 @@ def repack(head: Head, surface: Surface) -> np.ndarray:
     nose_v = -0.895  # MakeHuman's u of the lower face, minus
     x = _stretch(turned[:, 0] - middle, 0.13)
     y = _stretch(turned[:, 1] - nose_v, 0.13)
-    out[ids] = _fit(np.stack([x, y], 1), SKIN_BOX, keep_aspect=False)
+    out[ids] = _fit_into_box(np.stack([x, y], 1), SKIN_BOX, keep_aspect=False)
     for island, box in ((surface.neck_island, NECK_BOX), (surface.mouth_island, MOUTH_BOX)):
         ids = members(island)
-        out[ids] = _fit(head.uv[ids], box)
+        out[ids] = _fit_into_box(head.uv[ids], box)
     for island, box in zip(surface.socket_islands, SOCKET_BOXES, strict=True):
         ids = members(island)
-        out[ids] = _fit(head.uv[ids], box)
+        out[ids] = _fit_into_box(head.uv[ids], box)
     for part, front_box, back_box in zip((2, 1), FRONT_EYE_BOXES, BACK_EYE_BOXES, strict=True):
         faces = head.part[head.faces[:, 0]] == part
         islands = np.unique(surface.island[faces])
@@ -64,32 +64,32 @@ def repack(head: Head, surface: Surface) -> np.ndarray:
             if box is front_box:  # more texels for the iris
                 half = np.ptp(ball, axis=0) / 2
                 ball = _stretch((ball - ball.min(0) - half) / half, 0.45)
-            out[ids] = _fit(ball, box)
+            out[ids] = _fit_into_box(ball, box)
     return out
 
 
 @dataclass
-class Texels:
-    """The covered texels of an (n, n) image: `inside` (n,n) bool, `face` (m,), `barycentric` (m,3), row-major order."""
+class TexelCoverage:
+    """The m covered texels of an (n, n) texture, in row-major order."""
 
-    inside: np.ndarray
-    face: np.ndarray
-    barycentric: np.ndarray
+    inside: np.ndarray  # (n, n) bool: covered
+    face: np.ndarray  # (m,) triangle
+    barycentric: np.ndarray  # (m, 3)
     nearest: np.ndarray  # (2, n, n) index of the nearest covered texel, for filling
 
-    def at_vertices(self, values: np.ndarray, faces: np.ndarray) -> np.ndarray:
-        """Interpolates a per-corner field: values (V, ...) through index triangles (F,3) -> (m, ...)."""
+    def interpolate(self, values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        """Interpolate values (V, ...) of the corners of triangles (F, 3) at the covered texels: (m, ...)."""
         return np.einsum("mk,mk...->m...", self.barycentric, values[faces[self.face]])
 
     def image(self, values: np.ndarray) -> np.ndarray:
-        """(m, ...) -> (n, n, ...), empty texels filled from the nearest covered one."""
+        """Arrange values (m, ...) as an image (n, n, ...), with empty texels filled from the nearest covered one."""
         out = np.zeros((*self.inside.shape, *values.shape[1:]), values.dtype)
         out[self.inside] = values
         return out[self.nearest[0], self.nearest[1]]
 
 
-def rasterise_uv(uv: np.ndarray, uv_faces: np.ndarray, n: int) -> Texels:
-    """Which triangle covers each texel centre; row = (1 - v) n - 0.5."""
+def rasterise_uv(uv: np.ndarray, uv_faces: np.ndarray, n: int) -> TexelCoverage:
+    """Compute which triangle covers each texel centre; row = (1 - v) n - 0.5."""
     face = np.full((n, n), -1)
     bary = np.zeros((n, n, 3))
     pixel = np.stack([uv[:, 0] * n - 0.5, (1 - uv[:, 1]) * n - 0.5], 1)
@@ -110,4 +110,4 @@ def rasterise_uv(uv: np.ndarray, uv_faces: np.ndarray, n: int) -> Texels:
         bary[y[hit], x[hit]] = np.stack([u, v, 1 - u - v], -1)[hit]
     inside = face >= 0
     nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    return Texels(inside, face[inside], bary[inside], nearest)
+    return TexelCoverage(inside, face[inside], bary[inside], nearest)

@@ -1,4 +1,4 @@
-"""FLAME's 14 region masks on our head, from MakeHuman's painted masks, the landmarks and a few smooth surfaces."""
+"""Build FLAME's 14 region masks for the open head from MakeHuman's painted masks, landmarks and smooth surfaces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import ndimage, sparse
 
 from experiments.datasets.open_people.geometry import Head, adjacency
 from experiments.datasets.open_people.sources import MPFB, Source
-from tools.open_head.surface import Surface
+from tools.open_head.surface import MeanHeadSurface
 
 NAMES = (
     "boundary", "eye_region", "face", "forehead", "left_ear", "left_eye_region", "left_eyeball", "lips", "neck", "nose",
@@ -18,8 +18,8 @@ NAMES = (
 )  # fmt: skip
 
 
-def sample_mask(source: Source, name: str, head: Head, surface: Surface) -> np.ndarray:
-    """One of MakeHuman's painted masks at the vertices (V,) in [0, 1]; zero off the outer skin."""
+def sample_mask(source: Source, name: str, head: Head, surface: MeanHeadSurface) -> np.ndarray:
+    """Sample one of MakeHuman's painted masks at the vertices: (V,) in [0, 1]; zero off the outer skin."""
     uv = np.zeros((len(surface.vertices), 2))
     uv[head.faces[surface.skin]] = head.uv[head.uv_faces[surface.skin]]
     out = sample_painted(source, name, uv)
@@ -29,16 +29,18 @@ def sample_mask(source: Source, name: str, head: Head, surface: Surface) -> np.n
 
 
 def sample_painted(source: Source, name: str, uv: np.ndarray) -> np.ndarray:
-    """One of MakeHuman's painted masks at texture coordinates (N, 2): (N,) in [0, 1], by bilinear look-up with
-    row = (1 - v) H - 0.5."""
+    """Sample one of MakeHuman's painted masks at texture coordinates (N, 2): (N,) in [0, 1].
+
+    Interpolates bilinearly with row = (1 - v) H - 0.5.
+    """
     with Image.open(io.BytesIO(source.read(f"{MPFB}textures/mpfb_{name}.jpg"))) as file:
         image = np.asarray(file.convert("L"), np.float32) / 255.0
     h, w = image.shape
     return ndimage.map_coordinates(image, [(1 - uv[:, 1]) * h - 0.5, uv[:, 0] * w - 0.5], order=1, mode="nearest")
 
 
-class Smoother:
-    """Averages vertex fields with their neighbours and makes them mirror symmetric: straightens ragged mask borders."""
+class MaskSmoother:
+    """Smooths ragged mask borders: averages masks over neighbours, makes them mirror symmetric, and thresholds."""
 
     def __init__(self, head: Head):
         near = adjacency(head.faces, len(head.part)) + sparse.identity(len(head.part))
@@ -56,11 +58,13 @@ def _inside(x: np.ndarray, y: np.ndarray, centre: np.ndarray, axes: tuple[float,
     return ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2 < 1
 
 
-def build_regions(source: Source, head: Head, surface: Surface, measures: dict, limit: dict) -> dict[str, np.ndarray]:
-    """Masks (V,) by name. The inside of the mouth, which no photo shows, counts as neck so that `face` is skin only."""
+def build_regions(
+    source: Source, head: Head, surface: MeanHeadSurface, measures: dict, limit: dict
+) -> dict[str, np.ndarray]:
+    """Return masks (V,) by name. The inside of the mouth belongs to the neck, so that `face` is skin only."""
     v = surface.vertices
     x, y, z = v.T
-    smooth = Smoother(head)
+    smooth = MaskSmoother(head)
     painted = {n: sample_mask(source, n, head, surface) for n in ("face", "ears", "lips")}
     skin = np.zeros(len(v), bool)
     skin[head.faces[surface.skin]] = True
@@ -77,7 +81,7 @@ def build_regions(source: Source, head: Head, surface: Surface, measures: dict, 
     lips = smooth(painted["lips"] > 0.5, 1) & skin
     lips[measures["lip_ring"]] = True
     near_ring = adjacency(head.faces, len(v)) @ lips.astype(float) > 0
-    lips |= near_ring & mouth  # the rim that shows when the lips part
+    lips |= near_ring & mouth  # the rim that is visible when the lips part
     ring = v[measures["lids"]["left"]]
     centre = (ring[:, :2].min(0) + ring[:, :2].max(0)) / 2 + [0.0015, 0.002]
     out = {}

@@ -1,4 +1,4 @@
-"""Geometric queries on the mean head: seams, frontal rays, mask contours, plane sections."""
+"""Geometric queries on the mean head: seams, frontal rays, mask contours and plane sections."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from experiments.datasets.open_people import surface
 from experiments.datasets.open_people.geometry import Head
 
 
-class Surface(surface.Surface):
-    """The mean head with its islands, and what the builder asks of it."""
+class MeanHeadSurface(surface.Surface):
+    """The mean head's surface with the geometric queries that the builder needs."""
 
     def __init__(self, head: Head, vertices: np.ndarray):
         super().__init__(head, vertices)
         self._corners = vertices[head.faces]
 
     def seam(self, island: int) -> np.ndarray:
-        """Vertices shared by `island` and the outer skin."""
+        """Return the vertices shared by `island` and the outer skin."""
         a = np.unique(self.faces[self.island == island])
         return np.intersect1d(a, np.unique(self.faces[self.skin]))
 
@@ -24,7 +24,7 @@ class Surface(surface.Surface):
         return item[1] @ self.vertices[self.faces[item[0]]]
 
     def front(self, x: float, y: float) -> tuple[int, np.ndarray, np.ndarray]:
-        """The front-most skin point at frontal position (x, y): face, barycentric, point."""
+        """Return the frontmost skin point at frontal position (x, y): face, barycentric, point."""
         a, b, c = self._corners[:, 0], self._corners[:, 1], self._corners[:, 2]
         d = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -42,12 +42,13 @@ class Surface(surface.Surface):
         return int(ids[best]), weights / weights.sum(), points[best]
 
     def contour(self, field: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Dense points of the level line of a vertex field (V,) on the skin: faces (n,), barycentric (n,3), points."""
+        """Return dense points of a vertex field's level line on the skin: faces (n,), barycentric (n,3), points."""
         faces, bary = self.crossings(field - level, self.skin)
         return faces, bary, np.einsum("nk,nkd->nd", bary, self._corners[faces])
 
     def crossings(self, field: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The zero line of `field` (V,) over the faces in `mask`, five points each: faces (n,), barycentric (n,3)."""
+        """Return the zero line of `field` (V,) on the faces in `mask`, five points on each: faces (n,), barycentric
+        (n,3)."""
         ids = np.where(mask)[0]
         values = field[self.faces[ids]]
         out_face, ends = [], [[], []]
@@ -72,24 +73,24 @@ class Surface(surface.Surface):
 
 
 def arc_points(points: np.ndarray, fractions: list[float]) -> list[tuple[int, int, float]]:
-    """(i, i + 1, t) at arc-length fractions of a polyline (n,3)."""
+    """Return (i, i + 1, t) at arc-length fractions of a polyline (n,3)."""
     length = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
-    out = []
+    positions = []
     for f in fractions:
         s = f * length[-1]
         i = int(np.clip(np.searchsorted(length, s, side="right") - 1, 0, len(points) - 2))
-        out.append((i, i + 1, float((s - length[i]) / (length[i + 1] - length[i]))))
-    return out
+        positions.append((i, i + 1, float((s - length[i]) / (length[i + 1] - length[i]))))
+    return positions
 
 
-def face_of_edge(surface: Surface, a: int, b: int, t: float) -> tuple[int, np.ndarray]:
-    """A skin face holding the edge (a, b), and the barycentric of the point a + t (b - a)."""
+def face_of_edge(surface: MeanHeadSurface, a: int, b: int, t: float) -> tuple[int, np.ndarray]:
+    """Return a skin face with the edge (a, b), and the barycentric coordinates of the point a + t (b - a)."""
     f = surface.faces
-    holds = surface.skin & (f == a).any(1) & (f == b).any(1)
-    if not holds.any():  # ring neighbours that share no face: take the nearer end
+    has_edge = surface.skin & (f == a).any(1) & (f == b).any(1)
+    if not has_edge.any():  # ring neighbours without a common face: use the nearer end
         a = b = a if t < 0.5 else b
-        holds = surface.skin & (f == a).any(1)
-    face = int(np.where(holds)[0][0])
+        has_edge = surface.skin & (f == a).any(1)
+    face = int(np.where(has_edge)[0][0])
     bary = np.zeros(3)
     bary[np.where(f[face] == a)[0][0]] += 1 - t
     bary[np.where(f[face] == b)[0][0]] += t

@@ -1,6 +1,6 @@
-"""Synthetic skin: a melanin x haemoglobin colour model painted on the mean head, varied over random people, then PCA.
+"""Synthetic skin: PCA of random people painted on the mean head with a melanin x haemoglobin colour model.
 
-There is no photograph in it. Colours are display (sRGB) values; the basis is linear in them.
+No photograph is used. Colours are display (sRGB) values; the basis is linear in them.
 """
 
 from __future__ import annotations
@@ -11,30 +11,32 @@ import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
 from experiments.datasets.open_people.sources import Source
-from tools.open_head.layout import Texels
+from tools.open_head.layout import TexelCoverage
 from tools.open_head.regions import sample_painted
-from tools.open_head.surface import Surface
+from tools.open_head.surface import MeanHeadSurface
 
 SIZE = 256
 # absorbance per unit pigment for R, G, B, and the reflectance of pigment-free skin (linear light). Ratios after the
 # spectral slopes of eumelanin (steep towards blue) and blood (green and blue, hardly red).
 MELANIN = np.array([0.62, 0.80, 0.98])
 BLOOD = np.array([0.12, 0.62, 0.50])
-BARE = np.array([0.80, 0.66, 0.54])
+PIGMENT_FREE = np.array([0.80, 0.66, 0.54])
 # CIE lightness of cheeks: two standard deviations reach from very dark to very fair skin (about 28 to 78). It is drawn
-# instead of melanin because the basis is linear in display values, which follow lightness nearly straight.
+# instead of melanin because the basis is linear in display values, which are nearly linear in lightness.
 LIGHTNESS, LIGHTNESS_STD = 54.0, 13.0
 
 
 @dataclass(frozen=True)
-class Config:
+class AlbedoConfig:
+    """Configuration of `build_albedo`."""
+
     people: int = 300
     components: int = 24
     seed: int = 77
 
 
 def to_display(linear: np.ndarray) -> np.ndarray:
-    """Linear light to sRGB."""
+    """Convert linear light to sRGB."""
     linear = np.clip(linear, 0, 1)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
@@ -56,25 +58,25 @@ def _bump(p: np.ndarray, centre, radii) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, p: np.ndarray, length: float, waves: int = 12) -> np.ndarray:
-    """Smooth unit-variance noise at points p (m,3) with the given feature length in metres."""
+    """Draw smooth unit-variance noise at points p (m,3) with the given feature length in metres."""
     k = rng.standard_normal((waves, 3)) / length
     phase = rng.uniform(0, 2 * np.pi, waves)
-    out = np.zeros(len(p), np.float32)
+    total = np.zeros(len(p), np.float32)
     for i in range(waves):
-        out += np.cos((p @ k[i] + phase[i]).astype(np.float32))
-    return out * np.sqrt(2 / waves).astype(np.float32)
+        total += np.cos((p @ k[i] + phase[i]).astype(np.float32))
+    return total * np.sqrt(2 / waves).astype(np.float32)
 
 
 @dataclass
-class Maps:
-    """Fixed per-texel fields (m,), each in [0, 1] unless said."""
+class SkinMaps:
+    """Fixed maps of the skin's features at the m covered texels: (m,), in [0, 1] unless stated otherwise."""
 
     p: np.ndarray  # (m,3) position
     eye: np.ndarray  # on an eyeball
     mouth: np.ndarray
     socket: np.ndarray
     lips: np.ndarray
-    crease: np.ndarray  # between the lips and in the corners of the mouth, where little light gets
+    crease: np.ndarray  # between the lips and in the corners of the mouth, which are dark
     brow: np.ndarray
     lash: np.ndarray
     lid: np.ndarray
@@ -90,12 +92,14 @@ class Maps:
     iris_streak: np.ndarray
 
 
-def paint_maps(source: Source, head: Head, surface: Surface, texels: Texels, measures: dict, limit: dict) -> Maps:
-    """Where everything sits on the mean head."""
+def paint_maps(
+    source: Source, head: Head, surface: MeanHeadSurface, texels: TexelCoverage, measures: dict, limit: dict
+) -> SkinMaps:
+    """Compute the maps of the skin's features on the mean head."""
     v = surface.vertices
-    p = texels.at_vertices(v, head.faces)
+    p = texels.interpolate(v, head.faces)
     x, y, z = np.abs(p[:, 0]), p[:, 1], p[:, 2]
-    uv = texels.at_vertices(head.uv, head.uv_faces)  # MakeHuman's own UV, to look up its painted masks
+    uv = texels.interpolate(head.uv, head.uv_faces)  # MakeHuman's own UV, to look up its painted masks
     island, part = surface.island[texels.face], head.part[head.faces[texels.face, 0]]
     skin = island == surface.skin_island
     rng = np.random.default_rng(5)
@@ -167,7 +171,7 @@ def paint_maps(source: Source, head: Head, surface: Surface, texels: Texels, mea
         angle[on] = np.arccos(np.clip(r[:, 2], -1, 1))
         turn = np.arctan2(r[:, 1], r[:, 0])
         streak[on] = 0.5 * np.sin(23 * turn + 2 * np.sin(5 * turn)) + 0.5 * np.sin(37 * turn + 1)
-    return Maps(
+    return SkinMaps(
         p=p, eye=part > 0, mouth=island == surface.mouth_island, socket=np.isin(island, surface.socket_islands),
         lips=lips, crease=crease, brow=brow, lash=lash, lid=lid, under_eye=under_eye, cheek=cheek,
         nose=nose, ears=_step(ears, 0.2, 0.8), beard=beard, scalp=scalp, neck=neck, nostril=nostril, iris_angle=angle,
@@ -176,26 +180,26 @@ def paint_maps(source: Source, head: Head, surface: Surface, texels: Texels, mea
 
 
 NOISE_LENGTHS = (0.030, 0.012, 0.005, 0.014)  # metres
-BANK = 24  # noise fields per length that people are mixed from
+BANK = 24  # number of noise fields per length, which people's noise is mixed from
 
 
 def noise_bank(rng: np.random.Generator, p: np.ndarray) -> list[np.ndarray]:
-    """Per length (BANK, m) noise fields; a normal mixture of them costs far less than fresh noise for everyone."""
+    """Draw (BANK, m) noise fields per length; a normal mixture of them costs far less than new noise per person."""
     return [np.stack([noise(rng, p, length) for _ in range(BANK)]) for length in NOISE_LENGTHS]
 
 
 def melanin_of(lightness: float) -> float:
-    """The melanin that gives skin of usual blood content a CIE lightness."""
+    """Return the melanin that gives skin of average blood content a CIE lightness."""
     luminance = ((max(lightness, 25.0) + 16) / 116) ** 3
-    clear = float((BARE * np.exp(-0.37 * BLOOD))[1])  # green stands for luminance
+    clear = float((PIGMENT_FREE * np.exp(-0.37 * BLOOD))[1])  # green stands for luminance
     return float(np.clip(np.log(clear / luminance) / MELANIN[1], 0.05, 3.2))
 
 
 IRIS_RADIUS = 0.0057  # metres on the ball
 
 
-def paint(rng: np.random.Generator, m: Maps, bank: list[np.ndarray], ball_radius: float) -> np.ndarray:
-    """One random person's display colours (m,3) float32."""
+def paint(rng: np.random.Generator, m: SkinMaps, bank: list[np.ndarray], ball_radius: float) -> np.ndarray:
+    """Paint one random person: display colours (m,3) float32."""
     male = rng.uniform() < 0.5
     lightness = LIGHTNESS + LIGHTNESS_STD * float(np.clip(rng.standard_normal(), -2.1, 2.1))
     blood = float(np.clip(0.37 + 0.10 * rng.standard_normal(), 0.15, 0.8))
@@ -215,7 +219,7 @@ def paint(rng: np.random.Generator, m: Maps, bank: list[np.ndarray], ball_radius
     haemo += m.lips * lip_blood
     melanin += m.lips * (0.06 + 0.10 * dark)
     melanin += m.neck * 0.03
-    colour = to_display(BARE * np.exp(-melanin[:, None] * MELANIN - haemo[:, None] * BLOOD)).astype(np.float32)
+    colour = to_display(PIGMENT_FREE * np.exp(-melanin[:, None] * MELANIN - haemo[:, None] * BLOOD)).astype(np.float32)
     # hair: black to fair, correlated with the skin's melanin
     fair = float(np.clip(0.30 * (1 - dark) * (1 + 0.9 * rng.standard_normal()), 0, 1))
     hair = np.array([0.13, 0.095, 0.08]) * (1 - fair) + np.array([0.50, 0.38, 0.25]) * fair
@@ -247,10 +251,12 @@ def paint(rng: np.random.Generator, m: Maps, bank: list[np.ndarray], ball_radius
     return np.clip(colour, 0, 1).astype(np.float32)
 
 
-def build_albedo(maps: Maps, fine: Texels, ball_radius: float, config: Config = Config()) -> dict:
-    """`mean` uint8 (256,256,3), `basis` int8 (C,256,256,3), `scale` float32 (C,), share of variance kept.
+def build_albedo(
+    maps: SkinMaps, fine: TexelCoverage, ball_radius: float, config: AlbedoConfig = AlbedoConfig()
+) -> dict:
+    """Return `mean` uint8 (256,256,3), `basis` int8 (C,256,256,3), `scale` float32 (C,), share of variance explained.
 
-    People are painted on the fine texels (a multiple of 256) and averaged down.
+    People are painted at the resolution of `fine` (a multiple of 256) and downsampled.
     """
     rng = np.random.default_rng(config.seed)
     factor = fine.inside.shape[0] // SIZE
