@@ -1,7 +1,7 @@
 """Errors, diversity, plausibility and ranking of samples of one face: the metrics of OFER (CVPR 2025), in NumPy.
 
-See OFER's section 4.4 and supplement; formulas are in docs/method/sample-metrics.md. Where the paper leaves a metric open or
-prints a formula that cannot be computed, this module fixes one definition.
+See OFER's section 4.4 and supplement; formulas are in docs/method/sample-metrics.md. Where the paper leaves a metric
+open or prints a formula that cannot be computed, this module fixes one definition.
 
 Heads are (M, V, 3) metres in the head frame, the truth is (V, 3), and `vertex_mask` is (V,) bool, all vertices by
 default. Heads are not aligned unless a function says so; lengths are returned x 1000. A metric is NaN if it cannot be

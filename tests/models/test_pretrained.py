@@ -74,7 +74,7 @@ def test_new_heads_are_completed(head, model):
     """Complete masked samples of the head model with local models, and compare with the mean head, in mm."""
     extended = with_local(head, load_local_model(head, variant="full"))
     keys = jax.random.split(jax.random.key(1234), 4)
-    heads = jax.jit(jax.vmap(lambda key: draw_head(SyntheticHeads(drawn, jnp.zeros((1, 5, 3))), key)))(keys)
+    heads = jax.jit(jax.vmap(lambda key: draw_head(SyntheticHeads(extended, jnp.zeros((1, 5, 3))), key)))(keys)
     masks = mask_maker(head, seed=3, count=8)
     hidden = jax.vmap(lambda key, kind: hidden_vertices(masks, key, jnp.asarray(0.3), kind))(keys, jnp.arange(4) % 2)
 

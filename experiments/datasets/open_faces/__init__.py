@@ -1,4 +1,7 @@
-"""The open scans: registered heads with details and expressions, and photos, from CC0 data. See docs/method/open-scans.md."""
+"""The open scans: registered heads with details and expressions, and photos, from CC0 data.
+
+See docs/method/open-scans.md.
+"""
 
 from experiments.datasets.open_faces.expressions import EXPRESSIONS
 from experiments.datasets.open_faces.read import (
