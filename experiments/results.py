@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 import flamejax
+from experiments.command_line import UsageError
 from fitting._observe import DENSE, crop_image, observation_in
 from fitting.fit_model import FitModel, prepare
 from fitting.inputs import InputError, load_landmarks
@@ -27,10 +28,6 @@ HOT = np.array([0.9, 0.25, 0.05], np.float32)
 """Where hypotheses differ most, in pictures of them."""
 HIDDEN_COLOUR = (130, 60, 220)
 """What is hidden."""
-
-
-class UsageError(Exception):
-    """The command cannot start as it was called; the message says why and what to do."""
 
 
 def load_head(path: Path | None) -> tuple[HeadModel, HeadIdentity]:

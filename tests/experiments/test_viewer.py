@@ -63,7 +63,7 @@ def test_heads_come_back_to_a_hundredth_of_a_millimetre():
     middles[steps > 0] += bends
     assert np.linalg.norm(middles - scene.midpoints, axis=-1).max() < 1e-5
     assert header["scores"] == pytest.approx(scene.scores.tolist())
-    np.testing.assert_array_equal(arrays["seen"] != 0, scene.seen)
+    np.testing.assert_array_equal(arrays["seen"] != 0, scene.visible)
     np.testing.assert_allclose(arrays["spread"], scene.spread, rtol=1e-6)
 
 

@@ -188,7 +188,7 @@ def test_playing(page):
 
 def test_colours(page):
     depth = HEADS[1][:, 2]
-    hidden, seen = vertex_that(depth, ~SCENE.seen & lips()), vertex_that(depth, SCENE.seen)
+    hidden, seen = vertex_that(depth, ~SCENE.visible & lips()), vertex_that(depth, SCENE.visible)
     far, near = vertex_that(SCENE.spread, lips()), vertex_that(depth, HEADS[1][:, 1] > 0.07)
     pictures = {}
     for mode in MODES:

@@ -7,14 +7,14 @@ import json
 import re
 from pathlib import Path
 
-from experiments.view.viewer_page.scene import Scene, pack
+from experiments.view.viewer_page.scene import ViewerScene, pack
 
 FOLDER = Path(__file__).parent / "web"
 SCRIPTS = ("unpack.js", "shape.js", "shaders.js", "renderer.js", "camera.js", "input.js", "panel.js", "main.js")
 """In this order they are one script."""
 
 
-def viewer_page(scene: Scene) -> str:
+def viewer_page(scene: ViewerScene) -> str:
     """HTML that needs nothing from elsewhere: no request leaves it, which its own content policy sees to. Raises as
     `pack`."""
     header, arrays = pack(scene)

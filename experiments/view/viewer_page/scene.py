@@ -26,7 +26,7 @@ NEGLIGIBLE = 1e-5
 
 
 @dataclass(frozen=True)
-class Scene:
+class ViewerScene:
     """A fit, its hypotheses and the photo, as NumPy arrays."""
 
     title: str
@@ -39,8 +39,8 @@ class Scene:
     midpoints: np.ndarray | None
     """(P, V, 3) heads half-way between the first N <= MORPHED hypotheses, in the order of `np.triu_indices(N, 1)`; None
     where there is no way but the straight one."""
-    seen: np.ndarray
-    """(V,) bool: what the photo shows."""
+    visible: np.ndarray
+    """(V,) bool: whether the photo shows the vertex."""
     spread: np.ndarray
     """(V,) metres: RMS distance of each vertex from its mean over the hypotheses."""
     light: np.ndarray
@@ -53,7 +53,7 @@ class Scene:
     """(2,)."""
 
 
-def pack(scene: Scene) -> tuple[dict[str, Any], str]:
+def pack(scene: ViewerScene) -> tuple[dict[str, Any], str]:
     """What the page's script reads: numbers that go into JSON, and arrays as base64 of gzip. `unpack.js` is the way
     back. Raises: ValueError, shapes do not go together, or coordinates are not finite."""
     _check(scene)
@@ -73,7 +73,7 @@ def pack(scene: Scene) -> tuple[dict[str, Any], str]:
     put("heads", quantised)
     bends, bend_steps = _bends(scene)
     put("bends", bends)
-    put("seen", np.asarray(scene.seen, np.uint8))
+    put("seen", np.asarray(scene.visible, np.uint8))
     put("spread", np.asarray(scene.spread, np.float32))
     vertex, place, corners = split_seams(scene.fit)
     count = len(scene.fit.vertices)
@@ -109,7 +109,7 @@ def quantise(heads: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return np.round((heads - centre) / step).astype(np.int16), centre, step
 
 
-def _bends(scene: Scene) -> tuple[np.ndarray, list[float]]:
+def _bends(scene: ViewerScene) -> tuple[np.ndarray, list[float]]:
     """How far half-way heads lie from the straight line: int8 (K, V, 3) of the pairs for which that matters, and each
     pair's step in metres, 0 where it does not."""
     if scene.midpoints is None:
@@ -136,7 +136,7 @@ def _picture(pixels: np.ndarray, quality: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _check(scene: Scene) -> None:
+def _check(scene: ViewerScene) -> None:
     if not len(scene.heads):
         raise ValueError("there are no hypotheses to show.")
     shape = scene.fit.vertices.shape
