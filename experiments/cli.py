@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 COMMANDS = {
     "reconstruct": "turn photos of faces into 3D heads",
@@ -57,8 +58,7 @@ def _print_completion(args: Sequence[str]) -> int:
         print(script)
         return 0
     try:
-        with open(values[1], "w", encoding="utf-8") as file:
-            file.write(script + "\n")
+        Path(values[1]).write_text(script + "\n", encoding="utf-8")
     except OSError as error:
         print(f"flamejax: {values[1]} cannot be written ({error.strerror}).", file=sys.stderr)
         return 2
@@ -71,7 +71,7 @@ def _help() -> str:
     return (
         f"usage: flamejax COMMAND ...\n\n{lines}\n\n"
         "'flamejax COMMAND --help' says more; 'flamejax --version'.\n"
-        "Completion of commands and options: source <(flamejax --tyro-print-completion bash), or zsh."
+        "Completion in bash: source <(flamejax --tyro-print-completion bash)"
     )
 
 

@@ -12,6 +12,7 @@ import tyro
 from experiments.command_line import take_option
 
 Group = Literal["head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer"]
+ALL_GROUPS: tuple[Group, ...] = get_args(Group)
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 
 
@@ -41,7 +42,7 @@ class BenchmarkConfig:
 
     groups: Annotated[
         tyro.conf.Positional[tuple[Group, ...]], tyro.conf.arg(metavar="GROUP...", help_behavior_hint="")
-    ] = get_args(Group)
+    ] = ALL_GROUPS
     """What to time; all groups unless given."""
     json: OptionalFile = None
     """Write the rows here as a list of objects."""

@@ -69,7 +69,7 @@ class InputOptions(OptionGroup):
     landmarks: OptionalFolder = None
     """68 iBUG points <photo>.npy, .json or .pts, pixels; no detector runs."""
     masks: Annotated[str, tyro.conf.arg(metavar="DIR|auto|none")] = "auto"
-    """Occlusion masks <photo>.png, white = hidden; auto: computed."""
+    """Occlusion masks <photo>.png (white = hidden), or auto."""
     face_masks: OptionalFolder = None
     """Face masks <photo>.png, white = face."""
     boxes: OptionalFile = None
@@ -94,7 +94,7 @@ class FitOptions(OptionGroup):
     preset: Annotated[Literal["fast", "paper", "code"], tyro.conf.arg(metavar="NAME")] = "fast"
     """fast: ours. paper, code: gradient descent as in the paper or in its released code, minutes per photo."""
     local: Annotated[str, tyro.conf.arg(metavar="FILE|auto|none")] = "auto"
-    """Local models from `flamejax train --config local_pca`; auto: the open head's."""
+    """Local models from `train --config local_pca`; auto: shipped ones."""
     size: int = 256
     """Side of the square crop that is fitted, pixels."""
     iterations: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
@@ -123,7 +123,7 @@ class MeshVAEFileOptions(OptionGroup):
     """The network that hypotheses are drawn from."""
 
     mesh_vae: OptionalFile = None
-    """Weights from `flamejax train --config mesh_vae`; the shipped ones unless given."""
+    """Weights from `train --config mesh_vae`; otherwise the shipped ones."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class DiversityOptions(SimilarityOptions):
     n_sigma: float = 3.0
     """How unusual heads may be, in standard deviations."""
     diversify: Literal["fast", "paper"] = "fast"
-    """fast: 60 iterations along what is hidden. paper: 300 on all latents."""
+    """fast: 60 iterations. paper: 300, on all latents."""
 
 
 @dataclass(frozen=True)
@@ -149,15 +149,15 @@ class NetworkOptions(OptionGroup):
     """OFER's networks. Unless given: the shipped ones, and the encoders in the data folder."""
 
     idgen: OptionalFile = None
-    """Weights from `flamejax train --config idgen`: draws identities."""
+    """Weights from `train --config idgen`: draws identities."""
     expgen: OptionalFile = None
-    """Weights from `flamejax train --config expgen`: draws expressions."""
+    """Weights from `train --config expgen`: draws expressions."""
     idrank: OptionalFile = None
-    """Weights from `flamejax train --config idrank`: ranks identities."""
+    """Weights from `train --config idrank`: ranks identities."""
     arcface: OptionalFile = None
-    """Image encoder from `flamejax convert --to arcface`."""
+    """Image encoder from `convert --to arcface`."""
     farl: OptionalFile = None
-    """Image encoder from `flamejax convert --to farl`."""
+    """Image encoder from `convert --to farl`."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,11 @@ class SamplerOptions(OptionGroup):
     candidates: int = 100
     """Identities that are drawn and ranked."""
     sampler: Annotated[Literal["dpm", "ddim", "ancestral"], tyro.conf.arg(metavar="NAME")] = "dpm"
-    """dpm (DPM-Solver++ 2M), ddim, or ancestral: all 1000 steps, as in the paper."""
+    """dpm (DPM-Solver++ 2M), ddim, or ancestral (all steps)."""
     sampler_steps: int = 20
     """Steps of dpm and ddim."""
     guidance: float = 1.0
-    """Weight of the photo; not 1 only if trained with --dropped."""
+    """Weight of the photo; 1 unless trained with --dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ class ReconstructConfig:
     method: ClassVar[str]
     """The method's name in results."""
     photos: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTOS...", help_behavior_hint="")]
-    """Image files, folders (searched through), quoted globs such as 'trip/**/*.jpg'."""
+    """Image files, folders, and quoted globs such as 'trip/**/*.jpg'."""
     output: OutputOptions
     input: InputOptions = field(default_factory=InputOptions)
     fit: FitOptions = field(default_factory=FitOptions)
@@ -228,7 +228,7 @@ class ReconstructDrawingConfig(ReconstructConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructCompleteConfig(ReconstructDrawingConfig):
-    """Fit a head, and draw several whole heads from a Mesh-VAE that agree with what the photo shows.
+    """Fit a head, and draw several from a Mesh-VAE that agree with what the photo shows.
 
     They are written to hypotheses/00, 01, ..., best first."""
 
@@ -238,7 +238,7 @@ class ReconstructCompleteConfig(ReconstructDrawingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructDiverseConfig(ReconstructCompleteConfig):
-    """Fit a head, and draw several from a Mesh-VAE, moved apart where the photo shows nothing.
+    """Fit a head, and draw several from a Mesh-VAE that differ where they are hidden (Algorithm 2).
 
     They are written to hypotheses/00, 01, ..., best first."""
 
@@ -255,7 +255,7 @@ class ReconstructAutoConfig(ReconstructDiverseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructOferConfig(ReconstructDrawingConfig):
-    """Fit a head, and draw heads by diffusion from the visible landmarks: one ranked identity, several expressions.
+    """Fit a head, and draw heads by diffusion: the best-ranked identity with several expressions.
 
     They are written to hypotheses/00, 01, ..., best first."""
 
@@ -266,9 +266,9 @@ class ReconstructOferConfig(ReconstructDrawingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructOferDppConfig(ReconstructOferConfig):
-    """Fit a head, and draw heads of several identities by diffusion, picked to differ where the photo shows nothing.
+    """Fit a head, and draw heads of several identities by diffusion that differ where they are hidden.
 
-    They are weighed by the photo, brought onto what it shows, and written to hypotheses/00, 01, ..., best first."""
+    They are fitted to what the photo shows and written to hypotheses/00, 01, ..., best first."""
 
     method: ClassVar[str] = "ofer+dpp"
     diversity: SimilarityOptions = field(default_factory=SimilarityOptions)
@@ -286,11 +286,11 @@ SUBCOMMANDS = Subcommands(
     selector="--method",
     configs=METHODS,
     summaries={
-        "fit": "one head per face",
-        "complete": "and several whole heads that agree with the photo, drawn from a Mesh-VAE",
-        "diverse": "and such heads moved apart where the photo shows nothing",
-        "ofer": "and heads drawn by diffusion: one identity, several expressions",
-        "ofer-dpp": "and heads of several identities, picked to differ",
+        "fit": "one head per face (Diverse3DFace, Algorithm 1)",
+        "complete": "a fit, and several heads from a Mesh-VAE that agree with the photo",
+        "diverse": "the same, but heads that differ where they are hidden (Algorithm 2)",
+        "ofer": "a fit, and heads drawn by diffusion: one identity, several expressions (OFER)",
+        "ofer-dpp": "a fit, and heads drawn by diffusion that differ where they are hidden",
     },
     default=ReconstructAutoConfig,
     aliases={"ofer+dpp": "ofer-dpp"},

@@ -11,10 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 import flamejax
-from experiments.reconstruct import Config, command
+from experiments.reconstruct import command, reconstruct_config
 from experiments.reconstruct.pipeline import Tools
 from fitting import Fit, NoFaceError, Observation
-from fitting.fit_model import bare
+from fitting.fit_model import without_local_models
 from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.io.results import HeadIdentity
 from flamejax.types import Hypotheses
@@ -48,22 +48,22 @@ class FakeTools:
         self.lock = threading.Lock()
 
     def tools(self, config=None, head=HEAD) -> Tools:
-        drawn = between = None
+        draw = midpoints = None
         if config is not None and config.method in ("complete", "diverse"):
-            drawn = lambda fit, seen, keys: self.complete(fit, keys, config.num_samples)  # noqa: E731
-            between = self.between
-        steps = self.observe, self.mask, bare(head), lambda seen: self.fit(head, seen), self.vertices, self.render
-        return Tools(*steps, drawn, between)
+            count = config.drawing.num_samples
+            draw, midpoints = lambda fit, observation, keys: self.complete(fit, keys, count), self.midpoints
+        fit = lambda observation: self.fit(head, observation)  # noqa: E731
+        return Tools(self.observe, self.mask, without_local_models(head), fit, self.vertices, self.render, draw, midpoints)
 
     def complete(self, fit: Fit, keys, count: int) -> Hypotheses:
-        """The fit moved sideways, by numbers that the keys give, where nothing is seen."""
+        """Move the hidden vertices of the fit sideways, by numbers that depend on the keys only."""
         steps = np.asarray(jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys))
         moved = np.where(fit.vertex_visibility, 0.0, 1.0)[:, None, :, None] * [0.01, 0.0, 0.0]
         heads = np.asarray(fit.vertices)[:, None] + steps[..., None, None] * moved
         return Hypotheses(heads, None, np.zeros((*steps.shape, 2, 3)), -np.sort(steps, axis=1))
 
-    def between(self, fit: Fit, hypotheses: Hypotheses) -> np.ndarray:
-        """A millimetre above the mean of both."""
+    def midpoints(self, fit: Fit, hypotheses: Hypotheses) -> np.ndarray:
+        """Return heads a millimetre above the mean of each pair."""
         heads = hypotheses.vertices
         first, second = np.triu_indices(heads.shape[1], 1)
         return (heads[:, first] + heads[:, second]) / 2 + np.array([0.0, 1e-3, 0.0])
@@ -124,7 +124,7 @@ class FakeTools:
 
 
 def reconstruct(folder: Path, output: Path, fake: FakeTools | None = None, **options) -> int:
-    config = Config(photos=(str(folder),), output=output, size=64, **{"batch_size": 2, "method": "fit", **options})
+    config = reconstruct_config((str(folder),), output, size=64, **{"batch_size": 2, "method": "fit", **options})
     return command.run(config, Console(quiet=True), (fake or FakeTools()).tools)
 
 

@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 
 import flamejax
+from experiments import benchmark
 from experiments.benchmark import command, dpp, head, head_peers, networks, render, render_peers
 from experiments.benchmark.spheres import FLAME_SPHERES, spheres
 from experiments.benchmark.timing import Call, PeerMissing, Row, Setting, interleaved
@@ -40,7 +41,7 @@ def test_command_prints_and_writes_rows(monkeypatch, tmp_path, capsys, keep_cach
     given = []
     monkeypatch.setitem(command.GROUPS, "head", lambda setting: given.append(setting) or [ROW])
     path = tmp_path / "rows.json"
-    assert command.main(["head", "--json", str(path), "--limit", "5", "--peers"]) == 0
+    assert benchmark.main(["head", "--json", str(path), "--limit", "5", "--peers"]) == 0
     assert given[0].limit == 5 and given[0].peers and given[0].jaxrenderer_python is None
     (row,) = json.loads(path.read_text())
     assert row == dataclasses.asdict(ROW) and row["memory_mb"] is None

@@ -244,11 +244,10 @@ def test_the_command_writes_what_it_prints(table, tmp_path, monkeypatch, capsys,
 
 def test_bad_options_are_refused(capsys, tmp_path, monkeypatch):
     for options, message in (
-        (["fitting", "--photos", str(tmp_path)], "--photos goes with"),
+        (["fitting", "--photos", str(tmp_path)], "--photos is an option of `evaluate diversity`"),
         (["diversity", "--num-samples", "0"], "--num-samples is between"),
     ):
-        with pytest.raises(SystemExit, match="2"):
-            evaluate.main(["--table", *options])
+        assert evaluate.main(["--table", *options]) == 2
         assert message in capsys.readouterr().err
     monkeypatch.setitem(reports.DIVERSIFY_PRESETS, "fast", FakeConfig())
     assert evaluate.main(["--table", "diversity", "--photos", str(tmp_path)]) == 2

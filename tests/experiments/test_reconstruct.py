@@ -11,8 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 import flamejax
-from experiments.reconstruct import Config, UsageError, command
-from experiments.reconstruct.pipeline import observing
+from experiments.reconstruct import UsageError, command, main, reconstruct_config
+from experiments.reconstruct.config import FitOptions, InputOptions
+from experiments.reconstruct.pipeline import observe_tool
+from experiments.reconstruct.settings import local_digest, local_model
 from fitting.local_files import local_model_path
 from flamejax.files import TEMPORARY_PREFIX
 from flamejax.io.results import RESULT_FILES
@@ -253,11 +255,11 @@ def test_a_detector_of_the_users_own(photos, tmp_path, monkeypatch):
     (tmp_path / "my_faces.py").write_text(DETECTOR)
     monkeypatch.syspath_prepend(tmp_path)
 
-    class Observing(FakeTools):
+    class RealDetector(FakeTools):
         def tools(self, config=None, head=HEAD):
-            return dataclasses.replace(super().tools(config, head), observe=observing(config))
+            return dataclasses.replace(super().tools(config, head), observe=observe_tool(config.input))
 
-    assert reconstruct(photos, tmp_path / "out", Observing(), detector="my_faces:Mine") == 0
+    assert reconstruct(photos, tmp_path / "out", RealDetector(), detector="my_faces:Mine") == 0
     landmarks = json.loads((tmp_path / "out/p0/landmarks.json").read_text())
     np.testing.assert_allclose(landmarks["points"], np.linspace([11, 13], [49, 43], 68), atol=2e-3)
     assert set(landmarks["confidence"]) == {0.75}
@@ -272,7 +274,7 @@ def test_a_detector_of_the_users_own(photos, tmp_path, monkeypatch):
     assert "detector" not in metrics["settings"]  # results of before are as those of the detector that ships
     for spec in ("my_faces:Yours", "no.such.module:Mine", "Mine", "pathlib:Path"):
         with pytest.raises(UsageError, match="--detector: "):
-            observing(Config(photos=("x",), output=tmp_path, detector=spec))
+            observe_tool(InputOptions(detector=spec))
 
 
 @pytest.mark.parametrize(
@@ -289,9 +291,8 @@ def test_a_detector_of_the_users_own(photos, tmp_path, monkeypatch):
 )
 def test_refused_options(photos, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        command.run(
-            Config(photos=(str(photos),), output=tmp_path / "out", **options), Console(quiet=True), FakeTools().tools
-        )
+        config = reconstruct_config((str(photos),), tmp_path / "out", **options)
+        command.run(config, Console(quiet=True), FakeTools().tools)
     assert not (tmp_path / "out").exists()
 
 
@@ -305,7 +306,7 @@ def test_no_photos_and_output_that_is_a_file_or_the_input(photos, tmp_path):
 
 
 def test_main_turns_refusals_into_status_2(capsys):
-    assert command.main(["gone.png", "--output", "x", "--resume", "--overwrite"]) == 2
+    assert main(["gone.png", "--output", "x", "--resume", "--overwrite"]) == 2
     assert "one of the two" in capsys.readouterr().err
 
 
@@ -370,21 +371,21 @@ def test_a_given_mask_is_written_as_it_was_given_and_can_be_given_again(photos, 
 
 def test_help_names_every_file_of_a_result(capsys):
     with pytest.raises(SystemExit):
-        command.main(["--help"])
+        main(["--help"])
     text = capsys.readouterr().out
     assert [name for name in RESULT_FILES if name not in text] == []
 
 
-def test_local_models_are_chosen_by_option(tmp_path):
-    config = Config(photos=("x",), output=tmp_path)
+def test_local_models_are_chosen_by_option():
     head = flamejax.load_head()
-    assert config.local_model(head).head_name == head.name
-    assert dataclasses.replace(config, local="none").local_model(head) is None
-    assert config.local_model(HEAD) is None  # none are shipped for it
+    assert local_model(FitOptions(), head).head_name == head.name
+    assert local_model(FitOptions(local="none"), head) is None
+    assert local_model(FitOptions(), HEAD) is None  # none are shipped for it
     with pytest.raises(UsageError, match=r"--local.*made for the head 'flamejax-open-head"):
-        dataclasses.replace(config, local=str(local_model_path())).local_model(HEAD)
+        local_model(FitOptions(local=str(local_model_path())), HEAD)
     other = dataclasses.replace(head, version="0")
-    assert config.local_model(other) is None  # the same name is not enough
-    assert config.local_digest().startswith("auto ") and len(config.local_digest()) == 21
+    assert local_model(FitOptions(), other) is None  # the same name is not enough
+    digest = local_digest(FitOptions())
+    assert digest.startswith("auto ") and len(digest) == 21
     with pytest.raises(UsageError, match="no such local model"):
-        dataclasses.replace(config, local="nowhere.npz").local_model(head)
+        local_model(FitOptions(local="nowhere.npz"), head)

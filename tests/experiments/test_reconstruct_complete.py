@@ -11,9 +11,10 @@ import trimesh
 from PIL import Image
 
 import flamejax
-from experiments.reconstruct import Config, UsageError, command
+from experiments.reconstruct import UsageError, command, reconstruct_config
 from experiments.reconstruct.pipeline import drawing_tools
 from experiments.reconstruct.results import hypotheses_record, hypothesis_files
+from experiments.reconstruct.settings import resolve_auto
 from experiments.reconstruct.views import clay_sheet
 from experiments.results import face_keys
 from models.mesh_vae import MeshVAEConfig
@@ -173,7 +174,7 @@ def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path)
         ({"num_samples": 101}, "--num-samples"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**32}, "--seed"),
-        ({"mesh_vae": "some.npz", "method": "fit"}, "--mesh-vae goes with --method diverse or complete"),
+        ({"mesh_vae": "some.npz", "method": "fit"}, "is an option of `reconstruct complete`, "),
         ({"mesh_vae": "missing.npz"}, "--mesh-vae missing.npz: no such file"),
     ],
 )
@@ -187,19 +188,19 @@ def test_refused_options(photos, tmp_path, options, message):
 def test_weights_of_another_head_are_refused(tmp_path):
     config = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True)
     write_mesh_vae(tmp_path / "other.npz", HEAD, build_mesh_vae(HEAD, config, HEAD.v_template, 0.01))
-    config = Config(photos=("x",), output=tmp_path, method="complete", mesh_vae=tmp_path / "other.npz")
+    config = reconstruct_config(("x",), tmp_path, "complete", mesh_vae=tmp_path / "other.npz")
     with pytest.raises(UsageError, match="trained for the head"):
         drawing_tools(config, flamejax.load_head(), None)
 
 
 def test_the_default_is_diverse_where_there_is_a_mesh_vae(tmp_path):
-    """Of the open head it ships; of another head there is one if the user gives it."""
-    config = Config(photos=("x",), output=tmp_path)
-    assert config.method == "auto" and config.with_method(flamejax.load_head()).method == "diverse"
-    assert config.with_method(random_head()).method == "fit"
-    given = dataclasses.replace(config, mesh_vae=tmp_path / "mine.npz")
-    assert given.with_method(random_head()).method == "diverse"
-    assert dataclasses.replace(config, method="complete").with_method(random_head()).method == "complete"
+    """One ships for the open head; for another head the user may give one."""
+    config = reconstruct_config(("x",), tmp_path)
+    assert config.method == "auto" and resolve_auto(config, flamejax.load_head()).method == "diverse"
+    assert resolve_auto(config, random_head()).method == "fit"
+    given = reconstruct_config(("x",), tmp_path, mesh_vae=tmp_path / "mine.npz")
+    assert resolve_auto(given, random_head()).method == "diverse"
+    assert resolve_auto(reconstruct_config(("x",), tmp_path, "complete"), random_head()).method == "complete"
 
 
 def test_auto_runs_as_what_it_stands_for(photos, tmp_path):
@@ -219,7 +220,7 @@ def test_settings_of_all_presets_are_written_and_recognised(photos, tmp_path, pr
     assert stamps(out) == before
 
 
-def test_other_knobs_are_other_results(photos, tmp_path):
+def test_other_options_give_other_results(photos, tmp_path):
     out = tmp_path / "out"
     reconstruct(photos, out, method="diverse", num_samples=2)
     before = stamps(out)
@@ -229,14 +230,14 @@ def test_other_knobs_are_other_results(photos, tmp_path):
     assert all(stamps(out)[name] != before[name] for name in before)
 
 
-@pytest.mark.parametrize("knob", [{"k": 1.0}, {"n_sigma": 2.0}, {"diversify": "paper"}])
+@pytest.mark.parametrize("option", [{"k": 1.0}, {"n_sigma": 2.0}, {"diversify": "paper"}])
 @pytest.mark.parametrize("method", ["fit", "complete"])
-def test_knobs_without_algorithm_2_are_refused(tmp_path, knob, method):
-    with pytest.raises(UsageError, match="--method diverse"):
-        Config(photos=("x",), output=tmp_path, method=method, **knob)
+def test_options_of_algorithm_2_are_refused_by_other_methods(tmp_path, option, method):
+    with pytest.raises(UsageError, match="is an option of `reconstruct diverse`"):
+        reconstruct_config(("x",), tmp_path, method, **option)
 
 
 @pytest.mark.parametrize("wrong", [{"k": -1.0}, {"n_sigma": float("nan")}, {"n_sigma": 1e6}])
-def test_knobs_out_of_range_are_refused(tmp_path, wrong):
+def test_options_out_of_range_are_refused(tmp_path, wrong):
     with pytest.raises(UsageError, match=r"--(k|n-sigma) is between"):
-        Config(photos=("x",), output=tmp_path, **wrong)
+        reconstruct_config(("x",), tmp_path, **wrong)

@@ -169,11 +169,11 @@ def not_a_number(fit, hypotheses):
     return np.full((len(fit.vertices), 1, *fit.vertices.shape[1:]), np.nan)
 
 
-@pytest.mark.parametrize("between", [out_of_memory, not_a_number])
-def test_ways_that_cannot_be_found_leave_straight_ones(tmp_path, between):
+@pytest.mark.parametrize("midpoints", [out_of_memory, not_a_number])
+def test_viewer_interpolates_linearly_where_midpoints_fail(tmp_path, midpoints):
     write_photo(tmp_path / "in" / "a.png")
     fake = FakeTools(seen_beyond=0.05)
-    fake.between = between
+    fake.midpoints = midpoints
     assert reconstruct(tmp_path / "in", tmp_path / "out", fake, method="complete", num_samples=2) == 0
     header, _ = unpacked((tmp_path / "out" / "a" / "index.html").read_text())
     assert header["heads"] == 2 and header["bendSteps"] == []

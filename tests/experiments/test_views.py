@@ -6,16 +6,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.reconstruct.views import MARGIN, OPACITY, RENDER_SIDE, View, mask_over, overlay, render_view, tile
+from experiments.reconstruct.views import (
+    MARGIN,
+    OPACITY,
+    RENDER_SIDE,
+    HeadRenders,
+    mask_over,
+    overlay,
+    render_view,
+    tile,
+)
 from fitting import observe_photo
 from flamejax.camera import OrthographicCamera
 
 
-def square_view(low: int, high: int) -> View:
+def square_view(low: int, high: int) -> HeadRenders:
     """A white square from low to high pixels of the render."""
     image = np.zeros((RENDER_SIDE, RENDER_SIDE, 4), np.uint8)
     image[low:high, low:high] = 255
-    return View(image, image)
+    return HeadRenders(image, image)
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(0.5, (10.0, -20.0)), (3.0, (-500.0, -300.0)), (1.7, (-120.3, -40.8))])
