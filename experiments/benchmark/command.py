@@ -18,12 +18,12 @@ from experiments.results import load_head
 from flamejax.files import write_text
 
 GROUPS: dict[Group, Callable[[Setting], list[Row]]] = {
-    "head": head.rows,
-    "render": render.rows,
+    "head": head.head_rows,
+    "render": render.render_rows,
     "memory": render.memory_rows,
     "fit": photos.fit_rows,
     "mesh_conv": networks.mesh_conv_rows,
-    "diversity": lambda setting: dpp.rows(setting) + photos.algorithm_rows(setting),
+    "diversity": lambda setting: dpp.dpp_rows(setting) + photos.algorithm_rows(setting),
     "ofer": lambda setting: networks.unet_rows(setting) + photos.ofer_rows(setting),
 }
 

@@ -52,8 +52,8 @@ class FakeTools:
         if config is not None and config.method in ("complete", "diverse"):
             count = config.drawing.num_samples
             draw, midpoints = lambda fit, observation, keys: self.complete(fit, keys, count), self.midpoints
-        fit = lambda observation: self.fit(head, observation)  # noqa: E731
-        return Tools(self.observe, self.mask, without_local_models(head), fit, self.vertices, self.render, draw, midpoints)
+        model, fit = without_local_models(head), lambda observation: self.fit(head, observation)
+        return Tools(self.observe, self.mask, model, fit, self.vertices, self.render, draw, midpoints)
 
     def complete(self, fit: Fit, keys, count: int) -> Hypotheses:
         """Move the hidden vertices of the fit sideways, by numbers that depend on the keys only."""

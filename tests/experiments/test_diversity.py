@@ -216,7 +216,7 @@ def test_the_command_writes_what_it_prints(table, tmp_path, monkeypatch, capsys,
     limits = []
 
     def cases_for(config, head, progress):
-        limits.append(config.most)
+        limits.append(config.max_cases)
         cases = [case(k, ("glasses", "hand")[k % 2]) for k in range(2)]
         if table == "moving-occlusion":
             places = moving_occlusion.PLACES

@@ -9,15 +9,15 @@ import pytest
 
 import flamejax
 from experiments.results import UsageError
-from experiments.view import scene
-from experiments.view.edits import COEFFICIENT_LIMIT, edited, head_angles, sliders
-from experiments.view.scene import (
+from experiments.view import explorer as explorer_module
+from experiments.view.edits import COEFFICIENT_LIMIT, edit_params, head_angles, sliders
+from experiments.view.explorer import (
     BETWEEN,
     COLOURS,
     FIT,
     DrawSettings,
     Explorer,
-    Shown,
+    HeadSelection,
     ViewError,
     coloured,
     legend,
@@ -41,25 +41,25 @@ def face(explorer):
     return explorer.face("a")
 
 
-def draws_alone(vae, model, fit, observation, key, *, num_samples, config):
+def draw_without_diversifying(vae, model, fit, observation, key, *, num_samples, config):
     return complete(vae, model, fit, key, num_samples=num_samples)
 
 
 @pytest.fixture
 def plain(monkeypatch):
     """Without Algorithm 2, whose draws they are at the start."""
-    monkeypatch.setattr(scene, "diversify", draws_alone)
+    monkeypatch.setattr(explorer_module, "diversify", draw_without_diversifying)
 
 
 def test_it_starts_with_the_very_fit(made, explorer, face):
     fit = one(made[2].fits[0])
     assert explorer.names == ["a", "b"] and face.model.has_local
-    np.testing.assert_allclose(explorer.vertices(face, Shown()), fit.vertices, atol=1e-6)
+    np.testing.assert_allclose(explorer.vertices(face, HeadSelection()), fit.vertices, atol=1e-6)
     starts = {each.name: each.start for each in sliders(face.model, face.fit)}
     assert len(starts) == 3 + 2 + 3 + 3 + 2 + 2 + 2  # the global components that the fit has, and joints
-    np.testing.assert_allclose(explorer.vertices(face, Shown(values=starts)), fit.vertices, atol=1e-6)
+    np.testing.assert_allclose(explorer.vertices(face, HeadSelection(values=starts)), fit.vertices, atol=1e-6)
     other = one(made[2].fits[0], 1)
-    np.testing.assert_allclose(explorer.vertices(explorer.face("b"), Shown()), other.vertices, atol=1e-6)
+    np.testing.assert_allclose(explorer.vertices(explorer.face("b"), HeadSelection()), other.vertices, atol=1e-6)
 
 
 def test_sliders_reach_as_far_as_the_fit(face):
@@ -75,17 +75,17 @@ def test_sliders_reach_as_far_as_the_fit(face):
 
 
 def test_sliders_change_what_they_name(explorer, face):
-    full = edited(face.model, face.fit, {})
-    moved = edited(face.model, face.fit, {"identity 2": 1.5, "expression 0": -1.0, "jaw open": 20.0})
+    full = edit_params(face.model, face.fit, {})
+    moved = edit_params(face.model, face.fit, {"identity 2": 1.5, "expression 0": -1.0, "jaw open": 20.0})
     assert moved.betas[2] == 1.5 and moved.expression[0] == -1.0
     np.testing.assert_allclose(moved.jaw_pose, [np.deg2rad(20), *full.jaw_pose[1:]], atol=1e-6)
     np.testing.assert_array_equal(moved.betas[3:], full.betas[3:])  # the local ones
     for name in ("neck_pose", "leye_pose", "reye_pose", "transl"):
         np.testing.assert_array_equal(getattr(moved, name), getattr(full, name))
     expected = vertices(face.model.head, moved)
-    shown = Shown(values={"identity 2": 1.5, "expression 0": -1.0, "jaw open": 20.0})
-    np.testing.assert_allclose(explorer.vertices(face, shown), expected, atol=1e-6)
-    assert np.abs(explorer.vertices(face, shown) - face.fit.vertices).max() > 1e-3
+    selection = HeadSelection(values={"identity 2": 1.5, "expression 0": -1.0, "jaw open": 20.0})
+    np.testing.assert_allclose(explorer.vertices(face, selection), expected, atol=1e-6)
+    assert np.abs(explorer.vertices(face, selection) - face.fit.vertices).max() > 1e-3
 
 
 def test_the_head_turns_to_its_left_nods_down_and_tilts():
@@ -102,20 +102,20 @@ def test_a_fit_without_local_models_has_a_slider_for_each_global_component(tmp_p
     names = [each.name for each in sliders(face.model, face.fit)]
     assert f"identity {HEAD.num_betas - 1}" in names and f"expression {HEAD.num_expression - 1}" in names
     assert face.choices() == [FIT] and legend(face, "spread").startswith("There are no hypotheses")
-    np.testing.assert_allclose(explorer.vertices(face, Shown()), face.fit.vertices, atol=1e-6)
+    np.testing.assert_allclose(explorer.vertices(face, HeadSelection()), face.fit.vertices, atol=1e-6)
     with pytest.raises(ViewError, match="no hypothesis 00: draw some"):
-        explorer.vertices(face, Shown("00"))
+        explorer.vertices(face, HeadSelection("00"))
     assert np.ptp(coloured(face, HEAD, np.asarray(face.fit.vertices), "spread").uv[:, 0]) == 0
 
 
 def test_hypotheses_and_what_lies_between_them(made, explorer, face):
     drawn = one(made[2].drawn[0])
     assert face.choices() == [FIT, "00", "01", "02", "03", BETWEEN]
-    np.testing.assert_allclose(explorer.vertices(face, Shown("02")), drawn.vertices[2], atol=1e-6)
+    np.testing.assert_allclose(explorer.vertices(face, HeadSelection("02")), drawn.vertices[2], atol=1e-6)
     for weight, end in ((0.0, 1), (1.0, 3)):
-        found = explorer.vertices(face, Shown(BETWEEN, ends=(1, 3), weight=weight))
+        found = explorer.vertices(face, HeadSelection(BETWEEN, ends=(1, 3), weight=weight))
         np.testing.assert_allclose(found, drawn.vertices[end], atol=1e-5)
-    middle = explorer.vertices(face, Shown(BETWEEN, ends=(1, 3), weight=0.5))
+    middle = explorer.vertices(face, HeadSelection(BETWEEN, ends=(1, 3), weight=0.5))
     apart = np.abs(drawn.vertices[1] - drawn.vertices[3]).max()
     assert 0 < np.abs(middle - drawn.vertices[1]).max() < 2 * apart
     # One way of saying the same: the Mesh-VAE's own interpolation, in the head frame.
@@ -133,7 +133,7 @@ def test_latents_of_another_mesh_vae_are_not_mixed(made, tmp_path):
     np.savez(other, **changed)
     explorer = Explorer(made[0], HEAD, IDENTITY, mesh_vae=other)
     with pytest.raises(ViewError, match=r"another Mesh-VAE.*--mesh-vae"):
-        explorer.vertices(explorer.face("a"), Shown(BETWEEN))
+        explorer.vertices(explorer.face("a"), HeadSelection(BETWEEN))
     missing = Explorer(made[0], HEAD, IDENTITY, mesh_vae=tmp_path / "none.npz")
     with pytest.raises(ViewError, match=r"none.npz: no such Mesh-VAE"):
         missing.draw(missing.face("a"), DrawSettings())
@@ -144,7 +144,7 @@ def test_draws_replace_hypotheses_and_the_seed_of_reconstruct_gives_its_own(made
     np.testing.assert_allclose(face.hypotheses.vertices, one(made[2].drawn[0]).vertices, atol=1e-5)
     explorer.draw(face, DrawSettings(num_samples=6, seed=5))
     assert face.count == 6 and "seed 5" in face.source and face.choices()[-2:] == ["05", BETWEEN]
-    assert explorer.vertices(face, Shown(BETWEEN, ends=(0, 5))).shape == face.fit.vertices.shape
+    assert explorer.vertices(face, HeadSelection(BETWEEN, ends=(0, 5))).shape == face.fit.vertices.shape
 
 
 def test_algorithm_2_gets_its_settings_and_the_photo(explorer, face, monkeypatch):
@@ -155,7 +155,7 @@ def test_algorithm_2_gets_its_settings_and_the_photo(explorer, face, monkeypatch
         heads = np.repeat(np.asarray(fit.vertices)[None], num_samples, axis=0)
         return Hypotheses(heads, None, None, np.zeros(num_samples))
 
-    monkeypatch.setattr(scene, "diversify", fake)
+    monkeypatch.setattr(explorer_module, "diversify", fake)
     explorer.draw(face, DrawSettings(k=0.7, n_sigma=2.0, num_samples=8))
     config, observation, count = seen[0]
     assert (config.k, config.n_sigma, config.iterations, count) == (0.7, 2.0, 60, 8)
@@ -169,7 +169,7 @@ def test_algorithm_2_gets_its_settings_and_the_photo(explorer, face, monkeypatch
 def test_draws_that_are_no_numbers_are_not_taken(explorer, face, monkeypatch):
     before = face.hypotheses
     wrong = dataclasses.replace(before, score=before.score * np.nan)
-    monkeypatch.setattr(scene, "diversify", lambda *args, **options: wrong)
+    monkeypatch.setattr(explorer_module, "diversify", lambda *args, **options: wrong)
     with pytest.raises(ViewError, match="numbers that are none"):
         explorer.draw(face, DrawSettings())
     assert face.hypotheses is before
@@ -230,9 +230,9 @@ def test_faces_of_other_heads_are_refused(made):
 def test_edits_follow_the_head_model(face):
     params = random_params(face.model.head, 3)
     fit = dataclasses.replace(face.fit, params=params)
-    found = flamejax.vertices(face.model.head, edited(face.model, fit, {}))
+    found = flamejax.vertices(face.model.head, edit_params(face.model, fit, {}))
     np.testing.assert_allclose(found, flamejax.vertices(face.model.head, params), atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), edited(face.model, fit, {}), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), edit_params(face.model, fit, {}), params)
 
 
 def test_metrics_name_what_the_viewer_needs(made):
