@@ -1,5 +1,6 @@
-"""The worker that runs jaxrenderer. `experiments.benchmark.render_peers` starts this file with another interpreter, so it
-imports nothing of flamejax.
+"""The worker that runs jaxrenderer.
+
+`experiments.benchmark.render_peers` starts this file with another interpreter, so it imports nothing of flamejax.
 
     PYTHON jaxrenderer_worker.py FOLDER
 

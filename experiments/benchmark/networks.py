@@ -1,5 +1,7 @@
-"""Times mesh convolutions, a training step of the small Mesh-VAE and a step of OFER's U-Nets against the matrix products
-that they contain."""
+"""Times networks against the matrix products that they contain.
+
+These are mesh convolutions, a training step of the small Mesh-VAE, and a step of OFER's U-Nets.
+"""
 
 from __future__ import annotations
 

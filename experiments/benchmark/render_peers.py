@@ -104,7 +104,7 @@ def jaxrenderer(
 ) -> Iterator[JaxrendererScene]:
     """Start jaxrenderer in its own process and environment, since it pins another JAX than ours.
 
-    The worker waits while our programs are timed. Raises: PeerMissing, the interpreter or its jaxrenderer does not work.
+    The worker waits while our programs are timed. Raises: PeerMissing, the interpreter or jaxrenderer does not work.
 
     screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). report: called with why there is no gradient.
     """

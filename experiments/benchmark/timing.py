@@ -28,7 +28,7 @@ class Setting:
     head: HeadModel
     key: jax.Array
     limit: int
-    """CompiledCall runs of each row."""
+    """Timed runs of each row."""
     peers: bool = False
     """Whether to add the rows against other libraries."""
     jaxrenderer_python: Path | None = None
@@ -37,8 +37,8 @@ class Setting:
     """Called with one line about what was left out."""
 
     @property
-    def few(self) -> int:
-        """CompiledCall runs of what takes seconds."""
+    def slow_limit(self) -> int:
+        """The number of timed runs of rows that take seconds."""
         return max(2, self.limit // 3)
 
 

@@ -1,4 +1,4 @@
-"""Quick stand-ins for the heavy steps of reconstruct: the shapes and types are real, the faces are not."""
+"""Fast fakes of the heavy steps of reconstruct, with real shapes and types."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ IDENTITY = HeadIdentity("random", "0", "none", hashlib.sha256(b"random").hexdige
 
 
 def write_photo(path: Path, size: tuple[int, int] = (64, 48), colour: int = 120, mode: str = "RGB") -> Path:
-    """A plain image file with a lighter square in it; faces are found in it by `FakeTools.observe`."""
+    """Write a plain image with a lighter square in it, in which `FakeTools.observe` detects faces."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((size[1], size[0], 3), colour, np.uint8)
     pixels[10:30, 20:40] = 200
@@ -39,7 +39,7 @@ def write_photo(path: Path, size: tuple[int, int] = (64, 48), colour: int = 120,
 
 
 class FakeTools:
-    """Counts calls; a photo of mean colour 0 has no face, `faces` says how many the others have."""
+    """Records calls. A black photo has no face; the others have `faces` each."""
 
     def __init__(self, faces: int = 1, bad_code: float | None = None, seen_beyond: float = -1.0):
         self.faces, self.bad_code, self.seen_beyond = faces, bad_code, seen_beyond
@@ -115,7 +115,7 @@ class FakeTools:
         return np.repeat(np.asarray(head.v_template)[None], len(params.betas), axis=0)
 
     def render(self, head, verts, camera, *, texture, light, size) -> np.ndarray:
-        """A disc about the head's middle, coloured by the texture's mean."""
+        """Draw a disc at the head's centre in the texture's mean colour."""
         middle = np.asarray(camera.project(verts))[..., :2].mean(axis=1)
         rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
         inside = (columns - middle[:, 0, None, None]) ** 2 + (rows - middle[:, 1, None, None]) ** 2 < 40.0**2

@@ -120,13 +120,13 @@ def test_resume_as_a_plain_fit_keeps_hypotheses(photos, tmp_path):
 @pytest.mark.parametrize("way", ["raises", "not a number"])
 def test_fits_are_kept_where_hypotheses_fail(photos, tmp_path, way):
     fake, out = FakeTools(seen_beyond=0.05), tmp_path / "out"
-    whole = fake.complete
+    original = fake.complete
 
     def failing(fit, keys, count):
         if way == "raises":
             raise RuntimeError("out of memory")
-        found = whole(fit, keys, count)
-        return dataclasses.replace(found, vertices=np.full_like(found.vertices, np.nan))
+        drawn = original(fit, keys, count)
+        return dataclasses.replace(drawn, vertices=np.full_like(drawn.vertices, np.nan))
 
     fake.complete = failing
     assert reconstruct(photos, out, fake, method="complete", num_samples=3) == 0

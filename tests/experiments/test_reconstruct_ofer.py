@@ -113,10 +113,10 @@ def test_files_and_numbers(made, method):
 
 def test_results_are_read_back_with_params_and_size(made):
     (saved,) = load_results(made("ofer") / "a")
-    found = saved.hypotheses
-    assert found.latents is None
-    again = found.size[:, None, None] * flamejax.vertices(HEAD, found.params)
-    np.testing.assert_allclose(found.vertices, again, atol=1e-5)
+    hypotheses = saved.hypotheses
+    assert hypotheses.latents is None
+    again = hypotheses.size[:, None, None] * flamejax.vertices(HEAD, hypotheses.params)
+    np.testing.assert_allclose(hypotheses.vertices, again, atol=1e-5)
 
 
 def test_other_networks_are_other_results(inputs, tmp_path):

@@ -33,12 +33,12 @@ def app(made):
 
 
 def positions(app) -> np.ndarray:
-    """What the head in clay has."""
+    """Return the vertices of the clay head."""
     return np.asarray(app.mesh.vertices)
 
 
 @needs_viser
-def test_the_page_is_served_and_ends(app):
+def test_the_page_is_served_and_stopped(app):
     with urllib.request.urlopen(app.url, timeout=10) as answer:
         text = answer.read()
         assert answer.status == 200 and b"<html" in text.lower()
@@ -70,7 +70,7 @@ def test_sliders_move_the_head_and_reset_brings_it_back(app):
 
 
 @needs_viser
-def test_ways_between_hypotheses(app):
+def test_hypotheses_are_interpolated(app):
     heads = np.asarray(app.face.hypotheses.vertices)
     app.weight.value = 0.0
     assert app.choice.value == BETWEEN and (app.first.value, app.second.value) == ("00", "01")
@@ -81,7 +81,7 @@ def test_ways_between_hypotheses(app):
 
 
 @needs_viser
-def test_colours_are_on_the_head_that_is_shown(app):
+def test_colours_apply_to_the_shown_head(app):
     for colour in COLOURS[1:]:
         app.colour.value = colour
         assert app.coloured.visible and not app.mesh.visible
@@ -96,7 +96,7 @@ def test_colours_are_on_the_head_that_is_shown(app):
 
 
 @needs_viser
-def test_another_photo(app):
+def test_another_photo_shows_its_fit(app):
     app.edits["identity 1"].value = -1.0
     app.photo.value = "b"
     other = np.asarray(app.explorer.face("b").fit.vertices)
@@ -147,7 +147,7 @@ def test_draws_replace_what_is_shown(app, monkeypatch):
     clicks[1].start()  # a second click meanwhile does nothing
     clicks[1].join(20)
     assert app.drawing and app.draw.disabled and app.progress.visible and "Drawing 8 heads" in app.draw_note.content
-    app.edits["identity 0"].value = 1.0  # the page goes on
+    app.edits["identity 0"].value = 1.0  # the page stays usable
     go_on.set()
     clicks[0].join(60)
     assert not app.drawing and not app.draw.disabled and not app.progress.visible
@@ -182,11 +182,11 @@ def test_the_command_serves_until_interrupted(made, small_head, monkeypatch):
         urllib.request.urlopen(app.url, timeout=2)
 
 
-def test_a_taken_port_is_told(made, capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_reported(made, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
         pytest.importorskip("viser")
         assert cli.main(["view", str(made[0]), "--port", str(port)]) == 2
     assert f"--port {port}: taken by another program" in capsys.readouterr().err

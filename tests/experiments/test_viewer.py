@@ -22,17 +22,17 @@ class Links(HTMLParser):
 
     def __init__(self, page: str):
         super().__init__()
-        self.found: list[str] = []
+        self.urls: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
-        self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
+        self.urls += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
 
 
 def test_needs_nothing_from_elsewhere():
     page = viewer_page(make_scene())
     assert not re.search(r"\b(https?|wss?|ftp):", page) and "//cdn" not in page
-    assert Links(page).found == ["data:,"]
+    assert Links(page).urls == ["data:,"]
     code = "".join((FOLDER / name).read_text() for name in SCRIPTS)
     for word in ("fetch(", "XMLHttpRequest", "WebSocket", "import(", "sendBeacon", "EventSource", "Worker("):
         assert word not in code
@@ -71,8 +71,8 @@ def test_heads_a_metre_apart_come_back_as_well():
     """Differences from the fit wrap round there."""
     scene = make_scene()
     far = dataclasses.replace(scene, heads=scene.heads + np.float32(0.9), midpoints=None)
-    found = heads_in(*unpacked(viewer_page(far)))
-    np.testing.assert_allclose(found[1:], far.heads, atol=2e-5)
+    heads = heads_in(*unpacked(viewer_page(far)))
+    np.testing.assert_allclose(heads[1:], far.heads, atol=2e-5)
     flat, centre, step = quantise(np.zeros((1, 4, 3)))
     assert (centre + step * flat == 0).all()
 

@@ -91,16 +91,16 @@ def test_what_lies_beyond_the_photo_leaves_no_line_along_its_border(side):
     points = np.random.default_rng(1).uniform((2, 30), (298, 300), (68, 2))
     photo = np.zeros((301, 299, 3), np.float32)
     hidden = np.zeros(photo.shape[:2], np.float32)
-    (bare,) = observe_photo(photo, landmarks=points, size=side)
+    (observation,) = observe_photo(photo, landmarks=points, size=side)
     hidden[:, :40] = 1.0
     (masked,) = observe_photo(photo, landmarks=points, occlusion_mask=hidden, size=side)
-    scale, offset = float(bare.crop.scale), np.asarray(bare.crop.offset)
-    assert np.asarray(bare.occlusion_mask)[side // 2, 0] == 1.0  # the crop does reach beyond
+    scale, offset = float(observation.crop.scale), np.asarray(observation.crop.offset)
+    assert np.asarray(observation.occlusion_mask)[side // 2, 0] == 1.0  # the crop does reach beyond
 
     def written(observation, size):
         return mask_over(np.asarray(observation.occlusion_mask), scale, offset, (299, 301), size)
 
-    assert not written(bare, (299, 301)).any() and not written(bare, (150, 151)).any()
+    assert not written(observation, (299, 301)).any() and not written(observation, (150, 151)).any()
     # What is hidden up to the border stays so: 40 of 299 columns, as far down as the crop reaches.
     shown = written(masked, (299, 301)) > 0
     assert shown[150:, 0].all() and (np.abs(shown[150:].sum(axis=1) - 40) <= 0.5 / scale + 0.5).all()
