@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import operator
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,19 +107,24 @@ class Subcommands:
             raise UsageError(f"name one of {', '.join(self.configs)} first. `{prog} --help` says what they are.")
         self.check_options(name, rest)
         if name is None:
-            return tyro.cli(self.default, args=rest, prog=prog, description=description, config=OMIT_PREFIXES)
+            default: Any = self.default
+            return tyro.cli(default, args=rest, prog=prog, description=description, config=OMIT_PREFIXES)
         return tyro.cli(self.configs[name], args=rest, prog=f"{prog} {name}", config=OMIT_PREFIXES)
 
     def union(self) -> Any:
         """Return a type with all subcommands and the options without one, of which tyro makes the shell completion."""
-        members = tuple(
-            Annotated[config, tyro.conf.subcommand(name, description=self.summaries[name])]
-            for name, config in self.configs.items()
-        )
-        subcommands = typing.Union[members]  # noqa: UP007
+        subcommands = union_of(self.configs, self.summaries)
         if self.default is None:
             return subcommands
         return dataclasses.make_dataclass("WithDefault", [("options", self.default), ("subcommand", subcommands)])
+
+
+def union_of(configs: Mapping[str, Any], summaries: Mapping[str, str]) -> Any:
+    """Return the union type of subcommands, as tyro takes it."""
+    members = (
+        Annotated[config, tyro.conf.subcommand(name, description=summaries[name])] for name, config in configs.items()
+    )
+    return functools.reduce(operator.or_, members)
 
 
 def take_option(args: Sequence[str], *options: str) -> tuple[list[str], list[str]]:

@@ -7,14 +7,13 @@ import dataclasses
 import importlib
 import io
 import re
-import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
 from experiments.benchmark.config import BenchmarkConfig
-from experiments.command_line import OMIT_PREFIXES
+from experiments.command_line import OMIT_PREFIXES, union_of
 from experiments.configs import CONFIGS
 from experiments.evaluate.config import SUBCOMMANDS as TABLES
 from experiments.reconstruct.config import SUBCOMMANDS as METHODS
@@ -23,18 +22,11 @@ MODULES = {"view": "experiments.view.command", "calibrate-landmarks": "experimen
 """Command -> the module with the class of its options, where that is not `experiments.NAME`."""
 
 
-def completion_script(shell: Literal["bash", "zsh"], commands: Mapping[str, str]) -> str:
-    """Return the script that completes `flamejax` in a shell. commands: name -> one line of help."""
-    members = tuple(
-        Annotated[_options(name), tyro.conf.subcommand(name, description=summary)] for name, summary in commands.items()
-    )
+def completion_script(shell: str, commands: Mapping[str, str]) -> str:
+    """Return the script that completes `flamejax` in bash or zsh. commands: name -> one line of help."""
+    union = union_of({name: _options(name) for name in commands}, commands)
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
-        tyro.cli(
-            typing.Union[members],  # noqa: UP007
-            args=["--tyro-print-completion", shell],
-            prog="flamejax",
-            config=OMIT_PREFIXES,
-        )
+        tyro.cli(union, args=["--tyro-print-completion", shell], prog="flamejax", config=OMIT_PREFIXES)
     script = printed.getvalue().strip()
     if shell == "bash":  # where there is nothing to complete, such as for PHOTOS, bash completes file names
         script = re.sub(r"^(\s*)complete -F ", r"\1complete -o default -F ", script, flags=re.M)
@@ -55,4 +47,4 @@ def _options(name: str) -> Any:
         return dataclasses.make_dataclass("TrainChoice", [("config", choice)])
     module = importlib.import_module(MODULES.get(name, f"experiments.{name.replace('-', '_')}"))
     own = (each for each in vars(module).values() if getattr(each, "__module__", None) == module.__name__)
-    return next(each for each in own if dataclasses.is_dataclass(each) and each.__name__.endswith("Config"))
+    return next(each for each in own if dataclasses.is_dataclass(each) and str(each).endswith("Config'>"))

@@ -55,7 +55,7 @@ def test_memory_has_a_column_when_it_is_measured(capsys):
     assert "memory MB" in out and "1,234" in out and "s per photo" not in out
 
 
-def test_programs_take_turns():
+def test_programs_run_alternately():
     order: list[str] = []
     seconds, ratio = interleaved(TimedCall(lambda: order.append("ours")), TimedCall(lambda: order.append("theirs")), 3)
     assert order == ["ours", "theirs"] * 4 and seconds >= 0 and ratio > 0
@@ -84,7 +84,7 @@ def test_a_head_peer_that_is_not_installed_says_what_to_install(load, module, mo
         load(tmp_path / "FLAME_NEUTRAL.pkl", {}, np.zeros(0))
 
 
-def test_the_other_peers_go_on(monkeypatch):
+def test_other_peers_are_timed_when_one_is_missing(monkeypatch):
     monkeypatch.setattr(head_peers, "PEERS", {"absent": None, "present": None})
     monkeypatch.setattr(head, "BATCHES", (1, 2))
     monkeypatch.setattr(head, "gemm_rows", lambda setting, model, name: [])
@@ -171,7 +171,7 @@ def test_spheres_are_closed_and_of_flames_size():
 
 
 @pytest.mark.slow
-def test_rows_of_the_mesh_convolutions(monkeypatch):
+def test_mesh_convolutions_have_all_rows(monkeypatch):
     """All of them, on a small mesh and a small network."""
     config = MeshVAEConfig(strides=(2, 2), features=(4,), latent_features=3, num_bases=2, centred=True)
     monkeypatch.setattr(networks, "spheres", lambda: spheres(TINY_SPHERES))
@@ -194,7 +194,7 @@ def test_the_closed_form_is_the_loss_and_its_gradient():
     np.testing.assert_allclose(ours[1], gradient, atol=1e-5 * np.abs(gradient).max())
 
 
-def test_rows_of_the_dpp(monkeypatch):
+def test_diversity_group_reports_a_missing_mesh_vae(monkeypatch):
     """Of a head without a Mesh-VAE: Algorithm 2 is left out, and a line says so."""
     reports: list[str] = []
     monkeypatch.setattr(dpp, "SETS", (3,))

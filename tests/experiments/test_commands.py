@@ -50,7 +50,7 @@ for hiding in ("models/__init__.py", "experiments/__init__.py", "sampling.py"):
 """
 
 
-def test_what_hides_a_package_of_ours_is_said(tmp_path):
+def test_files_that_hide_our_packages_are_reported(tmp_path):
     """`python -m` and notebooks look into the folder they are run from first, where users have their own `models`."""
     (tmp_path / "models").mkdir()  # a folder without an __init__.py, as of weights, hides nothing
     command, environment = [sys.executable, "-c", SHADOWS, "--version"], os.environ | {"PYTHONPATH": str(ROOT)}
@@ -65,7 +65,7 @@ def test_what_hides_a_package_of_ours_is_said(tmp_path):
     assert ran.stderr.splitlines() == [f"flamejax: {line}" for line in (models, own, sampling)]
 
 
-def test_unknown_command(capsys):
+def test_unknown_command_returns_2(capsys):
     assert cli.main(["reconstrct"]) == 2
     assert "no command 'reconstrct'" in capsys.readouterr().err
 

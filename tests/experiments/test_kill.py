@@ -37,7 +37,7 @@ SCRIPT = """
 """
 
 
-def test_killed_in_the_middle_of_a_result(tmp_path, monkeypatch):
+def test_a_run_killed_while_writing_resumes(tmp_path, monkeypatch):
     for i in range(6):
         write_photo(tmp_path / "in" / f"p{i}.png")
     out = tmp_path / "out"
@@ -61,7 +61,7 @@ def test_killed_in_the_middle_of_a_result(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["summary.jsonl", "run.json", "index.html"])
-def test_lists_are_replaced_whole(tmp_path, monkeypatch, name):
+def test_lists_are_replaced_atomically(tmp_path, monkeypatch, name):
     """A list that cannot be written leaves the old one as it was."""
     monkeypatch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
     write_photo(tmp_path / "in/a.png")

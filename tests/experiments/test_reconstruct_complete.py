@@ -45,7 +45,7 @@ def complete(photos, output, **options):
     return reconstruct(photos, output, FakeTools(seen_beyond=0.05), **given)
 
 
-def test_files_and_numbers(photos, tmp_path):
+def test_hypotheses_are_written_with_their_metrics(photos, tmp_path):
     out = tmp_path / "out"
     assert complete(photos, out) == 0
     assert results(out) == ["a", "b", "c"]
@@ -76,7 +76,7 @@ def test_files_and_numbers(photos, tmp_path):
     assert {row["hypotheses"] for row in rows(out / "summary.jsonl")} == {3}
 
 
-def test_a_face_gets_the_same_draws_whatever_is_beside_it(photos, tmp_path):
+def test_draws_of_a_face_do_not_depend_on_other_photos(photos, tmp_path):
     complete(photos, tmp_path / "all")
     (photos / "a.png").unlink()
     complete(photos, tmp_path / "two", batch_size=1)
@@ -92,7 +92,7 @@ def test_keys_of_faces_differ():
     assert len({tuple(row) for row in np.asarray(data).tolist()}) == 3
 
 
-def test_resume_does_again_what_misses_a_hypothesis(photos, tmp_path):
+def test_resume_redoes_results_with_a_missing_hypothesis(photos, tmp_path):
     out = tmp_path / "out"
     complete(photos, out)
     before = stamps(out)
@@ -118,7 +118,7 @@ def test_resume_as_a_plain_fit_keeps_hypotheses(photos, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["raises", "not a number"])
-def test_fits_are_kept_where_hypotheses_fail(photos, tmp_path, way):
+def test_fits_are_written_where_hypotheses_fail(photos, tmp_path, way):
     fake, out = FakeTools(seen_beyond=0.05), tmp_path / "out"
     original = fake.complete
 
@@ -138,7 +138,7 @@ def test_fits_are_kept_where_hypotheses_fail(photos, tmp_path, way):
     assert (out / "a" / "hypotheses" / "02").is_dir() and not rows(out / "failures.jsonl")
 
 
-def test_numbers_when_all_or_nothing_is_seen():
+def test_metrics_when_all_or_no_vertices_are_visible():
     heads = np.zeros((2, 4, 3))
     heads[1, 2] = [0.002, 0, 0]
     fit = np.zeros((4, 3))
@@ -151,7 +151,7 @@ def test_numbers_when_all_or_nothing_is_seen():
     assert record["hypotheses_hidden_spread_mm"] == 0 and record["hypotheses_visible_spread_mm"] == pytest.approx(1)
 
 
-def test_a_picture_of_more_heads_than_it_shows():
+def test_clay_sheet_shows_at_most_sixteen_heads():
     points, spread = np.asarray(HEAD.v_template), np.zeros(HEAD.num_vertices)
     many, few = (clay_sheet(points, np.stack([points] * count), spread, HEAD.faces) for count in (20, 16))
     assert many.size == few.size
@@ -178,7 +178,7 @@ def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path)
         ({"mesh_vae": "missing.npz"}, "--mesh-vae missing.npz: no such file"),
     ],
 )
-def test_refused_options(photos, tmp_path, options, message):
+def test_wrong_options_are_refused(photos, tmp_path, options, message):
     options = {k: Path(v) if k == "mesh_vae" else v for k, v in options.items()}
     with pytest.raises(UsageError, match=message):
         complete(photos, tmp_path / "out", **options)
@@ -203,7 +203,7 @@ def test_the_default_is_diverse_where_there_is_a_mesh_vae(tmp_path):
     assert resolve_auto(reconstruct_config(("x",), tmp_path, "complete"), random_head()).method == "complete"
 
 
-def test_auto_runs_as_what_it_stands_for(photos, tmp_path):
+def test_auto_runs_as_diverse(photos, tmp_path):
     (tmp_path / "vae.npz").touch()  # no such ships for this head
     assert reconstruct(photos, tmp_path / "out", method="auto", mesh_vae=tmp_path / "vae.npz", num_samples=2) == 0
     metrics = json.loads((tmp_path / "out" / "a" / "metrics.json").read_text())
@@ -212,7 +212,7 @@ def test_auto_runs_as_what_it_stands_for(photos, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["fast", "paper"])
-def test_settings_of_all_presets_are_written_and_recognised(photos, tmp_path, preset):
+def test_settings_of_all_presets_are_recognised_by_resume(photos, tmp_path, preset):
     out = tmp_path / "out"
     assert reconstruct(photos, out, method="diverse", num_samples=2, diversify=preset) == 0
     before = stamps(out)

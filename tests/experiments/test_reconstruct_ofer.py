@@ -92,7 +92,7 @@ def test_ofer_dpp_gets_its_settings_and_networks(inputs, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["ofer", pytest.param("ofer+dpp", marks=pytest.mark.slow)])
-def test_files_and_numbers(made, method):
+def test_hypotheses_are_written_with_their_metrics(made, method):
     out = made(method)
     assert results(out) == ["a", "b"]
     for name in results(out):
@@ -119,7 +119,7 @@ def test_results_are_read_back_with_params_and_size(made):
     np.testing.assert_allclose(hypotheses.vertices, again, atol=1e-5)
 
 
-def test_other_networks_are_other_results(inputs, tmp_path):
+def test_other_networks_give_other_settings(inputs, tmp_path):
     _, options = inputs
     other = tmp_path / "idgen.npz"
     other.write_bytes(options["idgen"].read_bytes() + b"0")
@@ -142,12 +142,12 @@ def test_other_networks_are_other_results(inputs, tmp_path):
         ({"idrank": Path("x.npz")}, "--idrank is an option of `reconstruct ofer` and `reconstruct ofer-dpp`"),
     ],
 )
-def test_refused_options(tmp_path, options, message):
+def test_options_of_other_methods_are_refused(tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
         reconstruct_config(("x",), tmp_path, **options)
 
 
-def test_files_that_are_missing_or_of_another_head(tmp_path):
+def test_missing_files_and_weights_of_another_head_are_refused(tmp_path):
     options = write_ofer(tmp_path / "other")
     config = reconstruct_config(("x",), tmp_path, "ofer", idgen=tmp_path / "none.npz")
     with pytest.raises(UsageError, match=r"--idgen .*no such file"):

@@ -139,7 +139,7 @@ def test_latents_of_another_mesh_vae_are_not_mixed(made, tmp_path):
         missing.draw(missing.face("a"), DrawSettings())
 
 
-def test_draws_replace_hypotheses_and_the_seed_of_reconstruct_repeats_its_draws(made, explorer, face, without_diversifying):
+def test_draws_replace_hypotheses_and_repeat_with_the_same_seed(made, explorer, face, without_diversifying):
     explorer.draw(face, DrawSettings(num_samples=4, seed=0))
     np.testing.assert_allclose(face.hypotheses.vertices, one(made[2].drawn[0]).vertices, atol=1e-5)
     explorer.draw(face, DrawSettings(num_samples=6, seed=5))

@@ -48,14 +48,14 @@ def test_overlay_outside_the_photo_changes_nothing():
     np.testing.assert_array_equal(overlay(photo, square_view(0, 512), 1.0, np.array([5000.0, 0.0]), 256), photo)
 
 
-def test_overlay_keeps_what_the_head_does_not_cover():
+def test_overlay_leaves_the_photo_around_the_head_unchanged():
     photo = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     drawn = overlay(photo, square_view(240, 270), 1.0, np.zeros(2), 64)
     changed = (drawn != photo).any(axis=-1)
     assert 0 < changed.sum() < 60
 
 
-def test_the_turned_head_is_whole_and_centred():
+def test_the_turned_head_is_complete_and_centred():
     cloud = np.random.default_rng(0).normal(size=(500, 3)) * 0.05 + (0.3, 0.2, 0.0)
     cameras = []
 
@@ -87,7 +87,7 @@ def test_tile_is_four_pictures_in_a_row():
 
 
 @pytest.mark.parametrize("side", [600, 128, 129, 131, 64])  # the crop magnifies, or shrinks the photo
-def test_what_lies_beyond_the_photo_leaves_no_line_along_its_border(side):
+def test_mask_outside_the_photo_leaves_no_line_along_its_border(side):
     points = np.random.default_rng(1).uniform((2, 30), (298, 300), (68, 2))
     photo = np.zeros((301, 299, 3), np.float32)
     hidden = np.zeros(photo.shape[:2], np.float32)
