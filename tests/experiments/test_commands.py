@@ -51,8 +51,8 @@ for hiding in ("models/__init__.py", "experiments/__init__.py", "sampling.py"):
 
 
 def test_files_that_hide_our_packages_are_reported(tmp_path):
-    """`python -m` and notebooks look into the folder they are run from first, where users have their own `models`."""
-    (tmp_path / "models").mkdir()  # a folder without an __init__.py, as of weights, hides nothing
+    """`python -m` and notebooks import from their working folder first, where users have their own `models`."""
+    (tmp_path / "models").mkdir()  # a folder without __init__.py, such as one of weights, hides nothing
     command, environment = [sys.executable, "-c", SHADOWS, "--version"], os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     models, own, sampling = (
@@ -65,7 +65,7 @@ def test_files_that_hide_our_packages_are_reported(tmp_path):
     assert ran.stderr.splitlines() == [f"flamejax: {line}" for line in (models, own, sampling)]
 
 
-def test_unknown_command_returns_2(capsys):
+def test_unknown_command_is_refused(capsys):
     assert cli.main(["reconstrct"]) == 2
     assert "no command 'reconstrct'" in capsys.readouterr().err
 
@@ -162,15 +162,15 @@ def test_face_mask_covers_the_mouth_and_spares_the_eyes():
 
 
 @pytest.mark.parametrize(
-    ("asked", "photos", "devices", "size"),
+    ("requested", "photos", "devices", "size"),
     [("auto", 1, 1, 1), ("auto", 3, 1, 4), ("auto", 900, 1, 4), ("auto", 900, 4, 16), ("auto", 1, 4, 4), (6, 9, 4, 8)],
 )
-def test_batch_size_suits_photos_and_devices(monkeypatch, asked, photos, devices, size):
+def test_batch_size_depends_on_photos_and_devices(monkeypatch, requested, photos, devices, size):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    assert pipeline.choose_batch_size(FitOptions(batch_size=asked), photos) == size
+    assert pipeline.choose_batch_size(FitOptions(batch_size=requested), photos) == size
 
 
-def test_iterations_become_whole_intervals():
+def test_iterations_are_rounded_up_to_intervals():
     steps = fit_config(FitOptions(iterations=9))
     assert steps.photometric_steps >= 9 and steps.photometric_steps % steps.visibility_interval == 0
 

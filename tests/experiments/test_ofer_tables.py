@@ -328,7 +328,7 @@ def test_people_need_the_wheel(monkeypatch, tmp_path):
         open_faces.load_new_people("test")
 
 
-def test_no_figure(capsys):
+def test_identity_table_has_no_figure(capsys):
     assert evaluate.main(["--table", "identity", "--figure", "x.png"]) == 2
     assert "--figure is an option of `evaluate fitting`" in capsys.readouterr().err
 
