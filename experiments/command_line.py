@@ -1,4 +1,4 @@
-"""What commands with subcommands share: choosing the subcommand, and errors about options of another one."""
+"""Selects subcommands, and reports options that belong to another subcommand."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class Subcommands:
     """One line of help for each."""
     default: type | None = None
     """The options of the command without a subcommand; None where one must be named."""
+    default_name: str | None = None
+    """The selector's name for the command without a subcommand."""
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Other spellings of subcommands."""
 
@@ -49,10 +51,10 @@ class Subcommands:
             raise UsageError(f"{self.selector} is given as {' and as '.join(values)}: name one of them.")
         for selected in values[:1]:
             name = self.aliases.get(selected, selected)
-            if name != "auto" or self.default is None:
+            if name != self.default_name:
                 self._check(name, f"{self.selector} {selected}")
             if first not in self.configs:
-                return (None if name == "auto" else name), rest
+                return (None if name == self.default_name else name), rest
             if first != name:
                 raise UsageError(
                     f"{rest[0]!r} is a subcommand of `{self.command}`, and {self.selector} says {selected!r}: name one "
@@ -78,7 +80,7 @@ class Subcommands:
         for arg in args:
             if arg == "--":
                 return
-            option = arg.removeprefix("--").partition("=")[0].replace("-", "_")
+            option = arg.removeprefix("--").partition("=")[0].replace("-", "_").removeprefix("no_")
             if arg.startswith("--") and option not in known and (owners := self.owners(option)):
                 raise UsageError(f"{flag(option)} is an option of {owners}, not of {self.title(name)}.")
 
@@ -112,7 +114,7 @@ class Subcommands:
         return tyro.cli(self.configs[name], args=rest, prog=f"{prog} {name}", config=OMIT_PREFIXES)
 
     def union(self) -> Any:
-        """Return a type with all subcommands and the options without one, of which tyro makes the shell completion."""
+        """Return a type with all subcommands and the default's options, for shell completion by tyro."""
         subcommands = union_of(self.configs, self.summaries)
         if self.default is None:
             return subcommands

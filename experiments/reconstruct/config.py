@@ -293,6 +293,7 @@ SUBCOMMANDS = Subcommands(
         "ofer-dpp": "a fit, and heads drawn by diffusion that differ where they are hidden",
     },
     default=ReconstructAutoConfig,
+    default_name=ReconstructAutoConfig.method,
     aliases={"ofer+dpp": "ofer-dpp"},
 )
 DESCRIPTION = f"""Reconstruct 3D heads from photos of faces: `reconstruct [METHOD] PHOTOS... --output OUT`.

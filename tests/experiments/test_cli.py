@@ -149,6 +149,8 @@ def test_tables_are_subcommands_or_an_option(capsys):
     assert evaluate.main([]) == 2 and "moving-occlusion" in capsys.readouterr().err
     assert evaluate.main(["--limit", "3"]) == 2 and "name one of fitting" in capsys.readouterr().err
     assert evaluate.main(["fiting"]) == 2 and "Did you mean fitting?" in capsys.readouterr().err
+    assert evaluate.main(["ranking", "--no-robustness"]) == 2
+    assert "--robustness is an option of `evaluate fitting`, not of" in capsys.readouterr().err
     assert evaluate.main(["samples", "--idrank", "x"]) == 2
     message = "--idrank is an option of `evaluate identity`, `evaluate ranking` and `evaluate expression`, not of"
     assert message in capsys.readouterr().err
