@@ -1,4 +1,4 @@
-"""The `flamejax` command: one word picks what to run. Each is also `python -m experiments.NAME`."""
+"""The `flamejax` command: its first word names what to run. Each is also `python -m experiments.NAME`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 COMMANDS = {
     "reconstruct": "turn photos of faces into 3D heads",
@@ -20,6 +21,8 @@ COMMANDS = {
     "fetch-sources": "fetch the CC0 files that the open head is built from",
 }
 """Name -> one line of help. `experiments.NAME` (- as _) has `main(args, prog) -> exit status`; imported only to run."""
+COMPLETION_FLAGS = ("--tyro-print-completion", "--tyro-write-completion")
+SHELLS = ("bash", "zsh")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -32,16 +35,44 @@ def main(args: Sequence[str] | None = None) -> int:
         print(importlib.metadata.version("flamejax"))
         return 0
     name, *rest = args
+    completion = args if name not in COMMANDS else rest
+    if completion and completion[0].replace("_", "-") in COMPLETION_FLAGS:
+        return _print_completion(completion)
     if name not in COMMANDS:
         print(f"flamejax: no command {name!r}.\n\n{_help()}", file=sys.stderr)
         return 2
     return importlib.import_module(f"experiments.{name.replace('-', '_')}").main(rest, prog=f"flamejax {name}")
 
 
+def _print_completion(args: Sequence[str]) -> int:
+    """Print or write the completion script of all commands. args: a flag, the shell and, to write, a path."""
+    option, *values = args
+    wanted = 1 if "print" in option else 2
+    if len(values) != wanted or values[0] not in SHELLS:
+        print(f"flamejax: {option} needs {' or '.join(SHELLS)}{' and a path' * (wanted == 2)}.", file=sys.stderr)
+        return 2
+    from experiments.completion import completion_script  # late: it imports every command
+
+    script = completion_script(values[0], COMMANDS)
+    if wanted == 1:
+        print(script)
+        return 0
+    try:
+        Path(values[1]).write_text(script + "\n", encoding="utf-8")
+    except OSError as error:
+        print(f"flamejax: {values[1]} cannot be written ({error.strerror}).", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())
-    return f"usage: flamejax COMMAND ...\n\n{lines}\n\n'flamejax COMMAND --help' says more; 'flamejax --version'."
+    return (
+        f"usage: flamejax COMMAND ...\n\n{lines}\n\n"
+        "'flamejax COMMAND --help' says more; 'flamejax --version'.\n"
+        "Completion in bash: source <(flamejax --tyro-print-completion bash)"
+    )
 
 
 if __name__ == "__main__":

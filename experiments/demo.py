@@ -15,7 +15,8 @@ import tyro
 from PIL import Image, ImageDraw, ImageFilter
 from rich.console import Console
 
-from experiments.reconstruct import Config, UsageError, run
+from experiments.reconstruct import UsageError, reconstruct_config
+from experiments.reconstruct.command import run
 
 # Outline of the mask on the portrait, pixels, from the bridge of the nose clockwise; then the ear loops.
 MASK_OUTLINE = (
@@ -42,7 +43,8 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.d
     config = tyro.cli(DemoConfig, args=None if args is None else list(args), prog=prog)
     try:
         photos, masks = write_photos(config.output)
-        status = run(Config(photos=(str(photos),), output=config.output, masks=str(masks), overwrite=True), console)
+        options = reconstruct_config((str(photos),), config.output, masks=str(masks), overwrite=True)
+        status = run(options, console)
     except UsageError as error:
         console.print(f"error: {error}", markup=False)
         return 2

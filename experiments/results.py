@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 import flamejax
+from experiments.command_line import UsageError
 from fitting._observe import DENSE, crop_image, observation_in
 from fitting.fit_model import FitModel, prepare
 from fitting.inputs import InputError, load_landmarks
@@ -27,10 +28,6 @@ HOT = np.array([0.9, 0.25, 0.05], np.float32)
 """Colour of the vertices where hypotheses differ most."""
 HIDDEN_COLOUR = (130, 60, 220)
 """RGB colour of hidden pixels."""
-
-
-class UsageError(Exception):
-    """Raised when a command cannot start with its arguments; the message says why and what to do."""
 
 
 def load_head(path: Path | None) -> tuple[HeadModel, HeadIdentity]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flamejax", "models", "fitting", "sampling", "experiments")
 """From the core up: each package may import those before it."""
 EXPERIMENTS = (
-    ("runtime", "progress", "cache", "clay", "heads", "head_models", "photos", "results"),
+    ("command_line", "runtime", "progress", "cache", "clay", "heads", "head_models", "photos", "results"),
     ("datasets",),
     ("training",),
     ("view",),
@@ -23,7 +23,7 @@ EXPERIMENTS = (
     ("tables", "calibrate_landmarks"),
     ("evaluate", "benchmark", "train", "configs"),
     ("demo", "convert", "doctor", "fetch_sources"),
-    ("cli",),
+    ("cli", "completion"),
 )
 """Subpackages of experiments from the bottom up: each may import those of earlier rows and of its own row."""
 ENTRY_POINT = "flamejax.__main__"

@@ -5,6 +5,22 @@
 imported only when asked for.
 """
 
-from experiments.benchmark.command import main
+import sys
+from collections.abc import Sequence
+
+from experiments.benchmark.config import parse
+from experiments.command_line import UsageError
 
 __all__ = ["main"]
+
+
+def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.benchmark") -> int:
+    """Print the table. Returns the exit status: 2 when the command could not start."""
+    try:
+        config = parse(sys.argv[1:] if args is None else args, prog)
+        from experiments.benchmark.command import run  # late: help and wrong calls need not wait for JAX
+
+        return run(config)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

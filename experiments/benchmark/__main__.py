@@ -1,5 +1,8 @@
+"""`python -m experiments.benchmark`."""
+
 import sys
 
-from experiments.benchmark.command import main
+from experiments.benchmark import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

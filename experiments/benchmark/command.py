@@ -1,71 +1,41 @@
-"""The benchmark's command line and table."""
+"""Runs the groups of the benchmark and prints their table."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Callable
 
 import jax
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-import flamejax
 from experiments.benchmark import dpp, head, networks, photos, render
+from experiments.benchmark.config import BenchmarkConfig, Group
 from experiments.benchmark.timing import Row, Setting
+from experiments.results import load_head
 from flamejax.files import write_text
 
-Group = Literal["head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer"]
 GROUPS: dict[Group, Callable[[Setting], list[Row]]] = {
-    "head": head.rows,
-    "render": render.rows,
+    "head": head.head_rows,
+    "render": render.render_rows,
     "memory": render.memory_rows,
     "fit": photos.fit_rows,
     "mesh_conv": networks.mesh_conv_rows,
-    "diversity": lambda setting: dpp.rows(setting) + photos.algorithm_rows(setting),
+    "diversity": lambda setting: dpp.dpp_rows(setting) + photos.algorithm_rows(setting),
     "ofer": lambda setting: networks.unet_rows(setting) + photos.ofer_rows(setting),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
-    """Time the parts of flamejax on this machine; medians, and ratios to a reference timed in turn in the same run.
-
-    On shared machines only the ratios are worth quoting. `compile s` is tracing and compiling without any cache. Tables
-    and how to get the other libraries: docs/results/benchmark.md.
-    """
-
-    groups: Annotated[tuple[Group, ...], tyro.conf.Positional] = tuple(GROUPS)
-    """What to time."""
-    json: Path | None = None
-    """Write the rows here as a list of objects."""
-    peers: bool = False
-    """Also time other libraries at the same work, in turn with ours: smplx, flame-pytorch and body-models for `head`,
-    deodr for `render`. pip install 'flamejax[bench]', then pip install --no-deps flame-pytorch==0.0.1."""
-    jaxrenderer_python: Path | None = None
-    """Also time jaxrenderer for `render`: the interpreter of an environment of its own, since it pins another JAX than
-    ours. python3.12 -m venv jr && jr/bin/pip install jaxrenderer==0.4.0, then --jaxrenderer-python jr/bin/python."""
-    limit: int = 7
-    """Timed runs of each row (a third of it, at least 2, for what takes seconds)."""
-    seed: int = 0
-    """Of the random heads."""
-    head: Path | None = None
-    """Head model file; the embedded open head unless given."""
-
-
-def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.benchmark") -> int:
-    """Print the table. Returns the exit status."""
-    config = tyro.cli(BenchmarkConfig, args=args, prog=prog)
+def run(config: BenchmarkConfig) -> int:
+    """Time the groups, and print and write the table. Returns 0. Raises: UsageError, the head cannot be used."""
     # Compile times are part of what is measured.
     jax.config.update("jax_enable_compilation_cache", False)
     console = Console(width=None if sys.stdout.isatty() else 160)
     setting = Setting(
-        flamejax.load_head(config.head), jax.random.key(config.seed), config.limit, config.peers,
-        config.jaxrenderer_python, lambda line: console.print(line, markup=False, soft_wrap=True),
+        load_head(config.head)[0], jax.random.key(config.seed), config.limit, config.comparison.peers,
+        config.comparison.jaxrenderer_python, lambda line: console.print(line, markup=False, soft_wrap=True),
     )  # fmt: skip
     rows: list[Row] = []
     for group in dict.fromkeys(config.groups):
@@ -78,7 +48,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.b
 
 
 def make_table(rows: list[Row]) -> Table:
-    """The rows for people; columns that no row fills are left out."""
+    """Return the rows as a table to print, without columns that no row fills."""
     columns: dict[str, Callable[[Row], str]] = {
         "name": lambda row: row.name,
         "batch": lambda row: str(row.batch),
@@ -102,7 +72,7 @@ def make_table(rows: list[Row]) -> Table:
 
 
 def _number(value: float | None) -> str:
-    """Three digits: ratios to other libraries go from thousandths to tens."""
+    """Format a number with about two digits: ratios to other libraries range from thousandths to tens."""
     if value is None:
         return ""
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"

@@ -1,4 +1,4 @@
-"""`vertices` against the bare product of its bases and against other head-model libraries."""
+"""Times `vertices` against the matrix product of its bases and against other head-model libraries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import flamejax
-from experiments.benchmark.timing import PeerMissing, Row, Setting, Timed, time_row
+from experiments.benchmark.timing import CompiledCall, PeerMissing, Row, Setting, time_row
 from experiments.datasets.renders import sample_scenes
 from experiments.datasets.synthetic_flame import write_flame_folder
 from flamejax.head import HeadModel
@@ -17,52 +17,53 @@ from flamejax.head import HeadModel
 BATCHES = (1, 16, 64, 256)
 
 
-def rows(setting: Setting) -> list[Row]:
-    """Our head; with peers, also a synthetic model of FLAME's true size, which all of them can read."""
-    found = gemm_rows(setting, setting.head, "vertices")
-    return found + peer_rows(setting) if setting.peers else found
+def head_rows(setting: Setting) -> list[Row]:
+    """Time our head; with peers, also a synthetic model of FLAME's true size, which all of them can read."""
+    rows = gemm_rows(setting, setting.head, "vertices")
+    return rows + peer_rows(setting) if setting.peers else rows
 
 
 def gemm_rows(setting: Setting, head: HeadModel, name: str) -> list[Row]:
-    """Against (B, S + E + 36) x (S + E + 36, 3 V), and that product's gradient in the coefficients."""
+    """Time against (B, S + E + 36) x (S + E + 36, 3 V), and that product's gradient in the coefficients."""
     width = len(head.basis)
     basis = jax.random.normal(setting.key, (width, 3 * head.num_vertices))
-    found = []
+    rows = []
     for batch in BATCHES:
         operands = jax.random.normal(setting.key, (batch, width)), basis
-        gemms = Timed(jnp.matmul, *operands), Timed(jax.grad(lambda c, b: jnp.sum((c @ b) ** 2)), *operands)
+        gradient = jax.grad(lambda c, b: jnp.sum((c @ b) ** 2))
+        gemms = CompiledCall(jnp.matmul, *operands), CompiledCall(gradient, *operands)
         ours = vertex_programs(head, setting.key, batch)
-        found.append(time_row(name, batch, ours, gemms, "bare GEMM of the bases", setting.limit))
-    return found
+        rows.append(time_row(name, batch, ours, gemms, "bare GEMM of the bases", setting.limit))
+    return rows
 
 
-def vertex_programs(head: HeadModel, key: jax.Array, batch: int) -> tuple[Timed, Timed]:
-    """The vertices of a batch of random heads, and value and gradient of a weighted sum of theirs in all parameters."""
+def vertex_programs(head: HeadModel, key: jax.Array, batch: int) -> tuple[CompiledCall, CompiledCall]:
+    """Return programs of the vertices of random heads, and of the value and gradient of their weighted sum."""
     params, weights = sample_scenes(head, key, batch).params, vertex_weights(head, key, batch)
     loss = jax.value_and_grad(lambda p, h, w: jnp.sum(w * flamejax.vertices(h, p)))
-    return Timed(flamejax.vertices, head, params), Timed(loss, params, head, weights)
+    return CompiledCall(flamejax.vertices, head, params), CompiledCall(loss, params, head, weights)
 
 
 def vertex_weights(head: HeadModel, key: jax.Array, batch: int) -> jax.Array:
-    """(B, V, 3): the cotangent of the vertices in all gradients."""
+    """Return the cotangent of the vertices in all gradients, (B, V, 3)."""
     return jax.random.normal(key, (batch, head.num_vertices, 3))
 
 
 def peer_rows(setting: Setting) -> list[Row]:
-    """FLAME's size: against the bare product, and each peer in turn. What is not installed is said and left out."""
+    """Time a model of FLAME's size against the matrix product and each peer; report peers that are not installed."""
     from experiments.benchmark.head_peers import PEERS
 
-    found = []
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         model = write_flame_folder(Path(name) / "FLAME2020")
         head = flamejax.load_head(model)
-        found += gemm_rows(setting, head, "vertices, FLAME's size")
+        rows += gemm_rows(setting, head, "vertices, FLAME's size")
         for peer, load in PEERS.items():
             try:
-                found += [_peer_row(setting, head, peer, load, model, batch) for batch in BATCHES]
+                rows += [_peer_row(setting, head, peer, load, model, batch) for batch in BATCHES]
             except PeerMissing as missing:
-                setting.say(str(missing))
-    return found
+                setting.report(str(missing))
+    return rows
 
 
 def _peer_row(setting: Setting, head: HeadModel, peer: str, load, model: Path, batch: int) -> Row:  # noqa: ANN001

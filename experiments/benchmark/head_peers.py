@@ -1,7 +1,8 @@
-"""Other head-model libraries at our work, for `head --peers`: the vertices of FLAME models, and their gradient in all
-parameters. Each maker takes a FLAME pickle with smplx's landmark files beside it, parameters under smplx's names, and
-weights (B, V, 3); it gives the program of the vertices (B, V, 3) in metres, and that of the gradient of their weighted
-sum in all parameters. It raises PeerMissing where the library is not installed.
+"""Other head-model libraries for `benchmark head --peers`: the vertices of FLAME models, and their gradient.
+
+Each loader takes a FLAME pickle with smplx's landmark files beside it, parameters under smplx's names, and weights
+(B, V, 3). It returns the program of the vertices (B, V, 3) in metres, and that of the gradient of their weighted sum in
+all parameters. It raises PeerMissing where the library is not installed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark.timing import Call, PeerMissing, Timed
+from experiments.benchmark.timing import CompiledCall, PeerMissing, TimedCall
 
-Peer = tuple[Call, Call] | tuple[Timed, Timed]
+Peer = tuple[TimedCall, TimedCall] | tuple[CompiledCall, CompiledCall]
 
 
 def load_smplx(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> Peer:
-    """smplx's FLAME: it also places the 51 inner landmarks, which is a small part of its work."""
+    """Load smplx's FLAME, which also computes the 51 inner landmarks, a small part of its work."""
     with _needed("smplx", "pip install smplx==0.1.28 and torch==2.13.0 (a CPU build)"):
         import smplx
         import torch
@@ -35,7 +36,7 @@ def load_smplx(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -
 
 
 def load_flame_pytorch(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> Peer:
-    """flame-pytorch: it also places the 51 inner landmarks."""
+    """Load flame-pytorch, which also computes the 51 inner landmarks."""
     with _needed("flame-pytorch", "pip install --no-deps flame-pytorch==0.0.1, with smplx and torch"):
         import torch
         from flame_pytorch import FLAME
@@ -64,7 +65,7 @@ def load_flame_pytorch(model: Path, params: dict[str, np.ndarray], weights: jax.
 
 
 def load_body_models(model: Path, params: dict[str, np.ndarray], weights: jax.Array) -> Peer:
-    """body-models' JAX backend under jit: no landmarks."""
+    """Load body-models' JAX backend under jit; it computes no landmarks."""
     with _needed("body-models", "pip install body-models==0.26.2"):
         from body_models.flame.jax import FLAME
     layer = FLAME(model_path=model)
@@ -77,7 +78,7 @@ def load_body_models(model: Path, params: dict[str, np.ndarray], weights: jax.Ar
         return layer.forward_vertices(given["head_pose"], **{k: v for k, v in given.items() if k != "head_pose"})
 
     loss = jax.value_and_grad(lambda given, weights: jnp.sum(weights * draw(given)))
-    return Timed(draw, given), Timed(loss, given, weights)
+    return CompiledCall(draw, given), CompiledCall(loss, given, weights)
 
 
 PEERS: dict[str, Callable[[Path, dict[str, np.ndarray], jax.Array], Peer]] = {
@@ -107,4 +108,4 @@ def _torch_peer(draw: Callable, tensors: list, weights: jax.Array) -> Peer:
     def gradient() -> object:
         return torch.autograd.grad((factors * draw()).sum(), tensors)
 
-    return Call(forward), Call(gradient)
+    return TimedCall(forward), TimedCall(gradient)

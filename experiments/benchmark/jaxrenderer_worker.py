@@ -1,5 +1,6 @@
-"""jaxrenderer at our work. `experiments.benchmark.jaxrenderer` runs this file by its path, with another interpreter:
-nothing of flamejax is imported here.
+"""The worker that runs jaxrenderer.
+
+`experiments.benchmark.render_peers` starts this file with another interpreter, so it imports nothing of flamejax.
 
     PYTHON jaxrenderer_worker.py FOLDER
 
@@ -18,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-# Whatever the library prints goes to stderr: stdout carries the answers.
+# The library's prints go to stderr, since stdout carries the answers.
 ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
@@ -33,7 +34,7 @@ DEPTH_MARGIN = 0.1
 
 
 def main(folder):  # noqa: ANN001, ANN201
-    """Answer until stdin ends."""
+    """Answer each line of stdin until it ends."""
     programs: dict = {}
     for line in sys.stdin:
         command = line.strip()
@@ -47,7 +48,7 @@ def main(folder):  # noqa: ANN001, ANN201
 
 
 def compile_programs(folder, programs):  # noqa: ANN001, ANN201
-    """Fill in the programs, and write the image."""
+    """Compile the programs into the dictionary, and write the image."""
     scene = dict(np.load(folder / "scene.npz"))
     size, faces = int(scene["size"]), jnp.asarray(scene["faces"])
     arguments = (jnp.asarray(to_clip(scene["screen"], size)), jnp.asarray(scene["colours"]))
@@ -58,32 +59,32 @@ def compile_programs(folder, programs):  # noqa: ANN001, ANN201
     start = time.perf_counter()
     forward = jax.jit(draw).lower(*arguments).compile()
     seconds = time.perf_counter() - start
-    # Theirs is (x, y) with y up.
+    # Their image has axes x and y, with y up.
     np.save(folder / "image.npy", np.asarray(forward(*arguments)).transpose(1, 0, 2)[::-1])
     programs["forward"] = lambda: forward(*arguments)
     loss = jax.value_and_grad(lambda p, c: 0.5 * jnp.sum(draw(p, c) ** 2), (0, 1))
     start = time.perf_counter()
     gradient = jax.jit(loss).lower(*arguments).compile()
-    spent = time.perf_counter() - start
-    why = refuse(gradient, arguments, float(scene["memory"]))
-    if why is None:
-        seconds += spent
+    gradient_seconds = time.perf_counter() - start
+    refusal = refusal_of(gradient, arguments, float(scene["memory"]))
+    if refusal is None:
+        seconds += gradient_seconds
         programs["gradient"] = lambda: gradient(*arguments)
     version = importlib.metadata.version("jaxrenderer")
-    return {"version": version, "jax": jax.__version__, "compile_s": seconds, "gradient": why}
+    return {"version": version, "jax": jax.__version__, "compile_s": seconds, "gradient": refusal}
 
 
-def refuse(gradient, arguments, memory):  # noqa: ANN001, ANN201
-    """Why a gradient is not worth timing, or None."""
+def refusal_of(gradient, arguments, memory):  # noqa: ANN001, ANN201
+    """Return why a gradient is not timed, or None if it is."""
     needed = gradient.memory_analysis().temp_size_in_bytes
     if needed > memory:
         return f"its gradient would take {needed / 1e9:.0f} GB of memory"
-    lost = sum(int((~jnp.isfinite(part)).sum()) for part in gradient(*arguments)[1])
-    return f"its gradient has {lost} entries that are not finite" if lost else None
+    non_finite = sum(int((~jnp.isfinite(part)).sum()) for part in gradient(*arguments)[1])
+    return f"its gradient has {non_finite} entries that are not finite" if non_finite else None
 
 
 def to_clip(screen, size):  # noqa: ANN001, ANN201
-    """Pixels and depth (V, 3) -> clip space (V, 3), y up; their pixel i is where the centre of ours is."""
+    """Convert pixels and depth (V, 3) to clip space (V, 3), y up. Their pixel i lies at the centre of our pixel i."""
     x, y, z = screen.T
     near, far = z.min(), z.max()
     depth = ((z - near) / (far - near) * 2 - 1) * (1 - DEPTH_MARGIN)
@@ -91,13 +92,13 @@ def to_clip(screen, size):  # noqa: ANN001, ANN201
 
 
 def draw_colours(positions, colours, faces, size):  # noqa: ANN001, ANN201
-    """Vertex colours with depth test, back faces culled, black background: (size, size, 3), axes x and y."""
+    """Draw vertex colours with depth test, back faces culled, on black: (size, size, 3), axes x and y."""
     viewport = Camera.viewport_matrix(jnp.zeros(2, int), jnp.array((size, size)), jnp.array(1.0))
     camera = Camera.create(view=jnp.eye(4), projection=jnp.eye(4), viewport=viewport)
-    towards = jnp.array([0.0, 0.0, 1.0])
-    # All normals point at the light: the shader's intensity is 1.
-    normals = jnp.broadcast_to(towards, positions.shape)
-    extra = GouraudExtraInput(positions, colours, normals, LightSource(towards, jnp.ones(3)))
+    direction = jnp.array([0.0, 0.0, 1.0])
+    # All normals point at the light, so the shader's intensity is 1.
+    normals = jnp.broadcast_to(direction, positions.shape)
+    extra = GouraudExtraInput(positions, colours, normals, LightSource(direction, jnp.ones(3)))
     buffers = Buffers(jnp.ones((size, size)), (jnp.zeros((size, size, 3)),))
     return render(camera, GouraudShader, buffers, faces, extra).targets[0]
 

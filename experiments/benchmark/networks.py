@@ -1,5 +1,7 @@
-"""Networks against the matrix products they cannot do without: mesh convolutions, a training step of the small
-Mesh-VAE, and a step of OFER's U-Nets."""
+"""Times networks against the matrix products that they contain.
+
+These are mesh convolutions, a training step of the small Mesh-VAE, and a step of OFER's U-Nets.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 from experiments.benchmark.spheres import spheres
-from experiments.benchmark.timing import Row, Setting, Timed, time_row
+from experiments.benchmark.timing import CompiledCall, Row, Setting, time_row
 from experiments.training.ofer.architectures import small
 from models.hierarchy import mesh_hierarchy
 from models.mesh_conv import MeshBlock, MeshConv
@@ -26,37 +28,37 @@ LAYERS = {
     "mesh conv, stride 1 on level 2, 128 to 256": (3, "pool", 128, 256),
     "mesh conv, level 1 to 0, 32 to 3": (0, "unpool", 32, 3),
 }
-"""Step of the paper's hierarchy, which of its lists, channels: Table 5's first and fourth layer, Table 6's last."""
+"""Step of the paper's hierarchy, direction, and channels: Table 5's first and fourth layer, Table 6's last."""
 BASES = 17
 AGGREGATE, PROJECT = "two bare products: aggregate, project", "two bare products: project, aggregate"
 UNETS = {
     "300-50-10, context 512": UNet1DConfig((300, 50, 10), context=512),
     "53-25-10, context 1024": UNet1DConfig((53, 25, 10), context=1024),
 }
-"""The paper's."""
+"""The paper's U-Nets."""
 
 Product = tuple[Array, Array, Array]
-"""Left and right operand, with as many batch axes each, and a cotangent of the result."""
+"""Left and right operand with the same number of batch axes, and a cotangent of the result."""
 
 
 def mesh_conv_rows(setting: Setting) -> list[Row]:
-    """On a mesh of FLAME's size: three spheres with 3,931 + 546 + 546 vertices."""
+    """Time mesh convolutions on a mesh of FLAME's size: three spheres with 3,931 + 546 + 546 vertices."""
     faces, positions = spheres()
     hierarchy = mesh_hierarchy(faces, positions)
-    found = []
+    rows = []
     for name, (step, way, before, after) in LAYERS.items():
         conv = MeshConv(getattr(hierarchy.steps[step], way), before, after, BASES, rngs=nnx.Rngs(0))
-        found.append(conv_row(setting, name, conv, BATCH))
+        rows.append(conv_row(setting, name, conv, BATCH))
         if conv.project_first:
-            found.append(conv_row(setting, name, conv, BATCH, project_first=True))
+            rows.append(conv_row(setting, name, conv, BATCH, project_first=True))
     network = MeshVAE(hierarchy_for(SMALL, faces, positions), SMALL, rngs=nnx.Rngs(0))
-    return [*found, training_row(setting, network, TRAINING_BATCH)]
+    return [*rows, training_row(setting, network, TRAINING_BATCH)]
 
 
 def conv_row(setting: Setting, name: str, conv: MeshConv, batch: int, *, project_first: bool = False) -> Row:
-    """Forward against the two products; the gradient in input and parameters against those of a backward pass.
+    """Time the layer against its two products, and its gradient against the products of a backward pass.
 
-    project_first: against the products in the other order, which are fewer multiplications where few channels come out.
+    project_first: time against the other order of products, which takes fewer multiplications for few output channels.
     """
     x = jax.random.normal(setting.key, (batch, conv.lists.get_value().num_sources, conv.in_features))
     weights = jax.random.normal(setting.key, (batch, conv.lists.get_value().num_targets, conv.out_features))
@@ -69,14 +71,14 @@ def conv_row(setting: Setting, name: str, conv: MeshConv, batch: int, *, project
     def loss(params: nnx.State, x: Array, rest: nnx.State, weights: Array) -> Array:
         return jnp.sum(weights * call(params, x, rest))
 
-    ours = Timed(call, params, x, rest), Timed(jax.grad(loss, argnums=(0, 1)), params, x, rest, weights)
-    operands = bare_products(conv, batch, setting.key, project_first)
-    theirs = Timed(forward_products, operands), Timed(backward_products, operands)
+    ours = CompiledCall(call, params, x, rest), CompiledCall(jax.grad(loss, argnums=(0, 1)), params, x, rest, weights)
+    operands = reference_products(conv, batch, setting.key, project_first)
+    theirs = CompiledCall(forward_products, operands), CompiledCall(backward_products, operands)
     return time_row(name, batch, ours, theirs, PROJECT if project_first else AGGREGATE, setting.limit)
 
 
 def training_row(setting: Setting, model: MeshVAE, batch: int) -> Row:
-    """The loss alone, and a whole training step with Adam, against the products of all its convolutions."""
+    """Time the loss, and a training step with Adam, against the products of all its convolutions."""
     graph, *states = nnx.split(model, nnx.Param, ...)
     params, rest = states
     adam = optax.adam(1e-3)
@@ -92,17 +94,18 @@ def training_row(setting: Setting, model: MeshVAE, batch: int) -> Row:
         return optax.apply_updates(params, updates), state
 
     data = rest, heads, visible, setting.key
-    ours = Timed(loss, params, *data), Timed(step, params, adam.init(params), *data)
+    ours = CompiledCall(loss, params, *data), CompiledCall(step, params, adam.init(params), *data)
     convs = [module.conv for _, module in nnx.iter_modules(model) if isinstance(module, MeshBlock)]
-    operands = [one for conv in convs for one in bare_products(conv, batch, setting.key, conv.project_first)]
-    theirs = Timed(forward_products, operands), Timed(all_products, operands)
+    operands = [one for conv in convs for one in reference_products(conv, batch, setting.key, conv.project_first)]
+    theirs = CompiledCall(forward_products, operands), CompiledCall(all_products, operands)
     label, reference = "small Mesh-VAE: loss, training step", "its convolutions' bare products"
-    return time_row(label, batch, ours, theirs, reference, setting.few)
+    return time_row(label, batch, ours, theirs, reference, setting.slow_limit)
 
 
 def unet_rows(setting: Setting) -> list[Row]:
-    """One step for 100 samples, each with a time and a context of its own, against the products of all layers, each by
-    itself; gradient: also with respect to all weights. The paper's U-Nets, and those that ship."""
+    """Time a step of the paper's and of the shipped U-Nets for 100 samples, each with its own time and context.
+
+    The reference is the matrix product of each layer; gradients are with respect to all weights."""
     unets = dict(UNETS)
     for kind, size in (("identity", setting.head.num_betas), ("expression", setting.head.num_expression + 3)):
         config = small(kind).unet
@@ -112,21 +115,21 @@ def unet_rows(setting: Setting) -> list[Row]:
 
 
 def unet_row(setting: Setting, name: str, config: UNet1DConfig) -> Row:
-    """The row of one U-Net."""
+    """Time one U-Net."""
     keys = jax.random.split(setting.key, 4)
     x = jax.random.normal(keys[0], (UNET_BATCH, config.size))
     context = jax.random.normal(keys[1], (UNET_BATCH, config.context))
     inputs = x, jax.random.uniform(keys[2], (UNET_BATCH,), maxval=1000), context
     unet = UNet1D(config, rngs=nnx.Rngs(0))
     loss = jax.grad(lambda unet, *inputs: jnp.mean(jnp.abs(unet(*inputs))))
-    ours = Timed(UNet1D.__call__, unet, *inputs), Timed(loss, unet, *inputs)
+    ours = CompiledCall(UNet1D.__call__, unet, *inputs), CompiledCall(loss, unet, *inputs)
     operands = [_operands((UNET_BATCH, shape[0]), shape, keys[3]) for shape in products(config)]
-    theirs = Timed(forward_products, operands), Timed(all_products, operands)
+    theirs = CompiledCall(forward_products, operands), CompiledCall(all_products, operands)
     return time_row(f"U-Net step {name}", UNET_BATCH, ours, theirs, "bare GEMMs of its layers", setting.limit)
 
 
-def bare_products(conv: MeshConv, batch: int, key: Array, project_first: bool) -> list[Product]:
-    """Operands of a layer's two products, ready in memory: gathering, masking and putting axes in order is free here.
+def reference_products(conv: MeshConv, batch: int, key: Array, project_first: bool) -> list[Product]:
+    """Return the operands of a layer's two products in memory; gathering, masking and transposing are not timed.
 
     project_first: the product with the bases comes first. Otherwise the neighbours are aggregated first.
     """
@@ -148,18 +151,18 @@ def _operands(left: tuple[int, ...], right: tuple[int, ...], key: Array) -> Prod
 
 
 def forward_products(operands: Sequence[Product]) -> list[Array]:
-    """Left times right."""
+    """Return the product of each pair of operands."""
     return [left @ right for left, right, _ in operands]
 
 
 def backward_products(operands: Sequence[Product]) -> list[Array]:
-    """The two gradients of each."""
-    found = []
+    """Return the gradients of each product in its left and right operand."""
+    gradients = []
     for left, right, cotangent in operands:
-        found += [cotangent @ jnp.swapaxes(right, -1, -2), jnp.swapaxes(left, -1, -2) @ cotangent]
-    return found
+        gradients += [cotangent @ jnp.swapaxes(right, -1, -2), jnp.swapaxes(left, -1, -2) @ cotangent]
+    return gradients
 
 
 def all_products(operands: Sequence[Product]) -> list[Array]:
-    """Both."""
+    """Return the products and their gradients."""
     return forward_products(operands) + backward_products(operands)

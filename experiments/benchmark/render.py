@@ -1,4 +1,4 @@
-"""Rasterizing and rendering, against a square product, deodr and jaxrenderer; and what gradients keep in memory."""
+"""Times rasterizing and rendering against a square product, deodr and jaxrenderer; and measures gradients' memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import flamejax
-from experiments.benchmark.timing import PeerMissing, Row, Setting, Timed, gemm_row, time_row
+from experiments.benchmark.timing import CompiledCall, PeerMissing, Row, Setting, gemm_row, time_row
 from experiments.datasets.renders import sample_scenes
 from flamejax.head import HeadModel
 from flamejax.rendering import interpolate, opposite_vertices
@@ -17,23 +17,23 @@ from flamejax.rendering import interpolate, opposite_vertices
 MEMORY_SIZE, MEMORY_BATCHES = 512, (1, 4, 16)
 
 
-def rows(setting: Setting) -> list[Row]:
-    """Our rows, then those against the peers that were asked for and are there."""
-    found = own_rows(setting)
-    asked = [deodr_rows] if setting.peers else []
-    asked += [jaxrenderer_rows] if setting.jaxrenderer_python else []
-    for peer in asked:
+def render_rows(setting: Setting) -> list[Row]:
+    """Return our rows, then those against the requested peers that are installed."""
+    rows = own_rows(setting)
+    peers = [deodr_rows] if setting.peers else []
+    peers += [jaxrenderer_rows] if setting.jaxrenderer_python else []
+    for peer in peers:
         try:
-            found += peer(setting)
+            rows += peer(setting)
         except PeerMissing as missing:
-            setting.say(str(missing))
-    return found
+            setting.report(str(missing))
+    return rows
 
 
 def own_rows(setting: Setting) -> list[Row]:
-    """Rasterizing alone, and a whole shaded render with the gradient of an image loss."""
+    """Time rasterizing, and shaded renders with the gradient of an image loss."""
     head = setting.head
-    found = []
+    rows = []
     for size, batch in ((224, 1), (512, 1), (224, 4)):
         scenes = sample_scenes(head, setting.key, batch, size)
 
@@ -43,43 +43,43 @@ def own_rows(setting: Setting) -> list[Row]:
 
         gradient = jax.grad(lambda v, h, c, f=draw: jnp.sum(f(v, h, c) ** 2))
         arguments = flamejax.vertices(head, scenes.params), head, scenes.camera
-        programs = {"rasterize": (Timed(draw, *arguments), Timed(gradient, *arguments))}
+        programs = {"rasterize": (CompiledCall(draw, *arguments), CompiledCall(gradient, *arguments))}
         for name, smooth in (("render", False), ("render, antialiased", True)):
             programs[name] = render_programs(head, setting.key, batch, size, antialias=smooth)
         for name, both in programs.items():
-            found.append(gemm_row(setting, f"{name} {size} px", batch, *both, setting.limit))
-    return found
+            rows.append(gemm_row(setting, f"{name} {size} px", batch, *both, setting.limit))
+    return rows
 
 
 def memory_rows(setting: Setting) -> list[Row]:
-    """Time and memory of shaded, antialiased renders of 512 x 512 pixels and of the gradient of an image loss."""
-    found = []
+    """Measure time and memory of shaded, antialiased 512 x 512 renders and of the gradient of an image loss."""
+    rows = []
     for batch in MEMORY_BATCHES:
         forward, gradient = render_programs(setting.head, setting.key, batch, MEMORY_SIZE)
         name = f"render, antialiased {MEMORY_SIZE} px"
-        row = gemm_row(setting, name, batch, forward, gradient, setting.few)
-        found.append(dataclasses.replace(row, memory_mb=gradient.memory_mb()))
-    return found
+        row = gemm_row(setting, name, batch, forward, gradient, setting.slow_limit)
+        rows.append(dataclasses.replace(row, memory_mb=gradient.memory_mb()))
+    return rows
 
 
 def render_programs(
     head: HeadModel, key: jax.Array, batch: int, size: int, *, antialias: bool = True
-) -> tuple[Timed, Timed]:
-    """A batch of shaded renders of size x size pixels, and the gradient of their squared sum in the vertices."""
+) -> tuple[CompiledCall, CompiledCall]:
+    """Return programs of shaded renders of size x size pixels, and of their squared sum's gradient in the vertices."""
     scenes = sample_scenes(head, key, batch, size)
     arguments = flamejax.vertices(head, scenes.params), head, scenes.camera
 
     def draw(verts, head, camera):  # noqa: ANN001, ANN202
         return flamejax.render(head, verts, camera, size=(size, size), antialias=antialias)
 
-    return Timed(draw, *arguments), Timed(jax.grad(lambda *given: jnp.sum(draw(*given) ** 2)), *arguments)
+    return CompiledCall(draw, *arguments), CompiledCall(jax.grad(lambda *given: jnp.sum(draw(*given) ** 2)), *arguments)
 
 
 class ColouredHead:
-    """Our side of the comparisons: vertex colours drawn with depth test and culling."""
+    """Our side of the comparisons: a head with vertex colours, drawn with depth test and culling."""
 
     def __init__(self, setting: Setting, size: int) -> None:
-        """One random head in an image of size x size pixels."""
+        """Place one random head in an image of size x size pixels."""
         head = setting.head
         scenes = sample_scenes(head, setting.key, 1, size)
         self.screen = scenes.camera.project(flamejax.vertices(head, scenes.params))
@@ -88,16 +88,16 @@ class ColouredHead:
         self.opposite = opposite_vertices(head.faces, head.num_vertices)
 
     def draw(self, screen: jax.Array, colours: jax.Array, faces: jax.Array) -> tuple[jax.Array, flamejax.Fragments]:
-        """screen (1, V, 3), colours (V, 3), faces (F, 3) -> image (1, size, size, 3), fragments."""
+        """Draw screen (1, V, 3), colours (V, 3), faces (F, 3) to an image (1, size, size, 3), and return fragments."""
         fragments = flamejax.rasterize(screen, faces, (self.size, self.size), perspective=False, cull=True)
         return interpolate(colours, faces, fragments), fragments
 
-    def forward(self) -> Timed:
-        """The image, not antialiased."""
-        return Timed(lambda s, c, f: self.draw(s, c, f)[0], self.screen, self.colours, self.faces)
+    def forward(self) -> CompiledCall:
+        """Return the program of the image, without antialiasing."""
+        return CompiledCall(lambda s, c, f: self.draw(s, c, f)[0], self.screen, self.colours, self.faces)
 
-    def gradient(self, antialias: bool) -> Timed:
-        """Value and gradient of half the image's squared sum in positions and colours."""
+    def gradient(self, antialias: bool) -> CompiledCall:
+        """Return the program of half the image's squared sum with its gradient in positions and colours."""
 
         def loss(screen, colours, faces, opposite):  # noqa: ANN001, ANN202
             image, fragments = self.draw(screen, colours, faces)
@@ -106,31 +106,31 @@ class ColouredHead:
                 image = flamejax.antialias(image, fragments, screen, faces, **options)
             return 0.5 * jnp.sum(image**2)
 
-        return Timed(jax.value_and_grad(loss, (0, 1)), self.screen, self.colours, self.faces, self.opposite)
+        return CompiledCall(jax.value_and_grad(loss, (0, 1)), self.screen, self.colours, self.faces, self.opposite)
 
 
 def deodr_rows(setting: Setting) -> list[Row]:
-    """The image, and the gradient of an image loss through the silhouettes."""
+    """Time the image, and the gradient of an image loss through the silhouettes."""
     from experiments.benchmark.render_peers import deodr
 
-    found = []
+    rows = []
     for size in (224, 512):
         ours = ColouredHead(setting, size)
         peer = deodr(ours.screen[0], ours.colours, ours.faces, ours.opposite, size)
         programs = ours.forward(), ours.gradient(antialias=True)
-        found.append(time_row(f"colours {size} px", 1, programs, peer, "deodr, same image and loss", setting.limit))
-    return found
+        rows.append(time_row(f"colours {size} px", 1, programs, peer, "deodr, same image and loss", setting.limit))
+    return rows
 
 
 def jaxrenderer_rows(setting: Setting) -> list[Row]:
-    """The image, and the gradient of an image loss without antialiasing, where jaxrenderer's is finite."""
+    """Time the image, and the gradient of an image loss without antialiasing, where jaxrenderer's is finite."""
     from experiments.benchmark.render_peers import jaxrenderer
 
     assert setting.jaxrenderer_python is not None
     size = 224
     ours = ColouredHead(setting, size)
     forward, scene = ours.forward(), (ours.screen[0], ours.colours, ours.faces)
-    with jaxrenderer(setting.jaxrenderer_python, *scene, size, setting.say) as peer:
+    with jaxrenderer(setting.jaxrenderer_python, *scene, size, setting.report) as peer:
         peer.check_image(forward.result()[0])
         programs = forward, ours.gradient(antialias=False) if peer.programs[1] else None
-        return [time_row(f"colours {size} px", 1, programs, peer.programs, peer.name, setting.few)]
+        return [time_row(f"colours {size} px", 1, programs, peer.programs, peer.name, setting.slow_limit)]

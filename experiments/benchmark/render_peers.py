@@ -1,5 +1,7 @@
-"""Other renderers at our work, for `render --peers` and `render --jaxrenderer-python`: vertex colours with a depth
-test, back faces culled, before black."""
+"""Other renderers for `benchmark render --peers` and `--jaxrenderer-python`.
+
+All draw vertex colours with a depth test, back faces culled, on black.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.timing import Call, PeerMissing, Programs
+from experiments.benchmark.timing import PeerMissing, Programs, TimedCall
 
 WORKER = Path(__file__).with_name("jaxrenderer_worker.py")
 HOW = "python3.12 -m venv jr && jr/bin/pip install jaxrenderer==0.4.0 (docs/results/benchmark.md)"
 SAME_PIXELS = 0.98
-"""Share of pixels that have to be the same for the work to be the same: contours and slivers differ."""
+"""Smallest share of equal pixels for two images to count as the same: contours and slivers differ."""
 
 
-def deodr(screen: object, colours: object, faces: object, opposite: object, size: int) -> tuple[Call, Call]:
-    """deodr, which comes with the extra "bench" (else PeerMissing): float64, one core. The image without antialiasing;
-    and with antialiased silhouettes the gradient of half the image's squared sum in positions and colours. Which edges
-    are silhouettes is worked out beforehand and not timed, to the peer's advantage.
+def deodr(screen: object, colours: object, faces: object, opposite: object, size: int) -> tuple[TimedCall, TimedCall]:
+    """Return deodr's programs (float64, one core) of the image and of a gradient.
+
+    The image is drawn without antialiasing. The gradient is that of half the image's squared sum in positions and
+    colours, with antialiased silhouettes. Silhouette edges are computed beforehand and not timed, to the peer's
+    advantage. Raises: PeerMissing, deodr is not installed; it comes with the extra "bench".
 
     screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). opposite: (F, 3) from `opposite_vertices`.
     """
@@ -50,11 +54,11 @@ def deodr(screen: object, colours: object, faces: object, opposite: object, size
         image, _ = smooth.render(1.0)
         smooth.render_backward(image)
 
-    return Call(lambda: plain.render(1.0)), Call(gradient)
+    return TimedCall(lambda: plain.render(1.0)), TimedCall(gradient)
 
 
 def _silhouettes(points: np.ndarray, faces: np.ndarray, opposite: np.ndarray) -> np.ndarray:
-    """(F, 3) bool: is the edge from each corner to the next one a silhouette of the front faces?"""
+    """Return (F, 3) bool: whether the edge from each corner to the next is a silhouette of the front faces."""
 
     def front(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
         (ux, uy), (vx, vy) = (points[b] - points[a])[:, :2].T, (points[c] - points[a])[:, :2].T
@@ -69,26 +73,26 @@ def _silhouettes(points: np.ndarray, faces: np.ndarray, opposite: np.ndarray) ->
     return np.stack(flags, axis=1)
 
 
-class WorkerProgram(Call):
-    """One of the worker's programs, whose answers say how long a run took: messages are not counted."""
+class WorkerProgram(TimedCall):
+    """One of the worker's programs; the worker measures the run itself, without the messages."""
 
     def seconds(self) -> float:
-        """One run."""
+        """Return the seconds of one run."""
         return self.result()["seconds"]
 
 
 @dataclasses.dataclass
 class JaxrendererScene:
-    """A mesh as jaxrenderer draws it, while its worker runs."""
+    """jaxrenderer's programs for one mesh, while its worker runs."""
 
     name: str
     programs: Programs
-    """The image, and the gradient: None where it is not finite or needs more memory than there is."""
+    """The image, and the gradient; None where it is not finite or needs more memory than is free."""
     image: np.ndarray
     """(size, size, 3)"""
 
     def check_image(self, ours: object) -> None:
-        """Raises RuntimeError unless our image is theirs but for a few pixels."""
+        """Raise RuntimeError unless our image equals theirs except for a few pixels."""
         same = float(np.mean(np.abs(self.image - np.asarray(ours)).max(-1) < 1 / 255))
         if same < SAME_PIXELS:
             raise RuntimeError(f"jaxrenderer and flamejax agree on {same:.1%} of the pixels only: not the same work.")
@@ -96,19 +100,20 @@ class JaxrendererScene:
 
 @contextlib.contextmanager
 def jaxrenderer(
-    python: Path, screen: object, colours: object, faces: object, size: int, say: Callable[[str], object]
+    python: Path, screen: object, colours: object, faces: object, size: int, report: Callable[[str], object]
 ) -> Iterator[JaxrendererScene]:
-    """jaxrenderer, which pins another JAX than ours: in a process of its own, with the interpreter of its own
-    environment, that waits while we are timed. PeerMissing, where it is not there or has no jaxrenderer that works.
+    """Start jaxrenderer in its own process and environment, since it pins another JAX than ours.
 
-    screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). say: is told why there is no gradient.
+    The worker waits while our programs are timed. Raises: PeerMissing, the interpreter or jaxrenderer does not work.
+
+    screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). report: called with why there is no gradient.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "stderr.txt"
         scene = {"screen": screen, "colours": colours, "faces": faces, "size": size, "memory": 0.75 * _free_memory()}
         arrays: dict[str, Any] = {key: np.asarray(value) for key, value in scene.items()}
         np.savez(folder / "scene.npz", **arrays)
-        # The worker must not find our packages through the caller's path.
+        # The worker must not import our packages through the caller's PYTHONPATH.
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         try:
             with log.open("wb") as errors:
@@ -135,7 +140,7 @@ def jaxrenderer(
             about = ask("compile")
             gradient = None if about["gradient"] else WorkerProgram(lambda: ask("gradient"))
             if about["gradient"]:
-                say(f"no gradient of jaxrenderer: {about['gradient']}")
+                report(f"no gradient of jaxrenderer: {about['gradient']}")
             programs = WorkerProgram(lambda: ask("forward"), about["compile_s"]), gradient
             image = np.load(folder / "image.npy")
             yield JaxrendererScene(f"jaxrenderer {about['version']}, jax {about['jax']}", programs, image)
@@ -145,7 +150,7 @@ def jaxrenderer(
 
 
 def _free_memory() -> int:
-    """Bytes of physical memory that are free now; a guess of 8 GB where the system does not say."""
+    """Return the bytes of free physical memory; 8 GB where the system does not say."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

@@ -18,14 +18,14 @@ Sphere = tuple[int, float, tuple[float, float, float]]
 
 
 def spheres(parts: Sequence[Sphere] = FLAME_SPHERES) -> tuple[np.ndarray, np.ndarray]:
-    """Faces (F, 3) int64 and positions (V, 3) of spheres: points on a golden spiral, joined by their convex hull."""
-    faces, positions, before = [], [], 0
+    """Return faces (F, 3) int64 and positions (V, 3) of spheres: points on golden spirals and their convex hulls."""
+    faces, positions, offset = [], [], 0
     for count, radius, centre in parts:
         k = np.arange(count) + 0.5
         height, angle = 1 - 2 * k / count, np.pi * (1 + np.sqrt(5)) * k
-        away = np.sqrt(1 - height**2)
-        unit = np.stack([away * np.cos(angle), height, away * np.sin(angle)], axis=1)
-        faces.append(ConvexHull(unit).simplices + before)
+        radii = np.sqrt(1 - height**2)
+        unit = np.stack([radii * np.cos(angle), height, radii * np.sin(angle)], axis=1)
+        faces.append(ConvexHull(unit).simplices + offset)
         positions.append(radius * unit + np.asarray(centre))
-        before += count
+        offset += count
     return np.concatenate(faces), np.concatenate(positions)

@@ -1,4 +1,4 @@
-"""Rows of the benchmark, and how two programs are timed in turn."""
+"""Rows of the benchmark, and alternating timing of two programs."""
 
 from __future__ import annotations
 
@@ -18,66 +18,66 @@ SQUARE_GEMM = 1024
 
 
 class PeerMissing(RuntimeError):
-    """A library to compare with is not there; the message says in one line how to get it."""
+    """A library to compare with is not installed; the message says in one line how to get it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What every group of rows is given."""
+    """The settings of every group of rows."""
 
     head: HeadModel
     key: jax.Array
     limit: int
     """Timed runs of each row."""
     peers: bool = False
-    """Add the rows against other libraries."""
+    """Whether to add the rows against other libraries."""
     jaxrenderer_python: Path | None = None
     """Interpreter of an environment with jaxrenderer."""
-    say: Callable[[str], object] = print
-    """Takes one line about what was left out."""
+    report: Callable[[str], object] = print
+    """Called with one line about what was left out."""
 
     @property
-    def few(self) -> int:
-        """Timed runs of what takes seconds."""
+    def slow_limit(self) -> int:
+        """The number of timed runs of rows that take seconds."""
         return max(2, self.limit // 3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table; None where a column does not apply."""
+    """One row of the table; None where a column does not apply."""
 
     name: str
     batch: int
     forward_ms: float
     gradient_ms: float | None
     ratio_forward: float
-    """To the reference's median in the same run: below 1 is faster than the reference."""
+    """Our median over the reference's median of the same run: below 1 is faster than the reference."""
     ratio_gradient: float | None
     reference: str
     compile_s: float
-    """Tracing and compiling, without any cache."""
+    """Seconds of tracing and compiling, without any cache."""
     seconds_per_photo: float | None = None
     memory_mb: float | None = None
-    """Arguments, results and temporaries of the gradient's program as XLA lays them out, 1e6 bytes."""
+    """Arguments, results and temporaries of the gradient's program in XLA's memory plan, 1e6 bytes."""
 
 
 @dataclasses.dataclass
-class Call:
-    """What can be timed, such as a call of another library."""
+class TimedCall:
+    """A function that can be timed, such as one of another library."""
 
     result: Callable[[], Any]
-    """Runs it, and gives what comes out."""
+    """Runs the function and returns its result."""
     compile_s: float = 0.0
 
     def seconds(self) -> float:
-        """One run."""
+        """Return the seconds of one run."""
         start = time.perf_counter()
         jax.block_until_ready(self.result())
         return time.perf_counter() - start
 
 
-class Timed(Call):
-    """A compiled program with its arguments, and how long compiling took."""
+class CompiledCall(TimedCall):
+    """A compiled JAX program with its arguments, and the seconds that compiling took."""
 
     def __init__(self, function: Callable, *arguments: object) -> None:
         start = time.perf_counter()
@@ -85,18 +85,18 @@ class Timed(Call):
         super().__init__(lambda: self.program(*arguments), time.perf_counter() - start)
 
     def memory_mb(self) -> float:
-        """Arguments, results and temporaries as XLA lays them out: 1e6 bytes."""
-        found: Any = self.program.memory_analysis()
-        size = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-        return (size - found.alias_size_in_bytes) / 1e6
+        """Return the size of arguments, results and temporaries in XLA's memory plan, 1e6 bytes."""
+        memory: Any = self.program.memory_analysis()
+        size = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+        return (size - memory.alias_size_in_bytes) / 1e6
 
 
-Programs = tuple[Call, Call | None]
-"""A program, and what computes its gradient."""
+Programs = tuple[TimedCall, TimedCall | None]
+"""A program, and one that computes its gradient."""
 
 
 def time_row(name: str, batch: int, ours: Programs, theirs: Programs, reference: str, runs: int) -> Row:
-    """Time forward and gradient, each in turn with its reference."""
+    """Time the forward and the gradient program, each alternating with its reference."""
     (forward, gradient), (their_forward, their_gradient) = ours, theirs
     forward_s, ratio = interleaved(forward, their_forward, runs)
     row = Row(name, batch, 1e3 * forward_s, None, ratio, None, reference, forward.compile_s)
@@ -109,15 +109,17 @@ def time_row(name: str, batch: int, ours: Programs, theirs: Programs, reference:
     return dataclasses.replace(row, gradient_ms=1e3 * gradient_s, ratio_gradient=ratio, compile_s=compile_s)
 
 
-def gemm_row(setting: Setting, name: str, batch: int, forward: Timed, gradient: Timed | None, runs: int) -> Row:
-    """Against a product of two square matrices: what the machine can do at this moment."""
+def gemm_row(
+    setting: Setting, name: str, batch: int, forward: CompiledCall, gradient: CompiledCall | None, runs: int
+) -> Row:
+    """Time against a product of two square matrices, which measures the machine's current speed."""
     square = jax.random.normal(setting.key, (SQUARE_GEMM, SQUARE_GEMM))
-    gemm = Timed(jnp.matmul, square, square)
+    gemm = CompiledCall(jnp.matmul, square, square)
     return time_row(name, batch, (forward, gradient), (gemm, gemm), f"{SQUARE_GEMM}^3 GEMM", runs)
 
 
-def interleaved(program: Call, reference: Call, runs: int) -> tuple[float, float]:
-    """Median seconds of the program and its ratio to the reference's median, run in turns after a warm-up."""
+def interleaved(program: TimedCall, reference: TimedCall, runs: int) -> tuple[float, float]:
+    """Return the program's median seconds and their ratio to the reference's; both alternate after a warm-up."""
     program.seconds(), reference.seconds()
     pairs = [(program.seconds(), reference.seconds()) for _ in range(runs)]
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))

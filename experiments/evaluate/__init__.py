@@ -1,4 +1,4 @@
-"""Evaluation: the papers' tables on the open scans. `python -m experiments.evaluate --table NAME`."""
+"""Evaluation: the papers' tables on the open scans. `python -m experiments.evaluate TABLE`."""
 
 from experiments.evaluate.command import main
 

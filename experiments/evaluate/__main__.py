@@ -1,5 +1,8 @@
+"""`python -m experiments.evaluate`."""
+
 import sys
 
-from experiments.evaluate.command import main
+from experiments.evaluate import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

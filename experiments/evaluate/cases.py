@@ -1,4 +1,4 @@
-"""The photos that the tables of hypotheses are of."""
+"""The photos that the tables of hypotheses are computed on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from experiments.datasets.observations import spread_out
 from experiments.datasets.open_faces import Photo, data_source, load_photos
 from experiments.datasets.open_faces.photos import kind_of
 from experiments.datasets.open_faces.store import scan_list
-from experiments.evaluate.config import EvaluateConfig
-from experiments.reconstruct.config import Config
+from experiments.evaluate.config import EvaluateDiversityConfig, EvaluatePhotosConfig
+from experiments.reconstruct.config import FitOptions, InputOptions
 from experiments.reconstruct.observing import PhotoReader
 from experiments.results import photo_digest
 from experiments.tables.diverse_cases import Case, balanced, case_of
@@ -29,42 +29,43 @@ from flamejax.head import HeadModel
 from flamejax.types import Observation
 
 ROOMS = ("flamejax", "fitting", "experiments/cache.py", "experiments/evaluate/cases.py")
-"""Code that decides what is observed."""
+"""Code that observations depend on; its version names the cache."""
 FRONTAL_OF = 3
-"""For the moving patch so many times the photos are looked at, and the most frontal of them are taken: a patch on a
-cheek that is turned away hides nothing."""
+"""The moving patch is put on the most frontal photos of this many times as many: a patch on a cheek that is turned away
+hides nothing."""
 
 
-def cases_for(config: EvaluateConfig, head: HeadModel, progress: Progress) -> tuple[list[Case], list[str]]:
-    """The photos of a table, those for the moving patch with the patch at every place; and a line for every photo that
-    is left out."""
+def cases_for(config: EvaluatePhotosConfig, head: HeadModel, progress: Progress) -> tuple[list[Case], list[str]]:
+    """Return the photos of a table, and a line for every photo that is left out.
+
+    For the moving occlusion, each photo is there with the patch at every place."""
     moving = config.table == "moving-occlusion"
-    if config.photos is not None:
-        cases, failures = folder_cases(head, config.photos, config.most, progress, LiteRTDetector)
+    if isinstance(config, EvaluateDiversityConfig) and config.photos is not None:
+        cases, failures = folder_cases(head, config.photos, config.max_cases, progress, LiteRTDetector)
         return [with_patch(case, None, place) for place in PLACES for case in cases] if moving else cases, failures
     if not moving:
-        return scan_cases(config, config.most)
+        return scan_cases(config, config.max_cases)
     count = len(data_source(config.split, config.data))
-    places = spread_out(count, None if config.most is None else FRONTAL_OF * config.most)
-    pairs, failures = _observed(config, places, occluded=False)
-    pairs = sorted(pairs, key=lambda pair: -frontality(pair[0]))[: config.most]
+    indices = spread_out(count, None if config.max_cases is None else FRONTAL_OF * config.max_cases)
+    pairs, failures = _observe_scans(config, indices, occluded=False)
+    pairs = sorted(pairs, key=lambda pair: -frontality(pair[0]))[: config.max_cases]
     return [with_patch(case, photo, place) for place in PLACES for case, photo in pairs], failures
 
 
-def scan_cases(config: EvaluateConfig, limit: int | None, occluded: bool = True) -> tuple[list[Case], list[str]]:
-    """Photos of the open scans, occluded or clean, balanced by occluder; and a line for every one that is left out."""
+def scan_cases(config: EvaluatePhotosConfig, limit: int | None, occluded: bool = True) -> tuple[list[Case], list[str]]:
+    """Return photos of the open scans, occluded or clean, balanced by occluder; and a line for each one left out."""
     pairs = scan_list(config.data, config.split)
-    places = balanced([s for s, _ in pairs], [kind_of(*pair) for pair in pairs], limit)
-    observed, failures = _observed(config, places, occluded)
+    indices = balanced([subject for subject, _ in pairs], [kind_of(*pair) for pair in pairs], limit)
+    observed, failures = _observe_scans(config, indices, occluded)
     return [case for case, _ in observed], failures
 
 
-def _observed(
-    config: EvaluateConfig, places: Sequence[int], occluded: bool
+def _observe_scans(
+    config: EvaluatePhotosConfig, indices: Sequence[int], occluded: bool
 ) -> tuple[list[tuple[Case, Photo]], list[str]]:  # fmt: skip
     detector = LiteRTDetector() if config.landmarks == "detected" else None
     pairs, failures = [], []
-    for photo in load_photos(config.split, config.data, indices=list(places)):
+    for photo in load_photos(config.split, config.data, indices=list(indices)):
         case = case_of(photo, config.landmarks, detector, occluded)
         if case is None:
             failures.append(f"{photo.key}: no face was found.")
@@ -77,46 +78,50 @@ def folder_cases(
     head: HeadModel, folder: Path, limit: int | None, progress: Progress, detector: Callable[[], FaceDetector],
     cache: Path | None = None,
 ) -> tuple[list[Case], list[str]]:  # fmt: skip
-    """The largest face of each photo in a folder, of `limit` spread over the sorted names; and a line for every photo
-    that gave none. Masks are found automatically. What was observed is kept in `cache`, by default the data folder's
-    `evaluate`, under the photo's content. detector: makes one when the first photo needs it.
+    """Return the largest face of each photo in a folder, and a line for every photo without one.
+
+    At most `limit` photos are taken, spread over the sorted names. Masks are computed automatically. Observations are
+    cached in `cache`, by default the data folder's `evaluate`, by the photo's content. detector: creates one when the
+    first photo needs it.
 
     Raises:
       FileNotFoundError: no photo in the folder.
     """
-    found, _ = photos.find_photos([str(folder)], exclude=folder / "nothing-is-left-out")
-    if not folder.is_dir() or not found:
+    paths, _ = photos.find_photos([str(folder)], exclude=folder / "nothing-is-left-out")
+    if not folder.is_dir() or not paths:
         raise FileNotFoundError(f"--photos {folder}: no folder with photos.")
-    named = photos.name_photos(found)
+    named = photos.name_photos(paths)
     chosen = [named[k] for k in spread_out(len(named), limit)]
-    kept, detector = run_folder(cache, "observations", ROOMS, head_id(head)), functools.cache(detector)
+    cache, detector = run_folder(cache, "observations", ROOMS, head_id(head)), functools.cache(detector)
     cases, failures = [], []
     for number, photo in enumerate(chosen):
-        seen = _photographed(head, photo, kept, detector)
+        observation = _observe_photo_file(head, photo, cache, detector)
         progress("observing", len(chosen), 1)
-        if isinstance(seen, str):
-            failures.append(f"{photo.path}: {seen}")
+        if isinstance(observation, str):
+            failures.append(f"{photo.path}: {observation}")
         else:
-            cases.append(Case(photo.name, number, "photo", seen))
+            cases.append(Case(photo.name, number, "photo", observation))
     return cases, failures
 
 
-def _photographed(
+def _observe_photo_file(
     head: HeadModel, photo: photos.Photo, folder: Path, detector: Callable[[], FaceDetector]
 ) -> Observation | str:
-    """The largest face without batch axes, NumPy; or why there is none. One by one: a batch of one, one compilation."""
+    """Return the largest face without batch axes, as NumPy; or why there is none.
+
+    Photos go one by one, as batches of one: that is a single compilation."""
     try:
         path = folder / f"{photo_digest(photo.path)[:24]}.npz"
     except OSError as error:
         return str(error)
-    kept = read_tree(path, Observation)
-    if kept is not None:
-        return kept
-    config = Config(photos=(str(photo.path),), output=folder)
-    found = PhotoReader(config, functools.partial(observe_photo, detector=detector()), [photo.name])(photo)
-    if isinstance(found, photos.Failure):
-        return found.reason
-    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], found[0].observation)
-    seen = jax.tree.map(lambda leaf: np.asarray(leaf)[0], auto_masks(head, batch))
-    write_tree(path, seen)
-    return seen
+    cached = read_tree(path, Observation)
+    if cached is not None:
+        return cached
+    observe = functools.partial(observe_photo, detector=detector())
+    faces = PhotoReader(InputOptions(), FitOptions().size, observe, [photo.name])(photo)
+    if isinstance(faces, photos.Failure):
+        return faces.reason
+    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], faces[0].observation)
+    observation = jax.tree.map(lambda leaf: np.asarray(leaf)[0], auto_masks(head, batch))
+    write_tree(path, observation)
+    return observation

@@ -1,104 +1,230 @@
-"""What can be asked of `python -m experiments.evaluate`."""
+"""The options of `flamejax evaluate`, one dataclass for each table. Imports nothing heavy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from experiments.datasets.observations import Landmarks
+import tyro
 
-Table = Literal[
-    "fitting", "completion", "diversity", "hyperparameters", "moving-occlusion", "identity", "samples", "ranking",
-    "expression",
-]  # fmt: skip
-DEFAULT_LIMITS: dict[Table, int] = {
-    "fitting": 96, "completion": 120, "diversity": 24, "hyperparameters": 4, "moving-occlusion": 4, "identity": 240,
-    "samples": 240, "ranking": 240, "expression": 24,
-}  # fmt: skip
-DIVERSE: tuple[Table, ...] = ("diversity", "hyperparameters", "moving-occlusion")
+from experiments.command_line import Subcommands, UsageError
+
+DIVERSE = ("diversity", "hyperparameters", "moving-occlusion")
 """Tables of Algorithm 2's hypotheses."""
-OFER: tuple[Table, ...] = ("identity", "samples", "ranking")
+OFER = ("identity", "samples", "ranking")
 """Tables of OFER's identities."""
+
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
+class TableOutputOptions:
+    """Files to write, besides what is printed."""
+
+    json: OptionalFile = None
+    """The rows as a list of objects; other tables in a .more.json."""
+    markdown: OptionalFile = None
+    """The tables as Markdown."""
+    csv: OptionalFile = None
+    """The rows as CSV."""
+
+
+@dataclass(frozen=True)
+class FigureOutputOptions(TableOutputOptions):
+    """Files to write, besides what is printed."""
+
+    figure: OptionalFile = None
+    """A PNG or JPG of the table's figure."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Print one of the papers' tables, computed on the open scans' test split (built when missing).
+    """Options of all tables; each subclass is one table of `flamejax evaluate`."""
 
-    Fits are kept in $FLAMEJAX_DATA/evaluate, by photo, method and the version of the code: a stopped run goes on where
-    it was, and another table takes what it shares.
-    """
-
-    table: Table
-    """fitting: mean head, global and global+local fit of occluded photos (Diverse3DFace, Table 1). completion: heads
-    completed from their visible vertices by linear models and the Mesh-VAE. diversity: hypotheses by Diverse3DFace
-    and its baselines (Tables 2, 3). hyperparameters: by k and n_sigma (Table 4). moving-occlusion: behind a patch
-    at five places (Fig. 8). identity: what OFER's IdGen draws for new people, and IdRank picks (OFER, Table 1);
-    samples: the best of n, and other samplers (Table 8); ranking: IdRank's order (Tables 9, 10). expression:
-    hypotheses by Diverse3DFace, OFER, and both together (Tables 3 to 5)."""
-    limit: int | None = None
-    """fitting: 96 photos, completion: 120 scans, diversity and expression: 24 photos, hyperparameters and
-    moving-occlusion: 4, spread over subjects and occluders; 0 for all 360. identity, samples, ranking: 240 people; 0
-    for all 300. The defaults take up to 45 minutes on 2 cores."""
-    photos: Path | None = None
-    """diversity, hyperparameters, moving-occlusion: photos of this folder instead of the open scans', observed as
-    `flamejax reconstruct` does. Nobody knows these heads: no CSE, and what is visible is what the global+local fit
-    makes of the photo."""
-    frames: Path | None = None
-    """expression: a benchmark of the open head that `datasets.occluded_frames` made, instead of the open scans'
-    photos."""
-    split: Literal["test", "validation"] = "test"
-    """Settings are chosen on `validation`."""
-    preset: Literal["fast", "paper", "code"] = "fast"
-    """How to fit: ours, or Algorithm 1 as in the paper or in its released code (slow)."""
-    num_samples: int = 16
-    """diversity, hyperparameters, moving-occlusion: hypotheses of each photo."""
-    diversify_preset: Literal["fast", "paper"] = "fast"
-    """diversity, hyperparameters, moving-occlusion: settings of Algorithm 2."""
-    landmarks: Landmarks = "exact"
-    """The true landmarks, or those of the default detector."""
-    robustness: bool = True
-    """fitting: also fit the clean photos and find masks: the tables of robustness and of masks."""
+    table: ClassVar[str]
+    limit: int
+    """Photos, spread over subjects and occluders; 0 for all."""
+    split: Annotated[Literal["test", "validation"], tyro.conf.arg(metavar="NAME")] = "test"
+    """test, or validation, on which settings are chosen."""
     seed: int = 0
-    """Of what a detector would make of hidden landmarks; of masks of vertices, samples and hypotheses."""
-    weights: Path | None = None
-    """A Mesh-VAE's weights; those that ship when left out."""
-    idgen: Path | None = None
-    """identity, samples, ranking, expression: weights of IdGen; those that ship when left out."""
-    idrank: Path | None = None
-    """identity, ranking, expression: weights of IdRank; those that ship when left out."""
-    expgen: Path | None = None
-    """expression: weights of ExpGen; those that ship when left out."""
-    json: Path | None = None
-    """Write the rows here as a list of objects; the other tables into a `.more.json` beside it."""
-    markdown: Path | None = None
-    """Write the tables here as Markdown."""
-    csv: Path | None = None
-    """Write the rows here as CSV."""
-    figure: Path | None = None
-    """Write a PNG or JPG here: the histogram of errors (Fig. 6); completed heads, and samples into a `-samples.png`;
-    hypotheses by occluder (Fig. 3), and the way from one to another (Fig. 9) into an `-interpolation.png`; heat maps of
-    k and n_sigma (Table 4); hypotheses behind the patch at each place (Fig. 8)."""
-
-    def __post_init__(self) -> None:
-        if self.photos is not None and self.table not in DIVERSE:
-            raise ValueError(f"--photos goes with --table {', '.join(DIVERSE)}, not with {self.table}.")
-        if self.frames is not None and self.table != "expression":
-            raise ValueError(f"--frames goes with --table expression, not with {self.table}.")
-        if self.frames is not None and self.landmarks != "exact":
-            raise ValueError(f"--frames goes with the true landmarks, not with --landmarks {self.landmarks}.")
-        if not 1 <= self.num_samples <= 100:
-            raise ValueError(f"--num-samples is between 1 and 100, not {self.num_samples}.")
-        if self.figure is not None and self.table in (*OFER, "expression"):
-            raise ValueError(f"--figure does not go with --table {self.table}.")
+    """Seed of everything that is drawn."""
+    output: TableOutputOptions = field(default_factory=TableOutputOptions)
 
     @property
-    def most(self) -> int | None:
-        """How many photos, scans or people are taken at most; None: all."""
-        return DEFAULT_LIMITS[self.table] if self.limit is None else self.limit or None
+    def max_cases(self) -> int | None:
+        """The largest number of photos, scans or people; None for all."""
+        return self.limit or None
 
     @property
     def data(self) -> Literal["test", "full"]:
-        """The config of the open scans in which the split is."""
+        """The config of the open scans that has the split."""
         return "test" if self.split == "test" else "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePhotosConfig(EvaluateConfig):
+    """Options of the tables that fit photos."""
+
+    preset: Annotated[Literal["fast", "paper", "code"], tyro.conf.arg(metavar="NAME")] = "fast"
+    """fast: ours. paper, code: Algorithm 1 as in the paper or in its released code, slow."""
+    landmarks: Annotated[Literal["exact", "detected"], tyro.conf.arg(metavar="NAME")] = "exact"
+    """exact: the true ones. detected: those of the default detector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFittingConfig(EvaluatePhotosConfig):
+    """Mean head, global and global+local fit of occluded photos (Diverse3DFace, Table 1)."""
+
+    table: ClassVar[str] = "fitting"
+    limit: int = 96
+    """Photos, spread over subjects and occluders; 0 for all 360."""
+    robustness: bool = True
+    """Also fit the clean photos and compute masks: the tables of robustness and of masks."""
+    output: FigureOutputOptions = field(default_factory=FigureOutputOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCompletionConfig(EvaluateConfig):
+    """Heads completed from their visible vertices by linear models and the Mesh-VAE."""
+
+    table: ClassVar[str] = "completion"
+    limit: int = 120
+    """Scans, spread over subjects; 0 for all."""
+    weights: OptionalFile = None
+    """A Mesh-VAE's weights; the shipped ones unless given."""
+    output: FigureOutputOptions = field(default_factory=FigureOutputOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateHypothesesConfig(EvaluatePhotosConfig):
+    """Options of the tables of hypotheses."""
+
+    num_samples: int = 16
+    """Hypotheses of each photo."""
+    diversify_preset: Annotated[Literal["fast", "paper"], tyro.conf.arg(metavar="NAME")] = "fast"
+    """Settings of Algorithm 2: fast or paper."""
+    weights: OptionalFile = None
+    """A Mesh-VAE's weights; the shipped ones unless given."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_samples <= 100:
+            raise UsageError(f"--num-samples is between 1 and 100, not {self.num_samples}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateDiversityConfig(EvaluateHypothesesConfig):
+    """Hypotheses by Diverse3DFace and its baselines (Tables 2 and 3)."""
+
+    table: ClassVar[str] = "diversity"
+    limit: int = 24
+    """Photos, spread over subjects and occluders; 0 for all 360."""
+    photos: OptionalFolder = None
+    """Your own photos instead; their true heads are unknown, so errors are not measured."""
+    output: FigureOutputOptions = field(default_factory=FigureOutputOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateHyperparametersConfig(EvaluateDiversityConfig):
+    """Hypotheses by k and n_sigma (Table 4)."""
+
+    table: ClassVar[str] = "hyperparameters"
+    limit: int = 4
+    """Photos, spread over subjects and occluders; 0 for all 360."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateMovingOcclusionConfig(EvaluateDiversityConfig):
+    """Hypotheses behind a patch at five places (Fig. 8)."""
+
+    table: ClassVar[str] = "moving-occlusion"
+    limit: int = 4
+    """Photos, the most frontal ones; 0 for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSamplesConfig(EvaluateConfig):
+    """The best of n identities that OFER's IdGen draws, and other samplers (OFER, Table 8)."""
+
+    table: ClassVar[str] = "samples"
+    limit: int = 240
+    """People; 0 for all 300."""
+    idgen: OptionalFile = None
+    """Weights of IdGen; the shipped ones unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateIdentityConfig(EvaluateSamplesConfig):
+    """The identities that OFER's IdGen draws for new people, and that IdRank picks (OFER, Table 1)."""
+
+    table: ClassVar[str] = "identity"
+    idrank: OptionalFile = None
+    """Weights of IdRank; the shipped ones unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRankingConfig(EvaluateIdentityConfig):
+    """The order that IdRank gives identities (OFER, Tables 9 and 10)."""
+
+    table: ClassVar[str] = "ranking"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateExpressionConfig(EvaluateHypothesesConfig):
+    """Hypotheses by Diverse3DFace, OFER, and both together (OFER, Tables 3 to 5)."""
+
+    table: ClassVar[str] = "expression"
+    limit: int = 24
+    """Photos, spread over subjects and occluders; 0 for all 360."""
+    frames: OptionalFolder = None
+    """Frames that `experiments.datasets.occluded_frames` made, instead of photos."""
+    idgen: OptionalFile = None
+    """Weights of IdGen; the shipped ones unless given."""
+    idrank: OptionalFile = None
+    """Weights of IdRank; the shipped ones unless given."""
+    expgen: OptionalFile = None
+    """Weights of ExpGen; the shipped ones unless given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames is not None and self.landmarks != "exact":
+            raise UsageError(f"--frames goes with the true landmarks, not with --landmarks {self.landmarks}.")
+
+
+TABLES: Mapping[str, type[EvaluateConfig]] = {
+    config.table: config
+    for config in (
+        EvaluateFittingConfig,
+        EvaluateCompletionConfig,
+        EvaluateDiversityConfig,
+        EvaluateHyperparametersConfig,
+        EvaluateMovingOcclusionConfig,
+        EvaluateIdentityConfig,
+        EvaluateSamplesConfig,
+        EvaluateRankingConfig,
+        EvaluateExpressionConfig,
+    )
+}
+SUBCOMMANDS = Subcommands(
+    command="evaluate",
+    selector="--table",
+    configs=TABLES,
+    summaries={name: str(config.__doc__) for name, config in TABLES.items()},
+)
+FOOTER = """Each is computed on the open scans, which are built when missing, in up to 45 minutes on 2 cores.
+Fits are cached in $FLAMEJAX_DATA/evaluate: a stopped run continues where it was."""
+
+
+def parse(args: Sequence[str], prog: str) -> EvaluateConfig:
+    """Return the command line as options. Raises: UsageError. Other wrong calls end with SystemExit(2)."""
+    return SUBCOMMANDS.parse(args, prog)
+
+
+def usage(prog: str) -> str:
+    """Return the help of the command without a table."""
+    return (
+        f"usage: {prog} TABLE [OPTIONS]\n\nPrint one of the papers' tables:\n\n{SUBCOMMANDS.listing()}\n\n{FOOTER}\n"
+        f"`{prog} TABLE --help` lists the table's options."
+    )

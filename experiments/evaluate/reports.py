@@ -1,15 +1,29 @@
-"""The papers' tables, each from options to a report. They raise what `experiments.evaluate.command.main` catches."""
+"""Computes the papers' tables: each function makes a report from options.
+
+`experiments.evaluate.command.main` catches the errors that they raise.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from experiments.datasets.observations import spread_out
 from experiments.datasets.open_faces import data_source, load_new_people, load_photos, load_scans
 from experiments.evaluate.cases import cases_for, scan_cases
-from experiments.evaluate.config import DIVERSE, OFER, EvaluateConfig, Table
+from experiments.evaluate.config import (
+    DIVERSE,
+    OFER,
+    EvaluateCompletionConfig,
+    EvaluateDiversityConfig,
+    EvaluateExpressionConfig,
+    EvaluateFittingConfig,
+    EvaluateHypothesesConfig,
+    EvaluateIdentityConfig,
+    EvaluateSamplesConfig,
+)
 from experiments.tables import (
     charts,
     completion,
@@ -37,22 +51,22 @@ from sampling import DIVERSIFY_PRESETS
 from sampling._ofer import load_networks
 
 COVERED = 8
-"""Photos for the growing cover."""
+"""Number of photos that are covered step by step."""
 
 
-def fitting_report(config: EvaluateConfig, head: HeadModel, progress: Progress) -> Report:
-    """The table `fitting`."""
-    places = spread_out(len(data_source(config.split, config.data)), config.most)
-    photos = list(load_photos(config.split, config.data, indices=list(places)))
-    wanted = fitting_table.jobs(config.preset, config.landmarks, config.seed, config.robustness)
-    table = fitting_table.make(head, Fitter(head, LiteRTDetector), photos, wanted, progress)
+def fitting_report(config: EvaluateFittingConfig, head: HeadModel, progress: Progress) -> Report:
+    """Compute the table `fitting`."""
+    indices = spread_out(len(data_source(config.split, config.data)), config.max_cases)
+    photos = list(load_photos(config.split, config.data, indices=list(indices)))
+    jobs = fitting_table.jobs(config.preset, config.landmarks, config.seed, config.robustness)
+    table = fitting_table.make(head, Fitter(head, LiteRTDetector), photos, jobs, progress)
     text = f"{len(photos)} photos of the open scans, preset `{config.preset}`, {config.landmarks} landmarks."
     draw = functools.partial(charts.histogram, table.histogram)
     return Report(table, fitting_table.sheets(table), text, draw=draw)
 
 
-def completion_report(config: EvaluateConfig, head: HeadModel, progress: Progress) -> Report:
-    """The table `completion`; without the Mesh-VAE where no weights ship and none are named."""
+def completion_report(config: EvaluateCompletionConfig, head: HeadModel, progress: Progress) -> Report:
+    """Compute the table `completion`; without the Mesh-VAE where no weights ship and none are given."""
     left_out = []
     try:
         model = load_mesh_vae(head, config.weights)
@@ -63,7 +77,7 @@ def completion_report(config: EvaluateConfig, head: HeadModel, progress: Progres
     train, scans = load_scans("train"), load_scans(config.split)
     settings = completion.CompletionConfig(seed=config.seed)
     more = augmentation(head, train.vertices, train.joint_rotations)
-    table, pictured = completion.make(head, train, scans, model, config.most, progress, settings, more=more)
+    table, pictured = completion.make(head, train, scans, model, config.max_cases, progress, settings, more=more)
     text = (
         f"{len(pictured.cases) // 2} scans of the open scans' {config.split} split, each with a rectangle and with a "
         f"patch that hides 25 to 40 % of its vertices (seed {config.seed}). Per head the median distance of vertices, "
@@ -77,8 +91,8 @@ def completion_report(config: EvaluateConfig, head: HeadModel, progress: Progres
     return Report(table, completion.sheets(table), text, left_out, draw)
 
 
-def diversity_report(config: EvaluateConfig, head: HeadModel, progress: Progress) -> Report:
-    """The tables of `DIVERSE`."""
+def diversity_report(config: EvaluateDiversityConfig, head: HeadModel, progress: Progress) -> Report:
+    """Compute one of the tables in `DIVERSE`."""
     runner = _runner(config, head)
     cases, failures = cases_for(config, head, progress)
     if not cases:
@@ -91,7 +105,7 @@ def diversity_report(config: EvaluateConfig, head: HeadModel, progress: Progress
         table = diversity_table.hyperparameters(runner, cases, realism, progress)
     elif config.table == "moving-occlusion":
         moved = {place: [case for case in cases if case.occluder == place] for place in PLACES}
-        # Of the first photo, the most frontal one, at every place.
+        # The first photo, which is the most frontal one, at every place.
         shown = [each[0] for each in moved.values()]
         table = diversity_table.moving_occlusion(runner, moved, realism, progress)
     else:
@@ -117,12 +131,12 @@ def diversity_report(config: EvaluateConfig, head: HeadModel, progress: Progress
     return Report(table, diversity_table.sheets(config.table, table), text, failures, draw)
 
 
-def ofer_report(config: EvaluateConfig, head: HeadModel, progress: Progress) -> Report:
-    """The tables of `OFER`."""
+def ofer_report(config: EvaluateSamplesConfig, head: HeadModel, progress: Progress) -> Report:
+    """Compute one of the tables in `OFER`."""
     idgen = load_generator(head, "identity", config.idgen)
-    idrank = None if config.table == "samples" else load_rank(head, config.idrank)
+    idrank = load_rank(head, config.idrank) if isinstance(config, EvaluateIdentityConfig) else None
     source = case_source(head, config.split)
-    cases = draw_cases(head, source, load_new_people(config.split), config.most, config.seed)
+    cases = draw_cases(head, source, load_new_people(config.split), config.max_cases, config.seed)
     makers = {"identity": ofer_table.identity, "samples": ofer_table.samples, "ranking": ofer_table.ranking}
     table = makers[config.table](OferRunner(head, source, idgen, idrank, config.seed), cases, progress)
     text = (
@@ -132,8 +146,8 @@ def ofer_report(config: EvaluateConfig, head: HeadModel, progress: Progress) -> 
     return Report(table, ofer_table.sheets(config.table, table), text)
 
 
-def expression_report(config: EvaluateConfig, head: HeadModel, progress: Progress) -> Report:
-    """The table `expression`."""
+def expression_report(config: EvaluateExpressionConfig, head: HeadModel, progress: Progress) -> Report:
+    """Compute the table `expression`."""
     networks = load_networks(head, config.idgen, config.expgen, config.idrank)
     runner = expression_table.ExpressionRunner(_runner(config, head), networks)
     if config.frames is None:
@@ -141,7 +155,7 @@ def expression_report(config: EvaluateConfig, head: HeadModel, progress: Progres
         clean, others = scan_cases(config, len(cases[:COVERED]), occluded=False)
         failures += others
     else:
-        cases, failures = frame_cases(head, config.frames, config.most), []
+        cases, failures = frame_cases(head, config.frames, config.max_cases), []
         clean = frame_cases(head, config.frames, len(cases[:COVERED]), occluded=False)
     if not cases:
         raise ValueError("no photo with a face that could be observed.")
@@ -153,7 +167,7 @@ def expression_report(config: EvaluateConfig, head: HeadModel, progress: Progres
     return Report(table, expression_table.sheets(table), text, failures)
 
 
-REPORTS: dict[Table, Callable[[EvaluateConfig, HeadModel, Progress], Report]] = {
+REPORTS: dict[str, Callable[[Any, HeadModel, Progress], Report]] = {
     "fitting": fitting_report,
     "completion": completion_report,
     "expression": expression_report,
@@ -162,13 +176,13 @@ REPORTS: dict[Table, Callable[[EvaluateConfig, HeadModel, Progress], Report]] = 
 }
 
 
-def _runner(config: EvaluateConfig, head: HeadModel) -> Runner:
-    """What fits photos and draws hypotheses with the options' settings."""
+def _runner(config: EvaluateHypothesesConfig, head: HeadModel) -> Runner:
+    """Return a runner that fits photos and draws hypotheses with the options' settings."""
     settings = Settings(DIVERSIFY_PRESETS[config.diversify_preset], config.num_samples, config.preset, config.seed)
     return Runner(head, load_mesh_vae(head, config.weights), settings)
 
 
-def _source(config: EvaluateConfig, folder: Path | None) -> str:
-    """Where photos are from, in words. folder: instead of the open scans'."""
+def _source(config: EvaluateHypothesesConfig, folder: Path | None) -> str:
+    """Describe where the photos are from. folder: of photos instead of the open scans'."""
     scans = f"of the open scans' {config.split} split, {config.landmarks} landmarks"
     return scans if folder is None else f"of {folder}"

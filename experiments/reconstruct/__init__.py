@@ -1,7 +1,27 @@
-"""Photos in, heads out: `python -m experiments.reconstruct PHOTOS... --output OUT`."""
+"""Reconstructs heads from photos: `python -m experiments.reconstruct [METHOD] PHOTOS... --output OUT`."""
 
-from experiments.reconstruct.command import main, run
-from experiments.reconstruct.config import Config
-from experiments.results import UsageError
+from __future__ import annotations
 
-__all__ = ["Config", "UsageError", "main", "run"]
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from experiments.command_line import UsageError
+from experiments.reconstruct.config import ReconstructConfig, parse, reconstruct_config
+
+__all__ = ["ReconstructConfig", "UsageError", "main", "reconstruct_config"]
+
+
+def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.reconstruct") -> int:
+    """Parse the command line and run. Returns the exit status (see `config.DESCRIPTION`)."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        config = parse(sys.argv[1:] if args is None else args, prog)
+        from experiments.reconstruct.command import run  # late: help and wrong calls need not wait for JAX
+
+        return run(config, console)
+    except UsageError as error:
+        console.print("error:", style="red", end=" ")
+        console.print(str(error), markup=False)
+        return 2

@@ -2,7 +2,7 @@
 
 import sys
 
-from experiments.reconstruct.command import main
+from experiments.reconstruct import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,41 +1,22 @@
-"""The command's options."""
+"""The command's options: groups that methods share, and one dataclass for each method. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from experiments.results import UsageError, digest_of
-from fitting import DetectorError, FaceDetector, LiteRTDetector, load_detector
-from fitting.config import PRESETS, AnyFitConfig, FitConfig
-from fitting.local_files import load_local_model, local_model_path, shipped_local_model
-from fitting.local_model import LocalModel
-from flamejax.head import HeadFileError, HeadModel
-from models.mesh_vae import MeshVAE
-from models.ofer_weights import ofer_path
-from models.pretrained import has_shipped_mesh_vae, load_mesh_vae, mesh_vae_path
-from sampling import (
-    DIVERSIFY_PRESETS,
-    DiversifyConfig,
-    OferConfig,
-    OferDppConfig,
-    OferNetworks,
-    SamplerConfig,
-    SamplerName,
-    load_networks,
-)
+from experiments.command_line import Subcommands, UsageError, flag
 
-MOST_SAMPLES = 100
-OFER = ("ofer", "ofer+dpp")
-NETWORKS, ENCODERS = ("idgen", "expgen", "idrank"), ("arcface", "farl")
 RANGES = {
     "batch_size": (1, 100_000),
     "size": (64, 1024),
-    "num_samples": (1, MOST_SAMPLES),
+    "num_samples": (1, 100),
     "seed": (0, 2**32 - 1),
     "k": (0.01, 10),
     "n_sigma": (0.5, 10),
@@ -43,246 +24,331 @@ RANGES = {
     "sampler_steps": (1, 1000),
     "iterations": (0, 1_000_000),
 }
-"""What options may be."""
-GO_WITH = {
-    ("k",): ("auto", "diverse", "ofer+dpp"),
-    ("n_sigma", "diversify"): ("auto", "diverse"),
-    ("mesh_vae",): ("auto", "diverse", "complete"),
-    (*NETWORKS, *ENCODERS, "candidates", "sampler", "sampler_steps", "guidance"): OFER,
-}
-"""Options, and the methods that know them."""
-DRAWING = ("method", "num_samples", "seed", "mesh_vae", "diversify", "idgen", "expgen", "idrank", "arcface", "farl",
-           "ofer", "candidates", "sampler", "sampler_steps", "guidance")  # fmt: skip
-"""Settings that the fit does not depend on."""
+"""Smallest and largest value of each numeric option."""
+
+# No "(default: None)" in the help: each text says what holds when the option is not given.
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
-class Config:
-    """Reconstruct 3D heads from photos of faces.
-
-    Writes one folder per photo (mesh.obj with mesh.mtl and mesh.png, mesh.glb, params.npz, camera.json, landmarks.json,
-    overlay.png, occlusion_mask.png, face_mask.png, metrics.json; hypotheses/ and, to look at them, index.html with
-    every --method but fit) and, over all photos, index.html, contact_sheet.png, summary.jsonl, failures.jsonl and
-    run.json.
-    A photo that fails is listed in failures.jsonl with the reason, and the others go on.
-
-    Exit status: 0 when the output holds at least one head, 1 when it holds none, 2 when the command could not start.
-    """
-
-    photos: tyro.conf.Positional[tuple[str, ...]]
-    """Image files, folders (searched through) and quoted globs such as 'trip/**/*.jpg'."""
-    output: Path
-    """Folder to write; made if missing."""
-    head: Path | None = None
-    """Head model file; the embedded open head unless given."""
-    method: Literal["auto", "fit", "complete", "diverse", "ofer", "ofer+dpp"] = "auto"
-    """fit: one head per face, by Algorithm 1 with local models. complete: beside it, several whole heads that agree
-    with what the photo shows of it, drawn from a Mesh-VAE; they are written to hypotheses/00, 01, ..., best first.
-    diverse: such heads moved apart where the photo shows nothing, by Algorithm 2. ofer: heads drawn by diffusion from
-    the landmarks that the photo shows, one ranked identity with several expressions. ofer+dpp: such heads of several
-    identities, weighed by the photo, picked to differ where it shows nothing, and brought onto what it shows. auto:
-    diverse if there is a Mesh-VAE of the head, else fit."""
-    num_samples: int = 16
-    """Heads per face, of all methods but fit."""
-    k: float = 0.5
-    """diverse and ofer+dpp: how fast similarity falls with distance (Eq. 8)."""
-    n_sigma: float = 3.0
-    """diverse: how unusual heads may be, in standard deviations: more is more diverse and less realistic."""
-    diversify: Literal["fast", "paper"] = "fast"
-    """diverse: 60 iterations along what is hidden; or 300 on all latents, as the paper has it."""
-    mesh_vae: Path | None = None
-    """Mesh-VAE of the head, a file that `experiments.train --config mesh_vae` made; the shipped one of the open head
-    unless given."""
-    idgen: Path | None = None
-    """ofer and ofer+dpp: weights that `experiments.train --config idgen` made; the shipped ones of the open head unless
-    given."""
-    expgen: Path | None = None
-    """As --idgen, of `--config expgen`."""
-    idrank: Path | None = None
-    """As --idgen, of `--config idrank`."""
-    arcface: Path | None = None
-    """ofer and ofer+dpp: what `flamejax convert --to arcface` made, for networks that look at photos through it; that
-    in the data folder unless given."""
-    farl: Path | None = None
-    """As --arcface, of `--to farl`."""
-    candidates: int = 100
-    """ofer and ofer+dpp: identities that are drawn and ranked."""
-    sampler: SamplerName = "dpm"
-    """ofer and ofer+dpp: dpm (DPM-Solver++ 2M), ddim, or ancestral: all 1000 steps, as in the paper."""
-    sampler_steps: int = 20
-    """ofer and ofer+dpp: steps of dpm and ddim."""
-    guidance: float = 1.0
-    """ofer and ofer+dpp: weight of what the photo says over what it does not, of networks that were trained for it
-    (--dropped)."""
-    seed: int = 0
-    """Of the draws. A face gets the same ones whatever photos are beside it."""
-    preset: Literal["fast", "paper", "code"] = "fast"
-    """How to fit: ours, or gradient descent as in the paper or in its released code (minutes per photo on a CPU)."""
-    local: str = "auto"
-    """Local models: a file that `experiments.train --config local_pca` made for the head, 'none', or 'auto' for those
-    that are shipped for the open head."""
-    batch_size: int | Literal["auto"] = "auto"
-    """Faces fitted together."""
-    landmarks: Path | None = None
-    """Folder of <photo>.npy, .json or .pts: 68 iBUG points in pixels of the photo, instead of a detector."""
-    masks: str = "auto"
-    """Folder of <photo>.png occlusion masks (white = hidden); 'auto' to find what hides each face; or 'none'."""
-    face_masks: Path | None = None
-    """Folder of <photo>.png face masks (white = face)."""
-    boxes: Path | None = None
-    """JSON file {"<photo>": [x0, y0, x1, y1]}: the face to take, in pixels of the photo."""
-    detector: str | None = None
-    """A face detector of your own, 'package.module:Class', instead of the one that ships; see `fitting.FaceDetector`.
-    What it finds is taken to be 68 iBUG points."""
-    all_faces: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """All faces of each photo rather than the largest."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Do only what is missing in OUTPUT. Faces of other settings count as missing, so do those without hypotheses if
-    --method asks for some."""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Delete earlier results in OUTPUT first (nothing else that lies there)."""
-    size: int = 256
-    """Side of the square crop that is fitted, pixels."""
-    iterations: int | None = None
-    """Steps of the fit's photometric stage (rounded up to a whole number of its intervals); preset fast only."""
+class OptionGroup:
+    """Options under one heading of the help; checks that numbers lie in their range."""
 
     def __post_init__(self) -> None:
-        if not self.photos:
-            raise UsageError("no photos were given: name image files, folders or globs.")
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if each.name in RANGES and value not in (None, "auto"):
+                least, most = RANGES[each.name]
+                if not least <= value <= most:
+                    raise UsageError(f"{flag(each.name)} is between {least} and {most}, not {value}.")
+
+
+@dataclass(frozen=True)
+class OutputOptions(OptionGroup):
+    """Where results are written."""
+
+    output: Annotated[Path, tyro.conf.arg(metavar="OUT")]
+    """Folder to write; made if missing."""
+    resume: Switch = False
+    """Do only what is missing in OUT, or was made with other settings."""
+    overwrite: Switch = False
+    """Delete earlier results in OUT first, and nothing else there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resume and self.overwrite:
             raise UsageError("--resume keeps earlier results and --overwrite deletes them: give one of the two.")
-        for name, (least, most) in RANGES.items():
-            value = getattr(self, name)
-            if value not in (None, "auto") and not least <= value <= most:
-                raise UsageError(f"{flag(name)} is between {least} and {most}, not {value}.")
-        for names, methods in GO_WITH.items():
-            for name in names:
-                if self.method not in methods and getattr(self, name) != DEFAULTS[name]:
-                    known = [method for method in methods if method != "auto"]
-                    raise UsageError(f"{flag(name)} goes with --method {' or '.join(known)}.")
-        if self.iterations is not None and self.preset != "fast":
-            raise UsageError(f"--iterations goes with --preset fast; '{self.preset}' has a number of its own.")
+
+
+@dataclass(frozen=True)
+class InputOptions(OptionGroup):
+    """What is known about the photos, in files that are named after them."""
+
+    landmarks: OptionalFolder = None
+    """68 iBUG points <photo>.npy, .json or .pts, pixels; no detector runs."""
+    masks: Annotated[str, tyro.conf.arg(metavar="DIR|auto|none")] = "auto"
+    """Occlusion masks <photo>.png (white = hidden), or auto."""
+    face_masks: OptionalFolder = None
+    """Face masks <photo>.png, white = face."""
+    boxes: OptionalFile = None
+    """JSON {"<photo>": [x0, y0, x1, y1]}: which face, in pixels."""
+    detector: Annotated[str | None, tyro.conf.arg(metavar="MODULE:CLASS", help_behavior_hint="")] = None
+    """Your own detector of 68 iBUG points; see `fitting.FaceDetector`."""
+    all_faces: Switch = False
+    """All faces of each photo rather than the largest."""
 
     @property
     def mask_folder(self) -> Path | None:
-        """Where occlusion masks lie, if anywhere."""
+        """The folder of occlusion masks; None for 'auto' and 'none'."""
         return None if self.masks in ("none", "auto") else Path(self.masks)
 
-    def load_detector(self) -> FaceDetector:
-        """The detector that finds faces. Raises: UsageError, the one that was named cannot be used."""
-        try:
-            return LiteRTDetector() if self.detector is None else load_detector(self.detector)
-        except DetectorError as error:
-            raise UsageError(f"--detector: {error}") from error
 
-    def local_model(self, head: HeadModel) -> LocalModel | None:
-        """The local models to fit with. Raises: UsageError if the file cannot be used or is another head's."""
-        if self.local == "none":
-            return None
-        try:
-            if self.local == "auto":
-                return shipped_local_model(head)
-            return load_local_model(head, Path(self.local))
-        except (HeadFileError, OSError) as error:
-            raise UsageError(f"--local: {error}") from error
+@dataclass(frozen=True)
+class FitOptions(OptionGroup):
+    """How one head is fitted to each face."""
 
-    def local_digest(self) -> str | None:
-        """The option, and the first digits of the SHA-256 of the file of local models; None where it cannot be read."""
-        if self.local == "none":
-            return "none"
-        digest = digest_of(local_model_path() if self.local == "auto" else Path(self.local))
-        return None if digest is None else f"{self.local} {digest}"
+    head: OptionalFile = None
+    """Head model; the open head unless given."""
+    preset: Annotated[Literal["fast", "paper", "code"], tyro.conf.arg(metavar="NAME")] = "fast"
+    """fast: ours. paper, code: gradient descent as in the paper or in its released code, minutes per photo."""
+    local: Annotated[str, tyro.conf.arg(metavar="FILE|auto|none")] = "auto"
+    """Local models from `train --config local_pca`; auto: shipped ones."""
+    size: int = 256
+    """Side of the square crop that is fitted, pixels."""
+    iterations: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Photometric steps, rounded up to whole intervals; preset fast only."""
+    batch_size: Annotated[int | Literal["auto"], tyro.conf.arg(metavar="INT|auto")] = "auto"
+    """Faces fitted together."""
 
-    def load_mesh_vae(self, head: HeadModel) -> MeshVAE:
-        """The Mesh-VAE to complete with. Raises: UsageError if the file cannot be used or is another head's."""
-        try:
-            return load_mesh_vae(head, self.mesh_vae)
-        except (HeadFileError, OSError) as error:
-            raise UsageError(f"--mesh-vae: {error}") from error
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.iterations is not None and self.preset != "fast":
+            raise UsageError(f"--iterations goes with --preset fast; '{self.preset}' has a number of its own.")
 
-    def load_networks(self, head: HeadModel) -> OferNetworks:
-        """OFER's networks. Raises: UsageError if a file cannot be used or is another head's."""
-        encoders = {"arcface": self.arcface, "farl": self.farl}
-        try:
-            found = load_networks(head, self.idgen, self.expgen, self.idrank, encoders)
-        except (HeadFileError, OSError) as error:
-            raise UsageError(f"--method {self.method}: {error}") from error
-        if self.guidance != 1 and None in (found.idgen.nothing, found.expgen.nothing):
-            raise UsageError("--guidance needs an IdGen and an ExpGen that were trained with --dropped.")
-        return found
 
-    def with_method(self, head: HeadModel) -> Config:
-        """The same with the method that `auto` stands for."""
-        if self.method != "auto":
-            return self
-        known = self.mesh_vae is not None or has_shipped_mesh_vae(head)
-        return dataclasses.replace(self, method="diverse" if known else "fit")
+@dataclass(frozen=True)
+class DrawingOptions(OptionGroup):
+    """How many hypotheses are drawn for each face."""
 
-    def diversify_config(self) -> DiversifyConfig:
-        """The settings of Algorithm 2."""
-        return dataclasses.replace(DIVERSIFY_PRESETS[self.diversify], k=self.k, n_sigma=self.n_sigma)
+    num_samples: int = 16
+    """Heads per face."""
+    seed: int = 0
+    """Seed of the draws; other photos do not change them."""
 
-    def ofer_config(self) -> OferConfig:
-        """The settings of ofer."""
-        sampler = SamplerConfig(self.sampler, self.sampler_steps, guidance=self.guidance)
-        return OferConfig(self.candidates, sampler)
 
-    def ofer_dpp_config(self) -> OferDppConfig:
-        """The settings of ofer+dpp."""
-        return OferDppConfig(self.ofer_config(), k=self.k, pool=max(2 * self.num_samples, OferDppConfig().pool))
+@dataclass(frozen=True)
+class MeshVAEFileOptions(OptionGroup):
+    """The network that hypotheses are drawn from."""
 
-    def fit_config(self) -> AnyFitConfig:
-        """The settings of the fit."""
-        if self.iterations is None:
-            return PRESETS[self.preset]
-        interval = FitConfig().visibility_interval
-        return FitConfig(photometric_steps=-(-self.iterations // interval) * interval)
+    mesh_vae: OptionalFile = None
+    """Weights from `train --config mesh_vae`; otherwise the shipped ones."""
 
-    def settings(self) -> dict[str, object]:
-        """The options that change a photo's result; earlier results made with others are done again by --resume."""
-        beside = {name: getattr(self, name) for name in ("landmarks", "masks", "face_masks", "boxes")}
-        drawn: dict[str, Any] = {}
-        if self.method != "fit":
-            drawn = {"num_samples": self.num_samples, "seed": self.seed}
-        if self.method in ("complete", "diverse"):
-            drawn["mesh_vae"] = digest_of(self.mesh_vae or mesh_vae_path())
-        if self.method == "diverse":
-            drawn["diversify"] = dataclasses.asdict(self.diversify_config())
-            del drawn["diversify"]["single_stage"]  # of the baselines
-        if self.method in OFER:
-            for name in ("IdGen", "ExpGen", "IdRank"):
-                drawn[name.lower()] = digest_of(getattr(self, name.lower()) or ofer_path(name))
-            given = {name: getattr(self, name) for name in ENCODERS}
-            drawn |= {name: digest_of(file) for name, file in given.items() if file is not None}
-            drawing = self.ofer_dpp_config() if self.method == "ofer+dpp" else self.ofer_config()
-            drawn["ofer"] = dataclasses.asdict(drawing)
-        return {
-            "method": self.method,
-            **drawn,
-            "size": self.size,
-            "preset": self.preset,
-            "local": self.local_digest(),
-            "fit": dataclasses.asdict(self.fit_config()),
-            "all_faces": self.all_faces,
-            **({} if self.detector is None else {"detector": self.detector}),
-            **{name: None if path is None else str(path) for name, path in beside.items()},
-        }
+
+@dataclass(frozen=True)
+class SimilarityOptions(OptionGroup):
+    """How different the hypotheses are (Diverse3DFace)."""
+
+    k: float = 0.5
+    """How fast similarity falls with distance (Eq. 8)."""
+
+
+@dataclass(frozen=True)
+class DiversityOptions(SimilarityOptions):
+    """How different the hypotheses are (Diverse3DFace, Algorithm 2)."""
+
+    n_sigma: float = 3.0
+    """How unusual heads may be, in standard deviations."""
+    diversify: Literal["fast", "paper"] = "fast"
+    """fast: 60 iterations. paper: 300, on all latents."""
+
+
+@dataclass(frozen=True)
+class NetworkOptions(OptionGroup):
+    """OFER's networks. Unless given: the shipped ones, and the encoders in the data folder."""
+
+    idgen: OptionalFile = None
+    """Weights from `train --config idgen`: draws identities."""
+    expgen: OptionalFile = None
+    """Weights from `train --config expgen`: draws expressions."""
+    idrank: OptionalFile = None
+    """Weights from `train --config idrank`: ranks identities."""
+    arcface: OptionalFile = None
+    """Image encoder from `convert --to arcface`."""
+    farl: OptionalFile = None
+    """Image encoder from `convert --to farl`."""
+
+
+@dataclass(frozen=True)
+class SamplerOptions(OptionGroup):
+    """How the networks draw by diffusion."""
+
+    candidates: int = 100
+    """Identities that are drawn and ranked."""
+    sampler: Annotated[Literal["dpm", "ddim", "ancestral"], tyro.conf.arg(metavar="NAME")] = "dpm"
+    """dpm (DPM-Solver++ 2M), ddim, or ancestral (all steps)."""
+    sampler_steps: int = 20
+    """Steps of dpm and ddim."""
+    guidance: float = 1.0
+    """Weight of the photo; 1 unless trained with --dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """Options of all methods; each subclass is one method of `flamejax reconstruct`."""
+
+    method: ClassVar[str]
+    """The method's name in results."""
+    photos: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PHOTOS...", help_behavior_hint="")]
+    """Image files, folders, and quoted globs such as 'trip/**/*.jpg'."""
+    output: OutputOptions
+    input: InputOptions = field(default_factory=InputOptions)
+    fit: FitOptions = field(default_factory=FitOptions)
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            name = next((name for name in (self.method.replace("+", "-"), self.method) if Path(name).exists()), None)
+            hint = f" {name!r} was read as the method; write ./{name} for the file or folder." if name else ""
+            raise UsageError(f"no photos were given: name image files, folders or globs.{hint}")
+        for photo in self.photos:
+            if photo in METHODS and not Path(photo).exists():
+                raise UsageError(
+                    f"no file or folder {photo!r}. The method comes first: `reconstruct {photo} PHOTOS...`."
+                )
+
+    def options(self) -> dict[str, Any]:
+        """Return option name -> value of all groups, and the method."""
+        return {"method": self.method, **_flatten(self)}
 
     def check_inputs(self) -> None:
         """Refuse a missing folder or file at once rather than once per photo. Raises: UsageError."""
-        folders = {"landmarks": self.landmarks, "masks": self.mask_folder, "face_masks": self.face_masks}
-        for name, folder in folders.items():
+        folders = {"masks": self.input.mask_folder, "landmarks": self.input.landmarks}
+        for name, folder in (folders | {"face_masks": self.input.face_masks}).items():
             if folder is not None and not folder.is_dir():
                 raise UsageError(f"{flag(name)} {folder}: no such folder.")
-        for name in ("head", "boxes", "mesh_vae", *NETWORKS, *ENCODERS):
-            file = getattr(self, name)
-            if file is not None and not file.exists():
-                raise UsageError(f"{flag(name)} {file}: no such file.")
+        for name, value in self.options().items():
+            if isinstance(value, Path) and name not in (*folders, "face_masks", "output") and not value.exists():
+                raise UsageError(f"{flag(name)} {value}: no such file.")
 
 
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+@dataclass(frozen=True, kw_only=True)
+class ReconstructFitConfig(ReconstructConfig):
+    """Fit one head to each face (Diverse3DFace, Algorithm 1, with local models)."""
+
+    method: ClassVar[str] = "fit"
 
 
-def flag(name: str) -> str:
-    """A field of `Config` as it is written on the command line."""
-    return f"--{name.replace('_', '-')}"
+@dataclass(frozen=True, kw_only=True)
+class ReconstructDrawingConfig(ReconstructConfig):
+    """Options of all methods that draw hypotheses beside the fit."""
+
+    drawing: DrawingOptions = field(default_factory=DrawingOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructCompleteConfig(ReconstructDrawingConfig):
+    """Fit a head, and draw several from a Mesh-VAE that agree with what the photo shows.
+
+    They are written to hypotheses/00, 01, ..., best first."""
+
+    method: ClassVar[str] = "complete"
+    model: MeshVAEFileOptions = field(default_factory=MeshVAEFileOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructDiverseConfig(ReconstructCompleteConfig):
+    """Fit a head, and draw several from a Mesh-VAE that differ where they are hidden (Algorithm 2).
+
+    They are written to hypotheses/00, 01, ..., best first."""
+
+    method: ClassVar[str] = "diverse"
+    diversity: DiversityOptions = field(default_factory=DiversityOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructAutoConfig(ReconstructDiverseConfig):
+    """The method `diverse` where there is a Mesh-VAE of the head, else `fit`."""
+
+    method: ClassVar[str] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructOferConfig(ReconstructDrawingConfig):
+    """Fit a head, and draw heads by diffusion: the best-ranked identity with several expressions.
+
+    They are written to hypotheses/00, 01, ..., best first."""
+
+    method: ClassVar[str] = "ofer"
+    networks: NetworkOptions = field(default_factory=NetworkOptions)
+    sampling: SamplerOptions = field(default_factory=SamplerOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructOferDppConfig(ReconstructOferConfig):
+    """Fit a head, and draw heads of several identities by diffusion that differ where they are hidden.
+
+    They are fitted to what the photo shows and written to hypotheses/00, 01, ..., best first."""
+
+    method: ClassVar[str] = "ofer+dpp"
+    diversity: SimilarityOptions = field(default_factory=SimilarityOptions)
+
+
+METHODS: Mapping[str, type[ReconstructConfig]] = {
+    "fit": ReconstructFitConfig,
+    "complete": ReconstructCompleteConfig,
+    "diverse": ReconstructDiverseConfig,
+    "ofer": ReconstructOferConfig,
+    "ofer-dpp": ReconstructOferDppConfig,
+}
+SUBCOMMANDS = Subcommands(
+    command="reconstruct",
+    selector="--method",
+    configs=METHODS,
+    summaries={
+        "fit": "one head per face (Diverse3DFace, Algorithm 1)",
+        "complete": "a fit, and several heads from a Mesh-VAE that agree with the photo",
+        "diverse": "the same, but heads that differ where they are hidden (Algorithm 2)",
+        "ofer": "a fit, and heads drawn by diffusion: one identity, several expressions (OFER)",
+        "ofer-dpp": "a fit, and heads drawn by diffusion that differ where they are hidden",
+    },
+    default=ReconstructAutoConfig,
+    default_name=ReconstructAutoConfig.method,
+    aliases={"ofer+dpp": "ofer-dpp"},
+)
+DESCRIPTION = f"""Reconstruct 3D heads from photos of faces: `reconstruct [METHOD] PHOTOS... --output OUT`.
+
+METHOD comes first; its options: `reconstruct METHOD --help`. A folder of that name is written ./fit.
+{SUBCOMMANDS.listing()}
+  (none)    diverse where there is a Mesh-VAE of the head, else fit
+
+Files of each photo: mesh.obj with mesh.mtl and mesh.png, mesh.glb, params.npz, camera.json,
+landmarks.json, overlay.png, occlusion_mask.png, face_mask.png, metrics.json; with hypotheses also
+hypotheses/ and index.html. Over all: index.html, contact_sheet.png, *.jsonl, run.json.
+Exit status: 0 when OUT holds a head, 1 when it holds none, 2 when the command could not start."""
+
+
+def parse(args: Sequence[str], prog: str) -> ReconstructConfig:
+    """Return the command line as options. Raises: UsageError. Other wrong calls end with SystemExit(2)."""
+    return SUBCOMMANDS.parse(args, prog, DESCRIPTION)
+
+
+def reconstruct_config(
+    photos: Sequence[str], output: str | Path, method: str = "auto", **options: Any
+) -> ReconstructConfig:
+    """Return the options of a method from the flat names that the command line has, such as num_samples=4.
+
+    Raises:
+        UsageError: the method is unknown or does not have an option, or a value is out of range.
+    """
+    name, _ = SUBCOMMANDS.split(["--method", method])
+    SUBCOMMANDS.check_options(name, [flag(option) for option in options])
+    values = {"photos": tuple(photos), "output": Path(output), **options}
+    config = _build(ReconstructAutoConfig if name is None else METHODS[name], values)
+    if values:
+        raise UsageError(f"no options {', '.join(map(flag, values))}.")
+    return config
+
+
+def convert(config: ReconstructConfig, to: type[ReconstructConfig]) -> ReconstructConfig:
+    """Return the options as those of another method, which must have no further groups."""
+    return to(**{each.name: getattr(config, each.name) for each in dataclasses.fields(to)})
+
+
+def _build(kind: Any, values: dict[str, Any]) -> Any:
+    """Make a dataclass of flat values, taking those that it has."""
+    hints, given = typing.get_type_hints(kind), {}
+    for each in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[each.name]):
+            given[each.name] = _build(hints[each.name], values)
+        elif each.name in values:
+            given[each.name] = values.pop(each.name)
+    return kind(**given)
+
+
+def _flatten(group: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for each in dataclasses.fields(group):
+        value = getattr(group, each.name)
+        values |= _flatten(value) if dataclasses.is_dataclass(value) else {each.name: value}
+    return values

@@ -1,4 +1,4 @@
-"""From a photo's file to faces ready to fit; runs in threads."""
+"""Reads a photo's file and detects the faces to fit; runs in threads."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import numpy as np
 from PIL import Image
 
 from experiments.photos import Failure, Photo, face_name
-from experiments.reconstruct.config import Config
+from experiments.reconstruct.config import InputOptions
 from experiments.results import UsageError, photo_digest, reason_of
 from fitting.inputs import InputError, find_landmarks, find_mask, load_boxes
 from flamejax.io.images import load_image
 from flamejax.types import Observation
 
 MAX_OVERLAY_SIDE = 2048
-"""Pixels. Larger photos are overlaid on a smaller copy; `camera.json` states the factor."""
+"""Pixels. Larger photos are scaled down for the overlay; `camera.json` states the factor."""
 
-Found = TypeVar("Found")
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
-class Face:
+class ObservedFace:
     """One face of one photo."""
 
     photo: Photo
     name: str
-    """Folder of its results."""
+    """Name of its result folder."""
     index: int
-    """0 for the largest of the photo."""
+    """Rank by size in the photo; 0 is the largest."""
     count: int
-    """Faces of the photo that are reconstructed."""
+    """Number of faces of the photo that are reconstructed."""
     observation: Observation
     photo_size: tuple[int, int]
     """(width, height) of the upright photo, pixels."""
@@ -43,7 +43,7 @@ class Face:
     preview: np.ndarray
     """(h, w, 3) uint8: the photo, scaled down where its longer side exceeds MAX_OVERLAY_SIDE."""
     given_mask: np.ndarray | None = None
-    """(h, w) uint8 of 0 and 255 in the preview's size: the user's occlusion mask, where there is one."""
+    """(h, w) uint8 of 0 and 255 in the preview's size: the user's occlusion mask, if any."""
 
     @property
     def preview_scale(self) -> float:
@@ -52,60 +52,65 @@ class Face:
 
 
 class PhotoReader:
-    """Loads a photo with what the user gave beside it, and observes its faces."""
+    """Loads a photo with the landmarks, masks and boxes that the user gave for it, and detects its faces."""
 
-    def __init__(self, config: Config, observe: Callable[..., list[Observation]], names: Collection[str]):
-        """names: folder names of all photos, which a further face must not take. Raises: UsageError."""
-        self.config, self.observe, self.names = config, observe, {name.casefold() for name in names}
+    def __init__(
+        self, options: InputOptions, size: int, observe: Callable[..., list[Observation]], names: Collection[str]
+    ):
+        """names: folder names of all photos, which a further face must not get. size: of the crop, pixels.
+
+        Raises: UsageError."""
+        self.options, self.size, self.observe = options, size, observe
+        self.names = {name.casefold() for name in names}
         try:
-            self.boxes = {} if config.boxes is None else load_boxes(config.boxes)
+            self.boxes = {} if options.boxes is None else load_boxes(options.boxes)
         except InputError as error:
             raise UsageError(f"--boxes: {error}") from error
 
-    def __call__(self, photo: Photo) -> list[Face] | Failure:
-        """The faces of a photo, largest first, or why there are none. Raises nothing but KeyboardInterrupt and such."""
-        stage, config = "load", self.config
+    def __call__(self, photo: Photo) -> list[ObservedFace] | Failure:
+        """Return the faces of a photo, largest first, or why there are none. Raises no `Exception`."""
+        stage = "load"
         try:
             image = load_image(photo.path)
             height, width = image.shape[:2]
-            beside = self._given(photo, (height, width))
+            given = self._given(photo, (height, width))
             stage = "observe"
-            observations = self.observe(image, size=config.size, all_faces=config.all_faces, **beside)
-            # Waiting faces stay out of the accelerator's memory; a batch is sent there at once.
+            observations = self.observe(image, size=self.size, all_faces=self.options.all_faces, **given)
+            # Waiting faces stay in host memory; a batch is sent to the accelerator as one.
             observations = jax.device_get(observations)
             preview, digest = make_preview(image), photo_digest(photo.path)
-            given_mask = _mask_preview(beside.get("occlusion_mask"), preview)
+            given_mask = _mask_preview(given.get("occlusion_mask"), preview)
         except Exception as error:
             return Failure(str(photo.path), stage, reason_of(error))
-        number = len(observations)
+        facts = (width, height), digest, preview, given_mask
         return [
-            Face(photo, face_name(photo, i, self.names), i, number, o, (width, height), digest, preview, given_mask)
-            for i, o in enumerate(observations)
+            ObservedFace(photo, face_name(photo, i, self.names), i, len(observations), observation, *facts)
+            for i, observation in enumerate(observations)
         ]
 
     def _given(self, photo: Photo, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        """The keyword arguments of `observe_photo` that the user's files give for a photo of (height, width)."""
-        config = self.config
+        """Return the keyword arguments of `observe_photo` that the user's files give for a photo of (height, width)."""
+        options = self.options
         given: dict[str, np.ndarray | None] = {"box": _first(self.boxes.get, photo, "--boxes")}
         for key, flag, folder, find in (
-            ("landmarks", "--landmarks", config.landmarks, find_landmarks),
-            ("occlusion_mask", "--masks", config.mask_folder, partial(find_mask, size=size)),
-            ("face_mask", "--face-masks", config.face_masks, partial(find_mask, size=size)),
+            ("landmarks", "--landmarks", options.landmarks, find_landmarks),
+            ("occlusion_mask", "--masks", options.mask_folder, partial(find_mask, size=size)),
+            ("face_mask", "--face-masks", options.face_masks, partial(find_mask, size=size)),
         ):
             if folder is not None:
                 given[key] = _first(partial(find, folder), photo, flag)
         return {key: value for key, value in given.items() if value is not None}
 
 
-def _first(find: Callable[[str], Found | None], photo: Photo, flag: str) -> Found | None:
-    """What is found under the photo's first name that has something.
+def _first(find: Callable[[str], Given | None], photo: Photo, flag: str) -> Given | None:
+    """Return what `find` has for the first of the photo's names for which it has something.
 
     Raises:
-        InputError: only the bare stem has something, and several photos share that stem.
+        InputError: there is something only for the plain stem, which several photos share.
     """
     for stem in photo.input_stems():
-        if (found := find(stem)) is not None:
-            return found
+        if (given := find(stem)) is not None:
+            return given
     if photo.shares_stem and find(photo.path.stem) is not None:
         stem = photo.path.stem
         raise InputError(f"{flag}: several photos are called {stem!r}; name what belongs to this one {photo.name!r}.")
@@ -113,7 +118,7 @@ def _first(find: Callable[[str], Found | None], photo: Photo, flag: str) -> Foun
 
 
 def make_preview(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) float in [0, 1] -> (h, w, 3) uint8 with no side over MAX_OVERLAY_SIDE."""
+    """Scale (H, W, 3) float in [0, 1] to (h, w, 3) uint8 with no side longer than MAX_OVERLAY_SIDE."""
     pixels = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
     height, width = pixels.shape[:2]
     scale = MAX_OVERLAY_SIDE / max(height, width)
@@ -124,7 +129,7 @@ def make_preview(image: np.ndarray) -> np.ndarray:
 
 
 def _mask_preview(mask: np.ndarray | None, preview: np.ndarray) -> np.ndarray | None:
-    """A mask (H, W) of zeros and ones as `Face.given_mask`."""
+    """Return a mask (H, W) of zeros and ones as `ObservedFace.given_mask`."""
     if mask is None:
         return None
     white = Image.fromarray(np.where(mask >= 0.5, 255, 0).astype(np.uint8))
@@ -138,7 +143,7 @@ Result = TypeVar("Result")
 def map_ahead(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """`map` in the executor's threads, in order, with at most `ahead` results waiting (so memory stays bounded)."""
+    """Map in the executor's threads, in order, with at most `ahead` results waiting, which bounds memory."""
     waiting: list[Future[Result]] = []
     try:
         for item in items:

@@ -1,4 +1,4 @@
-"""The files of one reconstructed face, with its hypotheses."""
+"""Writes the files of one reconstructed face, with its hypotheses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.reconstruct.observing import Face
-from experiments.reconstruct.views import View, clay_sheet, mask_over, overlay
+from experiments.reconstruct.observing import ObservedFace
+from experiments.reconstruct.views import HeadRenders, clay_sheet, mask_over, overlay
 from experiments.results import spread_of
-from experiments.view.viewer_page import Scene, viewer_page
+from experiments.view.viewer_page import ViewerScene, viewer_page
 from fitting.fit_model import FitModel
 from flamejax.files import write_text
 from flamejax.head import HeadModel
@@ -26,106 +26,108 @@ from flamejax.types import VISIBLE_CONFIDENCE, Fit, Hypotheses, Observation
 from sampling._complete import eyeball_vertices
 
 SHEET, VIEWER = f"{HYPOTHESES}/sheet.jpg", "index.html"
-"""In a face's folder: the picture of its hypotheses, and the page on which they are looked at."""
+"""In a face's folder: the picture of its hypotheses, and the page that shows them in 3D."""
 EXACT_METRES = 1e-5
-"""Parameters count as exact when the vertices they give differ by less."""
+"""Global parameters count as exact when their vertices differ from the fit's by less."""
 
 
 @dataclass(frozen=True)
-class FittedFace:
-    """One face with its fit, as NumPy arrays without batch axes."""
+class FaceResult:
+    """One face with its fit and hypotheses, as NumPy arrays without batch axes."""
 
-    face: Face
+    face: ObservedFace
     fit: Fit
     texture: np.ndarray
     """(Ht, Wt, 3) in [0, 1]."""
     parameter_error: float
-    """Largest distance, metres, between the fit's vertices and those of its global parameters alone."""
+    """Largest distance, metres, between the fit's vertices and those of its global parameters without local models."""
     seconds: float
-    """Of the fit, per face of its batch, compiling left out."""
+    """Seconds of the fit, per face of its batch, without compiling."""
     hypotheses: Hypotheses | None = None
-    """Other heads that the photo allows, best first."""
+    """Other heads that agree with the photo, best first."""
     midpoints: np.ndarray | None = None
-    """(P, V, 3) world metres: half-way between the first of them, see `sampling.interpolate`; None of methods without
-    latents."""
+    """(P, V, 3) world metres: heads half-way between the first hypotheses, see `sampling.interpolate`; None for methods
+    without latents."""
 
     @functools.cached_property
     def camera(self) -> dict[str, Any]:
-        """What camera.json says."""
-        face, seen = self.face, self.face.observation
-        overlaid = face.preview.shape[1], face.preview.shape[0]
-        return camera_record(self.fit.camera, seen.crop, seen.image.shape[0], face.photo_size, overlaid)
+        """Return the content of camera.json."""
+        face, observation = self.face, self.face.observation
+        overlay_size = face.preview.shape[1], face.preview.shape[0]
+        crop_side = observation.image.shape[0]
+        return camera_record(self.fit.camera, observation.crop, crop_side, face.photo_size, overlay_size)
 
 
 @dataclass(frozen=True)
 class ResultWriter:
-    """Writes results of one run."""
+    """Writes the results of one run."""
 
     head: HeadModel
     identity: HeadIdentity
     model: FitModel
-    """What is fitted: the head with its local models."""
+    """The head with its local models, which was fitted."""
     settings: dict[str, Any]
-    """For metrics.json."""
+    """The run's settings, for metrics.json."""
 
-    def write(self, folder: Path, fitted: FittedFace, view: View) -> None:
+    def write(self, folder: Path, result: FaceResult, renders: HeadRenders) -> None:
         """Write all of RESULT_FILES, and `hypothesis_files`, into an existing folder. Raises: OSError."""
-        face, seen = fitted.face, fitted.face.observation
-        exact, local = fitted.parameter_error < EXACT_METRES, str(self.settings.get("local"))
-        (folder / "params.npz").write_bytes(fit_npz(fitted.fit, self.model, self.identity, exact, local))
-        _write_json(folder / "camera.json", fitted.camera)
-        _write_json(folder / "landmarks.json", _landmarks_record(fitted))
-        zoom, offset = float(seen.crop.scale) / face.preview_scale, np.asarray(seen.crop.offset)
-        drawn = overlay(face.preview, view, zoom, offset, seen.image.shape[0])
-        Image.fromarray(drawn).save(folder / "overlay.png", compress_level=4)
-        given = face.given_mask  # as it was given: a crop's has soft edges
-        hidden = _over_preview(face, seen.occlusion_mask) if given is None else given
-        Image.fromarray(hidden).save(folder / "occlusion_mask.png")
-        Image.fromarray(_over_preview(face, seen.face_mask)).save(folder / "face_mask.png")
-        mesh = head_mesh(self.head, fitted.fit.vertices, fitted.texture)
+        face, observation = result.face, result.face.observation
+        exact, local = result.parameter_error < EXACT_METRES, str(self.settings.get("local"))
+        (folder / "params.npz").write_bytes(fit_npz(result.fit, self.model, self.identity, exact, local))
+        _write_json(folder / "camera.json", result.camera)
+        _write_json(folder / "landmarks.json", _landmarks_record(result))
+        zoom, offset = float(observation.crop.scale) / face.preview_scale, np.asarray(observation.crop.offset)
+        pixels = overlay(face.preview, renders, zoom, offset, observation.image.shape[0])
+        Image.fromarray(pixels).save(folder / "overlay.png", compress_level=4)
+        # A mask that the user gave is written unchanged: the crop's copy has soft edges.
+        given = face.given_mask
+        occlusion = _crop_mask_in_preview(face, observation.occlusion_mask) if given is None else given
+        Image.fromarray(occlusion).save(folder / "occlusion_mask.png")
+        Image.fromarray(_crop_mask_in_preview(face, observation.face_mask)).save(folder / "face_mask.png")
+        mesh = head_mesh(self.head, result.fit.vertices, result.texture)
         write_obj(folder / "mesh.obj", mesh)
         write_glb(folder / "mesh.glb", mesh)
-        # As for the Mesh-VAE: eyeballs count as seen.
-        shown = np.asarray(fitted.fit.vertex_visibility, bool) | np.asarray(eyeball_vertices(self.head))
-        if fitted.hypotheses is not None:
-            self._write_hypotheses(folder, fitted, fitted.hypotheses, mesh, shown)
-        _write_json(folder / "metrics.json", self._metrics(fitted, shown))
+        # Eyeballs count as visible, as they do for the Mesh-VAE.
+        visible = np.asarray(result.fit.vertex_visibility, bool) | np.asarray(eyeball_vertices(self.head))
+        if result.hypotheses is not None:
+            self._write_hypotheses(folder, result, result.hypotheses, mesh, visible)
+        _write_json(folder / "metrics.json", self._metrics(result, visible))
 
     def _write_hypotheses(
-        self, folder: Path, fitted: FittedFace, found: Hypotheses, fit: TexturedMesh, seen: np.ndarray
+        self, folder: Path, result: FaceResult, hypotheses: Hypotheses, fit: TexturedMesh, visible: np.ndarray
     ) -> None:
-        for place, vertices in enumerate(found.vertices):
-            inner = folder / HYPOTHESES / f"{place:02d}"
+        for i, vertices in enumerate(hypotheses.vertices):
+            inner = folder / HYPOTHESES / f"{i:02d}"
             inner.mkdir(parents=True)
-            (inner / "params.npz").write_bytes(hypothesis_npz(found, place, self.identity))
+            (inner / "params.npz").write_bytes(hypothesis_npz(hypotheses, i, self.identity))
             write_glb(inner / "mesh.glb", dataclasses.replace(fit, vertices=np.asarray(vertices, np.float64)))
-        spread = spread_of(found.vertices)
-        sheet = clay_sheet(np.asarray(fitted.fit.vertices), np.asarray(found.vertices), spread, self.head.faces)
+        heads, spread = np.asarray(hypotheses.vertices), spread_of(hypotheses.vertices)
+        sheet = clay_sheet(np.asarray(result.fit.vertices), heads, spread, self.head.faces)
         sheet.save(folder / SHEET, quality=88)
-        full, zoom = fitted.camera["full_image"], fitted.face.preview_scale
-        scene = Scene(
-            title=fitted.face.name,
+        full, zoom = result.camera["full_image"], result.face.preview_scale
+        scene = ViewerScene(
+            title=result.face.name,
             fit=fit,
-            heads=np.asarray(found.vertices, np.float32),
-            scores=np.asarray(found.score),
-            midpoints=fitted.midpoints,
-            seen=seen,
+            heads=np.asarray(heads, np.float32),
+            scores=np.asarray(hypotheses.score),
+            midpoints=result.midpoints,
+            visible=visible,
             spread=spread,
-            light=np.asarray(fitted.fit.light),
-            photo=fitted.face.preview,
+            light=np.asarray(result.fit.light),
+            photo=result.face.preview,
             scale=zoom * full["scale"],
             translation=zoom * np.asarray(full["translation"]),
         )
         write_text(folder / VIEWER, viewer_page(scene))
 
-    def _metrics(self, fitted: FittedFace, seen: np.ndarray) -> dict[str, Any]:
-        """What metrics.json says. A loss that is not a number (nothing to measure) is null."""
-        face, fit = fitted.face, fitted.fit
+    def _metrics(self, result: FaceResult, visible: np.ndarray) -> dict[str, Any]:
+        """Return the content of metrics.json. A loss that is not finite (nothing to measure) is null."""
+        face, fit = result.face, result.fit
         losses = {name: float(value) if np.isfinite(value) else None for name, value in fit.losses.items()}
-        visible = np.asarray(face.observation.confidence) > VISIBLE_CONFIDENCE
-        drawn = {}
-        if fitted.hypotheses is not None:
-            drawn = hypotheses_record(np.asarray(fitted.hypotheses.vertices), np.asarray(fit.vertices), seen)
+        visible_landmarks = np.asarray(face.observation.confidence) > VISIBLE_CONFIDENCE
+        of_hypotheses = {}
+        if result.hypotheses is not None:
+            of_hypotheses = hypotheses_record(np.asarray(result.hypotheses.vertices), np.asarray(fit.vertices), visible)
         return {
             "format_version": FORMAT_VERSION,
             "name": face.name,
@@ -137,69 +139,73 @@ class ResultWriter:
             "num_faces": face.count,
             "method": self.settings["method"],
             "landmark_nme": losses.pop("nme", None),
-            "visible_landmarks": int(visible.sum()),
+            "visible_landmarks": int(visible_landmarks.sum()),
             "visible_vertices": round(float(np.mean(fit.vertex_visibility)), 4),
             "losses": losses,
-            "exact": fitted.parameter_error < EXACT_METRES,
-            "fit_seconds": round(fitted.seconds, 3),
-            **drawn,
+            "exact": result.parameter_error < EXACT_METRES,
+            "fit_seconds": round(result.seconds, 3),
+            **of_hypotheses,
             "head": dataclasses.asdict(self.identity),
             "settings": self.settings,
         }
 
 
 def hypothesis_files(count: int) -> list[str]:
-    """What a result with so many hypotheses has besides RESULT_FILES."""
-    each = [f"{HYPOTHESES}/{place:02d}/{file}" for place in range(count) for file in ("params.npz", "mesh.glb")]
+    """Return the files of a result with `count` hypotheses, besides RESULT_FILES."""
+    each = [f"{HYPOTHESES}/{i:02d}/{file}" for i in range(count) for file in ("params.npz", "mesh.glb")]
     return [*each, SHEET, VIEWER] if count else []
 
 
-def hypotheses_record(heads: np.ndarray, fit: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
-    """What metrics.json says of hypotheses (M, V, 3): how many; how far they lie from the fit (V, 3) where the photo
-    shows the head, seen (V,) (median over these vertices and all heads); how far from each other (RMS distance from
-    their mean), there and where nothing is seen."""
-    away, spread = np.linalg.norm(heads[:, seen].astype(np.float64) - fit[seen], axis=-1), spread_of(heads)
+def hypotheses_record(heads: np.ndarray, fit: np.ndarray, visible: np.ndarray) -> dict[str, Any]:
+    """Return what metrics.json says of hypotheses `heads` (M, V, 3), in mm.
+
+    Their number; their distance from the fit (V, 3), median over the vertices in `visible` (V,) and all heads; and
+    their spread (RMS distance from their mean) over visible and over hidden vertices.
+    """
+    distances = np.linalg.norm(heads[:, visible].astype(np.float64) - fit[visible], axis=-1)
+    spread = spread_of(heads)
     record: dict[str, Any] = {"hypotheses": len(heads)}
     for name, values, reduce in (
-        ("hypotheses_visible_mm", away, np.median),
-        ("hypotheses_visible_spread_mm", spread[seen], _rms),
-        ("hypotheses_hidden_spread_mm", spread[~seen], _rms),
+        ("hypotheses_visible_mm", distances, np.median),
+        ("hypotheses_visible_spread_mm", spread[visible], _rms),
+        ("hypotheses_hidden_spread_mm", spread[~visible], _rms),
     ):
         record[name] = round(1e3 * float(reduce(values)), 4) if values.size else None
     return record
 
 
-def _over_preview(face: Face, mask: Any) -> np.ndarray:
-    """A mask (S, S) of the crop in the preview's size: (h, w) uint8 of 0 and 255."""
+def _crop_mask_in_preview(face: ObservedFace, mask: Any) -> np.ndarray:
+    """Resample a mask (S, S) of the crop to the preview: (h, w) uint8 of 0 and 255."""
     crop, size = face.observation.crop, (face.preview.shape[1], face.preview.shape[0])
     return mask_over(np.asarray(mask), float(crop.scale), np.asarray(crop.offset, np.float64), face.photo_size, size)
 
 
-def _landmarks_record(fitted: FittedFace) -> dict[str, Any]:
-    """What landmarks.json says. `points` and `confidence` are in the form that --landmarks reads."""
-    seen, full = fitted.face.observation, fitted.camera["full_image"]
-    landmarks = np.asarray(fitted.fit.landmarks, np.float64)
+def _landmarks_record(result: FaceResult) -> dict[str, Any]:
+    """Return the content of landmarks.json. `points` and `confidence` are in the form that --landmarks reads."""
+    observation, full = result.face.observation, result.camera["full_image"]
+    landmarks = np.asarray(result.fit.landmarks, np.float64)
     record = {
         "format_version": FORMAT_VERSION,
         "scheme": "iBUG 68",
         "frame": "pixels of the full image",
-        "points": _in_photo(seen, seen.landmarks, seen.confidence),
-        "confidence": _rounded(seen.confidence, 6),
+        "points": _in_photo(observation, observation.landmarks, observation.confidence),
+        "confidence": _rounded(observation.confidence, 6),
         "fitted": _rounded(full["scale"] * landmarks[:, :2] * (1.0, -1.0) + np.asarray(full["translation"])),
         "fitted_3d": _rounded(landmarks, 6),
     }
-    if np.any(seen.dense_landmarks):
-        record["dense_points"] = _in_photo(seen, seen.dense_landmarks, seen.dense_confidence)
-        record["dense_confidence"] = _rounded(seen.dense_confidence, 6)
+    if np.any(observation.dense_landmarks):
+        dense = observation.dense_landmarks, observation.dense_confidence
+        record["dense_points"] = _in_photo(observation, *dense)
+        record["dense_confidence"] = _rounded(observation.dense_confidence, 6)
     return record
 
 
-def _in_photo(seen: Observation, points: Any, confidence: Any) -> list[list[float] | None]:
-    """Crop pixels (N, 2) as pixels of the full photo; None where missing."""
-    points, confidence = np.asarray(points), np.asarray(confidence)
-    moved = (points.astype(np.float64) - np.asarray(seen.crop.offset)) / float(seen.crop.scale)
+def _in_photo(observation: Observation, points: Any, confidence: Any) -> list[list[float] | None]:
+    """Convert crop pixels (N, 2) to pixels of the full photo; None where a point is missing."""
+    points, confidence, crop = np.asarray(points), np.asarray(confidence), observation.crop
+    in_photo = (points.astype(np.float64) - np.asarray(crop.offset)) / float(crop.scale)
     missing = (confidence == 0) & (points == 0).all(axis=-1)
-    return [None if gone else p for gone, p in zip(missing, _rounded(moved), strict=True)]
+    return [None if absent else point for absent, point in zip(missing, _rounded(in_photo), strict=True)]
 
 
 def _rms(values: np.ndarray) -> float:

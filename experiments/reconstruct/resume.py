@@ -1,4 +1,4 @@
-"""What of the asked photos is done already, and under which names."""
+"""Which of the photos are done already, and the names of their results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.photos import Photo, name_photos
-from experiments.reconstruct.config import DRAWING
+from experiments.reconstruct.settings import DRAWING_SETTINGS
 from experiments.reconstruct.store import Store
 from experiments.results import digest_of
 
@@ -19,56 +19,59 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do."""
+    """The photos that a run reconstructs, and those that it skips."""
 
     todo: list[Photo]
     done: list[Photo]
-    taken: set[str]
-    """Names that further faces of a photo must not take."""
+    reserved_names: set[str]
+    """Names that further faces of a photo must not get."""
     stale: dict[str, list[str]]
-    """Name of a photo to do -> its results of other settings or of an earlier version of its file."""
+    """Name of a photo in `todo` -> its results of other settings or of an earlier version of its file."""
 
 
 def plan(store: Store, photos: Sequence[Photo], settings: dict[str, Any]) -> Plan:
-    """Name the photos, keeping away from what lies in the output folder, and sort out those that are done.
+    """Name the photos, avoiding names in the output folder, and separate those that are done from the others.
 
     A result belongs to a photo of the same path, or of the same file name and content (so that a folder of photos and
-    its results may move). It is kept when the photo's content and the settings are those that made it.
+    its results may move). It is valid when the photo's content and the settings are those that made it.
     """
     records, complete = store.records(), store.results().keys()
     digest = functools.cache(functools.partial(digest_of, digits=64))
     owned = _owned_by(photos, records, digest)
     others = records.keys() - {name for names in owned.values() for name in names}
-    taken = store.foreign_names() | others
+    reserved = store.foreign_names() | others
     todo: list[Photo] = []
     done: list[Photo] = []
     stale: dict[str, list[str]] = {}
-    for photo in name_photos(photos, taken):
+    for photo in name_photos(photos, reserved):
         source = photo.path.resolve()
         own = [records[name] for name in owned[source]]
-        # Of two equal files under one file name, each has its own result: then the name decides.
+        # Two equal files with one file name have a result each: then the name decides.
         own = [m for m in own if m["photo_path"] == str(source) or m["name"].startswith(photo.name)]
-        kept = [m for m in own if m["name"] in complete and _serves(m, settings)]
-        kept = [m for m in kept if m["photo_sha256"] == digest(source)]
-        whole = bool(kept) and {m["face"] for m in kept} == set(range(kept[0]["num_faces"]))
-        (done if whole else todo).append(photo)
-        stale[photo.name] = [] if whole else [m["name"] for m in own if m not in kept]
-    return Plan(todo, done, taken | {photo.name for photo in [*todo, *done]}, stale)
+        valid = [m for m in own if m["name"] in complete and _has_settings(m, settings)]
+        valid = [m for m in valid if m["photo_sha256"] == digest(source)]
+        has_all_faces = bool(valid) and {m["face"] for m in valid} == set(range(valid[0]["num_faces"]))
+        (done if has_all_faces else todo).append(photo)
+        stale[photo.name] = [] if has_all_faces else [m["name"] for m in own if m not in valid]
+    return Plan(todo, done, reserved | {photo.name for photo in [*todo, *done]}, stale)
 
 
-def _serves(metrics: Metrics, settings: dict[str, Any]) -> bool:
-    """Whether a result is what these settings would give. One with hypotheses besides serves as a plain fit."""
-    made = metrics["settings"]
+def _has_settings(metrics: Metrics, settings: dict[str, Any]) -> bool:
+    """Whether these settings would give this result. For the method `fit`, one with hypotheses will do as well."""
+    recorded = metrics["settings"]
     if settings.get("method") == "fit":
-        made, settings = ({k: v for k, v in each.items() if k not in DRAWING} for each in (made, settings))
-        return made == settings
-    return made == settings and bool(metrics.get("hypotheses"))
+        recorded, settings = (
+            {name: value for name, value in each.items() if name not in DRAWING_SETTINGS}
+            for each in (recorded, settings)
+        )
+        return recorded == settings
+    return recorded == settings and bool(metrics.get("hypotheses"))
 
 
 def _owned_by(
     photos: Sequence[Photo], results: dict[str, Metrics], digest: Callable[[Path], str | None]
 ) -> dict[Path, list[str]]:
-    """Resolved photo path -> names of its results."""
+    """Map each resolved photo path to the names of its results."""
     by_path = {str(photo.path.resolve()): photo.path.resolve() for photo in photos}
     by_file_name = defaultdict(list)
     for source in by_path.values():

@@ -1,4 +1,4 @@
-"""The contact sheet over all photos: one picture, and one page to open in a browser."""
+"""Writes the contact sheet of all photos, as a picture and as a web page."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ LINKS = ("overlay.png", "mesh.glb", "mesh.obj", "params.npz", "camera.json", "la
 
 
 def write_index(folder: Path, results: dict[str, dict[str, Any]], failures: Sequence[Failure], note: str) -> None:
-    """Write index.html of results (name -> metrics), with one line about the run. It needs nothing from elsewhere: its
-    pictures are the thumbnails beside it."""
+    """Write index.html of results (name -> metrics), with one line about the run.
+
+    The page loads nothing but the thumbnails beside it."""
     cards = "\n".join(_card(name, metrics) for name, metrics in results.items())
     page = f"""<!doctype html>
 <html lang="en">
@@ -53,8 +54,8 @@ def write_index(folder: Path, results: dict[str, dict[str, Any]], failures: Sequ
 <body>
 <h1>{_count(len(results), "head")}{f", {_count(len(failures), 'failure')}" if failures else ""}</h1>
 <p class="quiet">{html.escape(note)}<br>
-From left to right: the photo with the landmarks that were found (green = sure, red = hidden or unsure), the head over
-the photo, the head alone, the head turned.</p>
+From left to right: the photo with the detected landmarks (green = sure, red = hidden or unsure), the head over
+the photo, the head, the head turned.</p>
 <div class="grid">
 {cards}
 </div>
@@ -66,7 +67,7 @@ the photo, the head alone, the head turned.</p>
 
 
 def write_contact_sheet(folder: Path, names: Sequence[str]) -> None:
-    """Write contact_sheet.png from the thumbnails of (at most MAX_TILES) results; without any, delete an old one."""
+    """Write contact_sheet.png from the thumbnails of at most MAX_TILES results; delete it if there are none."""
     target = folder / "contact_sheet.png"
     shown = [name for name in names if (folder / THUMBNAILS / f"{name}.jpg").is_file()][:MAX_TILES]
     if not shown:
@@ -76,43 +77,43 @@ def write_contact_sheet(folder: Path, names: Sequence[str]) -> None:
     width, height = max(t.width for t in tiles), max(t.height for t in tiles) + CAPTION
     rows = -(-len(tiles) // COLUMNS)
     columns = min(COLUMNS, len(tiles))
-    left_out = f"the first {len(shown)} of {len(names)}" if len(shown) < len(names) else ""
-    sheet = Image.new("RGB", (columns * width, rows * height + (CAPTION if left_out else 0)), "white")
+    note = f"the first {len(shown)} of {len(names)}" if len(shown) < len(names) else ""
+    sheet = Image.new("RGB", (columns * width, rows * height + (CAPTION if note else 0)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for i, (name, picture) in enumerate(zip(shown, tiles, strict=True)):
         x, y = i % COLUMNS * width, i // COLUMNS * height
         draw.text((x + 4, y + 3), name, fill="black", font=font)
         with picture:
             sheet.paste(picture, (x, y + CAPTION))
-    draw.text((4, rows * height + 3), left_out, fill="black", font=font)
+    draw.text((4, rows * height + 3), note, fill="black", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     write_bytes(target, buffer.getvalue())
 
 
 def write_thumbnail(folder: Path, name: str, picture: Image.Image) -> None:
-    """Write a result's row of pictures where the sheets look for it."""
+    """Write a result's row of pictures for the two sheets."""
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=90)
     write_bytes(folder / THUMBNAILS / f"{name}.jpg", buffer.getvalue())
 
 
 def _card(name: str, metrics: dict[str, Any]) -> str:
-    at, files, look = quote(name), list(LINKS), ""
-    page, error = f"{at}/overlay.png", metrics.get("landmark_nme")
+    folder, files, viewer_link = quote(name), list(LINKS), ""
+    page, error = f"{folder}/overlay.png", metrics.get("landmark_nme")
     facts = [f"{metrics['visible_landmarks']} of 68 landmarks visible"]
     if error is not None:
         facts.append(f"landmark error {100 * error:.1f} % of the outer-eye distance")
     if count := metrics.get("hypotheses"):
         facts.append(f"{count} hypotheses")
         files.append(SHEET)
-        page = f"{at}/{VIEWER}"
+        page = f"{folder}/{VIEWER}"
         heads = _count(count, "hypothesis", "hypotheses")
-        look = f'<a class="viewer" href="{page}">Look at the {heads} in 3D</a><br>\n'
-    links = "".join(f'<a href="{at}/{file}">{file}</a>' for file in files)
+        viewer_link = f'<a class="viewer" href="{page}">Look at the {heads} in 3D</a><br>\n'
+    links = "".join(f'<a href="{folder}/{file}">{file}</a>' for file in files)
     return f"""<figure>
-<a href="{page}"><img loading="lazy" src="{THUMBNAILS}/{at}.jpg" alt="{html.escape(name)}"></a>
-<figcaption>{look}<b>{html.escape(name)}</b>
+<a href="{page}"><img loading="lazy" src="{THUMBNAILS}/{folder}.jpg" alt="{html.escape(name)}"></a>
+<figcaption>{viewer_link}<b>{html.escape(name)}</b>
 <span class="quiet" title="{html.escape(metrics["photo"])}">{html.escape(Path(metrics["photo"]).name)}</span><br>
 {"; ".join(facts)}<br>{links}</figcaption>
 </figure>"""

@@ -1,4 +1,4 @@
-"""The output folder as a whole: what is there already, what may be written, and the lists over all photos."""
+"""The output folder: earlier results, what may be written, and the lists over all photos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.photos import Failure, Photo
-from experiments.reconstruct.config import Config
+from experiments.reconstruct.config import OutputOptions
 from experiments.reconstruct.results import VIEWER, hypothesis_files
 from experiments.results import UsageError
 from flamejax.files import remove_unfinished, write_text
@@ -23,30 +23,30 @@ LISTS = ("index.html", "contact_sheet.png", "summary.jsonl", "failures.jsonl", "
 class Store:
     """An output folder opened for this run.
 
-    Results are what lies there: each folder with a readable metrics.json and every other file of a result. The lists
-    are made anew from them, so they agree with the folders after any number of killed and resumed runs.
+    A result is a folder in it with a readable metrics.json and every other file of a result. The lists are rewritten
+    from the results, so they agree with the folders after any number of killed and resumed runs.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def open(self, config: Config, head: HeadIdentity) -> None:
-        """Make the folder ready, or refuse.
+    def open(self, options: OutputOptions, head: HeadIdentity) -> None:
+        """Prepare the folder for writing.
 
         Raises:
-            UsageError: it holds something and neither --resume nor --overwrite was given, its results are of another
-                head, or it is no folder or cannot be written.
+            UsageError: it is not empty and neither --resume nor --overwrite was given, its results are of another head,
+                or it is not a folder or cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()) and not (config.resume or config.overwrite):
+            if any(self.folder.iterdir()) and not (options.resume or options.overwrite):
                 raise UsageError(
                     f"{self.folder} is not empty. Give --resume to do only what is missing there, "
                     "--overwrite to delete earlier results first, or another --output."
                 )
             remove_unfinished(self.folder)
             remove_unfinished(self.folder / THUMBNAILS)
-            if config.overwrite:
+            if options.overwrite:
                 self._delete_results()
             (self.folder / THUMBNAILS).mkdir(exist_ok=True)
         except OSError as error:
@@ -54,34 +54,34 @@ class Store:
         self._check_head(head)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """name -> metrics of every complete result, sorted by name."""
-        found = {}
+        """Return name -> metrics of every complete result, sorted by name."""
+        complete = {}
         for name, metrics in self.records().items():
             files = [*RESULT_FILES, *hypothesis_files(metrics.get("hypotheses", 0))]
             if all((self.folder / name / file).is_file() for file in files):
-                found[name] = metrics
-        return found
+                complete[name] = metrics
+        return complete
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """name -> metrics of every result, also of those from which files were deleted since."""
+        """Return name -> metrics of every result, also of those with missing files."""
         return result_records(self.folder)
 
     def foreign_names(self) -> set[str]:
-        """Names below the folder that are no result's: the lists, and whatever else someone keeps there."""
-        # What holds nothing but files of a result is a result whose metrics.json was deleted.
+        """Return the names in the folder that are not results: the lists, and the user's own files."""
+        # A folder with nothing but files of a result is a result whose metrics.json was deleted.
         known, records = {*RESULT_FILES, HYPOTHESES, VIEWER}, self.records()
         entries = (entry for entry in self.folder.iterdir() if entry.name not in records)
         foreign = (e.name for e in entries if not (e.is_dir() and {inner.name for inner in e.iterdir()} <= known))
         return {THUMBNAILS, *LISTS, *foreign}
 
     def old_failures(self, photos: Sequence[Photo]) -> list[Failure]:
-        """Failures of earlier runs about photos that this run was not asked for."""
-        asked = {str(photo.path) for photo in photos}
+        """Return failures of earlier runs with photos that are not part of this run."""
+        current = {str(photo.path) for photo in photos}
         path = self.folder / "failures.jsonl"
         if not path.is_file():
             return []
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [Failure(**row) for row in rows if row["photo"] not in asked and row["stage"] != "find"]
+        return [Failure(**row) for row in rows if row["photo"] not in current and row["stage"] != "find"]
 
     def write_lists(self, results: dict[str, dict[str, Any]], failures: Sequence[Failure]) -> None:
         """Rewrite summary.jsonl and failures.jsonl. Raises: OSError."""
@@ -104,7 +104,7 @@ class Store:
                 )
 
     def _delete_results(self) -> None:
-        """Delete what runs have written here, and nothing else."""
+        """Delete only what earlier runs have written here."""
         for name in self.records():
             shutil.rmtree(self.folder / name)
         shutil.rmtree(self.folder / THUMBNAILS, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The page: viser's widgets round what `scene` says is to be seen."""
+"""The page: viser's widgets, which show what `explorer` computes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import viser
 
 from experiments.results import reason_of
 from experiments.view.edits import Slider, sliders
-from experiments.view.scene import (
+from experiments.view.explorer import (
     BETWEEN,
     CLAY,
     COLOURS,
     FIT,
     DrawSettings,
     Explorer,
-    Shown,
+    HeadSelection,
     ViewedFace,
     ViewError,
     coloured,
@@ -31,66 +31,66 @@ from flamejax.io.meshes import glb_bytes
 from flamejax.io.results import ResultError
 
 DISTANCE = 1.6
-"""Metres from the eye to the head at first: far, as the fit's camera is orthographic."""
+"""Initial distance from the eye to the head, metres: far, since the fit's camera is orthographic."""
 HEIGHT = 0.42
-"""Metres that the page shows from top to bottom at first."""
+"""Initial height of the view, metres."""
 GROUPS = ("identity", "expression", "pose")
 
 
 class App:
-    """A page that shows an output folder. All who open it see and change the same.
+    """A page that shows an output folder. All visitors see and change the same state.
 
-    Attributes are the widgets' handles; setting their `value` does what a click or drag does.
+    Attributes are the widgets' handles; setting their `value` has the effect of a click or drag.
     """
 
     def __init__(self, explorer: Explorer, host: str = "127.0.0.1", port: int = 0):
-        """Start to serve. port: 0 for any free one. Raises: ResultError, the first face cannot be read."""
+        """Start the server. port: 0 for any free one. Raises: ResultError, the first face cannot be read."""
         self.explorer = explorer
         self.face: ViewedFace = explorer.face(explorer.names[0])
         self.server = viser.ViserServer(host=host, port=port, label="flamejax", verbose=False)
         self._lock = threading.RLock()
         self._drawing = threading.Lock()
-        self._asked = 0
-        self._quiet = False
-        self._scene()
-        self._panel()
+        self._update_count = 0
+        self._updates_paused = False
+        self._add_scene()
+        self._add_panel()
         self.edits: dict[str, Any] = {}
         self._show_face()
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         host = self.server.get_host()
         return f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self.server.get_port()}"
 
     @property
     def drawing(self) -> bool:
-        """Whether hypotheses are being drawn."""
+        """Whether hypotheses are being drawn now."""
         return self._drawing.locked()
 
     def stop(self) -> None:
-        """End the page."""
+        """Stop the server."""
         self.server.stop()
 
     def update(self, _: Any = None) -> None:
-        """Show what the widgets say. Of many calls in a row only the last one computes."""
-        if self._quiet:
+        """Show what the widgets select. Of many calls in a row only the last one computes."""
+        if self._updates_paused:
             return
-        self._asked += 1
-        mine = self._asked
+        self._update_count += 1
+        number = self._update_count
         with self._lock:
-            if mine == self._asked:
-                self._show()
+            if number == self._update_count:
+                self._refresh()
 
-    def shown(self) -> Shown:
-        """What the widgets say."""
+    def selection(self) -> HeadSelection:
+        """Return what the widgets select."""
         values = {name: handle.value for name, handle in self.edits.items()}
         ends = (int(self.first.value), int(self.second.value)) if self.face.count else (0, 0)
-        return Shown(self.what.value, values, ends, float(self.weight.value))
+        return HeadSelection(self.choice.value, values, ends, float(self.weight.value))
 
-    # What there is to see.
+    # The widgets.
 
-    def _scene(self) -> None:
+    def _add_scene(self) -> None:
         scene, vertices = self.server.scene, np.asarray(self.face.fit.vertices)
         scene.set_up_direction("+y")
         middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
@@ -106,13 +106,13 @@ class App:
         """The head in another colour."""
         self._plane: Any = None
 
-    def _panel(self) -> None:
+    def _add_panel(self) -> None:
         gui = self.server.gui
         self.photo = gui.add_dropdown("photo", self.explorer.names)
         self.image = gui.add_image(np.zeros((8, 8, 3), np.uint8))
-        self.what = gui.add_dropdown("shown", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
+        self.choice = gui.add_dropdown("shown", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
         self.colour = gui.add_dropdown("colour", COLOURS)
-        self.behind = gui.add_checkbox("photo behind", False, hint="The head in clay becomes wires.")
+        self.photo_behind = gui.add_checkbox("photo behind", False, hint="The clay head is drawn as wires.")
         self.note = gui.add_markdown("")
         with gui.add_folder("between two", expand_by_default=False):
             self.first, self.second = gui.add_dropdown("from", ["00"]), gui.add_dropdown("to", ["00"])
@@ -124,25 +124,25 @@ class App:
             self.seed = gui.add_number("seed", 0, min=0, max=2**32 - 1, step=1)
             self.draw = gui.add_button("draw")
             self.progress = gui.add_progress_bar(100.0, animated=True, visible=False)
-            self.drawn = gui.add_markdown("")
+            self.draw_note = gui.add_markdown("")
         self.reset = gui.add_button("reset the fit's sliders", hint="Back to what was fitted.")
         self._groups: dict[str, Any] = {}
         self.photo.on_update(self._open)
-        for handle in (self.what, self.colour, self.behind):
+        for handle in (self.choice, self.colour, self.photo_behind):
             handle.on_update(self.update)
         for handle in (self.first, self.second, self.weight):
-            handle.on_update(self._turn_to(BETWEEN))
+            handle.on_update(self._select_and_update(BETWEEN))
         self.draw.on_click(self._draw)
         self.reset.on_click(self._reset)
 
-    def _show(self) -> None:
+    def _refresh(self) -> None:
         face, colour, problem = self.face, self.colour.value, ""
         try:
-            vertices = self.explorer.vertices(face, self.shown())
-            plain = colour == COLOURS[0]
+            vertices = self.explorer.vertices(face, self.selection())
+            in_clay = colour == COLOURS[0]
             with self.server.atomic():
-                self.mesh.visible, self.coloured.visible = plain, not plain
-                if plain:
+                self.mesh.visible, self.coloured.visible = in_clay, not in_clay
+                if in_clay:
                     self.mesh.vertices = vertices
                 else:
                     self.coloured.glb_data = glb_bytes(coloured(face, self.explorer.head, vertices, colour))
@@ -150,26 +150,26 @@ class App:
             problem = str(error)
         notes = (problem, legend(face, colour), face.missing)
         self.note.content = "\n\n".join(part for part in notes if part)
-        over = self._plane is not None and self.behind.value
+        photo_visible = self._plane is not None and self.photo_behind.value
         if self._plane is not None:
-            self._plane.visible = over
-        self.mesh.wireframe = over
+            self._plane.visible = photo_visible
+        self.mesh.wireframe = photo_visible
 
-    # What happens on a change.
+    # Callbacks of the widgets.
 
     def _open(self, _: Any) -> None:
-        """Another photo was chosen."""
+        """Show the photo that was chosen."""
         with self._lock:
             try:
                 self.face = self.explorer.face(self.photo.value)
             except ResultError as error:
-                self.note.content = f"**{self.photo.value} cannot be shown**; the head is still that of before. {error}"
+                self.note.content = f"**{self.photo.value} cannot be shown**; the previous head is still shown. {error}"
                 return
             self._show_face()
 
     def _show_face(self) -> None:
-        """Fit the widgets to the face, and show it."""
-        with self._lock, self._quietly():
+        """Adapt the widgets to the face, and show it."""
+        with self._lock, self._updates_off():
             plane = photo_plane(self.face, self._eye)
             self.image.visible = plane is not None
             if self._plane is not None:
@@ -181,98 +181,98 @@ class App:
                     "/photo", plane.image, plane.side, plane.side, position=plane.centre, visible=False,
                     wxyz=(0.0, 1.0, 0.0, 0.0), cast_shadow=False, receive_shadow=False,
                 )  # fmt: skip
-            _set(self.what, FIT)
+            _set(self.choice, FIT)
             self._list_hypotheses()
             self._make_sliders()
         self.update()
 
     def _list_hypotheses(self) -> None:
         face = self.face
-        self.what.options = face.choices()
-        between = BETWEEN in face.choices()
-        for handle, place in ((self.first, 0), (self.second, min(1, max(0, face.count - 1)))):
+        self.choice.options = face.choices()
+        can_interpolate = BETWEEN in face.choices()
+        for handle, index in ((self.first, 0), (self.second, min(1, max(0, face.count - 1)))):
             handle.options = face.numbers() or ["00"]
-            _set(handle, f"{place:02d}")
-            handle.disabled = not between
-        self.weight.disabled = not between
-        self.drawn.content = f"{face.count} hypotheses, {face.source}." if face.count else "No hypotheses yet."
+            _set(handle, f"{index:02d}")
+            handle.disabled = not can_interpolate
+        self.weight.disabled = not can_interpolate
+        self.draw_note.content = f"{face.count} hypotheses, {face.source}." if face.count else "No hypotheses yet."
 
     def _make_sliders(self) -> None:
         for folder in self._groups.values():
             folder.remove()
-        self._starts: list[Slider] = sliders(self.face.model, self.face.fit)
+        self._sliders: list[Slider] = sliders(self.face.model, self.face.fit)
         gui, self.edits = self.server.gui, {}
         self._groups = {group: gui.add_folder(group, expand_by_default=False) for group in GROUPS}
-        for each in self._starts:
+        for each in self._sliders:
             with self._groups[each.group]:
                 label = each.name.removeprefix(f"{each.group} ")
                 self.edits[each.name] = gui.add_slider(label, each.low, each.high, each.step, each.start)
-            self.edits[each.name].on_update(self._turn_to(FIT))
+            self.edits[each.name].on_update(self._select_and_update(FIT))
 
-    def _turn_to(self, what: str) -> Callable[[Any], None]:
-        """What a slider does: it shows what it changes."""
+    def _select_and_update(self, choice: str) -> Callable[[Any], None]:
+        """Return a slider's callback, which shows the head that the slider changes."""
 
-        def changed(_: Any) -> None:
-            if self._quiet:
+        def callback(_: Any) -> None:
+            if self._updates_paused:
                 return
-            if self.what.value != what:
-                with self._lock, self._quietly():
-                    _set(self.what, what)
+            if self.choice.value != choice:
+                with self._lock, self._updates_off():
+                    _set(self.choice, choice)
             self.update()
 
-        return changed
+        return callback
 
     def _reset(self, _: Any) -> None:
-        with self._lock, self._quietly():
-            for each in self._starts:
+        with self._lock, self._updates_off():
+            for each in self._sliders:
                 _set(self.edits[each.name], each.start)
-            _set(self.what, FIT)
+            _set(self.choice, FIT)
         self.update()
 
     def _draw(self, _: Any) -> None:
-        """Draw hypotheses; in the thread of the click, while others go on."""
+        """Draw hypotheses, in the thread of the click; other threads continue."""
         if not self._drawing.acquire(blocking=False):
             return
         face, problem = self.face, ""
         settings = DrawSettings(self.k.value, self.n_sigma.value, int(self.samples.value), int(self.seed.value))
         self.draw.disabled, self.progress.visible = True, True
         done = threading.Event()
-        clock = threading.Thread(target=self._tell_time, args=(done, settings.num_samples), daemon=True)
+        clock = threading.Thread(target=self._show_elapsed_time, args=(done, settings.num_samples), daemon=True)
         clock.start()
         try:
             self.explorer.draw(face, settings)
-        except Exception as error:  # e.g. out of memory; the page goes on
+        except Exception as error:  # e.g. out of memory; the page stays usable
             problem = str(error) if isinstance(error, ViewError) else reason_of(error)
         finally:
             done.set()
             clock.join()
             self.draw.disabled, self.progress.visible = False, False
             self._drawing.release()
-        if face is self.face:  # else another photo was chosen meanwhile
-            with self._lock, self._quietly():
+        if face is self.face:  # otherwise another photo was chosen meanwhile
+            with self._lock, self._updates_off():
                 self._list_hypotheses()
                 if not problem:
-                    _set(self.what, "00")
+                    _set(self.choice, "00")
             self.update()
         if problem:
-            self.drawn.content = f"**Nothing was drawn:** {problem}"
+            self.draw_note.content = f"**Nothing was drawn:** {problem}"
 
-    def _tell_time(self, done: threading.Event, count: int) -> None:
+    def _show_elapsed_time(self, done: threading.Event, count: int) -> None:
         start = time.monotonic()
         while True:
             seconds = time.monotonic() - start
-            self.drawn.content = f"Drawing {count} heads ... {seconds:.0f} s (the first time it compiles)"
+            self.draw_note.content = f"Drawing {count} heads ... {seconds:.0f} s (the first draw compiles)"
             if done.wait(1.0):
                 return
 
     @contextlib.contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Widgets may be set meanwhile without anything happening; the caller updates in the end."""
-        before, self._quiet = self._quiet, True
+    def _updates_off(self) -> Iterator[None]:
+        """Let widgets be set without callbacks; the caller updates at the end."""
+        before, self._updates_paused = self._updates_paused, True
         try:
             yield
         finally:
-            self._quiet = before
+            self._updates_paused = before
 
 
 def _set(handle: Any, value: Any) -> None:

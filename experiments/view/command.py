@@ -29,22 +29,22 @@ EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
 class ViewConfig:
     """Look at results of `flamejax reconstruct` in the browser, and change them.
 
-    Shape, expression and pose of the fit by sliders; its hypotheses, heads between two of them, and new ones.
+    Sliders change shape, expression and pose of the fit. Hypotheses are shown, interpolated and drawn anew.
     Nothing is written to the folder. Exit status: 0, or 2 when the page could not start.
     """
 
     out: tyro.conf.Positional[Path]
     """Folder that `flamejax reconstruct --output OUT` wrote."""
     port: int = 8080
-    """Of the page; 0 for any free one."""
+    """Port of the page; 0 for any free one."""
     host: str = "localhost"
-    """Address to serve at. localhost: for this machine alone; 0.0.0.0: for whoever reaches it, without a password."""
+    """Address to serve at. localhost: only this machine. 0.0.0.0: everyone in the network, without a password."""
     head: Path | None = None
-    """Head model file that the results were made with; the embedded open head unless given."""
+    """Head model of the results; the open head unless given."""
     mesh_vae: Path | None = None
-    """Mesh-VAE of the head, to draw hypotheses with; the shipped one of the open head unless given."""
+    """Mesh-VAE to draw hypotheses from; the shipped one unless given."""
     local: str = "auto"
-    """Local models that the results were made with: a file, 'none', or 'auto' for what each result says."""
+    """Local models of the results: a file, none, or auto, which reads them from each result."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.view") -> int:
@@ -61,37 +61,37 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.v
 
 
 def start(config: ViewConfig, console: Console) -> App:
-    """The page, served. Raises: UsageError, it cannot be."""
+    """Start serving the page, and return it. Raises: UsageError, it cannot be served."""
     if importlib.util.find_spec("viser") is None:
         raise UsageError('the viewer needs viser: pip install "flamejax[view]"')
     address = free_address(config.host, config.port)
-    # Late: these take seconds, and a wrong call is to be told at once.
+    # Late: these imports take seconds, and a wrong call should fail at once.
     from experiments import runtime
     from experiments.results import load_head
     from experiments.view.app import App
-    from experiments.view.scene import Explorer
+    from experiments.view.explorer import Explorer
     from flamejax.io.results import ResultError
 
     for flag, file in (("--head", config.head), ("--mesh-vae", config.mesh_vae)):
         if file is not None and not file.exists():
             raise UsageError(f"{flag} {file}: no such file.")
     runtime.use_compilation_cache()
-    # Browsers open connections that they then do not need; websockets reports each with a traceback.
+    # Browsers open connections that they do not use; websockets reports each with a traceback.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     explorer = Explorer(config.out, *load_head(config.head), config.local, config.mesh_vae)
-    console.print("Preparing (the first time it compiles) ...")
+    console.print("Preparing (the first run compiles) ...")
     try:
         app = App(explorer, *address)
     except ResultError as error:
         raise UsageError(str(error)) from error
-    if config.port not in (0, app.server.get_port()):  # taken since it was looked at; viser went on to the next
+    if config.port not in (0, app.server.get_port()):  # taken since the check; viser chose another
         app.stop()
         raise _in_use(config.port)
     return app
 
 
 def serve(app: App, console: Console, wait: Callable[[float], None] = time.sleep) -> int:
-    """Until Ctrl-C, then end the page. wait: for tests to replace. Returns 0."""
+    """Wait for Ctrl-C, then stop the server. wait: replaced by tests. Returns 0."""
     try:
         while True:
             wait(3600.0)
@@ -100,29 +100,29 @@ def serve(app: App, console: Console, wait: Callable[[float], None] = time.sleep
     try:
         app.stop()
         if app.drawing:
-            console.print("Waiting for the draw that is under way; Ctrl-C again leaves at once.")
+            console.print("Waiting for the current draw; Ctrl-C again exits at once.")
         while app.drawing:
             wait(0.1)
     except KeyboardInterrupt:
-        os._exit(EXIT_INTERRUPTED)  # Python itself would wait for the thread that draws
+        os._exit(EXIT_INTERRUPTED)  # sys.exit would wait for the thread that draws
     return EXIT_OK
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
-    """Where to serve. viser itself takes the next port when one is taken, and never ends where a host is none's.
+    """Return a host and port that can be served at. viser itself would choose another port, or hang on a wrong host.
 
-    Raises: UsageError, the port is taken or not allowed, or the host is not this machine's.
+    Raises: UsageError, the port is taken or not allowed, or the host is not an address of this machine.
     """
     if not 0 <= port < 2**16:
         raise UsageError(f"--port is between 0 and {2**16 - 1}, not {port}.")
     address = "127.0.0.1" if host == "localhost" else host
     try:
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, place in found[:1]:
+        addresses = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, socket_address in addresses[:1]:
             with socket.socket(family, kind, protocol) as probe:
                 if os.name == "posix":
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
+                probe.bind(socket_address)
     except socket.gaierror as error:
         raise UsageError(f"--host {host}: no such host ({error}).") from error
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The sliders of a fitted head: which there are, and the parameters that their values stand for."""
+"""The sliders of a fitted head, and the head parameters for their values."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from flamejax.head import HeadParams
 from flamejax.types import Fit
 
 SHOWN_COMPONENTS = 10
-"""Leading components of identity and of expression that have a slider."""
+"""Number of leading components of identity and of expression that have a slider."""
 COEFFICIENT_LIMIT = 3.0
-"""Standard deviations to either side, where the head says nothing else."""
+"""Limit of coefficients, standard deviations, where the head states no range."""
 HEAD_ORDER = "YXZ"
-"""Turn, then nod, then tilt, each about the axes that the ones before have moved."""
-TURNS = (
+"""Intrinsic Euler angles: turn, then nod, then tilt."""
+ROTATIONS = (
     ("head turn", "global_orient", 0, -90.0, 90.0),
     ("head nod", "global_orient", 1, -60.0, 60.0),
     ("head tilt", "global_orient", 2, -60.0, 60.0),
@@ -36,7 +36,7 @@ TURNS = (
     ("right eye down", "reye_pose", 0, -35.0, 35.0),
     ("right eye to the left", "reye_pose", 1, -40.0, 40.0),
 )
-"""Name, field, which of its numbers (of a joint's axis-angle; of the head's `head_angles`), limits in degrees."""
+"""Name, field, component (of a joint's axis-angle, or of `head_angles`), limits in degrees."""
 
 
 @dataclass(frozen=True)
@@ -51,62 +51,63 @@ class Slider:
     high: float
     step: float
     start: float
-    """The fit's, between `low` and `high`."""
+    """The fit's value, between `low` and `high`."""
 
 
 def sliders(model: FitModel, fit: Fit) -> list[Slider]:
-    """All sliders of a fit, coefficients in standard deviations and turns in degrees.
+    """Return all sliders of a fit, coefficients in standard deviations and rotations in degrees.
 
-    Limits reach as far as the fit does, so that each starts at the fit's very value.
+    Limits are widened to include the fit's values, so that each slider starts exactly there.
     """
-    found, limits = [], np.tile([[-COEFFICIENT_LIMIT], [COEFFICIENT_LIMIT]], model.global_expression)
+    coefficients, limits = [], np.tile([[-COEFFICIENT_LIMIT], [COEFFICIENT_LIMIT]], model.global_expression)
     if model.head.expression_range is not None:
         limits = np.asarray(model.head.expression_range, np.float64)
     for i in range(min(SHOWN_COMPONENTS, model.global_betas)):
         low, high = -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT
-        found.append(_slider("identity", f"identity {i}", low, high, 0.01, fit.params.betas[i]))
+        coefficients.append(_slider("identity", f"identity {i}", low, high, 0.01, fit.params.betas[i]))
     for i in range(min(SHOWN_COMPONENTS, model.global_expression)):
         low, high = limits[:, i]
-        found.append(_slider("expression", f"expression {i}", low, high, 0.01, fit.params.expression[i]))
+        coefficients.append(_slider("expression", f"expression {i}", low, high, 0.01, fit.params.expression[i]))
     degrees = _degrees(fit.params)
-    return found + [_slider("pose", name, low, high, 0.1, degrees[field][i]) for name, field, i, low, high in TURNS]
+    rotations = [_slider("pose", name, low, high, 0.1, degrees[field][i]) for name, field, i, low, high in ROTATIONS]
+    return coefficients + rotations
 
 
-def edited(model: FitModel, fit: Fit, values: Mapping[str, float]) -> HeadParams:
-    """The fit's parameters, without batch axes, with the sliders' values in them by name; the others keep the fit's."""
-    # NumPy: in JAX each change of one number would be a program of its own.
-    full = jax.tree.map(lambda leaf: np.array(leaf, np.float32), fit.params)
+def edit_params(model: FitModel, fit: Fit, values: Mapping[str, float]) -> HeadParams:
+    """Return the fit's parameters, without batch axes, changed to the sliders' values by name."""
+    # NumPy: in JAX each change of one number would compile a program.
+    params = jax.tree.map(lambda leaf: np.array(leaf, np.float32), fit.params)
     for name, numbers, count in (
-        ("identity", full.betas, model.global_betas),
-        ("expression", full.expression, model.global_expression),
+        ("identity", params.betas, model.global_betas),
+        ("expression", params.expression, model.global_expression),
     ):
         for i in range(min(SHOWN_COMPONENTS, count)):
             numbers[i] = values.get(f"{name} {i}", numbers[i])
-    angles = head_angles(full.global_orient)
-    for name, field, i, _, _ in TURNS:
+    angles = head_angles(params.global_orient)
+    for name, field, i, _, _ in ROTATIONS:
         if name in values and field == "global_orient":
             angles[i] = values[name]
         elif name in values:
-            getattr(full, field)[i] = np.deg2rad(values[name])
-    turned = Rotation.from_euler(HEAD_ORDER, angles, degrees=True).as_rotvec()
-    full = dataclasses.replace(full, global_orient=turned.astype(np.float32))
-    return jax.tree.map(jnp.asarray, full)
+            getattr(params, field)[i] = np.deg2rad(values[name])
+    rotated = Rotation.from_euler(HEAD_ORDER, angles, degrees=True).as_rotvec()
+    params = dataclasses.replace(params, global_orient=rotated.astype(np.float32))
+    return jax.tree.map(jnp.asarray, params)
 
 
 def head_angles(global_orient: Array | np.ndarray) -> np.ndarray:
-    """(3,) degrees of turn (to the subject's left), nod and tilt of an axis-angle (3,)."""
+    """Convert an axis-angle (3,) to turn (to the subject's left), nod and tilt: (3,) degrees."""
     rotation = Rotation.from_rotvec(np.asarray(global_orient, np.float64))
     return rotation.as_euler(HEAD_ORDER, degrees=True)
 
 
 def _degrees(params: HeadParams) -> dict[str, np.ndarray]:
-    """Field of a turn -> its numbers in degrees."""
-    found = {field: np.rad2deg(np.asarray(getattr(params, field), np.float64)) for _, field, *_ in TURNS}
-    return found | {"global_orient": head_angles(params.global_orient)}
+    """Map each field in ROTATIONS to its angles in degrees."""
+    degrees = {field: np.rad2deg(np.asarray(getattr(params, field), np.float64)) for _, field, *_ in ROTATIONS}
+    return degrees | {"global_orient": head_angles(params.global_orient)}
 
 
 def _slider(group: str, name: str, low: float, high: float, step: float, start: float | Array) -> Slider:
     start = float(start)
-    # Whole tenths: the page writes the limits out.
+    # Rounded to tenths: the page displays the limits.
     low, high = (float(limit) for limit in (np.floor(10 * min(low, start)) / 10, np.ceil(10 * max(high, start)) / 10))
     return Slider(group, name, low, high, step, start)

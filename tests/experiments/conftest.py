@@ -1,4 +1,4 @@
-"""What all tests of reconstruct start from: a small head, and five photos."""
+"""Fixtures of the tests of reconstruct: a small head, photos, and a finished result."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 @pytest.fixture
 def small_head(monkeypatch):
     """The commands use the small random head instead of the open head."""
-    for place in (command, "experiments.results"):
-        monkeypatch.setattr(f"{getattr(place, '__name__', place)}.load_head", lambda path: (HEAD, IDENTITY))
+    for module in ("experiments.reconstruct.command", "experiments.results"):
+        monkeypatch.setattr(f"{module}.load_head", lambda path: (HEAD, IDENTITY))
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A result to look at, not to change: OUT with the faces a and b, four hypotheses each; the files of local models
-    and Mesh-VAE; and what made it."""
+    """A read-only result: OUT with the faces a and b, four hypotheses each; the files of local models and Mesh-VAE; and
+    the tools that made it."""
     from tests.experiments.results import KnownTools, write_networks
 
     folder = tmp_path_factory.mktemp("made")

@@ -1,4 +1,4 @@
-"""Quick stand-ins for the heavy steps of reconstruct: the shapes and types are real, the faces are not."""
+"""Fast fakes of the heavy steps of reconstruct, with real shapes and types."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 import flamejax
-from experiments.reconstruct import Config, command
+from experiments.reconstruct import command, reconstruct_config
 from experiments.reconstruct.pipeline import Tools
 from fitting import Fit, NoFaceError, Observation
 from fitting.fit_model import without_local_models
@@ -25,7 +25,7 @@ IDENTITY = HeadIdentity("random", "0", "none", hashlib.sha256(b"random").hexdige
 
 
 def write_photo(path: Path, size: tuple[int, int] = (64, 48), colour: int = 120, mode: str = "RGB") -> Path:
-    """A plain image file with a lighter square in it; faces are found in it by `FakeTools.observe`."""
+    """Write a plain image with a lighter square in it, in which `FakeTools.observe` detects faces."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((size[1], size[0], 3), colour, np.uint8)
     pixels[10:30, 20:40] = 200
@@ -39,7 +39,7 @@ def write_photo(path: Path, size: tuple[int, int] = (64, 48), colour: int = 120,
 
 
 class FakeTools:
-    """Counts calls; a photo of mean colour 0 has no face, `faces` says how many the others have."""
+    """Records calls. A black photo has no face; the others have `faces` each."""
 
     def __init__(self, faces: int = 1, bad_code: float | None = None, seen_beyond: float = -1.0):
         self.faces, self.bad_code, self.seen_beyond = faces, bad_code, seen_beyond
@@ -48,23 +48,22 @@ class FakeTools:
         self.lock = threading.Lock()
 
     def tools(self, config=None, head=HEAD) -> Tools:
-        drawn = between = None
+        draw = midpoints = None
         if config is not None and config.method in ("complete", "diverse"):
-            drawn = lambda fit, seen, keys: self.complete(fit, keys, config.num_samples)  # noqa: E731
-            between = self.between
-        model = without_local_models(head)
-        steps = self.observe, self.mask, model, lambda seen: self.fit(head, seen), self.vertices, self.render
-        return Tools(*steps, drawn, between)
+            count = config.drawing.num_samples
+            draw, midpoints = lambda fit, observation, keys: self.complete(fit, keys, count), self.midpoints
+        model, fit = without_local_models(head), lambda observation: self.fit(head, observation)
+        return Tools(self.observe, self.mask, model, fit, self.vertices, self.render, draw, midpoints)
 
     def complete(self, fit: Fit, keys, count: int) -> Hypotheses:
-        """The fit moved sideways, by numbers that the keys give, where nothing is seen."""
+        """Move the hidden vertices of the fit sideways, by numbers that depend on the keys only."""
         steps = np.asarray(jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys))
         moved = np.where(fit.vertex_visibility, 0.0, 1.0)[:, None, :, None] * [0.01, 0.0, 0.0]
         heads = np.asarray(fit.vertices)[:, None] + steps[..., None, None] * moved
         return Hypotheses(heads, None, np.zeros((*steps.shape, 2, 3)), -np.sort(steps, axis=1))
 
-    def between(self, fit: Fit, hypotheses: Hypotheses) -> np.ndarray:
-        """A millimetre above the mean of both."""
+    def midpoints(self, fit: Fit, hypotheses: Hypotheses) -> np.ndarray:
+        """Return heads a millimetre above the mean of each pair."""
         heads = hypotheses.vertices
         first, second = np.triu_indices(heads.shape[1], 1)
         return (heads[:, first] + heads[:, second]) / 2 + np.array([0.0, 1e-3, 0.0])
@@ -116,7 +115,7 @@ class FakeTools:
         return np.repeat(np.asarray(head.v_template)[None], len(params.betas), axis=0)
 
     def render(self, head, verts, camera, *, texture, light, size) -> np.ndarray:
-        """A disc about the head's middle, coloured by the texture's mean."""
+        """Draw a disc at the head's centre in the texture's mean colour."""
         middle = np.asarray(camera.project(verts))[..., :2].mean(axis=1)
         rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
         inside = (columns - middle[:, 0, None, None]) ** 2 + (rows - middle[:, 1, None, None]) ** 2 < 40.0**2
@@ -125,7 +124,7 @@ class FakeTools:
 
 
 def reconstruct(folder: Path, output: Path, fake: FakeTools | None = None, **options) -> int:
-    config = Config(photos=(str(folder),), output=output, size=64, **{"batch_size": 2, "method": "fit", **options})
+    config = reconstruct_config((str(folder),), output, size=64, **{"batch_size": 2, "method": "fit", **options})
     return command.run(config, Console(quiet=True), (fake or FakeTools()).tools)
 
 

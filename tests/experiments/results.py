@@ -1,4 +1,4 @@
-"""Small results of reconstruct whose fits and hypotheses are real ones of a small head, and known."""
+"""Small results of reconstruct with known fits and hypotheses of a small head."""
 
 import dataclasses
 from functools import partial
@@ -22,7 +22,7 @@ vertices = jax.jit(flamejax.vertices)
 
 
 def write_networks(folder: Path) -> tuple[Path, Path]:
-    """Local models and a Mesh-VAE of the small head; untrained."""
+    """Write untrained local models and an untrained Mesh-VAE of the small head."""
     folder.mkdir(parents=True, exist_ok=True)
     write_local_model(folder / "local.npz", small_local_model(HEAD))
     config = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True)
@@ -31,7 +31,7 @@ def write_networks(folder: Path) -> tuple[Path, Path]:
 
 
 class KnownTools(FakeTools):
-    """Fits that are random heads of the head with its local models, and real draws; keeps what it has given."""
+    """Fits are random heads with local models, and draws are real; records what it returned."""
 
     def __init__(self, local: Path | None = None, vae: Path | None = None):
         super().__init__(seen_beyond=0.05)
@@ -42,12 +42,11 @@ class KnownTools(FakeTools):
         self.drawn: list = []
 
     def tools(self, config=None, head=HEAD) -> Tools:
-        drawn = None
+        draw = None
         if config is not None and config.method in ("complete", "diverse"):
-            drawn = partial(self._draw, config.num_samples)
-        return Tools(
-            self.observe, self.mask, self.model, lambda seen: self.fit(head, seen), vertices, self.render, drawn
-        )
+            draw = partial(self._draw, config.drawing.num_samples)
+        fit = lambda observation: self.fit(head, observation)  # noqa: E731
+        return Tools(self.observe, self.mask, self.model, fit, vertices, self.render, draw)
 
     def mask(self, head, observation: Observation) -> Observation:
         observation = super().mask(head, observation)
@@ -71,12 +70,12 @@ class KnownTools(FakeTools):
         self.fits.append(jax.tree.map(np.asarray, fit))
         return fit
 
-    def _draw(self, count: int, fit: Fit, seen: Observation, keys):
-        found = complete(self.vae, self.model, fit, keys, num_samples=count)
-        self.drawn.append(jax.device_get(found))
-        return found
+    def _draw(self, count: int, fit: Fit, observation: Observation, keys):
+        hypotheses = complete(self.vae, self.model, fit, keys, num_samples=count)
+        self.drawn.append(jax.device_get(hypotheses))
+        return hypotheses
 
 
-def one(tree, place: int = 0):
-    """One face of a batch."""
-    return jax.tree.map(lambda leaf: leaf[place], tree)
+def one(tree, index: int = 0):
+    """Return one face of a batch."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)

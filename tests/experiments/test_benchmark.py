@@ -15,9 +15,10 @@ import pytest
 from flax import nnx
 
 import flamejax
+from experiments import benchmark
 from experiments.benchmark import command, dpp, head, head_peers, networks, render, render_peers
 from experiments.benchmark.spheres import FLAME_SPHERES, spheres
-from experiments.benchmark.timing import Call, PeerMissing, Row, Setting, interleaved
+from experiments.benchmark.timing import PeerMissing, Row, Setting, TimedCall, interleaved
 from experiments.datasets.synthetic_flame import TRUE_SIZE, write_flame_folder
 from models.hierarchy import mesh_hierarchy
 from models.mesh_conv import MeshConv
@@ -40,7 +41,7 @@ def test_command_prints_and_writes_rows(monkeypatch, tmp_path, capsys, keep_cach
     given = []
     monkeypatch.setitem(command.GROUPS, "head", lambda setting: given.append(setting) or [ROW])
     path = tmp_path / "rows.json"
-    assert command.main(["head", "--json", str(path), "--limit", "5", "--peers"]) == 0
+    assert benchmark.main(["head", "--json", str(path), "--limit", "5", "--peers"]) == 0
     assert given[0].limit == 5 and given[0].peers and given[0].jaxrenderer_python is None
     (row,) = json.loads(path.read_text())
     assert row == dataclasses.asdict(ROW) and row["memory_mb"] is None
@@ -54,9 +55,9 @@ def test_memory_has_a_column_when_it_is_measured(capsys):
     assert "memory MB" in out and "1,234" in out and "s per photo" not in out
 
 
-def test_programs_take_turns():
+def test_programs_run_alternately():
     order: list[str] = []
-    seconds, ratio = interleaved(Call(lambda: order.append("ours")), Call(lambda: order.append("theirs")), 3)
+    seconds, ratio = interleaved(TimedCall(lambda: order.append("ours")), TimedCall(lambda: order.append("theirs")), 3)
     assert order == ["ours", "theirs"] * 4 and seconds >= 0 and ratio > 0
 
 
@@ -83,7 +84,7 @@ def test_a_head_peer_that_is_not_installed_says_what_to_install(load, module, mo
         load(tmp_path / "FLAME_NEUTRAL.pkl", {}, np.zeros(0))
 
 
-def test_the_other_peers_go_on(monkeypatch):
+def test_other_peers_are_timed_when_one_is_missing(monkeypatch):
     monkeypatch.setattr(head_peers, "PEERS", {"absent": None, "present": None})
     monkeypatch.setattr(head, "BATCHES", (1, 2))
     monkeypatch.setattr(head, "gemm_rows", lambda setting, model, name: [])
@@ -96,10 +97,10 @@ def test_the_other_peers_go_on(monkeypatch):
         return dataclasses.replace(ROW, reference=peer, batch=batch)
 
     monkeypatch.setattr(head, "_peer_row", peer_row)
-    said = []
-    rows = head.peer_rows(Setting(None, jax.random.key(0), 1, peers=True, say=said.append))
+    reports = []
+    rows = head.peer_rows(Setting(None, jax.random.key(0), 1, peers=True, report=reports.append))
     assert [(row.reference, row.batch) for row in rows] == [("present", 1), ("present", 2)]
-    assert said == ["no rows against absent: pip install absent"]
+    assert reports == ["no rows against absent: pip install absent"]
 
 
 def test_deodr_missing_is_one_line(monkeypatch):
@@ -107,9 +108,9 @@ def test_deodr_missing_is_one_line(monkeypatch):
     monkeypatch.setattr(render, "own_rows", lambda setting: [ROW])
     nothing = SimpleNamespace(screen=np.zeros((1, 3, 3)), colours=None, faces=None, opposite=None)
     monkeypatch.setattr(render, "ColouredHead", lambda setting, size: nothing)
-    said = []
-    assert render.rows(Setting(None, jax.random.key(0), 1, peers=True, say=said.append)) == [ROW]
-    assert len(said) == 1 and "pip install deodr" in said[0]
+    reports = []
+    assert render.render_rows(Setting(None, jax.random.key(0), 1, peers=True, report=reports.append)) == [ROW]
+    assert len(reports) == 1 and "pip install deodr" in reports[0]
 
 
 @pytest.mark.parametrize("python", [Path("/no/such/python"), Path(sys.executable)])
@@ -119,14 +120,14 @@ def test_an_interpreter_without_jaxrenderer_is_one_line(python):
     scene = {"screen": np.zeros((3, 3)), "colours": np.zeros((3, 3)), "faces": np.zeros((1, 3), int), "size": 4}
     with (
         pytest.raises(PeerMissing, match=r"pip install jaxrenderer") as missing,
-        render_peers.jaxrenderer(python, **scene, say=print),
+        render_peers.jaxrenderer(python, **scene, report=print),
     ):
         pass
     assert "\n" not in str(missing.value)
 
 
 def test_jaxrenderer_scene_talks_to_its_worker(tmp_path, monkeypatch):
-    """With a stand-in for the worker's file: the image is compared, the refused gradient said, the files removed."""
+    """With a stand-in for the worker's file: the image is compared, the refused gradient reports, the files removed."""
     worker = tmp_path / "worker.py"
     worker.write_text(
         "import json, os, sys, numpy as np\n"
@@ -138,12 +139,12 @@ def test_jaxrenderer_scene_talks_to_its_worker(tmp_path, monkeypatch):
         "    print(json.dumps(about if line == 'compile\\n' else {'seconds': 0.25}), flush=True)\n"
     )
     monkeypatch.setattr(render_peers, "WORKER", worker)
-    said = []
+    reports = []
     corners, faces = np.zeros((3, 3)), np.zeros((1, 3), int)
-    with render_peers.jaxrenderer(Path(sys.executable), corners, corners, faces, 4, said.append) as scene:
+    with render_peers.jaxrenderer(Path(sys.executable), corners, corners, faces, 4, reports.append) as scene:
         forward, gradient = scene.programs
         assert forward.seconds() == 0.25 and forward.compile_s == 1.5
-        assert gradient is None and said == ["no gradient of jaxrenderer: it is not finite"]
+        assert gradient is None and reports == ["no gradient of jaxrenderer: it is not finite"]
         scene.check_image(np.zeros((4, 4, 3)))
         with pytest.raises(RuntimeError, match=r"0\.0% of the pixels"):
             scene.check_image(np.ones((4, 4, 3)))
@@ -170,7 +171,7 @@ def test_spheres_are_closed_and_of_flames_size():
 
 
 @pytest.mark.slow
-def test_rows_of_the_mesh_convolutions(monkeypatch):
+def test_mesh_convolutions_have_all_rows(monkeypatch):
     """All of them, on a small mesh and a small network."""
     config = MeshVAEConfig(strides=(2, 2), features=(4,), latent_features=3, num_bases=2, centred=True)
     monkeypatch.setattr(networks, "spheres", lambda: spheres(TINY_SPHERES))
@@ -193,14 +194,14 @@ def test_the_closed_form_is_the_loss_and_its_gradient():
     np.testing.assert_allclose(ours[1], gradient, atol=1e-5 * np.abs(gradient).max())
 
 
-def test_rows_of_the_dpp(monkeypatch):
+def test_diversity_group_reports_a_missing_mesh_vae(monkeypatch):
     """Of a head without a Mesh-VAE: Algorithm 2 is left out, and a line says so."""
-    said: list[str] = []
+    reports: list[str] = []
     monkeypatch.setattr(dpp, "SETS", (3,))
-    (row,) = command.GROUPS["diversity"](Setting(random_head(), jax.random.key(0), 1, say=said.append))
+    (row,) = command.GROUPS["diversity"](Setting(random_head(), jax.random.key(0), 1, report=reports.append))
     assert "3 heads" in row.name and row.reference == "closed form in NumPy"
     assert 0 < row.ratio_forward < np.inf and 0 < row.ratio_gradient < np.inf
-    assert "Algorithm 2 is left out" in said[0]
+    assert "Algorithm 2 is left out" in reports[0]
 
 
 def test_the_reference_has_the_shapes_of_the_convolution():
@@ -209,11 +210,11 @@ def test_the_reference_has_the_shapes_of_the_convolution():
     targets, width = step.pool.num_targets, step.pool.width
 
     def shapes(work, project_first):
-        made = lambda key: work(networks.bare_products(conv, 2, key, project_first))  # noqa: E731
+        made = lambda key: work(networks.reference_products(conv, 2, key, project_first))  # noqa: E731
         return [one.shape for one in jax.tree.leaves(jax.eval_shape(made, jax.random.key(0)))]
 
     assert shapes(networks.forward_products, False) == [(targets, 5, 2 * 3), (2 * targets, 4)]
     assert shapes(networks.forward_products, True) == [(2 * 80, 5 * 4), (targets, 1, 2 * 4)]
-    operands = shapes(lambda found: [one for left, right, _ in found for one in (left, right)], False)
+    operands = shapes(lambda products: [one for left, right, _ in products for one in (left, right)], False)
     assert operands[0] == (targets, 5, width)
     assert shapes(networks.backward_products, False) == operands

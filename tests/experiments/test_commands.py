@@ -12,7 +12,9 @@ import pytest
 
 import flamejax
 from experiments import cli, demo, doctor, runtime
-from experiments.reconstruct import Config, UsageError, pipeline
+from experiments.reconstruct import UsageError, pipeline, reconstruct_config
+from experiments.reconstruct.config import FitOptions
+from experiments.reconstruct.settings import fit_config
 from tests import flame_format
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,19 +168,17 @@ def test_draw_mask_covers_the_mouth_and_spares_the_eyes():
 )
 def test_batch_size_depends_on_photos_and_devices(monkeypatch, requested, photos, devices, size):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    config = Config(photos=("x",), output=Path("out"), batch_size=requested)
-    assert pipeline.choose_batch_size(config, photos) == size
+    assert pipeline.choose_batch_size(FitOptions(batch_size=requested), photos) == size
 
 
 def test_iterations_are_rounded_up_to_intervals():
-    config = Config(photos=("x",), output=Path("out"), iterations=9)
-    steps = config.fit_config()
+    steps = fit_config(FitOptions(iterations=9))
     assert steps.photometric_steps >= 9 and steps.photometric_steps % steps.visibility_interval == 0
 
 
 def test_no_photos_is_a_usage_error():
     with pytest.raises(UsageError, match="no photos"):
-        Config(photos=(), output=Path("out"))
+        reconstruct_config((), "out")
 
 
 def test_data_folder_is_read_from_the_environment(monkeypatch):

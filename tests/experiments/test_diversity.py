@@ -217,7 +217,7 @@ def test_the_command_writes_what_it_prints(table, tmp_path, monkeypatch, capsys,
     limits = []
 
     def cases_for(config, head, progress):
-        limits.append(config.most)
+        limits.append(config.max_cases)
         cases = [case(k, ("glasses", "hand")[k % 2]) for k in range(2)]
         if table == "moving-occlusion":
             places = moving_occlusion.PLACES
@@ -245,11 +245,10 @@ def test_the_command_writes_what_it_prints(table, tmp_path, monkeypatch, capsys,
 
 def test_bad_options_are_refused(capsys, tmp_path, monkeypatch):
     for options, message in (
-        (["fitting", "--photos", str(tmp_path)], "--photos goes with"),
+        (["fitting", "--photos", str(tmp_path)], "--photos is an option of `evaluate diversity`"),
         (["diversity", "--num-samples", "0"], "--num-samples is between"),
     ):
-        with pytest.raises(SystemExit, match="2"):
-            evaluate.main(["--table", *options])
+        assert evaluate.main(["--table", *options]) == 2
         assert message in capsys.readouterr().err
     monkeypatch.setitem(reports.DIVERSIFY_PRESETS, "fast", FakeConfig())
     assert evaluate.main(["--table", "diversity", "--photos", str(tmp_path)]) == 2

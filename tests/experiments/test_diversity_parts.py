@@ -13,7 +13,7 @@ from experiments.cache import flat, read_tree, write_tree
 from experiments.datasets.open_faces import Scans
 from experiments.datasets.open_faces.photos import kind_of
 from experiments.evaluate import cases as cases_of
-from experiments.evaluate.config import EvaluateConfig
+from experiments.evaluate.config import EvaluateDiversityConfig
 from experiments.tables import moving_occlusion, realism
 from experiments.tables.diverse_cases import balanced, visibility_masks
 from flamejax import metrics
@@ -207,7 +207,7 @@ def test_cases_for_returns_photos_of_the_open_scans(monkeypatch):
         return [photo(k) for k in indices]
 
     monkeypatch.setattr(cases_of, "load_photos", load)
-    config = EvaluateConfig("diversity", limit=6)
+    config = EvaluateDiversityConfig(limit=6)
     cases, failures = cases_of.cases_for(config, HEAD, lambda *a: None)
     assert len(cases) == len(requested[0]) == 6 and not failures
     assert cases[0].truth is not None and cases[0].observation.image.shape == (16, 16, 3)

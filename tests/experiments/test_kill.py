@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.reconstruct import Config, command
+from experiments.reconstruct import command, reconstruct_config
 from flamejax.files import TEMPORARY_PREFIX
 from flamejax.io.results import RESULT_FILES
 from tests.experiments.fakes import HEAD, IDENTITY, FakeTools, write_photo
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
     import os, signal, sys
     from pathlib import Path
-    from experiments.reconstruct import Config, command, results
+    from experiments.reconstruct import command, reconstruct_config, results
     from tests.experiments.fakes import HEAD, IDENTITY, FakeTools
 
     command.load_head = lambda path: (HEAD, IDENTITY)
@@ -32,11 +32,12 @@ SCRIPT = """
         whole(path, mesh)
 
     results.write_glb = write_glb
-    command.run(Config(photos=(sys.argv[1],), output=Path(sys.argv[2]), size=64, batch_size=2), None, FakeTools().tools)
+    config = reconstruct_config((sys.argv[1],), Path(sys.argv[2]), size=64, batch_size=2)
+    command.run(config, None, FakeTools().tools)
 """
 
 
-def test_killed_in_the_middle_of_a_result(tmp_path, monkeypatch):
+def test_a_run_killed_while_writing_resumes(tmp_path, monkeypatch):
     for i in range(6):
         write_photo(tmp_path / "in" / f"p{i}.png")
     out = tmp_path / "out"
@@ -52,7 +53,7 @@ def test_killed_in_the_middle_of_a_result(tmp_path, monkeypatch):
 
     monkeypatch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
     fake = FakeTools()
-    config = Config(photos=(str(tmp_path / "in"),), output=out, size=64, batch_size=2, resume=True)
+    config = reconstruct_config((str(tmp_path / "in"),), out, size=64, batch_size=2, resume=True)
     assert command.run(config, Console(quiet=True), fake.tools) == 0
     assert len(fake.observed) == 6 - len(finished)
     assert not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
@@ -60,12 +61,12 @@ def test_killed_in_the_middle_of_a_result(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["summary.jsonl", "run.json", "index.html"])
-def test_lists_are_replaced_whole(tmp_path, monkeypatch, name):
+def test_lists_are_replaced_atomically(tmp_path, monkeypatch, name):
     """A list that cannot be written leaves the old one as it was."""
     monkeypatch.setattr(command, "load_head", lambda path: (HEAD, IDENTITY))
     write_photo(tmp_path / "in/a.png")
     config = {"photos": (str(tmp_path / "in"),), "output": tmp_path / "out", "size": 64, "batch_size": 1}
-    command.run(Config(**config), Console(quiet=True), FakeTools().tools)
+    command.run(reconstruct_config(**config), Console(quiet=True), FakeTools().tools)
     before = (tmp_path / "out" / name).read_bytes()
     write_photo(tmp_path / "in/b.png")
     replace = command.write_index.__globals__["write_text"].__globals__["write_bytes"].__globals__["os"].replace
@@ -77,5 +78,5 @@ def test_lists_are_replaced_whole(tmp_path, monkeypatch, name):
 
     monkeypatch.setattr("flamejax.files.os.replace", refuse)
     with pytest.raises(OSError, match="disk full"):
-        command.run(Config(**config, resume=True), Console(quiet=True), FakeTools().tools)
+        command.run(reconstruct_config(**config, resume=True), Console(quiet=True), FakeTools().tools)
     assert (tmp_path / "out" / name).read_bytes() == before

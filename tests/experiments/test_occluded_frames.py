@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments.command_line import UsageError
 from experiments.datasets import open_faces
 from experiments.datasets.occluded_frames import __main__ as command
 from experiments.datasets.occluded_frames import pictures, read_frames, sequences, store
 from experiments.datasets.open_faces import scenes, worker
-from experiments.evaluate.config import EvaluateConfig
+from experiments.evaluate.config import EvaluateExpressionConfig
 from experiments.tables.diverse_cases import frame_cases
 from flamejax.files import TEMPORARY_PREFIX
 from models.rank import frontal_vertices
@@ -58,8 +59,8 @@ def test_frames_become_cases_of_the_expression_table(made, head, tmp_path):  # n
         frame_cases(head, tmp_path, None)
     with pytest.raises(ValueError, match=f"frames of the head '{head.name}', not of 'random'"):
         frame_cases(random_head(), made, None)
-    with pytest.raises(ValueError, match="--landmarks detected"):
-        EvaluateConfig("expression", frames=made, landmarks="detected")
+    with pytest.raises(UsageError, match="--landmarks detected"):
+        EvaluateExpressionConfig(frames=made, landmarks="detected")
 
 
 def test_a_split_without_scans_is_refused(built, tmp_path):  # noqa: F811

@@ -11,8 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 import flamejax
-from experiments.reconstruct import Config, UsageError, command
-from experiments.reconstruct.pipeline import observing
+from experiments.reconstruct import UsageError, command, main, reconstruct_config
+from experiments.reconstruct.config import FitOptions, InputOptions
+from experiments.reconstruct.pipeline import observe_tool
+from experiments.reconstruct.settings import local_digest, local_model
 from fitting.local_files import local_model_path
 from flamejax.files import TEMPORARY_PREFIX
 from flamejax.io.results import RESULT_FILES
@@ -21,7 +23,7 @@ from tests.experiments.fakes import HEAD, FakeTools, bad_photos, reconstruct, re
 pytestmark = pytest.mark.usefixtures("small_head")
 
 
-def test_every_file_of_the_design(photos, tmp_path):
+def test_every_documented_file_is_written(photos, tmp_path):
     assert reconstruct(photos, tmp_path / "out") == 0
     out = tmp_path / "out"
     assert results(out) == [f"p{i}" for i in range(5)]
@@ -102,7 +104,7 @@ def test_overlay_of_a_huge_photo_is_limited_and_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "I;16", "LA"])
-def test_kinds_of_images_that_are_fine(tmp_path, mode):
+def test_image_modes_are_accepted(tmp_path, mode):
     suffix = {"CMYK": "jpg"}.get(mode, "png")
     write_photo(tmp_path / f"a.{suffix}", mode=mode)
     fake = FakeTools()
@@ -110,7 +112,7 @@ def test_kinds_of_images_that_are_fine(tmp_path, mode):
     assert fake.observed[0]["shape"] == (48, 64, 3)
 
 
-def test_bad_photos_are_listed_and_the_others_go_on(photos, tmp_path):
+def test_bad_photos_are_listed_and_the_others_are_reconstructed(photos, tmp_path):
     bad_photos(photos)
     assert reconstruct(photos, tmp_path / "out") == 0
     assert results(tmp_path / "out") == [f"p{i}" for i in range(5)]
@@ -128,14 +130,14 @@ def test_bad_photos_are_listed_and_the_others_go_on(photos, tmp_path):
     assert all(name in page for name in [*failures, *results(tmp_path / "out")])
 
 
-def test_when_every_photo_fails_the_status_says_so(tmp_path):
+def test_status_is_1_when_every_photo_fails(tmp_path):
     assert reconstruct(bad_photos(tmp_path / "in"), tmp_path / "out") == 1
     assert len(rows(tmp_path / "out/failures.jsonl")) == 6
     assert rows(tmp_path / "out/summary.jsonl") == []
     assert (tmp_path / "out/index.html").is_file()
 
 
-def test_photos_that_the_fit_gives_up_are_listed(photos, tmp_path):
+def test_photos_with_a_failed_fit_are_listed(photos, tmp_path):
     with Image.open(photos / "p2.png") as image:
         colour = float(np.asarray(image).mean()) / 255
     assert reconstruct(photos, tmp_path / "out", FakeTools(bad_code=colour)) == 0
@@ -186,7 +188,7 @@ def test_automatic_batches_are_not_larger_than_needed(photos, tmp_path):
     assert fake.batches == [1]
 
 
-def test_all_faces(photos, tmp_path):
+def test_all_faces_get_a_folder_each(photos, tmp_path):
     write_photo(photos / "p0_face1.png")
     assert reconstruct(photos, tmp_path / "out", FakeTools(faces=2), all_faces=True) == 0
     assert len(results(tmp_path / "out")) == 12
@@ -195,7 +197,7 @@ def test_all_faces(photos, tmp_path):
     assert names["p0_face1.png", 0] == "p0_face1" and names["p0.png", 1] == "p0_face1_2"
 
 
-def test_what_lies_beside_photos_reaches_the_observer(photos, tmp_path):
+def test_landmarks_masks_and_boxes_reach_the_observer(photos, tmp_path):
     masks, boxes = tmp_path / "masks", tmp_path / "boxes.json"
     masks.mkdir()
     Image.new("L", (64, 48), 255).save(masks / "p1.png")
@@ -206,7 +208,7 @@ def test_what_lies_beside_photos_reaches_the_observer(photos, tmp_path):
     assert sorted(given, key=len) == [set(), set(), set(), {"box"}, {"occlusion_mask", "face_mask"}]
 
 
-def test_a_shared_stem_is_not_guessed(tmp_path):
+def test_files_of_an_ambiguous_stem_are_refused(tmp_path):
     write_photo(tmp_path / "in/a.png")
     write_photo(tmp_path / "in/a.jpg")
     boxes = tmp_path / "boxes.json"
@@ -225,7 +227,7 @@ def test_malformed_landmarks_fail_their_photo_only(photos, tmp_path):
     assert failure["photo"].endswith("p3.png") and "68 rows" in failure["reason"]
 
 
-def test_reserved_and_odd_names(tmp_path):
+def test_reserved_and_unusual_names_get_results(tmp_path):
     for name in ("thumbnails.png", "a & <b>.png", "ünï [1].png", "run.json.png", "#hash%20.png", "x" * 200 + ".png"):
         write_photo(tmp_path / "in" / name)
     assert reconstruct(tmp_path / "in", tmp_path / "out") == 0
@@ -248,16 +250,16 @@ class Mine:
 """
 
 
-def test_a_detector_of_the_users_own(photos, tmp_path, monkeypatch):
+def test_a_custom_detector_is_used_and_recorded(photos, tmp_path, monkeypatch):
     """It finds the faces, and results of another detector are done again."""
     (tmp_path / "my_faces.py").write_text(DETECTOR)
     monkeypatch.syspath_prepend(tmp_path)
 
-    class Observing(FakeTools):
+    class RealDetector(FakeTools):
         def tools(self, config=None, head=HEAD):
-            return dataclasses.replace(super().tools(config, head), observe=observing(config))
+            return dataclasses.replace(super().tools(config, head), observe=observe_tool(config.input))
 
-    assert reconstruct(photos, tmp_path / "out", Observing(), detector="my_faces:Mine") == 0
+    assert reconstruct(photos, tmp_path / "out", RealDetector(), detector="my_faces:Mine") == 0
     landmarks = json.loads((tmp_path / "out/p0/landmarks.json").read_text())
     np.testing.assert_allclose(landmarks["points"], np.linspace([11, 13], [49, 43], 68), atol=2e-3)
     assert set(landmarks["confidence"]) == {0.75}
@@ -272,7 +274,7 @@ def test_a_detector_of_the_users_own(photos, tmp_path, monkeypatch):
     assert "detector" not in metrics["settings"]  # results of before are as those of the detector that ships
     for spec in ("my_faces:Yours", "no.such.module:Mine", "Mine", "pathlib:Path"):
         with pytest.raises(UsageError, match="--detector: "):
-            observing(Config(photos=("x",), output=tmp_path, detector=spec))
+            observe_tool(InputOptions(detector=spec))
 
 
 @pytest.mark.parametrize(
@@ -287,15 +289,14 @@ def test_a_detector_of_the_users_own(photos, tmp_path, monkeypatch):
         ({"head": Path("nowhere.npz")}, "no such file"),
     ],
 )
-def test_refused_options(photos, tmp_path, options, message):
+def test_wrong_options_are_refused(photos, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        command.run(
-            Config(photos=(str(photos),), output=tmp_path / "out", **options), Console(quiet=True), FakeTools().tools
-        )
+        config = reconstruct_config((str(photos),), tmp_path / "out", **options)
+        command.run(config, Console(quiet=True), FakeTools().tools)
     assert not (tmp_path / "out").exists()
 
 
-def test_no_photos_and_output_that_is_a_file_or_the_input(photos, tmp_path):
+def test_missing_photos_and_wrong_outputs_are_refused(photos, tmp_path):
     with pytest.raises(UsageError, match=r"no photos found.*no file matches"):
         reconstruct(tmp_path / "*.gif", tmp_path / "out")
     with pytest.raises(UsageError, match="also a folder of photos"):
@@ -304,12 +305,12 @@ def test_no_photos_and_output_that_is_a_file_or_the_input(photos, tmp_path):
         reconstruct(photos, photos / "p0.png")
 
 
-def test_main_turns_refusals_into_status_2(capsys):
-    assert command.main(["gone.png", "--output", "x", "--resume", "--overwrite"]) == 2
+def test_main_returns_2_for_usage_errors(capsys):
+    assert main(["gone.png", "--output", "x", "--resume", "--overwrite"]) == 2
     assert "one of the two" in capsys.readouterr().err
 
 
-def test_masks_that_are_found_reach_the_fit_and_are_written(photos, tmp_path):
+def test_computed_masks_reach_the_fit_and_are_written(photos, tmp_path):
     class Masking(FakeTools):
         def mask(self, head, observation):
             hidden = np.zeros_like(observation.occlusion_mask)
@@ -337,7 +338,7 @@ def test_masks_that_are_found_reach_the_fit_and_are_written(photos, tmp_path):
     np.testing.assert_allclose([columns.min(), columns.max(), rows.min(), rows.max()], [14, 23, 12, 21])
 
 
-def test_a_given_mask_is_written_as_it_was_given_and_can_be_given_again(photos, tmp_path):
+def test_a_given_mask_is_written_unchanged_and_can_be_given_again(photos, tmp_path):
     write_photo(photos / "big.png", size=(5000, 300))
     (tmp_path / "masks").mkdir()
     for name, size in {"p0": (64, 48), "big": (5000, 300)}.items():
@@ -370,21 +371,21 @@ def test_a_given_mask_is_written_as_it_was_given_and_can_be_given_again(photos, 
 
 def test_help_names_every_file_of_a_result(capsys):
     with pytest.raises(SystemExit):
-        command.main(["--help"])
+        main(["--help"])
     text = capsys.readouterr().out
     assert [name for name in RESULT_FILES if name not in text] == []
 
 
-def test_local_models_are_chosen_by_option(tmp_path):
-    config = Config(photos=("x",), output=tmp_path)
+def test_local_models_are_chosen_by_option():
     head = flamejax.load_head()
-    assert config.local_model(head).head_name == head.name
-    assert dataclasses.replace(config, local="none").local_model(head) is None
-    assert config.local_model(HEAD) is None  # none are shipped for it
+    assert local_model(FitOptions(), head).head_name == head.name
+    assert local_model(FitOptions(local="none"), head) is None
+    assert local_model(FitOptions(), HEAD) is None  # none are shipped for it
     with pytest.raises(UsageError, match=r"--local.*made for the head 'flamejax-open-head"):
-        dataclasses.replace(config, local=str(local_model_path())).local_model(HEAD)
+        local_model(FitOptions(local=str(local_model_path())), HEAD)
     other = dataclasses.replace(head, version="0")
-    assert config.local_model(other) is None  # the same name is not enough
-    assert config.local_digest().startswith("auto ") and len(config.local_digest()) == 21
+    assert local_model(FitOptions(), other) is None  # the same name is not enough
+    digest = local_digest(FitOptions())
+    assert digest.startswith("auto ") and len(digest) == 21
     with pytest.raises(UsageError, match="no such local model"):
-        dataclasses.replace(config, local="nowhere.npz").local_model(head)
+        local_model(FitOptions(local="nowhere.npz"), head)

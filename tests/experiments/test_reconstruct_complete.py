@@ -11,9 +11,10 @@ import trimesh
 from PIL import Image
 
 import flamejax
-from experiments.reconstruct import Config, UsageError, command
+from experiments.reconstruct import UsageError, command, reconstruct_config
 from experiments.reconstruct.pipeline import drawing_tools
 from experiments.reconstruct.results import hypotheses_record, hypothesis_files
+from experiments.reconstruct.settings import resolve_auto
 from experiments.reconstruct.views import clay_sheet
 from experiments.results import face_keys
 from models.mesh_vae import MeshVAEConfig
@@ -44,7 +45,7 @@ def complete(photos, output, **options):
     return reconstruct(photos, output, FakeTools(seen_beyond=0.05), **given)
 
 
-def test_files_and_numbers(photos, tmp_path):
+def test_hypotheses_are_written_with_their_metrics(photos, tmp_path):
     out = tmp_path / "out"
     assert complete(photos, out) == 0
     assert results(out) == ["a", "b", "c"]
@@ -75,7 +76,7 @@ def test_files_and_numbers(photos, tmp_path):
     assert {row["hypotheses"] for row in rows(out / "summary.jsonl")} == {3}
 
 
-def test_a_face_gets_the_same_draws_whatever_is_beside_it(photos, tmp_path):
+def test_draws_of_a_face_do_not_depend_on_other_photos(photos, tmp_path):
     complete(photos, tmp_path / "all")
     (photos / "a.png").unlink()
     complete(photos, tmp_path / "two", batch_size=1)
@@ -91,7 +92,7 @@ def test_keys_of_faces_differ():
     assert len({tuple(row) for row in np.asarray(data).tolist()}) == 3
 
 
-def test_resume_does_again_what_misses_a_hypothesis(photos, tmp_path):
+def test_resume_redoes_results_with_a_missing_hypothesis(photos, tmp_path):
     out = tmp_path / "out"
     complete(photos, out)
     before = stamps(out)
@@ -117,15 +118,15 @@ def test_resume_as_a_plain_fit_keeps_hypotheses(photos, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["raises", "not a number"])
-def test_fits_are_kept_where_hypotheses_fail(photos, tmp_path, way):
+def test_fits_are_written_where_hypotheses_fail(photos, tmp_path, way):
     fake, out = FakeTools(seen_beyond=0.05), tmp_path / "out"
-    whole = fake.complete
+    original = fake.complete
 
     def failing(fit, keys, count):
         if way == "raises":
             raise RuntimeError("out of memory")
-        found = whole(fit, keys, count)
-        return dataclasses.replace(found, vertices=np.full_like(found.vertices, np.nan))
+        drawn = original(fit, keys, count)
+        return dataclasses.replace(drawn, vertices=np.full_like(drawn.vertices, np.nan))
 
     fake.complete = failing
     assert reconstruct(photos, out, fake, method="complete", num_samples=3) == 0
@@ -137,7 +138,7 @@ def test_fits_are_kept_where_hypotheses_fail(photos, tmp_path, way):
     assert (out / "a" / "hypotheses" / "02").is_dir() and not rows(out / "failures.jsonl")
 
 
-def test_numbers_when_all_or_nothing_is_seen():
+def test_metrics_when_all_or_no_vertices_are_visible():
     heads = np.zeros((2, 4, 3))
     heads[1, 2] = [0.002, 0, 0]
     fit = np.zeros((4, 3))
@@ -150,7 +151,7 @@ def test_numbers_when_all_or_nothing_is_seen():
     assert record["hypotheses_hidden_spread_mm"] == 0 and record["hypotheses_visible_spread_mm"] == pytest.approx(1)
 
 
-def test_a_picture_of_more_heads_than_it_shows():
+def test_clay_sheet_shows_at_most_sixteen_heads():
     points, spread = np.asarray(HEAD.v_template), np.zeros(HEAD.num_vertices)
     many, few = (clay_sheet(points, np.stack([points] * count), spread, HEAD.faces) for count in (20, 16))
     assert many.size == few.size
@@ -173,11 +174,11 @@ def test_plain_fits_have_no_hypotheses_and_keep_their_settings(photos, tmp_path)
         ({"num_samples": 101}, "--num-samples"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**32}, "--seed"),
-        ({"mesh_vae": "some.npz", "method": "fit"}, "--mesh-vae goes with --method diverse or complete"),
+        ({"mesh_vae": "some.npz", "method": "fit"}, "is an option of `reconstruct complete`, "),
         ({"mesh_vae": "missing.npz"}, "--mesh-vae missing.npz: no such file"),
     ],
 )
-def test_refused_options(photos, tmp_path, options, message):
+def test_wrong_options_are_refused(photos, tmp_path, options, message):
     options = {k: Path(v) if k == "mesh_vae" else v for k, v in options.items()}
     with pytest.raises(UsageError, match=message):
         complete(photos, tmp_path / "out", **options)
@@ -187,22 +188,22 @@ def test_refused_options(photos, tmp_path, options, message):
 def test_weights_of_another_head_are_refused(tmp_path):
     config = MeshVAEConfig(strides=(2, 2), features=(6,), latent_features=4, num_bases=3, centred=True)
     write_mesh_vae(tmp_path / "other.npz", HEAD, build_mesh_vae(HEAD, config, HEAD.v_template, 0.01))
-    config = Config(photos=("x",), output=tmp_path, method="complete", mesh_vae=tmp_path / "other.npz")
+    config = reconstruct_config(("x",), tmp_path, "complete", mesh_vae=tmp_path / "other.npz")
     with pytest.raises(UsageError, match="trained for the head"):
         drawing_tools(config, flamejax.load_head(), None)
 
 
 def test_the_default_is_diverse_where_there_is_a_mesh_vae(tmp_path):
-    """Of the open head it ships; of another head there is one if the user gives it."""
-    config = Config(photos=("x",), output=tmp_path)
-    assert config.method == "auto" and config.with_method(flamejax.load_head()).method == "diverse"
-    assert config.with_method(random_head()).method == "fit"
-    given = dataclasses.replace(config, mesh_vae=tmp_path / "mine.npz")
-    assert given.with_method(random_head()).method == "diverse"
-    assert dataclasses.replace(config, method="complete").with_method(random_head()).method == "complete"
+    """One ships for the open head; for another head the user may give one."""
+    config = reconstruct_config(("x",), tmp_path)
+    assert config.method == "auto" and resolve_auto(config, flamejax.load_head()).method == "diverse"
+    assert resolve_auto(config, random_head()).method == "fit"
+    given = reconstruct_config(("x",), tmp_path, mesh_vae=tmp_path / "mine.npz")
+    assert resolve_auto(given, random_head()).method == "diverse"
+    assert resolve_auto(reconstruct_config(("x",), tmp_path, "complete"), random_head()).method == "complete"
 
 
-def test_auto_runs_as_what_it_stands_for(photos, tmp_path):
+def test_auto_runs_as_diverse(photos, tmp_path):
     (tmp_path / "vae.npz").touch()  # no such ships for this head
     assert reconstruct(photos, tmp_path / "out", method="auto", mesh_vae=tmp_path / "vae.npz", num_samples=2) == 0
     metrics = json.loads((tmp_path / "out" / "a" / "metrics.json").read_text())
@@ -211,7 +212,7 @@ def test_auto_runs_as_what_it_stands_for(photos, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["fast", "paper"])
-def test_settings_of_all_presets_are_written_and_recognised(photos, tmp_path, preset):
+def test_settings_of_all_presets_are_recognised_by_resume(photos, tmp_path, preset):
     out = tmp_path / "out"
     assert reconstruct(photos, out, method="diverse", num_samples=2, diversify=preset) == 0
     before = stamps(out)
@@ -219,7 +220,7 @@ def test_settings_of_all_presets_are_written_and_recognised(photos, tmp_path, pr
     assert stamps(out) == before
 
 
-def test_other_knobs_are_other_results(photos, tmp_path):
+def test_other_options_give_other_results(photos, tmp_path):
     out = tmp_path / "out"
     reconstruct(photos, out, method="diverse", num_samples=2)
     before = stamps(out)
@@ -229,14 +230,14 @@ def test_other_knobs_are_other_results(photos, tmp_path):
     assert all(stamps(out)[name] != before[name] for name in before)
 
 
-@pytest.mark.parametrize("knob", [{"k": 1.0}, {"n_sigma": 2.0}, {"diversify": "paper"}])
+@pytest.mark.parametrize("option", [{"k": 1.0}, {"n_sigma": 2.0}, {"diversify": "paper"}])
 @pytest.mark.parametrize("method", ["fit", "complete"])
-def test_knobs_without_algorithm_2_are_refused(tmp_path, knob, method):
-    with pytest.raises(UsageError, match="--method diverse"):
-        Config(photos=("x",), output=tmp_path, method=method, **knob)
+def test_options_of_algorithm_2_are_refused_by_other_methods(tmp_path, option, method):
+    with pytest.raises(UsageError, match="is an option of `reconstruct diverse`"):
+        reconstruct_config(("x",), tmp_path, method, **option)
 
 
 @pytest.mark.parametrize("wrong", [{"k": -1.0}, {"n_sigma": float("nan")}, {"n_sigma": 1e6}])
-def test_knobs_out_of_range_are_refused(tmp_path, wrong):
+def test_options_out_of_range_are_refused(tmp_path, wrong):
     with pytest.raises(UsageError, match=r"--(k|n-sigma) is between"):
-        Config(photos=("x",), output=tmp_path, **wrong)
+        reconstruct_config(("x",), tmp_path, **wrong)

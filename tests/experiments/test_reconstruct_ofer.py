@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 import flamejax
-from experiments.reconstruct import Config, UsageError, command, pipeline
+from experiments.reconstruct import UsageError, command, pipeline, reconstruct_config
 from experiments.reconstruct.results import hypothesis_files
+from experiments.reconstruct.settings import result_settings
 from flamejax.io import load_results
 from models.encoders.landmark import LandmarkEncoderConfig
 from models.generator import GeneratorConfig
@@ -45,8 +47,8 @@ class OferTools(FakeTools):
         made = super().tools(config, head)
         if config is None or not config.method.startswith("ofer"):
             return made
-        draw, between = pipeline.drawing_tools(config, head, None)
-        return dataclasses.replace(made, complete=draw, between=between)
+        draw, midpoints = pipeline.drawing_tools(config, head, None)
+        return dataclasses.replace(made, complete=draw, midpoints=midpoints)
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +81,18 @@ def test_ofer_dpp_gets_its_settings_and_networks(inputs, monkeypatch):
     asked = []
     monkeypatch.setattr(pipeline, "ofer_dpp", lambda *args, **options: asked.append((args, options)))
     options = {"num_samples": 80, "k": 2.0, "candidates": 8, "guidance": 1.0, **inputs[1]}
-    config = Config(photos=("x",), output=inputs[0], method="ofer+dpp", **options)
-    draw, between = pipeline.drawing_tools(config, HEAD, None)
+    config = reconstruct_config(("x",), inputs[0], "ofer+dpp", **options)
+    draw, midpoints = pipeline.drawing_tools(config, HEAD, None)
     draw("fit", "seen", "keys")
     ((networks, head, *passed), given) = asked[0]
-    assert isinstance(networks, OferNetworks) and head is HEAD and passed == ["fit", "seen", "keys"] and between is None
+    assert isinstance(networks, OferNetworks) and head is HEAD
+    assert passed == ["fit", "seen", "keys"] and midpoints is None
     assert given["num_samples"] == 80 and given["config"].pool == 160 and given["config"].k == 2.0
     assert given["config"].ofer.candidates == 8
 
 
 @pytest.mark.parametrize("method", ["ofer", pytest.param("ofer+dpp", marks=pytest.mark.slow)])
-def test_files_and_numbers(made, method):
+def test_hypotheses_are_written_with_their_metrics(made, method):
     out = made(method)
     assert results(out) == ["a", "b"]
     for name in results(out):
@@ -110,51 +113,51 @@ def test_files_and_numbers(made, method):
 
 def test_results_are_read_back_with_params_and_size(made):
     (saved,) = load_results(made("ofer") / "a")
-    found = saved.hypotheses
-    assert found.latents is None
-    again = found.size[:, None, None] * flamejax.vertices(HEAD, found.params)
-    np.testing.assert_allclose(found.vertices, again, atol=1e-5)
+    hypotheses = saved.hypotheses
+    assert hypotheses.latents is None
+    again = hypotheses.size[:, None, None] * flamejax.vertices(HEAD, hypotheses.params)
+    np.testing.assert_allclose(hypotheses.vertices, again, atol=1e-5)
 
 
-def test_other_networks_are_other_results(inputs, tmp_path):
+def test_other_networks_give_other_settings(inputs, tmp_path):
     _, options = inputs
-    config = Config(photos=("x",), output=tmp_path, method="ofer", **options)
     other = tmp_path / "idgen.npz"
     other.write_bytes(options["idgen"].read_bytes() + b"0")
-    assert config.settings() != dataclasses.replace(config, idgen=other).settings()
-    assert config.settings() != dataclasses.replace(config, method="ofer+dpp").settings()
-    picked = dataclasses.replace(config, method="ofer+dpp")
-    assert picked.settings() != dataclasses.replace(picked, k=2.0).settings()
+    variants = [("ofer", {}), ("ofer", {"idgen": other}), ("ofer+dpp", {}), ("ofer+dpp", {"k": 2.0})]
+    settings = [
+        result_settings(reconstruct_config(("x",), tmp_path, method, **{**options, **changes}))
+        for method, changes in variants
+    ]
+    assert all(a != b for a, b in itertools.combinations(settings, 2))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "ofer", "k": 2.0}, "--k goes with --method diverse or ofer.dpp"),
-        ({"method": "ofer", "n_sigma": 2.0}, "--method diverse"),
-        ({"method": "ofer+dpp", "n_sigma": 2.0}, "--n-sigma goes with --method diverse"),
-        ({"method": "ofer", "mesh_vae": Path("x.npz")}, "--mesh-vae goes"),
+        ({"method": "ofer", "k": 2.0}, "--k is an option of `reconstruct diverse` and `reconstruct ofer-dpp`, not of"),
+        ({"method": "ofer", "n_sigma": 2.0}, "`reconstruct diverse`, not of `reconstruct ofer`"),
+        ({"method": "ofer+dpp", "n_sigma": 2.0}, "--n-sigma is an option of `reconstruct diverse`"),
+        ({"method": "ofer", "mesh_vae": Path("x.npz")}, "--mesh-vae is an option"),
         ({"method": "diverse", "idgen": Path("x.npz")}, "--idgen"),
-        ({"idrank": Path("x.npz")}, "--idrank goes with --method ofer or ofer.dpp"),
+        ({"idrank": Path("x.npz")}, "--idrank is an option of `reconstruct ofer` and `reconstruct ofer-dpp`"),
     ],
 )
-def test_refused_options(tmp_path, options, message):
+def test_options_of_other_methods_are_refused(tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        Config(photos=("x",), output=tmp_path, **options)
+        reconstruct_config(("x",), tmp_path, **options)
 
 
-def test_files_that_are_missing_or_of_another_head(tmp_path):
+def test_missing_files_and_weights_of_another_head_are_refused(tmp_path):
     options = write_ofer(tmp_path / "other")
-    config = Config(photos=("x",), output=tmp_path, method="ofer", idgen=tmp_path / "none.npz")
+    config = reconstruct_config(("x",), tmp_path, "ofer", idgen=tmp_path / "none.npz")
     with pytest.raises(UsageError, match=r"--idgen .*no such file"):
         config.check_inputs()
     with pytest.raises(UsageError, match="trained for the head"):
-        pipeline.drawing_tools(dataclasses.replace(config, **options), flamejax.load_head(), None)
+        pipeline.drawing_tools(reconstruct_config(("x",), tmp_path, "ofer", **options), flamejax.load_head(), None)
 
 
 @pytest.mark.slow
 def test_the_open_heads_networks_ship(tmp_path):
-    draw, between = pipeline.drawing_tools(
-        Config(photos=("x",), output=tmp_path, method="ofer"), flamejax.load_head(), None
-    )
-    assert draw is not None and between is None
+    config = reconstruct_config(("x",), tmp_path, "ofer")
+    draw, midpoints = pipeline.drawing_tools(config, flamejax.load_head(), None)
+    assert draw is not None and midpoints is None

@@ -13,7 +13,7 @@ from tests.experiments.fakes import HEAD, FakeTools, bad_photos, reconstruct, re
 pytestmark = pytest.mark.usefixtures("small_head")
 
 
-def test_a_full_folder_is_refused(photos, tmp_path):
+def test_a_folder_that_is_not_empty_is_refused(photos, tmp_path):
     reconstruct(photos, tmp_path / "out")
     before = stamps(tmp_path / "out")
     with pytest.raises(UsageError, match=r"not empty.*--resume.*--overwrite"):
@@ -80,7 +80,7 @@ def test_resume_never_replaces_another_photos_result(tmp_path):
     }
 
 
-def test_resume_keeps_failures_of_photos_not_asked_for_and_clears_mended_ones(photos, tmp_path):
+def test_resume_keeps_failures_of_other_photos_and_clears_those_of_repaired_ones(photos, tmp_path):
     bad_photos(tmp_path / "bad")
     reconstruct(tmp_path / "bad", tmp_path / "out")
     write_photo(tmp_path / "bad/empty.jpg")
@@ -108,7 +108,7 @@ def test_a_foreign_folder_in_the_output_is_not_written_into(tmp_path):
     assert (tmp_path / "out/photos/mine.txt").exists() and results(tmp_path / "out") == ["photos_2"]
 
 
-def test_an_interrupt_keeps_what_is_whole_and_resumes(photos, tmp_path):
+def test_an_interrupted_run_keeps_complete_results_and_resumes(photos, tmp_path):
     class Interrupted(FakeTools):
         def fit(self, head, observation):
             if len(self.batches) == 1:

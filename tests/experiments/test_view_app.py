@@ -14,9 +14,9 @@ from rich.console import Console
 from experiments import cli
 from experiments.results import UsageError
 from experiments.view import command as view
-from experiments.view.scene import BETWEEN, COLOURS, FIT, DrawSettings, Explorer, Shown, ViewError
+from experiments.view.explorer import BETWEEN, COLOURS, FIT, DrawSettings, Explorer, HeadSelection, ViewError
 from tests.experiments.fakes import HEAD, IDENTITY
-from tests.experiments.test_view_scene import draws_alone
+from tests.experiments.test_view_scene import draw_without_diversifying
 
 needs_viser = pytest.mark.skipif(
     view.importlib.util.find_spec("viser") is None, reason="viser is not installed: pip install 'flamejax[view]'"
@@ -33,12 +33,12 @@ def app(made):
 
 
 def positions(app) -> np.ndarray:
-    """What the head in clay has."""
+    """Return the vertices of the clay head."""
     return np.asarray(app.mesh.vertices)
 
 
 @needs_viser
-def test_the_page_is_served_and_ends(app):
+def test_the_page_is_served_and_stopped(app):
     with urllib.request.urlopen(app.url, timeout=10) as answer:
         text = answer.read()
         assert answer.status == 200 and b"<html" in text.lower()
@@ -52,28 +52,28 @@ def test_the_page_is_served_and_ends(app):
 def test_sliders_move_the_head_and_reset_brings_it_back(app):
     fit = np.asarray(app.face.fit.vertices)
     np.testing.assert_allclose(positions(app), fit, atol=1e-6)
-    assert app.mesh.visible and not app.coloured.visible and app.what.value == FIT
-    app.what.value = "01"
+    assert app.mesh.visible and not app.coloured.visible and app.choice.value == FIT
+    app.choice.value = "01"
     np.testing.assert_allclose(positions(app), app.face.hypotheses.vertices[1], atol=1e-7)
     app.edits["identity 0"].value = 2.0  # shows the fit, as it is the fit's
-    assert app.what.value == FIT
-    expected = app.explorer.vertices(app.face, Shown(values={"identity 0": 2.0}))
+    assert app.choice.value == FIT
+    expected = app.explorer.vertices(app.face, HeadSelection(values={"identity 0": 2.0}))
     np.testing.assert_allclose(positions(app), expected, atol=1e-6)
     assert np.abs(expected - fit).max() > 1e-4
     app.edits["jaw open"].value = 25.0
     app.edits["head turn"].value = -40.0
     both = {"identity 0": 2.0, "jaw open": 25.0, "head turn": -40.0}
-    np.testing.assert_allclose(positions(app), app.explorer.vertices(app.face, Shown(values=both)), atol=1e-6)
+    np.testing.assert_allclose(positions(app), app.explorer.vertices(app.face, HeadSelection(values=both)), atol=1e-6)
     app.reset.value = True
     np.testing.assert_allclose(positions(app), fit, atol=1e-6)
-    assert app.edits["head turn"].value == pytest.approx(app._starts[5].start)
+    assert app.edits["head turn"].value == pytest.approx(app._sliders[5].start)
 
 
 @needs_viser
-def test_ways_between_hypotheses(app):
+def test_hypotheses_are_interpolated(app):
     heads = np.asarray(app.face.hypotheses.vertices)
     app.weight.value = 0.0
-    assert app.what.value == BETWEEN and (app.first.value, app.second.value) == ("00", "01")
+    assert app.choice.value == BETWEEN and (app.first.value, app.second.value) == ("00", "01")
     np.testing.assert_allclose(positions(app), heads[0], atol=1e-5)
     app.second.value = "03"
     app.weight.value = 1.0
@@ -81,29 +81,29 @@ def test_ways_between_hypotheses(app):
 
 
 @needs_viser
-def test_colours_are_on_the_head_that_is_shown(app):
+def test_colours_apply_to_the_shown_head(app):
     for colour in COLOURS[1:]:
         app.colour.value = colour
         assert app.coloured.visible and not app.mesh.visible
-        app.what.value = "02"
+        app.choice.value = "02"
         glb = trimesh.load(io.BytesIO(app.coloured.glb_data), file_type="glb", force="mesh", process=False)
         away = np.linalg.norm(np.asarray(app.face.hypotheses.vertices[2])[:, None] - glb.vertices[None], axis=-1)
         assert away.min(axis=1).max() < 1e-6
-        app.what.value = FIT
+        app.choice.value = FIT
     assert "Violet" in app.note.content
     app.colour.value = COLOURS[0]
     assert app.mesh.visible and app.note.content == ""
 
 
 @needs_viser
-def test_another_photo(app):
+def test_another_photo_shows_its_fit(app):
     app.edits["identity 1"].value = -1.0
     app.photo.value = "b"
     other = np.asarray(app.explorer.face("b").fit.vertices)
     np.testing.assert_allclose(positions(app), other, atol=1e-6)
     assert app.edits["identity 1"].value == pytest.approx(float(app.face.fit.params.betas[1]))
     assert app.image.visible and app._plane is not None and not app._plane.visible
-    app.behind.value = True
+    app.photo_behind.value = True
     assert app._plane.visible
 
 
@@ -136,7 +136,7 @@ def test_draws_replace_what_is_shown(app, monkeypatch):
         began.set()
         assert go_on.wait(20)
         assert settings == DrawSettings(0.5, 3.0, 8, 2)
-        monkeypatch.setattr("experiments.view.scene.diversify", draws_alone)
+        monkeypatch.setattr("experiments.view.explorer.diversify", draw_without_diversifying)
         real(face, settings)
 
     monkeypatch.setattr(app.explorer, "draw", slow)
@@ -146,13 +146,13 @@ def test_draws_replace_what_is_shown(app, monkeypatch):
     assert began.wait(20)
     clicks[1].start()  # a second click meanwhile does nothing
     clicks[1].join(20)
-    assert app.drawing and app.draw.disabled and app.progress.visible and "Drawing 8 heads" in app.drawn.content
-    app.edits["identity 0"].value = 1.0  # the page goes on
+    assert app.drawing and app.draw.disabled and app.progress.visible and "Drawing 8 heads" in app.draw_note.content
+    app.edits["identity 0"].value = 1.0  # the page stays usable
     go_on.set()
     clicks[0].join(60)
     assert not app.drawing and not app.draw.disabled and not app.progress.visible
-    assert app.face.count == 8 and app.what.value == "00" and "07" in app.what.options
-    assert "8 hypotheses, drawn now by Algorithm 2, seed 2" in app.drawn.content
+    assert app.face.count == 8 and app.choice.value == "00" and "07" in app.choice.options
+    assert "8 hypotheses, drawn now by Algorithm 2, seed 2" in app.draw_note.content
     np.testing.assert_allclose(positions(app), app.face.hypotheses.vertices[0], atol=1e-6)
 
 
@@ -164,7 +164,7 @@ def test_a_draw_that_fails_says_why(app, monkeypatch, error):
 
     monkeypatch.setattr(app.explorer, "draw", failing)
     app.draw.value = True
-    assert "Nothing was drawn" in app.drawn.content and str(error) in app.drawn.content
+    assert "Nothing was drawn" in app.draw_note.content and str(error) in app.draw_note.content
     assert not app.draw.disabled and app.face.count == 4
 
 
@@ -182,11 +182,11 @@ def test_the_command_serves_until_interrupted(made, small_head, monkeypatch):
         urllib.request.urlopen(app.url, timeout=2)
 
 
-def test_a_taken_port_is_told(made, capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_reported(made, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
         pytest.importorskip("viser")
         assert cli.main(["view", str(made[0]), "--port", str(port)]) == 2
     assert f"--port {port}: taken by another program" in capsys.readouterr().err

@@ -22,17 +22,17 @@ class Links(HTMLParser):
 
     def __init__(self, page: str):
         super().__init__()
-        self.found: list[str] = []
+        self.urls: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
-        self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
+        self.urls += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
 
 
-def test_needs_nothing_from_elsewhere():
+def test_page_loads_nothing_from_elsewhere():
     page = viewer_page(make_scene())
     assert not re.search(r"\b(https?|wss?|ftp):", page) and "//cdn" not in page
-    assert Links(page).found == ["data:,"]
+    assert Links(page).urls == ["data:,"]
     code = "".join((FOLDER / name).read_text() for name in SCRIPTS)
     for word in ("fetch(", "XMLHttpRequest", "WebSocket", "import(", "sendBeacon", "EventSource", "Worker("):
         assert word not in code
@@ -63,7 +63,7 @@ def test_heads_come_back_to_a_hundredth_of_a_millimetre():
     middles[steps > 0] += bends
     assert np.linalg.norm(middles - scene.midpoints, axis=-1).max() < 1e-5
     assert header["scores"] == pytest.approx(scene.scores.tolist())
-    np.testing.assert_array_equal(arrays["seen"] != 0, scene.seen)
+    np.testing.assert_array_equal(arrays["seen"] != 0, scene.visible)
     np.testing.assert_allclose(arrays["spread"], scene.spread, rtol=1e-6)
 
 
@@ -71,13 +71,13 @@ def test_heads_a_metre_apart_come_back_as_well():
     """Differences from the fit wrap round there."""
     scene = make_scene()
     far = dataclasses.replace(scene, heads=scene.heads + np.float32(0.9), midpoints=None)
-    found = heads_in(*unpacked(viewer_page(far)))
-    np.testing.assert_allclose(found[1:], far.heads, atol=2e-5)
+    heads = heads_in(*unpacked(viewer_page(far)))
+    np.testing.assert_allclose(heads[1:], far.heads, atol=2e-5)
     flat, centre, step = quantise(np.zeros((1, 4, 3)))
     assert (centre + step * flat == 0).all()
 
 
-def test_triangles_and_texture_places():
+def test_triangles_and_texture_coordinates_are_unpacked():
     scene = make_scene()
     _, arrays = unpacked(viewer_page(scene))
     np.testing.assert_array_equal(arrays["faces"].reshape(-1, 3), scene.fit.faces)
@@ -93,7 +93,7 @@ def test_sixteen_heads_make_a_small_page():
     assert len(viewer_page(scene)) < 8e6
 
 
-def test_bends_that_do_not_matter_are_left_out():
+def test_negligible_midpoints_are_left_out():
     scene = make_scene()
     straight = dataclasses.replace(
         scene, midpoints=scene.midpoints * 0 + (scene.heads[[0, 0, 0, 1, 1, 2]] + scene.heads[[1, 2, 3, 2, 3, 3]]) / 2
@@ -104,16 +104,16 @@ def test_bends_that_do_not_matter_are_left_out():
     assert header["bendSteps"] == []
 
 
-def test_only_the_first_heads_have_bends():
+def test_only_the_first_heads_have_midpoints():
     header, _ = unpacked(viewer_page(make_scene(MORPHED + 2)))
     assert header["heads"] == MORPHED + 2 and len(header["bendSteps"]) == MORPHED * (MORPHED - 1) // 2
 
 
-def test_the_same_scene_is_the_same_page():
+def test_the_same_scene_gives_the_same_page():
     assert viewer_page(make_scene()) == viewer_page(make_scene())
 
 
-def test_refusals():
+def test_wrong_scenes_are_refused():
     scene = make_scene()
     with pytest.raises(ValueError, match="no hypotheses"):
         viewer_page(dataclasses.replace(scene, heads=scene.heads[:0], scores=scene.scores[:0]))
@@ -123,7 +123,7 @@ def test_refusals():
         viewer_page(dataclasses.replace(scene, heads=scene.heads * np.nan))
 
 
-def test_reconstruct_writes_it(tmp_path):
+def test_reconstruct_writes_the_page(tmp_path):
     write_photo(tmp_path / "in" / "a b.png", size=(3000, 2000))
     out = tmp_path / "out"
     fake = FakeTools(seen_beyond=0.05)
@@ -152,7 +152,7 @@ def test_plain_fits_have_no_page(tmp_path):
     assert "in 3D" not in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_resume_makes_a_missing_page(tmp_path):
+def test_resume_writes_a_missing_page(tmp_path):
     write_photo(tmp_path / "in" / "a.png")
     options = {"method": "complete", "num_samples": 2}
     reconstruct(tmp_path / "in", tmp_path / "out", FakeTools(seen_beyond=0.05), **options)
@@ -169,11 +169,11 @@ def not_a_number(fit, hypotheses):
     return np.full((len(fit.vertices), 1, *fit.vertices.shape[1:]), np.nan)
 
 
-@pytest.mark.parametrize("between", [out_of_memory, not_a_number])
-def test_ways_that_cannot_be_found_leave_straight_ones(tmp_path, between):
+@pytest.mark.parametrize("midpoints", [out_of_memory, not_a_number])
+def test_viewer_interpolates_linearly_where_midpoints_fail(tmp_path, midpoints):
     write_photo(tmp_path / "in" / "a.png")
     fake = FakeTools(seen_beyond=0.05)
-    fake.between = between
+    fake.midpoints = midpoints
     assert reconstruct(tmp_path / "in", tmp_path / "out", fake, method="complete", num_samples=2) == 0
     header, _ = unpacked((tmp_path / "out" / "a" / "index.html").read_text())
     assert header["heads"] == 2 and header["bendSteps"] == []

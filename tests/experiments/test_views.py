@@ -6,16 +6,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.reconstruct.views import MARGIN, OPACITY, RENDER_SIDE, View, mask_over, overlay, render_view, tile
+from experiments.reconstruct.views import (
+    MARGIN,
+    OPACITY,
+    RENDER_SIDE,
+    HeadRenders,
+    mask_over,
+    overlay,
+    render_view,
+    tile,
+)
 from fitting import observe_photo
 from flamejax.camera import OrthographicCamera
 
 
-def square_view(low: int, high: int) -> View:
+def square_view(low: int, high: int) -> HeadRenders:
     """A white square from low to high pixels of the render."""
     image = np.zeros((RENDER_SIDE, RENDER_SIDE, 4), np.uint8)
     image[low:high, low:high] = 255
-    return View(image, image)
+    return HeadRenders(image, image)
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(0.5, (10.0, -20.0)), (3.0, (-500.0, -300.0)), (1.7, (-120.3, -40.8))])
@@ -39,14 +48,14 @@ def test_overlay_outside_the_photo_changes_nothing():
     np.testing.assert_array_equal(overlay(photo, square_view(0, 512), 1.0, np.array([5000.0, 0.0]), 256), photo)
 
 
-def test_overlay_keeps_what_the_head_does_not_cover():
+def test_overlay_leaves_the_photo_around_the_head_unchanged():
     photo = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     drawn = overlay(photo, square_view(240, 270), 1.0, np.zeros(2), 64)
     changed = (drawn != photo).any(axis=-1)
     assert 0 < changed.sum() < 60
 
 
-def test_the_turned_head_is_whole_and_centred():
+def test_the_turned_head_is_complete_and_centred():
     cloud = np.random.default_rng(0).normal(size=(500, 3)) * 0.05 + (0.3, 0.2, 0.0)
     cameras = []
 
@@ -78,20 +87,20 @@ def test_tile_is_four_pictures_in_a_row():
 
 
 @pytest.mark.parametrize("side", [600, 128, 129, 131, 64])  # the crop magnifies, or shrinks the photo
-def test_what_lies_beyond_the_photo_leaves_no_line_along_its_border(side):
+def test_mask_outside_the_photo_leaves_no_line_along_its_border(side):
     points = np.random.default_rng(1).uniform((2, 30), (298, 300), (68, 2))
     photo = np.zeros((301, 299, 3), np.float32)
     hidden = np.zeros(photo.shape[:2], np.float32)
-    (bare,) = observe_photo(photo, landmarks=points, size=side)
+    (observation,) = observe_photo(photo, landmarks=points, size=side)
     hidden[:, :40] = 1.0
     (masked,) = observe_photo(photo, landmarks=points, occlusion_mask=hidden, size=side)
-    scale, offset = float(bare.crop.scale), np.asarray(bare.crop.offset)
-    assert np.asarray(bare.occlusion_mask)[side // 2, 0] == 1.0  # the crop does reach beyond
+    scale, offset = float(observation.crop.scale), np.asarray(observation.crop.offset)
+    assert np.asarray(observation.occlusion_mask)[side // 2, 0] == 1.0  # the crop does reach beyond
 
     def written(observation, size):
         return mask_over(np.asarray(observation.occlusion_mask), scale, offset, (299, 301), size)
 
-    assert not written(bare, (299, 301)).any() and not written(bare, (150, 151)).any()
+    assert not written(observation, (299, 301)).any() and not written(observation, (150, 151)).any()
     # What is hidden up to the border stays so: 40 of 299 columns, as far down as the crop reaches.
     shown = written(masked, (299, 301)) > 0
     assert shown[150:, 0].all() and (np.abs(shown[150:].sum(axis=1) - 40) <= 0.5 / scale + 0.5).all()

@@ -75,8 +75,8 @@ def complaints(driver: Any) -> list[str]:
     """Warnings and errors on the console since the last call, without what Chromium says of software WebGL and of tests
     that read pixels."""
     own = ("Multiple readback", "GPU stall due to ReadPixels", "software WebGL", "Automatic fallback to software")
-    found = [f"{entry['level']}: {entry['message']}" for entry in driver.get_log("browser")]
-    return [text for text in found if not any(words in text for words in own)]
+    messages = [f"{entry['level']}: {entry['message']}" for entry in driver.get_log("browser")]
+    return [text for text in messages if not any(words in text for words in own)]
 
 
 def screenshot(driver: Any, path: str | os.PathLike) -> np.ndarray:

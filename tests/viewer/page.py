@@ -110,9 +110,9 @@ class Page:
         """Controls that say nothing to a screen reader, by the browser's own accessibility tree."""
         nodes = self.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
         roles = {"button", "radio", "checkbox", "slider", "combobox"}
-        found = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
-        assert sum(role in roles for role, _ in found) >= 15
-        return [role for role, name in found if role in roles and not name.strip()]
+        elements = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
+        assert sum(role in roles for role, _ in elements) >= 15
+        return [role for role, name in elements if role in roles and not name.strip()]
 
     # What is done.
 

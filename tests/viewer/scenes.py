@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 import flamejax
-from experiments.view.viewer_page import Scene
+from experiments.view.viewer_page import ViewerScene
 from flamejax.io.results_writing import head_mesh
 
 SIZE = 480, 400
@@ -18,7 +18,7 @@ SQUARE = 40
 
 
 @functools.cache
-def make_scene(count: int = 4, midpoints: bool = True) -> Scene:
+def make_scene(count: int = 4, midpoints: bool = True) -> ViewerScene:
     head = flamejax.load_head()
     fit = np.asarray(head.v_template, np.float32)
     fit = fit - fit.mean(axis=0)
@@ -34,13 +34,13 @@ def make_scene(count: int = 4, midpoints: bool = True) -> Scene:
     texture = np.full((64, 64, 3), (0.8, 0.5, 0.3), np.float32)
     light = np.zeros((9, 3), np.float32)
     light[0] = np.sqrt(4 * np.pi)
-    return Scene(
+    return ViewerScene(
         title="a <b> & c",
         fit=head_mesh(head, fit, texture),
         heads=heads,
         scores=-3.5 - 2.2 * np.arange(count),
         midpoints=middles if midpoints else None,
-        seen=~hidden,
+        visible=~hidden,
         spread=heads.std(axis=0).max(axis=-1).astype(np.float64) * np.sqrt(2),
         light=light,
         photo=make_photo(),

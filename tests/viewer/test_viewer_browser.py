@@ -23,8 +23,8 @@ STAGE_LIGHT, STAGE_DARK = (0xE4, 0xE6, 0xEA), (0x1C, 0x20, 0x26)
 
 @pytest.fixture(scope="module")
 def driver():
-    with browser.browser() as found:
-        yield found
+    with browser.browser() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_playing(page):
 
 def test_colours(page):
     depth = HEADS[1][:, 2]
-    hidden, seen = vertex_that(depth, ~SCENE.seen & lips()), vertex_that(depth, SCENE.seen)
+    hidden, seen = vertex_that(depth, ~SCENE.visible & lips()), vertex_that(depth, SCENE.visible)
     far, near = vertex_that(SCENE.spread, lips()), vertex_that(depth, HEADS[1][:, 1] > 0.07)
     pictures = {}
     for mode in MODES:
@@ -276,18 +276,18 @@ def test_opacity_and_photo(page):
     place = page.project(nose)[:2]
     whole = np.array(page.pixel(*place), float)
     page.slide_to("opacity", "HOME")
-    bare = np.array(page.pixel(*place), float)
-    assert np.abs(whole - bare).max() > 30 and page.text("opacity-share") == "0 %"
+    photo_pixel = np.array(page.pixel(*place), float)
+    assert np.abs(whole - photo_pixel).max() > 30 and page.text("opacity-share") == "0 %"
     page.drag_slider("opacity", 0.5)
     share = page.state()["opacity"]
     assert 0.4 < share < 0.6
-    np.testing.assert_allclose(page.pixel(*place), share * whole + (1 - share) * bare, atol=3)
+    np.testing.assert_allclose(page.pixel(*place), share * whole + (1 - share) * photo_pixel, atol=3)
     page.click("photo")
     np.testing.assert_allclose(page.pixel(*place), whole, atol=1)  # without a photo the head is whole
     np.testing.assert_allclose(page.pixel(3, 500), STAGE_LIGHT, atol=2)
     page.click("photo")
     assert page.state()["photo"]
-    np.testing.assert_allclose(page.pixel(*place), share * whole + (1 - share) * bare, atol=3)
+    np.testing.assert_allclose(page.pixel(*place), share * whole + (1 - share) * photo_pixel, atol=3)
 
 
 def test_edges(page):

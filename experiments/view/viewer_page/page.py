@@ -1,4 +1,4 @@
-"""The viewer's page: template, style and scripts, which lie beside this file, and one scene, in one file."""
+"""Builds the viewer's page: the template, style and scripts beside this file, and one scene, in one HTML file."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import json
 import re
 from pathlib import Path
 
-from experiments.view.viewer_page.scene import Scene, pack
+from experiments.view.viewer_page.scene import ViewerScene, pack
 
 FOLDER = Path(__file__).parent / "web"
 SCRIPTS = ("unpack.js", "shape.js", "shaders.js", "renderer.js", "camera.js", "input.js", "panel.js", "main.js")
-"""In this order they are one script."""
+"""Concatenated in this order."""
 
 
-def viewer_page(scene: Scene) -> str:
-    """HTML that needs nothing from elsewhere: no request leaves it, which its own content policy sees to. Raises as
-    `pack`."""
+def viewer_page(scene: ViewerScene) -> str:
+    """Return HTML that loads nothing from elsewhere, which its content security policy enforces. Raises as `pack`."""
     header, arrays = pack(scene)
     parts = {
         "title": html.escape(scene.title),
         "style": (FOLDER / "viewer.css").read_text(encoding="utf-8"),
-        # Within a script element only "<" could end or hide anything.
+        # Inside a script element only "<" could end the element.
         "scene": json.dumps(header, allow_nan=False).replace("<", "\\u003c"),
         "arrays": arrays,
         "script": "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS),
     }
     page = (FOLDER / "page.html").read_text(encoding="utf-8")
-    # In one pass: what was put in is not searched again.
-    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], page)
+    # In one pass, so that inserted text is not searched again.
+    return re.sub(r"{{(\w+)}}", lambda match: parts[match[1]], page)

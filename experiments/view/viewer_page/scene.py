@@ -1,4 +1,4 @@
-"""What the viewer shows, and how its numbers are packed into the page.
+"""The viewer's scene, and how its arrays are packed into the page.
 
 All heads are rounded to one grid of 65,535 steps over the largest extent of any of them along an axis (0.4 m: steps of
 6 um, an error of 3 um a coordinate). They are stored as the difference from the fit, whose high bytes are nearly all
@@ -19,14 +19,14 @@ from PIL import Image
 from flamejax.io.meshes import TexturedMesh, split_seams
 
 MORPHED = 16
-"""Between the first so many hypotheses the viewer has midpoints; between others it goes straight."""
+"""The viewer has midpoints between this many first hypotheses; between others it interpolates linearly."""
 GRID = 65534
 NEGLIGIBLE = 1e-5
-"""Metres: a bend between two heads that stays below is left out."""
+"""Metres: midpoints that lie closer to the straight line are left out."""
 
 
 @dataclass(frozen=True)
-class Scene:
+class ViewerScene:
     """A fit, its hypotheses and the photo, as NumPy arrays."""
 
     title: str
@@ -38,9 +38,9 @@ class Scene:
     """(M,) nats, up to a constant."""
     midpoints: np.ndarray | None
     """(P, V, 3) heads half-way between the first N <= MORPHED hypotheses, in the order of `np.triu_indices(N, 1)`; None
-    where there is no way but the straight one."""
-    seen: np.ndarray
-    """(V,) bool: what the photo shows."""
+    for linear interpolation."""
+    visible: np.ndarray
+    """(V,) bool: whether the photo shows the vertex."""
     spread: np.ndarray
     """(V,) metres: RMS distance of each vertex from its mean over the hypotheses."""
     light: np.ndarray
@@ -48,39 +48,40 @@ class Scene:
     photo: np.ndarray
     """(h, w, 3) uint8."""
     scale: float
-    """Of the camera: pixels of `photo` = scale * (x, -y) + translation."""
+    """Scale of the camera: pixels of `photo` = scale * (x, -y) + translation."""
     translation: np.ndarray
     """(2,)."""
 
 
-def pack(scene: Scene) -> tuple[dict[str, Any], str]:
-    """What the page's script reads: numbers that go into JSON, and arrays as base64 of gzip. `unpack.js` is the way
-    back. Raises: ValueError, shapes do not go together, or coordinates are not finite."""
+def pack(scene: ViewerScene) -> tuple[dict[str, Any], str]:
+    """Return the input of the page's script: a header for JSON, and arrays as base64 of gzip; `unpack.js` inverts it.
+
+    Raises: ValueError, shapes do not match, or coordinates are not finite."""
     _check(scene)
     blobs: list[bytes] = []
     arrays: dict[str, dict[str, Any]] = {}
 
     def put(name: str, values: np.ndarray) -> None:
-        little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        little_endian = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         # Bytes of one significance together.
-        data = little.view(np.uint8).reshape(-1, little.dtype.itemsize).T.tobytes()
+        data = little_endian.view(np.uint8).reshape(-1, little_endian.dtype.itemsize).T.tobytes()
         arrays[name] = {"type": values.dtype.name, "count": values.size, "offset": sum(map(len, blobs))}
         blobs.append(data)
 
     quantised, centre, step = quantise(np.concatenate([scene.fit.vertices[None], scene.heads]))
-    # Differences wrap round at 2^16, and back.
+    # Differences wrap around at 2^16; so does the script's sum.
     quantised[1:] -= quantised[:1]
     put("heads", quantised)
     bends, bend_steps = _bends(scene)
     put("bends", bends)
-    put("seen", np.asarray(scene.seen, np.uint8))
+    put("seen", np.asarray(scene.visible, np.uint8))
     put("spread", np.asarray(scene.spread, np.float32))
-    vertex, place, corners = split_seams(scene.fit)
+    vertex, uv_index, corners = split_seams(scene.fit)
     count = len(scene.fit.vertices)
     put("faces", _indices(scene.fit.faces, count))
     put("corners", _indices(corners, len(vertex)))
     put("vertex", _indices(vertex, count))
-    put("uv", np.asarray(np.asarray(scene.fit.uv)[place], np.float32))
+    put("uv", np.asarray(np.asarray(scene.fit.uv)[uv_index], np.float32))
     header = {
         "title": scene.title,
         "vertices": count,
@@ -97,32 +98,33 @@ def pack(scene: Scene) -> tuple[dict[str, Any], str]:
         "texture": _picture(np.round(np.clip(np.asarray(scene.fit.texture), 0, 1) * 255).astype(np.uint8), 92),
         "arrays": arrays,
     }
-    # mtime 0: the same scene is the same page.
+    # mtime 0: the same scene gives the same page.
     return header, base64.b64encode(gzip.compress(b"".join(blobs), 9, mtime=0)).decode()
 
 
 def quantise(heads: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """(N, V, 3) metres -> int16 q, centre (3,) and step with heads = centre + step q, within half a step."""
+    """Quantise (N, V, 3) metres to int16 q, centre (3,) and step: heads = centre + step q, within half a step."""
     flat = np.asarray(heads, np.float64).reshape(-1, 3)
     low, high = flat.min(axis=0), flat.max(axis=0)
     centre, step = (low + high) / 2, max(float((high - low).max()), 1e-6) / GRID
     return np.round((heads - centre) / step).astype(np.int16), centre, step
 
 
-def _bends(scene: Scene) -> tuple[np.ndarray, list[float]]:
-    """How far half-way heads lie from the straight line: int8 (K, V, 3) of the pairs for which that matters, and each
-    pair's step in metres, 0 where it does not."""
+def _bends(scene: ViewerScene) -> tuple[np.ndarray, list[float]]:
+    """Return how far midpoints lie from the straight line, quantised, and each pair's step in metres.
+
+    int8 (K, V, 3) of the pairs whose distance exceeds NEGLIGIBLE; the step of other pairs is 0."""
     if scene.midpoints is None:
         return np.zeros(0, np.int8), []
     first, second = np.triu_indices(min(MORPHED, len(scene.heads)), 1)
-    kept, steps = [], []
+    bends, steps = [], []
     for i, j, middle in zip(first, second, np.asarray(scene.midpoints, np.float64), strict=True):
         bend = middle - (scene.heads[i].astype(np.float64) + scene.heads[j]) / 2
         largest = float(np.abs(bend).max())
         steps.append(largest / 127 if largest > NEGLIGIBLE else 0.0)
         if steps[-1]:
-            kept.append(np.round(bend / steps[-1]).astype(np.int8))
-    return np.stack(kept) if kept else np.zeros(0, np.int8), steps
+            bends.append(np.round(bend / steps[-1]).astype(np.int8))
+    return np.stack(bends) if bends else np.zeros(0, np.int8), steps
 
 
 def _indices(values: np.ndarray, count: int) -> np.ndarray:
@@ -130,13 +132,13 @@ def _indices(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _picture(pixels: np.ndarray, quality: int) -> str:
-    """A data: URL."""
+    """Return pixels as a data: URL of a JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _check(scene: Scene) -> None:
+def _check(scene: ViewerScene) -> None:
     if not len(scene.heads):
         raise ValueError("there are no hypotheses to show.")
     shape = scene.fit.vertices.shape

@@ -4,7 +4,7 @@ const RADIANS_PER_PIXEL = 0.008;
 
 /** Drag to turn, with Shift, the right button or two fingers to move; wheel and pinch to zoom. */
 function listenToPointers(canvas, camera, changed) {
-  const held = new Map();
+  const pointers = new Map();
   const size = () => [canvas.clientWidth, canvas.clientHeight];
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
@@ -13,31 +13,31 @@ function listenToPointers(canvas, camera, changed) {
 
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    held.set(event.pointerId, at(event));
-    canvas.classList.add("held");
+    pointers.set(event.pointerId, at(event));
+    canvas.classList.add("dragging");
   });
   canvas.addEventListener("pointermove", (event) => {
-    const before = held.get(event.pointerId);
+    const before = pointers.get(event.pointerId);
     if (!before) return;
     const now = at(event);
     const [dx, dy] = [now[0] - before[0], now[1] - before[1]];
-    if (held.size === 2) {
-      const [, other] = [...held].find(([id]) => id !== event.pointerId);
-      const apart = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]) || 1;
-      camera.zoomAt(apart(now) / apart(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2, ...size());
+    if (pointers.size === 2) {
+      const [, other] = [...pointers].find(([id]) => id !== event.pointerId);
+      const distance = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]) || 1;
+      camera.zoomAt(distance(now) / distance(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2, ...size());
       camera.pan(dx / 2, dy / 2, ...size());
     } else if (event.shiftKey || event.buttons & 6) {
       camera.pan(dx, dy, ...size());
     } else {
       camera.orbit(dx * RADIANS_PER_PIXEL, dy * RADIANS_PER_PIXEL);
     }
-    held.set(event.pointerId, now);
+    pointers.set(event.pointerId, now);
     changed();
   });
   for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) {
     canvas.addEventListener(kind, (event) => {
-      held.delete(event.pointerId);
-      if (!held.size) canvas.classList.remove("held");
+      pointers.delete(event.pointerId);
+      if (!pointers.size) canvas.classList.remove("dragging");
     });
   }
   canvas.addEventListener("wheel", (event) => {

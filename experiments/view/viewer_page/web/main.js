@@ -199,7 +199,7 @@ class Viewer {
     this.frames++;
   }
 
-  /** The canvas with a head alone, turned a little and coloured by its distance from the fit. */
+  /** The canvas with a single head, turned a little and coloured by its distance from the fit. */
   small(head, side) {
     const camera = new Camera(this.scene.header, boundsOf(this.scene.heads));
     camera.view.yaw = 0.5;
@@ -228,11 +228,11 @@ class Viewer {
       pixel: (x, y) => {
         this.draw();
         const ratio = this.canvas.width / this.canvas.clientWidth;
-        const found = new Uint8Array(4);
+        const rgba = new Uint8Array(4);
         const { gl } = this;
         const row = this.canvas.height - 1 - Math.floor(y * ratio);
-        gl.readPixels(x * ratio, row, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, found);
-        return [...found.subarray(0, 3)];
+        gl.readPixels(x * ratio, row, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, rgba);
+        return [...rgba.subarray(0, 3)];
       },
     };
   }

@@ -1,4 +1,4 @@
-// The controls beside the stage. They say what is wanted; what is shown is told back by `Panel.show`.
+// The controls beside the stage. They hold the user's selection; `Panel.show` displays what is drawn.
 
 const $ = (id) => document.getElementById(id);
 const nameOf = (head) => (head ? String(head - 1).padStart(2, "0") : "fit");

@@ -126,7 +126,7 @@ class Renderer {
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.triangles.buffer);
     const triangles = () => gl.drawElements(gl.TRIANGLES, this.triangles.count, gl.UNSIGNED_INT, 0);
     if (look.head < 1) {
-      // Depth first: of a head one sees through, the front alone is blended over the photo.
+      // Depth first, so that only the front of a transparent head is blended over the photo.
       gl.colorMask(false, false, false, false);
       triangles();
       gl.colorMask(true, true, true, true);

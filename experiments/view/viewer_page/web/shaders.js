@@ -82,7 +82,7 @@ void main() {
     // Squared and rooted: light adds up in linear space.
     result = sqrt(uClay * uClay * light * 1.35 + 0.035 * shine);
   } else {
-    // Flat enough for the colours to be found in the legend.
+    // Weak shading, so that the colours can be matched with the legend.
     float light = 0.60 + 0.34 * key + 0.08 * fill + 0.06 * sky;
     vec3 base = ramp(vValue);
     if (uMode == 4) {

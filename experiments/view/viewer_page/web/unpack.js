@@ -57,25 +57,25 @@ function headsOf(header, steps) {
 }
 
 /**
- * (i, j) -> {decoded, step, values}: whether hypotheses i and j have a decoded head half-way between them, and by how
- * many steps of how many metres that leaves the straight line (no step: by nothing that matters). -1 is the fit.
+ * (i, j) -> {decoded, step, values}: whether hypotheses i and j have a decoded midpoint, and its distance from the
+ * straight line, quantised in steps of so many metres (no step: the distance is negligible). -1 is the fit.
  */
 function bendsOf(header, values) {
   const length = 3 * header.vertices;
-  const found = new Map();
+  const bends = new Map();
   const count = Math.round((1 + Math.sqrt(1 + 8 * header.bendSteps.length)) / 2);
   let pair = 0;
-  let kept = 0;
+  let index = 0;
   for (let i = 0; i < count; i++) {
     for (let j = i + 1; j < count; j++) {
       const step = header.bendSteps[pair++];
-      if (step) found.set(i * count + j, { step, values: values.subarray(kept * length, ++kept * length) });
+      if (step) bends.set(i * count + j, { step, values: values.subarray(index * length, ++index * length) });
     }
   }
   return (i, j) => {
     const low = Math.min(i, j);
     const high = Math.max(i, j);
     if (low < 0 || high >= count || low === high) return { decoded: false };
-    return { decoded: true, ...found.get(low * count + high) };
+    return { decoded: true, ...bends.get(low * count + high) };
   };
 }

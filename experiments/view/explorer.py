@@ -1,4 +1,4 @@
-"""What is to be seen: which vertices and colours result from which settings. Nothing here knows of a browser."""
+"""Computes the vertices and colours to show from the user's selection. Nothing here depends on a browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from experiments.results import (
     observation_of,
     spread_of,
 )
-from experiments.view.edits import edited
+from experiments.view.edits import edit_params
 from fitting.fit_model import FitModel
 from flamejax.head import HeadFileError, HeadModel
 from flamejax.io.meshes import TexturedMesh
@@ -39,29 +39,29 @@ Colour = Literal["clay", "texture", "spread", "seen and hidden"]
 COLOURS: tuple[str, ...] = get_args(Colour)
 FIT, BETWEEN = "fit", "between two"
 CLAY = np.float32(0.6)
-"""Grey of the head; the page's lights are bright."""
+"""Grey of the clay head; the page's lights are bright."""
 STEPS = 256
-"""Texels of a scale of colours."""
-LEAST_SPREAD = 1e-4
-"""Metres: where hypotheses differ by less at most, the scale of colours does not follow them further down."""
+"""Texels of a colour scale."""
+MIN_FULL_SPREAD = 1e-4
+"""Metres: the smallest spread that a colour scale ends at."""
 
 
 class ViewError(Exception):
-    """Something asked for cannot be shown; the message says why and what to do."""
+    """A selection cannot be shown; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What is asked for."""
+class HeadSelection:
+    """Which head of a face is shown."""
 
-    what: str = FIT
+    choice: str = FIT
     """FIT, a hypothesis' number such as '03', or BETWEEN."""
     values: Mapping[str, float] = field(default_factory=dict)
-    """Of the fit's sliders, by name; those left out are the fit's."""
+    """Values of the fit's sliders by name; the others are as fitted."""
     ends: tuple[int, int] = (0, 1)
-    """Hypotheses to go between,"""
+    """The two hypotheses to interpolate."""
     weight: float = 0.5
-    """from the first (0) to the second (1)."""
+    """0 is the first of them, 1 the second."""
 
 
 @dataclass(frozen=True)
@@ -71,51 +71,51 @@ class DrawSettings:
     k: float = 0.5
     """How fast similarity falls with distance (Eq. 8)."""
     n_sigma: float = 3.0
-    """How unusual heads may be, given what is seen, in standard deviations (Eq. 9)."""
+    """How unusual heads may be, given the visible part, in standard deviations (Eq. 9)."""
     num_samples: int = 16
     seed: int = 0
-    """The seed of reconstruct: it gives the draws of --method diverse, where the rest is the same too."""
+    """With the seed and settings of `flamejax reconstruct diverse`, the draws are the same."""
 
 
 @dataclass
 class ViewedFace:
-    """A face that was opened, with the hypotheses it has now."""
+    """An opened face with its current hypotheses."""
 
     result: Result
-    """As it was read."""
+    """The result as it was read."""
     model: FitModel
     observation: Observation | None
-    """What the fit saw; None where the photo is not to be had,"""
+    """The input of the fit; None where the photo is not available."""
     missing: str
-    """and why."""
+    """Why the photo is not available."""
     hypotheses: Hypotheses | None
     source: str
-    """Where the hypotheses are from, in words."""
+    """A description of how the hypotheses were drawn."""
     mesh_vae: str | None
-    """First digits of the SHA-256 of the Mesh-VAE whose latents they have."""
+    """First digits of the SHA-256 of the Mesh-VAE that the hypotheses' latents belong to."""
 
     @property
     def fit(self) -> Fit:
-        """As it was read."""
+        """The fit as it was read."""
         return self.result.fit
 
     @property
     def count(self) -> int:
-        """Hypotheses there are."""
+        """The number of hypotheses."""
         return 0 if self.hypotheses is None else len(self.hypotheses.score)
 
     def choices(self) -> list[str]:
-        """What `Shown.what` may be."""
-        between = self.count > 1 and self.hypotheses is not None and self.hypotheses.latents is not None
-        return [FIT, *self.numbers(), *([BETWEEN] if between else [])]
+        """Return the possible values of `HeadSelection.choice`."""
+        has_latents = self.hypotheses is not None and self.hypotheses.latents is not None
+        return [FIT, *self.numbers(), *([BETWEEN] if has_latents and self.count > 1 else [])]
 
     def numbers(self) -> list[str]:
-        """The hypotheses' names: 00, 01, ..."""
-        return [f"{place:02d}" for place in range(self.count)]
+        """Return the hypotheses' names: 00, 01, ..."""
+        return [f"{i:02d}" for i in range(self.count)]
 
 
 class Explorer:
-    """An output folder of reconstruct, opened to look at."""
+    """An output folder of `flamejax reconstruct`, opened for viewing."""
 
     def __init__(
         self, folder: Path, head: HeadModel, identity: HeadIdentity, local: str = "auto", mesh_vae: Path | None = None
@@ -124,38 +124,40 @@ class Explorer:
         self.folder, self.head, self.identity = folder, head, identity
         self.local, self.mesh_vae = local, mesh_vae or mesh_vae_path()
         self.names = list(result_records(folder)) if folder.is_dir() else []
-        """Of the faces."""
+        """Names of the faces."""
         if not self.names:
-            what = "no results of flamejax reconstruct in it" if folder.is_dir() else "no such folder"
+            problem = "no results of flamejax reconstruct in it" if folder.is_dir() else "no such folder"
             hint = " Give the folder above it." if (folder / "metrics.json").is_file() else ""
-            raise UsageError(f"{folder}: {what}.{hint} `flamejax reconstruct PHOTOS... --output {folder}` makes some.")
+            remedy = f"`flamejax reconstruct PHOTOS... --output {folder}` writes some."
+            raise UsageError(f"{folder}: {problem}.{hint} {remedy}")
         self._faces: dict[str, ViewedFace] = {}
         self._models: dict[str, FitModel] = {}
 
     def face(self, name: str) -> ViewedFace:
-        """A face, read when it is first asked for. Raises: ResultError."""
+        """Return a face, which is read on first use. Raises: ResultError."""
         if name not in self._faces:
             model = self._model(read_metrics(self.folder / name))
             result = read_result(self.folder / name, model, self.identity)
-            seen, missing = observation_of(result)
-            made_by = result.metrics["settings"].get("mesh_vae")
-            self._faces[name] = ViewedFace(result, model, seen, missing, result.hypotheses, "as written", made_by)
+            observation, missing = observation_of(result)
+            vae_digest = result.metrics["settings"].get("mesh_vae")
+            facts = observation, missing, result.hypotheses, "as written", vae_digest
+            self._faces[name] = ViewedFace(result, model, *facts)
         return self._faces[name]
 
-    def vertices(self, face: ViewedFace, shown: Shown) -> np.ndarray:
-        """(V, 3) float32 world metres of what is asked for. Raises: ViewError."""
-        if shown.what == FIT:
-            return np.asarray(vertices_of(face.model.head, edited(face.model, face.fit, shown.values)))
-        if shown.what not in face.choices() or face.hypotheses is None:
-            raise ViewError(f"there is no hypothesis {shown.what}: draw some first.")
-        if shown.what == BETWEEN:
-            return self._between(face, face.hypotheses, shown)
-        return np.asarray(face.hypotheses.vertices[int(shown.what)])
+    def vertices(self, face: ViewedFace, selection: HeadSelection) -> np.ndarray:
+        """Return the selected head's vertices (V, 3), float32 world metres. Raises: ViewError."""
+        if selection.choice == FIT:
+            return np.asarray(vertices_of(face.model.head, edit_params(face.model, face.fit, selection.values)))
+        if selection.choice not in face.choices() or face.hypotheses is None:
+            raise ViewError(f"there is no hypothesis {selection.choice}: draw some first.")
+        if selection.choice == BETWEEN:
+            return self._interpolate(face, face.hypotheses, selection)
+        return np.asarray(face.hypotheses.vertices[int(selection.choice)])
 
     def draw(self, face: ViewedFace, settings: DrawSettings) -> None:
-        """Replace a face's hypotheses by new ones. Takes seconds, the first time longer: it compiles.
+        """Replace a face's hypotheses by new ones. Takes seconds; the first draw takes longer, since it compiles.
 
-        Raises: ViewError, the Mesh-VAE or the photo cannot be used, or numbers came out that are none.
+        Raises: ViewError, the Mesh-VAE or the photo cannot be used, or the draws are not finite.
         """
         if face.observation is None:
             raise ViewError("drawing needs the photo, see below.")
@@ -163,15 +165,15 @@ class Explorer:
         key = face_keys([(metrics["photo_sha256"], metrics["face"])], settings.seed)[0]
         config = dataclasses.replace(DIVERSIFY_PRESETS["fast"], k=settings.k, n_sigma=settings.n_sigma)
         drawn = diversify(self.vae, face.model, face.fit, face.observation, key, num_samples=count, config=config)
-        found = jax.block_until_ready(drawn)
-        if not (np.isfinite(found.vertices).all() and np.isfinite(found.score).all()):
-            raise ViewError("the Mesh-VAE gave numbers that are none; the hypotheses of before were kept.")
+        jax.block_until_ready(drawn)
+        if not (np.isfinite(drawn.vertices).all() and np.isfinite(drawn.score).all()):
+            raise ViewError("the Mesh-VAE gave values that are not finite; the previous hypotheses are still shown.")
         face.source = f"drawn now by Algorithm 2, seed {settings.seed}, k {settings.k:g}, n_sigma {settings.n_sigma:g}"
-        face.hypotheses, face.mesh_vae = found, self._digest
+        face.hypotheses, face.mesh_vae = drawn, self._digest
 
     @cached_property
     def vae(self) -> MeshVAE:
-        """The Mesh-VAE, loaded when it is first needed. Raises: ViewError."""
+        """The Mesh-VAE, loaded on first use. Raises: ViewError."""
         try:
             return load_mesh_vae(self.head, self.mesh_vae)
         except (HeadFileError, OSError) as error:
@@ -182,40 +184,42 @@ class Explorer:
         return digest_of(self.mesh_vae)
 
     def _model(self, metrics: dict) -> FitModel:
-        made_with = str(metrics["settings"].get("local"))
-        if made_with not in self._models:
-            self._models[made_with] = fitted_with(metrics, self.head, self.local)
-        return self._models[made_with]
+        local = str(metrics["settings"].get("local"))
+        if local not in self._models:
+            self._models[local] = fitted_with(metrics, self.head, self.local)
+        return self._models[local]
 
-    def _between(self, face: ViewedFace, found: Hypotheses, shown: Shown) -> np.ndarray:
+    def _interpolate(self, face: ViewedFace, hypotheses: Hypotheses, selection: HeadSelection) -> np.ndarray:
         if face.mesh_vae != self._digest:
             raise ViewError(
-                "these hypotheses are of another Mesh-VAE than the one at hand: give theirs as --mesh-vae, or draw new."
+                "these hypotheses were drawn from another Mesh-VAE: give it as --mesh-vae, or draw new ones."
             )
-        if max(shown.ends) >= face.count:
+        if max(selection.ends) >= face.count:
             raise ViewError(f"there are only {face.count} hypotheses.")
-        first, second = (found.latents[end] for end in shown.ends)  # type: ignore[index]
-        return np.asarray(_decoded(self.vae, face.model, face.fit, first, second, np.float32(shown.weight)))
+        first, second = (hypotheses.latents[end] for end in selection.ends)  # type: ignore[index]
+        weight = np.float32(selection.weight)
+        return np.asarray(_decode_between(self.vae, face.model, face.fit, first, second, weight))
 
 
 @jax.jit
-def _decoded(vae: MeshVAE, model: FitModel, fit: Fit, first: Array, second: Array, weight: Array) -> Array:
-    """(V, 3) where the fit lies, of latents between two (L, C)."""
+def _decode_between(vae: MeshVAE, model: FitModel, fit: Fit, first: Array, second: Array, weight: Array) -> Array:
+    """Decode latents between two (L, C) to vertices (V, 3) in the fit's pose."""
     _, rotation, root = to_head_frame(model, fit)
     return to_world(vae.decode((1 - weight) * first + weight * second)[None], rotation, root)[0]
 
 
 def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: str) -> TexturedMesh:
-    """Vertices (V, 3) as a mesh in one of COLOURS. Scales of colours are a texture too, with the place on the scale as
-    texture coordinate."""
+    """Return vertices (V, 3) as a mesh in one of COLOURS.
+
+    A colour scale is a texture as well, with the position on the scale as texture coordinate."""
     if colour == "texture":
         return head_mesh(head, vertices, np.clip(np.asarray(head.albedo(face.fit.texture)), 0.0, 1.0))
-    place, end = np.zeros(len(vertices)), HOT
+    position, end = np.zeros(len(vertices)), HOT
     if colour == "spread":
-        place = np.clip(spread(face) / full_spread(face), 0, 1)
+        position = np.clip(spread(face) / full_spread(face), 0, 1)
     elif colour == "seen and hidden":
-        place, end = 1.0 - np.asarray(face.fit.vertex_visibility, np.float64), np.array(HIDDEN_COLOUR) / 255
-    uv = np.stack([(0.5 + (STEPS - 1) * place) / STEPS, np.full(len(place), 0.5)], axis=1)
+        position, end = 1.0 - np.asarray(face.fit.vertex_visibility, np.float64), np.array(HIDDEN_COLOUR) / 255
+    uv = np.stack([(0.5 + (STEPS - 1) * position) / STEPS, np.full(len(position), 0.5)], axis=1)
     ramp = np.linspace(0, 1, STEPS)[None, :, None]
     texture = ((1 - ramp) * CLAY + ramp * end).astype(np.float32)
     faces = np.asarray(head.faces)
@@ -223,24 +227,24 @@ def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: st
 
 
 def spread(face: ViewedFace) -> np.ndarray:
-    """(V,) metres: RMS distance of each vertex from its mean over the hypotheses; 0 of none."""
+    """Return (V,) metres: RMS distance of each vertex from its mean over the hypotheses; 0 without hypotheses."""
     if face.hypotheses is None:
         return np.zeros(face.model.head.num_vertices)
     return spread_of(face.hypotheses.vertices)
 
 
 def full_spread(face: ViewedFace) -> float:
-    """Metres that the scale of colours ends at: what only one vertex in a hundred exceeds."""
-    return max(LEAST_SPREAD, float(np.quantile(spread(face), 0.99)))
+    """Return the end of the colour scale, metres: the 99th percentile of the spread."""
+    return max(MIN_FULL_SPREAD, float(np.quantile(spread(face), 0.99)))
 
 
 def legend(face: ViewedFace, colour: str) -> str:
-    """What a colour means, in words."""
+    """Describe what a colour means."""
     if colour == "spread":
         if not face.count:
             return "There are no hypotheses: draw some."
-        most = 1e3 * full_spread(face)
-        return f"How far apart the {face.count} hypotheses are: grey 0, orange {most:.2g} mm or more."
+        largest = 1e3 * full_spread(face)
+        return f"How far apart the {face.count} hypotheses are: grey 0, orange {largest:.2g} mm or more."
     if colour == "seen and hidden":
         share = 100 * float(np.mean(np.asarray(face.fit.vertex_visibility)))
         return f"Grey: the photo shows it ({share:.0f} % of the vertices). Violet: hidden, or turned away."
@@ -249,19 +253,21 @@ def legend(face: ViewedFace, colour: str) -> str:
 
 @dataclass(frozen=True)
 class PhotoPlane:
-    """The photo's crop as a picture in the world."""
+    """The photo's crop as a square picture in the world."""
 
     image: np.ndarray
     """(S, S, 3) uint8."""
     side: float
-    """Metres."""
+    """Side length, metres."""
     centre: np.ndarray
     """(3,) metres."""
 
 
 def photo_plane(face: ViewedFace, eye: np.ndarray, margin: float = 0.02) -> PhotoPlane | None:
-    """The crop behind the head, as large as it must be to lie under the face for a viewer at `eye` (3,) who looks
-    straight back (the fit's camera is orthographic, a browser's is not). None where there is no photo."""
+    """Place the crop behind the head so that it lies under the face for a viewer at `eye` (3,) who looks along -z.
+
+    The fit's camera is orthographic and a browser's is not, so the picture is enlarged. None where there is no photo.
+    """
     if face.observation is None:
         return None
     image = np.round(255 * np.clip(np.asarray(face.observation.image), 0, 1)).astype(np.uint8)
@@ -269,6 +275,6 @@ def photo_plane(face: ViewedFace, eye: np.ndarray, margin: float = 0.02) -> Phot
     middle = (len(image) / 2 - shift) / scale * (1, -1)
     vertices = np.asarray(face.fit.vertices)
     behind, front = vertices[:, 2].min() - margin, np.asarray(face.fit.landmarks)[:, 2].mean()
-    larger = (eye[2] - behind) / (eye[2] - front)
-    centre = np.array([*(eye[:2] + larger * (middle - eye[:2])), behind])
-    return PhotoPlane(image, larger * len(image) / scale, centre)
+    enlargement = (eye[2] - behind) / (eye[2] - front)
+    centre = np.array([*(eye[:2] + enlargement * (middle - eye[:2])), behind])
+    return PhotoPlane(image, enlargement * len(image) / scale, centre)
