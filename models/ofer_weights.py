@@ -130,7 +130,7 @@ def check_base_encoders(model: Conditioned, arrays: Mapping[str, Any], path: Pat
         if trained != digest:
             raise HeadFileError(
                 f"{path}: trained with another {name} ({trained[:12]}) than the one given ({digest[:12]}). Give "
-                f"that encoder's file: `flamejax convert FILE --to {name}`, docs/encoders.md."
+                f"that encoder's file: `flamejax convert FILE --to {name}`, docs/how-to/encoders.md."
             )
 
 

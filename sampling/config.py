@@ -12,7 +12,7 @@ SamplerName = Literal["dpm", "ddim", "ancestral"]
 
 @dataclasses.dataclass(frozen=True)
 class SingleStageConfig:
-    """Settings of the single-stage baselines, chosen for the smallest closest-sample error (docs/diversity.md)."""
+    """Settings of the single-stage baselines, chosen for the least closest-sample error (docs/results/diversity.md)."""
 
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
     """Weights and noise levels of Eq. 11, as in our fits."""
@@ -43,7 +43,7 @@ class DiversifyConfig:
     """Number of directions, for `space` directions."""
     width: float = 1.6
     """For `space` directions: standard deviation of real heads along them, in units of the standard deviation of the
-    Mesh-VAE's posterior, which is overconfident about hidden parts (docs/diversity.md)."""
+    Mesh-VAE's posterior, which is overconfident about hidden parts (docs/results/diversity.md)."""
     optimiser: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 0.3
     """Initial learning rate of the variables, in standard deviations, with cosine decay."""

@@ -18,7 +18,7 @@ OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavio
 
 @dataclasses.dataclass(frozen=True)
 class PeerOptions:
-    """Other libraries that do the same work, timed alternately with ours (docs/benchmark.md)."""
+    """Other libraries that do the same work, timed alternately with ours (docs/results/benchmark.md)."""
 
     peers: bool = False
     """head: smplx, flame-pytorch and body-models. render: deodr. Needs pip install 'flamejax[bench]'."""

@@ -1,6 +1,6 @@
 """Encoders, which map a photo and its landmarks to the context of a diffusion model (OFER, CVPR 2025).
 
-`Encoder` is their interface; docs/encoders.md says where the weights come from.
+`Encoder` is their interface; docs/how-to/encoders.md says where the weights come from.
 """
 
 from models.encoders.arcface import ArcFace, IResNetConfig

@@ -1,4 +1,4 @@
-"""Fill `docs/open-head.md` from the embedded head: pictures, facts, and tables of measurements.
+"""Fill `docs/results/open-head.md` from the embedded head: pictures, facts, and tables of measurements.
 
 python -m tools.open_head.document [--output docs] [--anthropometry FILE] ...
 """
@@ -28,7 +28,7 @@ TABLES = ("anthropometry", "generalisation", "landmarks")
 
 @dataclass(frozen=True)
 class DocumentConfig:
-    """Fill docs/open-head.md from the embedded head: pictures, facts, and tables of measurements."""
+    """Fill docs/results/open-head.md from the embedded head: pictures, facts, and tables of measurements."""
 
     output: Path = DOCS
     """The docs folder: the page is results/open-head.md below it; the pictures go to images/open-head/."""

@@ -1,4 +1,4 @@
-"""The pictures of `docs/open-head.md`; deterministic for a given head."""
+"""The pictures of `docs/results/open-head.md`; deterministic for a given head."""
 
 from __future__ import annotations
 
