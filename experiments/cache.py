@@ -68,7 +68,7 @@ def file_lock(folder: Path, task: str) -> Iterator[None]:
         yield
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
+def flatten_tree(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     """Flatten a tree of dataclasses and dictionaries into arrays under dotted names; None is left out."""
     if tree is None:
         return {}
@@ -80,13 +80,13 @@ def flat(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
         return {prefix: np.asarray(tree)}
     arrays: dict[str, np.ndarray] = {}
     for name, value in children.items():
-        arrays |= flat(value, f"{prefix}.{name}" if prefix else name)
+        arrays |= flatten_tree(value, f"{prefix}.{name}" if prefix else name)
     return arrays
 
 
 def write_tree(path: Path, tree: Any) -> None:
     """Write a tree of dataclasses as .npz, and create its folder."""
-    write_arrays(path, flat(tree))
+    write_arrays(path, flatten_tree(tree))
 
 
 def read_tree(path: Path, kind: type[T]) -> T | None:
@@ -116,7 +116,7 @@ def _unflatten(kind: Any, arrays: dict[str, np.ndarray]) -> Any:
     return kind(**values)
 
 
-class KeptRows:
+class CachedRows:
     """An (N, D) array on disk that is written block by block; only one process may write at a time.
 
     PATH, a .npy, appears when all rows are written. Until then, rows are in PATH's `.partial` and the number of

@@ -25,7 +25,7 @@ LABEL_WIDTH = 110
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class ClayView:
     """Camera and light of a clay render; by default of a full head in the head frame, turned slightly."""
 
     scale: float = 4.0
@@ -46,7 +46,7 @@ class View:
 
 def clay_pictures(
     faces: np.ndarray | Array, heads: np.ndarray, colours: np.ndarray | None = None, side: int = 256,
-    view: View | None = None,
+    view: ClayView | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Render heads with smooth shading, one at a time, so that any number of them needs one compilation.
 
@@ -59,7 +59,7 @@ def clay_pictures(
     Returns:
       (N, side, side, 3) uint8.
     """
-    view = view or View()
+    view = view or ClayView()
     rotation = np.asarray(rotation_matrix(jnp.asarray([0.0, view.yaw, 0.0])), np.float64)
     verts = ((np.asarray(heads, np.float64) - view.middle) @ rotation.T).astype(np.float32)
     colours = np.broadcast_to(GREY if colours is None else colours, verts.shape).astype(np.float32)

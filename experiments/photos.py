@@ -20,7 +20,7 @@ MAX_NAME_BYTES = 160  # leaves room for "_face12" and a suffix in the 255 bytes 
 
 
 @dataclass(frozen=True)
-class Photo:
+class PhotoFile:
     """One input photo file."""
 
     path: Path
@@ -49,7 +49,7 @@ class Failure:
     reason: str
 
 
-def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[Photo], list[Failure]]:
+def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[PhotoFile], list[Failure]]:
     """Expand files, folders (recursively, by suffix) and globs, in the given order, sorted within each.
 
     Args:
@@ -59,19 +59,19 @@ def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[Photo], l
     Returns:
         Photos without names, each file once, and a failure for each argument that matches no photo.
     """
-    photos: dict[Path, Photo] = {}
+    photos: dict[Path, PhotoFile] = {}
     failures = []
     for argument in arguments:
         path = Path(argument).expanduser()
         if path.is_dir():
-            matches = [Photo(p, p.parent.relative_to(path)) for p in _images_below(path, exclude)]
+            matches = [PhotoFile(p, p.parent.relative_to(path)) for p in _images_below(path, exclude)]
             reason = "no image files in this folder."
         elif path.exists() or not has_magic(argument):
-            matches = [Photo(path, path.parent)]  # A missing file fails at loading, like any broken one.
+            matches = [PhotoFile(path, path.parent)]  # A missing file fails at loading, like any broken one.
             reason = ""
         else:
             paths = sorted(Path(p) for p in glob(str(path), recursive=True))  # noqa: PTH207
-            matches = [Photo(p, p.parent) for p in paths if not p.is_dir()]
+            matches = [PhotoFile(p, p.parent) for p in paths if not p.is_dir()]
             reason = "no file matches."
         if not matches:
             failures.append(Failure(argument, "find", reason))
@@ -80,7 +80,7 @@ def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[Photo], l
     return list(photos.values()), failures
 
 
-def name_photos(photos: Sequence[Photo], reserved: Collection[str] = ()) -> list[Photo]:
+def name_photos(photos: Sequence[PhotoFile], reserved: Collection[str] = ()) -> list[PhotoFile]:
     """Give each photo a unique folder name: its stem, unless another photo has the same stem.
 
     Photos that share a stem (ignoring case, as some file systems do) get the suffix, `portrait_png`. If that is not
@@ -108,7 +108,7 @@ def name_photos(photos: Sequence[Photo], reserved: Collection[str] = ()) -> list
     return named
 
 
-def face_name(photo: Photo, face: int, reserved: Collection[str]) -> str:
+def face_name(photo: PhotoFile, face: int, reserved: Collection[str]) -> str:
     """Name the results' folder of one face: the photo's name for the largest face (0), then `NAME_face1` and so on.
 
     `reserved`, case-folded names of other photos, are avoided.

@@ -14,17 +14,17 @@ from jax.typing import ArrayLike
 
 import flamejax
 from experiments.command_line import UsageError
-from fitting._observe import DENSE, crop_image, observation_in
+from fitting._observe import NUM_DENSE, crop_image, crop_observation
 from fitting.fit_model import FitModel, prepare
 from fitting.inputs import InputError, load_landmarks
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from flamejax.camera import CropTransform
 from flamejax.head import HeadFileError, HeadModel, head_digest, open_head_path
 from flamejax.io.images import ImageError, load_image, load_mask
-from flamejax.io.results import HeadIdentity, Result, ResultError, damaged, read_record
+from flamejax.io.results import HeadIdentity, Result, ResultError, damaged_file_error, read_record
 from flamejax.types import Observation
 
-HOT = np.array([0.9, 0.25, 0.05], np.float32)
+SPREAD_COLOUR = np.array([0.9, 0.25, 0.05], np.float32)
 """Colour of the vertices where hypotheses differ most."""
 HIDDEN_COLOUR = (130, 60, 220)
 """RGB colour of hidden pixels."""
@@ -39,21 +39,21 @@ def load_head(path: Path | None) -> tuple[HeadModel, HeadIdentity]:
     return head, HeadIdentity(head.name, head.version, head.licence, head_digest(path or open_head_path()))
 
 
-def digest_of(path: Path, digits: int = 16) -> str | None:
+def short_digest(path: Path, digits: int = 16) -> str | None:
     """Returns the first digits of a file's SHA-256; None if it cannot be read."""
     try:
-        return photo_digest(path)[:digits]
+        return file_digest(path)[:digits]
     except OSError:
         return None
 
 
-def photo_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Returns the SHA-256 of a file. Raises: OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def reason_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Format an exception as one line for the user."""
     text = " ".join(str(error).split())
     is_readable = isinstance(error, (ValueError, ImportError)) and text
@@ -67,13 +67,13 @@ def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:
     return fold(jnp.asarray(numbers))
 
 
-def spread_of(heads: ArrayLike) -> np.ndarray:
+def vertex_spread(heads: ArrayLike) -> np.ndarray:
     """Returns (V,), the RMS distance of each vertex from its mean over heads (M, V, 3)."""
     heads = np.asarray(heads, np.float64)
     return np.sqrt(((heads - heads.mean(axis=0)) ** 2).sum(axis=-1).mean(axis=0))
 
 
-def fitted_with(metrics: dict[str, Any], head: HeadModel, local: str = "auto") -> FitModel:
+def load_fit_model(metrics: dict[str, Any], head: HeadModel, local: str = "auto") -> FitModel:
     """Load the model that a result was fitted with, including its local models.
 
     Args:
@@ -92,9 +92,9 @@ def fitted_with(metrics: dict[str, Any], head: HeadModel, local: str = "auto") -
             local_model = load_local_model(head, path)
     except (HeadFileError, OSError) as error:
         raise ResultError(f"local models of the result: {error} If the file was moved, give --local FILE.") from error
-    if local_model is not None and digest and digest_of(path) != digest:
+    if local_model is not None and digest and short_digest(path) != digest:
         raise ResultError(
-            f"{path}: not the local models that the result was fitted with ({digest_of(path)}, not {digest}). "
+            f"{path}: not the local models that the result was fitted with ({short_digest(path)}, not {digest}). "
             "Give those as --local FILE, or reconstruct the photo again."
         )
     return prepare(head, local_model)
@@ -104,14 +104,14 @@ def find_photo(metrics: dict[str, Any]) -> Path:
     """Find the photo of a result. Raises: FileNotFoundError, it is missing or has changed."""
     existing = [path for path in (Path(metrics["photo_path"]), Path(metrics["photo"])) if path.is_file()]
     for path in existing:
-        if photo_digest(path) == metrics["photo_sha256"]:
+        if file_digest(path) == metrics["photo_sha256"]:
             return path
     if existing:
         raise FileNotFoundError(f"the photo {existing[0]} was changed since; reconstruct it again.")
     raise FileNotFoundError(f"the photo {metrics['photo_path']} is not there any more; put it back.")
 
 
-def observation_of(result: Result) -> tuple[Observation | None, str]:
+def load_observation(result: Result) -> tuple[Observation | None, str]:
     """Restore the observation that a result was fitted to, up to rounding; or None, and why the photo is unavailable.
 
     Masks equal those of the fit if the photo is at most 2048 pixels long. For larger photos they are accurate to a
@@ -129,7 +129,7 @@ def observation_of(result: Result) -> tuple[Observation | None, str]:
     face = None
     if result.face_mask.is_file():
         face = (_load_mask_in_crop(result.face_mask, image, crop, size) >= 0.5).astype(np.float32)
-    return observation_in(crop, image, size, (points, confidence), dense, hidden, face), ""
+    return crop_observation(crop, image, size, (points, confidence), dense, hidden, face), ""
 
 
 def _load_landmarks(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
@@ -143,9 +143,10 @@ def _load_landmarks(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarra
         dense = np.array([[np.nan] * 2 if row is None else row for row in record["dense_points"]], np.float64)
         dense_confidence = np.array(record["dense_confidence"], np.float64)
     except (InputError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise damaged(path, error) from error
-    if dense.shape != (DENSE, 2) or dense_confidence.shape != (DENSE,) or not np.isfinite(dense_confidence).all():
-        raise damaged(path, f"its dense landmarks are not {DENSE}")
+        raise damaged_file_error(path, error) from error
+    shapes = dense.shape, dense_confidence.shape
+    if shapes != ((NUM_DENSE, 2), (NUM_DENSE,)) or not np.isfinite(dense_confidence).all():
+        raise damaged_file_error(path, f"its dense landmarks are not {NUM_DENSE}")
     return points, confidence, (dense, dense_confidence)
 
 
@@ -154,7 +155,7 @@ def _load_mask_in_crop(path: Path, image: np.ndarray, crop: CropTransform, size:
     try:
         mask = load_mask(path)
     except ImageError as error:
-        raise damaged(path, error) from error
+        raise damaged_file_error(path, error) from error
     scale = mask.shape[1] / image.shape[1]
     return crop_image(mask, CropTransform(crop.scale / scale, crop.offset), size)
 
@@ -165,7 +166,7 @@ def _load_crop(path: Path) -> tuple[CropTransform, int]:
         transform, size = record["crop_transform"], int(record["crop"]["size"][0])
         scale, offset = float(transform["scale"]), np.array(transform["offset"], np.float32).reshape(2)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise damaged(path, repr(error)) from error
+        raise damaged_file_error(path, repr(error)) from error
     if not (scale > 0 and 0 < size <= 4096 and np.isfinite(offset).all()):
-        raise damaged(path, "an impossible crop")
+        raise damaged_file_error(path, "an impossible crop")
     return CropTransform(jnp.asarray(scale, jnp.float32), jnp.asarray(offset)), size

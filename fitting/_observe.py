@@ -15,7 +15,7 @@ from flamejax.camera import CropTransform
 from flamejax.io.images import check_image
 from flamejax.types import Observation, stack
 
-DENSE = 468
+NUM_DENSE = 468
 """Number of points of MediaPipe's face mesh."""
 CROP_SCALE = 1.6  # side of the crop over the longer side of the face's box
 NUM_LANDMARKS = 68
@@ -162,7 +162,7 @@ def _detect_landmarks(
 def _check_landmark_shapes(detector: FaceDetector, face: FaceLandmarks) -> None:
     """Raises: ValueError if a detector returned arrays of wrong shape."""
     shapes: dict[str, tuple[int, ...]] = {"points": (NUM_LANDMARKS, 2), "confidence": (NUM_LANDMARKS,)}
-    for name, shape in (shapes if face.mesh is None else {**shapes, "mesh": (DENSE, 3)}).items():
+    for name, shape in (shapes if face.mesh is None else {**shapes, "mesh": (NUM_DENSE, 3)}).items():
         check_shape(f"{name} of {type(detector).__name__}.landmarks", getattr(face, name), *shape, batched=False)
 
 
@@ -193,10 +193,10 @@ def _crop_face(
     face = None if face_mask is None else crop_image(face_mask, crop, size)
     confidence = np.where(inside, confidence, 0.0)
     dense = None if mesh is None else (mesh[:, :2], _dense_confidence(mesh[:, :2], points, confidence))
-    return observation_in(crop, image, size, (points, confidence), dense, hidden, face)
+    return crop_observation(crop, image, size, (points, confidence), dense, hidden, face)
 
 
-def observation_in(
+def crop_observation(
     crop: CropTransform,
     image: np.ndarray,
     size: int,
@@ -222,8 +222,8 @@ def observation_in(
         image=jnp.asarray(crop_image(image, crop, size)),
         landmarks=points[0],
         confidence=jnp.asarray(landmarks[1], jnp.float32),
-        dense_landmarks=jnp.zeros((DENSE, 2)) if dense is None else points[1],
-        dense_confidence=jnp.zeros(DENSE) if dense is None else jnp.asarray(dense[1], jnp.float32),
+        dense_landmarks=jnp.zeros((NUM_DENSE, 2)) if dense is None else points[1],
+        dense_confidence=jnp.zeros(NUM_DENSE) if dense is None else jnp.asarray(dense[1], jnp.float32),
         face_mask=jnp.asarray(in_photo if face is None else face * in_photo),
         occlusion_mask=jnp.asarray(np.maximum(hidden, 1.0 - in_photo)),
         crop=crop,

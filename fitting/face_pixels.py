@@ -8,7 +8,7 @@ from jax import Array
 
 from fitting.appearance import BAND_SIGMA, BROWS, TINT_SIGMA, estimate_light, region_triangles
 from fitting.label_smoothing import dilate, fill_holes
-from fitting.landmark_fit import Geometry
+from fitting.landmark_fit import GeometryParams
 from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel, HeadParams, landmarks, vertices
 from flamejax.rendering import ambient_light, interpolate, rasterize, sample_texture, sh_basis, shade
@@ -70,7 +70,7 @@ def vertex_spread_factors(head: HeadModel) -> Array:
     return factors
 
 
-def render_face_maps(head: HeadModel, geometry: Geometry, size: int) -> FacePixels:
+def render_face_maps(head: HeadModel, geometry: GeometryParams, size: int) -> FacePixels:
     """Render the maps of one head at (size, size)."""
     verts = vertices(head, geometry.params())
     screen = geometry.camera(size).project(verts)
@@ -152,7 +152,7 @@ def _near_white_light(
     return light
 
 
-def project_all_landmarks(head: HeadModel, geometry: Geometry) -> Array:
+def project_all_landmarks(head: HeadModel, geometry: GeometryParams) -> Array:
     """Return the fitted head's 68 landmarks, then the 468 dense ones if it has them: (L, 2) in crop sides."""
     points = geometry.project_landmarks(head)
     return points if head.dense is None else jnp.concatenate([points, geometry.project_dense_landmarks(head)])

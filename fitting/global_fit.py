@@ -11,8 +11,8 @@ from fitting._checks import check_observation
 from fitting.config import MIN_LANDMARKS, AnyFitConfig, FitConfig, GradientFitConfig
 from fitting.fit_model import FitModel, prepare
 from fitting.gradient_fit import fit_by_gradient_descent
-from fitting.landmark_fit import INNER, Geometry, fit_landmarks, landmark_targets
-from fitting.photometric_fit import FitIterate, FitParams, PhotoData, fit_photometric, reduced, total_energy
+from fitting.landmark_fit import INNER, GeometryParams, fit_landmarks, landmark_targets
+from fitting.photometric_fit import FitIterate, FitParams, PhotoData, downsample_photo, fit_photometric, total_energy
 from fitting.sharding import sharded_map, sharded_program
 from flamejax.geometry import triangle_normals
 from flamejax.head import HeadModel, landmarks_from_vertices, vertices
@@ -66,7 +66,7 @@ def fit_program(config: AnyFitConfig, devices: tuple[jax.Device, ...]):  # noqa:
 def fit_batch(model: FitModel, observation: Observation, config: AnyFitConfig) -> Fit:
     """Fit photos along one leading axis (B,): pure, traceable, no host callbacks."""
     observation, is_finite = _replace_nonfinite(observation)
-    photos = jax.vmap(lambda photo: PhotoData(*reduced(photo, config.render_size), landmark_targets(photo, config)))(
+    photos = jax.vmap(lambda photo: PhotoData(*downsample_photo(photo, config.render_size), landmark_targets(photo, config)))(
         observation
     )
     if isinstance(config, GradientFitConfig):
@@ -108,7 +108,8 @@ def _make_fit(
     converged = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(iterate)]))
     side = observation.image.shape[-2]
     # The mean head in the middle of the crop: finite, and visibly not a fit.
-    centred = dataclasses.replace(Geometry.zeros(head), log_scale=jnp.log(2.0), translation=jnp.asarray([0.5, 0.6]))
+    zeros = GeometryParams.zeros(head)
+    centred = dataclasses.replace(zeros, log_scale=jnp.log(2.0), translation=jnp.asarray([0.5, 0.6]))
     fallback = FitParams(centred, jnp.zeros_like(iterate.params.texture), ambient_light())
     fitted = jax.tree.map(
         lambda leaf, mean: jnp.where(converged & enough_landmarks, leaf, mean), iterate.params, fallback

@@ -11,7 +11,7 @@ from jax import Array
 from fitting.appearance import skin_triangles
 from fitting.config import GradientFitConfig
 from fitting.fit_model import FitModel
-from fitting.landmark_fit import INNER, Geometry, Targets, closure_error
+from fitting.landmark_fit import INNER, GeometryParams, LandmarkTargets, closure_error
 from fitting.photometric_fit import (
     FitIterate,
     FitParams,
@@ -33,7 +33,7 @@ RIGID = ("orient", "camera")
 class DescentParams:
     """The `FitParams` of one photo, flat and in the released code's units, where the crop reaches from -1 to 1.
 
-    Gradient descent optimises these. All fields but `camera` are as in `Geometry` and `FitParams`; `fit_params`
+    Gradient descent optimises these. All fields but `camera` are as in `GeometryParams` and `FitParams`; `fit_params`
     converts them.
     """
 
@@ -53,7 +53,7 @@ class DescentParams:
         scale, translation = 0.5 * self.camera[0], 0.5 + 0.5 * self.camera[1:]
         # The scale must stay positive for its logarithm, which plain descent does not guarantee.
         log_scale = jnp.log(jnp.maximum(scale, 1e-3))
-        geometry = Geometry(self.orient, log_scale, translation, self.jaw, self.betas, self.expression, self.eyes)
+        geometry = GeometryParams(self.orient, log_scale, translation, self.jaw, self.betas, self.expression, self.eyes)
         return FitParams(geometry, self.texture, self.light)
 
 
@@ -109,7 +109,7 @@ def _step_factors(model: FitModel, params: DescentParams, local: Array, config: 
     )
 
 
-def _initial_params(head: HeadModel, targets: Targets) -> DescentParams:
+def _initial_params(head: HeadModel, targets: LandmarkTargets) -> DescentParams:
     """Return the frontal mean head, with least-squares scale and translation onto the visible landmarks.
 
     The released code starts with scale 5 and translation 0, since its crops are all alike.
@@ -122,7 +122,7 @@ def _initial_params(head: HeadModel, targets: Targets) -> DescentParams:
     variance = jnp.sum(weights * (points - centre[None]) ** 2)
     scale = jnp.sqrt(jnp.sum(weights * (target - target_centre[None]) ** 2) / (variance + 1e-12) + 1e-6)
     camera = jnp.concatenate([scale[None], target_centre - scale * centre])
-    zeros, texture = Geometry.zeros(head), jnp.zeros(head.albedo_basis.shape[0])
+    zeros, texture = GeometryParams.zeros(head), jnp.zeros(head.albedo_basis.shape[0])
     return DescentParams(
         zeros.orient, camera, zeros.jaw, zeros.betas, zeros.expression, zeros.eyes, texture, ambient_light()
     )
@@ -153,7 +153,7 @@ def loss_terms(
 
 
 def landmark_loss(
-    head: HeadModel, params: DescentParams, targets: Targets, config: GradientFitConfig, which: slice
+    head: HeadModel, params: DescentParams, targets: LandmarkTargets, config: GradientFitConfig, which: slice
 ) -> Array:
     """Return the mean distance, by the config's norm l2 or l1, over the visible landmarks of `which`: ()."""
     error = params.fit_params().geometry.project_landmarks(head) - targets.points

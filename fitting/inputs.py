@@ -199,7 +199,7 @@ def _to_float_array(values: object) -> np.ndarray | None:
         return None
 
 
-def uncovered(points: Any, confidence: Any, mask: Any) -> Any:
+def confidence_outside_mask(points: Any, confidence: Any, mask: Any) -> Any:
     """Set the confidences (N,) of points (N, 2), crop pixels, to 0 under a mask (S, S), 1 = hidden. NumPy only."""
     column, row = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, len(mask) - 1).T
     return np.where(np.asarray(mask)[row, column] < 0.5, confidence, 0.0)

@@ -32,7 +32,7 @@ START_YAWS = (0.0, -0.7, 0.7)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Geometry:
+class GeometryParams:
     """Shape, pose and camera of one photo's head, as the optimisers vary them.
 
     A fit estimates these from landmarks. `FitParams` adds texture and light, `params` and `camera` convert to the
@@ -55,7 +55,7 @@ class Geometry:
     """(2,) up-down and left-right rotation of both eyes, radians."""
 
     @classmethod
-    def zeros(cls, head: HeadModel) -> "Geometry":
+    def zeros(cls, head: HeadModel) -> "GeometryParams":
         """Return the frontal mean head, with scale 1 and translation 0."""
         return cls(*(jnp.zeros(shape) for shape in (3, (), 2, 3, head.num_betas, head.num_expression, 2)))
 
@@ -81,7 +81,7 @@ class Geometry:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Targets:
+class LandmarkTargets:
     """The landmarks that one photo's head is fitted to, with weights."""
 
     points: Array
@@ -94,7 +94,7 @@ class Targets:
     """(468,) confidences; 0 = hidden."""
 
 
-def landmark_targets(observation: Observation, config: AnyFitConfig) -> Targets:
+def landmark_targets(observation: Observation, config: AnyFitConfig) -> LandmarkTargets:
     """Return one photo's landmarks as fit targets; those that are unsure, missing or masked get weight 0."""
     side = observation.image.shape[-2]
 
@@ -107,10 +107,10 @@ def landmark_targets(observation: Observation, config: AnyFitConfig) -> Targets:
         return jnp.where(weights[:, None] > 0, points, 0.0) / side, weights
 
     sparse = weighted(observation.landmarks, observation.confidence)
-    return Targets(*sparse, *weighted(observation.dense_landmarks, observation.dense_confidence))
+    return LandmarkTargets(*sparse, *weighted(observation.dense_landmarks, observation.dense_confidence))
 
 
-def landmark_residuals(head: HeadModel, geometry: Geometry, targets: Targets, config: FitConfig) -> Array:
+def landmark_residuals(head: HeadModel, geometry: GeometryParams, targets: LandmarkTargets, config: FitConfig) -> Array:
     """Return landmark residuals (L, 2) in noise levels, times the square root of confidence: the 68 landmarks, then the
     dense ones if the head has them and their weight is not 0."""
     error = geometry.project_landmarks(head) - targets.points
@@ -123,7 +123,7 @@ def landmark_residuals(head: HeadModel, geometry: Geometry, targets: Targets, co
     return jnp.concatenate([residuals, dense_error * precision[:, None]])
 
 
-def closure_error(points: Array, targets: Targets) -> tuple[Array, Array]:
+def closure_error(points: Array, targets: LandmarkTargets) -> tuple[Array, Array]:
     """Compare fitted and observed openings of lids and lips (the closure terms of the released code).
 
     points (68, 2) fitted, in the targets' units -> (7, 2) difference of the vectors from lower to upper point, and
@@ -134,7 +134,7 @@ def closure_error(points: Array, targets: Targets) -> tuple[Array, Array]:
     return error, jnp.minimum(targets.weights[upper], targets.weights[lower])
 
 
-def closure_residuals(head: HeadModel, geometry: Geometry, targets: Targets, config: FitConfig) -> Array:
+def closure_residuals(head: HeadModel, geometry: GeometryParams, targets: LandmarkTargets, config: FitConfig) -> Array:
     """Return residuals (7, 2) of the lids' and lips' openings in noise levels; (0, 2) if `closure_sigma` is 0."""
     if not config.closure_sigma:
         return jnp.zeros((0, 2))
@@ -154,7 +154,7 @@ def landmark_noise(head: HeadModel, config: FitConfig) -> Array:
     return jnp.concatenate([jnp.full((17,), config.contour_sigma), inner])
 
 
-def prior_residuals(head: HeadModel, geometry: Geometry) -> Array:
+def prior_residuals(head: HeadModel, geometry: GeometryParams) -> Array:
     """Return the priors' residuals in standard deviations (L_reg of Eq. 11, for joints as well as coefficients)."""
     jaw = geometry.jaw / jnp.asarray(JAW_SIGMA)
     overclosed_jaw = jnp.minimum(geometry.jaw[:1], 0.0) / JAW_CLOSED_SIGMA
@@ -165,7 +165,7 @@ def prior_residuals(head: HeadModel, geometry: Geometry) -> Array:
     return jnp.concatenate(residuals)
 
 
-def smoothing_residuals(model: FitModel, geometry: Geometry, config: FitConfig) -> Array:
+def smoothing_residuals(model: FitModel, geometry: GeometryParams, config: FitConfig) -> Array:
     """Return the smoothing term's residuals (S' + E',), or (0,) if its weight is 0.
 
     Half the sum of their squares is the mean squared Laplacian times its weight.
@@ -175,7 +175,7 @@ def smoothing_residuals(model: FitModel, geometry: Geometry, config: FitConfig) 
     return jnp.sqrt(2.0 * config.smoothing_weight) * model.roughness(geometry.betas, geometry.expression)
 
 
-def fit_landmarks(model: FitModel, targets: Targets, config: FitConfig) -> Geometry:
+def fit_landmarks(model: FitModel, targets: LandmarkTargets, config: FitConfig) -> GeometryParams:
     """Fit one photo's landmarks: rigid pose from several yaws, then global coefficients, then local ones too.
 
     Returns the geometry of lowest energy.
@@ -191,13 +191,15 @@ def fit_landmarks(model: FitModel, targets: Targets, config: FitConfig) -> Geome
     return _fit_geometry(model, start, targets, config, config.local_steps)
 
 
-def _fit_geometry(model: FitModel, start: Geometry, targets: Targets, config: FitConfig, steps: int) -> Geometry:
+def _fit_geometry(
+    model: FitModel, start: GeometryParams, targets: LandmarkTargets, config: FitConfig, steps: int
+) -> GeometryParams:
     """Fit pose, camera and all coefficients of a model by `least_squares` from a start."""
     if not steps:
         return start
     head = model.head
 
-    def residuals(geometry: Geometry) -> tuple[Array, Array]:
+    def residuals(geometry: GeometryParams) -> tuple[Array, Array]:
         points = landmark_residuals(head, geometry, targets, config)
         openings = closure_residuals(head, geometry, targets, config)
         prior = jnp.concatenate([prior_residuals(head, geometry), smoothing_residuals(model, geometry, config)])
@@ -206,9 +208,9 @@ def _fit_geometry(model: FitModel, start: Geometry, targets: Targets, config: Fi
     return least_squares(residuals, start, steps)[0]
 
 
-def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig) -> Geometry:
+def _fit_rigid(head: HeadModel, target: Array, weights: Array, config: FitConfig) -> GeometryParams:
     """Fit rotation, scale and translation of the mean head from several yaws, and return the best result."""
-    mean_head = Geometry.zeros(head)
+    mean_head = GeometryParams.zeros(head)
     points, root = landmarks(head, mean_head.params()), head.joint_template[0]
 
     def residuals(rigid: Array) -> tuple[Array, Array]:

@@ -48,7 +48,7 @@ class Residuals:
     """(N, 3, V) per scan: scan - top N_S identity - top N_E expression - its subject's shape residual."""
 
 
-def residuals(
+def split_residuals(
     head: HeadModel, unposed: np.ndarray, betas: np.ndarray, expression: np.ndarray, subject: np.ndarray,
     config: LocalConfig,
 ) -> Residuals:  # fmt: skip

@@ -17,7 +17,7 @@ from fitting.config import MIN_LANDMARKS, FitConfig
 from fitting.face_pixels import FacePixels, albedo_of, fit_appearance, project_all_landmarks, render_face_maps
 from fitting.fit_model import without_local_models
 from fitting.label_smoothing import box_sum, dilate, edge_weights, fill_holes, mean_field, remove_specks
-from fitting.landmark_fit import Geometry, fit_landmarks, landmark_targets
+from fitting.landmark_fit import GeometryParams, fit_landmarks, landmark_targets
 from fitting.pixel_likelihood import (
     face_log_likelihood,
     histogram,
@@ -161,7 +161,9 @@ def masks_batch(
     return jax.vmap(estimate_masks)(observation)
 
 
-def segment(head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig) -> tuple[Array, Array]:
+def segment(
+    head: HeadModel, geometry: GeometryParams, photo: Observation, config: OcclusionConfig
+) -> tuple[Array, Array]:
     """Segment one photo: return the face's area and its hidden part, each (R, R) of 0 and 1."""
     size = config.size
     image = jax.image.resize(photo.image, (size, size, 3), "linear", antialias=True)
@@ -174,7 +176,7 @@ def segment(head: HeadModel, geometry: Geometry, photo: Observation, config: Occ
     return pixels.face, remove_specks(mask, max(1, round(config.speck_radius * size)), pixels.face)
 
 
-def landmark_prior(head: HeadModel, geometry: Geometry, photo: Observation, config: OcclusionConfig) -> Array:
+def landmark_prior(head: HeadModel, geometry: GeometryParams, photo: Observation, config: OcclusionConfig) -> Array:
     """Return log odds (R, R) of "hidden" from the landmarks' confidences: a mean weighted by proximity."""
     points = project_all_landmarks(head, geometry)
     confidence, weights = photo.confidence, jnp.ones(68).at[:17].set(0.5)

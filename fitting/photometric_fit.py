@@ -9,12 +9,12 @@ import optax
 from jax import Array
 
 from fitting._least_squares import huber_energy
-from fitting.appearance import estimate_light, light_prior_residuals, skin_triangles, surface
+from fitting.appearance import estimate_light, light_prior_residuals, skin_triangles, surface_at_pixels
 from fitting.config import FitConfig
 from fitting.fit_model import FitModel
 from fitting.landmark_fit import (
-    Geometry,
-    Targets,
+    GeometryParams,
+    LandmarkTargets,
     closure_residuals,
     landmark_residuals,
     prior_residuals,
@@ -35,7 +35,7 @@ STEP_SIZES = {
     "texture": 5e-2,
     "light": 2e-2,
 }
-"""Adam's step sizes, in the units of the fields of `Geometry` and `FitParams`."""
+"""Adam's step sizes, in the units of the fields of `GeometryParams` and `FitParams`."""
 TERMS = ("landmark", "closure", "photometric", "regularisation", "smoothing")
 """Names of the energy's terms."""
 
@@ -45,7 +45,7 @@ TERMS = ("landmark", "closure", "photometric", "regularisation", "smoothing")
 class FitParams:
     """All parameters that a fit of one photo optimises: the geometry, with its texture and light."""
 
-    geometry: Geometry
+    geometry: GeometryParams
     texture: Array
     """(C,) albedo coefficients."""
     light: Array
@@ -61,11 +61,11 @@ class PhotoData:
     """(R, R, 3)"""
     mask: Array
     """(R, R), 1 = face and not hidden: M_f (1 - M_o) of Eq. 12."""
-    targets: Targets
+    targets: LandmarkTargets
     """The landmarks."""
 
 
-def visible_triangles(head: HeadModel, geometry: Geometry, size: int) -> Array:
+def visible_triangles(head: HeadModel, geometry: GeometryParams, size: int) -> Array:
     """Return the index of the triangle visible at each pixel, -1 where empty: (size, size) int32."""
     screen = geometry.camera(size).project(vertices(head, geometry.params()))
     return rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
@@ -75,7 +75,7 @@ def visible_surface(head: HeadModel, params: FitParams, face_index: Array, size:
     """Return albedo and normals (size, size, 3) of one photo's head at fixed visibility (size, size)."""
     verts = vertices(head, params.geometry.params())
     screen = params.geometry.camera(size).project(verts)
-    return surface(head, verts, screen, face_index, params.texture)
+    return surface_at_pixels(head, verts, screen, face_index, params.texture)
 
 
 def photometric_energy(difference: Array, weights: Array, scale: float) -> Array:
@@ -117,7 +117,7 @@ class FitIterate:
     terms: dict[str, Array]
 
 
-def fit_photometric(model: FitModel, geometry: Geometry, photos: PhotoData, config: FitConfig) -> FitIterate:
+def fit_photometric(model: FitModel, geometry: GeometryParams, photos: PhotoData, config: FitConfig) -> FitIterate:
     """Fit light by least squares, then minimise Eq. 11 by Adam for a batch of photos; return each photo's best iterate.
 
     Arguments and result have the leading axis (B,).
@@ -186,7 +186,7 @@ def _fit_light(
     return estimate_light(photo.image, albedo, normals, weights, config.photometric_scale)
 
 
-def reduced(observation: Observation, size: int) -> tuple[Array, Array]:
+def downsample_photo(observation: Observation, size: int) -> tuple[Array, Array]:
     """Downsample one photo: return its image (size, size, 3) and its mask (size, size), 1 = face and not hidden.
 
     Partly hidden pixels show a mixture of colours, so their mask is 0.

@@ -84,9 +84,9 @@ class ScanSolver:
 
     whitened: Array
     """(C, 3 V) L^-1 basis."""
-    back: Array
+    unwhiten: Array
     """(C, C) L^-T: maps whitened coefficients back to coefficients."""
-    ridge: Array
+    noise_variance: Array
     """() noise^2."""
 
 
@@ -211,7 +211,7 @@ def _step(head: HeadModel, solver: ScanSolver, planes: Array, params: _ScanParam
     The whitened coefficients z also move the joints, by 12 numbers G z, and thereby the unposed scan. Their normal
     matrix is then I + U S U^T with U = [G^T, P] of rank 24, which is solved by Woodbury's identity.
     """
-    basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.back), -1)
+    basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.unwhiten), -1)
     joints = shaped_joints(head, params.coefficients)
     value, by_pose, by_joint = unposed_jacobian(head, planes, params.rotations, joints, _translation(params, joints))
     by_pose, by_joint = (columns.reshape(len(columns), -1) for columns in (by_pose, by_joint))
@@ -221,10 +221,10 @@ def _step(head: HeadModel, solver: ScanSolver, planes: Array, params: _ScanParam
     residual = (value - head.v_template.T).reshape(-1) - _product(params.coefficients, basis)
     rows, pose = jnp.concatenate([by_pose, residual[None], by_joint]), len(by_pose)
     inner, projected = _product(rows, rows.T), _product(rows, solver.whitened.T)
-    joint_motion = _product(head.joint_dirs[1:].reshape(len(by_joint), -1), solver.back)
+    joint_motion = _product(head.joint_dirs[1:].reshape(len(by_joint), -1), solver.unwhiten)
     # The pose's columns and the residual, projected on the whitened coefficients' columns: (pose + 1, C).
     target = projected[: pose + 1] - _product(inner[: pose + 1, pose + 1 :], joint_motion)
-    target = target.at[pose].add(-solver.ridge * _product(params.coefficients, solver.back))
+    target = target.at[pose].add(-solver.noise_variance * _product(params.coefficients, solver.unwhiten))
     low_rank = jnp.concatenate([joint_motion, projected[pose + 1 :]])
     zero, one = jnp.zeros((len(by_joint),) * 2), jnp.eye(len(by_joint))
     core = jnp.block([[zero, -one], [-one, -inner[pose + 1 :, pose + 1 :]]]) + _product(low_rank, low_rank.T)
@@ -234,16 +234,16 @@ def _step(head: HeadModel, solver: ScanSolver, planes: Array, params: _ScanParam
     gradient = inner[:pose, pose] - _product(target[:pose], solution[pose])
     damped = normal + jnp.diag(damping * jnp.diagonal(inner)[:pose] + 1e-9)
     update = -jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), gradient)
-    change = _product(solver.back, solution[pose] + _product(update, solution[:pose]))
+    change = _product(solver.unwhiten, solution[pose] + _product(update, solution[:pose]))
     return dataclasses.replace(_update_pose(params, update), coefficients=params.coefficients + change)
 
 
 def _energy(head: HeadModel, solver: ScanSolver, planes: Array, params: _ScanParams) -> Array:
     """Return the squared distance in the rest pose + noise^2 |coefficients|^2."""
-    basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.back), -1)
+    basis = head.basis[: head.joint_dirs.shape[-1]].reshape(len(solver.unwhiten), -1)
     residual = (_unpose_scan(head, planes, params) - head.v_template.T).reshape(-1)
     residual = residual - _product(params.coefficients, basis)
-    return jnp.sum(residual**2) + solver.ridge * jnp.sum(params.coefficients**2)
+    return jnp.sum(residual**2) + solver.noise_variance * jnp.sum(params.coefficients**2)
 
 
 def _update_pose(params: _ScanParams, update: Array) -> _ScanParams:

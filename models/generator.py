@@ -82,7 +82,7 @@ class Generator(Conditioned):
         alpha, sigma = (part[..., None] for part in make_schedule(self.config.schedule).alpha_sigma(time))
         return broadcast_add(broadcast_multiply(x, sigma), broadcast_multiply(prediction, alpha))
 
-    def sometimes_without(self, context: Array, keys: Array, share: float) -> Array:
+    def drop_contexts(self, context: Array, keys: Array, share: float) -> Array:
         """Replace a share of the contexts (B, D) by the unconditional one, for classifier-free guidance; keys (B,)."""
         if self.nothing is None or not share:
             return context

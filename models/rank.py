@@ -129,7 +129,7 @@ class IdRank(Conditioned):
         flat, centre = (rearrange(a, "... f c -> ... (f c)") / self.unit_mm for a in (residuals, mean))
         return self._scores(lambda kernel: flat @ kernel, lambda kernel: centre @ kernel, context)
 
-    def of_betas(self, face: FrontalFace, betas: Array, context: Array) -> Array:
+    def score_betas(self, face: FrontalFace, betas: Array, context: Array) -> Array:
         """Return the scores (*b, N) of candidates given by coefficients (*b, N, S), without computing their vertices.
 
         Vertices are linear in the coefficients, so that the first layer becomes a product with a matrix of S rows.

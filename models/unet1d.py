@@ -193,7 +193,7 @@ def broadcast_multiply(x: Array, y: Array) -> Array:
     return x * y
 
 
-def products(config: UNet1DConfig) -> list[tuple[int, int]]:
+def matrix_shapes(config: UNet1DConfig) -> list[tuple[int, int]]:
     """Return (inputs, outputs) of each matrix that a step multiplies with, which bounds its cost from below."""
     state = nnx.state(nnx.eval_shape(lambda: UNet1D(config, rngs=nnx.Rngs(0))), nnx.Param)
     return [tuple(leaf.shape) for _, leaf in nnx.to_flat_state(state) if len(leaf.shape) == 2]

@@ -144,7 +144,7 @@ def sample_coefficients(
 
     identity_key, expression_key = jax.random.split(key)
     betas = draw_coefficients(networks.idgen, context(networks.idgen), identity_key, config.candidates, config.sampler)
-    scores = networks.idrank.of_betas(networks.face, betas, context(networks.idrank))
+    scores = networks.idrank.score_betas(networks.face, betas, context(networks.idrank))
     # NaN sorts last; ties keep their order.
     order = jnp.argsort(-jnp.nan_to_num(scores, nan=-jnp.inf), stable=True)
     motion = draw_coefficients(networks.expgen, context(networks.expgen), expression_key, num_samples, config.sampler)

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from fitting import huber_energy, least_squares
 from fitting.sharding import sharded_map, sharded_program
-from flamejax.head import HeadModel, HeadParams, head_at, vertices
+from flamejax.head import HeadModel, HeadParams, select_vertices, vertices
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import eyeball_vertices
 from sampling._ofer import OferNetworks, check_inputs, head_params, sample_coefficients
@@ -141,7 +141,7 @@ def refine(
     """Change one head's parameters () so that its visible vertices, times `size`, match the fit. Return the parameters,
     and the robust cost of the change and the misfit, nats."""
     index, weight = _visible_sample(head, fit)
-    sampled_head, target = dataclasses.replace(head_at(head, index), dense=None), fit.vertices[index]
+    sampled_head, target = dataclasses.replace(select_vertices(head, index), dense=None), fit.vertices[index]
     zero = jnp.zeros_like(params.jaw_pose)
     start = ParamsUpdate(jnp.zeros_like(params.betas), jnp.zeros_like(params.expression), zero, zero, zero)
     flat, unravel = ravel_pytree(start)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fitting.appearance import skin_triangles, surface
-from fitting.photometric_fit import photometric_energy, pixel_weights, reduced
+from fitting.appearance import skin_triangles, surface_at_pixels
+from fitting.photometric_fit import downsample_photo, photometric_energy, pixel_weights
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel
 from flamejax.rendering import rasterize, shade
@@ -37,11 +37,11 @@ class PhotoTerm:
 
 
 def photo_term(head: HeadModel, fit: Fit, observation: Observation, size: int) -> PhotoTerm:
-    """Make the `PhotoTerm` of one photo, with the image reduced to `size` pixels."""
+    """Make the `PhotoTerm` of one photo, with the image downsample_photo to `size` pixels."""
     ratio = size / observation.image.shape[-2]
     observation = dataclasses.replace(observation, image=jnp.nan_to_num(observation.image))
     return PhotoTerm(
-        *reduced(observation, size),
+        *downsample_photo(observation, size),
         skin_triangles(head),
         OrthographicCamera(fit.camera.scale * ratio, fit.camera.translation * ratio),
         fit.texture,
@@ -61,7 +61,7 @@ def photometric_loss(
     """Return the mean robust colour difference over visible skin, at fixed visibility, for one head: (). See
     `photometric_energy`; without a `scale` it does not saturate."""
     screen = term.camera.project(vertices)
-    albedo, normals = surface(head, vertices, screen, face_index, term.texture)
+    albedo, normals = surface_at_pixels(head, vertices, screen, face_index, term.texture)
     weights = pixel_weights(face_index, term.skin, term.allowed)
     difference = term.image - albedo * shade(normals, term.light)
     return photometric_energy(difference, weights, math.inf if scale is None else scale)

@@ -14,7 +14,7 @@ from fitting import huber_energy, least_squares
 from fitting.config import FitConfig
 from fitting.landmark_fit import (
     OUTER_EYE_DISTANCE,
-    Targets,
+    LandmarkTargets,
     landmark_noise,
     landmark_targets,
 )
@@ -22,10 +22,10 @@ from flamejax.head import (
     HeadModel,
     HeadParams,
     axis_angle,
-    head_at,
     landmark_triangles,
     root_joint,
     rotation_matrix,
+    select_vertices,
     vertices,
 )
 from flamejax.types import Fit, Observation
@@ -65,7 +65,7 @@ class Placement:
 
 def landmark_view(head: HeadModel, fit: Fit, observation: Observation, config: FitConfig) -> LandmarkView:
     """Make the `LandmarkView` of one photo, with contour landmarks for the fit's yaw."""
-    targets: Targets = landmark_targets(observation, config)
+    targets: LandmarkTargets = landmark_targets(observation, config)
     triangles, barycentric = landmark_triangles(head, fit.params)
     points = targets.points
     precision = jnp.sqrt(targets.weights) / landmark_noise(head, config)
@@ -77,7 +77,7 @@ def landmark_view(head: HeadModel, fit: Fit, observation: Observation, config: F
         points = jnp.concatenate([points, targets.dense_points])
         dense = jnp.sqrt(config.dense_weight * targets.dense_weights) / (head.dense.dense_spread * outer_eyes)
         precision = jnp.concatenate([precision, dense])
-    corners = dataclasses.replace(head_at(head, triangles.reshape(-1)), dense=None)
+    corners = dataclasses.replace(select_vertices(head, triangles.reshape(-1)), dense=None)
     return LandmarkView(corners, barycentric, points, precision)
 
 

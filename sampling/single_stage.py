@@ -14,8 +14,8 @@ from fitting import huber_energy
 from fitting.config import FitConfig
 from fitting.fit_model import FitModel
 from fitting.landmark_fit import (
-    Geometry,
-    Targets,
+    GeometryParams,
+    LandmarkTargets,
     closure_residuals,
     landmark_residuals,
     landmark_targets,
@@ -36,8 +36,8 @@ class SingleStageInputs:
     """The constants of the optimisation for one photo."""
 
     photo: PhotoTerm
-    targets: Targets
-    geometry: Geometry
+    targets: LandmarkTargets
+    geometry: GeometryParams
     """The fit's variables, whose pose and camera all copies share."""
     hidden: Array
     """(V,) bool"""
@@ -96,10 +96,10 @@ def single_stage(
     return jax.vmap(finish)(faces, variables)
 
 
-def _geometry(model: FitModel, fit: Fit, side: int) -> Geometry:
+def _geometry(model: FitModel, fit: Fit, side: int) -> GeometryParams:
     """Return a fit's result as the variables of the fitting."""
     params = fit.params
-    return Geometry(
+    return GeometryParams(
         params.global_orient,
         jnp.log(jnp.maximum(fit.camera.scale, 1e-6) / side),
         fit.camera.translation / side,
@@ -110,7 +110,7 @@ def _geometry(model: FitModel, fit: Fit, side: int) -> Geometry:
     )
 
 
-def _with_coefficients(model: FitModel, face: SingleStageInputs, coefficients: Array) -> Geometry:
+def _with_coefficients(model: FitModel, face: SingleStageInputs, coefficients: Array) -> GeometryParams:
     betas, expression = jnp.split(coefficients, [model.head.num_betas])
     return dataclasses.replace(face.geometry, betas=betas, expression=expression)
 

@@ -20,7 +20,7 @@ from experiments.training.ofer.architectures import small
 from models.hierarchy import mesh_hierarchy
 from models.mesh_conv import MeshBlock, MeshConv
 from models.mesh_vae import SMALL, MeshVAE, hierarchy_for
-from models.unet1d import UNet1D, UNet1DConfig, products
+from models.unet1d import UNet1D, UNet1DConfig, matrix_shapes
 
 BATCH, TRAINING_BATCH, UNET_BATCH = 16, 8, 100
 LAYERS = {
@@ -123,7 +123,7 @@ def unet_row(setting: Setting, name: str, config: UNet1DConfig) -> Row:
     unet = UNet1D(config, rngs=nnx.Rngs(0))
     loss = jax.grad(lambda unet, *inputs: jnp.mean(jnp.abs(unet(*inputs))))
     ours = CompiledCall(UNet1D.__call__, unet, *inputs), CompiledCall(loss, unet, *inputs)
-    operands = [_operands((UNET_BATCH, shape[0]), shape, keys[3]) for shape in products(config)]
+    operands = [_operands((UNET_BATCH, shape[0]), shape, keys[3]) for shape in matrix_shapes(config)]
     theirs = CompiledCall(forward_products, operands), CompiledCall(all_products, operands)
     return time_row(f"U-Net step {name}", UNET_BATCH, ours, theirs, "bare GEMMs of its layers", setting.limit)
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.datasets.open_faces import Photo
-from fitting._observe import DENSE, NoFaceError, observe_photo
+from experiments.datasets.open_faces import ScanPhoto
+from fitting._observe import NUM_DENSE, NoFaceError, observe_photo
 from fitting.detector import FaceDetector
 from flamejax.camera import CropTransform
 from flamejax.types import Observation
@@ -25,7 +25,7 @@ HIDDEN_CONFIDENCE = (0.05, 0.5)
 
 
 @dataclass(frozen=True)
-class Look:
+class ObservationOptions:
     """Which image, mask and landmarks of a photo an observation has."""
 
     occluded: bool = True
@@ -37,14 +37,16 @@ class Look:
     """The true 68 landmarks, as in the papers' protocols; or the 68 and 468 of the default detector."""
 
 
-def observe(photo: Photo, look: Look, detector: FaceDetector | None = None, seed: int = 0) -> Observation | None:
+def observe(
+    photo: ScanPhoto, look: ObservationOptions, detector: FaceDetector | None = None, seed: int = 0
+) -> Observation | None:
     """Make an observation of one photo, without batch axes; None if the detector finds no face."""
     image = photo.occluded if look.occluded else photo.image
     side = image.shape[0]
     hidden = photo.occlusion_mask if look.occluded else np.zeros((side, side), np.float32)
     mask = hidden if look.masks == "given" else np.zeros_like(hidden)
     points, confidence = _landmarks(photo, look, seed)
-    dense, dense_confidence = np.zeros((DENSE, 2)), np.zeros(DENSE)
+    dense, dense_confidence = np.zeros((NUM_DENSE, 2)), np.zeros(NUM_DENSE)
     if look.landmarks == "detected":
         try:
             (detected,) = observe_photo(image, occlusion_mask=mask, detector=detector, size=side)
@@ -53,10 +55,10 @@ def observe(photo: Photo, look: Look, detector: FaceDetector | None = None, seed
         scale, offset = np.asarray(detected.crop.scale), np.asarray(detected.crop.offset)
         points, dense = ((np.asarray(p) - offset) / scale for p in (detected.landmarks, detected.dense_landmarks))
         confidence, dense_confidence = np.asarray(detected.confidence), np.asarray(detected.dense_confidence)
-    return whole_photo(image, mask, points, confidence, dense, dense_confidence)
+    return full_photo_observation(image, mask, points, confidence, dense, dense_confidence)
 
 
-def whole_photo(
+def full_photo_observation(
     image: np.ndarray, mask: np.ndarray, points: np.ndarray, confidence: np.ndarray, dense: np.ndarray,
     dense_confidence: np.ndarray,
 ) -> Observation:  # fmt: skip
@@ -74,7 +76,7 @@ def whole_photo(
     return Observation(**arrays, crop=CropTransform(jnp.asarray(1.0), jnp.zeros(2)))
 
 
-def _landmarks(photo: Photo, look: Look, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _landmarks(photo: ScanPhoto, look: ObservationOptions, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns true landmarks (68, 2) and confidences (68,); hidden ones imitate a detector's output."""
     rng = np.random.default_rng([seed, zlib.crc32(photo.key.encode())])
     points = photo.landmarks
@@ -90,7 +92,7 @@ def _landmarks(photo: Photo, look: Look, seed: int) -> tuple[np.ndarray, np.ndar
     return np.where(covered[:, None], points + noise, points), np.where(covered, low_confidence, confidence)
 
 
-def spread_out(count: int, limit: int | None) -> Sequence[int]:
+def evenly_spaced_indices(count: int, limit: int | None) -> Sequence[int]:
     """Returns `limit` indices below `count`, evenly spaced so that they cover all subjects and occluders."""
     if limit is None or limit >= count:
         return range(count)

@@ -46,7 +46,7 @@ class ScanOptions:
 
 
 @dataclass(frozen=True)
-class Scans:
+class LabelledScans:
     """N registered scans with subject labels."""
 
     vertices: np.ndarray
@@ -57,10 +57,10 @@ class Scans:
     def __len__(self) -> int:
         return len(self.vertices)
 
-    def spaced(self, count: int) -> Scans:
+    def spaced(self, count: int) -> LabelledScans:
         """Select at most `count` scans, evenly spaced."""
         index = evenly_spaced(len(self), count)
-        return Scans(self.vertices[index], self.subject[index])
+        return LabelledScans(self.vertices[index], self.subject[index])
 
 
 def evenly_spaced(size: int, count: int) -> np.ndarray:
@@ -81,7 +81,7 @@ def open_scans(head: HeadModel, split: str, options: ScanOptions) -> open_faces.
     return load_scans(split, "slice" if options.smoke else "full")
 
 
-def load(head: HeadModel, split: str, options: ScanOptions, console: Console) -> Scans:
+def load(head: HeadModel, split: str, options: ScanOptions, console: Console) -> LabelledScans:
     """Load the scans of a split.
 
     Raises:
@@ -89,7 +89,7 @@ def load(head: HeadModel, split: str, options: ScanOptions, console: Console) ->
     """
     open_split = open_scans(head, split, options)
     if open_split is not None:
-        return Scans(open_split.vertices, open_split.subject)
+        return LabelledScans(open_split.vertices, open_split.subject)
     if options.scans is None:
         raise ValueError(
             f"the open faces are scans of the open head, not of '{head.name}'. Give --scans DIR with scans of its "
@@ -101,11 +101,11 @@ def load(head: HeadModel, split: str, options: ScanOptions, console: Console) ->
             options.scans, split, head.num_vertices, unit=options.unit, every=options.every,
             advance=lambda done, total: progress.update(task, completed=done, total=total),
         )  # fmt: skip
-    report_left_out(scans.skipped, console)
-    return Scans(scans.vertices, scans.subject)
+    report_skipped(scans.skipped, console)
+    return LabelledScans(scans.vertices, scans.subject)
 
 
-def report_left_out(reasons: Sequence[str], console: Console) -> None:
+def report_skipped(reasons: Sequence[str], console: Console) -> None:
     """Print the reasons of the first few skipped files, and count the others."""
     for line in reasons[:MAX_LISTED]:
         console.print(f"left out: {line}", markup=False)

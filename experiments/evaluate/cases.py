@@ -11,15 +11,15 @@ import numpy as np
 
 from experiments import photos
 from experiments.cache import read_tree, write_tree
-from experiments.datasets.observations import spread_out
-from experiments.datasets.open_faces import Photo, data_source, load_photos
-from experiments.datasets.open_faces.photos import kind_of
+from experiments.datasets.observations import evenly_spaced_indices
+from experiments.datasets.open_faces import ScanPhoto, data_source, load_photos
+from experiments.datasets.open_faces.photos import occluder_kind
 from experiments.datasets.open_faces.store import scan_list
 from experiments.evaluate.config import EvaluateDiversityConfig, EvaluatePhotosConfig
 from experiments.reconstruct.config import FitOptions, InputOptions
 from experiments.reconstruct.observing import PhotoReader
-from experiments.results import photo_digest
-from experiments.tables.diverse_cases import Case, balanced, case_of
+from experiments.results import file_digest
+from experiments.tables.diverse_cases import Case, balanced_indices, case_from_photo
 from experiments.tables.moving_occlusion import PLACES, frontality, with_patch
 from experiments.tables.runs import Progress, head_id, run_folder
 from fitting._observe import observe_photo
@@ -46,7 +46,7 @@ def cases_for(config: EvaluatePhotosConfig, head: HeadModel, progress: Progress)
     if not moving:
         return scan_cases(config, config.max_cases)
     count = len(data_source(config.split, config.data))
-    indices = spread_out(count, None if config.max_cases is None else FRONTAL_OF * config.max_cases)
+    indices = evenly_spaced_indices(count, None if config.max_cases is None else FRONTAL_OF * config.max_cases)
     pairs, failures = _observe_scans(config, indices, occluded=False)
     pairs = sorted(pairs, key=lambda pair: -frontality(pair[0]))[: config.max_cases]
     return [with_patch(case, photo, place) for place in PLACES for case, photo in pairs], failures
@@ -55,18 +55,18 @@ def cases_for(config: EvaluatePhotosConfig, head: HeadModel, progress: Progress)
 def scan_cases(config: EvaluatePhotosConfig, limit: int | None, occluded: bool = True) -> tuple[list[Case], list[str]]:
     """Return photos of the open scans, occluded or clean, balanced by occluder; and a line for each one left out."""
     pairs = scan_list(config.data, config.split)
-    indices = balanced([subject for subject, _ in pairs], [kind_of(*pair) for pair in pairs], limit)
+    indices = balanced_indices([subject for subject, _ in pairs], [occluder_kind(*pair) for pair in pairs], limit)
     observed, failures = _observe_scans(config, indices, occluded)
     return [case for case, _ in observed], failures
 
 
 def _observe_scans(
     config: EvaluatePhotosConfig, indices: Sequence[int], occluded: bool
-) -> tuple[list[tuple[Case, Photo]], list[str]]:  # fmt: skip
+) -> tuple[list[tuple[Case, ScanPhoto]], list[str]]:  # fmt: skip
     detector = LiteRTDetector() if config.landmarks == "detected" else None
     pairs, failures = [], []
     for photo in load_photos(config.split, config.data, indices=list(indices)):
-        case = case_of(photo, config.landmarks, detector, occluded)
+        case = case_from_photo(photo, config.landmarks, detector, occluded)
         if case is None:
             failures.append(f"{photo.key}: no face was found.")
         else:
@@ -91,7 +91,7 @@ def folder_cases(
     if not folder.is_dir() or not paths:
         raise FileNotFoundError(f"--photos {folder}: no folder with photos.")
     named = photos.name_photos(paths)
-    chosen = [named[k] for k in spread_out(len(named), limit)]
+    chosen = [named[k] for k in evenly_spaced_indices(len(named), limit)]
     cache, detector = run_folder(cache, "observations", ROOMS, head_id(head)), functools.cache(detector)
     cases, failures = [], []
     for number, photo in enumerate(chosen):
@@ -105,13 +105,13 @@ def folder_cases(
 
 
 def _observe_photo_file(
-    head: HeadModel, photo: photos.Photo, folder: Path, detector: Callable[[], FaceDetector]
+    head: HeadModel, photo: photos.PhotoFile, folder: Path, detector: Callable[[], FaceDetector]
 ) -> Observation | str:
     """Return the largest face without batch axes, as NumPy; or why there is none.
 
     Photos go one by one, as batches of one: that is a single compilation."""
     try:
-        path = folder / f"{photo_digest(photo.path)[:24]}.npz"
+        path = folder / f"{file_digest(photo.path)[:24]}.npz"
     except OSError as error:
         return str(error)
     cached = read_tree(path, Observation)

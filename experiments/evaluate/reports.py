@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.datasets.observations import spread_out
+from experiments.datasets.observations import evenly_spaced_indices
 from experiments.datasets.open_faces import data_source, load_new_people, load_photos, load_scans
 from experiments.evaluate.cases import cases_for, scan_cases
 from experiments.evaluate.config import (
@@ -39,7 +39,7 @@ from experiments.tables.fits import Fitter
 from experiments.tables.moving_occlusion import PLACES
 from experiments.tables.ofer_cases import case_source, draw_cases
 from experiments.tables.ofer_runs import OferRunner
-from experiments.tables.realism import learn
+from experiments.tables.realism import learn_realism
 from experiments.tables.report import Report
 from experiments.tables.runs import Progress
 from experiments.training.mesh_vae.heads import augmentation
@@ -56,9 +56,9 @@ COVERED = 8
 
 def fitting_report(config: EvaluateFittingConfig, head: HeadModel, progress: Progress) -> Report:
     """Compute the table `fitting`."""
-    indices = spread_out(len(data_source(config.split, config.data)), config.max_cases)
+    indices = evenly_spaced_indices(len(data_source(config.split, config.data)), config.max_cases)
     photos = list(load_photos(config.split, config.data, indices=list(indices)))
-    jobs = fitting_table.jobs(config.preset, config.landmarks, config.seed, config.robustness)
+    jobs = fitting_table.fit_jobs(config.preset, config.landmarks, config.seed, config.robustness)
     table = fitting_table.make(head, Fitter(head, LiteRTDetector), photos, jobs, progress)
     text = f"{len(photos)} photos of the open scans, preset `{config.preset}`, {config.landmarks} landmarks."
     draw = functools.partial(charts.histogram, table.histogram)
@@ -98,7 +98,7 @@ def diversity_report(config: EvaluateDiversityConfig, head: HeadModel, progress:
     if not cases:
         raise ValueError("no photo with a face that could be observed" + "".join(f"; {each}" for each in failures))
     progress("training scans", 1, 0)
-    realism = learn(load_scans("train"), load_scans("validation"))
+    realism = learn_realism(load_scans("train"), load_scans("validation"))
     progress("training scans", 1, 1)
     shown: list[Case] = []
     if config.table == "hyperparameters":
@@ -109,7 +109,7 @@ def diversity_report(config: EvaluateDiversityConfig, head: HeadModel, progress:
         shown = [each[0] for each in moved.values()]
         table = diversity_table.moving_occlusion(runner, moved, realism, progress)
     else:
-        shown = [cases[k] for k in pictures.one_of_each([case.occluder for case in cases])]
+        shown = [cases[k] for k in pictures.first_of_each_occluder([case.occluder for case in cases])]
         table = diversity_table.diversity(runner, cases, realism, load_scans("test"), progress)
     count = max(row["photos"] for row in table.rows)
     text = (
@@ -122,7 +122,7 @@ def diversity_report(config: EvaluateDiversityConfig, head: HeadModel, progress:
         if config.table == "hyperparameters":
             charts.heat_maps(table.rows, path)
             return
-        pictured = diversity_table.pictured(runner, shown)
+        pictured = diversity_table.hypotheses_pictures(runner, shown)
         pictures.hypotheses_figure(head, pictured, path)
         if config.table == "diversity":
             strip = path.with_stem(path.stem + "-interpolation")

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments.photos import Failure, Photo, face_name
+from experiments.photos import Failure, PhotoFile, face_name
 from experiments.reconstruct.config import InputOptions
-from experiments.results import UsageError, photo_digest, reason_of
+from experiments.results import UsageError, error_text, file_digest
 from fitting.inputs import InputError, find_landmarks, find_mask, load_boxes
 from flamejax.io.images import load_image
 from flamejax.types import Observation
@@ -29,7 +29,7 @@ Given = TypeVar("Given")
 class ObservedFace:
     """One face of one photo."""
 
-    photo: Photo
+    photo: PhotoFile
     name: str
     """Name of its result folder."""
     index: int
@@ -67,7 +67,7 @@ class PhotoReader:
         except InputError as error:
             raise UsageError(f"--boxes: {error}") from error
 
-    def __call__(self, photo: Photo) -> list[ObservedFace] | Failure:
+    def __call__(self, photo: PhotoFile) -> list[ObservedFace] | Failure:
         """Return the faces of a photo, largest first, or why there are none. Raises no `Exception`."""
         stage = "load"
         try:
@@ -78,17 +78,17 @@ class PhotoReader:
             observations = self.observe(image, size=self.size, all_faces=self.options.all_faces, **given)
             # Waiting faces stay in host memory; a batch is sent to the accelerator as one.
             observations = jax.device_get(observations)
-            preview, digest = make_preview(image), photo_digest(photo.path)
+            preview, digest = make_preview(image), file_digest(photo.path)
             given_mask = _mask_preview(given.get("occlusion_mask"), preview)
         except Exception as error:
-            return Failure(str(photo.path), stage, reason_of(error))
+            return Failure(str(photo.path), stage, error_text(error))
         facts = (width, height), digest, preview, given_mask
         return [
             ObservedFace(photo, face_name(photo, i, self.names), i, len(observations), observation, *facts)
             for i, observation in enumerate(observations)
         ]
 
-    def _given(self, photo: Photo, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    def _given(self, photo: PhotoFile, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return the keyword arguments of `observe_photo` that the user's files give for a photo of (height, width)."""
         options = self.options
         given: dict[str, np.ndarray | None] = {"box": _first(self.boxes.get, photo, "--boxes")}
@@ -102,7 +102,7 @@ class PhotoReader:
         return {key: value for key, value in given.items() if value is not None}
 
 
-def _first(find: Callable[[str], Given | None], photo: Photo, flag: str) -> Given | None:
+def _first(find: Callable[[str], Given | None], photo: PhotoFile, flag: str) -> Given | None:
     """Return what `find` has for the first of the photo's names for which it has something.
 
     Raises:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import flamejax
-from experiments.photos import Failure, Photo
+from experiments.photos import Failure, PhotoFile
 from experiments.reconstruct.config import (
     DrawingOptions,
     FitOptions,
@@ -39,12 +39,12 @@ from experiments.reconstruct.settings import (
 from experiments.reconstruct.sheet import write_thumbnail
 from experiments.reconstruct.store import Store
 from experiments.reconstruct.views import render_view, tile
-from experiments.results import face_keys, reason_of
+from experiments.results import error_text, face_keys
 from experiments.runtime import CompileClock
 from experiments.view.viewer_page import MORPHED
 from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.fit_model import FitModel
-from fitting.inputs import uncovered
+from fitting.inputs import confidence_outside_mask
 from fitting.occlusion import auto_masks
 from flamejax.files import new_folder
 from flamejax.head import HeadModel
@@ -185,7 +185,7 @@ class Pipeline:
         self.outcome = Outcome()
         self._writing: dict[Future[None], ObservedFace] = {}
 
-    def run(self, photos: Sequence[Photo], reader: PhotoReader, stale: dict[str, list[str]]) -> Outcome:
+    def run(self, photos: Sequence[PhotoFile], reader: PhotoReader, stale: dict[str, list[str]]) -> Outcome:
         """Reconstruct the photos. An exception in any step becomes a `Failure`; only interrupts are raised."""
         readers = min(4, max(1, len(photos)))
         waiting: list[ObservedFace] = []
@@ -211,7 +211,7 @@ class Pipeline:
         try:
             fits, observation, results = self._fit(faces)
         except Exception as exception:  # e.g. out of memory: the next batch may still fit
-            self._fail([Failure(str(f.photo.path), "fit", reason_of(exception)) for f in faces], faces)
+            self._fail([Failure(str(f.photo.path), "fit", error_text(exception)) for f in faces], faces)
             return
         if self.tools.complete is not None and self.drawing is not None:
             results = self._with_hypotheses(self.tools.complete, self.drawing, fits, observation, results)
@@ -280,7 +280,7 @@ class Pipeline:
                 drawn = complete(part_fits, part_observation, keys)
                 hypotheses: Hypotheses = jax.device_get(drawn)
             except Exception as exception:
-                self._fail_hypotheses([results[i] for i in part], reason_of(exception))
+                self._fail_hypotheses([results[i] for i in part], error_text(exception))
                 continue
             midpoints = self._midpoints(part_fits, drawn)
             for k, i in enumerate(part):
@@ -321,7 +321,7 @@ class Pipeline:
             for future in finished:
                 face, error = self._writing.pop(future), future.exception()
                 if error is not None:
-                    self._fail([Failure(str(face.photo.path), "write", reason_of(error))], [face])
+                    self._fail([Failure(str(face.photo.path), "write", error_text(error))], [face])
                 else:
                     self.outcome.written.append(face.name)
                     self._count(face)
@@ -354,7 +354,7 @@ def with_masks(face: ObservedFace, occlusion_mask: Any, face_mask: Any) -> Obser
         before,
         occlusion_mask=occlusion_mask,
         face_mask=face_mask,
-        confidence=uncovered(before.landmarks, before.confidence, occlusion_mask),
-        dense_confidence=uncovered(before.dense_landmarks, before.dense_confidence, occlusion_mask),
+        confidence=confidence_outside_mask(before.landmarks, before.confidence, occlusion_mask),
+        dense_confidence=confidence_outside_mask(before.dense_landmarks, before.dense_confidence, occlusion_mask),
     )
     return replace(face, observation=observation)

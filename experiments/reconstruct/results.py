@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments.reconstruct.observing import ObservedFace
 from experiments.reconstruct.views import HeadRenders, clay_sheet, mask_over, overlay
-from experiments.results import spread_of
+from experiments.results import vertex_spread
 from experiments.view.viewer_page import ViewerScene, viewer_page
 from fitting.fit_model import FitModel
 from flamejax.files import write_text
@@ -101,7 +101,7 @@ class ResultWriter:
             inner.mkdir(parents=True)
             (inner / "params.npz").write_bytes(hypothesis_npz(hypotheses, i, self.identity))
             write_glb(inner / "mesh.glb", dataclasses.replace(fit, vertices=np.asarray(vertices, np.float64)))
-        heads, spread = np.asarray(hypotheses.vertices), spread_of(hypotheses.vertices)
+        heads, spread = np.asarray(hypotheses.vertices), vertex_spread(hypotheses.vertices)
         sheet = clay_sheet(np.asarray(result.fit.vertices), heads, spread, self.head.faces)
         sheet.save(folder / SHEET, quality=88)
         full, zoom = result.camera["full_image"], result.face.preview_scale
@@ -163,7 +163,7 @@ def hypotheses_record(heads: np.ndarray, fit: np.ndarray, visible: np.ndarray) -
     their spread (RMS distance from their mean) over visible and over hidden vertices.
     """
     distances = np.linalg.norm(heads[:, visible].astype(np.float64) - fit[visible], axis=-1)
-    spread = spread_of(heads)
+    spread = vertex_spread(heads)
     record: dict[str, Any] = {"hypotheses": len(heads)}
     for name, values, reduce in (
         ("hypotheses_visible_mm", distances, np.median),

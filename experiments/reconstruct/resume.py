@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.photos import Photo, name_photos
+from experiments.photos import PhotoFile, name_photos
 from experiments.reconstruct.settings import DRAWING_SETTINGS
 from experiments.reconstruct.store import Store
-from experiments.results import digest_of
+from experiments.results import short_digest
 
 Metrics = dict[str, Any]
 
@@ -21,27 +21,27 @@ Metrics = dict[str, Any]
 class Plan:
     """The photos that a run reconstructs, and those that it skips."""
 
-    todo: list[Photo]
-    done: list[Photo]
+    todo: list[PhotoFile]
+    done: list[PhotoFile]
     reserved_names: set[str]
     """Names that further faces of a photo must not get."""
     stale: dict[str, list[str]]
     """Name of a photo in `todo` -> its results of other settings or of an earlier version of its file."""
 
 
-def plan(store: Store, photos: Sequence[Photo], settings: dict[str, Any]) -> Plan:
+def plan(store: Store, photos: Sequence[PhotoFile], settings: dict[str, Any]) -> Plan:
     """Name the photos, avoiding names in the output folder, and separate those that are done from the others.
 
     A result belongs to a photo of the same path, or of the same file name and content (so that a folder of photos and
     its results may move). It is valid when the photo's content and the settings are those that made it.
     """
     records, complete = store.records(), store.results().keys()
-    digest = functools.cache(functools.partial(digest_of, digits=64))
+    digest = functools.cache(functools.partial(short_digest, digits=64))
     owned = _owned_by(photos, records, digest)
     others = records.keys() - {name for names in owned.values() for name in names}
     reserved = store.foreign_names() | others
-    todo: list[Photo] = []
-    done: list[Photo] = []
+    todo: list[PhotoFile] = []
+    done: list[PhotoFile] = []
     stale: dict[str, list[str]] = {}
     for photo in name_photos(photos, reserved):
         source = photo.path.resolve()
@@ -69,7 +69,7 @@ def _has_settings(metrics: Metrics, settings: dict[str, Any]) -> bool:
 
 
 def _owned_by(
-    photos: Sequence[Photo], results: dict[str, Metrics], digest: Callable[[Path], str | None]
+    photos: Sequence[PhotoFile], results: dict[str, Metrics], digest: Callable[[Path], str | None]
 ) -> dict[Path, list[str]]:
     """Map each resolved photo path to the names of its results."""
     by_path = {str(photo.path.resolve()): photo.path.resolve() for photo in photos}

@@ -20,7 +20,7 @@ from experiments.reconstruct.config import (
     ReconstructOferDppConfig,
     convert,
 )
-from experiments.results import UsageError, digest_of
+from experiments.results import UsageError, short_digest
 from fitting import DetectorError, FaceDetector, LiteRTDetector, load_detector
 from fitting.config import PRESETS, AnyFitConfig, FitConfig
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
@@ -76,7 +76,7 @@ def local_digest(options: FitOptions) -> str | None:
     """Return --local and the first digits of the SHA-256 of its file; None where the file cannot be read."""
     if options.local == "none":
         return "none"
-    digest = digest_of(local_model_path() if options.local == "auto" else Path(options.local))
+    digest = short_digest(local_model_path() if options.local == "auto" else Path(options.local))
     return None if digest is None else f"{options.local} {digest}"
 
 
@@ -153,16 +153,16 @@ def _drawing_settings(config: ReconstructConfig) -> dict[str, Any]:
         return {}
     settings: dict[str, Any] = dataclasses.asdict(config.drawing)
     if isinstance(config, ReconstructCompleteConfig):
-        settings["mesh_vae"] = digest_of(config.model.mesh_vae or mesh_vae_path())
+        settings["mesh_vae"] = short_digest(config.model.mesh_vae or mesh_vae_path())
     if isinstance(config, ReconstructDiverseConfig):
         settings["diversify"] = dataclasses.asdict(diversify_config(config))
         del settings["diversify"]["single_stage"]  # only the baselines use it
     if isinstance(config, ReconstructOferConfig):
         files = config.networks
         for name in ("IdGen", "ExpGen", "IdRank"):
-            settings[name.lower()] = digest_of(getattr(files, name.lower()) or ofer_path(name))
+            settings[name.lower()] = short_digest(getattr(files, name.lower()) or ofer_path(name))
         encoders = {"arcface": files.arcface, "farl": files.farl}
-        settings |= {name: digest_of(file) for name, file in encoders.items() if file is not None}
+        settings |= {name: short_digest(file) for name, file in encoders.items() if file is not None}
         picking = ofer_dpp_config(config) if isinstance(config, ReconstructOferDppConfig) else ofer_config(config)
         settings["ofer"] = dataclasses.asdict(picking)
     return settings

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.photos import Failure, Photo
+from experiments.photos import Failure, PhotoFile
 from experiments.reconstruct.config import OutputOptions
 from experiments.reconstruct.results import VIEWER, hypothesis_files
 from experiments.results import UsageError
@@ -74,7 +74,7 @@ class Store:
         foreign = (e.name for e in entries if not (e.is_dir() and {inner.name for inner in e.iterdir()} <= known))
         return {THUMBNAILS, *LISTS, *foreign}
 
-    def old_failures(self, photos: Sequence[Photo]) -> list[Failure]:
+    def old_failures(self, photos: Sequence[PhotoFile]) -> list[Failure]:
         """Return failures of earlier runs with photos that are not part of this run."""
         current = {str(photo.path) for photo in photos}
         path = self.folder / "failures.jsonl"

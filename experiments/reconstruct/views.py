@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from experiments import clay
-from experiments.results import HIDDEN_COLOUR, HOT
+from experiments.results import HIDDEN_COLOUR, SPREAD_COLOUR
 from flamejax.camera import OrthographicCamera, framing
 from flamejax.types import Fit, Observation
 
@@ -158,11 +158,11 @@ def clay_sheet(fit: np.ndarray, heads: np.ndarray, spread: np.ndarray, faces: An
     vertices = np.concatenate([fit[None], fit[None], heads[:SHOWN]])
     colours = np.full(vertices.shape, CLAY, np.float32)
     warmth = np.clip(spread / FULL_SPREAD, 0, 1)[:, None]
-    colours[1] = (1 - warmth) * CLAY + warmth * HOT
+    colours[1] = (1 - warmth) * CLAY + warmth * SPREAD_COLOUR
     middle = fit.mean(axis=0)
     camera = framing(turn(fit) - middle, (CLAY_SIDE, CLAY_SIDE))
     scale, translation = float(camera.scale), np.asarray(camera.translation)
-    view = clay.View(
+    view = clay.ClayView(
         scale / CLAY_SIDE, tuple(middle), tuple(translation / CLAY_SIDE), TURN, (0.3, 0.45, 0.85), 0.35, 0.75, 0.93
     )
     names = ["fit", f"how far apart, to {1e3 * FULL_SPREAD:.0f} mm"]

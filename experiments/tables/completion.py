@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.datasets.observations import spread_out
+from experiments.datasets.observations import evenly_spaced_indices
 from experiments.datasets.open_faces import EXPRESSIONS, Scans
 from experiments.datasets.vertex_masks import KINDS
 from experiments.tables import scan_pca
@@ -127,9 +127,9 @@ def make(
     linear = {"pca": pca}
     if more is not None:
         linear["pca_augmented"] = fit_pca(np.concatenate([train.vertices, more]), config.components, folder)
-    used = len(spread_out(len(scans.subject), limit))
+    used = len(evenly_spaced_indices(len(scans.subject), limit))
     cases, few, some = (
-        mask_heads(maker, scans, spread_out(len(scans.subject), count), config.seed)
+        mask_heads(maker, scans, evenly_spaced_indices(len(scans.subject), count), config.seed)
         for count in (limit, min(config.grid_scans, used), min(config.sampled, used))
     )
     completed = completions(head, linear, model, cases, progress, config, folder)

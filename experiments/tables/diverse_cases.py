@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.cache import flat
-from experiments.datasets.observations import Landmarks, Look, observe, whole_photo
-from experiments.datasets.occluded_frames import head_of, read_frames
-from experiments.datasets.open_faces import Photo
-from fitting._observe import DENSE
+from experiments.cache import flatten_tree
+from experiments.datasets.observations import Landmarks, ObservationOptions, full_photo_observation, observe
+from experiments.datasets.occluded_frames import benchmark_head, read_frames
+from experiments.datasets.open_faces import ScanPhoto
+from fitting._observe import NUM_DENSE
 from fitting.detector import FaceDetector
 from fitting.global_fit import vertex_visibility
-from fitting.inputs import uncovered
+from fitting.inputs import confidence_outside_mask
 from flamejax.head import HeadModel, geometry_hash
 from flamejax.types import Fit, Observation
 from sampling._complete import eyeball_vertices
@@ -50,7 +50,7 @@ class Case:
     def file(self) -> str:
         """Name of result files: the key, and a digest of the observation."""
         state = hashlib.sha256()
-        for name, array in sorted(flat(self.observation).items()):
+        for name, array in sorted(flatten_tree(self.observation).items()):
             state.update(f"{name}{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return f"{self.key}-{state.hexdigest()[:12]}.npz"
 
@@ -82,7 +82,7 @@ def visibility_masks(case: Case, head: HeadModel, fit: Fit) -> VisibilityMasks:
 _vertex_visibility = jax.jit(vertex_visibility)
 
 
-def balanced(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -> list[int]:
+def balanced_indices(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -> list[int]:
     """Returns indices of `limit` photos with evenly spaced subjects, occluders as in `OCCLUDER_ORDER` and varied
     expressions; all for None.
 
@@ -106,11 +106,11 @@ def balanced(subjects: Sequence[int], kinds: Sequence[str], limit: int | None) -
     return sorted(chosen)
 
 
-def case_of(
-    photo: Photo, landmarks: Landmarks = "exact", detector: FaceDetector | None = None, occluded: bool = True
+def case_from_photo(
+    photo: ScanPhoto, landmarks: Landmarks = "exact", detector: FaceDetector | None = None, occluded: bool = True
 ) -> Case | None:
     """Returns a case of the occluded photo with its true mask, or of the clean one; None if no face is detected."""
-    observation = observe(photo, Look(occluded, "given" if occluded else "none", landmarks), detector)
+    observation = observe(photo, ObservationOptions(occluded, "given" if occluded else "none", landmarks), detector)
     if observation is None:
         return None
     visible, kind = photo.vertices_visible, "none"
@@ -127,16 +127,16 @@ def frame_cases(head: HeadModel, folder: Path, limit: int | None, occluded: bool
     Raises:
       ValueError: the frames are of another head; and as `read_frames`.
     """
-    name, geometry = head_of(folder)
+    name, geometry = benchmark_head(folder)
     if geometry != geometry_hash(head):
         raise ValueError(f"{folder}: frames of the head '{name}', not of '{head.name}', whose networks are measured.")
     cases: list[Case] = []
     people: dict[str, int] = {}
     for frame in read_frames(folder, limit):
         image, mask = (frame.occluded, frame.mask) if occluded else (frame.photo, np.zeros_like(frame.mask))
-        confidence = uncovered(frame.landmarks, np.ones(len(frame.landmarks)), mask)
-        no_dense = np.zeros((DENSE, 2)), np.zeros(DENSE)
-        observation = whole_photo(image, mask, frame.landmarks, confidence, *no_dense)
+        confidence = confidence_outside_mask(frame.landmarks, np.ones(len(frame.landmarks)), mask)
+        no_dense = np.zeros((NUM_DENSE, 2)), np.zeros(NUM_DENSE)
+        observation = full_photo_observation(image, mask, frame.landmarks, confidence, *no_dense)
         visible, kind = (frame.unoccluded, frame.occluder) if occluded else (frame.front, "none")
         person = people.setdefault(frame.subject, len(people))
         cases.append(Case(frame.name, person, kind, on_host(observation), visible, frame.front, frame.vertices))

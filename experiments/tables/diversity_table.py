@@ -121,7 +121,7 @@ def moving_occlusion(
     return DiversityTable(rows, [], each)
 
 
-def pictured(runner: Runner, cases: Sequence[Case]) -> list[HypothesesPicture]:
+def hypotheses_pictures(runner: Runner, cases: Sequence[Case]) -> list[HypothesesPicture]:
     """Returns the data for pictures of Diverse3DFace's hypotheses."""
     drawn, masks = runner.hypotheses(OURS, cases), runner.visibility_masks(cases)
     fits = runner.fitted_heads(LOCAL, cases)

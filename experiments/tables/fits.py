@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 import fitting
-from experiments.datasets.observations import Look, observe
-from experiments.datasets.open_faces import Photo
+from experiments.datasets.observations import ObservationOptions, observe
+from experiments.datasets.open_faces import ScanPhoto
 from experiments.tables.runs import Tick, head_id, load_or_compute, no_tick, run_folder
 from fitting.config import PRESETS
 from fitting.detector import FaceDetector
@@ -34,7 +34,7 @@ class Job:
 
     method: str
     """global or global+local."""
-    look: Look
+    look: ObservationOptions
     preset: str = "fast"
     seed: int = 0
     """Seed of the simulated detector's errors at hidden landmarks."""
@@ -61,7 +61,7 @@ class Fitter:
         self._detector = functools.cache(detector)
         self._model = functools.cache(self._prepare)
 
-    def fit(self, photos: Sequence[Photo], job: Job, tick: Tick = no_tick) -> list[PhotoFit]:
+    def fit(self, photos: Sequence[ScanPhoto], job: Job, tick: Tick = no_tick) -> list[PhotoFit]:
         """Returns fits of photos, computed or cached. `tick` is called with the number of new results."""
 
         def compute(missing: list[int]) -> Iterator[PhotoFit]:
@@ -71,7 +71,7 @@ class Fitter:
         folder = run_folder(self.folder, "photos", CODE_PATHS, job, PRESETS[job.preset], head_id(self.head))
         return load_or_compute([folder / f"{photo.key}.npz" for photo in photos], PhotoFit, compute, tick)
 
-    def _fit_batch(self, photos: list[Photo], job: Job) -> list[PhotoFit]:
+    def _fit_batch(self, photos: list[ScanPhoto], job: Job) -> list[PhotoFit]:
         detector = self._detector() if job.look.landmarks == "detected" else None
         observations = [observe(photo, job.look, detector, job.seed) for photo in photos]
         faces = [each for each in observations if each is not None]
@@ -92,7 +92,7 @@ class Fitter:
         pairs = zip(photos, observations, strict=True)
         return [self._no_face(photo) if each is None else next(results) for photo, each in pairs]
 
-    def _no_face(self, photo: Photo) -> PhotoFit:
+    def _no_face(self, photo: ScanPhoto) -> PhotoFit:
         """Returns the mean head, the best guess without a detected face."""
         at_root = np.asarray(self.head.v_template) - np.asarray(self.head.joint_template[0])
         return PhotoFit(at_root, np.zeros(photo.image.shape[:2], bool), float("nan"), NO_FACE)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.datasets.observations import Landmarks, Look
-from experiments.datasets.open_faces import Photo
+from experiments.datasets.observations import Landmarks, ObservationOptions
+from experiments.datasets.open_faces import ScanPhoto
 from experiments.tables.fits import NO_FACE, Fitter, Job, PhotoFit
 from experiments.tables.report import Column, Sheet, interval_text, number, sheet
 from experiments.tables.runs import Progress, progress_tick
@@ -45,21 +45,21 @@ class FittingTable:
     """method -> rms_all of each photo (Fig. 6)."""
 
 
-def jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) -> dict[str, Job]:
+def fit_jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) -> dict[str, Job]:
     """Returns the fits that the table needs, by name; `robustness` adds clean photos and automatic masks."""
     looks = {
-        "global": Look(True, "given", landmarks),
-        "global+local": Look(True, "given", landmarks),
-        "clean": Look(False, "none", landmarks),
-        "auto": Look(True, "auto", landmarks),
-        "auto clean": Look(False, "auto", landmarks),
+        "global": ObservationOptions(True, "given", landmarks),
+        "global+local": ObservationOptions(True, "given", landmarks),
+        "clean": ObservationOptions(False, "none", landmarks),
+        "auto": ObservationOptions(True, "auto", landmarks),
+        "auto clean": ObservationOptions(False, "auto", landmarks),
     }
     names = list(looks)[: None if robustness else 2]
     return {name: Job(name if name in METHODS else "global+local", looks[name], preset, seed) for name in names}
 
 
 def make(
-    head: HeadModel, fitter: Fitter, photos: Sequence[Photo], wanted: dict[str, Job], progress: Progress
+    head: HeadModel, fitter: Fitter, photos: Sequence[ScanPhoto], wanted: dict[str, Job], progress: Progress
 ) -> FittingTable:
     """Fit the photos by all jobs and compare. Failed fits count with their result (the mean head if there is no face);
     rows have their number."""
@@ -103,7 +103,7 @@ def make(
     return FittingTable(rows, ratios, robustness, mask_rows, histogram)
 
 
-def floor_vertices(head: HeadModel, photos: Sequence[Photo], progress: Progress) -> dict[str, np.ndarray]:
+def floor_vertices(head: HeadModel, photos: Sequence[ScanPhoto], progress: Progress) -> dict[str, np.ndarray]:
     """Returns method -> the most likely 3D fits of its model to the true heads, (N, V, 3), by `fit_scans`."""
     truth = np.stack([photo.vertices for photo in photos])
     models = {"global": head, "global+local": with_local(head, load_local_model(head))}
@@ -113,7 +113,7 @@ def floor_vertices(head: HeadModel, photos: Sequence[Photo], progress: Progress)
     }
 
 
-def _errors(heads: Sequence[np.ndarray] | np.ndarray, photos: Sequence[Photo]) -> Errors:
+def _errors(heads: Sequence[np.ndarray] | np.ndarray, photos: Sequence[ScanPhoto]) -> Errors:
     rows = []
     for fitted, photo in zip(heads, photos, strict=True):
         truth, visible = photo.vertices, photo.vertices_visible_occluded
@@ -123,7 +123,7 @@ def _errors(heads: Sequence[np.ndarray] | np.ndarray, photos: Sequence[Photo]) -
     return dict(zip(ERRORS, np.array(rows).T, strict=True))
 
 
-def _mask_rows(auto: Sequence[PhotoFit], clean: Sequence[PhotoFit], photos: Sequence[Photo]) -> list[dict]:
+def _mask_rows(auto: Sequence[PhotoFit], clean: Sequence[PhotoFit], photos: Sequence[ScanPhoto]) -> list[dict]:
     rows = []
     has_face = np.array([NO_FACE not in (a.code, c.code) for a, c in zip(auto, clean, strict=True)])
     kinds = np.where(has_face, [photo.occluder for photo in photos], "")

@@ -54,10 +54,10 @@ def _complete(head: HeadModel, solver: ScanSolver, heads: Array, visible: Array,
 
 def _search(head: HeadModel, solver: ScanSolver, verts: Array, visible: Array, steps: Array) -> Array:
     """Returns the unknowns of one head: whitened coefficients, then joint rotations."""
-    count = len(solver.back)
+    count = len(solver.unwhiten)
     unknowns = jnp.zeros(count + 3 * len(JOINT_ROTATIONS))
-    noise = jnp.sqrt(solver.ridge)
-    prior = jnp.eye(len(unknowns)).at[:count, :count].set(solver.back) * noise
+    noise = jnp.sqrt(solver.noise_variance)
+    prior = jnp.eye(len(unknowns)).at[:count, :count].set(solver.unwhiten) * noise
     prior_hessian = _product(prior.T, prior)
 
     def residuals(unknowns: Array) -> Array:
@@ -87,8 +87,8 @@ def _search(head: HeadModel, solver: ScanSolver, verts: Array, visible: Array, s
 
 def _vertices(head: HeadModel, solver: ScanSolver, unknowns: Array) -> Array:
     """Returns vertices (V, 3) in the head frame."""
-    count = len(solver.back)
-    betas, expression = jnp.split(_product(solver.back, unknowns[:count]), [head.num_betas])
+    count = len(solver.unwhiten)
+    betas, expression = jnp.split(_product(solver.unwhiten, unknowns[:count]), [head.num_betas])
     rotations = dict(zip(JOINT_ROTATIONS, unknowns[count:].reshape(len(JOINT_ROTATIONS), 3), strict=True))
     params = HeadParams(betas, expression, global_orient=jnp.zeros(3), transl=jnp.zeros(3), **rotations)
     return vertices(head, params) - rest_joints(head, params)[0][None]

@@ -7,9 +7,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.datasets.open_faces import Photo
+from experiments.datasets.open_faces import ScanPhoto
 from experiments.tables.diverse_cases import Case
-from fitting.inputs import uncovered
+from fitting.inputs import confidence_outside_mask
 from flamejax.types import Fit, Observation
 
 PLACES: dict[str, tuple[tuple[int, ...], float, tuple[float, float]]] = {
@@ -50,7 +50,7 @@ def patch_mask(landmarks: np.ndarray, place: str, side: int) -> np.ndarray:
     return (inner.max(axis=-1) < 0) & (corner < radius)
 
 
-def with_patch(case: Case, photo: Photo | None, place: str) -> Case:
+def with_patch(case: Case, photo: ScanPhoto | None, place: str) -> Case:
     """Returns a clean case with a patch, whose mask is given. photo: of the open scans, whose true head determines the
     vertices behind the patch; None: the fit determines them."""
     mask = patch_mask(np.asarray(case.observation.landmarks), place, case.observation.image.shape[0])
@@ -88,13 +88,13 @@ def cover_observation(observation: Observation, mask: np.ndarray) -> Observation
     parts = {
         "image": np.where(mask[..., None], COLOUR[None, None], np.asarray(observation.image)),
         "occlusion_mask": np.maximum(observation.occlusion_mask, mask),
-        "confidence": uncovered(observation.landmarks, observation.confidence, mask),
-        "dense_confidence": uncovered(observation.dense_landmarks, observation.dense_confidence, mask),
+        "confidence": confidence_outside_mask(observation.landmarks, observation.confidence, mask),
+        "dense_confidence": confidence_outside_mask(observation.dense_landmarks, observation.dense_confidence, mask),
     }
     return dataclasses.replace(observation, **{name: part.astype(np.float32) for name, part in parts.items()})
 
 
-def vertices_behind(cover: np.ndarray, head: Fit | Photo) -> np.ndarray:
+def vertices_behind(cover: np.ndarray, head: Fit | ScanPhoto) -> np.ndarray:
     """Returns the vertices, (V,) bool, of a fit or a true head whose pixel is in the cover (S, S)."""
     screen = np.asarray(head.camera.project(jnp.asarray(head.vertices)))[:, :2]
     column, row = np.clip(np.floor(screen).astype(int), 0, np.array(cover.shape[::-1]) - 1).T

@@ -147,7 +147,7 @@ def _generate(
     betas = jax.vmap(lambda context, key: draw_coefficients(idgen, context, key, count, sampler))(contexts, keys)
     if idrank is None:
         return betas, jnp.full(betas.shape[:-1], jnp.nan)
-    return betas, idrank.of_betas(face, betas, idrank.context(None, points, visible))
+    return betas, idrank.score_betas(face, betas, idrank.context(None, points, visible))
 
 
 def _case_key(case: OferCase, seed: int, drawn_from: str) -> Array:

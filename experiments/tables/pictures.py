@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments.clay import GREY, View, clay_pictures, save_rows
+from experiments.clay import GREY, ClayView, clay_pictures, save_rows
 from experiments.tables import completion, diversity_table
 from flamejax.head import HeadModel
 from flamejax.metrics import self_distances
@@ -19,7 +19,7 @@ from models.mesh_vae import MeshVAE
 SIDE = 176
 """Side of a picture, pixels."""
 HIDDEN_COLOUR, ERROR_COLOUR = np.array([0.86, 0.45, 0.38]), np.array([0.75, 0.0, 0.05])
-FACE = View(scale=5.4, middle=(0.0, 0.085, 0.09))
+FACE = ClayView(scale=5.4, middle=(0.0, 0.085, 0.09))
 HEADS = 4
 GRID = (6, 8)
 """Numbers of heads and of samples of each."""
@@ -44,7 +44,7 @@ def length_colours(metres: np.ndarray, max_mm: float) -> np.ndarray:
 
 
 def _clay_row(
-    head: HeadModel, shown: Sequence[tuple[np.ndarray, np.ndarray | None]], view: View | None = None
+    head: HeadModel, shown: Sequence[tuple[np.ndarray, np.ndarray | None]], view: ClayView | None = None
 ) -> list[np.ndarray]:
     """Returns pictures of heads (V, 3), each with its colours (V, 3), or grey."""
     heads, colours = np.stack([h for h, _ in shown]), [GREY if c is None else c for _, c in shown]
@@ -86,7 +86,7 @@ def _spread_indices(count: int, wanted: int) -> list[int]:
     return [int(2 * pair + number % 2) for number, pair in enumerate(pairs)]
 
 
-def one_of_each(kinds: Sequence[str]) -> list[int]:
+def first_of_each_occluder(kinds: Sequence[str]) -> list[int]:
     """Returns the index of the first photo of each occluder; the first `ROWS` photos if occluders are unknown."""
     indices = [kinds.index(kind) for kind in KINDS if kind in kinds]
     return indices or list(range(min(len(kinds), ROWS)))

@@ -47,7 +47,7 @@ class Realism:
         return {"inside": inside, "vertices_inside": np.concatenate(shares), "mahalanobis": distances}
 
 
-def learn(train: Scans, validation: Scans, folder: Path | None = None) -> Realism:
+def learn_realism(train: Scans, validation: Scans, folder: Path | None = None) -> Realism:
     """Returns the distribution of the training scans, with the threshold from the validation scans. folder: as in
     `fit_pca`."""
     pca = fit_pca(train.vertices, COMPONENTS, folder)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import viser
 
-from experiments.results import reason_of
+from experiments.results import error_text
 from experiments.view.edits import Slider, sliders
 from experiments.view.explorer import (
     BETWEEN,
@@ -242,7 +242,7 @@ class App:
         try:
             self.explorer.draw(face, settings)
         except Exception as error:  # e.g. out of memory; the page stays usable
-            problem = str(error) if isinstance(error, ViewError) else reason_of(error)
+            problem = str(error) if isinstance(error, ViewError) else error_text(error)
         finally:
             done.set()
             clock.join()

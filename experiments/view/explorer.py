@@ -15,13 +15,13 @@ from jax import Array
 
 from experiments.results import (
     HIDDEN_COLOUR,
-    HOT,
+    SPREAD_COLOUR,
     UsageError,
-    digest_of,
     face_keys,
-    fitted_with,
-    observation_of,
-    spread_of,
+    load_fit_model,
+    load_observation,
+    short_digest,
+    vertex_spread,
 )
 from experiments.view.edits import edit_params
 from fitting.fit_model import FitModel
@@ -138,7 +138,7 @@ class Explorer:
         if name not in self._faces:
             model = self._model(read_metrics(self.folder / name))
             result = read_result(self.folder / name, model, self.identity)
-            observation, missing = observation_of(result)
+            observation, missing = load_observation(result)
             vae_digest = result.metrics["settings"].get("mesh_vae")
             facts = observation, missing, result.hypotheses, "as written", vae_digest
             self._faces[name] = ViewedFace(result, model, *facts)
@@ -181,12 +181,12 @@ class Explorer:
 
     @cached_property
     def _digest(self) -> str | None:
-        return digest_of(self.mesh_vae)
+        return short_digest(self.mesh_vae)
 
     def _model(self, metrics: dict) -> FitModel:
         local = str(metrics["settings"].get("local"))
         if local not in self._models:
-            self._models[local] = fitted_with(metrics, self.head, self.local)
+            self._models[local] = load_fit_model(metrics, self.head, self.local)
         return self._models[local]
 
     def _interpolate(self, face: ViewedFace, hypotheses: Hypotheses, selection: HeadSelection) -> np.ndarray:
@@ -214,7 +214,7 @@ def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: st
     A colour scale is a texture as well, with the position on the scale as texture coordinate."""
     if colour == "texture":
         return head_mesh(head, vertices, np.clip(np.asarray(head.albedo(face.fit.texture)), 0.0, 1.0))
-    position, end = np.zeros(len(vertices)), HOT
+    position, end = np.zeros(len(vertices)), SPREAD_COLOUR
     if colour == "spread":
         position = np.clip(spread(face) / full_spread(face), 0, 1)
     elif colour == "seen and hidden":
@@ -230,7 +230,7 @@ def spread(face: ViewedFace) -> np.ndarray:
     """Return (V,) metres: RMS distance of each vertex from its mean over the hypotheses; 0 without hypotheses."""
     if face.hypotheses is None:
         return np.zeros(face.model.head.num_vertices)
-    return spread_of(face.hypotheses.vertices)
+    return vertex_spread(face.hypotheses.vertices)
 
 
 def full_spread(face: ViewedFace) -> float:

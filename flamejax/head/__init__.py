@@ -13,7 +13,7 @@ from flamejax.head._dense_landmarks import (
 from flamejax.head._landmarks import contour_bin, landmark_head, landmark_triangles, landmarks, landmarks_from_vertices
 from flamejax.head._load import load_head
 from flamejax.head._unpose import unpose, unposed_jacobian, unposed_planes
-from flamejax.head.blend_skin import ShapedHead, head_at, pose_shaped, shape_identity, vertices
+from flamejax.head.blend_skin import ShapedHead, pose_shaped, select_vertices, shape_identity, vertices
 from flamejax.head.formats import FlameFiles, HeadFileError, head_digest, open_head_path
 from flamejax.head.kinematics import head_frame, joints, rest_joints, root_joint, shaped_joints
 from flamejax.head.model import JOINT_NAMES, DenseLandmarks, HeadModel, LandmarkEmbedding
@@ -40,7 +40,6 @@ __all__ = [
     "dense_landmarks",
     "dense_landmarks_path",
     "geometry_hash",
-    "head_at",
     "head_digest",
     "head_frame",
     "joints",
@@ -55,6 +54,7 @@ __all__ = [
     "rest_joints",
     "root_joint",
     "rotation_matrix",
+    "select_vertices",
     "shape_identity",
     "shaped_joints",
     "skew_matrix",

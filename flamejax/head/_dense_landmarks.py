@@ -16,7 +16,7 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
-from flamejax.head.blend_skin import head_at, vertices
+from flamejax.head.blend_skin import select_vertices, vertices
 from flamejax.head.formats import HeadFileError, open_head_path, read_npz
 from flamejax.head.model import DenseLandmarks, HeadModel
 from flamejax.head.params import HeadParams
@@ -108,7 +108,7 @@ def dense_landmarks(head: HeadModel, dense: DenseLandmarks, params: HeadParams) 
     if params.batch:
         return jax.vmap(lambda one: dense_landmarks(head, dense, one))(params)
     triangles = head.faces[dense.dense_face]
-    corners = vertices(head_at(head, triangles.reshape(-1)), params).reshape(*triangles.shape, 3)
+    corners = vertices(select_vertices(head, triangles.reshape(-1)), params).reshape(*triangles.shape, 3)
     return jnp.sum(corners * dense.dense_barycentric[..., None], axis=-2)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flamejax.head.blend_skin import head_at, vertices
+from flamejax.head.blend_skin import select_vertices, vertices
 from flamejax.head.model import HeadModel
 from flamejax.head.params import HeadParams
 from flamejax.head.rotation import rotation_matrix
@@ -70,7 +70,7 @@ def landmarks(head: HeadModel, params: HeadParams) -> Array:
     if params.batch:
         return jax.vmap(lambda one: landmarks(head, one))(params)
     triangles, barycentric = landmark_triangles(head, params)
-    corners = vertices(head_at(head, triangles.reshape(-1)), params).reshape(*triangles.shape, 3)
+    corners = vertices(select_vertices(head, triangles.reshape(-1)), params).reshape(*triangles.shape, 3)
     return jnp.sum(corners * barycentric[..., None], axis=-2)
 
 
@@ -91,5 +91,5 @@ def landmark_head(head: HeadModel) -> HeadModel:
         contour_face=jnp.asarray(index[: np.prod(contour)].reshape(contour), jnp.int32),
         face=jnp.asarray(index[np.prod(contour) :], jnp.int32),
     )
-    small = head_at(head, jnp.asarray(selected))
+    small = select_vertices(head, jnp.asarray(selected))
     return dataclasses.replace(small, faces=jnp.asarray(faces.reshape(-1, 3), jnp.int32), landmark_embedding=embedding)

@@ -91,7 +91,7 @@ def vertices(head: HeadModel, params: HeadParams) -> Array:
     return _pose(head, add(head.v_template.T, rest), joints, rotations, params.transl)
 
 
-def head_at(head: HeadModel, index: Array) -> HeadModel:
+def select_vertices(head: HeadModel, index: Array) -> HeadModel:
     """Reduce a head to the vertices `index` (N,), for sparse losses.
 
     Topology is unchanged: triangles, landmarks and regions of the result do not refer to its vertices.

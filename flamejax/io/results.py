@@ -39,7 +39,7 @@ RESULT_FILES = (
 HYPOTHESES = "hypotheses"
 """Subfolder of a face's hypotheses 00, 01, ..., best first."""
 MAX_HYPOTHESES = 10_000
-FOLDED = ("global_betas", "global_expression", "local_shape")
+LOCAL_COUNTS = ("global_betas", "global_expression", "local_shape")
 """Counts in params.npz for merging `local` into `betas` and `expression`: how many leading coefficients of each to use,
 and how many of `local` are identity (the rest are expression)."""
 VERTEX_TOLERANCE = 1e-4
@@ -208,7 +208,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def damaged(path: Path, reason: object) -> ResultError:
+def damaged_file_error(path: Path, reason: object) -> ResultError:
     """Returns the error for a damaged file of a face, with the remedy."""
     return ResultError(f"{path}: damaged ({reason}). {_remedy(path)}")
 
@@ -226,7 +226,7 @@ def _read_fit(folder: Path, metrics: dict[str, Any], model: FittedModel | None) 
         losses = {**metrics.get("losses", {}), "nme": metrics.get("landmark_nme")}
         losses = {name: jnp.asarray(np.nan if v is None else float(v), jnp.float32) for name, v in losses.items()}
     except (TypeError, ValueError) as error:
-        raise damaged(folder / "metrics.json", error) from error
+        raise damaged_file_error(folder / "metrics.json", error) from error
     points = _checked_array(arrays, "vertices", (count, 3), path)
     fit = Fit(
         params=_read_params(arrays, path, model),
@@ -259,8 +259,8 @@ def _read_params(arrays: dict[str, np.ndarray], path: Path, model: FittedModel |
     if "local" not in arrays:
         return params
     betas, expression = len(params.betas), len(params.expression)
-    if all(name in arrays for name in FOLDED):
-        counts = tuple(int(_checked_array(arrays, name, (), path)) for name in FOLDED)
+    if all(name in arrays for name in LOCAL_COUNTS):
+        counts = tuple(int(_checked_array(arrays, name, (), path)) for name in LOCAL_COUNTS)
     elif model is not None:
         counts = model.global_betas, model.global_expression, model.head.num_betas - model.global_betas
     else:
@@ -271,7 +271,7 @@ def _read_params(arrays: dict[str, np.ndarray], path: Path, model: FittedModel |
     width = None if model is None else model.head.num_betas + model.head.num_expression - sum(counts[:2])
     local = _checked_array(arrays, "local", (width,), path)
     if not (0 <= counts[0] <= betas and 0 <= counts[1] <= expression and 0 <= counts[2] <= len(local)):
-        raise damaged(path, f"impossible counts of coefficients, {counts}")
+        raise damaged_file_error(path, f"impossible counts of coefficients, {counts}")
     shape, expression_part = jnp.split(local, [counts[2]])
     return dataclasses.replace(
         params,
@@ -294,7 +294,7 @@ def _read_hypotheses(folder: Path, metrics: dict[str, Any], fit: Fit, model: Fit
     if not count:
         return None
     if not isinstance(count, int) or not 0 < count <= MAX_HYPOTHESES:
-        raise damaged(folder / "metrics.json", f"{count!r} hypotheses")
+        raise damaged_file_error(folder / "metrics.json", f"{count!r} hypotheses")
     hypotheses: list[Hypotheses] = []
     for index in range(count):
         path = folder / HYPOTHESES / f"{index:02d}" / "params.npz"
@@ -308,7 +308,7 @@ def _read_hypotheses(folder: Path, metrics: dict[str, Any], fit: Fit, model: Fit
         size = None if params is None else _checked_array(arrays, "size", (), path)
         hypotheses.append(Hypotheses(points, params, latents, score, size))
         if index and jax.tree.map(jnp.shape, hypotheses[-1]) != jax.tree.map(jnp.shape, hypotheses[0]):
-            raise damaged(path, "its arrays are not those of hypothesis 00")
+            raise damaged_file_error(path, "its arrays are not those of hypothesis 00")
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *hypotheses)
 
 
@@ -318,7 +318,7 @@ def _read_camera(path: Path) -> OrthographicCamera:
         scale, translation = float(record["crop"]["scale"]), np.array(record["crop"]["translation"], np.float32)
         return OrthographicCamera(jnp.asarray(scale, jnp.float32), jnp.asarray(translation.reshape(2)))
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, repr(error)) from error
+        raise damaged_file_error(path, repr(error)) from error
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -326,7 +326,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         return read_npz(path)
     except HeadFileError as error:
         # `HeadFileError` advises to fetch the file again, which does not apply to results.
-        reason = "no such file" if not path.is_file() else "damaged"
+        reason = "no such file" if not path.is_file() else "damaged_file_error"
         raise ResultError(f"{path}: {reason}. {_remedy(path)}") from error
 
 

@@ -13,7 +13,7 @@ from flamejax.camera import CropTransform, OrthographicCamera
 from flamejax.head.model import HeadModel
 from flamejax.head.params import HeadParams
 from flamejax.io.meshes import TexturedMesh
-from flamejax.io.results import FOLDED, FORMAT_VERSION, FittedModel, HeadIdentity
+from flamejax.io.results import FORMAT_VERSION, LOCAL_COUNTS, FittedModel, HeadIdentity
 from flamejax.types import Fit, Hypotheses
 
 
@@ -38,7 +38,7 @@ def fit_npz(fit: Fit, model: FittedModel, head: HeadIdentity, exact: bool, local
     local = model.local_coefficients(fit.params)
     if local is not None:
         counts = model.global_betas, model.global_expression, model.head.num_betas - model.global_betas
-        arrays |= {name: np.int32(count) for name, count in zip(FOLDED, counts, strict=True)}
+        arrays |= {name: np.int32(count) for name, count in zip(LOCAL_COUNTS, counts, strict=True)}
         arrays |= {"local": np.asarray(local, np.float32), "local_model": np.str_(local_model)}
     return _npz_bytes(head, arrays)
 

@@ -15,7 +15,7 @@ from models.encoders.files import (
     load_farl,
     write_encoder,
 )
-from models.encoders.interface import Encoder, ImageEncoder, concatenated
+from models.encoders.interface import Encoder, ImageEncoder, concatenate_encoders
 from models.encoders.landmark import LandmarkEncoder, LandmarkEncoderConfig, reference_landmarks
 from models.encoders.parts import Conditioned, load_image_encoders
 
@@ -30,7 +30,7 @@ __all__ = [
     "LandmarkEncoder",
     "LandmarkEncoderConfig",
     "ViTConfig",
-    "concatenated",
+    "concatenate_encoders",
     "describe_encoder",
     "encoder_path",
     "load_arcface",

@@ -84,7 +84,7 @@ class ConcatenatedImageEncoder(ConcatenatedEncoder):
         return jnp.concatenate(contexts, axis=-1)
 
 
-def concatenated(encoders: Sequence[Encoder]) -> ConcatenatedEncoder:
+def concatenate_encoders(encoders: Sequence[Encoder]) -> ConcatenatedEncoder:
     """Combine encoders into one, in this order (OFER's ExpGen and IdRank: ArcFace, then FaRL: width 1024).
 
     It has `features` and `head` if all of them have.

@@ -78,7 +78,7 @@ class LandmarkEncoder(nnx.Module):
     def offsets(self, landmarks: Array, visibility: Array) -> Array:
         """Return aligned landmarks' offsets from the mean face, in units of `spread`, times visibility: (*b, 68, 2)."""
         reference = jnp.broadcast_to(self.reference[...], landmarks.shape)
-        aligned = similarity_aligned(landmarks, reference, visibility)
+        aligned = align_by_similarity(landmarks, reference, visibility)
         return (aligned - reference) * (visibility / self.config.spread)[..., None]
 
 
@@ -94,7 +94,7 @@ class LandmarkBlock(nnx.Module):
         return x + self.second(jax.nn.silu(self.first(self.norm(x))))
 
 
-def similarity_aligned(points: Array, target: Array, weights: Array) -> Array:
+def align_by_similarity(points: Array, target: Array, weights: Array) -> Array:
     """Align points to a target by the least-squares similarity without reflection (`similarity_2d`).
 
     Args:

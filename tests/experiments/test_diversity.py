@@ -32,7 +32,7 @@ def fakes(monkeypatch) -> Fakes:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory) -> realism.Realism:
-    return realism.learn(scans(8, 0), scans(3, 1), tmp_path_factory.mktemp("pca"))
+    return realism.learn_realism(scans(8, 0), scans(3, 1), tmp_path_factory.mktemp("pca"))
 
 
 def test_hypotheses_resume_from_cached_files(tmp_path, fakes):
@@ -183,7 +183,7 @@ def test_hyperparameters_and_moving_occlusion_have_their_rows(tmp_path, fakes, t
 
 def test_pictures_are_not_blank(tmp_path, fakes):
     run, cases = runner(tmp_path, num_samples=8), [case(0), case(1, "hand"), case(2, truth=False)]
-    shown = diversity_table.pictured(run, cases)
+    shown = diversity_table.hypotheses_pictures(run, cases)
     pictures.hypotheses_figure(HEAD, shown, tmp_path / "h.jpg")
     pictures.interpolation_figure(HEAD, VAE, shown, tmp_path / "i.png")
     for name, columns in (("h.jpg", 10), ("i.png", 9)):
@@ -192,8 +192,8 @@ def test_pictures_are_not_blank(tmp_path, fakes):
         cells = image[: 3 * 176, 110:].reshape(3, 176, columns, 176)
         filled = cells.std(axis=(1, 3))[:, 1:]
         assert (filled[:2] > 5).all() and (filled[2, : columns - 2] > 5).all()
-    assert pictures.one_of_each(["hand", "glasses", "glasses", "object"]) == [1, 0, 3]
-    assert pictures.one_of_each(["photo"] * 9) == list(range(6))
+    assert pictures.first_of_each_occluder(["hand", "glasses", "glasses", "object"]) == [1, 0, 3]
+    assert pictures.first_of_each_occluder(["photo"] * 9) == list(range(6))
     no_masks = VisibilityMasks(np.ones(COUNT, bool), np.zeros(COUNT, bool), np.zeros(COUNT, bool))
     without_latents = DrawnHypotheses(shown[0].drawn.heads, None, np.zeros(8), 0.0)
     photo = dataclasses.replace(shown[0], masks=no_masks, drawn=without_latents)

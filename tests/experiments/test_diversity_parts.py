@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 import flamejax
-from experiments.cache import flat, read_tree, write_tree
+from experiments.cache import flatten_tree, read_tree, write_tree
 from experiments.datasets.open_faces import Scans
-from experiments.datasets.open_faces.photos import kind_of
+from experiments.datasets.open_faces.photos import occluder_kind
 from experiments.evaluate import cases as cases_of
 from experiments.evaluate.config import EvaluateDiversityConfig
 from experiments.tables import moving_occlusion, realism
-from experiments.tables.diverse_cases import balanced, visibility_masks
+from experiments.tables.diverse_cases import balanced_indices, visibility_masks
 from flamejax import metrics
 from flamejax.types import Fit, Observation
 from tests.experiments.diverse_fakes import COUNT, EYES, SIDE, case
@@ -58,16 +58,16 @@ def test_asd_is_exact_for_nearly_equal_heads():
 
 def test_balanced_spreads_photos_over_subjects_and_occluders():
     pairs = [(subject, expression) for subject in range(30) for expression in range(12)]
-    kinds = [kind_of(*pair) for pair in pairs]
+    kinds = [occluder_kind(*pair) for pair in pairs]
     for limit in (4, 6, 24, 60):
-        indices = balanced([s for s, _ in pairs], kinds, limit)
+        indices = balanced_indices([s for s, _ in pairs], kinds, limit)
         chosen = [kinds[k] for k in indices]
         assert len(set(indices)) == limit == len(indices)
         assert len({pairs[k][0] for k in indices}) == min(limit, 30)
         assert set(chosen) == {"glasses", "face-mask", "hand", "object"}
         if limit % 6 == 0:
             assert chosen.count("glasses") == chosen.count("face-mask") == limit // 3
-    assert balanced([0, 0], ["hand", "hand"], None) == [0, 1] == balanced([0, 0], ["hand", "hand"], 5)
+    assert balanced_indices([0, 0], ["hand", "hand"], None) == [0, 1] == balanced_indices([0, 0], ["hand", "hand"], 5)
 
 
 def test_visibility_masks_leave_eyeballs_out_of_occluded_vertices():
@@ -95,7 +95,7 @@ def test_trees_round_trip_through_files(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, one)
     write_tree(tmp_path / "seen.npz", case(1).observation)
     jax.tree.map(np.testing.assert_array_equal, read_tree(tmp_path / "seen.npz", Observation), case(1).observation)
-    assert "crop.scale" in flat(case(1).observation)
+    assert "crop.scale" in flatten_tree(case(1).observation)
     (tmp_path / "fit.npz").write_bytes((tmp_path / "seen.npz").read_bytes())  # complete, but of another type
     assert read_tree(tmp_path / "fit.npz", Fit) is None and read_tree(tmp_path / "none.npz", Observation) is None
 
@@ -110,7 +110,7 @@ def test_realism_of_gaussian_heads(tmp_path):
         return Scans(verts, verts, verts, np.arange(count), np.zeros(count))
 
     train = draw_scans(600)
-    result = realism.learn(train, draw_scans(500), tmp_path)
+    result = realism.learn_realism(train, draw_scans(500), tmp_path)
     # Of two standard normal coefficients |z|^2 is chi-squared: its 99 % quantile is 9.21.
     assert result.threshold == pytest.approx(np.sqrt(9.21 / 2), rel=0.15)
     np.testing.assert_allclose(result.deviation, train.vertices.std(axis=0, ddof=1), rtol=1e-4)

@@ -11,8 +11,8 @@ import pytest
 import fitting
 import flamejax
 from experiments import evaluate
-from experiments.datasets.observations import Look, observe, spread_out
-from experiments.datasets.open_faces import Photo
+from experiments.datasets.observations import ObservationOptions, evenly_spaced_indices, observe
+from experiments.datasets.open_faces import ScanPhoto
 from experiments.evaluate import reports
 from experiments.tables import charts, fits, fitting_table, report
 from experiments.tables.fits import Fitter, Job, PhotoFit
@@ -27,7 +27,7 @@ HEAD = random_head(subdivisions=1)
 SIDE = 16
 
 
-def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> Photo:
+def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> ScanPhoto:
     """A photo of the random head, moved by `shift` metres; its upper half is hidden."""
     rng = np.random.default_rng(subject)
     verts = np.asarray(HEAD.v_template) - np.asarray(HEAD.joint_template[0]) + shift
@@ -37,7 +37,7 @@ def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> Phot
     clean = np.ones(68, bool)
     clean[:3] = False
     seen = np.ones(len(verts), bool)
-    fields = {field.name: None for field in dataclasses.fields(Photo)}
+    fields = {field.name: None for field in dataclasses.fields(ScanPhoto)}
     fields |= {
         "key": f"subject_{subject:04d}-mouth_open",
         "subject": subject,
@@ -55,7 +55,7 @@ def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> Phot
         "vertices_visible_occluded": seen & (verts[:, 1] < 0.1),
         "camera": PerspectiveCamera(jnp.asarray(1.0), jnp.zeros(2), jnp.eye(4)),
     }
-    return Photo(**fields)
+    return ScanPhoto(**fields)
 
 
 def test_rms_is_the_root_of_the_mean_squared_distance_in_thousandths():
@@ -112,9 +112,9 @@ def test_intervals_come_from_subjects_not_photos():
 def test_looks_decide_what_a_fit_is_told():
     one = photo(3)
     hidden = one.landmarks_visible & ~one.landmarks_visible_occluded
-    given, auto, clean = (
-        observe(one, look) for look in (Look(), Look(masks="auto"), Look(occluded=False, masks="none"))
-    )
+    given = observe(one, ObservationOptions())
+    auto = observe(one, ObservationOptions(masks="auto"))
+    clean = observe(one, ObservationOptions(occluded=False, masks="none"))
     assert (np.asarray(given.confidence)[hidden] == 0).all() and np.asarray(given.occlusion_mask).sum() > 0
     assert np.asarray(auto.occlusion_mask).sum() == 0
     unsure = np.asarray(auto.confidence)[hidden]
@@ -124,15 +124,15 @@ def test_looks_decide_what_a_fit_is_told():
     np.testing.assert_array_equal(clean.image, one.image)
     for seen in (given, auto, clean):
         assert (np.asarray(seen.confidence)[:3] == 0).all()  # the head itself hides them
-    again = observe(one, Look(masks="auto"))
+    again = observe(one, ObservationOptions(masks="auto"))
     np.testing.assert_array_equal(again.landmarks, auto.landmarks)
-    other = observe(one, Look(masks="auto"), seed=1)
+    other = observe(one, ObservationOptions(masks="auto"), seed=1)
     assert np.abs(np.asarray(other.landmarks) - auto.landmarks).max() > 0
 
 
 def test_limited_photos_are_spread_over_all():
-    assert list(spread_out(360, None)) == list(range(360))
-    chosen = spread_out(360, 96)
+    assert list(evenly_spaced_indices(360, None)) == list(range(360))
+    chosen = evenly_spaced_indices(360, 96)
     assert len(chosen) == 96 and chosen[0] == 0 and chosen[-1] == 359
 
 
@@ -151,7 +151,7 @@ class StubFitter(Fitter):
 
 def test_kept_fits_are_not_made_again_and_damaged_ones_are(tmp_path):
     fitter, photos = StubFitter(tmp_path), [photo(k) for k in range(6)]
-    job = Job("global", Look())
+    job = Job("global", ObservationOptions())
     first = fitter.fit(photos, job)
     assert fitter.calls == 2
     again = fitter.fit(photos, job)
@@ -181,7 +181,7 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
         lambda head, photos, progress: {m: [p.vertices + 1e-4 for p in photos] for m in ("global", "global+local")},
     )  # fmt: skip
     done = []
-    wanted = fitting_table.jobs("fast", "exact", 0)
+    wanted = fitting_table.fit_jobs("fast", "exact", 0)
     table = fitting_table.make(HEAD, StubFitter(tmp_path), photos, wanted, lambda *tick: done.append(tick))
     assert sum(n for name, total, n in done if name == "auto") == 8
     by = {(row["method"], row["occluder"]): row for row in table.rows}
@@ -203,7 +203,7 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
     charts.histogram(table.histogram, tmp_path / "h.png")
     assert (tmp_path / "h.png").stat().st_size > 1000
     bare = fitting_table.make(
-        HEAD, StubFitter(tmp_path), photos, fitting_table.jobs("fast", "exact", 0, robustness=False), lambda *a: None
+        HEAD, StubFitter(tmp_path), photos, fitting_table.fit_jobs("fast", "exact", 0, robustness=False), lambda *a: None
     )
     assert not bare.robustness and not bare.masks and len(report.tables(fitting_table.sheets(bare))) == 2
 
@@ -223,7 +223,7 @@ def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypa
         )  # fmt: skip
 
     monkeypatch.setattr(fits.fitting, "fit", fake_fit)
-    found = fitter.fit([photo(k) for k in range(3)], Job("global", Look()))
+    found = fitter.fit([photo(k) for k in range(3)], Job("global", ObservationOptions()))
     assert shapes == [(4, SIDE, SIDE, 3)] and len(found) == 3
     assert found[0].vertices.shape == (HEAD.num_vertices, 3) and found[0].code == 0
     assert jax.tree.all(jax.tree.map(lambda r: bool(np.isfinite(r.vertices).all()), found))

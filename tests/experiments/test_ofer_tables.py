@@ -337,7 +337,7 @@ def test_identity_table_has_no_figure(capsys):
 
 def test_new_people_have_seeds_of_their_own():
     from experiments.datasets.open_faces.subjects import NEW_SEEDS, SEED
-    from experiments.datasets.open_people.identity import Config
+    from experiments.datasets.open_people.identity import PopulationConfig
 
-    assert len({*NEW_SEEDS.values(), SEED, Config().seed}) == 4
+    assert len({*NEW_SEEDS.values(), SEED, PopulationConfig().seed}) == 4
     assert ofer_cases.COVERED[-1][1] == 1.0

@@ -227,7 +227,7 @@ def test_photos_and_scans_have_the_same_order(data):
 def test_grain_reads_the_slice_without_tensorflow(data):
     grain = pytest.importorskip("grain")
     source = open_faces.data_source("train", "slice")
-    read = grain.MapDataset.source(source).shuffle(seed=1).map(open_faces.photo_of)
+    read = grain.MapDataset.source(source).shuffle(seed=1).map(open_faces.example_to_photo)
     assert sorted(read[k].key for k in range(len(read))) == sorted(open_faces.load_scans("train", "slice").keys)
     assert "tensorflow" not in sys.modules
 

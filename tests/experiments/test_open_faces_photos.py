@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from experiments.datasets.open_faces import hands, objects, patterns, scenes, solids
-from experiments.datasets.open_faces.photos import kind_of
+from experiments.datasets.open_faces.photos import occluder_kind
 from flamejax.head import HeadParams, landmarks_from_vertices
 from tests.experiments.test_open_faces import built, data, head, photos  # noqa: F401
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 def test_every_subject_has_every_kind_of_occluder():
     for subject in range(6):
-        kinds = [kind_of(subject, e) for e in range(12)]
+        kinds = [occluder_kind(subject, e) for e in range(12)]
         assert [kinds.count(k) for k in ("glasses", "face-mask", "hand", "object")] == [4, 4, 2, 2]
 
 

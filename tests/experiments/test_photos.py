@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.photos import Photo, face_name, find_photos, name_photos, safe_name
+from experiments.photos import PhotoFile, face_name, find_photos, name_photos, safe_name
 from tests.experiments.fakes import write_photo
 
 
@@ -57,7 +57,7 @@ def test_reserved_names_get_a_number(tmp_path):
 
 
 def test_face_name_numbers_further_faces(tmp_path):
-    photo = Photo(Path("a.png"), name="a")
+    photo = PhotoFile(Path("a.png"), name="a")
     assert [face_name(photo, i, {"a_face2"}) for i in range(3)] == ["a", "a_face1", "a_face2_2"]
 
 

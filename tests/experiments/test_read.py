@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.results import fitted_with, observation_of
+from experiments.results import load_fit_model, load_observation
 from fitting import observe_photo, prepare
 from flamejax.io import ResultError, load_results
-from flamejax.io.results import FOLDED, read_metrics, read_result
+from flamejax.io.results import LOCAL_COUNTS, read_metrics, read_result
 from tests.experiments.fakes import HEAD, IDENTITY, reconstruct, write_photo
 from tests.experiments.results import KnownTools, one, write_networks
 
@@ -62,7 +62,7 @@ def result(tmp_path, networks):
 def read(folder, fake):
     """Read a result, its observation, and the reason if that is missing."""
     saved = read_result(folder, fake.model, IDENTITY)
-    return saved, *observation_of(saved)
+    return saved, *load_observation(saved)
 
 
 def assert_equal(actual, expected, tolerance=0.0):
@@ -119,7 +119,7 @@ def test_early_results_need_the_model(result):
     folder, fake = result
     with np.load(folder / "params.npz") as file:
         arrays = dict(file)
-    counts = [int(arrays.pop(name)) for name in FOLDED]
+    counts = [int(arrays.pop(name)) for name in LOCAL_COUNTS]
     local_shape = fake.model.head.num_betas - fake.model.global_betas
     assert counts == [fake.model.global_betas, fake.model.global_expression, local_shape]
     np.savez(folder / "params.npz", **arrays)
@@ -272,7 +272,7 @@ def test_inconsistent_arrays_are_refused(result):
         np.savez(folder / "params.npz", **(stored | {name: value}))
         with pytest.raises(ResultError, match=message):
             read(folder, fake)
-    for name in FOLDED:
+    for name in LOCAL_COUNTS:
         np.savez(folder / "params.npz", **(stored | {name: np.int32(99)}))
         with pytest.raises(ResultError, match="impossible counts"):
             load_results(folder)
@@ -281,16 +281,16 @@ def test_inconsistent_arrays_are_refused(result):
 def test_fitted_with_loads_the_model_of_the_fit(result, networks, tmp_path):
     folder, fake = result
     metrics = read_metrics(folder)
-    model = fitted_with(metrics, HEAD)
+    model = load_fit_model(metrics, HEAD)
     np.testing.assert_array_equal(model.head.basis, fake.model.head.basis)
-    assert not fitted_with({"settings": {"local": None}}, HEAD).has_local
-    assert not fitted_with({"settings": {"local": "auto 0123"}}, HEAD).has_local  # nothing ships for this head
+    assert not load_fit_model({"settings": {"local": None}}, HEAD).has_local
+    assert not load_fit_model({"settings": {"local": "auto 0123"}}, HEAD).has_local  # nothing ships for this head
     moved = tmp_path / "moved.npz"
     shutil.copy(networks[0], moved)
-    assert fitted_with(metrics, HEAD, str(moved)).has_local
+    assert load_fit_model(metrics, HEAD, str(moved)).has_local
     changed = metrics | {"settings": {"local": f"{moved} 0123456789abcdef"}}
     with pytest.raises(ResultError, match=r"moved.npz: not the local models that the result was fitted with"):
-        fitted_with(changed, HEAD)
+        load_fit_model(changed, HEAD)
     moved.unlink()
     with pytest.raises(ResultError, match=r"moved.npz: no such local model.*--local FILE"):
-        fitted_with(changed, HEAD)
+        load_fit_model(changed, HEAD)

@@ -13,7 +13,7 @@ import numpy as np
 import fitting
 import flamejax
 from experiments.datasets.renders import exact_observation
-from fitting.landmark_fit import Geometry, Targets
+from fitting.landmark_fit import GeometryParams, LandmarkTargets
 from fitting.local_model import LocalRegion
 from flamejax.camera import OrthographicCamera
 from flamejax.head import HeadModel, HeadParams, geometry_hash
@@ -86,17 +86,17 @@ def photos(seed: int = 0, count: int = PHOTOS) -> fitting.Observation:
     return dataclasses.replace(observation, confidence=observation.confidence.at[:, :17].set(0.0))
 
 
-def random_targets(seed: int, weight: float) -> Targets:
+def random_targets(seed: int, weight: float) -> LandmarkTargets:
     """Return landmarks at random positions, all of one weight."""
     rng = np.random.default_rng(seed)
     points = (jnp.asarray(rng.uniform(0.2, 0.8, (count, 2)), jnp.float32) for count in (68, 468))
-    return Targets(next(points), jnp.full(68, weight), next(points), jnp.full(468, weight))
+    return LandmarkTargets(next(points), jnp.full(68, weight), next(points), jnp.full(468, weight))
 
 
-def random_geometry(head: HeadModel, seed: int = 0) -> Geometry:
+def random_geometry(head: HeadModel, seed: int = 0) -> GeometryParams:
     """Return a head in the middle of the photo whose parameters deviate slightly from the mean head's."""
     rng = np.random.default_rng(seed)
     geometry = jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(rng.normal(size=leaf.shape) * 0.1, jnp.float32), Geometry.zeros(head)
+        lambda leaf: leaf + jnp.asarray(rng.normal(size=leaf.shape) * 0.1, jnp.float32), GeometryParams.zeros(head)
     )
     return dataclasses.replace(geometry, log_scale=jnp.asarray(1.2), translation=jnp.asarray([0.5, 0.8]))

@@ -13,8 +13,8 @@ import flamejax
 from fitting.fit_model import smoothing_root
 from fitting.landmark_fit import (
     CLOSURE_PAIRS,
-    Geometry,
-    Targets,
+    GeometryParams,
+    LandmarkTargets,
     closure_error,
     closure_residuals,
     fit_landmarks,
@@ -87,7 +87,7 @@ def test_smoothing_is_the_mean_squared_laplacian_of_the_displacement(head):
     expected = np.mean(np.sum(laplacian**2, axis=1))
     np.testing.assert_allclose(np.sum((smoothing_root(head) @ coefficients) ** 2), expected, rtol=1e-4)
     geometry = dataclasses.replace(
-        Geometry.zeros(head),
+        GeometryParams.zeros(head),
         betas=jnp.asarray(coefficients[: head.num_betas], jnp.float32),
         expression=jnp.asarray(coefficients[head.num_betas :], jnp.float32),
     )
@@ -132,7 +132,7 @@ def test_local_models_lower_the_landmark_error_of_a_local_shape(model):
     betas = jnp.zeros((2, 7)).at[:, 3:5].set(jnp.asarray([[2.5, -2.5], [2.0, -1.5]]))
     params = dataclasses.replace(flamejax.HeadParams.zeros(model.head, (2,)), betas=betas)
     points = camera(2).project(flamejax.landmarks(model.head, params))[..., :2] / SIDE
-    targets = Targets(points, jnp.ones((2, 68)), jnp.zeros((2, 468, 2)), jnp.zeros((2, 468)))
+    targets = LandmarkTargets(points, jnp.ones((2, 68)), jnp.zeros((2, 468, 2)), jnp.zeros((2, 468)))
 
     def fit_and_error(model):
         geometry = fit_batch(model, targets)
@@ -153,7 +153,7 @@ def test_dense_landmarks_lower_the_shape_error(model):
     dense = camera(2).project(dense_landmarks(coarse.head, coarse.head.dense, params))[..., :2] / SIDE
     # Few landmarks, with noise; the others are hidden.
     noise = jnp.asarray(np.random.default_rng(0).normal(size=sparse.shape), jnp.float32)
-    few = Targets(sparse + 0.002 * noise, jnp.zeros((2, 68)).at[:, 17::5].set(1.0), dense, jnp.zeros((2, 468)))
+    few = LandmarkTargets(sparse + 0.002 * noise, jnp.zeros((2, 68)).at[:, 17::5].set(1.0), dense, jnp.zeros((2, 468)))
     errors = [
         np.linalg.norm(fit_batch(coarse, targets).betas - betas)
         for targets in (few, dataclasses.replace(few, dense_weights=jnp.ones((2, 468))))

@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 import flamejax
 from fitting.local_files import load_local_model, read_local_model, write_local_model
 from fitting.local_model import eyeball_coefficients, top_components, with_local
-from fitting.local_training import LocalConfig, region_weights, residuals, train_local_model
+from fitting.local_training import LocalConfig, region_weights, split_residuals, train_local_model
 from fitting.scan_fit import ScanFitConfig, fit_scans
 from flamejax.head import HeadFileError, HeadParams, geometry_hash
 from tests.heads import random_head, random_params
@@ -44,7 +44,7 @@ def sample_scans(seed=0):
 @pytest.fixture(scope="module")
 def scan_residuals():
     """The residuals of the sample scans after the global components."""
-    return residuals(HEAD, *sample_scans()[:4], CONFIG)
+    return split_residuals(HEAD, *sample_scans()[:4], CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_truncation_explains_the_given_share_with_the_fewest_components(local):
 
 def test_more_global_components_than_the_head_has_are_refused():
     with pytest.raises(ValueError, match="6 identity"):
-        residuals(HEAD, *sample_scans()[:4], dataclasses.replace(CONFIG, num_betas=7))
+        split_residuals(HEAD, *sample_scans()[:4], dataclasses.replace(CONFIG, num_betas=7))
     with pytest.raises(ValueError, match="7 \\+ 0"):
         top_components(HEAD, 7, 0)
 

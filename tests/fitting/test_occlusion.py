@@ -22,7 +22,7 @@ from fitting.label_smoothing import (
     reachable,
     remove_specks,
 )
-from fitting.landmark_fit import Geometry
+from fitting.landmark_fit import GeometryParams
 from fitting.occlusion import (
     OcclusionConfig,
     auto_masks,
@@ -287,7 +287,8 @@ def test_robust_scale_recovers_the_scale_of_t_samples():
 
 
 def test_light_and_albedo_explain_a_render_with_a_white_light(head):
-    geometry = dataclasses.replace(Geometry.zeros(head), log_scale=jnp.log(3.4), translation=jnp.asarray([0.5, 0.8]))
+    zeros = GeometryParams.zeros(head)
+    geometry = dataclasses.replace(zeros, log_scale=jnp.log(3.4), translation=jnp.asarray([0.5, 0.8]))
     pixels = jax.jit(lambda g: dataclasses.asdict(render_face_maps(head, g, 32)))(geometry)
     pixels = FacePixels(**pixels)
     assert 0 < pixels.face.sum() <= pixels.head.sum() and face_triangles(head).shape == (head.faces.shape[0],)

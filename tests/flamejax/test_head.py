@@ -10,7 +10,15 @@ import pytest
 
 import flamejax
 import flamejax.head.blend_skin as blend_skin
-from flamejax.head import HeadModel, HeadParams, contour_bin, head_at, pose_shaped, rotation_matrix, shape_identity
+from flamejax.head import (
+    HeadModel,
+    HeadParams,
+    contour_bin,
+    pose_shaped,
+    rotation_matrix,
+    select_vertices,
+    shape_identity,
+)
 from tests.gradients import check_gradients
 from tests.heads import random_head, random_params
 
@@ -111,7 +119,7 @@ def test_shaped_identity_can_be_reused_over_poses(head):
 
 def test_head_at_some_vertices_equals_the_full_head_there(head):
     params, index = random_params(head, seed=4, batch=(2,)), jnp.asarray([5, 0, 77, 5])
-    few = flamejax.vertices(head_at(head, index), params)
+    few = flamejax.vertices(select_vertices(head, index), params)
     chex.assert_trees_all_close(few, flamejax.vertices(head, params)[:, index], atol=1e-6)
 
 
@@ -121,7 +129,7 @@ def test_shapedirs_and_posedirs_are_parts_of_the_basis(head):
     again = HeadModel.from_arrays(head.v_template, head.faces, shapedirs, posedirs=posedirs, num_betas=6)
     np.testing.assert_array_equal(again.basis, head.basis)
     index = jnp.asarray([5, 0, 77, 5])
-    few = head_at(head, index)
+    few = select_vertices(head, index)
     assert (few.num_vertices, few.num_expression) == (4, head.num_expression)
     np.testing.assert_array_equal(few.shapedirs, shapedirs[index])
     np.testing.assert_array_equal(few.posedirs.reshape(36, -1, 3), posedirs.reshape(36, -1, 3)[:, index])

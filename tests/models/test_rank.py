@@ -33,7 +33,7 @@ def random_inputs(batch=(), count=7):
     return jax.random.normal(keys[0], (*batch, count, 6)), jax.random.normal(keys[1], (*batch, 12))
 
 
-score = nnx.jit(lambda ranker, face, betas, context: ranker.of_betas(face, betas, context))
+score = nnx.jit(lambda ranker, face, betas, context: ranker.score_betas(face, betas, context))
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])
@@ -46,7 +46,7 @@ def test_coefficients_and_vertices_give_the_same_scores(ranker, face, batch):
     chex.assert_shape(by_vertices, (*batch, 7))
     chex.assert_trees_all_close(score(ranker, face, betas, context), by_vertices, atol=1e-4)
     if not batch:
-        chex.assert_trees_all_close(ranker.of_betas(face, betas, context), by_vertices, atol=1e-4)
+        chex.assert_trees_all_close(ranker.score_betas(face, betas, context), by_vertices, atol=1e-4)
 
 
 def test_scores_are_equivariant_to_the_order_of_candidates(ranker, face):
@@ -122,7 +122,7 @@ def test_training_ranks_the_nearest_candidates_first(head):
         truth, candidates = batch(key)
 
         def loss(p):
-            scores = nnx.merge(graphdef, p, rest).of_betas(face, candidates, truth)
+            scores = nnx.merge(graphdef, p, rest).score_betas(face, candidates, truth)
             return jnp.mean(rank_loss(scores, rank_errors(face, candidates, truth), 2.0))
 
         updates, state = optimizer.update(jax.grad(loss)(params), state)
@@ -131,7 +131,7 @@ def test_training_ranks_the_nearest_candidates_first(head):
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(jax.random.key(0), 600))
     truth, candidates = batch(jax.random.key(99))
     errors = rank_errors(face, candidates, truth)
-    scores = nnx.merge(graphdef, params, rest).of_betas(face, candidates, truth)
+    scores = nnx.merge(graphdef, params, rest).score_betas(face, candidates, truth)
     best_ranked = np.take_along_axis(np.asarray(errors), np.argmax(scores, axis=1)[:, None], axis=1).mean()
     assert best_ranked < errors.mean() - 0.5 * (errors.mean() - errors.min(axis=1).mean())
 

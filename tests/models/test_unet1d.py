@@ -9,7 +9,7 @@ from flax import nnx
 from jax.test_util import check_grads
 
 from models import UNet1D, UNet1DConfig
-from models.unet1d import products, time_embedding
+from models.unet1d import matrix_shapes, time_embedding
 
 CONFIG = UNet1DConfig((12, 6, 4), context=8, time=16, heads=2, head_width=4, tokens=3)
 
@@ -106,7 +106,7 @@ def test_products_lists_all_matrices_of_a_step():
         return 2 * block(width + skipped, width) + width * 18 + 6 * width
 
     expected = 4 * 8 + 8 * 8 + 36 + level(6, 0) + (24 + 16) + level(4, 0) + (24 + 36) + level(6, 6) + block(12, 6) + 36
-    assert sum(a * b for a, b in products(config)) == expected
+    assert sum(a * b for a, b in matrix_shapes(config)) == expected
 
 
 def test_time_embeddings_differ():

@@ -99,7 +99,7 @@ def test_ofer_heads_share_an_identity_and_vary_in_expression(face, samples):
 def test_candidates_are_sorted_by_score(face, samples):
     networks, photo = small_networks(), face[1]
     context = networks.idrank.context(None, photo.landmarks, (photo.confidence > 0.2).astype(jnp.float32))
-    scores = networks.idrank.of_betas(networks.face, samples.betas, context)
+    scores = networks.idrank.score_betas(networks.face, samples.betas, context)
     np.testing.assert_allclose(scores, samples.rank_score, atol=1e-4)
     assert (np.diff(samples.rank_score) <= 0).all()
 

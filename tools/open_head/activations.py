@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.datasets.open_people.activations import ALONE, ALONE_PEAK, LOPSIDED, side_sign, sides, twin
+from experiments.datasets.open_people.activations import (
+    SIDE_ASYMMETRY,
+    UNIT_NOISE,
+    UNIT_NOISE_PEAK,
+    mirrored_name,
+    side_sign,
+    sides,
+)
 
 SIDES_CORRELATION = 0.9
 """Share of the variance of a unit's individual activation that both sides have in common."""
 # expression -> (share of faces that have it, activations at full strength); `*` stands for both sides
-WHOLE: dict[str, tuple[float, dict[str, float]]] = {
+EXPRESSIONS: dict[str, tuple[float, dict[str, float]]] = {
     "closed smile": (0.48, {"mouthSmile*": 0.75, "cheekSquint*": 0.35, "eyeSquint*": 0.25, "mouthDimple*": 0.25}),
     "big smile": (0.48, {"mouthSmile*": 0.85, "cheekSquint*": 0.6, "eyeSquint*": 0.4, "mouthUpperUp*": 0.4,
                          "mouthStretch*": 0.15}),
@@ -47,9 +54,9 @@ SIDED: dict[str, tuple[float, dict[str, float]]] = {  # given for the left; left
 
 
 def full_activations(name: str, names: list[str]) -> np.ndarray:
-    """Return the activations (units,) of one of `WHOLE` at full strength."""
+    """Return the activations (units,) of one of `EXPRESSIONS` at full strength."""
     activations = np.zeros(len(names))
-    for pattern, strength in WHOLE[name][1].items():
+    for pattern, strength in EXPRESSIONS[name][1].items():
         for side in sides(pattern):
             activations[names.index(side)] += strength
     return activations
@@ -58,12 +65,12 @@ def full_activations(name: str, names: list[str]) -> np.ndarray:
 def draw_activations(rng: np.random.Generator, names: list[str], peaks: np.ndarray, count: int) -> np.ndarray:
     """Draw activations (count, units), none negative. `peaks` (units,): a unit's largest displacement, metres."""
     index = {name: k for k, name in enumerate(names)}
-    mirrored = np.array([index[twin(name)] for name in names])
+    mirrored = np.array([index[mirrored_name(name)] for name in names])
     left = np.array([side_sign(name) for name in names])
     activations = np.zeros((count, len(names)))
-    for name, (share, _) in WHOLE.items():
+    for name, (share, _) in EXPRESSIONS.items():
         strength = (rng.uniform(size=count) < share) * rng.beta(2.0, 1.3, count)
-        asymmetry = 1 + LOPSIDED * rng.standard_normal(count)[:, None] * left
+        asymmetry = 1 + SIDE_ASYMMETRY * rng.standard_normal(count)[:, None] * left
         activations += strength[:, None] * np.maximum(asymmetry, 0) * full_activations(name, names)
     for share, units in SIDED.values():
         strength = (rng.uniform(size=count) < share) * rng.beta(2.0, 1.3, count)
@@ -73,7 +80,7 @@ def draw_activations(rng: np.random.Generator, names: list[str], peaks: np.ndarr
         is_right = rng.uniform(size=count) < 0.5
         activations += strength[:, None] * np.where(is_right[:, None], on_left[mirrored], on_left)
     # In addition to the combinations, each unit has a small activation of its own.
-    scale = np.minimum(ALONE, ALONE_PEAK / peaks)
+    scale = np.minimum(UNIT_NOISE, UNIT_NOISE_PEAK / peaks)
     noise = rng.standard_normal((count, len(names)))
     symmetric = (noise + noise[:, mirrored]) / np.sqrt(np.where(mirrored == np.arange(len(names)), 4.0, 2.0))
     independent = rng.standard_normal((count, len(names)))

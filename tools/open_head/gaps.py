@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.datasets.open_people.geometry import adjacency
 from experiments.datasets.open_people.joints import JAW
-from experiments.datasets.open_people.mouth import Opening, lips_of
-from experiments.datasets.open_people.surface import Surface
+from experiments.datasets.open_people.mouth import Opening, find_lips
+from experiments.datasets.open_people.surface import MeshIslands
 
 SAMPLES = np.linspace(0.15, 0.85, 23)  # shares of the way from corner to corner; beyond, the borders differ in depth
 MARGIN_LAYER = 2  # rings of vertices from the hidden seam of the eye socket to the lid margin on the eyeball
@@ -29,15 +29,15 @@ def height_profile(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points[order, 0], points[order, 1]
 
 
-def openings(surface: Surface, height: np.ndarray | None = None) -> dict[str, Opening]:
-    """Return the openings "lips", "right" and "left" (lids) of the mean head; `height` as in `lips_of`."""
-    result = {"lips": lips_of(surface, height)}
+def openings(surface: MeshIslands, height: np.ndarray | None = None) -> dict[str, Opening]:
+    """Return the openings "lips", "right" and "left" (lids) of the mean head; `height` as in `find_lips`."""
+    result = {"lips": find_lips(surface, height)}
     for name, island in zip(("right", "left"), surface.socket_islands, strict=True):
         result[name] = _lids(surface, surface.seam_loop(island))
     return result
 
 
-def _lids(surface: Surface, ring: np.ndarray) -> Opening:
+def _lids(surface: MeshIslands, ring: np.ndarray) -> Opening:
     """Return the visible lid margins, two rings of vertices outside the seam, which the eyeball's front hides."""
     neighbours = adjacency(surface.faces[surface.skin], len(surface.vertices))
     inside, margin = set(ring.tolist()), set(ring.tolist())
@@ -62,4 +62,4 @@ def asset_openings(asset: dict) -> dict[str, Opening]:
     part[asset["region_masks"][names.index("right_eyeball")]] = 2
     template = asset["v_template"].astype(float)
     head = SimpleNamespace(faces=asset["faces"], uv=asset["uv"], uv_faces=asset["uv_faces"], part=part)
-    return openings(Surface(head, template), -asset["lbs_weights"][:, JAW])  # the jaw moves the lower lip
+    return openings(MeshIslands(head, template), -asset["lbs_weights"][:, JAW])  # the jaw moves the lower lip

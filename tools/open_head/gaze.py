@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.sources import FACE_UNITS, Source
+from experiments.datasets.open_people.sources import FACE_UNITS, MakeHumanSource
 
 FOLLOW = 0.8  # share of the units' lid motion
 
@@ -16,7 +16,9 @@ def _angle(before: np.ndarray, after: np.ndarray) -> float:
     return float(np.arctan2((a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1]).sum(), (a[:, 1:] * b[:, 1:]).sum()))
 
 
-def lid_correctives(source: Source, head: Head, template: np.ndarray, rows: int = 36) -> tuple[np.ndarray, dict]:
+def lid_correctives(
+    source: MakeHumanSource, head: Head, template: np.ndarray, rows: int = 36
+) -> tuple[np.ndarray, dict]:
     """Return posedirs (36, V, 3) of the two eyes, and the gaze angles (degrees) at which they equal the units.
 
     Rotation by a about x puts -sin a and sin a into entries 5 and 7 of R - I, and cos a - 1 into entries 4 and 8. The
@@ -26,17 +28,17 @@ def lid_correctives(source: Source, head: Head, template: np.ndarray, rows: int 
     fields = {}
     for unit in ("Down", "Up"):
         for side, part in (("Left", 1), ("Right", 2)):
-            field = head.carry(source.target(f"{FACE_UNITS}eyeLook{unit}{side}.target"))
+            field = head.to_head(source.target(f"{FACE_UNITS}eyeLook{unit}{side}.target"))
             ball = head.part == part
-            base = head.carry(head.base["vertices"])[ball]
+            base = head.to_head(head.base["vertices"])[ball]
             angles[unit + side] = _angle(base, base + field[ball])
             field[head.part > 0] = 0
             fields[unit, side] = field
-    twin = np.array([-1, 1, 1])
+    mirrored_name = np.array([-1, 1, 1])
     for unit in ("Down", "Up"):  # symmetrise
         left, right = fields[unit, "Left"], fields[unit, "Right"]
-        fields[unit, "Left"] = (left + right[head.mirror] * twin) / 2
-        fields[unit, "Right"] = fields[unit, "Left"][head.mirror] * twin
+        fields[unit, "Left"] = (left + right[head.mirror] * mirrored_name) / 2
+        fields[unit, "Right"] = fields[unit, "Left"][head.mirror] * mirrored_name
     for side, first in (("Left", 18), ("Right", 27)):
         slopes = [fields[unit, side] / (2 * np.sin(angles[unit + side])) for unit in ("Down", "Up")]
         odd = FOLLOW * (slopes[0] + slopes[1]) / 2  # per unit of each of the two entries

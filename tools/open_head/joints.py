@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from experiments.datasets.open_people import identity
 from experiments.datasets.open_people.geometry import Head, neighbour_mean
 from experiments.datasets.open_people.joints import JAW, LEFT_EYE, NECK, RIGHT_EYE
-from experiments.datasets.open_people.sources import FACE_UNITS, N_BASE, Source
+from experiments.datasets.open_people.sources import FACE_UNITS, N_BASE, MakeHumanSource
 from tools.open_head.opening import widen_mouth
 from tools.open_head.surface import MeanHeadSurface
 
@@ -21,7 +21,7 @@ PARENTS = np.array([-1, 0, 1, 1, 1], np.int32)
 REGRESSOR_SAMPLES = 80  # people that the joint regressor is fitted to
 
 
-def joint_regressor(source: Source, head: Head, config: identity.Config) -> tuple[np.ndarray, dict]:
+def joint_regressor(source: MakeHumanSource, head: Head, config: identity.PopulationConfig) -> tuple[np.ndarray, dict]:
     """Fit the joint regressor: (5, V) non-negative rows that sum to 1, and its RMS errors (mm) on random people.
 
     Targets are MakeHuman's joint cubes.
@@ -35,7 +35,7 @@ def joint_regressor(source: Source, head: Head, config: identity.Config) -> tupl
     wider = replace(head, operator=sparse.vstack([head.operator, rows]).tocsr())
     people = identity.population(source, wider, replace(config, people=REGRESSOR_SAMPLES))[0].astype(np.float64)
     points, joints = people[:, :count], people[:, count:]
-    template = head.carry(head.base["vertices"])
+    template = head.to_head(head.base["vertices"])
     out, errors = np.zeros((5, count)), {}
     skin = np.where((head.part == 0) & (template[:, 0] >= -1e-6))[0]
     for k, name in enumerate(cubes):
@@ -62,13 +62,15 @@ def joint_regressor(source: Source, head: Head, config: identity.Config) -> tupl
     return out, errors
 
 
-def fit_jaw(source: Source, head: Head, weights: np.ndarray, surface: MeanHeadSurface, regressor: np.ndarray) -> dict:
+def fit_jaw(
+    source: MakeHumanSource, head: Head, weights: np.ndarray, surface: MeanHeadSurface, regressor: np.ndarray
+) -> dict:
     """Fit `jawOpen`, with its mouth widened, by a rotation about the jaw joint.
 
     Returns weights (V,5) with a refitted jaw column, posedirs (36, V, 3), the full opening's angle (rad) and residuals.
     Per-vertex weights are the projection of the target on the rotation's displacement; posedirs hold the residual.
     """
-    opening = head.carry(source.target(FACE_UNITS + "jawOpen.target"))
+    opening = head.to_head(source.target(FACE_UNITS + "jawOpen.target"))
     opening[head.part > 0] = 0
     opening = (opening + opening[head.mirror] * [-1, 1, 1]) / 2
     template = surface.vertices

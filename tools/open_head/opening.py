@@ -6,8 +6,8 @@ import numpy as np
 from scipy.sparse.csgraph import dijkstra
 
 from experiments.datasets.open_people.geometry import Head, adjacency, edge_lengths, neighbour_mean
-from experiments.datasets.open_people.mouth import lips_of
-from experiments.datasets.open_people.surface import Surface
+from experiments.datasets.open_people.mouth import find_lips
+from experiments.datasets.open_people.surface import MeshIslands
 
 REACH = 0.016  # metres over the skin within which the change fades
 DROP = 0.29  # downward motion of the corners, as a share of that of the lower lip's middle
@@ -15,9 +15,9 @@ OUT = 0.0008  # outward motion of the corners, metres
 ROUND_UPPER, ROUND_LOWER = 3.0, 2.6  # powers of x: 1 gives a triangle, large ones a rectangle
 
 
-def widen_mouth(head: Head, surface: Surface, field: np.ndarray) -> np.ndarray:
+def widen_mouth(head: Head, surface: MeshIslands, field: np.ndarray) -> np.ndarray:
     """Return the jaw's opening `field` (V, 3) with another shape of the lips between their corners and middle."""
-    v, lips = surface.vertices, lips_of(surface)
+    v, lips = surface.vertices, find_lips(surface)
     half = np.abs(v[lips.upper[[0, -1]], 0]).mean()
     middle = lips.lower[np.abs(v[lips.lower, 0]).argmin()]
     drop = DROP * field[middle, 1]

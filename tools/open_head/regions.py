@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage, sparse
 
 from experiments.datasets.open_people.geometry import Head, adjacency
-from experiments.datasets.open_people.sources import MPFB, Source
+from experiments.datasets.open_people.sources import MPFB, MakeHumanSource
 from tools.open_head.surface import MeanHeadSurface
 
 NAMES = (
@@ -18,7 +18,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def sample_mask(source: Source, name: str, head: Head, surface: MeanHeadSurface) -> np.ndarray:
+def sample_mask(source: MakeHumanSource, name: str, head: Head, surface: MeanHeadSurface) -> np.ndarray:
     """Sample one of MakeHuman's painted masks at the vertices: (V,) in [0, 1]; zero off the outer skin."""
     uv = np.zeros((len(surface.vertices), 2))
     uv[head.faces[surface.skin]] = head.uv[head.uv_faces[surface.skin]]
@@ -28,7 +28,7 @@ def sample_mask(source: Source, name: str, head: Head, surface: MeanHeadSurface)
     return np.where(skin, out, 0.0)
 
 
-def sample_painted(source: Source, name: str, uv: np.ndarray) -> np.ndarray:
+def sample_painted(source: MakeHumanSource, name: str, uv: np.ndarray) -> np.ndarray:
     """Sample one of MakeHuman's painted masks at texture coordinates (N, 2): (N,) in [0, 1].
 
     Interpolates bilinearly with row = (1 - v) H - 0.5.
@@ -59,7 +59,7 @@ def _inside(x: np.ndarray, y: np.ndarray, centre: np.ndarray, axes: tuple[float,
 
 
 def build_regions(
-    source: Source, head: Head, surface: MeanHeadSurface, measures: dict, limit: dict
+    source: MakeHumanSource, head: Head, surface: MeanHeadSurface, measures: dict, limit: dict
 ) -> dict[str, np.ndarray]:
     """Return masks (V,) by name. The inside of the mouth belongs to the neck, so that `face` is skin only."""
     v = surface.vertices

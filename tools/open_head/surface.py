@@ -8,7 +8,7 @@ from experiments.datasets.open_people import surface
 from experiments.datasets.open_people.geometry import Head
 
 
-class MeanHeadSurface(surface.Surface):
+class MeanHeadSurface(surface.MeshIslands):
     """The mean head's surface with the geometric queries that the builder needs."""
 
     def __init__(self, head: Head, vertices: np.ndarray):

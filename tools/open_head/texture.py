@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.sources import Source
+from experiments.datasets.open_people.sources import MakeHumanSource
 from tools.open_head.layout import TexelCoverage
 from tools.open_head.regions import sample_painted
 from tools.open_head.surface import MeanHeadSurface
@@ -93,7 +93,7 @@ class SkinMaps:
 
 
 def paint_maps(
-    source: Source, head: Head, surface: MeanHeadSurface, texels: TexelCoverage, measures: dict, limit: dict
+    source: MakeHumanSource, head: Head, surface: MeanHeadSurface, texels: TexelCoverage, measures: dict, limit: dict
 ) -> SkinMaps:
     """Compute the maps of the skin's features on the mean head."""
     v = surface.vertices

@@ -4,6 +4,6 @@ Expressive frames are rendered from the front and occluded; the visible vertices
 See docs/method/sample-metrics.md.
 """
 
-from experiments.datasets.occluded_frames.store import OccludedFrame, head_of, read_frames
+from experiments.datasets.occluded_frames.store import OccludedFrame, benchmark_head, read_frames
 
-__all__ = ["OccludedFrame", "head_of", "read_frames"]
+__all__ = ["OccludedFrame", "benchmark_head", "read_frames"]

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from experiments import runtime
-from experiments.datasets.observations import spread_out
+from experiments.datasets.observations import evenly_spaced_indices
 from experiments.datasets.occluded_frames import sequences, store
 from experiments.datasets.open_faces.subjects import ConfigName, subjects
 from experiments.datasets.registered_scans import Unit
@@ -91,9 +91,9 @@ def _frames(head: HeadModel, options: OccludedFramesConfig, console: Console) ->
                 f"no frames: `{config}` of the open faces has no {options.split} split. Give --config full."
             )
         frames = sequences.open_frames(options.split, config)
-        return [frames[k] for k in spread_out(len(frames), options.limit)]
+        return [frames[k] for k in evenly_spaced_indices(len(frames), options.limit)]
     files, notes = sequences.middle_files(options.scans)
-    chosen = [files[k] for k in spread_out(len(files), options.limit)]
+    chosen = [files[k] for k in evenly_spaced_indices(len(files), options.limit)]
     frames, frame_notes = sequences.folder_frames(head, options.scans, chosen, options.unit, console)
     notes += frame_notes
     for line in notes[:MAX_NOTES]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from experiments.datasets import open_faces
 from experiments.datasets.open_faces.subjects import ConfigName
-from experiments.datasets.placed_scans import place
+from experiments.datasets.placed_scans import place_in_head_frame
 from experiments.datasets.registered_scans import UNITS, Unit, find_scans, read_vertices
 from flamejax.head import HeadFileError, HeadModel
 
@@ -104,7 +104,7 @@ def folder_frames(
     if not paths:
         raise ValueError(f"none of the {len(files)} middle frames can be read. The first: {notes[0]}")
     subjects = np.array([path.relative_to(folder).parts[0] for path in paths])
-    placed, succeeded = place(head, np.stack(scans), "placing the frames", console)
+    placed, succeeded = place_in_head_frame(head, np.stack(scans), "placing the frames", console)
     notes += [f"left out: {paths[k]}: the head model does not fit it." for k in np.flatnonzero(~succeeded)]
     frames = []
     for k, vertices, rotations in zip(np.flatnonzero(succeeded), placed.vertices, placed.rotations, strict=True):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cache import read_arrays, write_arrays
-from experiments.datasets.observations import spread_out
+from experiments.datasets.observations import evenly_spaced_indices
 from experiments.datasets.occluded_frames.pictures import FrameImages
 from experiments.datasets.occluded_frames.sequences import SequenceFrame
 from experiments.datasets.open_faces.photos import encode_png
@@ -116,10 +116,10 @@ def read_frames(folder: Path, limit: int | None = None) -> Iterator[OccludedFram
     rows = _read_index(Path(folder))["frames"]
     if rows is None:
         raise ValueError(f"{folder}: is not finished. Run the command that made it again; it continues there.")
-    return (_read_frame(Path(folder), rows[k]) for k in spread_out(len(rows), limit))
+    return (_read_frame(Path(folder), rows[k]) for k in evenly_spaced_indices(len(rows), limit))
 
 
-def head_of(folder: Path) -> tuple[str, str]:
+def benchmark_head(folder: Path) -> tuple[str, str]:
     """Returns the name and geometry hash of a benchmark's head model. Raises: ValueError, no benchmark."""
     settings = _read_index(Path(folder))["settings"]
     return settings["head"], settings["head_hash"]

@@ -6,15 +6,15 @@ See docs/method/open-scans.md.
 from experiments.datasets.open_faces.expressions import EXPRESSIONS
 from experiments.datasets.open_faces.read import (
     DataSource,
-    Photo,
+    ScanPhoto,
     Scans,
     data_source,
     ensure,
     ensure_scans,
+    example_to_photo,
     load_new_people,
     load_photos,
     load_scans,
-    photo_of,
 )
 from experiments.datasets.open_faces.scans import pose_rest_shape
 from experiments.datasets.open_faces.subjects import CONFIGS, SPLITS
@@ -24,14 +24,14 @@ __all__ = [
     "EXPRESSIONS",
     "SPLITS",
     "DataSource",
-    "Photo",
+    "ScanPhoto",
     "Scans",
     "data_source",
     "ensure",
     "ensure_scans",
+    "example_to_photo",
     "load_new_people",
     "load_photos",
     "load_scans",
-    "photo_of",
     "pose_rest_shape",
 ]

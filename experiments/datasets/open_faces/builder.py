@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from experiments.datasets.open_faces import store
 from experiments.datasets.open_faces.expressions import EXPRESSIONS
-from experiments.datasets.open_faces.photos import kind_of
+from experiments.datasets.open_faces.photos import occluder_kind
 from experiments.datasets.open_faces.scenes import SIZE
 from experiments.datasets.open_faces.subjects import CONFIGS, SPLITS, VERSION, ConfigName, subjects
 from experiments.progress import progress_counter
@@ -79,7 +79,7 @@ def _example(subject: int, expression: int) -> dict[str, Any]:
         "key": store.key(subject, expression),
         "subject": subject,
         "expression": expression,
-        "occluder": kind_of(subject, expression),
+        "occluder": occluder_kind(subject, expression),
         "vertices": np.array(scans.vertices[expression]),
         "unposed": np.array(scans.unposed[expression]),
         "joint_rotations": np.array(scans.joint_rotations[expression]),

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments.datasets.open_people.activations import ALONE, ALONE_PEAK, LOPSIDED, side_sign, sides, twin
+from experiments.datasets.open_people.activations import (
+    SIDE_ASYMMETRY,
+    UNIT_NOISE,
+    UNIT_NOISE_PEAK,
+    mirrored_name,
+    side_sign,
+    sides,
+)
 
 Muscles = Mapping[str, np.ndarray]
 """Activations (2,) on the subject's left and right, by name."""
@@ -52,7 +59,7 @@ def draw_activation(
       (U,) activations in [0, 1]; activation of `HOLLOW`; the jaw's axis-angle (3,), radians.
     """
     opening, parts = KINDS[EXPRESSIONS[expression]]
-    strength, asymmetry = rng.uniform(0.55, 1.0), LOPSIDED * rng.standard_normal()
+    strength, asymmetry = rng.uniform(0.55, 1.0), SIDE_ASYMMETRY * rng.standard_normal()
     to_left = rng.uniform() < 0.5
     activation, hollow = np.zeros(len(names)), 0.0
     for pattern, amount in parts.items():
@@ -63,7 +70,7 @@ def draw_activation(
             factor = 1 + asymmetry * side_sign(name) if "*" in pattern else 1.0
             activation[names.index(name)] += strength * amount * max(factor, 0.0)
     # Add independent noise to every unit, as in the open head's own expressions.
-    activation += np.minimum(ALONE, ALONE_PEAK / peaks) * np.abs(rng.standard_normal(len(names)))
+    activation += np.minimum(UNIT_NOISE, UNIT_NOISE_PEAK / peaks) * np.abs(rng.standard_normal(len(names)))
     jaw = np.array([opening * strength * rng.uniform(0.85, 1.1) + abs(rng.normal(0, 0.5)), rng.normal(0, 0.6), 0.0])
     if EXPRESSIONS[expression] == "mouth_side":
         jaw[1] += JAW_SIDEWAYS * strength * (1 if to_left else -1)
@@ -77,7 +84,7 @@ def muscle_activations(activation: np.ndarray, hollow: float, jaw: np.ndarray, n
         total = np.zeros(2)
         for pattern, weight in weights.items():
             left = pattern.replace("*", "Left")
-            for k, name in enumerate((left, twin(left))):
+            for k, name in enumerate((left, mirrored_name(left))):
                 total[k] += weight * activation[names.index(name)]
         return total
 

@@ -42,7 +42,7 @@ class PhotoAssets:
     layout: TextureLayout
 
 
-def kind_of(subject: int, expression: int) -> str:
+def occluder_kind(subject: int, expression: int) -> str:
     """Returns the occluder of a scan: glasses, face-mask, and alternately hand or object."""
     index = subject + expression
     return ("glasses", "face-mask", ("hand", "object")[index // 3 % 2])[index % 3]
@@ -61,7 +61,7 @@ def make_photo(
     scene = draw_scene(rng, head, vertices, rotations)
     background = patterns.background(rng, SIZE)
     coefficients, texture = skin
-    kind, pivot = kind_of(subject, expression), np.asarray(head.J_regressor, np.float64)[1] @ unposed
+    kind, pivot = occluder_kind(subject, expression), np.asarray(head.J_regressor, np.float64)[1] @ unposed
     occluder = occluder_for(
         assets, kind, np.random.default_rng([SEED, 5, subject, expression]), vertices, rotations, pivot, scene,
         skin_tone(texture, assets.layout),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.datasets.open_faces import details, store
-from experiments.datasets.open_faces.read import Photo, data_source, load_scans, photo_of
+from experiments.datasets.open_faces.read import ScanPhoto, data_source, example_to_photo, load_scans
 from experiments.datasets.open_faces.subjects import SPLITS, ConfigName, load_sources, subjects
 from experiments.datasets.renders import lamp_light
 from flamejax.camera import OrthographicCamera
@@ -35,7 +35,7 @@ def preview(
     cells = []
     for number in chosen:
         source = int(np.searchsorted(starts, number, "right")) - 1
-        photo = photo_of(sources[source][int(number - starts[source])])
+        photo = example_to_photo(sources[source][int(number - starts[source])])
         cells.append(np.concatenate([photo.image, photo.occluded] + ([_draw_masks(photo)] if masks else []), axis=1))
     cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
     rows = [np.concatenate(cells[k : k + columns], axis=1) for k in range(0, len(cells), columns)]
@@ -76,7 +76,7 @@ def _save(path: Path, sheet: np.ndarray) -> None:
     Image.fromarray(np.rint(255 * np.clip(sheet, 0, 1)).astype(np.uint8)).save(path)
 
 
-def _draw_masks(photo: Photo) -> np.ndarray:
+def _draw_masks(photo: ScanPhoto) -> np.ndarray:
     image = np.repeat(photo.occluded.mean(-1, keepdims=True), 3, axis=-1)
     for mask, colour in ((photo.face_mask_occluded, GREEN), (photo.occlusion_mask, BLUE)):
         image = image + 0.5 * mask[..., None] * (colour - image)

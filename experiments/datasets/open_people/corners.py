@@ -10,15 +10,15 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import spsolve
 
 from experiments.datasets.open_people.geometry import Head, adjacency, cut_head, edge_lengths
-from experiments.datasets.open_people.mouth import lips_of, opposite_points
-from experiments.datasets.open_people.sources import Source
-from experiments.datasets.open_people.surface import Surface
+from experiments.datasets.open_people.mouth import find_lips, opposite_points
+from experiments.datasets.open_people.sources import MakeHumanSource
+from experiments.datasets.open_people.surface import MeshIslands
 
 REACH = 0.009  # metres along the skin over which the smoothing fades
 STRENGTH = 9.0
 
 
-def build_head(source: Source) -> Head:
+def build_head(source: MakeHumanSource) -> Head:
     """Cut the head (see `cut_head`) and smooth the corners of the mouth."""
     return smooth_corners(cut_head(source))
 
@@ -29,9 +29,9 @@ def smooth_corners(head: Head) -> Head:
     The operator is linear, so all morph targets are smoothed alike. Opposite points of the lips' borders count as
     neighbours; otherwise the skin would shrink away from the seam.
     """
-    v = head.carry(head.base["vertices"])
-    surface = Surface(head, v)
-    lips = lips_of(surface)
+    v = head.to_head(head.base["vertices"])
+    surface = MeshIslands(head, v)
+    lips = find_lips(surface)
     neighbours = adjacency(surface.faces[surface.skin], len(v)).tolil()
     for a, pairs in (
         opposite_points(v, lips.upper, lips.lower) | opposite_points(v, lips.lower, lips.upper)

@@ -9,24 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head, smoothstep
-from experiments.datasets.open_people.sources import FACE_UNITS, MPFB, Source
+from experiments.datasets.open_people.sources import FACE_UNITS, MPFB, MakeHumanSource
 
 EXPRESSIONS = MPFB + "targets/expression/units/"
 EXCLUDED_UNITS = ("jawOpen", "mouthClose", "tongueOut", "eyeLook", "unit-mouth-open")  # the last is a jaw rotation too
 
 
-def load_units(source: Source, head: Head) -> dict[str, np.ndarray]:
+def load_units(source: MakeHumanSource, head: Head) -> dict[str, np.ndarray]:
     """Load displacements (V, 3) by name; expression units are the mean over the three ethnicities."""
     units = {}
     for path in source.names(FACE_UNITS, ".target"):
         name = path.rsplit("/", 1)[1].removesuffix(".target")
         if not name.startswith(EXCLUDED_UNITS):
-            units[name] = head.carry(source.target(path))
+            units[name] = head.to_head(source.target(path))
     for path in source.names(EXPRESSIONS + "caucasian/", ".target.gz"):
         name = path.rsplit("/", 1)[1].removesuffix(".target.gz")
         fields = [source.target(path.replace("caucasian", e)) for e in ("african", "asian", "caucasian")]
         if not f"unit-{name}".startswith(EXCLUDED_UNITS):
-            units["unit-" + name] = head.carry(np.mean(fields, axis=0))
+            units["unit-" + name] = head.to_head(np.mean(fields, axis=0))
     for field in units.values():
         field[head.part > 0] = 0  # gaze is a joint rotation
     return units

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from experiments.datasets.open_people.refine import EdgeSplitter, QuadMeshEdges, long_edges, split_polygon
-from experiments.datasets.open_people.sources import N_BASE, Source, load_base
+from experiments.datasets.open_people.sources import N_BASE, MakeHumanSource, load_base
 
 NECK_SEED = 8177  # a vertex of the closed 42-vertex loop along which the neck is cut
 REFINE_ABOVE, REFINE_LONGEST = 0.06, 0.0128  # metres above the neck's cut; maximum length of edges, metres
@@ -35,7 +35,7 @@ class Head:
     mirror: np.ndarray  # (V,) index of the mirrored vertex
     neck_loop: np.ndarray  # vertex ids of the open border
 
-    def carry(self, base_field: np.ndarray) -> np.ndarray:
+    def to_head(self, base_field: np.ndarray) -> np.ndarray:
         """Transfer a field (19158, 3) on the base mesh to the head: (V, 3)."""
         return self.operator @ base_field
 
@@ -102,7 +102,7 @@ def _triangles(quads: list, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.array(triangles), np.array(uv_triangles)
 
 
-def cut_head(source: Source) -> Head:
+def cut_head(source: MakeHumanSource) -> Head:
     """Cut the head, subdivide the eyes and the long edges of the skull once, and triangulate.
 
     The new skull vertices come last, so that all others keep their indices.

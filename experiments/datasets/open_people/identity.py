@@ -14,9 +14,9 @@ import numpy as np
 
 from experiments.datasets.open_people.calibrate import calibrate
 from experiments.datasets.open_people.geometry import Head, neighbour_mean
-from experiments.datasets.open_people.mouth import gap_operator, lips_of
-from experiments.datasets.open_people.sources import MPFB, Source
-from experiments.datasets.open_people.surface import Surface
+from experiments.datasets.open_people.mouth import find_lips, gap_operator
+from experiments.datasets.open_people.sources import MPFB, MakeHumanSource
+from experiments.datasets.open_people.surface import MeshIslands
 from experiments.datasets.open_people.warps import warp_fields
 
 TARGETS = MPFB + "targets/"
@@ -31,7 +31,7 @@ LEVELS = ("min", "average", "max")
 
 
 @dataclass(frozen=True)
-class Config:
+class PopulationConfig:
     """Settings of the population; lengths in metres."""
 
     people: int = 2000  # mirrored copies are added, which makes components even or odd
@@ -51,7 +51,7 @@ class Config:
     neck_damping: float = 0.15  # factor of the variation at the neck's border
 
 
-def load_local(source: Source, head: Head) -> list[tuple[str, str, list[np.ndarray]]]:
+def load_local(source: MakeHumanSource, head: Head) -> list[tuple[str, str, list[np.ndarray]]]:
     """Load local targets: (name, kind "local" | "head" | "asym", [negative, positive] or [positive] fields (V,3))."""
     names = {}
     for folder in LOCAL_FOLDERS:
@@ -66,33 +66,33 @@ def load_local(source: Source, head: Head) -> list[tuple[str, str, list[np.ndarr
             other = {low: high, high: low}.get(last)
             if other and f"{stem}-{other}" in names:
                 slot = 0 if last == low else 1
-                groups.setdefault((stem, low, folder), [None, None])[slot] = head.carry(source.target(path))
+                groups.setdefault((stem, low, folder), [None, None])[slot] = head.to_head(source.target(path))
                 break
         else:
-            groups[(name, "", folder)] = [head.carry(source.target(path))]
+            groups[(name, "", folder)] = [head.to_head(source.target(path))]
     out = []
     for (stem, low, folder), fields in sorted(groups.items()):
         unsided = len(fields) == 1
         out.append((f"{stem}-{low}" if low else stem, "head" if folder == "head" and unsided else "local", fields))
     for path in source.names(TARGETS + "asym/asym-", "-l.target.gz"):
-        pair = [head.carry(source.target(p)) for p in (path, path.replace("-l.target", "-r.target"))]
+        pair = [head.to_head(source.target(p)) for p in (path, path.replace("-l.target", "-r.target"))]
         out.append((path.rsplit("/", 1)[1].removesuffix("-l.target.gz"), "asym", pair))
     return [g for g in out if max(np.abs(f).max() for f in g[2]) > 1e-6]
 
 
-def load_macro(source: Source, head: Head) -> dict[tuple, np.ndarray]:
+def load_macro(source: MakeHumanSource, head: Head) -> dict[tuple, np.ndarray]:
     """Load the macro targets of adults by key, each (V,3)."""
     out, folder = {}, TARGETS + "macrodetails/"
     for race, sex, age in itertools.product(RACES, SEXES, AGES):
-        out[race, sex, age] = head.carry(source.target(f"{folder}{race}-{sex}-{age}.target.gz"))
+        out[race, sex, age] = head.to_head(source.target(f"{folder}{race}-{sex}-{age}.target.gz"))
     for sex, age, muscle, weight in itertools.product(SEXES, AGES, LEVELS, LEVELS):
         body = f"{sex}-{age}-{muscle}muscle-{weight}weight"
-        out[sex, age, muscle, weight] = head.carry(source.target(f"{folder}universal-{body}.target.gz"))
+        out[sex, age, muscle, weight] = head.to_head(source.target(f"{folder}universal-{body}.target.gz"))
         for kind in ("minheight", "maxheight"):
-            out[sex, age, muscle, weight, kind] = head.carry(source.target(f"{folder}height/{body}-{kind}.target.gz"))
+            out[sex, age, muscle, weight, kind] = head.to_head(source.target(f"{folder}height/{body}-{kind}.target.gz"))
         for kind in ("ideal", "uncommon"):
             path = f"{folder}proportions/{body}-{kind}proportions.target.gz"
-            out[sex, age, muscle, weight, kind] = head.carry(source.target(path))
+            out[sex, age, muscle, weight, kind] = head.to_head(source.target(path))
     return out
 
 
@@ -105,7 +105,7 @@ def _levels(value: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def draw_macro(rng: np.random.Generator, n: int, config: Config) -> tuple[dict[tuple, np.ndarray], dict]:
+def draw_macro(rng: np.random.Generator, n: int, config: PopulationConfig) -> tuple[dict[tuple, np.ndarray], dict]:
     """Sample macro target weights by key, each (n,), and attributes: `male` (n,) bool, `age` (n,) in [0, 1].
 
     Even indices are women, odd indices men.
@@ -134,7 +134,9 @@ def draw_macro(rng: np.random.Generator, n: int, config: Config) -> tuple[dict[t
     return out, {"male": np.arange(n) % 2 == 1, "age": old}
 
 
-def draw_local(rng: np.random.Generator, n: int, groups: list, config: Config) -> list[tuple[np.ndarray, np.ndarray]]:
+def draw_local(
+    rng: np.random.Generator, n: int, groups: list, config: PopulationConfig
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Sample terms (weights (n,), field (V,3)); pairs `l-*`/`r-*` are correlated."""
     latent, terms = {}, []
     rho = config.side_correlation
@@ -158,13 +160,13 @@ def draw_local(rng: np.random.Generator, n: int, groups: list, config: Config) -
     return terms
 
 
-def population(source: Source, head: Head, config: Config) -> tuple[np.ndarray, dict]:
+def population(source: MakeHumanSource, head: Head, config: PopulationConfig) -> tuple[np.ndarray, dict]:
     """Sample adults (n, V, 3) float32 in MakeHuman's body frame, not aligned; and their sex and age (`draw_macro`)."""
     rng = np.random.default_rng(config.seed)
     groups, macro = load_local(source, head), load_macro(source, head)
     weights, attributes = draw_macro(rng, config.people, config)
     terms = [(weights[k], macro[k]) for k in sorted(macro, key=str)] + draw_local(rng, config.people, groups, config)
-    template = head.carry(head.base["vertices"])
+    template = head.to_head(head.base["vertices"])
     terms += [(np.clip(rng.standard_normal(config.people), -3, 3), f) for f in warp_fields(template).values()]
     w = np.stack([t[0] for t in terms], 1).astype(np.float32)
     fields = np.stack([t[1].reshape(-1) for t in terms]).astype(np.float32)
@@ -191,22 +193,24 @@ def align(people: np.ndarray, weights: np.ndarray, size_factor: float, rounds: i
     return out
 
 
-def calibrated(source: Source, head: Head, config: Config, root_share: np.ndarray) -> tuple[np.ndarray, dict]:
+def calibrated(
+    source: MakeHumanSource, head: Head, config: PopulationConfig, root_share: np.ndarray
+) -> tuple[np.ndarray, dict]:
     """Sample aligned adults with closed lips and the survey's measurements, (2 n, V, 3) with mirrored; sex, age."""
     people, attributes = population(source, head, config)
-    template = head.carry(head.base["vertices"])
+    template = head.to_head(head.base["vertices"])
     # the head is aligned without the neck and the inner parts
     border = template[head.neck_loop, 1].max()
     weights = np.clip((template[:, 1] - border - 0.03) / 0.03, 0.0, 1.0) * (head.part == 0) + 1e-6
     people = align(people, weights, config.size_factor)
-    surface = Surface(head, template)
-    gap = gap_operator(head, surface, lips_of(surface))
+    surface = MeshIslands(head, template)
+    gap = gap_operator(head, surface, find_lips(surface))
     mirrored = people[:, head.mirror] * np.array([-1, 1, 1], np.float32)
     people = np.concatenate([people, mirrored])
     attributes = {name: np.concatenate([values, values]) for name, values in attributes.items()}
     variation = _variation_factor(root_share, head, config)
     mean = people.mean(0, dtype=np.float64)
-    lift = head.carry(source.target(TARGETS + "mouth/mouth-angles-up.target.gz"))
+    lift = head.to_head(source.target(TARGETS + "mouth/mouth-angles-up.target.gz"))
     lift *= config.corner_lift / np.abs(lift[:, 1]).max()
     people -= mean.astype(np.float32)
     people *= variation[None, :, None].astype(np.float32)
@@ -219,7 +223,7 @@ def calibrated(source: Source, head: Head, config: Config, root_share: np.ndarra
     return people, attributes
 
 
-def _variation_factor(root_share: np.ndarray, head: Head, config: Config) -> np.ndarray:
+def _variation_factor(root_share: np.ndarray, head: Head, config: PopulationConfig) -> np.ndarray:
     """Returns variation factors (V,): 1 on the head, `neck_damping` where the root's skinning weight is large.
 
     Necks vary far more than can be seen in a photo of a face, and they contain the root joint.

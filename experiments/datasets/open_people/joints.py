@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.sources import MPFB, N_BASE, Source
+from experiments.datasets.open_people.sources import MPFB, N_BASE, MakeHumanSource
 
 ROOT, NECK, JAW, LEFT_EYE, RIGHT_EYE = range(5)
 
 
-def rig_weights(source: Source, head: Head) -> np.ndarray:
+def rig_weights(source: MakeHumanSource, head: Head) -> np.ndarray:
     """Sum MakeHuman's skinning weights into five joints: (V, 5), rows sum to 1."""
     bones = source.json(MPFB + "rigs/standard/rig.default.json")
     weights = source.json(MPFB + "rigs/standard/weights.default.json")["weights"]
@@ -42,7 +42,7 @@ def rig_weights(source: Source, head: Head) -> np.ndarray:
             share = {ROOT: 1.0}
         for joint, part in share.items():
             base[ids.astype(int), joint] += part * values
-    out = head.carry(base)
+    out = head.to_head(base)
     out[head.part == 1] = np.eye(5)[LEFT_EYE]
     out[head.part == 2] = np.eye(5)[RIGHT_EYE]
     out = np.maximum(out, 0)

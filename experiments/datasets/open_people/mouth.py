@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
 
 from experiments.datasets.open_people.geometry import Head, adjacency, edge_lengths
-from experiments.datasets.open_people.surface import Surface
+from experiments.datasets.open_people.surface import MeshIslands
 
 REACH = 0.006  # metres along the skin over which the correction fades
 SHARE = 0.85  # fraction of the gap that is closed, so that the lips touch without crossing
@@ -23,7 +23,7 @@ class Opening:
     lower: np.ndarray
 
 
-def lips_of(surface: Surface, height: np.ndarray | None = None) -> Opening:
+def find_lips(surface: MeshIslands, height: np.ndarray | None = None) -> Opening:
     """Find the opening between the lips of the mean head.
 
     The upper lip is the one with larger `height` (V,), by default that of the base mesh, whose lips are slightly apart.
@@ -42,7 +42,7 @@ def split_ring(ring: np.ndarray, start: int, end: int, height: np.ndarray) -> tu
     return (a, b) if height[a].mean() > height[b].mean() else (b, a)
 
 
-def gap_operator(head: Head, surface: Surface, opening: Opening, reach: float = REACH) -> sparse.csr_matrix:
+def gap_operator(head: Head, surface: MeshIslands, opening: Opening, reach: float = REACH) -> sparse.csr_matrix:
     """Build an operator G (V, V) on y coordinates: `y - G y` closes `SHARE` of the gap between two borders.
 
     Each border vertex moves half the gap towards the point of the other border at the same x. Other vertices follow

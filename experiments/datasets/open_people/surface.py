@@ -8,7 +8,7 @@ from scipy.sparse import csgraph
 from experiments.datasets.open_people.geometry import Head, adjacency
 
 
-class Surface:
+class MeshIslands:
     """The mean head, `vertices` (V,3), with its UV islands; `skin` (F,) marks the faces of the outer skin."""
 
     def __init__(self, head: Head, vertices: np.ndarray):
@@ -48,7 +48,7 @@ class Surface:
     def outer_height(self) -> np.ndarray:
         """Returns (V,), the mean y of the skin around each vertex in base.obj, to tell the upper lip from the lower."""
         total, count = np.zeros(len(self.vertices)), np.zeros(len(self.vertices))
-        heights = self.head.carry(self.head.base["vertices"])[self.faces[self.skin], 1].mean(1)
+        heights = self.head.to_head(self.head.base["vertices"])[self.faces[self.skin], 1].mean(1)
         for k in range(3):
             np.add.at(total, self.faces[self.skin, k], heights)
             np.add.at(count, self.faces[self.skin, k], 1)

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 import flamejax
-from experiments.clay import View, clay_pictures, save_rows
+from experiments.clay import ClayView, clay_pictures, save_rows
 from experiments.datasets import scans
 from experiments.progress import print_rows
 from experiments.training.local_models import evaluation
@@ -131,7 +131,7 @@ def evaluate_splits(
     return tables
 
 
-def write_picture(head: HeadModel, local: LocalModel, examples: scans.Scans, path: Path) -> None:
+def write_picture(head: HeadModel, local: LocalModel, examples: scans.LabelledScans, path: Path) -> None:
     """Write a picture with a column per scan: the scan, its fits by global heads and by the head with local models as
     clay renders, and below each fit its errors as colours."""
     leading, full = (local.num_betas, local.num_expression), (head.num_betas, head.num_expression)
@@ -144,7 +144,7 @@ def write_picture(head: HeadModel, local: LocalModel, examples: scans.Scans, pat
         # One scale for all, from the mean head; each scan is centred.
         centred = vertices - vertices.mean(axis=1, keepdims=True)
         scale = 1.2 / float(np.ptp(np.asarray(head.v_template)[:, 1]))
-        view = View(scale, (0.0, 0.0, 0.0), (0.44, 0.55), yaw=0.3)
+        view = ClayView(scale, (0.0, 0.0, 0.0), (0.44, 0.55), yaw=0.3)
         if colours is not None:  # colours stand for errors, so no shading
             view = dataclasses.replace(view, ambient=1.0, diffuse=0.0)
         # Drawn at twice the size and reduced, for smooth edges.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
-from experiments.datasets.scans import Scans, fit
+from experiments.datasets.scans import LabelledScans, fit
 from fitting.local_model import LocalModel, top_components, with_local
 from flamejax.geometry import vertex_normals
 from flamejax.head import HeadModel
@@ -36,7 +36,9 @@ def variants(head: HeadModel, local: LocalModel, brief: bool = False) -> dict[st
     return {**heads, f"{start} all": with_local(head, local)}
 
 
-def table(head: HeadModel, local: LocalModel, scans: Scans, split: str, console: Console, brief: bool) -> list[Row]:
+def table(
+    head: HeadModel, local: LocalModel, scans: LabelledScans, split: str, console: Console, brief: bool
+) -> list[Row]:
     """Returns one row per head: numbers of components, and the distances between fit and scan."""
     face = frontal_face(head)
     rows: list[Row] = []

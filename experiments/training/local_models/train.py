@@ -13,7 +13,7 @@ import flamejax
 from experiments.datasets import scans
 from experiments.progress import progress_bar
 from fitting.local_model import LocalModel
-from fitting.local_training import LocalConfig, residuals, train_local_model
+from fitting.local_training import LocalConfig, split_residuals, train_local_model
 from flamejax.head import HeadModel
 
 
@@ -54,7 +54,7 @@ def train_local_models(
     unposed, betas, expression = (
         np.asarray(array)[usable] for array in (fits.unposed, fits.params.betas, fits.params.expression)
     )
-    scan_residuals = residuals(head, unposed, betas, expression, labels[usable], config)
+    scan_residuals = split_residuals(head, unposed, betas, expression, labels[usable], config)
     provenance = {
         "scans": f"{int(usable.sum())} of {len(scan_residuals.shape)} subjects",
         "settings": ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(config).items()),

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
-from experiments.clay import View, clay_pictures
+from experiments.clay import ClayView, clay_pictures
 from experiments.datasets.scans import evenly_spaced
 from experiments.datasets.vertex_masks import KINDS, MaskMaker, hidden_vertices
 from models.mesh_vae import MeshVAE
@@ -55,7 +55,7 @@ class MeshVAEEvaluator:
     def picture(self, model: MeshVAE) -> np.ndarray:
         """Returns a picture (H, W, 3) uint8, a row per head: the truth, its visible part, the completion, samples."""
         middle, faces = self.heads.mean(axis=0), np.asarray(self.faces)
-        view = View(1.2 / float(np.ptp(middle[:, 1])), tuple(middle.mean(axis=0)), (0.44, 0.55), yaw=0.3)
+        view = ClayView(1.2 / float(np.ptp(middle[:, 1])), tuple(middle.mean(axis=0)), (0.44, 0.55), yaw=0.3)
         rows = []
         for row, index in enumerate(evenly_spaced(len(self.heads), PICTURE_HEADS)):
             truth, visible = self.heads[index], self.visible[index]

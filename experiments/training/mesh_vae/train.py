@@ -13,7 +13,7 @@ from flax import nnx
 from rich.console import Console
 
 from experiments.cache import array_digest, read_tree, write_tree
-from experiments.datasets.placed_scans import place
+from experiments.datasets.placed_scans import place_in_head_frame
 from experiments.datasets.vertex_masks import mask_maker, mesh_masks
 from experiments.training.batches import shuffled_batches
 from experiments.training.checkpoints import Checkpoints, RunFolder
@@ -92,10 +92,10 @@ def train_mesh_vae(
     run_folder = RunFolder(folder, restart, {**config.fingerprint(), **facts, "architecture": asdict(architecture)})
     run_folder.check_facts()
     if head is not None and rotations is None:
-        placed = place(head, vertices, "placing the scans", console)[0]
+        placed = place_in_head_frame(head, vertices, "placing the scans", console)[0]
         vertices, rotations = placed.vertices, placed.rotations
         if validation is not None:
-            validation = place(head, validation, "placing the validation scans", console)[0].vertices
+            validation = place_in_head_frame(head, validation, "placing the validation scans", console)[0].vertices
     real = config.batch_size - synthetic
     if len(vertices) < max(real, 2):
         raise ValueError(f"{len(vertices)} training heads are fewer than a batch takes from them ({max(real, 2)}).")

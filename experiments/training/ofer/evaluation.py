@@ -88,5 +88,5 @@ _draw_candidates = jax.jit(draw_candidates, static_argnums=(3, 4))
 
 @jax.jit
 def _score(model: IdRank, face: FrontalFace, examples: Examples, candidates: Array) -> tuple[Array, Array]:
-    scores = model.of_betas(face, candidates, examples.context(model))
+    scores = model.score_betas(face, candidates, examples.context(model))
     return scores, rank_errors(face, candidates, examples.betas)

@@ -25,8 +25,8 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from experiments.cache import KeptRows, file_lock
-from experiments.datasets.scans import report_left_out
+from experiments.cache import CachedRows, file_lock
+from experiments.datasets.scans import report_skipped
 from experiments.progress import progress_bar
 from experiments.training.ofer.data import ExampleRows
 from experiments.training.ofer.photo_folders import folder_photos
@@ -105,9 +105,9 @@ def load_examples(
     """
     folder, count = features_folder(), len(source.digests)
     with file_lock(folder, "features of photos"):
-        observed = KeptRows(folder / f"seen-{_key(source)}.npy", (count, WIDTH), np.float32)
+        observed = CachedRows(folder / f"seen-{_key(source)}.npy", (count, WIDTH), np.float32)
         feature_files = {
-            name: KeptRows(
+            name: CachedRows(
                 folder / f"{name}-{_key(source, base_digest(encoder))}.npy", (count, encoder.feature_width), np.float16
             )
             for name, encoder in encoders.items()
@@ -128,8 +128,8 @@ def _key(source: PhotoSource, base: str = "") -> str:
 
 
 def _compute_missing(
-    source: PhotoSource, encoders: Mapping[Any, ArcFace | FaRL], observed: KeptRows,
-    feature_files: Mapping[Any, KeptRows], console: Console,
+    source: PhotoSource, encoders: Mapping[Any, ArcFace | FaRL], observed: CachedRows,
+    feature_files: Mapping[Any, CachedRows], console: Console,
 ) -> None:  # fmt: skip
     """Compute and store missing rows of `observed` and of features, block by block."""
     count, left_out, too_large = len(source.digests), [], set()
@@ -154,7 +154,7 @@ def _compute_missing(
                     part.add(np.clip(features, -MAX_FLOAT16, MAX_FLOAT16))
             progress.update(task, completed=stop)
             start = stop
-    report_left_out(left_out, console)
+    report_skipped(left_out, console)
     for name in sorted(too_large):
         console.print(f"{name}: features beyond {MAX_FLOAT16:.0f} were clipped. Are its weights trained?", markup=False)
 

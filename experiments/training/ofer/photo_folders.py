@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from experiments.datasets.scans import OPEN_HEAD, report_left_out
+from experiments.datasets.scans import OPEN_HEAD, report_skipped
 from experiments.progress import progress_bar
 from experiments.training.ofer.flame_coefficients import CoefficientReader
 from experiments.training.ofer.photo_source import SIZE, PhotoSource
@@ -121,7 +121,7 @@ def folder_photos(
                     left_out.append(str(error))
     for what, (available, used) in reader.truncated.items():
         console.print(f"{what} coefficients cut: the first {used} of {available}; the head has no more", markup=False)
-    report_left_out(left_out, console)
+    report_skipped(left_out, console)
     if not photos:
         why = f"The first: {left_out[0]}" if left_out else f"Photos are {', '.join(SUFFIXES)} files."
         raise ValueError(f"{folder}: no photo with coefficients that can be used ({len(left_out)} left out). {why}")

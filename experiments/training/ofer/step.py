@@ -107,7 +107,7 @@ def make_step(graphdef: nnx.GraphDef, config: GeneratorTraining, mesh: Mesh) -> 
         def loss(params: nnx.State) -> tuple[Array, Array]:
             model = nnx.merge(graphdef, params, rest)
             context = examples.context(model)
-            context = model.sometimes_without(context, keys[:, 2], config.dropped)
+            context = model.drop_contexts(context, keys[:, 2], config.dropped)
             target = examples.target(model.config.kind)
             error, t = denoising_loss(model, target, context, keys[:, 1], config)
             late = (t > 500).astype(error.dtype)
@@ -134,7 +134,7 @@ def make_rank_step(graphdef: nnx.GraphDef, config: RankTraining, mesh: Mesh) -> 
 
         def loss(params: nnx.State) -> tuple[Array, Array]:
             model = nnx.merge(graphdef, params, rest)
-            scores = model.of_betas(constants.face, candidates, examples.context(model))
+            scores = model.score_betas(constants.face, candidates, examples.context(model))
             return jnp.mean(rank_loss(scores, errors, config.sharpness)), scores
 
         (total, scores), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)

@@ -25,7 +25,7 @@ from experiments.training.ofer.settings import GeneratorTraining, OferTraining
 from experiments.training.ofer.step import make_step, optimizer_of
 from experiments.training.record import TrainingRecord
 from flamejax.head import HeadModel
-from models.encoders.landmark import reference_landmarks, similarity_aligned
+from models.encoders.landmark import align_by_similarity, reference_landmarks
 from models.encoders.parts import Conditioned, base_digests
 from models.generator import Generator, GeneratorConfig
 
@@ -83,7 +83,7 @@ def mean_landmarks(points: np.ndarray, visible: np.ndarray) -> Array:
     best = int(visible.sum(axis=1).argmax())
     target = np.broadcast_to(points[best], points.shape)
     visible_in_both = jnp.asarray(visible * visible[best])
-    aligned = np.asarray(similarity_aligned(jnp.asarray(points), jnp.asarray(target), visible_in_both))
+    aligned = np.asarray(align_by_similarity(jnp.asarray(points), jnp.asarray(target), visible_in_both))
     weight = visible.sum(axis=0)[:, None]
     mean = (visible[..., None] * aligned).sum(axis=0) / np.maximum(weight, 1e-6)
     return jnp.asarray(np.where(weight > 0, mean, points[best]))

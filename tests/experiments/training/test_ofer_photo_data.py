@@ -31,19 +31,19 @@ def features_folder(tmp_path, monkeypatch):
 
 def test_stored_rows_resume_after_the_last_block(tmp_path):
     path, rows = tmp_path / "a" / "rows.npy", np.arange(20, dtype=np.float16).reshape(10, 2)
-    first = cache.KeptRows(path, (10, 2), np.float16)
+    first = cache.CachedRows(path, (10, 2), np.float16)
     first.add(rows[:4])
     assert not path.exists()
     with pytest.raises(ValueError):
         first.whole()
-    again = cache.KeptRows(path, (10, 2), np.float16)
+    again = cache.CachedRows(path, (10, 2), np.float16)
     assert again.done == 4
     np.testing.assert_array_equal(again.rows(1, 4), rows[1:4])
     again.add(rows[4:])
     np.testing.assert_array_equal(again.whole(), rows)
     assert [p.name for p in path.parent.iterdir()] == ["rows.npy"]
-    assert cache.KeptRows(path, (10, 2), np.float16).done == 10
-    assert cache.KeptRows(path, (10, 3), np.float16).done == 0
+    assert cache.CachedRows(path, (10, 2), np.float16).done == 10
+    assert cache.CachedRows(path, (10, 3), np.float16).done == 0
 
 
 def test_open_photos_have_a_clean_and_an_occluded_photo_per_scan(monkeypatch):

@@ -1,4 +1,4 @@
-"""Compare networks of full size and random weights with PyTorch after conversion (docs/how-to/encoders.md). Run by hand.
+"""Compare full-size networks of random weights with PyTorch after conversion (docs/how-to/encoders.md). Run by hand.
 
 PYTHONPATH=tests/models/encoders V/bin/python tests/models/encoders/full_size.py write FOLDER   # with PyTorch
 PYTHONPATH=. .venv/bin/python tests/models/encoders/full_size.py check FOLDER                    # with JAX

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from models.encoders import Encoder, ImageEncoder, concatenated
+from models.encoders import Encoder, ImageEncoder, concatenate_encoders
 from models.encoders.layers import Frozen
 
 run = nnx.jit(lambda encoder, *args: encoder(*args))
@@ -95,15 +95,15 @@ class ZeroEncoder(nnx.Module):
 
 def test_concatenation(arcface, farl, inputs):
     args = inputs(2)
-    combined = concatenated([arcface, farl])
+    combined = concatenate_encoders([arcface, farl])
     assert combined.width == arcface.width + farl.width
     expected = jnp.concatenate([run(arcface, *args), run(farl, *args)], -1)
     np.testing.assert_allclose(run(combined, *args), expected, atol=1e-5)
     features = compute_features(combined, *args)
     assert isinstance(combined, ImageEncoder) and features.shape == (2, combined.feature_width)
     np.testing.assert_allclose(combined.head(features), expected, atol=1e-5)
-    mixed = concatenated([ZeroEncoder(), arcface])
+    mixed = concatenate_encoders([ZeroEncoder(), arcface])
     assert mixed.width == 26 and mixed.needs_photo and not isinstance(mixed, ImageEncoder)
-    assert run(mixed, *args).shape == (2, 26) and not concatenated([ZeroEncoder()]).needs_photo
+    assert run(mixed, *args).shape == (2, 26) and not concatenate_encoders([ZeroEncoder()]).needs_photo
     with pytest.raises(ValueError, match="one encoder"):
-        concatenated([])
+        concatenate_encoders([])

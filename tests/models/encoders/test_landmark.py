@@ -11,7 +11,7 @@ from flax import nnx
 from jax.test_util import check_grads
 
 from models.encoders import Encoder, LandmarkEncoder, LandmarkEncoderConfig, reference_landmarks
-from models.encoders.landmark import similarity_aligned
+from models.encoders.landmark import align_by_similarity
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_alignment_recovers_a_known_similarity():
     weights = rng.random((3, 10)).astype(np.float32)
     weights[:, 4] = 0
     points[:, 4] = 1e6
-    aligned = similarity_aligned(jnp.asarray(points, jnp.float32), target, jnp.asarray(weights))
+    aligned = align_by_similarity(jnp.asarray(points, jnp.float32), target, jnp.asarray(weights))
     weighted = np.arange(10) != 4
     np.testing.assert_allclose(aligned[:, weighted], target[:, weighted], atol=1e-4)
 
