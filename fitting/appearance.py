@@ -43,7 +43,9 @@ def region_triangles(head: HeadModel, names: Sequence[str], allowed: Array | boo
     return jnp.all((inside & ~outside & allowed)[head.faces], axis=-1).astype(jnp.float32)
 
 
-def surface_at_pixels(head: HeadModel, verts: Array, screen: Array, face_index: Array, texture: Array) -> tuple[Array, Array]:
+def surface_at_pixels(
+    head: HeadModel, verts: Array, screen: Array, face_index: Array, texture: Array
+) -> tuple[Array, Array]:
     """Return albedo and normals of one head at the pixels, differentiable at fixed visibility.
 
     verts (V, 3), screen (V, 3), face_index (H, W), texture (C,) -> albedo (H, W, 3), normals (H, W, 3).

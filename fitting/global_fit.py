@@ -66,9 +66,9 @@ def fit_program(config: AnyFitConfig, devices: tuple[jax.Device, ...]):  # noqa:
 def fit_batch(model: FitModel, observation: Observation, config: AnyFitConfig) -> Fit:
     """Fit photos along one leading axis (B,): pure, traceable, no host callbacks."""
     observation, is_finite = _replace_nonfinite(observation)
-    photos = jax.vmap(lambda photo: PhotoData(*downsample_photo(photo, config.render_size), landmark_targets(photo, config)))(
-        observation
-    )
+    photos = jax.vmap(
+        lambda photo: PhotoData(*downsample_photo(photo, config.render_size), landmark_targets(photo, config))
+    )(observation)
     if isinstance(config, GradientFitConfig):
         iterate = fit_by_gradient_descent(model, photos, config)
     else:

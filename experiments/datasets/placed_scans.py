@@ -36,7 +36,9 @@ def load_placed(head: HeadModel, split: str, options: scans.ScanOptions, console
     return place_in_head_frame(head, loaded.vertices, f"placing the scans of {split}", console)[0]
 
 
-def place_in_head_frame(head: HeadModel, vertices: np.ndarray, task: str, console: Console) -> tuple[PlacedScans, np.ndarray]:
+def place_in_head_frame(
+    head: HeadModel, vertices: np.ndarray, task: str, console: Console
+) -> tuple[PlacedScans, np.ndarray]:
     """Transform scans (N, V, 3), metres in any frame, to the head frame, which is known from fits to them.
 
     Args:

@@ -202,10 +202,9 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
     assert "global+local" in text and text.count("**") == 8
     charts.histogram(table.histogram, tmp_path / "h.png")
     assert (tmp_path / "h.png").stat().st_size > 1000
-    bare = fitting_table.make(
-        HEAD, StubFitter(tmp_path), photos, fitting_table.fit_jobs("fast", "exact", 0, robustness=False), lambda *a: None
-    )
-    assert not bare.robustness and not bare.masks and len(report.tables(fitting_table.sheets(bare))) == 2
+    jobs = fitting_table.fit_jobs("fast", "exact", 0, robustness=False)
+    short = fitting_table.make(HEAD, StubFitter(tmp_path), photos, jobs, lambda *a: None)
+    assert not short.robustness and not short.masks and len(report.tables(fitting_table.sheets(short))) == 2
 
 
 def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypatch):
