@@ -16,9 +16,9 @@ Params = TypeVar("Params")
 
 
 def huber_energy(residuals: Array) -> Array:
-    """Sum the Huber loss of the rows' lengths: half the square up to `ROBUST_SCALE`, linear beyond.
+    """Return the sum () of the Huber losses of the rows' lengths: half the square up to `ROBUST_SCALE`, linear beyond.
 
-    residuals (L, D) in noise levels -> ().
+    residuals: (L, D) in noise levels.
     """
     squared = jnp.sum(residuals**2, axis=-1)
     beyond = squared > ROBUST_SCALE**2

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from fitting.detector import FaceDetector
 
-SPELLING = "A detector is written as package.module:Class, for example my_package.faces:MyDetector"
+SPEC_FORM = "A detector is written as package.module:Class, for example my_package.faces:MyDetector"
 METHODS = {"detect": "detect(image, *, all_faces=False)", "landmarks": "landmarks(image, face)"}
 """The methods of `FaceDetector` and their required signatures."""
 
@@ -39,8 +39,8 @@ def load_detector(spec: str | FaceDetector) -> FaceDetector:
         The detector.
 
     Raises:
-        DetectorError: `spec` is spelled differently, the module or class does not exist or fails, or a method of
-            `FaceDetector` is missing or takes other arguments. The message says which.
+        DetectorError: `spec` does not have the form `package.module:Class`, the module or class does not exist or
+            raises an error, or a method of `FaceDetector` is missing or takes other arguments. The message says which.
     """
     detector = _import_detector(spec) if isinstance(spec, str) else spec
     name = repr(spec) if isinstance(spec, str) else type(spec).__name__
@@ -59,14 +59,14 @@ def _import_detector(spec: str) -> Any:
     """Import the object that `package.module:Class` names."""
     module_name, colon, attribute = spec.partition(":")
     if not colon or not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise DetectorError(f"{spec!r} names no detector. {SPELLING}.")
+        raise DetectorError(f"{spec!r} names no detector. {SPEC_FORM}.")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's code raises
         remedy = "Is its package installed, or its folder in PYTHONPATH?"
         raise DetectorError(f"the module of the detector {spec!r} cannot be imported: {error}. {remedy}") from error
     if not hasattr(module, attribute):
-        raise DetectorError(f"the module {module_name!r} has no {attribute!r}. {SPELLING}.")
+        raise DetectorError(f"the module {module_name!r} has no {attribute!r}. {SPEC_FORM}.")
     return getattr(module, attribute)
 
 

@@ -41,13 +41,13 @@ def observe_photo(
 ) -> list[Observation]:
     """Return the faces of one photo as crops ready to fit, largest first.
 
-    The crop is a square of 1.6 times the longer side of the face's box. Landmarks beyond the photo, and detected ones
-    under `occlusion_mask`, get confidence 0.
+    The crop is a square of 1.6 times the longer side of the face's box, which is `box` or else the landmarks' bounding
+    box. Landmarks beyond the photo, and detected ones under `occlusion_mask`, get confidence 0.
 
     Args:
         image: (H, W, 3) float32 RGB in [0, 1] (`load_image`), or uint8.
-        landmarks: (68, 2) iBUG points in photo pixels, or (68, 3) with a confidence in [0, 1]; a row with NaN is
-            missing. No detector is run if they are given.
+        landmarks: (68, 2) iBUG points in photo pixels, or (68, 3) with a confidence in [0, 1]; a row with NaN marks a
+            missing point. No detector is run if they are given.
         occlusion_mask: (H, W) 1 = hidden.
         face_mask: (H, W) 1 = face.
         box: x0, y0, x1, y1 photo pixels of the chosen face; also sets the crop.
@@ -59,8 +59,10 @@ def observe_photo(
         One or more observations without leading axes.
 
     Raises:
-        NoFaceError: no face was detected, or the given landmarks or box hold none.
+        NoFaceError: no face was detected (in the box, if given), or the given landmarks are fewer than 3, outside the
+            photo or too close together.
         ValueError: arguments of the wrong shape or range.
+        MissingDependencyError: the default detector is needed, and its package is not installed.
     """
     image = check_image(image)
     extent = image.shape[:2]
@@ -85,7 +87,16 @@ def observe(
     detector: FaceDetector | None = None,
     size: int = 256,
 ) -> Observation:
-    """Return the largest face of each photo, stacked along a leading axis; the arguments are those of `observe_photo`.
+    """Return the largest face of each photo, stacked along a leading axis.
+
+    Args:
+        images: B photos, as in `observe_photo`.
+        landmarks, occlusion_masks, face_masks, boxes: one value per photo, as in `observe_photo`; None where a photo
+            has none.
+        detector, size: as in `observe_photo`.
+
+    Returns:
+        An observation with the batch axis (B,).
 
     Raises:
         NoFaceError: a photo has no face; the message gives its index in the batch.
@@ -154,13 +165,14 @@ def _detect_landmarks(
             if not all_faces:
                 break
     if not faces:
-        place = "in the photo" if box is None else "in the given box"
-        raise NoFaceError(f"something like a face was seen {place}, but a closer look found none. {REMEDY}")
+        if box is None:
+            raise NoFaceError(f"the only face detected is probably a false detection. {REMEDY}")
+        raise NoFaceError(f"the given box does not seem to contain a face. {REMEDY}")
     return faces
 
 
 def _check_landmark_shapes(detector: FaceDetector, face: FaceLandmarks) -> None:
-    """Raises: ValueError if a detector returned arrays of wrong shape."""
+    """Check the arrays that a detector returned. Raises: ValueError if a shape is wrong."""
     shapes: dict[str, tuple[int, ...]] = {"points": (NUM_LANDMARKS, 2), "confidence": (NUM_LANDMARKS,)}
     for name, shape in (shapes if face.mesh is None else {**shapes, "mesh": (NUM_DENSE, 3)}).items():
         check_shape(f"{name} of {type(detector).__name__}.landmarks", getattr(face, name), *shape, batched=False)
@@ -209,9 +221,9 @@ def crop_observation(
 
     Args:
         image: (H, W, 3) float32 RGB in [0, 1].
-        size: S.
+        size: side S of the crop, pixels.
         landmarks: (68, 2) photo pixels, NaN rows where missing, and confidence (68,).
-        dense: (468, 2) photo pixels and confidence (468,), as `landmarks`; unknown when left out.
+        dense: (468, 2) photo pixels and confidence (468,), as `landmarks`; zeros when left out.
         hidden: (S, S) of the crop, 1 = hidden; the area beyond the photo is added.
         face: (S, S) of the crop, 1 = face; the area beyond the photo is removed. The whole crop when left out.
     """
@@ -238,7 +250,10 @@ def _to_crop_pixels(crop: CropTransform, points: np.ndarray) -> jnp.ndarray:
 
 
 def _dense_confidence(mesh: np.ndarray, points: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """(468,): a dense point has the mean confidence of its three nearest of the 68, whose jitter is calibrated."""
+    """Return confidences (468,) of dense points: the mean of those of the three nearest of the 68 landmarks.
+
+    Only the 68 landmarks' spreads are calibrated.
+    """
     distance = np.linalg.norm(mesh[:, None] - points[None], axis=-1)
     nearest = np.argsort(distance, axis=1)[:, :3]
     return confidence[nearest].mean(axis=1)
@@ -252,7 +267,7 @@ def _photo_mask(crop: CropTransform, size: int, extent: tuple[int, int]) -> np.n
 
 
 def _mask_confidence(points: np.ndarray, confidence: np.ndarray, occlusion_mask: np.ndarray | None) -> np.ndarray:
-    """Confidence (68,), 0 under the mask: there a detector's landmarks are guesses, however stable."""
+    """Return the confidence (68,) times 1 - mask: under a mask, a detector's landmarks are guesses, however stable."""
     if occlusion_mask is None:
         return confidence
     height, width = occlusion_mask.shape

@@ -14,7 +14,7 @@ BAND_SIGMA = (1.0, 0.8, 0.8, 0.8, 0.25, 0.25, 0.25, 0.25, 0.25)
 TINT_SIGMA = 0.15
 """Prior deviation of a channel from the mean over channels, in units of `BAND_SIGMA`: light is near white."""
 LIGHT_RIDGE = 0.001
-"""Weight of the prior relative to one pixel's colour in `estimate_light`."""
+"""Weight of the prior in `estimate_light`, relative to the sum of the pixels' weights."""
 ROBUST_ROUNDS = (8.0, 4.0, 2.0, 1.0, 1.0)
 """Factors on the robust scale, coarse to fine: at the fine scale every pixel would be an outlier at first."""
 SKIN_REGIONS = ("face", "forehead", "nose", "lips", "eye_region")
@@ -57,7 +57,7 @@ def surface_at_pixels(
 
 
 def light_prior_residuals(light: Array) -> Array:
-    """Return the prior residuals of light near ambient and near white, standard deviations. light (9, 3) -> (36,)."""
+    """Return the residuals (36,) of the prior that light (9, 3) is near ambient and near white, standard deviations."""
     sigma = jnp.asarray(BAND_SIGMA)[:, None]
     grey = jnp.mean(light, axis=-1, keepdims=True)
     level = (grey - ambient_light()[:, :1]) / sigma
@@ -72,7 +72,7 @@ def estimate_light(image: Array, albedo: Array, normals: Array, weights: Array, 
       scale: colour difference from which a pixel is downweighted as an outlier.
 
     Returns:
-      (9, 3); ambient light where nothing is visible.
+      (9, 3); ambient light if all weights are 0.
     """
     basis, ambient = sh_basis(normals).reshape(-1, 9), ambient_light()
     colours, albedo = image.reshape(-1, 3), albedo.reshape(-1, 3)

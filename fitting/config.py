@@ -13,8 +13,9 @@ class FitConfig:
     """Algorithm 1 as we run it (preset `fast`).
 
     Second-order steps fit the landmarks: first the rigid pose, then the global coefficients. Adam then fits all
-    parameters, local models included, to landmarks and colours. Energies are negative log densities, so weights are
-    noise levels: landmarks as shares of the crop's side, colours in [0, 1], coefficients in standard deviations.
+    parameters, local models included, to landmarks and colours. Energies are negative log densities. Noise levels
+    (`*_sigma`) are standard deviations, as shares of the crop's side. Coefficients have N(0, 1) priors, colours are in
+    [0, 1].
     """
 
     visible_threshold: float = VISIBLE_CONFIDENCE
@@ -31,7 +32,8 @@ class FitConfig:
     """Noise of the opening between an upper and a lower lid or lip, as a share of the crop's side. Errors of neighbours
     are correlated, so it is known better than either point. 0 leaves the closure terms out."""
     rigid_steps: int = 12
-    """Levenberg-Marquardt steps of the rigid stage: rotation, scale, translation, from three yaws; inner landmarks."""
+    """Levenberg-Marquardt steps of the rigid stage, which fits rotation, scale and translation to the inner landmarks,
+    from three initial yaws."""
     landmark_steps: int = 20
     """Levenberg-Marquardt steps on pose, camera and the global coefficients."""
     local_steps: int = 0
@@ -62,7 +64,9 @@ class FitConfig:
                 f"({self.photometric_steps})."
             )
         if min(self.landmark_sigma, self.contour_sigma, self.photometric_scale) <= 0 or self.render_size < 16:
-            raise ValueError("Noise levels must be positive and render_size at least 16.")
+            raise ValueError(
+                "landmark_sigma, contour_sigma and photometric_scale must be positive, and render_size at least 16."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +80,7 @@ class GradientFitConfig:
 
     optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 5e-3
+    """Step size for all parameters, in the units of `DescentParams`."""
     iterations: int = 2000
     """Total number of iterations."""
     rigid_iterations: int = 200

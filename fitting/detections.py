@@ -51,11 +51,13 @@ def find_faces(
     """Return the detected faces, largest first.
 
     Searches the whole photo, then with margins (for faces that fill it), rotated, and in ever smaller tiles (for small
-    faces). Stops at the first confident detection: an upside-down face is at first detected as a doubtful upright one.
+    faces). Stops at the first confident detection. A doubtful one is not enough: an upside-down face is at first
+    detected as a doubtful upright one.
 
     Args:
-        presence: returns a second network's confidence in a detection, in [0, 1]. BlazeFace alone detects faces in
-            coffee cups.
+        presence: returns a second network's confidence in a detection, in [0, 1]. BlazeFace without it detects faces
+            in coffee cups.
+        min_score: BlazeFace's detections with a lower score are dropped.
         thorough: do not stop early, so that all faces are detected.
         tiles: search tiles for small faces.
     """

@@ -15,9 +15,9 @@ from fitting.landmark_maps import IBUG_MIRROR, LEFT_OUTER_EYE, RIGHT_OUTER_EYE, 
 from fitting.mediapipe_models import ASSETS, LANDMARK_INPUT, MediaPipeModels
 from fitting.regions_of_interest import REGION_SCALE, PhotoPyramid, Region, region_from_eyes, region_from_mesh
 
-SCALE_JITTER = 1.3
-REFINEMENT_STEPS = 8
-CONVERGED_COSINE = float(np.cos(np.deg2rad(1.0)))
+SCALE_JITTER = 1.3  # the largest factor on the side of a jittered crop; the smallest is its inverse
+REFINEMENT_STEPS = 8  # maximum number of steps
+CONVERGED_COSINE = float(np.cos(np.deg2rad(1.0)))  # of the change of the region's angle in one step
 UPRIGHT_PRESENCE = 0.97  # an upright mesh fitted to an upside-down face reaches 0.9
 
 
@@ -28,7 +28,7 @@ class FaceLandmarks:
     points: np.ndarray
     """(68, 2) iBUG points, x, y"""
     confidence: np.ndarray
-    """(68,) in [0, 1]: how stable each point is, a soft weight and not an occlusion mask"""
+    """(68,) in [0, 1]: how stable each point is under jitter of the crop; a soft weight, not an occlusion mask"""
     presence: float
     """the landmark network's confidence that this is a face, in [0, 1]"""
     box: np.ndarray
@@ -43,20 +43,27 @@ class FaceDetector(Protocol):
     """The interface of the detectors that `observe_photo` takes; write your own by implementing these two methods."""
 
     def detect(self, image: np.ndarray, *, all_faces: bool = False) -> list[Detection]:
-        """Return the faces of a photo (H, W, 3) float32 RGB in [0, 1], largest first; an empty list if there is none.
+        """Return the faces of a photo, largest first; an empty list if there is none.
 
-        If `all_faces` is false only the largest is needed, and a detector may stop after its first detection.
+        Args:
+            image: (H, W, 3) float32 RGB in [0, 1].
+            all_faces: if false, only the largest face is needed, so a detector may stop after its first detection.
         """
         ...
 
     def landmarks(self, image: np.ndarray, face: Detection | Sequence[float]) -> FaceLandmarks:
-        """Return the landmarks of one face, given as a detection or as a box x0, y0, x1, y1."""
+        """Return the landmarks of one face, with confidences, in pixels of the full photo.
+
+        Args:
+            image: (H, W, 3) float32 RGB in [0, 1].
+            face: one of the detections, or a box x0, y0, x1, y1 that the user gave, photo pixels.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The map confidence = exp(-(spread / scale)^2), fitted by `python -m tools.calibrate_confidence`."""
+    """The map from spread to confidence, exp(-(spread / scale)^2); `python -m tools.calibrate_confidence` fits it."""
 
     scale: np.ndarray
     """(68,) outer-eye distances"""
@@ -126,7 +133,7 @@ class LiteRTDetector:
         return self._detect_faces(PhotoPyramid(image), thorough=all_faces)
 
     def landmarks(self, image: np.ndarray, face: Detection | Sequence[float]) -> FaceLandmarks:
-        """See `FaceDetector.landmarks`. In a box without keypoints a face is detected first, for position and tilt."""
+        """See `FaceDetector.landmarks`. If no keypoints are given, detects a face in the box first, for its tilt."""
         box = np.asarray(face.box if isinstance(face, Detection) else face, np.float64)
         image, origin = _crop_around_box(image, box)
         pyramid = PhotoPyramid(image)
@@ -240,7 +247,10 @@ def landmark_spread(points: np.ndarray) -> np.ndarray:
 
 
 def _crop_around_box(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the part of the photo round a box that its landmarks can depend on, and its top-left corner (2,)."""
+    """Crop the photo to the surroundings of a box (4,) that its landmarks can depend on.
+
+    Returns the crop, with a margin of one and a half box sides, and its top-left corner (2,) in the photo.
+    """
     height, width = image.shape[:2]
     centre, reach = (box[:2] + box[2:]) / 2, 2.0 * max(box[2:] - box[:2]) + 1.0
     x0, y0 = np.clip(np.floor(centre - reach), 0, (width - 1, height - 1)).astype(int)

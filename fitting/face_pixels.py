@@ -27,11 +27,12 @@ too poor: brows, right eye, left eye, nostrils, lips, and the inside of the mout
 FACTOR_REACH = 0.02
 """Share of the crop's side by which the factors are dilated: features may be misplaced, and teeth lie deep."""
 ALBEDO_SIGMA = 0.08
-"""Colour noise of a pixel relative to the priors of light and albedo."""
+"""Standard deviation of a pixel's colour about the model; the priors of light and albedo are in standard deviations."""
 INDEPENDENT_PIXELS = 400.0
 """Number of independent pixels that the whole face counts as: errors of neighbours are correlated."""
 CAST_SIGMA = 0.5
-"""Prior deviation of the mean light's colour from white, as a share; that of its directions is `TINT_SIGMA`."""
+"""Prior deviation of a channel's ambient band from the mean over channels, in units of `BAND_SIGMA`. A photo's colour
+cast is free, so this is wider than `TINT_SIGMA`, which holds for the other bands."""
 LIGHT_ROUNDS = 3
 """Number of reweighted solves for the light."""
 
@@ -71,7 +72,7 @@ def vertex_spread_factors(head: HeadModel) -> Array:
 
 
 def render_face_maps(head: HeadModel, geometry: GeometryParams, size: int) -> FacePixels:
-    """Render the maps of one head at (size, size)."""
+    """Render the maps of one head as (size, size) images."""
     verts = vertices(head, geometry.params())
     screen = geometry.camera(size).project(verts)
     fragments = rasterize(screen, head.faces, (size, size), perspective=False, cull=True)

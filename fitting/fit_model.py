@@ -32,7 +32,7 @@ class FitModel:
     smoothing_root: Array
     """(R, S' + E'): |smoothing_root c|^2 is the mean squared Laplacian (mm^2) of the displacement of coefficients c."""
     coarse_root: Array
-    """(N, N) the same matrix for the global components only, N = global_betas + global_expression."""
+    """(N, N) the same for the global components only, N = global_betas + global_expression."""
     num_betas: int = dataclasses.field(metadata={"static": True})
     """S of the head without local models."""
     num_expression: int = dataclasses.field(metadata={"static": True})
@@ -70,7 +70,7 @@ class FitModel:
             smoothing_root=self.coarse_root,
         )
 
-    def step_rates(self, eyeball_rate: float) -> tuple[Array, Array]:
+    def step_size_factors(self, eyeball_rate: float) -> tuple[Array, Array]:
         """Return factors (S',), (E',) on the step sizes: `eyeball_rate` for the eyeballs' coefficients, else 1."""
         return jnp.where(self.eyeball_betas, eyeball_rate, 1.0), jnp.where(self.eyeball_expression, eyeball_rate, 1.0)
 

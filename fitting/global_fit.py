@@ -103,7 +103,10 @@ def _make_fit(
     is_finite: Array,
     enough_landmarks: Array,
 ) -> Fit:
-    """Return one photo's `Fit`. If it failed or is not finite: the mean head, and a code that says why."""
+    """Return one photo's `Fit`, with a failure code if something is wrong.
+
+    If the iterate is not finite or there were too few landmarks, it is the mean head.
+    """
     head = model.head
     converged = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(iterate)]))
     side = observation.image.shape[-2]
@@ -154,10 +157,13 @@ def _normalised_error(points: Array, target: Array, weights: Array) -> Array:
 
 
 def vertex_visibility(head: HeadModel, screen: Array, verts: Array, occlusion_mask: Array) -> Array:
-    """Return which vertices are visible: facing the camera, first in the z-buffer, inside the image, not masked.
+    """Return which vertices of one head are visible: facing the camera, in front, inside the image and not masked.
 
     Args:
-      screen: (V, 3) projected vertices; verts: (V, 3) world; occlusion_mask: (S, S), 1 = hidden.
+      head: the head model, for its triangles.
+      screen: (V, 3) vertices projected by an `OrthographicCamera`: x, y in pixels of the mask, and depth in metres.
+      verts: (V, 3) vertices, world metres.
+      occlusion_mask: (S, S), 1 = hidden.
 
     Returns:
       (V,) bool.

@@ -99,7 +99,7 @@ def _fit_one(model: FitModel, photo: PhotoData, skin: Array, config: GradientFit
 
 def _step_factors(model: FitModel, params: DescentParams, local: Array, config: GradientFitConfig) -> DescentParams:
     """Return factors on the step sizes: `eyeball_rate` for the eyeballs, `local` (0 or 1) for the local models."""
-    betas, expression = model.step_rates(config.eyeball_rate)
+    betas, expression = model.step_size_factors(config.eyeball_rate)
     ones = jax.tree.map(jnp.ones_like, params)
     return dataclasses.replace(
         ones,
@@ -110,7 +110,7 @@ def _step_factors(model: FitModel, params: DescentParams, local: Array, config: 
 
 
 def _initial_params(head: HeadModel, targets: LandmarkTargets) -> DescentParams:
-    """Return the frontal mean head, with least-squares scale and translation onto the visible landmarks.
+    """Return the frontal mean head whose inner landmarks have the mean and the spread of the visible ones of the photo.
 
     The released code starts with scale 5 and translation 0, since its crops are all alike.
     """
@@ -131,7 +131,10 @@ def _initial_params(head: HeadModel, targets: LandmarkTargets) -> DescentParams:
 def loss_terms(
     model: FitModel, params: DescentParams, photo: PhotoData, skin: Array, config: GradientFitConfig
 ) -> dict[str, Array]:
-    """Return one photo's weighted terms of Eq. 11, and those of the released code, at the iterate's visibility."""
+    """Return one photo's weighted terms of Eq. 11, and the released code's further terms, at the iterate's visibility.
+
+    All have shape (); their sum is minimised.
+    """
     head, fit_params = model.head, params.fit_params()
     geometry = fit_params.geometry
     face_index = visible_triangles(head, jax.lax.stop_gradient(geometry), config.render_size)
@@ -155,7 +158,7 @@ def loss_terms(
 def landmark_loss(
     head: HeadModel, params: DescentParams, targets: LandmarkTargets, config: GradientFitConfig, which: slice
 ) -> Array:
-    """Return the mean distance, by the config's norm l2 or l1, over the visible landmarks of `which`: ()."""
+    """Return the mean distance () over the visible landmarks of `which`, in half crop sides, by `landmark_norm`."""
     error = params.fit_params().geometry.project_landmarks(head) - targets.points
     return _mean_length(error[which], targets.weights[which], config.landmark_norm)
 

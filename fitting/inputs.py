@@ -25,15 +25,16 @@ def load_landmarks(path: str | os.PathLike) -> np.ndarray:
     """Read 68 iBUG landmarks.
 
     Args:
-        path: `.npy` (68, 2) or (68, 3) with a confidence; `.json` {"points": [[x, y], ...], "confidence": [...]}, null
-            for a missing point; `.pts`, whose 1-based pixel numbers minus 0.5 are continuous coordinates.
+        path: `.npy` (68, 2), or (68, 3) with a confidence; `.json` {"points": [[x, y], ...], "confidence": [...]},
+            with null for a missing point and confidence optional; or `.pts`, which numbers pixels from 1, so that 0.5
+            is subtracted.
 
     Returns:
         (68, 2) or (68, 3) float64: x, y in pixels of the full photo (pixel centres at +0.5), confidence in [0, 1];
         NaN rows are missing points.
 
     Raises:
-        InputError: the file is missing or unreadable, or its array has a wrong shape or range.
+        InputError: the file is missing or unreadable, its array has a wrong shape or range, or all points are missing.
     """
     path = Path(path)
     readers = {".npy": _read_npy, ".json": _read_json, ".pts": _read_pts}
@@ -88,7 +89,7 @@ def load_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
         stem -> (4,) float64.
 
     Raises:
-        InputError: missing, not JSON, or a malformed box (the message names the stem).
+        InputError: the file is missing or not JSON, or a box is malformed (the message names the stem).
     """
     path = Path(path)
     content = _parse_json(path)
@@ -200,6 +201,7 @@ def _to_float_array(values: object) -> np.ndarray | None:
 
 
 def confidence_outside_mask(points: Any, confidence: Any, mask: Any) -> Any:
-    """Set the confidences (N,) of points (N, 2), crop pixels, to 0 under a mask (S, S), 1 = hidden. NumPy only."""
+    """Return the confidences (N,) of points (N, 2), crop pixels, set to 0 under a mask (S, S), 1 = hidden. NumPy only.
+    """
     column, row = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, len(mask) - 1).T
     return np.where(np.asarray(mask)[row, column] < 0.5, confidence, 0.0)

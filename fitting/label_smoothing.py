@@ -33,7 +33,7 @@ def edge_weights(colours: Array, active: Array, contrast: float, floor: float) -
 
     Args:
       colours: (H, W, C); active: (H, W) in [0, 1], pixels where it is 0 have no edges.
-      contrast: colour difference at which an edge has lost 1 - 1/e of its weight.
+      contrast: colour difference at which exp(-1) of the weight above `floor` remains.
       floor: share of the weight that remains across any colour difference.
     """
     edges = []
@@ -94,7 +94,9 @@ def erode(mask: Array, radius: int) -> Array:
 
 
 def reachable(seeds: Array, free: Array) -> Array:
-    """Return the pixels of `free` that free pixels connect to a seed (8 neighbours). seeds, free (H, W) of 0 and 1."""
+    """Return the pixels of `free` connected to a seed through free pixels (8 neighbours), (H, W) of 0 and 1.
+
+    seeds, free: (H, W) of 0 and 1."""
 
     def grow(state: tuple[Array, Array]) -> tuple[Array, Array]:
         reached, _ = state

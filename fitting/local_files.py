@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fitting.local_model import LocalModel, LocalRegion, belongs, check_belongs
+from fitting.local_model import LocalModel, LocalRegion, check_is_for_head, is_for_head
 from flamejax.files import write_bytes
 from flamejax.head import HeadFileError, HeadModel
 from flamejax.head.formats import read_npz
@@ -53,7 +53,7 @@ def local_model_path(variant: Literal["paper", "full"] = "paper") -> Path:
 def load_local_model(
     head: HeadModel, path: str | os.PathLike[str] | None = None, *, variant: Literal["paper", "full"] = "paper"
 ) -> LocalModel:
-    """Load local models for a head.
+    """Load and check local models for a head, to pass to `prepare`.
 
     Args:
       head: the head that they must belong to.
@@ -62,15 +62,16 @@ def load_local_model(
         components, as in the paper; "full" on those of all components, for details that the global model lacks.
 
     Raises:
-      HeadFileError: the file is missing, damaged, of another version, or belongs to another head; the message names it.
+      HeadFileError: the file is missing, damaged, of another version, or made for another head; the message names it.
+      ValueError: an unknown variant.
     """
     path = local_model_path(variant) if path is None else Path(path)
     local = read_local_model(path)
-    check_belongs(head, local, str(path))
+    check_is_for_head(head, local, str(path))
     if local.num_vertices != head.num_vertices or not (
         local.num_betas <= head.num_betas and local.num_expression <= head.num_expression
     ):
-        raise HeadFileError(f"{path}: does not fit its own head's size. Fetch or train it again.")
+        raise HeadFileError(f"{path}: its sizes contradict those of its head. Fetch or train it again.")
     return local
 
 
@@ -81,7 +82,7 @@ def shipped_local_model(head: HeadModel) -> LocalModel | None:
       HeadFileError: the shipped file is missing or damaged.
     """
     local = read_local_model(local_model_path())
-    return local if belongs(head, local) else None
+    return local if is_for_head(head, local) else None
 
 
 def read_local_model(path: Path) -> LocalModel:
@@ -162,7 +163,8 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise damaged(f"the array '{name}' is missing")
         array = arrays[name]
         if array.dtype.kind not in kinds or array.ndim != axes:
-            raise damaged(f"'{name}' is {array.dtype} with {array.ndim} axes, which is not its form")
+            kind = " or ".join(kinds)
+            raise damaged(f"'{name}' is {array.dtype} with {array.ndim} axes, expected dtype kind {kind} with {axes}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise damaged(f"'{name}' holds numbers that are not finite")
         if array.dtype.kind in "iu" and array.size and not (array.min() >= 0 and array.max() < 1e9):

@@ -68,7 +68,7 @@ class LocalModel:
     num_vertices: int
     """V"""
     num_betas: int
-    """N_S: number of global identity components that were removed from the training scans."""
+    """N_S: number of leading global identity components, which the local models are added to."""
     num_expression: int
     """N_E: the same for expression."""
     regions: tuple[LocalRegion, ...]
@@ -89,16 +89,16 @@ class LocalModel:
         return dataclasses.replace(self, regions=tuple(region.truncated(explained) for region in self.regions))
 
 
-def belongs(head: HeadModel, local: LocalModel) -> bool:
+def is_for_head(head: HeadModel, local: LocalModel) -> bool:
     """Whether the local model was made for this head, by name, version and geometry."""
     # The names are compared first, since hashing a large head takes time.
     same_name = (local.head_name, local.head_version) == (head.name, head.version)
     return same_name and local.head_hash == geometry_hash(head)
 
 
-def check_belongs(head: HeadModel, local: LocalModel, source: str = "the local model") -> None:
+def check_is_for_head(head: HeadModel, local: LocalModel, source: str = "the local model") -> None:
     """Raises: HeadFileError if the local model was made for another head."""
-    if not belongs(head, local):
+    if not is_for_head(head, local):
         raise HeadFileError(
             f"{source}: made for the head '{local.head_name} {local.head_version}' (geometry {local.head_hash[:12]}), "
             f"not for this '{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). Load that head, or "
@@ -118,9 +118,9 @@ def with_local(head: HeadModel, local: LocalModel) -> HeadModel:
       A head named `<name>+local`.
 
     Raises:
-      HeadFileError: the local model belongs to another head.
+      HeadFileError: the local model was made for another head.
     """
-    check_belongs(head, local)
+    check_is_for_head(head, local)
     shape = [_scatter(region.shape, region.index, head.num_vertices) for region in local.regions]
     expression = [_scatter(region.expression, region.index, head.num_vertices) for region in local.regions]
     return _with_components(head, (local.num_betas, local.num_expression), shape, expression, head.name + SUFFIX)
@@ -133,7 +133,10 @@ def top_components(head: HeadModel, num_betas: int, num_expression: int) -> Head
       ValueError: the head has fewer.
     """
     if not (0 <= num_betas <= head.num_betas and 0 <= num_expression <= head.num_expression):
-        raise ValueError(f"{num_betas} + {num_expression} components of {head.num_betas} + {head.num_expression}.")
+        raise ValueError(
+            f"{num_betas} + {num_expression} components were asked for, but this head has {head.num_betas} identity "
+            f"and {head.num_expression} expression components."
+        )
     return _with_components(head, (num_betas, num_expression), [], [], f"{head.name}-{num_betas}-{num_expression}")
 
 

@@ -52,10 +52,11 @@ def split_residuals(
     head: HeadModel, unposed: np.ndarray, betas: np.ndarray, expression: np.ndarray, subject: np.ndarray,
     config: LocalConfig,
 ) -> Residuals:  # fmt: skip
-    """Compute the residuals of scans after removing their coarse shape.
+    """Compute the residuals of scans after removing their coarse shape, split into shape and expression.
 
     Args:
-      unposed: (N, V, 3) scans in the rest pose. betas (N, S), expression (N, E): fits of the full head (Eq. 3).
+      unposed: (N, V, 3) scans in the rest pose, metres (`ScanFit.unposed`).
+      betas, expression: (N, S), (N, E) coefficients of the full head fitted to the scans (Eq. 3).
       subject: (N,) labels of the scans' subjects, of any type.
 
     Raises:
@@ -72,15 +73,15 @@ def split_residuals(
     identity, motion = basis[: head.num_betas], basis[head.num_betas :]
     num_betas, num_expression = config.num_betas, config.num_expression
     template = rearrange(np.asarray(head.v_template), "v d -> (d v)")
-    rest = rearrange(unposed, "n v d -> n (d v)") - template
-    rest -= betas[:, :num_betas] @ identity[:num_betas] + expression[:, :num_expression] @ motion[:num_expression]
+    residual = rearrange(unposed, "n v d -> n (d v)") - template
+    residual -= betas[:, :num_betas] @ identity[:num_betas] + expression[:, :num_expression] @ motion[:num_expression]
     subjects, subject_index = np.unique(subject, return_inverse=True)
-    shape = np.zeros((len(subjects), rest.shape[1]), np.float32)
+    shape = np.zeros((len(subjects), residual.shape[1]), np.float32)
     for i in range(len(subjects)):
         own = subject_index == i
-        shape[i] = (rest[own] - expression[own, num_expression:] @ motion[num_expression:]).mean(0)
-    rest -= shape[subject_index]
-    parts = shape, rest.astype(np.float32, copy=False)
+        shape[i] = (residual[own] - expression[own, num_expression:] @ motion[num_expression:]).mean(0)
+    residual -= shape[subject_index]
+    parts = shape, residual.astype(np.float32, copy=False)
     return Residuals(*(rearrange(part, "n (d v) -> n d v", d=3) for part in parts))
 
 
@@ -128,9 +129,14 @@ def train_local_model(
     model; a nonzero mean becomes part of the first components.
 
     Args:
-      residuals: those that the function `residuals` returns for the same config.
+      head: the head whose fits of the scans gave the residuals.
+      residuals: those that `fitting.local_training.split_residuals` returns for the same config.
+      config: numbers of global components and of local ones.
       provenance: strings to store in the file, such as the source of the scans.
       advance: called after each region, for progress bars.
+
+    Returns:
+      One local model per region of the head; `write_local_model` writes them.
     """
     regions = []
     for name, weights in region_weights(head).items():

@@ -2,7 +2,8 @@
 
 After Egger et al. 2018, "Occlusion-aware 3D Morphable Models and an Illumination Prior for Face Image Analysis":
 expectation-maximisation alternates between a model of the face and a label, face or hidden, for every pixel. Here the
-geometry is fixed by the landmarks. Labels, light, albedo, spreads and a colour histogram of occluders alternate.
+geometry is fixed by the landmarks. Each round updates light and albedo, the spreads of the face's colours, a colour
+histogram of occluders, and then the labels.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ from fitting.landmark_fit import GeometryParams, fit_landmarks, landmark_targets
 from fitting.pixel_likelihood import (
     face_log_likelihood,
     histogram,
+    log_opponent,
     look_up,
     robust_scale,
     soft_bins,
     t_log_density,
-    tones,
     uniform_density,
 )
 from fitting.sharding import sharded_map, sharded_program
@@ -44,8 +45,8 @@ GRID = 32
 ROUGHNESS_REACH = 0.024
 """Radius of the local deviation's window, as a share of the crop's side."""
 RING_LOG_ODDS = -1.0
-"""Log odds of "hidden" in the ring outside the fitted face, which is mostly background."""
-ROUGHER = 4.0
+"""Prior log odds of "hidden" in the ring outside the fitted face, which is mostly background."""
+OCCLUDER_ROUGHNESS = 4.0
 """Local deviation of occluders relative to that of the face."""
 SKIN_LIKE_SPREAD = 2.0
 """Spread of skin-coloured occluders (hands) about the face's colour, relative to the face's own spread."""
@@ -85,7 +86,7 @@ class OcclusionConfig:
     colour_spread: tuple[float, float] = (0.04, 0.1)
     """The same for its colour (log red over green, blue over both)."""
     colour_for_face: float = 1.0
-    """Maximum log odds that a colour may contribute to "face": many occluders have a similar colour."""
+    """Maximum log likelihood ratio of a colour in favour of "face": many occluders have a similar colour."""
     roughness_weight: float = 0.4
     """The same as `colour_weight` for the roughness of the difference."""
     roughness_spread: tuple[float, float] = (0.03, 0.12)
@@ -93,11 +94,13 @@ class OcclusionConfig:
     colour_scale: float = 0.15
     """Colour difference from which a pixel is downweighted in the fit of light and albedo."""
     hole_radius: float = 0.1
-    """Holes of the mask, such as lenses, are filled unless a square of twice this side (share of the crop) fits in."""
+    """Share of the crop's side. Holes of the mask, such as lenses, are filled unless a square of twice this side fits
+    in."""
     speck_radius: float = 0.012
-    """Connected parts of the mask are removed unless a square of twice this side fits in."""
+    """Share of the crop's side. Connected parts of the mask are removed unless a square of twice this side fits in."""
     ring: float = 0.06
-    """The mask may extend this far beyond the fitted face, whose outline may be wrong where it is hidden."""
+    """Share of the crop's side by which the mask may extend beyond the fitted face, whose outline may be wrong where it
+    is hidden."""
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.rounds < 1:
@@ -120,8 +123,8 @@ def auto_masks(
 
     Returns:
       The observation with `occlusion_mask` (0 or 1, united with the given one) and `face_mask` (the fitted head's face,
-      intersected with the given one). Both are always finite. A photo keeps its given masks if it holds numbers that
-      are not finite, if fewer than 8 landmarks are visible, or if the estimated mask would leave fewer.
+      intersected with the given one). Both are always finite. A photo keeps its given masks if its image holds numbers
+      that are not finite, if fewer than 8 landmarks are visible, or if the estimated mask would leave fewer.
 
     Raises:
       ValueError: a field of the observation does not have the shape that `Observation` states for 68 landmarks, or
@@ -147,7 +150,7 @@ def masks_batch(
 
     def estimate_masks(photo: Observation) -> tuple[Array, Array]:
         clean = jax.tree.map(lambda leaf: jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0), photo)
-        # `landmark_targets` gives weight 0 to landmarks that are not finite, so they must stay visible to it.
+        # Positions that are not finite are kept here: `landmark_targets` gives these landmarks weight 0.
         with_nan = dataclasses.replace(clean, landmarks=photo.landmarks, dense_landmarks=photo.dense_landmarks)
         targets = landmark_targets(with_nan, config)
         geometry = fit_landmarks(without_local_models(head), targets, config)
@@ -198,13 +201,13 @@ def landmark_prior(head: HeadModel, geometry: GeometryParams, photo: Observation
 
 
 def hidden_posterior(pixels: FacePixels, image: Array, given: Array, prior: Array, config: OcclusionConfig) -> Array:
-    """Return the posterior (R, R) of "hidden" in the face's area, by expectation-maximisation.
+    """Return the posterior (R, R) of "hidden" in the face's area and the ring around it, 1 under the given mask.
 
     Args:
       image: (R, R, 3); given: (R, R) the given occlusion mask; prior: (R, R) log odds of "hidden".
     """
-    image_tones = tones(image)
-    bins = soft_bins(image_tones.reshape(-1, 3))
+    log_colours = log_opponent(image)
+    bins = soft_bins(log_colours.reshape(-1, 3))
     outside = ((1.0 - pixels.head) * (1.0 - given)).reshape(-1)
     background = look_up(histogram(bins, outside), bins).reshape(given.shape)
     active = pixels.face * (given < 0.5)
@@ -215,7 +218,7 @@ def hidden_posterior(pixels: FacePixels, image: Array, given: Array, prior: Arra
         hidden, texture, spreads = state
         weights = active * (1.0 - hidden) ** 2
         texture, light = fit_appearance(pixels, image, weights, texture, config.colour_scale)
-        difference = image_tones - tones(albedo_of(pixels, texture) * shade(pixels.normals, light))
+        difference = log_colours - log_opponent(albedo_of(pixels, texture) * shade(pixels.normals, light))
         roughness = local_deviation(difference[..., 0], pixels.head, round(ROUGHNESS_REACH * config.size))
         spreads = _estimate_spreads(difference, roughness, pixels.spread_factors, weights, spreads, config)
         occluder = look_up(histogram(bins, (active * hidden).reshape(-1)), bins).reshape(given.shape)
@@ -240,10 +243,10 @@ def hidden_posterior(pixels: FacePixels, image: Array, given: Array, prior: Arra
 def colour_log_ratio(
     difference: Array, factors: Array, spreads: Array, not_face: Array, config: OcclusionConfig
 ) -> Array:
-    """Return the log likelihood ratio (R, R) of "hidden" from the tones.
+    """Return the log likelihood ratio (R, R) of "hidden" from log-opponent colours.
 
-    difference (R, R, 3) from the face's tones, factors (R, R, 2) on the spreads, not_face (R, R) density of the tones
-    under everything but the face.
+    difference (R, R, 3) from the face's colours, factors (R, R, 2) on the spreads, not_face (R, R) density of the
+    photo's colours under everything but the face.
     """
     scales = factors * spreads[None, None, :2]
     face = face_log_likelihood(difference, scales)
@@ -256,7 +259,8 @@ def roughness_log_ratio(roughness: Array, factors: Array, spread: Array) -> Arra
     """Return the log likelihood ratio (R, R) of "hidden" from `local_deviation`, which is larger for occluders."""
     scale = factors * spread
     face = t_log_density((roughness / scale) ** 2, scale, 1)
-    return jnp.clip(t_log_density((roughness / (ROUGHER * scale)) ** 2, ROUGHER * scale, 1) - face, -0.5, 6.0)
+    rougher = OCCLUDER_ROUGHNESS * scale
+    return jnp.clip(t_log_density((roughness / rougher) ** 2, rougher, 1) - face, -0.5, 6.0)
 
 
 def local_deviation(difference: Array, inside: Array, reach: int) -> Array:
@@ -270,7 +274,7 @@ def local_deviation(difference: Array, inside: Array, reach: int) -> Array:
 def _estimate_spreads(
     difference: Array, roughness: Array, factors: Array, weights: Array, previous: Array, config: OcclusionConfig
 ) -> Array:
-    """Return robust spreads (3,) of intensity, colour and roughness over weighted pixels, within their bounds."""
+    """Return robust spreads (3,) of intensity, colour and roughness over weighted pixels, clipped to their bounds."""
     flat, weights = (difference / factors[..., jnp.asarray([0, 1, 1])]).reshape(-1, 3), weights.reshape(-1)
     estimates = (
         robust_scale(flat[:, 0] ** 2, weights, previous[0], 1),

@@ -81,8 +81,8 @@ def visible_surface(head: HeadModel, params: FitParams, face_index: Array, size:
 def photometric_energy(difference: Array, weights: Array, scale: float) -> Array:
     """Return the mean robust colour difference. difference (R, R, 3), weights (R, R) -> ().
 
-    It is the paper's l1 norm (Eq. 12) near zero and levels off beyond `scale` (Geman & McClure 1987), since masks of
-    occluders are imperfect.
+    Near zero it is the length of the difference (Eq. 12 has its l1 norm). It levels off at `scale`, like the estimator
+    of Geman & McClure (1987), since masks of occluders are imperfect.
     """
     length = jnp.sqrt(jnp.sum(difference**2, axis=-1) + 1e-6)
     return jnp.sum(weights * length / (1.0 + length / scale)) / (jnp.sum(weights) + 1.0)
@@ -118,9 +118,10 @@ class FitIterate:
 
 
 def fit_photometric(model: FitModel, geometry: GeometryParams, photos: PhotoData, config: FitConfig) -> FitIterate:
-    """Fit light by least squares, then minimise Eq. 11 by Adam for a batch of photos; return each photo's best iterate.
+    """Fit light by least squares, then minimise Eq. 11 by Adam for a batch of photos.
 
-    Arguments and result have the leading axis (B,).
+    `geometry`, `photos` and the result have the leading axis (B,). Returns the best of the iterates at which visibility
+    was rendered, separately for each photo.
     """
     head = model.head
     skin = skin_triangles(head)
@@ -160,7 +161,7 @@ def fit_photometric(model: FitModel, geometry: GeometryParams, photos: PhotoData
 
 def _make_optimiser(model: FitModel, config: FitConfig) -> optax.GradientTransformation:
     """Return Adam with a step size per field, smaller for the eyeballs, and cosine decay."""
-    betas, expression = model.step_rates(config.eyeball_rate)
+    betas, expression = model.step_size_factors(config.eyeball_rate)
     rates: dict[str, float | Array] = {
         "eyes": config.eyeball_rate,
         "betas": betas[None],

@@ -7,19 +7,19 @@ import numpy as np
 from jax import Array
 
 DARK = 0.05
-"""Added to colours before the logarithm: smaller differences are due to sensor noise rather than light."""
+"""Added to colours before the logarithm: darker values are dominated by sensor noise."""
 BINS = (12, 8, 8)
 """Numbers of the histogram's bins: log intensity, red-green, blue-yellow."""
 LOW, HIGH = (math.log(DARK), -1.0, -1.0), (math.log(1.0 + DARK), 1.0, 1.0)
-"""The histogram's range of `tones`; values beyond it fall into the last bin."""
+"""The histogram's range of `log_opponent` colours; values beyond it fall into the outermost bins."""
 DEGREES_OF_FREEDOM = 4.0
 """Degrees of freedom of the t distributions of the face's colours: heavy tails for moles, pores and highlights."""
 
 
-def tones(image: Array) -> Array:
-    """Convert colours to log intensity, red over green, and blue over both; a shadow changes only the first.
+def log_opponent(image: Array) -> Array:
+    """Convert RGB to log-opponent colours: log intensity, log red over green, log blue over their geometric mean.
 
-    image (..., 3) in [0, 1] -> (..., 3).
+    A shadow changes only the first. image (..., 3) in [0, 1] -> (..., 3).
     """
     logs = jnp.log(jnp.clip(image, 0.0, 1.0) + DARK)
     red, green, blue = logs[..., 0], logs[..., 1], logs[..., 2]
@@ -27,10 +27,12 @@ def tones(image: Array) -> Array:
 
 
 def face_log_likelihood(difference: Array, scales: Array) -> Array:
-    """Return the log density of tones about the fitted face's: Student's t for intensity times one for the two colours.
+    """Return the log density of a photo's colour, given the fitted face's.
+
+    It is a Student's t for log intensity times a bivariate one for the two log ratios.
 
     Args:
-      difference: (..., 3) tones of the photo minus those of the face.
+      difference: (..., 3) `log_opponent` colours of the photo minus those of the face.
       scales: (..., 2) standard deviations of intensity and of colour.
 
     Returns:
@@ -43,8 +45,9 @@ def face_log_likelihood(difference: Array, scales: Array) -> Array:
 
 
 def t_log_density(squared: Array, scale: Array, dimensions: int) -> Array:
-    """Return the log density of Student's t in `dimensions` dimensions, for the squared length of a difference over
-    `scale`. All arrays have one shape."""
+    """Return the log density of an isotropic Student's t in `dimensions` dimensions.
+
+    squared: squared length of (value - mean) / scale, of the shape of `scale`."""
     constant = math.lgamma((DEGREES_OF_FREEDOM + dimensions) / 2) - math.lgamma(DEGREES_OF_FREEDOM / 2)
     constant -= 0.5 * dimensions * math.log(DEGREES_OF_FREEDOM * math.pi)
     power = 0.5 * (DEGREES_OF_FREEDOM + dimensions)
@@ -66,7 +69,7 @@ def robust_scale(squared: Array, weights: Array, previous: Array, dimensions: in
 
 
 def soft_bins(values: Array) -> tuple[Array, Array]:
-    """Return the eight bins round each tone and its trilinear shares in them.
+    """Return the eight bins round each log-opponent colour and its trilinear weights in them.
 
     values (N, 3) -> indices (8, N) int32 into the flat histogram, shares (8, N) that sum to 1 over the first axis.
     """
@@ -75,14 +78,14 @@ def soft_bins(values: Array) -> tuple[Array, Array]:
     lower = jnp.minimum(jnp.floor(position), bins - 2.0)
     fraction = position - lower
     corner = np.stack(np.unravel_index(np.arange(8), (2, 2, 2)), axis=-1)
-    corner = corner[:, None, ::-1]  # the first tone varies fastest
+    corner = corner[:, None, ::-1]  # the first component varies fastest
     i, j, k = jnp.moveaxis(lower.astype(jnp.int32)[None] + corner, -1, 0)
     shares = jnp.prod(jnp.where(corner == 1, fraction[None], 1.0 - fraction[None]), axis=-1)
     return (i * BINS[1] + j) * BINS[2] + k, shares
 
 
 def histogram(bins: tuple[Array, Array], weights: Array) -> Array:
-    """Return the density of tones (bins,) of pixels with weights (N,). It integrates to 1, or is 0 if all weights are.
+    """Return the colour density (bins,) of pixels with weights (N,). It integrates to 1, or is 0 if all weights are.
 
     bins: result of `soft_bins`."""
     indices, shares = bins
@@ -98,5 +101,5 @@ def look_up(density: Array, bins: tuple[Array, Array]) -> Array:
 
 
 def uniform_density() -> float:
-    """Return the density of tones that are uniform in their range."""
+    """Return the density of a uniform distribution over the histogram's range."""
     return 1.0 / math.prod(HIGH[axis] - LOW[axis] for axis in range(3))

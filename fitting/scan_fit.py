@@ -70,9 +70,10 @@ class ScanFit:
     vertices: Array
     """(*b, V, 3) the fitted head, metres, world frame: `flamejax.vertices(head, params)`."""
     unposed: Array
-    """(*b, V, 3) the scan in the rest pose (`unpose`), metres, head frame."""
+    """(*b, V, 3) the scan in the rest pose (`flamejax.head.unpose`), metres, head frame."""
     rms: Array
-    """(*b,) root mean square distance of vertices, metres; 0 where the scan is not finite."""
+    """(*b,) root mean square distance of the scan's vertices from the fitted ones, metres; about 0 where the scan is
+    not finite, since the mean head is fitted instead."""
     code: Array
     """(*b,) int32: 0 ok, else a key of `SCAN_REASONS`. Parameters are always finite."""
 
@@ -80,7 +81,7 @@ class ScanFit:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ScanSolver:
-    """The factorised linear part of the fit, the same for all scans. With A = basis basis^T + noise^2 I = L L^T."""
+    """The factorised linear part of the fit, the same for all scans: L L^T = basis basis^T + noise^2 I."""
 
     whitened: Array
     """(C, 3 V) L^-1 basis."""
@@ -104,7 +105,7 @@ class _ScanParams:
 
 
 def scan_solver(head: HeadModel, config: ScanFitConfig | None = None) -> ScanSolver:
-    """Factorise the linear part. Takes a second for a thousand components.
+    """Factorise the linear part of the fit. Takes a second for a thousand components.
 
     Uses double precision, since the components' variances span six orders of magnitude.
     """

@@ -23,7 +23,7 @@ def sharded_program(function: Callable[[Any, Any], Any], devices: tuple[jax.Devi
 
 
 def sharded_map(
-    program_on: Callable[[tuple[jax.Device, ...]], Any],
+    make_program: Callable[[tuple[jax.Device, ...]], Any],
     replicated: Any,
     photos: Any,
     batch: tuple[int, ...],
@@ -32,7 +32,7 @@ def sharded_map(
     """Run a program on photos with any batch axes.
 
     Args:
-      program_on: returns the `sharded_program` for given devices; should be cached, so that it compiles once.
+      make_program: returns the `sharded_program` for given devices; should be cached, so that it compiles once.
       replicated: the program's first argument, the same for all photos.
       photos: a pytree whose leaves have the batch axes `batch`.
       devices: all devices when left out.
@@ -52,5 +52,5 @@ def sharded_map(
     padding = -count % len(devices)
     if padding:  # every device gets the same number of photos; copies of the last one fill up
         flat = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), flat)
-    result = program_on(devices)(replicated, flat)
+    result = make_program(devices)(replicated, flat)
     return jax.tree.map(lambda leaf: leaf[:count].reshape(*batch, *leaf.shape[1:]), result)

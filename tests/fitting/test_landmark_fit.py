@@ -112,7 +112,7 @@ def test_parameters_split_into_global_and_local_coefficients(model):
     np.testing.assert_array_equal(local, [3, 4, 5, 6, 2, 3])
     jax.tree.map(np.testing.assert_array_equal, model.with_local_coefficients(global_params, local), numbered)
     assert coarse.local_coefficients(coarse_params) is None
-    np.testing.assert_allclose(model.step_rates(0.5)[0], [1, 1, 1, 1, 1, 1, 0.5])
+    np.testing.assert_allclose(model.step_size_factors(0.5)[0], [1, 1, 1, 1, 1, 1, 0.5])
     # The coarse model's smoothing term is that of the full model with zero local coefficients.
     full = model.roughness(params.betas, params.expression)
     reduced = coarse.roughness(jnp.ones(3), jnp.ones(2))

@@ -221,7 +221,7 @@ def damage(data: bytes, name: str, change) -> bytes:  # noqa: ANN001
         ("shape_basis", lambda a: a[:-1], "expected"),
         ("shape_deviation", lambda a: 1e3 * a, "beyond any head"),
         ("vertex_index", lambda a: a + 10_000, "outside the head"),
-        ("vertex_index", lambda a: a.astype(np.float32), "not its form"),
+        ("vertex_index", lambda a: a.astype(np.float32), "expected dtype kind i or u with 1"),
         ("component_counts", lambda a: a[:-1], "do not agree"),
         ("component_counts", lambda a: a - 1_000, "impossible"),
         ("vertex_counts", lambda a: a * 1_000, "impossible size"),

@@ -36,11 +36,11 @@ from fitting.pixel_likelihood import (
     LOW,
     face_log_likelihood,
     histogram,
+    log_opponent,
     look_up,
     robust_scale,
     soft_bins,
     t_log_density,
-    tones,
     uniform_density,
 )
 from flamejax.rendering import ambient_light, shade
@@ -162,7 +162,7 @@ def test_masks_do_not_depend_on_the_order_of_the_batch(head, noise, masked_noise
 
 
 @pytest.mark.slow  # compiles twice more; tests/fitting/test_sharding.py tests batch axes on a small program
-def test_jit_vmap_and_batches_agree(head, noise, masked_noise):
+def test_jit_vmap_and_batches_give_the_same_masks(head, noise, masked_noise):
     single = auto_masks(head, jax.tree.map(lambda leaf: leaf[0], noise), FIT, SMALL)
     assert single.face_mask.shape == (SIDE, SIDE)
     assert (np.asarray(single.occlusion_mask) != np.asarray(masked_noise.occlusion_mask)[0]).mean() < 0.01
@@ -256,10 +256,10 @@ def test_holes_are_filled_and_specks_removed():
     np.testing.assert_allclose(box_sum(jnp.ones((9, 9)), 1)[[0, 4, 0], [0, 4, 4]], [4, 9, 6])
 
 
-def test_a_shadow_changes_only_the_intensity_of_tones():
+def test_a_shadow_changes_only_the_log_intensity():
     image = jnp.asarray([[0.6, 0.4, 0.3]])
     shadow = 0.5 * (image + 0.05) - 0.05
-    np.testing.assert_allclose(tones(shadow) - tones(image), [[math.log(0.5), 0.0, 0.0]], atol=1e-5)
+    np.testing.assert_allclose(log_opponent(shadow) - log_opponent(image), [[math.log(0.5), 0.0, 0.0]], atol=1e-5)
 
 
 def test_densities_integrate_to_one():

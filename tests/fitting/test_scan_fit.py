@@ -1,4 +1,4 @@
-"""Fitting registered scans: heads of known_scans parameters are recovered, failures get a code."""
+"""Fitting registered scans: known parameters are recovered, failures get a code."""
 
 import dataclasses
 
