@@ -6,7 +6,7 @@
 Draws lines that tests run and changes one thing in each (an operator, a comparison, a sign, a constant, a dropped
 statement). Then runs the tests in the package's test folder that run the line. If none of these fails, runs the
 complete test files that run any line of the changed file, since a cached fixture is run by its first test only. Works
-in a copy of the working tree. The table lists which mutants no test has detected.
+in a copy of the working tree. Prints for each mutant whether a test has detected it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class MutationConfig:
     count: int = 40
     """Number of mutants."""
     seed: int = 0
+    """Seed of the random draws."""
     coverage: Path = Path(".coverage")
     """Coverage data of a run of the tests with --cov-context=test."""
     most_tests: int = 12

@@ -109,10 +109,10 @@ def test_eyes_shut_within_two_standard_deviations(asset, openings, expression, s
             assert gap(openings[side], v + expression @ z).max() > 5e-3
 
 
-@pytest.mark.parametrize("way", [0.3, 0.5, 0.7, 1.0])
-def test_closing_lids_do_not_penetrate_the_eyeball(asset, openings, expression, way):
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 1.0])
+def test_closing_lids_do_not_penetrate_the_eyeball(asset, openings, expression, share):
     v = asset["v_template"].astype(float)
-    moved = v + way * 1.92 * expression[:, :, asset["closing_components"][0]]
+    moved = v + share * 1.92 * expression[:, :, asset["closing_components"][0]]
     names = [str(n) for n in asset["region_names"]]
     ball = v[asset["region_masks"][names.index("left_eyeball")]]
     centre = ball.mean(0)

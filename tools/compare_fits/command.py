@@ -127,8 +127,8 @@ def reprojection_rows(names: list[str], fits: dict[str, Fit]) -> list[Row]:
 def hidden_rows(head: HeadModel, observation: Observation, console: Console) -> list[Row]:
     """Return a row per hidden part and one of their mean.
 
-    A row has the mean error under each variant over photos that show the part, and `better`: in how many of these
-    colours lowered the error of the fit to 468 points.
+    A row has the mean error under each variant over photos that show the part, in outer-eye distances. `better` is the
+    number of these photos in which the fit to 468 points has a lower error with colours.
     """
     errors: dict[str, dict[str, np.ndarray]] = {}
     with progress_bar(console, transient=True) as progress:

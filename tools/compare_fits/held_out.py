@@ -23,15 +23,15 @@ OUTER_EYES = (36, 45)
 
 
 def hide_part(head: HeadModel, observation: Observation, part: str) -> Observation:
-    """Return the observation without the landmarks of one part of the face, of the 68 and of the 468."""
-    rest = HeadParams.zeros(head)
-    sparse = np.asarray(landmarks(head, rest))
+    """Return the observation with confidence 0 for the landmarks of one part of the face, of the 68 and of the 468."""
+    mean_head = HeadParams.zeros(head)
+    sparse = np.asarray(landmarks(head, mean_head))
     hidden = np.zeros(len(sparse), bool)
     hidden[PARTS[part]] = True
     confidence = jnp.where(jnp.asarray(hidden), 0.0, observation.confidence)
     dense_confidence = observation.dense_confidence
     if head.dense is not None:
-        dense = np.asarray(dense_landmarks(head, head.dense, rest))
+        dense = np.asarray(dense_landmarks(head, head.dense, mean_head))
         distance = np.linalg.norm(dense[:, None] - sparse[None, hidden], axis=-1).min(axis=1)
         dense_confidence = jnp.where(jnp.asarray(distance < REACH), 0.0, dense_confidence)
     return dataclasses.replace(observation, confidence=confidence, dense_confidence=dense_confidence)

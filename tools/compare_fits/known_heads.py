@@ -44,12 +44,14 @@ def known_head_rows(
     """Render random heads with the skin of the photos, fit them, and return rows of errors.
 
     Args:
-      names: of the B photos whose skin is used. observation, fit: (B,).
+      names: names of the B photos whose skin is used.
+      observation, fit: the photos and their fit, batch axis (B,).
+      detector: detects the landmarks of the renders.
 
     Returns:
-      One row per kind of landmarks (exact; detected on the renders) and skin, and one of all photos: the error of the
-      mean head and of the fits under each of `SETTINGS`, millimetres, and `better`, the number of heads whose error
-      colours lowered.
+      For each kind of landmarks (exact; detected on the renders), one row per skin and one of all photos. A row has the
+      error of the mean head and of the fits under each of `SETTINGS`, millimetres, and `better`: the number of heads
+      whose error is lower with colours.
     """
     side = head.albedo_mean.shape[0]
     photographed = jnp.concatenate([skin_textures(head, fit, observation, side)] * HEADS_PER_SKIN)

@@ -30,10 +30,14 @@ def comparison_sheet(
     """Draw the comparison of all photos.
 
     Args:
-      names: of the B photos. observation: (B,). fits: variant -> fit (B,).
+      head: the head model of the fits.
+      names: names of the B photos.
+      observation: the photos, batch axis (B,).
+      fits: variant -> fit, batch axis (B,).
 
     Returns:
-      An RGB image: two rows per photo (shape above, colours below), and one column per variant after the crop's.
+      An RGB image: two rows per photo (shape above, colours below), and one column per variant after that of the photo,
+      which shows the crop above and its landmarks below.
     """
     crops = np.clip(np.asarray(observation.image), 0, 1)
     overlays = {variant: _render_overlays(head, fit, crops) for variant, fit in fits.items()}

@@ -41,8 +41,6 @@ EXPRESSIONS: dict[str, tuple[float, dict[str, float]]] = {
     "lids low": (0.30, {"eyeBlink*": 0.5}),  # without their closing: both lids a little lower
     "chin out": (0.12, {"jawForward": 0.7}),
 }  # fmt: skip
-
-
 SIDED: dict[str, tuple[float, dict[str, float]]] = {  # given for the left; left or right is drawn at random
     "half smile": (0.10, {"mouthSmileLeft": 0.6, "cheekSquintLeft": 0.3, "mouthDimpleLeft": 0.4}),
     "one brow": (0.10, {"browOuterUpLeft": 0.8, "unit-eyebrows-left-up": 0.4}),

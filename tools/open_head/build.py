@@ -37,7 +37,7 @@ PROVENANCE = (
 
 
 def build(source: MakeHumanSource, log=print) -> dict[str, np.ndarray]:
-    """Return all arrays of the asset; `log` gets lines on the progress."""
+    """Return all arrays of the asset; `log` is called with lines that report progress."""
     began = time.perf_counter()
 
     def report(text: str) -> None:
@@ -58,7 +58,7 @@ def build(source: MakeHumanSource, log=print) -> dict[str, np.ndarray]:
     face = expression.build_expression(source, head, neck_fade(template, head), surface)
     report(f"expression: {face['stats']}")
     lids, angles = gaze.lid_correctives(source, head, template)
-    report(f"gaze angles at which the lids follow the face units: {angles}")
+    report(f"gaze angles of the face units that the lids follow, degrees: {angles}")
     lips = regions.sample_mask(source, "lips", head, surface)
     ears = regions.sample_mask(source, "ears", head, surface)
     points, measures = landmarks.place_static_landmarks(surface, head, lips)

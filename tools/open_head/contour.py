@@ -42,7 +42,7 @@ def jaw_limits(surface: MeanHeadSurface, ears: np.ndarray, lip_bottom_y: float) 
 
 
 class ContourPaths:
-    """Computes the paths of contour landmarks, cut at the jaw's edge."""
+    """Computes the paths on which the contour landmarks lie, cut off at the jaw's edge."""
 
     def __init__(self, surface: MeanHeadSurface, limit: dict, middle_y: float, ears: np.ndarray):
         self.surface, self.limit, self.middle_y = surface, limit, middle_y
@@ -62,7 +62,7 @@ class ContourPaths:
         direction = np.array([-np.cos(angle), -np.sin(angle)])
         offset = v[:, :2] - [0.0, self.middle_y]
         field = offset[:, 0] * direction[1] - offset[:, 1] * direction[0]
-        faces, bary = s.crossings(field + 1e-9, self.mask)
+        faces, bary = s.zero_line(field + 1e-9, self.mask)
         points = np.einsum("nk,nkd->nd", bary, v[s.faces[faces]])
         height = np.einsum("nk,nk->n", bary, self.height[s.faces[faces]])
         outward = (points[:, :2] - [0, self.middle_y]) @ direction > 0.01

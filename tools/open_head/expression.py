@@ -30,7 +30,7 @@ class ExpressionSpaceConfig:
     """Configuration of `build_expression`."""
 
     components: int = 60
-    faces: int = 6000
+    faces: int = 6000  # number of random faces that are decomposed
     seed: int = 2024
     part: tuple[float, float, float] = (0.0030, 0.0018, 0.0018)  # metres per standard deviation: middle, right, left
     close: float = 0.52  # share of a blink of both eyes per standard deviation
@@ -46,7 +46,7 @@ def build_expression(
     surface: MeanHeadSurface,
     config: ExpressionSpaceConfig = ExpressionSpaceConfig(),
 ) -> dict:
-    """Return the components (K,V,3) in standard deviations, and the range (2,K) of plausible coefficients.
+    """Return `basis` (K,V,3), metres per standard deviation, and the `range` (2,K) of plausible coefficients.
 
     `fade` (V,) multiplies every unit (zero at the neck's border). `parting` are the indices of the components that part
     the lips for positive coefficients, `closing` those of the lids, shut at about +1.9.

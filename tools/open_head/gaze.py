@@ -11,7 +11,7 @@ FOLLOW = 0.8  # share of the units' lid motion
 
 
 def _angle(before: np.ndarray, after: np.ndarray) -> float:
-    """Return the best-fitting rotation about +x (radians) of an eyeball's vertices; positive looks down."""
+    """Return the angle (radians) of the best rotation of an eyeball's vertices (n, 3) about +x; positive looks down."""
     a, b = before - before.mean(0), after - before.mean(0)
     return float(np.arctan2((a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1]).sum(), (a[:, 1:] * b[:, 1:]).sum()))
 
@@ -19,7 +19,7 @@ def _angle(before: np.ndarray, after: np.ndarray) -> float:
 def lid_correctives(
     source: MakeHumanSource, head: Head, template: np.ndarray, rows: int = 36
 ) -> tuple[np.ndarray, dict]:
-    """Return posedirs (36, V, 3) of the two eyes, and the gaze angles (degrees) at which they equal the units.
+    """Return posedirs (rows, V, 3) of the two eyes, and the gaze angles (degrees) of the face units they are made from.
 
     Rotation by a about x puts -sin a and sin a into entries 5 and 7 of R - I, and cos a - 1 into entries 4 and 8. The
     former model the odd part of the lids' motion. The latter would model the even part, which is omitted.
@@ -34,11 +34,11 @@ def lid_correctives(
             angles[unit + side] = _angle(base, base + field[ball])
             field[head.part > 0] = 0
             fields[unit, side] = field
-    mirrored_name = np.array([-1, 1, 1])
+    flip_x = np.array([-1, 1, 1])
     for unit in ("Down", "Up"):  # symmetrise
         left, right = fields[unit, "Left"], fields[unit, "Right"]
-        fields[unit, "Left"] = (left + right[head.mirror] * mirrored_name) / 2
-        fields[unit, "Right"] = fields[unit, "Left"][head.mirror] * mirrored_name
+        fields[unit, "Left"] = (left + right[head.mirror] * flip_x) / 2
+        fields[unit, "Right"] = fields[unit, "Left"][head.mirror] * flip_x
     for side, first in (("Left", 18), ("Right", 27)):
         slopes = [fields[unit, side] / (2 * np.sin(angles[unit + side])) for unit in ("Down", "Up")]
         odd = FOLLOW * (slopes[0] + slopes[1]) / 2  # per unit of each of the two entries

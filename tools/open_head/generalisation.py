@@ -2,10 +2,10 @@
 
     python -m tools.open_head.generalisation [--asset PATH] [--source WHEEL_OR_DIR] [--json]
 
-Identities: other seeds, local targets 1.5 times as strong as the builder's and twice the asymmetry, not calibrated to
-the survey's measurements. Expressions: three random units, each up to full strength (the builder's root mean square is
-a fifth or less), evaluated where the face moves by at least half a millimetre. Errors are distances of the skin's
-vertices after rigid alignment, in millimetres.
+Identities: other seeds, local targets and ages 1.5 times as variable as the builder's, twice the asymmetry, and no
+calibration to the survey's measurements. Expressions: three random units, each up to full strength (the builder's root
+mean square is a fifth or less), evaluated where the face moves by at least half a millimetre. Errors are distances of
+the skin's vertices after rigid alignment, in millimetres.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ COMPONENTS = 150
 
 
 def pca(samples: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean (D,), components (K, D) scaled to one standard deviation, and all variances, by the Gram matrix."""
+    """Return mean (D,), components (K, D) scaled to one standard deviation, and all variances (N,), of samples (N, D).
+
+    Uses the Gram matrix, since N is smaller than D."""
     mean = samples.mean(0, dtype=np.float64)
     x = (samples - mean).astype(np.float32)
     gram = (x @ x.T).astype(np.float64) / (len(x) - 1)
@@ -26,9 +28,9 @@ def pca(samples: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, n
 def build_identity(source: MakeHumanSource, head: Head, root: np.ndarray, root_share: np.ndarray) -> dict:
     """Return the identity space as a dict.
 
-    `mean` (V,3) with its root joint at the origin, `basis` (K,V,3) in standard deviations, `stats`, `variance_share`
-    (K,), `sex_direction` (K,): half the mean coefficients of men minus those of women, and `age_direction` (K,): the
-    coefficients' regression on age in standard deviations.
+    `mean` (V,3) with its root joint at the origin, `basis` (K,V,3) in metres per standard deviation, `stats`,
+    `variance_share` (K,), `sex_direction` (K,): half the difference of the mean coefficients, men minus women, and
+    `age_direction` (K,): the coefficients' regression on age in standard deviations.
 
     `root` (V,) regresses the root joint; `root_share` (V,) is the root's skinning weight. Components do not move that
     joint (a shift of the head is translation, not shape), so variances are those of the head frame.

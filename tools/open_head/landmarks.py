@@ -58,7 +58,7 @@ def place_lid_points(surface: MeanHeadSurface, head: Head, out: LandmarkPoints) 
             a, b = surface.vertices[ring[inner]], surface.vertices[ring[outer]]
             along = (surface.vertices[end] - (a + b) / 2) / np.linalg.norm(b - a) * 2
             x, y = (surface.vertices[end] + reach * along)[:2]
-            out.items[number] = surface.front(x, y - 0.3 * reach)[:2]
+            out.items[number] = surface.frontmost_point(x, y - 0.3 * reach)[:2]
     return rings
 
 
@@ -103,7 +103,7 @@ def place_nose_points(surface: MeanHeadSurface, out: LandmarkPoints, eye_y: floa
     """Place 27..35 by the midline profile and the nose's frontal width; returns the measured heights and widths."""
     lip_top = surface.point(out.items[51])
     ys = np.linspace(lip_top[1], eye_y + 0.02, 400)
-    profile = np.array([surface.front(0.0, y)[2] for y in ys])
+    profile = np.array([surface.frontmost_point(0.0, y)[2] for y in ys])
     z = profile[:, 2]
     below = ys < eye_y - 0.015
     tip = int(np.argmax(np.where(below, z, -1)))
@@ -115,15 +115,15 @@ def place_nose_points(surface: MeanHeadSurface, out: LandmarkPoints, eye_y: floa
     top = eye_y + 0.003
     for k, number in enumerate((27, 28, 29, 30)):
         y = top + (ys[tip] - top) * k / 3
-        out.items[number] = surface.front(0.0, y)[:2]
+        out.items[number] = surface.frontmost_point(0.0, y)[:2]
     y33 = ys[base]
-    out.items[33] = surface.front(0.0, y33 + 0.0005)[:2]
+    out.items[33] = surface.frontmost_point(0.0, y33 + 0.0005)[:2]
     # alar wings: widest x where the surface still stands out from the cheek just beside it
     heights = np.linspace(y33, ys[tip] + 0.004, 24)
     widths = []
     for y in heights:
         xs = np.linspace(0.006, 0.032, 66)
-        depths = np.array([surface.front(x, y)[2][2] for x in xs])
+        depths = np.array([surface.frontmost_point(x, y)[2][2] for x in xs])
         slope = np.diff(depths) / np.diff(xs)
         steep = np.where(slope < -1.2)[0]
         widths.append(xs[steep[-1] + 1] if len(steep) else 0.0)
@@ -131,15 +131,15 @@ def place_nose_points(surface: MeanHeadSurface, out: LandmarkPoints, eye_y: floa
     alar, alar_y = widths[wide], heights[wide]
     for number, share, rise in ((35, 0.84, 0.30), (34, 0.45, 0.10)):
         for sign, n in ((1, number), (-1, {35: 31, 34: 32}[number])):
-            out.items[n] = surface.front(sign * share * alar, y33 + rise * (alar_y - y33))[:2]
+            out.items[n] = surface.frontmost_point(sign * share * alar, y33 + rise * (alar_y - y33))[:2]
     return {"tip_y": float(ys[tip]), "subnasale_y": float(y33), "alar_x": float(alar), "alar_y": float(alar_y)}
 
 
 def place_brow_points(surface: MeanHeadSurface, out: LandmarkPoints, curve: np.ndarray) -> None:
     """Place 17..26 on a brow curve: (5, 2) frontal (x, y) of the left brow from inner to outer end."""
     for k, (x, y) in enumerate(curve):
-        out.items[22 + k] = surface.front(x, y)[:2]
-        out.items[21 - k] = surface.front(-x, y)[:2]
+        out.items[22 + k] = surface.frontmost_point(x, y)[:2]
+        out.items[21 - k] = surface.frontmost_point(-x, y)[:2]
 
 
 def brow_curve(lid_ring: np.ndarray, vertices: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def repack(head: Head, surface: MeanHeadSurface) -> np.ndarray:
     ids = members(surface.skin_island)
     turned = np.stack([head.uv[ids, 1], -head.uv[ids, 0]], 1)  # a quarter turn: the crown goes up
     middle = (turned[:, 0].min() + turned[:, 0].max()) / 2
-    nose_v = -0.895  # MakeHuman's u of the lower face, minus
+    nose_v = -0.895  # minus MakeHuman's u of the lower face
     x = _stretch(turned[:, 0] - middle, 0.13)
     y = _stretch(turned[:, 1] - nose_v, 0.13)
     out[ids] = _fit_into_box(np.stack([x, y], 1), SKIN_BOX, keep_aspect=False)

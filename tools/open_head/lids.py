@@ -1,4 +1,7 @@
-"""Close the lids. MakeHuman's blink overcloses by 3 mm, leaves slits, and half way the eyeball penetrates the lid."""
+"""Displacements that close the lids.
+
+MakeHuman's blink overcloses by 3 mm in places, leaves slits in others, and half way the eyeball penetrates the lid.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ CLOSING_STEPS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)  # shares of the closing a
 
 
 def lid_operators(head: Head, surface: MeanHeadSurface) -> list[sparse.csr_matrix]:
-    """Return `gap_operator` of both eyes, with which `remove_gap_change` removes the closing from a displacement."""
+    """Return the `gap_operator` of the left and the right eye; `remove_gap_change` then removes the lids' closing."""
     lids = openings(surface)
     return [gap_operator(head, surface, lids[s], REACH) for s in ("left", "right")]
 

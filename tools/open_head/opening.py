@@ -16,7 +16,7 @@ ROUND_UPPER, ROUND_LOWER = 3.0, 2.6  # powers of x: 1 gives a triangle, large on
 
 
 def widen_mouth(head: Head, surface: MeshIslands, field: np.ndarray) -> np.ndarray:
-    """Return the jaw's opening `field` (V, 3) with another shape of the lips between their corners and middle."""
+    """Return the displacement `field` (V, 3) of the jaw's opening with a wider, rounder mouth; symmetric."""
     v, lips = surface.vertices, find_lips(surface)
     half = np.abs(v[lips.upper[[0, -1]], 0]).mean()
     middle = lips.lower[np.abs(v[lips.lower, 0]).argmin()]

@@ -74,7 +74,7 @@ def clay(head: HeadModel) -> np.ndarray:
 
 
 def overview(studio: HeadStudio) -> Image.Image:
-    """The mean head from four sides, and its mesh."""
+    """Draw the mean head from four sides, and its mesh."""
     head, one = studio.head, heads(studio.head, 1)
     views = [StudioView((300, 360), yaw=yaw) for yaw in (0, 35, 90, 180)]
     skin = [studio.render(one, view)[0] for view in views]
@@ -84,7 +84,7 @@ def overview(studio: HeadStudio) -> Image.Image:
 
 
 def identities(studio: HeadStudio) -> Image.Image:
-    """24 random people, front and side."""
+    """Draw 24 random people, front and side."""
     head, rng = studio.head, np.random.default_rng(SEED)
     betas = rng.standard_normal((24, head.num_betas))
     texture = head.albedo(jnp.asarray(rng.standard_normal((24, head.albedo_basis.shape[0])), jnp.float32))
@@ -96,7 +96,7 @@ def identities(studio: HeadStudio) -> Image.Image:
 
 
 def identity_components(studio: HeadStudio) -> Image.Image:
-    """The first eight identity components at -2 and +2 standard deviations, and the displacement of the skin."""
+    """Draw the first eight identity components at -2 and +2 standard deviations, and the displacement of the skin."""
     head, count = studio.head, 8
     shares = 100 * variance_shares(head)[:count]
     rows: list[np.ndarray] = []
@@ -117,7 +117,7 @@ def identity_components(studio: HeadStudio) -> Image.Image:
 
 
 def expressions(studio: HeadStudio) -> Image.Image:
-    """The first twelve expression components at -2 and +2 standard deviations, clipped to their range."""
+    """Draw the first twelve expression components at -2 and +2 standard deviations, clipped to their range."""
     head = studio.head
     low, high = (-2, 2) if head.expression_range is None else np.asarray(head.expression_range)
     pictures, labels = [], []
@@ -130,7 +130,7 @@ def expressions(studio: HeadStudio) -> Image.Image:
 
 
 def expression_blends(studio: HeadStudio) -> Image.Image:
-    """Twelve random expressions at 0.7 standard deviations on twelve random people, drawn as for training."""
+    """Draw twelve random people with random expressions of 0.7 standard deviations, sampled as for training."""
     head, rng = studio.head, np.random.default_rng(SEED + 1)
     people = heads(
         head,
@@ -144,7 +144,7 @@ def expression_blends(studio: HeadStudio) -> Image.Image:
 
 
 def motion(studio: HeadStudio) -> Image.Image:
-    """Jaw, neck and eyes through their range."""
+    """Draw the jaw and the neck through their range."""
     head = studio.head
     width = 6 * TILE[0]
     opened = np.array([0, 6, 12, 18, 24, 0, 0])[:6]
@@ -164,7 +164,7 @@ def motion(studio: HeadStudio) -> Image.Image:
 
 
 def eyes(studio: HeadStudio) -> Image.Image:
-    """Both eyes through their range."""
+    """Draw both eyes through their range."""
     head = studio.head
     turns = [(0, -30), (0, -15), (0, 15), (0, 30), (-20, 0), (-10, 0), (10, 0), (20, 0)]
     names = [f"{abs(y)} deg to the {'left' if y > 0 else 'right'}" for _, y in turns[:4]]
@@ -177,7 +177,7 @@ def eyes(studio: HeadStudio) -> Image.Image:
 
 
 def landmarks(studio: HeadStudio) -> Image.Image:
-    """The 68 landmarks at three yaws; the contour follows the yaw."""
+    """Draw the 68 landmarks at three yaws; the contour follows the yaw."""
     head, pictures, labels = studio.head, [], []
     one = heads(head, 1)
     for yaw in (-30, 0, 30):
@@ -217,7 +217,7 @@ def _group_middle(points: np.ndarray, number: int, middle: np.ndarray) -> np.nda
 
 
 def regions(studio: HeadStudio) -> Image.Image:
-    """The 14 regions: all together (they overlap), and each separately."""
+    """Draw the 14 regions: all together (they overlap), and each separately."""
     head = studio.head
     masks = {name: np.asarray(mask) for name, mask in head.regions.items()}
     together = np.zeros((1, head.num_vertices, 4))
@@ -257,7 +257,7 @@ def checker(side: int = 1024, cells: int = 16) -> np.ndarray:
 
 
 def uv_layout(studio: HeadStudio) -> Image.Image:
-    """A checkerboard texture on the head, and the texture's layout."""
+    """Draw a checkerboard texture on the head, and the texture's layout."""
     head, one = studio.head, heads(studio.head, 1)
     board = checker()
     textured = [studio.render(one, StudioView(LARGE, yaw=yaw), texture=jnp.asarray(board))[0] for yaw in (0, 45, 90)]
@@ -279,7 +279,7 @@ def uv_layout(studio: HeadStudio) -> Image.Image:
 
 
 def albedos(studio: HeadStudio) -> Image.Image:
-    """Twelve random skins on the mean head."""
+    """Draw twelve random skins on the mean head."""
     head, rng = studio.head, np.random.default_rng(SEED + 2)
     coefficients = rng.standard_normal((12, head.albedo_basis.shape[0]))
     texture = head.albedo(jnp.asarray(coefficients, jnp.float32))
@@ -287,7 +287,7 @@ def albedos(studio: HeadStudio) -> Image.Image:
 
 
 def scalp(studio: HeadStudio) -> Image.Image:
-    """Close-up of the crown's outline and shading, and its mesh."""
+    """Draw a close-up of the crown's outline and shading, and its mesh."""
     head, one = studio.head, heads(studio.head, 1)
     views = [StudioView((400, 300), yaw=yaw, pitch=pitch, window="crown") for yaw, pitch in ((0, 0), (90, 0), (35, 25))]
     shots = functools.partial(studio.render, one, texture=clay(head))

@@ -21,9 +21,10 @@ class MeanHeadSurface(surface.MeshIslands):
         return np.intersect1d(a, np.unique(self.faces[self.skin]))
 
     def point(self, item: tuple[int, np.ndarray]) -> np.ndarray:
+        """Return the position (3,) of a surface point (face, barycentric (3,))."""
         return item[1] @ self.vertices[self.faces[item[0]]]
 
-    def front(self, x: float, y: float) -> tuple[int, np.ndarray, np.ndarray]:
+    def frontmost_point(self, x: float, y: float) -> tuple[int, np.ndarray, np.ndarray]:
         """Return the frontmost skin point at frontal position (x, y): face, barycentric, point."""
         a, b, c = self._corners[:, 0], self._corners[:, 1], self._corners[:, 2]
         d = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
@@ -43,10 +44,10 @@ class MeanHeadSurface(surface.MeshIslands):
 
     def contour(self, field: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return dense points of a vertex field's level line on the skin: faces (n,), barycentric (n,3), points."""
-        faces, bary = self.crossings(field - level, self.skin)
+        faces, bary = self.zero_line(field - level, self.skin)
         return faces, bary, np.einsum("nk,nkd->nd", bary, self._corners[faces])
 
-    def crossings(self, field: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def zero_line(self, field: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the zero line of `field` (V,) on the faces in `mask`, five points on each: faces (n,), barycentric
         (n,3)."""
         ids = np.where(mask)[0]

@@ -143,7 +143,7 @@ def paint_maps(
     under_eye = _bump(p, at(-0.004, -0.012), [0.011, 0.004, 0.02]) * frontal
     cheek_y = (eye_y + mouth_y) / 2 - 0.004
     cheek = _bump(p, [0.040, cheek_y, limit["menton_z"] - 0.015], [0.016, 0.017, 0.03]) * frontal
-    tip = surface.front(0.0, measures["tip_y"])[2]
+    tip = surface.frontmost_point(0.0, measures["tip_y"])[2]
     nose = _bump(p, [0.004, tip[1], tip[2]], [0.012, 0.010, 0.022]) * frontal
     # beard: below a line from ear to moustache, not on the lips, fading on the neck
     corner = mouth_x + 0.010
