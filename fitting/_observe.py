@@ -166,7 +166,7 @@ def _detect_landmarks(
                 break
     if not faces:
         if box is None:
-            raise NoFaceError(f"the only face detected is probably a false detection. {REMEDY}")
+            raise NoFaceError(f"what was detected is probably not a face. {REMEDY}")
         raise NoFaceError(f"the given box does not seem to contain a face. {REMEDY}")
     return faces
 
