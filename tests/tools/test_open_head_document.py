@@ -31,7 +31,7 @@ def test_page_states_the_facts_of_the_shipped_file(head):
 
 
 def test_page_shows_all_pictures_in_order():
-    shown = re.findall(r"!\[[^]]+\]\(images/open-head/([a-z-]+)\.jpg\)", PAGE)
+    shown = re.findall(r"!\[[^]]+\]\(\.\./images/open-head/([a-z-]+)\.jpg\)", PAGE)
     assert shown == list(PICTURES)
     assert PAGE.count("![") == len(shown)
 
