@@ -29,7 +29,7 @@ def check_shape(name: str, array: ArrayLike, *axes: int | str, batched: bool = T
 
 
 def check_shapes(**arguments: tuple[Any, tuple[int | EllipsisType | None, ...]]) -> None:
-    """Check several arrays: `check_shapes(visible=(visible, (..., 5023)))`; `...`: any leading axes, None: any length.
+    """Check several arrays: `check_shapes(visible=(visible, (..., 5023)))`. `...`: any leading axes; None: any length.
 
     Raises:
       ValueError: as `check_shape`.

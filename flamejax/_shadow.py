@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 
 LIBRARY = ("flamejax", "models", "fitting", "sampling")
+"""All packages except `experiments`."""
 
 
 def check_packages(*names: str) -> None:

@@ -70,7 +70,7 @@ class OrthographicCamera:
     def from_deca(cls, cam: ArrayLike, size: int = 224) -> "OrthographicCamera":
         """Returns the camera of DECA's square crop.
 
-        DECA scales x and y after shifting them, in units of half the crop about its centre, and turns y down.
+        DECA shifts x and y, then scales them to units of half the crop about its centre, and negates y.
 
         Args:
           cam: (*b, 3) scale and shift, `cam` of DECA's code.

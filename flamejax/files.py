@@ -69,7 +69,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """Returns an unused name in the same folder, so that a rename is atomic. It is short: names have a limit."""
+    """Returns an unused path in the same folder, where a rename is atomic. Its name is short: names have a limit."""
     return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:16]}")
 
 

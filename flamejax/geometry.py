@@ -12,7 +12,7 @@ from flamejax._checks import check_shape
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MIN_VARIANCE = 1e-30
-"""Square metres: lower limit of the variance. Points that all coincide have no scale, and get 0."""
+"""Square metres: lower limit of the source points' variance. If they all coincide, the fitted scale is 0."""
 
 
 def normalize(vectors: Array, eps: float = 1e-12) -> Array:

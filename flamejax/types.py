@@ -19,11 +19,11 @@ OK, TOO_FEW_LANDMARKS, NOT_FINITE, POOR_LANDMARKS, DIVERGED = range(5)
 FIT_REASONS = {
     OK: "ok",
     TOO_FEW_LANDMARKS: "fewer than 8 landmarks are visible: give landmarks of your own, or a mask that hides less",
-    NOT_FINITE: "the fit met numbers that are not finite: the photo or its landmarks contain NaN or infinity",
+    NOT_FINITE: "the inputs are not finite: the photo or one of its masks contains NaN or infinity",
     DIVERGED: "the fit diverged to numbers that are not finite: use the preset 'fast'",
     POOR_LANDMARKS: "no head pose explains the landmarks: is it a face, and are the landmarks in iBUG order?",
 }
-"""Message to the user for each `Fit.code`."""
+"""`Fit.code` -> message to the user."""
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +42,7 @@ class Observation:
     dense_confidence: Array
     """(*b, 468) in [0, 1]; all 0 where the landmarks are the user's own"""
     face_mask: Array
-    """(*b, S, S) in [0, 1]: 1 = face (also inside the photo where unknown), 0 = not, or beyond the photo"""
+    """(*b, S, S) in [0, 1]: 1 = face, 0 = not face or beyond the photo; without a given mask 1 in the whole photo"""
     occlusion_mask: Array
     """(*b, S, S) in [0, 1]: 1 = the face is hidden here (also beyond the photo)"""
     crop: CropTransform
@@ -81,14 +81,14 @@ class Fit:
     texture: Array
     """(*b, C) albedo coefficients, standard deviations: `head.albedo(texture)` is the texture."""
     light: Array
-    """(*b, 9, 3) spherical harmonics."""
+    """(*b, 9, 3) coefficients of spherical harmonics, see `flamejax.rendering.light`."""
     vertex_visibility: Array
     """(*b, V) bool: visible to the camera (z-buffer), inside the photo and not under the occlusion mask."""
     losses: dict[str, Array]
     """(*b,) each: `total` and its terms `landmark`, `closure`, `photometric`, `regularisation`, `smoothing`; and `nme`,
     the mean distance of the visible inner 51 landmarks over the outer-eye distance."""
     code: Array
-    """(*b,) int32: 0 ok, else a key of `FIT_REASONS`."""
+    """(*b,) int32 key of `FIT_REASONS`: 0 is ok, others are failures."""
 
 
 @jax.tree_util.register_dataclass

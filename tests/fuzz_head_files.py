@@ -31,11 +31,11 @@ from flamejax.head.formats.ict_files import read_indices
 from tests import flame_format
 from tests.flame_format import SMALL
 
-HEADROOM = 2**30
-SECONDS = 20
+EXTRA_MEMORY = 2**30
+MAX_SECONDS = 20
 FORBIDDEN = ("os.", "subprocess.", "socket.", "import", "exec", "compile", "ctypes.", "pty.", "shutil.", "marshal.")
 ALLOWED = ("os.listdir", "os.scandir")
-BETAS = FlameFiles(num_betas=SMALL["betas"])
+SMALL_FLAME = FlameFiles(num_betas=SMALL["betas"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +70,14 @@ def write_sources(folder: Path) -> dict[str, FuzzSource]:
     np.savez_compressed(npz, **flame_format.synthetic_flame(0, **SMALL))
     npz.with_suffix(".pkl").unlink()
     own, stored = folder / "own.npz", folder / "stored.npz"
-    arrays = read_head(flame, BETAS)
+    arrays = read_head(flame, SMALL_FLAME)
     write_head(own, arrays)
     np.savez(stored, format_version=np.int32(1), **arrays)
     indices = folder / "vertex_indices.json"
     indices.write_text(json.dumps({"expressions": ["jawOpen", "x_L"], "idx_to_landmark_verts": [*range(68)]}))
 
     def load(model: Path) -> Callable[[], object]:
-        return lambda: flamejax.load_head(model, flame=BETAS)
+        return lambda: flamejax.load_head(model, flame=SMALL_FLAME)
 
     template = flame_folder / "head_template.obj"
     return {
@@ -101,7 +101,7 @@ def write_sources(folder: Path) -> dict[str, FuzzSource]:
     }
 
 
-def structure(data: bytes) -> np.ndarray:
+def structural_positions(data: bytes) -> np.ndarray:
     """Returns positions that are more likely structure than numbers: near text, the beginning and the end."""
     codes = np.frombuffer(data, np.uint8)
     text = (codes >= 32) & (codes < 127)
@@ -122,7 +122,7 @@ def damage_member(data: bytes, rng: np.random.Generator) -> bytes:
 
 def damage(data: bytes, rng: np.random.Generator) -> bytes:
     """Apply one to eight edits (change, insert or delete bytes, make a number extreme), or truncate the file."""
-    out, positions = bytearray(data), structure(data)
+    out, positions = bytearray(data), structural_positions(data)
     if rng.random() < 0.05:
         return bytes(out[: rng.integers(len(out))])
     for _ in range(rng.integers(1, 9)):
@@ -142,7 +142,7 @@ def damage(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(out)
 
 
-class Watch:
+class AuditHook:
     """An audit hook that refuses and records forbidden events while a file is read."""
 
     def __init__(self) -> None:
@@ -158,11 +158,11 @@ class Watch:
 def limit_memory() -> None:
     """Limit the process to one additional gigabyte from now on."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + HEADROOM
+    limit = pages * resource.getpagesize() + EXTRA_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def fuzz(edits: int, seed: int, say: Callable[[str], None]) -> int:
+def fuzz(edits: int, seed: int, report: Callable[[str], None]) -> int:
     """Read `edits` damaged files, evenly over the formats. Returns the number of misbehaviours."""
     rng = np.random.Generator(np.random.PCG64(seed))
     bad = 0
@@ -170,7 +170,7 @@ def fuzz(edits: int, seed: int, say: Callable[[str], None]) -> int:
         sources = write_sources(Path(name))
         for source in sources.values():  # triggers late imports and compilation
             source.read()
-        watch = Watch()
+        hook = AuditHook()
         limit_memory()
         signal.signal(signal.SIGALRM, _too_long)
         for number, (form, source) in enumerate(sources.items()):
@@ -179,25 +179,25 @@ def fuzz(edits: int, seed: int, say: Callable[[str], None]) -> int:
             for _ in range(edits // len(sources) + (number < edits % len(sources))):
                 data = damage_member(content, rng) if source.repack else damage(content, rng)
                 file.write_bytes(data)
-                began = time.perf_counter()
-                outcome = read_once(source, watch)
-                slowest = max(slowest, time.perf_counter() - began)
+                start = time.perf_counter()
+                outcome = read_once(source, hook)
+                slowest = max(slowest, time.perf_counter() - start)
                 outcomes[outcome if outcome in ("read", "refused") else "bad"] += 1
                 if outcome not in ("read", "refused"):
                     bad += 1
-                    say(f"  {form}: {outcome}")
+                    report(f"  {form}: {outcome}")
                     Path(tempfile.gettempdir(), f"fuzz-{seed}-{bad}{file.suffix}").write_bytes(data)
             file.write_bytes(content)
-            say(f"{form}: {dict(outcomes)}, slowest {slowest:.2f} s")
+            report(f"{form}: {dict(outcomes)}, slowest {slowest:.2f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    say(f"{edits} edits, {bad} misbehaved; peak resident memory {peak / 2**10:.0f} MiB")
+    report(f"{edits} edits, {bad} misbehaved; peak resident memory {peak / 2**10:.0f} MiB")
     return bad
 
 
-def read_once(source: FuzzSource, watch: Watch) -> str:
+def read_once(source: FuzzSource, hook: AuditHook) -> str:
     """Read a source. Returns "read", "refused", or a description of the misbehaviour."""
-    watch.reading, watch.event = True, ""
-    signal.alarm(SECONDS)
+    hook.reading, hook.event = True, ""
+    signal.alarm(MAX_SECONDS)
     try:
         source.read()
         outcome = "read"
@@ -207,12 +207,12 @@ def read_once(source: FuzzSource, watch: Watch) -> str:
         outcome = f"{type(error).__name__}: {str(error)[:200]}"
     finally:
         signal.alarm(0)
-        watch.reading = False
-    return f"tried {watch.event}" if watch.event else outcome
+        hook.reading = False
+    return f"tried {hook.event}" if hook.event else outcome
 
 
 def _too_long(*_: object) -> None:
-    raise TimeoutError(f"longer than {SECONDS} s")
+    raise TimeoutError(f"longer than {MAX_SECONDS} s")
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ RINGS, AROUND = 74, 152
 EYES = ((-3.0, 3.0, 7.0), (3.0, 3.0, 7.0))
 """Centres of the two vertex ranges: the first, which the README calls left, is at -x."""
 HINGE = np.array([0.0, -1.0, 0.0])
-PLAIN = ("browDown_L", "mouthSmile_R")
+EXPRESSION_SHAPES = ("browDown_L", "mouthSmile_R")
 
 
 def head_mesh() -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ def landmark_positions() -> list[tuple[float, float]]:
     return positions + [(-1.8 * np.cos(t), -4 + 0.4 * np.sin(t)) for t in inside]
 
 
-def turned(points: np.ndarray, axis: int, angle: float, centre: np.ndarray) -> np.ndarray:
+def rotate_about(points: np.ndarray, axis: int, angle: float, centre: np.ndarray) -> np.ndarray:
     """Rotate points about an axis through a centre."""
     one, two = (axis + 1) % 3, (axis + 2) % 3
     out = points - centre
@@ -78,7 +78,7 @@ def shapes(points: np.ndarray) -> dict[str, np.ndarray]:
     head = points[:, 1] > -1e9
     head[len(HEAD) :] = False
     lower = np.clip((-2 - points[:, 1]) / 2, 0, 1) * np.clip((points[:, 1] + 12) / 3, 0, 1) * (points[:, 2] > 1) * head
-    out = {"jawOpen": points + lower[:, None] * (turned(points, 0, JAW_ANGLE, HINGE) - points)}
+    out = {"jawOpen": points + lower[:, None] * (rotate_about(points, 0, JAW_ANGLE, HINGE) - points)}
     out["jawOpen"][:, 0] += 0.05 * lower * points[:, 0]
     signs = {"Up": (0, -1), "Down": (0, 1), "Out": (1, 1), "In": (1, -1)}
     for name in EYE_SHAPES:
@@ -87,12 +87,12 @@ def shapes(points: np.ndarray) -> dict[str, np.ndarray]:
         axis, sign = signs[direction]
         sign *= 1 if is_left or axis == 0 else -1
         moved = points.copy()
-        moved[list(ball)] = turned(points[list(ball)], axis, sign * EYE_ANGLE, np.asarray(centre))
+        moved[list(ball)] = rotate_about(points[list(ball)], axis, sign * EYE_ANGLE, np.asarray(centre))
         if axis == 0:  # the lids follow
             near = np.exp(-((points[:, :2] - np.asarray(centre)[:2]) ** 2).sum(1)) * head * (points[:, 2] > 0)
             moved[:, 1] -= 0.3 * sign * near
         out[name] = moved
-    for number, name in enumerate(PLAIN):
+    for number, name in enumerate(EXPRESSION_SHAPES):
         out[name] = points + np.sin(points + number) * 0.1
     return out
 

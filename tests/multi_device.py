@@ -16,7 +16,7 @@ import numpy as np
 DEVICES = 4
 
 
-def shared_programs() -> float:
+def sharded_programs() -> float:
     """Compare any program over photos: five photos, which four devices cannot divide evenly, and several batch axes."""
     from fitting.sharding import sharded_map, sharded_program
 
@@ -48,7 +48,7 @@ def algorithm_2() -> float:
     return float(jnp.abs(sharded.vertices - jax.device_put(single.vertices, sharded.vertices.sharding)).max())
 
 
-CHECKS = {"shared programs": shared_programs, "algorithm 2": algorithm_2}
+CHECKS = {"sharded programs": sharded_programs, "algorithm 2": algorithm_2}
 
 if __name__ == "__main__":
     jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -87,38 +87,41 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def remembered() -> dict:
+def cached_results() -> dict:
     """Results of the slow functions by their inputs: the pages fit the same photo with the same head."""
     return {}
 
 
 @pytest.fixture
-def small_sizes(folder, remembered, monkeypatch) -> None:
-    """Run in the folder, with fits and samplers of few steps; what the pages write is otherwise run as it stands."""
+def quick_runs(folder, cached_results, monkeypatch) -> None:
+    """Run in the folder, with few steps in fits and samplers; otherwise the pages' code runs unchanged."""
 
-    def remember(module, name, key, **changes):
+    def cache_results(module, name, key, **changes):
         function = getattr(module, name)
 
         def call(*args, **options):
             inputs = (name, *key(*args, **options))
-            if inputs not in remembered:
-                remembered[inputs] = function(*args, **(options | changes))
-            return remembered[inputs]
+            if inputs not in cached_results:
+                cached_results[inputs] = function(*args, **(options | changes))
+            return cached_results[inputs]
 
         monkeypatch.setattr(module, name, call)
 
-    def photo(observation):
+    def photo_key(observation):
         return observation.image.shape, float(jnp.sum(observation.image)), float(jnp.sum(observation.occlusion_mask))
 
-    def drawn(vae, model, fit, observation, key, num_samples, config=None):
-        return model.head.num_betas, *photo(observation)
+    def fit_key(model, observation):
+        return model.head.num_betas, *photo_key(observation)
+
+    def diversify_key(vae, model, fit, observation, key, num_samples, config=None):
+        return model.head.num_betas, *photo_key(observation)
 
     few_steps = sampling.DiversifyConfig(iterations=4)
-    remember(fitting, "load_local_model", lambda head: (head.name, head.num_betas))
-    remember(fitting, "prepare", lambda head, local: (head.name, local.num_shape, local.num_betas))
-    remember(fitting, "auto_masks", lambda head, observation: (head.name, *photo(observation)))
-    remember(fitting, "fit", lambda model, observation: (model.head.num_betas, *photo(observation)), config=SHORT_FIT)
-    remember(sampling, "diversify", drawn, num_samples=4, config=few_steps)
+    cache_results(fitting, "load_local_model", lambda head: (head.name, head.num_betas))
+    cache_results(fitting, "prepare", lambda head, local: (head.name, local.num_shape, local.num_betas))
+    cache_results(fitting, "auto_masks", lambda head, observation: (head.name, *photo_key(observation)))
+    cache_results(fitting, "fit", fit_key, config=SHORT_FIT)
+    cache_results(sampling, "diversify", diversify_key, num_samples=4, config=few_steps)
     monkeypatch.chdir(folder)
 
 
@@ -131,13 +134,13 @@ def run_blocks(page: Path, slow: bool) -> dict:
     return variables
 
 
-def with_python(slow: bool) -> list[Path]:
+def pages_with_python(slow: bool) -> list[Path]:
     """Return the pages with Python blocks, or with slow ones."""
     return [page for page in PAGES if any(b.language == "python" and (b.slow or not slow) for b in blocks(page))]
 
 
-@pytest.mark.parametrize("page", with_python(slow=False), ids=page_name)
-def test_python_blocks_run(page, small_sizes):
+@pytest.mark.parametrize("page", pages_with_python(slow=False), ids=page_name)
+def test_python_blocks_run(page, quick_runs):
     variables = run_blocks(page, slow=False)
     check = CHECKS.get(page.stem)
     if check is not None:
@@ -145,8 +148,8 @@ def test_python_blocks_run(page, small_sizes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", with_python(slow=True), ids=page_name)
-def test_slow_python_blocks_run(page, small_sizes):
+@pytest.mark.parametrize("page", pages_with_python(slow=True), ids=page_name)
+def test_slow_python_blocks_run(page, quick_runs):
     run_blocks(page, slow=True)
 
 
@@ -182,7 +185,7 @@ CHECKS = {
     "own-head-model": check_head_model,
     "read-results": check_results,
 }
-"""What the blocks of a page must have reached."""
+"""Page -> check of the variables after its blocks have run."""
 
 
 class Parsed(BaseException):
@@ -250,9 +253,9 @@ def sentences(page: Path) -> list[str]:
 
 
 def test_sentences_of_instructions_are_short():
-    every = [(page_name(page), part) for page in PAGES for part in sentences(page)]
-    long = [(name, part) for name, part in every if len(part.split()) > LONG_SENTENCE]
-    assert len(long) <= LONG_SHARE * len(every), long
+    all_sentences = [(page_name(page), part) for page in PAGES for part in sentences(page)]
+    long = [(name, part) for name, part in all_sentences if len(part.split()) > LONG_SENTENCE]
+    assert len(long) <= LONG_SHARE * len(all_sentences), long
 
 
 def test_the_version_is_the_same_everywhere():

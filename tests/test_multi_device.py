@@ -14,7 +14,7 @@ from tests.multi_device import DEVICES
 @pytest.mark.parametrize(
     "tolerances",
     [
-        pytest.param({"shared programs": 1e-6}, id="quick"),
+        pytest.param({"sharded programs": 1e-6}, id="quick"),
         pytest.param({"algorithm 2": 5e-5}, id="full", marks=pytest.mark.slow),
     ],
 )

@@ -92,8 +92,8 @@ def test_files_are_short():
 def surface() -> str:
     """Returns each package's `__all__`, one name per line, with argument names; those with defaults end in `=`."""
     lines = []
-    inner = ("head", "io", "metrics", "rendering")
-    for package in (*PACKAGES, *(f"flamejax.{name}" for name in inner), "experiments.training"):
+    subpackages = ("head", "io", "metrics", "rendering")
+    for package in (*PACKAGES, *(f"flamejax.{name}" for name in subpackages), "experiments.training"):
         module = importlib.import_module(package)
         for name in sorted(getattr(module, "__all__", ())):
             lines.append(f"{package}.{name}{_arguments(getattr(module, name))}")
@@ -109,7 +109,7 @@ def _arguments(member: object) -> str:
     if parameters is None:
         return ""
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    names = (f"{stars.get(one.kind, '')}{one.name}{'' if one.default is one.empty else '='}" for one in parameters)
+    names = (f"{stars.get(each.kind, '')}{each.name}{'' if each.default is each.empty else '='}" for each in parameters)
     return f"({', '.join(names)})"
 
 

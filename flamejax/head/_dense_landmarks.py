@@ -34,7 +34,7 @@ _SHAPES = {
 
 
 def geometry_hash(head: HeadModel) -> str:
-    """Returns the sha256 (hex) of a head's geometry: template, triangles, blend shapes, correctives, skinning."""
+    """Returns the sha256 (hex) of a head's geometry: template, triangles, blend shapes, joints, skinning."""
     digest = hashlib.sha256()
     # NumPy views of the basis: the head's properties would compile and copy.
     basis, components = np.asarray(head.basis), head.joint_dirs.shape[-1]
@@ -85,7 +85,7 @@ def load_dense_landmarks(head: HeadModel, path: str | os.PathLike[str] | None = 
         raise HeadFileError(
             f"{file}: measured on the head '{measured}' (geometry {str(arrays['head_hash'])[:12]}), "
             f"not on this '{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). "
-            "Make them with: flamejax calibrate-landmarks --head FILE --output FILE"
+            "Measure them with: flamejax calibrate-landmarks --head FILE --output FILE"
         )
     _check(file, arrays, len(head.faces))
     return DenseLandmarks(
@@ -100,6 +100,8 @@ def dense_landmarks(head: HeadModel, dense: DenseLandmarks, params: HeadParams) 
     """Compute MediaPipe's 468 points of a posed head, from only the vertices that they need.
 
     Args:
+      head: the model.
+      dense: positions of the points on the head.
       params: batch axes (*b,).
 
     Returns:

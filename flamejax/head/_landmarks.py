@@ -34,7 +34,11 @@ def contour_bin(params: HeadParams) -> Array:
 
 
 def landmark_triangles(head: HeadModel, params: HeadParams) -> tuple[Array, Array]:
-    """Returns the triangles' vertices (*b, 68, 3) int32 and barycentrics (*b, 68, 3) of the landmarks at this pose."""
+    """Returns the triangles' vertices (*b, 68, 3) int32 and barycentrics (*b, 68, 3) of the landmarks at this pose.
+
+    Raises:
+      ValueError: the head has no landmarks.
+    """
     embedding = head.landmark_embedding
     if not len(embedding.face):
         raise ValueError(f"the head '{head.name}' has no landmarks: give `HeadModel.from_arrays` a landmark_embedding.")

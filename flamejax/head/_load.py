@@ -9,8 +9,8 @@ from flamejax.head._dense_landmarks import with_dense_landmarks
 from flamejax.head.formats import FlameFiles, open_head_path, read_head
 from flamejax.head.model import HeadModel, LandmarkEmbedding
 
-ALBEDO_STEP = 127.0
-"""The open head's albedo basis is stored as int8: 127 stands for one `albedo_scale`."""
+ALBEDO_INT8_MAX = 127.0
+"""Albedo bases are stored as int8: 127 stands for one `albedo_scale`."""
 
 
 def load_head(
@@ -42,7 +42,7 @@ def load_head(
 def _build_head(arrays: dict[str, np.ndarray]) -> HeadModel:
     """Build the model from the arrays of `read_head`."""
     basis = _to_float32(arrays["albedo_basis"])
-    basis *= (_to_float32(arrays["albedo_scale"]) / ALBEDO_STEP)[:, None, None, None]
+    basis *= (_to_float32(arrays["albedo_scale"]) / ALBEDO_INT8_MAX)[:, None, None, None]
     mean, kind = _to_float32(arrays["albedo_mean"]), arrays["albedo_mean"].dtype.kind
     return HeadModel.from_arrays(
         _to_float32(arrays["v_template"]),

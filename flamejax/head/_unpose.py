@@ -51,7 +51,7 @@ def unpose(head: HeadModel, vertices: Array, params: HeadParams, joints: Array |
 
 
 def unposed_planes(head: HeadModel, planes: Array, rotations: Array, joints: Array, transl: Array) -> Array:
-    """Compute `unpose` of coordinate planes (*b, 3, V) -> (*b, 3, V), with rotation matrices (*b, 5, 3, 3)."""
+    """Compute `unpose` in the layout (*b, 3, V) -> (*b, 3, V), with rotation matrices (*b, 5, 3, 3)."""
     rotation, offset = joint_transforms(rotations, joints, head.parents)
     inverse, translation = _inverse_transforms(head, rotation, offset, transl)
     correctives = blend(head.basis[head.joint_dirs.shape[-1] :], pose_feature(rotations))
@@ -81,12 +81,13 @@ def unposed_jacobian(
     descends = jnp.asarray(_descendants(head.parents), planes.dtype)
     weights = head.lbs_weights.T
     carried_weights = jnp.matmul(descends, weights, precision=HIGHEST)
-    # Weighted vertices that each joint carries, relative to the joint; (5, 3, V).
+    # Lever arms: weighted vertices that each joint carries, relative to the joint; (5, 3, V).
     parts = weights[:, None] * (jnp.einsum("kij,jv->kiv", rotation, corrected, precision=HIGHEST) + offset[..., None])
-    arms = jnp.einsum("kj,jiv->kiv", descends, parts, precision=HIGHEST)
-    arms = arms - positions[..., None] * carried_weights[:, None]
+    lever_arms = jnp.einsum("kj,jiv->kiv", descends, parts, precision=HIGHEST)
+    lever_arms = lever_arms - positions[..., None] * carried_weights[:, None]
     axes = jnp.swapaxes(rotation, -1, -2)[..., None]  # (5, 3, 3, 1): three axes per joint, in the world
-    by_rotation = jnp.cross(jnp.broadcast_to(arms[:, None], (5, 3, *arms.shape[1:])), axes, axis=-2).reshape(15, 3, -1)
+    by_rotation = jnp.cross(jnp.broadcast_to(lever_arms[:, None], (5, 3, *lever_arms.shape[1:])), axes, axis=-2)
+    by_rotation = by_rotation.reshape(15, 3, -1)
     by_translation = -jnp.broadcast_to(jnp.eye(3)[..., None], (3, *planes.shape))
     slide = jnp.swapaxes(rotation[1:] - rotation[np.array(head.parents[1:])], -1, -2).reshape(12, 3, 1)
     by_joint = slide * jnp.repeat(carried_weights[1:], 3, axis=0)[:, None]

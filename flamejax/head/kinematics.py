@@ -24,10 +24,10 @@ def blend(basis: Array, coefficients: Array) -> Array:
     return out.reshape(*coefficients.shape[:-1], *basis.shape[1:])
 
 
-def add(lower: Array, higher: Array) -> Array:
+def add(first: Array, second: Array) -> Array:
     """Add with explicit broadcasting over missing leading axes, since rank promotion may be an error."""
-    rank = max(lower.ndim, higher.ndim)
-    return jnp.expand_dims(lower, range(rank - lower.ndim)) + jnp.expand_dims(higher, range(rank - higher.ndim))
+    rank = max(first.ndim, second.ndim)
+    return jnp.expand_dims(first, range(rank - first.ndim)) + jnp.expand_dims(second, range(rank - second.ndim))
 
 
 def shaped_joints(head: HeadModel, coefficients: Array, first: int = 0, start: Array | None = None) -> Array:

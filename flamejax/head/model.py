@@ -17,7 +17,7 @@ from flamejax.head.formats import write_head
 from flamejax.head.regions import REGION_NAMES, guess_regions
 
 SLIDING_SPREAD = 0.05
-"""Spread above which a point slides on the surface when the head turns, as contour points do."""
+"""Outer-eye distances: points with a larger spread slide on the surface when the head turns, as contour points do."""
 PARENTS = (-1, 0, 1, 1, 1)
 JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
 
@@ -58,7 +58,7 @@ class LandmarkEmbedding:
             jnp.asarray(_checked("contour_barycentric", contour_barycentric, np.zeros(0, np.float32), rows, 17, 3)),
         )
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns the arrays under the names of flamejax's format."""
         names = ("landmark_face", "landmark_barycentric", "contour_face", "contour_barycentric")
         return {name: np.asarray(value) for name, value in zip(names, vars(self).values(), strict=True)}
@@ -107,7 +107,7 @@ class HeadModel:
     """(F, 3) int32, counter-clockwise seen from outside."""
     basis: Array
     """(S + E + 9 (K - 1), 3, V) metres: identity, expression and pose correctives as one matrix, one plane per
-    coordinate, in the layout that `vertices` multiplies. `shapedirs` and `posedirs` are its parts in FLAME's layout."""
+    coordinate, in the layout that `vertices` multiplies. `shapedirs` and `posedirs` are its parts in smplx's layout."""
     J_regressor: Array
     """(K, V) joints from vertices."""
     lbs_weights: Array
@@ -170,7 +170,7 @@ class HeadModel:
           faces: (F, 3) integers, counter-clockwise seen from outside.
           shapedirs: (V, 3, S + E) metres per standard deviation, identity first; no components by default.
           num_betas: S; by default all of `shapedirs` are identity and there is no expression.
-          posedirs: (36, 3 V) in FLAME's layout; no pose correctives by default.
+          posedirs: (36, 3 V) in smplx's layout (FLAME's files: (V, 3, 36)); no pose correctives by default.
           J_regressor: (5, V); by default all joints are at the mean of the template's vertices.
           lbs_weights: (V, 5), rows that sum to 1; by default all vertices are bound to the root: one rigid head.
           parents: parents of the five joints, FLAME's by default.
@@ -239,7 +239,7 @@ class HeadModel:
         names = sorted(self.regions)
         arrays = {
             **{name: getattr(self, name) for name in _SAVED},
-            **self.landmark_embedding.arrays(),
+            **self.landmark_embedding.to_arrays(),
             "region_names": names,
             "region_masks": np.stack([self.regions[name] for name in names]),
             "albedo_scale": np.full(len(self.albedo_basis), 127, np.float32),  # a float basis is stored unscaled
@@ -314,4 +314,4 @@ def _complete_regions(
     if not len(embedding.face):
         return {name: np.full(len(template), name == "face") for name in REGION_NAMES} | known
     geometry = {"v_template": template, "faces": faces, "lbs_weights": weights}
-    return guess_regions(geometry | embedding.arrays()) | known
+    return guess_regions(geometry | embedding.to_arrays()) | known

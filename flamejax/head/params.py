@@ -50,7 +50,7 @@ class HeadParams:
           values: any of this class's fields, as NumPy, JAX or torch arrays (*b, n); missing ones are zero.
 
         Raises:
-          ValueError: a name is no field, batch axes differ, or there are more coefficients than the head has.
+          ValueError: no values are given, a name is no field, batch axes differ, or an array has a wrong width.
         """
         widths = {"betas": head.num_betas, "expression": head.num_expression}
         arrays = {name: _numpy(value) for name, value in values.items()}

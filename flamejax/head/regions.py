@@ -1,6 +1,6 @@
 """Estimated region masks for models without their own, from the 68 landmarks, the skinning and the mesh boundary.
 
-They roughly match FLAME's 14 masks: good enough to tell skin from eyes and hair, not to cut out a nose.
+They roughly match FLAME's 14 masks. That is enough to tell skin from eyes and hair, but not to cut out a nose.
 """
 
 from collections.abc import Mapping

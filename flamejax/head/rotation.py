@@ -42,7 +42,7 @@ def axis_angle(matrix: Array) -> Array:
       matrix: (*b, 3, 3) rotations.
 
     Returns:
-      (*b, 3) radians. It goes through the quaternion's largest component, so it is exact near angles of 0 and pi.
+      (*b, 3) radians. It goes through the quaternion's largest component, so it is accurate near angles of 0 and pi.
     """
     m = [[matrix[..., i, j] for j in range(3)] for i in range(3)]
     trace = m[0][0] + m[1][1] + m[2][2]

@@ -28,7 +28,7 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
     is converted to sRGB; transparent parts are composited over mid grey; of an animation only the first frame is read.
 
     Args:
-        path: a file of any image_format Pillow reads (JPEG, PNG, WebP, TIFF, BMP, ...).
+        path: a file of any format that Pillow reads (JPEG, PNG, WebP, TIFF, BMP, ...).
 
     Returns:
         (H, W, 3) float32 sRGB values in [0, 1].

@@ -142,7 +142,7 @@ def write_ply(path: str | os.PathLike, mesh: TexturedMesh) -> None:
 
 
 def vertex_colours(mesh: TexturedMesh) -> np.ndarray | None:
-    """Returns (V, 3) uint8: the texel at one UV coordinate of each vertex (black if unused), or None."""
+    """Returns (V, 3) uint8: the texel at one UV coordinate of each vertex (black if unused). None without texture."""
     if mesh.texture is None or mesh.uv is None or mesh.uv_faces is None:
         return None
     texture = _to_uint8(mesh.texture)
@@ -183,7 +183,7 @@ def _png(texture: np.ndarray) -> bytes:
 
 
 def _to_uint8(texture: np.ndarray) -> np.ndarray:
-    """(Ht, Wt, 3) uint8."""
+    """Convert a texture (Ht, Wt, 3) to uint8; floats are clipped to [0, 1], and NaN becomes 0."""
     if texture.dtype == np.uint8:
         return texture
     return np.round(np.clip(np.nan_to_num(texture.astype(np.float32)), 0.0, 1.0) * 255.0).astype(np.uint8)

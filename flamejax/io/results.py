@@ -204,7 +204,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ResultError(f"{path}: cannot be read ({error}). {_remedy(path)}") from error
     if not isinstance(record, dict):
-        raise ResultError(f"{path}: not a record of flamejax. {_remedy(path)}")
+        raise ResultError(f"{path}: not a JSON object. {_remedy(path)}")
     return record
 
 
@@ -326,15 +326,15 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         return read_npz(path)
     except HeadFileError as error:
         # `HeadFileError` advises to fetch the file again, which does not apply to results.
-        reason = "no such file" if not path.is_file() else "damaged_file_error"
+        reason = "no such file" if not path.is_file() else "damaged"
         raise ResultError(f"{path}: {reason}. {_remedy(path)}") from error
 
 
 def _checked_array(arrays: dict[str, np.ndarray], name: str, shape: tuple[int | None, ...], path: Path) -> jax.Array:
     """Returns a checked array as float32: finite numbers of the given shape, where None stands for any length."""
     array = arrays.get(name)
-    numbers = array is not None and array.dtype.kind in "fiub" and array.ndim == len(shape)
-    if array is None or not numbers or any(m not in (n, None) for n, m in zip(array.shape, shape, strict=True)):
+    is_numeric = array is not None and array.dtype.kind in "fiub" and array.ndim == len(shape)
+    if array is None or not is_numeric or any(m not in (n, None) for n, m in zip(array.shape, shape, strict=True)):
         actual = "missing" if array is None else f"{array.dtype} {array.shape}"
         expected = f"({', '.join('N' if m is None else str(m) for m in shape)}{',' * (len(shape) == 1)})"
         raise ResultError(f"{path}: {name!r} is {actual}, not numbers of shape {expected}. {_remedy(path)}")

@@ -23,7 +23,7 @@ def fit_npz(fit: Fit, model: FittedModel, head: HeadIdentity, exact: bool, local
     Args:
         fit: without batch axes.
         model: the fitted model. The file's `betas` and `expression` are those of its head without local models.
-        exact: whether these alone reproduce the vertices.
+        exact: whether the head without local models reproduces the vertices from these parameters.
         local_model: identity of the local models that the coefficients `local` belong to.
     """
     arrays = _param_arrays(model.global_params(fit.params))

@@ -35,7 +35,8 @@ MIN_CROP_POINTS = 100
 MAX_ALIGNMENT_POINTS = 10_000
 """Evenly spaced points of the crop that refine the alignment; distances are measured for all points."""
 MAX_ITERATIONS, RELATIVE_TOLERANCE, TOLERANCE_MM = 40, 1e-5, 1e-4
-"""The refinement stops when the RMS distance decreases by less than this share, or is this small."""
+"""The refinement stops after this many iterations, when the RMS distance decreases by less than this share, or when it
+is this small."""
 MAX_EDGE_MM = 4.0
 """Larger triangles are subdivided for the closest-point search."""
 INITIAL_NEIGHBOURS = 8
@@ -117,11 +118,11 @@ def _check_landmarks(*landmark_sets: np.ndarray) -> None:
             raise ValueError(f"there are {len(marks)} landmarks, not the {len(LANDMARKS)} of NoW's protocol.")
         spread = np.linalg.svd(marks - marks.mean(axis=0), compute_uv=False)
         if spread[1] <= 1e-3 * spread[0]:
-            raise ValueError("the landmarks lie on one line, or at one point: they place nothing.")
+            raise ValueError("the landmarks lie on one line, or at one point: they determine no alignment.")
 
 
 class ClosestPointSurface:
-    """A triangle mesh, millimetres, that answers closest-point queries. Edges are split up to `max_edge`."""
+    """A triangle mesh, millimetres, for closest-point queries. Edges are split to at most `max_edge`."""
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray, max_edge: float):
         faces = np.asarray(faces)

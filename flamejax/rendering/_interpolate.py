@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flamejax._checks import check_shape
-from flamejax.rendering._rasterize import Fragments, materialize, pick_rows
+from flamejax.rendering._rasterize import Fragments, gather_rows, materialize
 
 
 @jax.jit
@@ -26,7 +26,7 @@ def interpolate(attributes: Array, faces: Array, fragments: Fragments) -> Array:
     check_shape("attributes", attributes, "N", "C")
     check_shape("faces", faces, "F", 3, batched=False)
     corners = jnp.take(attributes, faces, axis=-2)
-    corners = pick_rows(corners.reshape(*corners.shape[:-2], -1), fragments.face_index)
+    corners = gather_rows(corners.reshape(*corners.shape[:-2], -1), fragments.face_index)
     weights, channels = [fragments.barycentric[..., k] for k in range(3)], attributes.shape[-1]
     # Channel by channel, as in `fragment_geometry`.
     return materialize(

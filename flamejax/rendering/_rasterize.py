@@ -81,7 +81,7 @@ def fragment_geometry(screen: Array, faces: Array, face_index: Array, *, perspec
       barycentric (*b, H, W, 3) and depth (*b, H, W), as in `Fragments`.
     """
     planes, origins, depths = _barycentric_planes(screen, faces, perspective)
-    plane, origin = pick_rows(planes, face_index), pick_rows(origins, face_index)
+    plane, origin = gather_rows(planes, face_index), gather_rows(origins, face_index)
     x, y = pixel_centres(*face_index.shape[-2:])
     right = jnp.broadcast_to(x, face_index.shape) - origin[..., 0]
     down = jnp.broadcast_to(y, face_index.shape) - origin[..., 1]
@@ -93,7 +93,7 @@ def fragment_geometry(screen: Array, faces: Array, face_index: Array, *, perspec
         depth = 1.0 / total
         return materialize(jnp.stack([w * depth for w in weights], axis=-1)), jnp.where(covered, depth, jnp.inf)
     barycentric = materialize(jnp.stack(weights, axis=-1))
-    corners = pick_rows(depths, face_index)
+    corners = gather_rows(depths, face_index)
     depth = (
         barycentric[..., 0] * corners[..., 0]
         + barycentric[..., 1] * corners[..., 1]
@@ -123,7 +123,7 @@ def _barycentric_planes(screen: Array, faces: Array, perspective: bool) -> tuple
     return jnp.concatenate([value * scale, (y1 - y2) * scale, (x2 - x1) * scale], axis=-1), origin, z
 
 
-def pick_rows(rows: Array, face_index: Array) -> Array:
+def gather_rows(rows: Array, face_index: Array) -> Array:
     """Gather each pixel's row of a per-triangle table, zero in empty pixels. Reads and gradient writes are contiguous.
 
     rows (*b, F, C) or (F, C), face_index (*b, H, W) -> (*b, H, W, C).

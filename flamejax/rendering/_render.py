@@ -42,7 +42,7 @@ def render_mesh(
       vertices: (*b, V, 3) world metres.
       faces: (F, 3) int32, counter-clockwise seen from outside.
       attributes: (*b, N, C) or (N, C) for the whole batch: any vertex attributes, such as colours or texture
-        coordinates. None if the shader needs only normals.
+        coordinates. None if the shader needs only normals, which it then receives in their place too.
       camera: batch axes (*b,).
       size: (H, W) pixels.
       shade: computes colours from the interpolated values, see `Shader`. By default the attributes are the colours;

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-BANDS = 9
+NUM_HARMONICS = 9
 CLAY_LAMP, CLAY_GREY = (0.298, 0.447, 0.844), 0.78
 """Direction to the lamp, a unit vector in the world, and albedo of `clay`."""
 AMBIENT = math.sqrt(4.0 * math.pi)
@@ -26,7 +26,7 @@ def sh_basis(normals: Array) -> Array:
         math.sqrt(5 / (16 * math.pi)),
         math.sqrt(15 / (16 * math.pi)),
     )
-    bands = (
+    harmonics = (
         jnp.full_like(x, first),
         second * y,
         second * z,
@@ -37,12 +37,12 @@ def sh_basis(normals: Array) -> Array:
         third * x * z,
         fifth * (x * x - y * y),
     )
-    return jnp.stack(bands, axis=-1)
+    return jnp.stack(harmonics, axis=-1)
 
 
 def ambient_light(batch: tuple[int, ...] = ()) -> Array:
     """Returns white light of intensity 1 from all directions, (*batch, 9, 3): the start of a fit."""
-    return jnp.zeros((*batch, BANDS, 3)).at[..., 0, :].set(AMBIENT)
+    return jnp.zeros((*batch, NUM_HARMONICS, 3)).at[..., 0, :].set(AMBIENT)
 
 
 @jax.jit
@@ -53,7 +53,7 @@ def shade(normals: Array, light: Array) -> Array:
     like the albedo.
     """
     batch = light.shape[:-2]
-    basis = sh_basis(normals).reshape(*batch, -1, BANDS)
+    basis = sh_basis(normals).reshape(*batch, -1, NUM_HARMONICS)
     return jnp.matmul(basis, light, precision=jax.lax.Precision.HIGHEST).reshape(normals.shape)
 
 

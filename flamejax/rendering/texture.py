@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flamejax.rendering._rasterize import Fragments, pick_rows
+from flamejax.rendering._rasterize import Fragments, gather_rows
 
 Wrap = Literal["clamp", "repeat", "mirror"]
 
@@ -76,7 +76,7 @@ def mip_level(
     texels = doubled_area(uv[uv_faces]) * (texture_size[0] * texture_size[1])
     pixels = doubled_area(jnp.take(screen[..., :2], faces, axis=-2))
     ratio = jnp.broadcast_to(texels, pixels.shape) / jnp.maximum(pixels, 1e-6)
-    return pick_rows(0.5 * jnp.log2(jnp.maximum(ratio, 1.0))[..., None], fragments.face_index)[..., 0]
+    return gather_rows(0.5 * jnp.log2(jnp.maximum(ratio, 1.0))[..., None], fragments.face_index)[..., 0]
 
 
 def _bilinear(

@@ -57,7 +57,7 @@ def _visibility_function(size: tuple[int, int], perspective: bool, cull: bool, n
 def _visible_batch(
     screen: Array, faces: Array, size: tuple[int, int], perspective: bool, cull: bool, near: float
 ) -> Array:
-    """screen (B, V, 3) -> (B, H, W) int32."""
+    """Returns `visible_faces` for a flat batch: screen (B, V, 3) -> (B, H, W) int32."""
     height, width = size
     if faces.shape[0] == 0 or screen.shape[0] == 0:
         return jnp.full((screen.shape[0], *size), -1, jnp.int32)

@@ -13,7 +13,7 @@ import flamejax
 from flamejax.rendering import antialias, composite, interpolate, opposite_vertices, rasterize
 from tests.gradients import check_gradients
 
-SIZE, FINER = 48, 16
+SIZE, SUPERSAMPLING = 48, 16
 
 
 def sphere(level=3):
@@ -26,21 +26,21 @@ def smooth_colours(verts):
     return jnp.stack(waves, axis=-1)
 
 
-def project(verts, pose, finer=1):
+def project(verts, pose, factor=1):
     """Project orthographically. pose: x, y, scale, roll."""
     x = SIZE / 2 + pose[0] + pose[2] * (jnp.cos(pose[3]) * verts[:, 0] - jnp.sin(pose[3]) * verts[:, 1])
     y = SIZE / 2 + pose[1] - pose[2] * (jnp.sin(pose[3]) * verts[:, 0] + jnp.cos(pose[3]) * verts[:, 1])
-    return jnp.stack([x * finer, y * finer, 5 - verts[:, 2]], -1)
+    return jnp.stack([x * factor, y * factor, 5 - verts[:, 2]], -1)
 
 
-def picture(verts, faces, pose, how, near=1e-3):
-    finer = {"supersampled": FINER, "half as fine": FINER // 2}.get(how, 1)
-    screen, size = project(verts, pose, finer), (SIZE * finer, SIZE * finer)
+def picture(verts, faces, pose, method, near=1e-3):
+    factor = {"supersampled": SUPERSAMPLING, "half supersampled": SUPERSAMPLING // 2}.get(method, 1)
+    screen, size = project(verts, pose, factor), (SIZE * factor, SIZE * factor)
     fragments = rasterize(screen, faces, size, perspective=False, cull=True)
     image = interpolate(smooth_colours(verts), faces, fragments)
-    if how == "antialiased":
+    if method == "antialiased":
         return antialias(image, fragments, screen, faces, perspective=False, cull=True, near=near)
-    return image.reshape(SIZE, finer, SIZE, finer, 3).mean((1, 3))
+    return image.reshape(SIZE, factor, SIZE, factor, 3).mean((1, 3))
 
 
 def cosine(a, b):
@@ -51,10 +51,10 @@ def gradients(verts, faces, pose, target_pose):
     """Gradients of an image loss in the pose: supersampled finite differences, antialiased, plain."""
     target = picture(verts, faces, target_pose, "supersampled")
 
-    def loss(pose, how):
-        return jnp.mean((picture(verts, faces, pose, how) - target) ** 2)
+    def loss(pose, method):
+        return jnp.mean((picture(verts, faces, pose, method) - target) ** 2)
 
-    value, slope = jax.jit(loss, static_argnames="how"), jax.jit(jax.grad(loss), static_argnames="how")
+    value, slope = jax.jit(loss, static_argnames="method"), jax.jit(jax.grad(loss), static_argnames="method")
     steps = np.diag([0.25, 0.25, 0.25, 0.02]).astype(np.float32)
     reference = [(value(pose + s, "supersampled") - value(pose - s, "supersampled")) / (2 * s.sum()) for s in steps]
     return np.array(reference), np.asarray(slope(pose, "antialiased")), np.asarray(slope(pose, "plain"))
@@ -80,7 +80,7 @@ def test_gradients_equal_those_of_a_supersampled_image(mesh):
 def test_antialiased_images_are_closer_to_supersampled_ones():
     (verts, faces), pose = sphere(), jnp.asarray([0.3, 0.2, 16.0, 0.1])
     draw = jax.jit(picture, static_argnums=3)
-    fine, smooth, plain = (draw(verts, faces, pose, how) for how in ("half as fine", "antialiased", "plain"))
+    fine, smooth, plain = (draw(verts, faces, pose, method) for method in ("half supersampled", "antialiased", "plain"))
     assert np.abs(smooth - fine).mean() < 0.25 * np.abs(plain - fine).mean()
 
 

@@ -14,7 +14,7 @@ from tests import flame_format
 from tests.flame_format import SMALL
 from tests.heads import random_params
 
-BETAS = FlameFiles(num_betas=SMALL["betas"])
+SMALL_FLAME = FlameFiles(num_betas=SMALL["betas"])
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def load(path, **changes):
-    return flamejax.load_head(path, flame=dataclasses.replace(BETAS, **changes))
+    return flamejax.load_head(path, flame=dataclasses.replace(SMALL_FLAME, **changes))
 
 
 @pytest.mark.parametrize("protocol", [0, 2])
@@ -150,7 +150,7 @@ def test_an_npz_equals_the_pickle(folder):
 
 def test_writing_and_reading_preserves_all_arrays(folder, tmp_path):
     flame_format.write_texture(folder, 16, 6, SMALL["triangles"])
-    arrays = read_head(folder / "generic_model.pkl", BETAS)
+    arrays = read_head(folder / "generic_model.pkl", SMALL_FLAME)
     write_head(tmp_path / "mine.npz", arrays)
     head, again = load(folder / "generic_model.pkl"), flamejax.load_head(tmp_path / "mine.npz")
     assert (head.name, head.version, head.licence, head.num_betas) == (
@@ -187,7 +187,7 @@ def test_wrong_models_raise_with_the_reason(folder, case):
     model = flame_format.synthetic_flame(0, **SMALL)
     model = {name: value for name, value in {**model, **change(model)}.items() if value is not None}
     flame_format.write_model(folder / "generic_model.pkl", model, chumpy=False)
-    flame = None if case == "other components" else BETAS
+    flame = None if case == "other components" else SMALL_FLAME
     with pytest.raises(HeadFileError, match=message):
         flamejax.load_head(folder / "generic_model.pkl", flame=flame)
 
@@ -222,7 +222,7 @@ def test_truncated_and_unrelated_files_raise(folder, tmp_path):
         load(path)
     for name in ("head.obj", "head.txt"):
         (tmp_path / name).write_text("v 0 0 0")
-        with pytest.raises(HeadFileError, match="no form of head model"):
+        with pytest.raises(HeadFileError, match="not a format of head models"):
             load(tmp_path / name)
 
 

@@ -26,9 +26,9 @@ def test_the_fuzzer_notices_misbehaviour():
     script = """
 import sys, tests.fuzz_head_files as fuzz
 from pathlib import Path
-watch = fuzz.Watch()
+hook = fuzz.AuditHook()
 def read(action):
-    return fuzz.read_once(fuzz.FuzzSource(Path("x"), action), watch)
+    return fuzz.read_once(fuzz.FuzzSource(Path("x"), action), hook)
 print(read(lambda: None), read(lambda: 1 / 0), read(lambda: __import__("os").system("true")), sep="|")
 fuzz.limit_memory()
 print(read(lambda: bytearray(2**30 + 2**28)))

@@ -117,7 +117,7 @@ def test_shaped_identity_can_be_reused_over_poses(head):
     )
 
 
-def test_head_at_some_vertices_equals_the_full_head_there(head):
+def test_selected_vertices_equal_those_of_the_full_head(head):
     params, index = random_params(head, seed=4, batch=(2,)), jnp.asarray([5, 0, 77, 5])
     few = flamejax.vertices(select_vertices(head, index), params)
     chex.assert_trees_all_close(few, flamejax.vertices(head, params)[:, index], atol=1e-6)
@@ -136,7 +136,7 @@ def test_shapedirs_and_posedirs_are_parts_of_the_basis(head):
 
 
 @pytest.mark.parametrize("few_vertices", [0, 10_000])
-def test_gradients_in_the_head_equal_finite_differences(head, few_vertices, monkeypatch):
+def test_gradients_in_the_models_arrays_equal_finite_differences(head, few_vertices, monkeypatch):
     monkeypatch.setattr(blend_skin, "FEW_VERTICES", few_vertices)
     params = random_params(head, seed=6, batch=(3,))
     names = ("v_template", "basis", "lbs_weights", "joint_template", "joint_dirs")

@@ -48,7 +48,7 @@ def test_parts_units_and_components(head, written):
     for number in range(3):
         betas = jnp.zeros(3).at[number].set(1.0)
         np.testing.assert_allclose(posed(head, betas=betas), shape(written, f"identity{number:03d}"), atol=2e-6)
-    for number, name in enumerate(ict_format.PLAIN):
+    for number, name in enumerate(ict_format.EXPRESSION_SHAPES):
         expression = jnp.zeros(2).at[number].set(1.0)
         np.testing.assert_allclose(posed(head, expression=expression), shape(written, name), atol=2e-6)
     assert head.uv_faces.shape == head.faces.shape and head.uv_faces.max() < len(head.uv)

@@ -26,7 +26,7 @@ def arrays():
         return {name: archive[name] for name in archive.files}
 
 
-def test_the_open_head_loads_with_flames_layout():
+def test_the_open_head_has_the_expected_sizes_and_landmark_order():
     head = flamejax.load_head()
     assert (head.num_betas, head.num_expression, len(head.parents), len(head.regions)) == (150, 60, 5, 14)
     assert head.licence == "CC0-1.0"

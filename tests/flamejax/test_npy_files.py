@@ -22,7 +22,7 @@ ARRAYS = [
 ]
 
 
-def saved(array) -> bytes:
+def npy_bytes(array) -> bytes:
     out = io.BytesIO()
     np.save(out, array)
     return out.getvalue()
@@ -30,13 +30,13 @@ def saved(array) -> bytes:
 
 @pytest.mark.parametrize("array", ARRAYS, ids=str)
 def test_arrays_are_read_as_numpy_reads_them(array):
-    read = npy_from_bytes(saved(array), "x")
+    read = npy_from_bytes(npy_bytes(array), "x")
     assert read.dtype == array.dtype and read.shape == array.shape
     np.testing.assert_array_equal(read, array)
 
 
 def test_python_2_headers_with_long_integers_are_read():
-    data = saved(np.arange(6.0).reshape(2, 3)).replace(b"(2, 3), }  ", b"(2L, 3L), }")
+    data = npy_bytes(np.arange(6.0).reshape(2, 3)).replace(b"(2, 3), }  ", b"(2L, 3L), }")
     np.testing.assert_array_equal(npy_from_bytes(data, "x"), np.arange(6.0).reshape(2, 3))
 
 
@@ -59,7 +59,7 @@ def test_python_2_headers_with_long_integers_are_read():
     ],
 )
 def test_invalid_headers_raise(change, tmp_path):
-    data = change(saved(ARRAYS[0]))
+    data = change(npy_bytes(ARRAYS[0]))
     with pytest.raises(HeadFileError):
         npy_from_bytes(data, "x")
     (tmp_path / "x.npy").write_bytes(data)
@@ -79,7 +79,7 @@ def test_archives_that_unpack_to_far_more_than_their_size_raise(tmp_path):
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_compressions_that_numpy_does_not_use_raise(tmp_path, method):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", method) as archive:
-        archive.writestr("a.npy", saved(ARRAYS[0]))
+        archive.writestr("a.npy", npy_bytes(ARRAYS[0]))
     with pytest.raises(HeadFileError, match="does not use"):
         read_npz(tmp_path / "x.npz")
 
@@ -87,10 +87,10 @@ def test_compressions_that_numpy_does_not_use_raise(tmp_path, method):
 def test_archives_with_too_many_or_duplicate_members_raise(tmp_path):
     with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
         for number in range(300):
-            archive.writestr(f"{number}.npy", saved(ARRAYS[3]))
+            archive.writestr(f"{number}.npy", npy_bytes(ARRAYS[3]))
     with zipfile.ZipFile(tmp_path / "equal.npz", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
-        archive.writestr("a.npy", saved(ARRAYS[3]))
-        archive.writestr("a.npy", saved(ARRAYS[3]))
+        archive.writestr("a.npy", npy_bytes(ARRAYS[3]))
+        archive.writestr("a.npy", npy_bytes(ARRAYS[3]))
     for name in ("many", "equal"):
         with pytest.raises(HeadFileError, match="list of members"):
             read_npz(tmp_path / f"{name}.npz")
@@ -102,9 +102,9 @@ def test_arrays_are_read_row_by_row(tmp_path, save):
     save(tmp_path / "x.npz", large=large, other=np.arange(3))
     with open_npz_member(tmp_path / "x.npz", "large") as stream:
         assert stream.shape == large.shape
-        np.testing.assert_array_equal([stream.row() for _ in range(7)], large)
+        np.testing.assert_array_equal([stream.read_row() for _ in range(7)], large)
         with pytest.raises(HeadFileError, match="ends in the middle"):
-            stream.row()
+            stream.read_row()
     with pytest.raises(HeadFileError), open_npz_member(tmp_path / "x.npz", "absent"):
         pass
     assert list(read_npz_members(tmp_path / "x.npz", ("other", "absent"))) == ["other"]

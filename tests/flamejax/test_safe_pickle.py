@@ -32,7 +32,7 @@ def load(data):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_arrays_of_every_protocol(protocol):
+def test_arrays_of_every_protocol_are_read(protocol):
     for array in ARRAYS:
         read = to_array(load(pickle.dumps({"x": array}, protocol))["x"], "x")
         assert read.dtype == array.dtype

@@ -75,7 +75,7 @@ def test_a_distribution_is_learned_per_vertex():
 
 
 def test_a_distribution_does_not_depend_on_chunks():
-    heads = np.random.default_rng(0).normal(size=(20, 300, 3)).astype(np.float32)  # several blocks
+    heads = np.random.default_rng(0).normal(size=(20, 300, 3)).astype(np.float32)  # several chunks
     learned, few = sm.learn_distribution(heads), sm.learn_distribution(heads[:, 200:210])
     np.testing.assert_allclose(learned.whitening[200:210], few.whitening, rtol=1e-9)
     np.testing.assert_allclose(learned.threshold[200:210], few.threshold)

@@ -50,8 +50,8 @@ def read_head(path: Path, flame: FlameFiles | None = None) -> dict[str, np.ndarr
         arrays = read_flame(path, flame)
     else:
         raise HeadFileError(
-            f"{path}: '{path.suffix}' is no form of head model. Supported are flamejax's .npz, FLAME's .pkl and .npz, "
-            "and ICT-FaceKit's folder."
+            f"{path}: '{path.suffix}' is not a format of head models. Give flamejax's .npz, FLAME's .pkl or .npz, "
+            "or ICT-FaceKit's folder."
         )
     _check(path, {"format_version": np.array(FORMAT_VERSION), **arrays})
     return arrays

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 MAX_MAGNITUDE = 1e6
-"""Far above any number of a head model, in metres or 8-bit colours."""
+"""Far above any number in a head model, in metres or 8-bit colours."""
 
 
 class HeadFileError(ValueError):

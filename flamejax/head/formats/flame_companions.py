@@ -202,7 +202,7 @@ def _downsample(stream: ArrayStream, factor: int, components: int) -> np.ndarray
     height, width = stream.shape[0] // factor, stream.shape[1] // factor
     out = np.zeros((height, width, 3, components), np.float32)
     for row in range(height * factor):
-        texels = stream.row().reshape(stream.shape[1], 3, -1)[: width * factor, :, :components]
+        texels = stream.read_row().reshape(stream.shape[1], 3, -1)[: width * factor, :, :components]
         with np.errstate(over="ignore", invalid="ignore"):  # Damaged numbers become infinite, and raise later.
             out[row // factor] += texels.reshape(width, factor, 3, components).mean(1, dtype=np.float32) / factor
     return out

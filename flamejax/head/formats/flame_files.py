@@ -1,6 +1,6 @@
 """Reading of FLAME models (Li et al. 2017) as published: a pickle or `.npz`, and companion files in its folder.
 
-Supported are the releases 2017, 2019, 2020, 2023 and 2023 Open, with or without jaw, of any sex. They contain chumpy
+The releases 2017, 2019, 2020, 2023 and 2023 Open are supported, with or without jaw, of any sex. They contain chumpy
 arrays and SciPy sparse matrices, written by Python 2; neither package is needed (see `formats.safe_pickle`).
 """
 
@@ -40,9 +40,10 @@ COMPANIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class FlameFiles:
-    """Companion files of a FLAME model, and how much of them to load. Paths that are None are searched in its folder.
+    """Companion files of a FLAME model, and how much of them to load.
 
-    Landmarks are required, in one of two formats; the other files have defaults.
+    If a path is None, its file is searched in the model's folder. Landmarks are required, in one of two formats; the
+    other files have defaults.
     """
 
     landmarks: Path | None = None

@@ -30,7 +30,7 @@ MIRROR = np.array([
     45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,  # eyes
     *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,  # outer and inner lips
 ])  # fmt: skip
-"""(68,) the mirror image of each landmark."""
+"""(68,) index of each landmark's mirror image."""
 ICT_NEUTRAL, INDICES = "generic_neutral_mesh.obj", "vertex_indices.json"
 JAW_SHAPE = "jawOpen"
 EYE_SHAPES = tuple(f"eyeLook{way}_{side}" for side in "LR" for way in ("Up", "Down", "In", "Out"))

@@ -59,9 +59,9 @@ def read_npz(path: Path, objects: bool = False) -> dict[str, Any]:
       objects: whether to read object arrays too, with the safe unpickler; otherwise they are refused.
 
     Raises:
-      HeadFileError: it is missing, damaged, contains pickles, or unpacks to too many bytes for its size.
+      HeadFileError: it is missing or damaged, contains refused pickles, or unpacks to too many bytes for its size.
     """
-    parse = object_or_array if objects else npy_from_bytes
+    parse = npy_or_object_from_bytes if objects else npy_from_bytes
     try:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, path)
@@ -134,13 +134,13 @@ class ArrayStream:
         width = 2 if header[6:7] == b"\x01" else 4
         header += file.read(8 + width - len(header))
         header += file.read(min(int.from_bytes(header[8:], "little"), 10_000))
-        kind, self.shape, self.fortran, start = npy_header(header, label)
+        kind, self.shape, self.fortran, start = parse_npy_header(header, label)
         self.dtype = np.dtype(kind)
         if self.dtype.kind not in "fiu" or math.prod(self.shape) * self.dtype.itemsize != size - start:
             raise HeadFileError(f"{label}: announces shape {self.shape} of {kind}, but holds {size - start} bytes.")
         self._file, self._label = file, label
 
-    def row(self) -> np.ndarray:
+    def read_row(self) -> np.ndarray:
         """Read the next row, of shape `shape[1:]`. Raises HeadFileError at the end."""
         count = math.prod(self.shape[1:]) * self.dtype.itemsize
         data = self._file.read(count)
@@ -174,7 +174,7 @@ def npy_from_bytes(data: bytes, label: str) -> np.ndarray:
     Raises:
       HeadFileError: it is no `.npy` file, an array of Python objects, or its size differs from the announced one.
     """
-    kind, shape, fortran, start = npy_header(data, label)
+    kind, shape, fortran, start = parse_npy_header(data, label)
     if kind == "O":
         raise HeadFileError(f"{label}: not a readable array (it holds Python objects).")
     dtype = np.dtype(kind)
@@ -183,7 +183,7 @@ def npy_from_bytes(data: bytes, label: str) -> np.ndarray:
     if dtype.itemsize == 0:
         return np.zeros(shape, dtype)
     if dtype.kind == "U" and np.frombuffer(data, f"{kind[0]}u4", offset=start).max(initial=0) > 0x10FFFF:
-        raise HeadFileError(f"{label}: holds text that is no text.")
+        raise HeadFileError(f"{label}: holds text with invalid characters.")
     return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
 
 
@@ -193,12 +193,12 @@ def read_npy(path: Path) -> Any:
     Raises:
       HeadFileError: it is missing, damaged, or its pickle names something that is not allowed.
     """
-    return object_or_array(read_bytes(path), str(path))
+    return npy_or_object_from_bytes(read_bytes(path), str(path))
 
 
-def object_or_array(data: bytes, label: str) -> Any:
-    """Parse a file's content, as `read_npy`."""
-    kind, shape, _, start = npy_header(data, label)
+def npy_or_object_from_bytes(data: bytes, label: str) -> Any:
+    """Parse the content of a `.npy` file, as `read_npy`."""
+    kind, shape, _, start = parse_npy_header(data, label)
     if kind != "O":
         return npy_from_bytes(data, label)
     if shape != ():
@@ -206,7 +206,7 @@ def object_or_array(data: bytes, label: str) -> Any:
     return unwrap_object(load_pickle(data, label, start)[0], label)
 
 
-def npy_header(data: bytes, label: str) -> tuple[str, tuple[int, ...], bool, int]:
+def parse_npy_header(data: bytes, label: str) -> tuple[str, tuple[int, ...], bool, int]:
     """Returns the dtype's name ("O" for objects), the shape, whether it is in Fortran order, and the data's offset.
 
     It parses only the form that NumPy writes; NumPy's own reader evaluates the header as a Python expression.

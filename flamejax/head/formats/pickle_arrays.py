@@ -11,8 +11,8 @@ from flamejax.head.formats.safe_pickle import Name, PickleRecord, load_pickle
 MAX_AXES, MAX_NESTING = 8, 4
 MAX_LISTED = 1_000_000
 """Most numbers in lists: only landmarks and masks are stored as lists."""
-_NUMBERS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
-_TORCH = {
+_DTYPES = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
+_TORCH_DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
     "HalfStorage": "<f2",
@@ -173,7 +173,7 @@ def _torch_storage(data: bytes, label: str) -> np.ndarray:
         raise _error(label, "holds a torch storage of unknown form")
     if type(identifier[2]) is not str or type(keys) is not list or keys[:2] != [identifier[2]]:
         raise _error(label, "holds a torch storage of unknown form")
-    kind = _TORCH.get(identifier[1].name) if isinstance(identifier[1], Name) else None
+    kind = _TORCH_DTYPES.get(identifier[1].name) if isinstance(identifier[1], Name) else None
     if kind is None:
         raise _error(label, "holds a torch storage of unknown type")
     count = int.from_bytes(data[position : position + 8], "little")
@@ -222,9 +222,9 @@ def _type_code(record: Any) -> str:
 
 def _parse_dtype(record: Any, label: str) -> np.dtype:
     code = _type_code(record)
-    if code[:1] in "<>=|" and code[1:] in _NUMBERS:
+    if code[:1] in "<>=|" and code[1:] in _DTYPES:
         return np.dtype(code)
-    if code not in _NUMBERS:
+    if code not in _DTYPES:
         raise _error(label, f"has numbers of the type {code[:20]!r}, which no head model needs")
     order = record.state[1] if type(record.state) is tuple and len(record.state) > 1 else "="
     return np.dtype((order if order in ("<", ">") else "=") + code)

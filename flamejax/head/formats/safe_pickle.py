@@ -43,7 +43,7 @@ class Name:
 
     @property
     def kind(self) -> str:
-        """The name without its module; the allowed names have different ones."""
+        """The name without its module, which suffices to tell the allowed names apart."""
         return self.name
 
 
@@ -162,7 +162,7 @@ class _PickleMachine:
             return
         if type(target) is not dict or len(items) % 2:
             self.fail("sets items of something that is no dictionary")
-        target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
+        target.update(zip(map(_checked_key, items[::2]), items[1::2], strict=True))
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -195,7 +195,7 @@ class _PickleMachine:
             if args and not (len(args) == 1 and type(args[0]) is list):
                 self.fail("has a dictionary of unknown form")
             self.steps_left -= len(args[0]) if args else 0  # One list can become many dictionaries.
-            self.push({_key(key): value for key, value in (args[0] if args else [])})
+            self.push({_checked_key(key): value for key, value in (args[0] if args else [])})
         else:
             self.push(PickleRecord(kind, args))
 
@@ -219,7 +219,7 @@ class _PickleMachine:
         target.state = state
 
 
-def _key(key: Any) -> Any:
+def _checked_key(key: Any) -> Any:
     """Check a dictionary's key. Nested tuples could take for ever to hash, so they are refused."""
     if not isinstance(key, str | bytes | int | float | bool | PickleRecord | Name | None):
         raise TypeError("unsupported key")
