@@ -1,4 +1,4 @@
-"""IdGen and ExpGen of OFER (sections 3.2 and 3.4): image encoders, and a denoiser conditioned on their output."""
+"""IdGen and ExpGen of OFER (sections 3.2 and 3.4): encoders of a photo, and a denoiser conditioned on their output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GeneratorConfig:
     """Architecture of a `Generator`."""
 
     kind: str
-    """The generated coefficients. identity: betas. expression: expression coefficients and 3 of the jaw."""
+    """The generated coefficients. identity: betas. expression: expression and the jaw's axis-angle (3), radians."""
     unet: UNet1DConfig
     encoders: tuple[str, ...] = ("landmark",)
     """One or more of landmark, arcface, farl; their contexts are concatenated."""
@@ -71,11 +71,12 @@ class Generator(Conditioned):
         self.encoders = make_encoders(
             config.encoders, config.unet.context, config.landmark, reference, encoders or {}, rngs
         )
+        # The context of classifier-free guidance, learned.
         self.nothing = nnx.Param(jnp.zeros(config.unet.context)) if config.unconditional else None
         self.unet = UNet1D(config.unet, rngs=rngs)
 
     def noise(self, x: Array, time: Array, context: Array) -> Array:
-        """Predict the noise in scaled coefficients; shapes as those of `UNet1D`."""
+        """Predict the noise (*b, S) in normalised coefficients; arguments as those of `UNet1D`."""
         prediction = self.unet(x, time, context)
         if not self.config.preconditioned:
             return prediction
@@ -83,7 +84,7 @@ class Generator(Conditioned):
         return broadcast_add(broadcast_multiply(x, sigma), broadcast_multiply(prediction, alpha))
 
     def drop_contexts(self, context: Array, keys: Array, share: float) -> Array:
-        """Replace a share of the contexts (B, D) by the unconditional one, for classifier-free guidance; keys (B,)."""
+        """Replace a random share of the contexts (B, D) by the unconditional one, to train guidance; keys (B,)."""
         if self.nothing is None or not share:
             return context
         dropped = jax.vmap(lambda key: jax.random.uniform(key, ()) < share)(keys)
@@ -94,7 +95,7 @@ class Generator(Conditioned):
         mean, deviation = (jnp.broadcast_to(v[...], coefficients.shape) for v in (self.mean, self.deviation))
         return (coefficients - mean) / deviation
 
-    def coefficients(self, scaled: Array) -> Array:
+    def unscaled(self, scaled: Array) -> Array:
         """Return the coefficients (*b, S) of normalised ones; inverse of `scaled`."""
         mean, deviation = (jnp.broadcast_to(v[...], scaled.shape) for v in (self.mean, self.deviation))
         return mean + deviation * scaled

@@ -4,8 +4,8 @@ Spatially Varying Kernels"), as Diverse3DFace uses it (Tables 5 and 6).
     y_p = sum_n sum_m a[p, m, n] W_m x_N(p, n) + b_p
 
 Each target p has its own kernel over its neighbours N(p, n), in the span of M bases W_m that all targets share. The
-kernels are never computed. Either the neighbours are aggregated with the coefficients first and multiplied with the
-bases then, or the other way round, whichever takes less work for the layer's shape.
+kernels are never computed. The neighbours are first aggregated with the coefficients a and then multiplied with the
+bases, or the other way round, whichever takes less work for the layer's shape.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ELU_GAIN = 1.278
 """g with E[elu(g x)^2] = 1 for x ~ N(0, 1)."""
 RESIDUAL_RATE = 0.9
 NARROW_CHANNELS, ROW_SIZE = 8, 48
-"""On a CPU, inputs with at most `NARROW_CHANNELS` are processed for several examples at once, so many that their
-channels make up to `ROW_SIZE` numbers."""
+"""On a CPU, inputs with at most `NARROW_CHANNELS` channels are processed for several examples at once: as many as have
+up to `ROW_SIZE` channels together."""
 GATHER_COST = 5
 """Cost of gathering one number, in multiplications."""
 
@@ -88,8 +88,8 @@ class MeshConv(nnx.Module):
     def project_first(self) -> bool:
         """Whether the product with the bases comes before the aggregation.
 
-        Then rows of M out numbers are gathered instead of `in` numbers. This is faster if there are few output channels
-        or many more targets than sources.
+        Then rows of M * out_features numbers are gathered instead of in_features numbers. This is faster if there are
+        few output channels or many more targets than sources.
         """
         lists, bases = self.lists.get_value(), self.num_bases * self.out_features
         edges = lists.num_targets * lists.width
@@ -136,7 +136,7 @@ class MeshResidual(nnx.Module):
         return (self.mean_weights()[:, None] @ neighbours)[:, 0]
 
     def mean_weights(self) -> Array:
-        """Return weights (P, N) that sum to 1, zero where padded: |rho| / (sum |rho| + 1e-8)."""
+        """Return weights (P, N) that sum to 1, zero where padded: |rho| / (sum |rho| + 1e-8) of `weights` rho."""
         if self.lists is None or self.weights is None:
             raise ValueError("a residual branch at stride 1 has no weights.")
         magnitudes = jnp.where(self.lists.get_value().mask, jnp.abs(self.weights[...]), 0)

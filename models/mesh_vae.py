@@ -24,7 +24,7 @@ from models.mesh_conv import Connectivity, MeshBlock
 RESIDUAL_GAIN = 30.0
 """Factor on the residuals of the linear branch before they enter the convolutions, because they are small."""
 OUTPUT_INIT_SCALE = 0.05
-"""Factor on the last layer's initial weights if there is a linear branch, so that training starts from the latter."""
+"""Factor on the last layer's initial weights if there is a linear branch, so that training starts from its output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ SMALL = MeshVAEConfig(
 
 
 def without_linear_branch(config: MeshVAEConfig) -> MeshVAEConfig:
-    """Return the same architecture with the convolutions only."""
+    """Return the architecture without the linear branch, and with output scales that suit the convolutions alone."""
     return dataclasses.replace(
         config, linear_rank=0, linear_fine=None, mean_scale=0.1, log_variance_scale=0.1, log_variance_start=-4.0
     )
@@ -92,15 +92,15 @@ def without_linear_branch(config: MeshVAEConfig) -> MeshVAEConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """A normal distribution over latents (*b, L, C): independent ones, or correlated if there is a linear branch."""
+    """A normal distribution over latents (*b, L, C): correlated if there is a linear branch, else independent."""
 
     mean: Array
     log_variance: Array
     """log sigma^2 of each latent; with `factor`: log of the ratio of its variance to the linear branch's."""
     factor: Array | None = None
-    """(*b, D, D) lower triangular L of the D = L C coefficients, see `LinearBranch.posterior`."""
+    """(*b, D, D) lower triangular Cholesky factor for the D = L C coefficients, see `LinearBranch.posterior`."""
     scale: Array | None = None
-    """(*b, D) scale of the coefficients: their deviations from the mean are scale * L^-T e."""
+    """(*b, D) scale of the coefficients: their deviations from the mean are scale * factor^-T e with e ~ N(0, I)."""
 
     def sample(self, key: Array) -> Array:
         """Draw one sample from each distribution: (*b, L, C)."""

@@ -40,14 +40,14 @@ class Schedule:
         return jnp.log(alpha) - jnp.log(sigma)
 
     def at_log_snr(self, log_snr: Array) -> Array:
-        """Return the steps (*b,) of given log_snr (the inverse function), clipped to [0, T]."""
+        """Return the steps (*b,) at which `log_snr` has the given values, clipped to [0, T]: its inverse."""
         # abar_t is the sigmoid of 2 lambda_t. jnp.interp needs ascending abscissae, but log sqrt(abar_t) falls with t.
         log_alpha = 0.5 * jax.nn.log_sigmoid(2 * log_snr)
         return jnp.interp(log_alpha, self.log_alpha[::-1], jnp.arange(self.steps, -1.0, -1.0))
 
 
 def make_schedule(name: ScheduleName = "ho", steps: int = 1000) -> Schedule:
-    """Build a linear schedule, from 1e-4 to `LARGEST_BETA[name]` for 1000 steps. For T steps betas scale by 1000 / T.
+    """Build a linear schedule of betas, from 1e-4 to `LARGEST_BETA[name]`, times 1000 / T for T `steps`.
 
     Raises:
       ValueError: the name is unknown, or there are so few steps that a beta is 1 or more.

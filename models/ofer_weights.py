@@ -43,7 +43,11 @@ def ofer_path(network: str) -> Path:
 
 
 def encoder_names(head: HeadModel, network: str, path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """Return the names of the encoders of IdGen, ExpGen or IdRank in a file; raises as `load_generator`."""
+    """Return the names of the encoders that a file's network uses. network: IdGen, ExpGen or IdRank.
+
+    Raises:
+      FileNotFoundError, HeadFileError: as `load_generator`.
+    """
     return tuple(_read_file(head, network, path)[2].get("encoders", ()))
 
 
@@ -92,14 +96,18 @@ def load_generator(
 def write_generator(
     path: str | os.PathLike[str], head: HeadModel, model: Generator, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write weights atomically. notes: provenance. Raises OSError if the folder is missing or full."""
+    """Write a generator's weights atomically. notes: provenance. Raises OSError if the folder is missing or full."""
     _write(path, head, model, NETWORKS[model.config.kind], notes)
 
 
 def build_rank(
     head: HeadModel, config: IdRankConfig, seed: int = 0, encoders: Mapping[Any, Any] | None = None
 ) -> IdRank:
-    """Build an untrained IdRank for a head; arguments and errors as those of `build_generator`."""
+    """Build an untrained IdRank for a head; arguments and errors as those of `build_generator`.
+
+    Raises:
+      ValueError: also as `frontal_vertices`.
+    """
     images, count = load_image_encoders(config.encoders, encoders), int(frontal_vertices(head).sum())
     return IdRank(config, count, reference_landmarks(head), rngs=nnx.Rngs(seed), encoders=images)
 

@@ -46,7 +46,7 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
 
     Raises:
       FileNotFoundError: there is no such file.
-      HeadFileError: it is damaged, of another version, or was trained for another head; the message names it.
+      HeadFileError: it is damaged, of another version, or was trained for another head, which the message names.
     """
     path = mesh_vae_path() if path is None else Path(path)
     if not path.is_file():
@@ -79,7 +79,7 @@ def build_mesh_vae(
 def write_mesh_vae(
     path: str | os.PathLike[str], head: HeadModel, model: MeshVAE, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write weights atomically. notes: provenance. Raises OSError if the folder is missing or full."""
+    """Write a Mesh-VAE's weights atomically. notes: provenance. Raises OSError if the folder is missing or full."""
     write_weights(path, head, model, model.config, NETWORK, VARIABLE_PREFIXES, notes)
 
 

@@ -22,11 +22,12 @@ from models.unet1d import broadcast_add, broadcast_multiply
 
 GROUPS = 8
 """Groups of the group norm."""
-MM = 1e3
+MM_PER_M = 1e3
+"""Millimetres per metre."""
 MIN_FRONTAL_VERTICES = 8
 UNIT_INIT = nnx.initializers.normal(1.0)
-"""Initialiser of products with thousands of correlated coordinates, for inputs of length one. A step of Adam changes
-all weights by about the same amount; if weights are of size one, it changes such a product as little as others."""
+"""Initialiser of linear layers whose inputs have length one and thousands of correlated coordinates. A step of Adam
+changes all weights by about the same amount. With weights of size one it changes these layers as little as others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +37,18 @@ class IdRankConfig:
     widths: tuple[int, ...] = (4096, 1024, 256, 64)
     """Widths of the hidden layers; a fifth layer outputs the score."""
     context: int = 512
+    """Width of the context."""
     encoders: tuple[str, ...] = ("landmark",)
     """As in `models.generator.GeneratorConfig`."""
     landmark: LandmarkEncoderConfig = dataclasses.field(default_factory=LandmarkEncoderConfig)
     quadratic: int = 0
     """Number of directions of a `QuadraticForm` added to the perceptron's scores; 0: none, as in the paper."""
     spread_mm: float = 3.0
-    """Typical deviation of candidates from their mean, and of that from the mean head: the unit of the inputs."""
+    """Typical deviation of candidates from their mean, and of their mean from the mean head, mm: the inputs' unit."""
 
     def __post_init__(self) -> None:
         if not self.widths or any(width < GROUPS or width % GROUPS for width in self.widths):
-            raise ValueError(f"the widths are multiples of {GROUPS}, and at least one.")
+            raise ValueError(f"there must be at least one width, and all must be multiples of {GROUPS}.")
         check_names(self.encoders)
 
 
@@ -140,21 +142,21 @@ class IdRank(Conditioned):
         return self._scores(lambda kernel: offsets @ (basis @ kernel), lambda kernel: mean @ (basis @ kernel), context)
 
     def _scores(
-        self, of_residuals: Callable[[Array], Array], of_mean: Callable[[Array], Array], context: Array
+        self, multiply_residuals: Callable[[Array], Array], multiply_mean: Callable[[Array], Array], context: Array
     ) -> Array:
-        """Score candidates. of_residuals, of_mean multiply the residuals and the mean with a matrix (3F, K)."""
+        """Return the scores (*b, N), given functions that multiply the residuals and the mean with a matrix (3F, K)."""
         first = self.layers[0].product
-        x = of_residuals(first.kernel[...])
+        x = multiply_residuals(first.kernel[...])
         if first.bias is not None:
             x = broadcast_add(x, first.bias[...])
-        x = x + of_mean(self.of_mean.kernel[...])[..., None, :]
+        x = x + multiply_mean(self.of_mean.kernel[...])[..., None, :]
         per_candidate = context[..., None, :]
         for k, layer in enumerate(self.layers):
             x = layer.after_product(x, per_candidate) if k == 0 else layer(x, per_candidate)
         if self.quadratic is None:
             return x[..., 0]
         form = self.quadratic
-        residuals, mean = of_residuals(form.product.kernel[...]), of_mean(form.of_mean.kernel[...])
+        residuals, mean = multiply_residuals(form.product.kernel[...]), multiply_mean(form.of_mean.kernel[...])
         return x[..., 0] + form(residuals, mean, context)
 
 
@@ -178,9 +180,12 @@ def frontal_face(head: HeadModel, aligned: bool = True) -> FrontalFace:
     Args:
       aligned: remove changes by translation, rotation and scale, which a photo does not show and which errors after
         alignment do not count. False: as in the paper.
+
+    Raises:
+      ValueError: as `frontal_vertices`.
     """
     front = np.flatnonzero(frontal_vertices(head))
-    basis = MM * np.asarray(head.basis[: head.num_betas], np.float64).swapaxes(1, 2)[:, front]
+    basis = MM_PER_M * np.asarray(head.basis[: head.num_betas], np.float64).swapaxes(1, 2)[:, front]
     if aligned:
         motions = np.linalg.qr(_similarity_motions(np.asarray(head.v_template, np.float64)[front]))[0]
         flat = rearrange(basis, "s f c -> s (f c)")
@@ -194,7 +199,7 @@ def frontal_vertices(head: HeadModel) -> np.ndarray:
     It leaves out eyeballs, ears, neck and scalp, and the vertices that face backwards inside the mouth and eye sockets.
 
     Raises:
-      ValueError: the head's regions leave so few vertices that a similarity explains all differences of identities.
+      ValueError: the head's regions leave fewer than `MIN_FRONTAL_VERTICES` vertices.
     """
     regions = {name: np.asarray(mask) for name, mask in head.regions.items()}
     front = regions["face"] | regions["forehead"]
@@ -221,7 +226,8 @@ def _similarity_motions(points: np.ndarray) -> np.ndarray:
 
 
 def rank_errors(face: FrontalFace, betas: Array, truth: Array) -> Array:
-    """Return the mean absolute error of candidates (*b, N, S), truth (*b, S), in mm per coordinate (Eq. 3): (*b, N)."""
+    """Return the mean absolute error per coordinate of candidates (*b, N, S) against the truth (*b, S), mm (Eq. 3):
+    (*b, N)."""
     offsets = face.offsets(betas - truth[..., None, :])
     return jnp.mean(jnp.abs(offsets), axis=(-2, -1))
 

@@ -37,9 +37,11 @@ class UNet1DConfig:
     time: int = 512
     """Width of the time embedding."""
     heads: int = 4
+    """Number of attention heads."""
     head_width: int = 32
+    """Channels of an attention head."""
     tokens: int = 16
-    """Number of pseudo-tokens that each level's channels are projected to for self-attention."""
+    """Number of pseudo-tokens to which each level's channels are projected for self-attention."""
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(*self.widths, self.context, self.heads, self.head_width, self.tokens) < 1:

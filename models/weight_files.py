@@ -75,7 +75,11 @@ def write_weights(
     path: str | os.PathLike[str], head: HeadModel, model: nnx.Module, config: Any, network: str,
     prefixes: VariablePrefixes, notes: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Write weights atomically. config: a dataclass. notes: provenance.
+    """Write a network's weights atomically.
+
+    Args:
+      config: the network's settings, a dataclass, stored as JSON.
+      prefixes: the variable types to store. notes: provenance.
 
     Raises:
       OSError: the folder is missing or full.
@@ -123,7 +127,7 @@ def assign_variables(
 
 
 def flat_state(model: nnx.Module, kind: type = nnx.Param) -> dict[str, Array]:
-    """Return a network's arrays by the names of their paths, such as up/0/conv/bases."""
+    """Return a network's variables of one type by the names of their paths, such as up/0/conv/bases."""
     return {path_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
 
 
@@ -134,7 +138,7 @@ def digest_of_weights(network: nnx.Module) -> str:
 
 
 def fields_from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dataclass's fields from parsed JSON, with lists turned into tuples."""
+    """Return the fields of a dataclass from parsed JSON, with lists turned into tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 

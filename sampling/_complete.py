@@ -141,8 +141,8 @@ def to_world(vertices: Array, rotation: Array, root: Array) -> Array:
 def score(latents: Array, decoded: Array, vertices: Array, visible: Array) -> Array:
     """Return the log density of one face's heads and its visible part, up to a constant: (M,).
 
-    It is -|d|^2 / (2 sigma^2) summed over visible coordinates, with their distance d from the fit, minus |z|^2 / 2.
-    Errors of neighbours are correlated, so that all vertices count as only as many observations as there are latents.
+    It is -(L C / V) |d|^2 / (2 sigma^2) - |z|^2 / 2, with the deviations d of visible coordinates from the fit. The
+    errors of neighbours are correlated, so that the V vertices have the weight of only as many as there are latents.
 
     Args:
       latents: (M, L, C). decoded: (M, V, 3) their heads. vertices: (V, 3) of the fit, in the same frame.

@@ -43,8 +43,8 @@ def diversify(
     Samples of the Mesh-VAE's posterior given the fit's visible vertices are optimised to minimise
     lambda_1 L_S + lambda_2 L_pho + lambda_3 L_dpp (Eq. 13), with pose, camera, texture and light of the fit.
 
-    The baselines of the paper's Table 2 are special cases. `config.iterations` = 0 is plain sampling. A fit of the
-    global model only, with its `model`, replaces the global+local one. Without a Mesh-VAE the coefficients of
+    The baselines of the paper's Table 2 are special cases. With `config.iterations` = 0 this is plain sampling. A model
+    without local models and its fit give the baselines of the global model. Without a Mesh-VAE the coefficients of
     `model` are diversified in a single stage (see `single_stage`).
 
     Args:
@@ -78,7 +78,8 @@ def diversify(
 
 @functools.lru_cache(maxsize=16)
 def _program(config: DiversifyConfig, count: int, two_stage: bool, devices: tuple[jax.Device, ...]) -> Any:
-    """Return the jitted (replicated, photos) -> Hypotheses of photos along one leading axis, sharded over `devices`."""
+    """Return a jitted function (replicated, photos) -> Hypotheses of photos along one leading axis, which are sharded
+    over `devices`."""
 
     def run(replicated: Any, photos: tuple[Fit, Observation, Array]) -> Hypotheses:
         fit, observation, keys = photos
@@ -95,7 +96,7 @@ def diversify_batch(
     vae: MeshVAE, model: FitModel, dpp_params: Array, fit: Fit, observation: Observation, keys: Array, count: int,
     config: DiversifyConfig,
 ) -> Hypotheses:  # fmt: skip
-    """Run Algorithm 2 for photos along one leading axis (B,): pure, traceable. dpp_params: (2,) k, n_sigma."""
+    """Run Algorithm 2 for photos along one leading axis (B,); pure and traceable. dpp_params: (2,) k and n_sigma."""
     faces = jax.vmap(lambda f, o, k: _prepare_inputs(vae, model, f, o, k, count, config))(fit, observation, keys)
     problem = DescentProblem(
         heads=functools.partial(_heads, vae, config),
@@ -166,12 +167,12 @@ def _latents(config: DiversifyConfig, face: DiversifyInputs, variables: Array) -
 
 
 def _heads(vae: MeshVAE, config: DiversifyConfig, face: DiversifyInputs, variables: Array) -> Array:
-    """Return the vertices of heads, world: (M, V, 3)."""
+    """Return the vertices (M, V, 3) of heads in the world, metres, from variables (M, K)."""
     return to_world(vae.decode(_latents(config, face, variables)), face.rotation, face.root)
 
 
 def _shape_loss(config: DiversifyConfig, face: DiversifyInputs, heads: Array, variables: Array) -> Array:
-    """Return lambda_1 L_S of heads (M, V, 3), world: ()."""
+    """Return lambda_1 L_S of heads (M, V, 3) in the world, metres: ()."""
     target = to_world(face.vertices[None], face.rotation, face.root)
     errors = jnp.where(face.visible[None, :, None], jnp.abs(heads - target), 0)
     return config.shape_weight * jnp.sum(errors) / (3 * jnp.maximum(jnp.sum(face.visible), 1))

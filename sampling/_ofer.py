@@ -64,7 +64,7 @@ def load_networks(
       encoders: image encoders, or their files, by the names `arcface` and `farl`, for networks that take photos.
 
     Raises:
-      As `models.ofer_weights.load_generator`.
+      FileNotFoundError, HeadFileError: as `models.load_generator`. ValueError: as `models.frontal_face`.
     """
     files = {"IdGen": idgen, "ExpGen": expgen, "IdRank": idrank}
     names = {name for network, file in files.items() for name in encoder_names(head, network, file)}
@@ -97,6 +97,7 @@ def ofer(
       observation: the fitted observation, batch axes (*b,).
       key: a key, or a key for each face (*b,).
       num_samples: M.
+      config: by default `OferConfig()`.
       devices: the photos are distributed over these devices; by default over all.
 
     Returns:
@@ -130,7 +131,7 @@ def check_inputs(
 def sample_coefficients(
     networks: OferNetworks, observation: Observation, key: Array, num_samples: int, config: OferConfig
 ) -> OferSamples:
-    """Sample ranked identities, and expressions, for one photo: pure, traceable."""
+    """Sample ranked identities, and expressions, for one photo; pure and traceable."""
     targets = landmark_targets(observation, config.fit)
     visible = (targets.weights > 0).astype(targets.points.dtype)
     # An image encoder that several networks share runs once.

@@ -46,6 +46,8 @@ class ParamsUpdate:
 
 
 DEVIATIONS = {"betas": 1.0, "expression": 1.0, "jaw": 0.1, "orient": 0.05, "transl": 0.01}
+"""Prior standard deviations of the changes: coefficients in standard deviations, jaw and orient in radians, transl in
+metres."""
 
 
 def ofer_dpp(
@@ -97,7 +99,7 @@ def process_photo(
     networks: OferNetworks, head: HeadModel, fit: Fit, observation: Observation, key: Array, count: int,
     config: OferDppConfig,
 ) -> Hypotheses:  # fmt: skip
-    """Run `ofer_dpp` for one photo: pure, traceable."""
+    """Run `ofer_dpp` for one photo; pure and traceable."""
     sample_key, select_key = jax.random.split(key)
     samples = sample_coefficients(networks, observation, sample_key, config.pool, config.ofer)
     identity = jnp.arange(config.pool) % min(config.identities, config.ofer.candidates)
@@ -138,8 +140,8 @@ def select_diverse(key: Array, verts: Array, hidden: Array, energy: Array, count
 def refine(
     head: HeadModel, params: HeadParams, size: Array, fit: Fit, config: OferDppConfig
 ) -> tuple[HeadParams, Array]:
-    """Change one head's parameters () so that its visible vertices, times `size`, match the fit. Return the parameters,
-    and the robust cost of the change and the misfit, nats."""
+    """Change the parameters of one head so that its visible vertices, times `size`, match the fit. Return the
+    parameters, and the cost () of the change and the remaining misfit, nats."""
     index, weight = _visible_sample(head, fit)
     sampled_head, target = dataclasses.replace(select_vertices(head, index), dense=None), fit.vertices[index]
     zero = jnp.zeros_like(params.jaw_pose)
@@ -158,7 +160,7 @@ def refine(
 
 
 def apply_update(params: HeadParams, update: ParamsUpdate) -> HeadParams:
-    """Return the parameters after an update."""
+    """Return the parameters with an update added."""
     return dataclasses.replace(
         params,
         betas=params.betas + DEVIATIONS["betas"] * update.betas,

@@ -15,7 +15,7 @@ class SingleStageConfig:
     """Settings of the single-stage baselines, chosen for the least closest-sample error (docs/results/diversity.md)."""
 
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
-    """Weights and noise levels of Eq. 11, as in our fits."""
+    """Weights and noise levels of Eq. 11, by default those of `fitting.fit`."""
     spread: float = 0.1
     """Standard deviation of the initial copies about the fit's coefficients."""
     dpp_weight: float = 30.0
@@ -29,7 +29,7 @@ class DiversifyConfig:
     """Settings of Algorithm 2. Losses are sums over hypotheses of means over visible coordinates (metres) or pixels."""
 
     k: float = 0.5
-    """Scale of distances in the similarity (Eq. 8). Near 0 and above about 10 all heads are equally similar."""
+    """Scale of distances in the similarity (Eq. 8). Near 0 all heads are equally similar, above about 10 not at all."""
     n_sigma: float = 3.0
     """Bound on how implausible heads may be (Eq. 9): larger is more diverse and less realistic. Below about 0.5 nearly
     all samples violate it. There qualities and thus the DPP's gradient vanish, and heads stay as sampled."""
@@ -45,6 +45,7 @@ class DiversifyConfig:
     """For `space` directions: standard deviation of real heads along them, in units of the standard deviation of the
     Mesh-VAE's posterior, which is overconfident about hidden parts (docs/results/diversity.md)."""
     optimiser: Literal["adam", "sgd"] = "adam"
+    """sgd is plain gradient descent."""
     learning_rate: float = 0.3
     """Initial learning rate of the variables, in standard deviations, with cosine decay."""
     shape_weight: float = 1000.0
@@ -63,7 +64,7 @@ class DiversifyConfig:
     """Convergence tolerance, metres: a photo's heads are final when iterations move hidden vertices by less (root mean
     square), and the loop ends when the heads of all photos are final."""
     single_stage: SingleStageConfig = dataclasses.field(default_factory=SingleStageConfig)
-    """Further settings of the single-stage baselines."""
+    """Settings of the single-stage baselines, some of which replace those above."""
 
     def __post_init__(self) -> None:
         if self.iterations < 0 or self.photometric_interval < 1 or self.iterations % self.photometric_interval:
@@ -73,9 +74,9 @@ class DiversifyConfig:
             )
         scale = 1.0 if self.photometric_scale is None else self.photometric_scale
         if min(self.k, self.n_sigma) < 0 or min(self.width, scale, self.learning_rate) <= 0:
-            raise ValueError("k and n_sigma must not be negative; width, photometric_scale, learning_rate positive.")
+            raise ValueError("k and n_sigma must be 0 or more; width, photometric_scale, learning_rate above 0.")
         if self.render_size < 16 or self.directions < 1:
-            raise ValueError("render_size is at least 16 and directions at least 1.")
+            raise ValueError("render_size must be at least 16, and directions at least 1.")
 
 
 DIVERSIFY_PRESETS: dict[str, DiversifyConfig] = {
@@ -110,7 +111,7 @@ class SamplerConfig:
         if self.method not in ("dpm", "ddim", "ancestral"):
             raise ValueError(f"method is dpm, ddim or ancestral, not {self.method!r}.")
         if self.steps < 1 or not 0 <= self.eta <= 1:
-            raise ValueError("a sampler makes at least 1 step, and eta is from 0 to 1.")
+            raise ValueError("steps must be at least 1, and eta from 0 to 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,7 @@ class OferConfig:
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
-            raise ValueError("candidates is at least 1.")
+            raise ValueError("candidates must be at least 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +139,15 @@ class OferDppConfig:
     identities: int = 32
     """Number of best-ranked candidates that are used."""
     kept: int = 32
-    """Number of heads of the pool, those that match the photo best, that are refined and selected from; at least twice
-    `num_samples`."""
+    """Number of heads of the pool that are refined, and then selected from: those that match the photo best. If this is
+    below twice `num_samples`, twice `num_samples` are."""
     k: float = 0.5
     """Scale of distances in the similarity (Diverse3DFace, Eq. 8)."""
     temperature: float = 60.0
-    """Divisor of the energy, nats: errors of landmarks and pixels are correlated, so that they count as fewer."""
+    """Divisor, nats, of refined heads' costs in the k-DPP's qualities: larger gives more diverse, less likely heads."""
     photometric_weight: float = 600.0
     photometric_scale: float = 0.15
-    """As in `FitConfig`."""
+    """Weight and scale of the photometric energy, as in `FitConfig`."""
     render_size: int = 96
     """Side of the compared images, pixels."""
     refine_steps: int = 4
@@ -156,6 +157,6 @@ class OferDppConfig:
 
     def __post_init__(self) -> None:
         if self.pool < 1 or self.identities < 1 or self.refine_steps < 0 or self.render_size < 16:
-            raise ValueError("pool and identities are at least 1, refine_steps 0, render_size 16.")
+            raise ValueError("pool and identities must be at least 1, refine_steps 0, render_size 16.")
         if min(self.k, self.temperature, self.photometric_scale, self.sigma) <= 0:
-            raise ValueError("k, temperature, photometric_scale and sigma are positive.")
+            raise ValueError("k, temperature, photometric_scale and sigma must be positive.")

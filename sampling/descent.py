@@ -1,4 +1,4 @@
-"""Gradient descent of sets of heads on a loss with a DPP term: the loop of Algorithm 2, for the Mesh-VAE and the
+"""Gradient descent of a loss with a DPP term over sets of heads: the loop of Algorithm 2, for the Mesh-VAE and the
 single-stage baselines."""
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class DescentProblem:
     standardize: Callable[[Any, Array], Array]
     """(face, variables) -> (M, D) variables that are standard normal for plausible heads."""
     bound_each: bool
-    """Whether each of these must be within n_sigma, in addition to their norm (see `dpp.quality`)."""
+    """Whether each standardized variable is also bounded by n_sigma, besides their norm (`each` of `dpp.quality`)."""
 
 
 def dpp_term(problem: DescentProblem, face: Any, heads: Array, variables: Array, dpp_params: Array) -> Array:
-    """Return L_dpp of one photo's heads (Eqs. 8-10): (). dpp_params: (2,) k, n_sigma."""
+    """Return L_dpp (Eqs. 8-10) of one photo's heads (M, V, 3) of variables (M, K): (). dpp_params: (2,) k, n_sigma."""
     shapes = jnp.where(face.hidden[None, :, None], heads, 0)
     latents = problem.standardize(face, variables)
     return diversity_loss(shapes, latents, k=dpp_params[0], n_sigma=dpp_params[1], each=problem.bound_each)
@@ -49,10 +49,11 @@ def descend(
     have converged are not changed any more, and once all have converged the remaining rounds are skipped.
 
     Args:
-      faces: leaves (B, ...). start: (B, M, K).
+      head: for the photometric loss. faces: the photos' constants, leaves (B, ...). start: (B, M, K) initial variables.
+      dpp_params: (2,) k, n_sigma.
 
     Returns:
-      (B, M, K) variables.
+      The variables (B, M, K) after the last iteration.
     """
     optimiser = _optimiser(config)
 

@@ -23,7 +23,7 @@ NoisePredictor = Callable[[Array, Array], Array]
 
 
 def add_noise(schedule: Schedule, x: Array, t: Array, noise: Array) -> Array:
-    """Return x_t for x_0 = x (*b, S) at steps t (*b)."""
+    """Return x_t (*b, S) for x_0 = x (*b, S) at steps t (*b,)."""
     alpha, sigma = schedule.alpha_sigma(t)
     return alpha[..., None] * x + sigma[..., None] * noise
 
@@ -132,7 +132,7 @@ def draw_coefficients(
       context: (D,) from `model.context`. num_samples: N.
 
     Returns:
-      Coefficients (N, S). IdGen: betas. ExpGen: expression and 3 of the jaw, radians.
+      Coefficients (N, S). IdGen: betas. ExpGen: expression and the jaw's axis-angle (3), radians.
 
     Raises:
       ValueError: guidance is requested of a generator that was not trained for it.
@@ -149,4 +149,4 @@ def draw_coefficients(
         no_context = model.nothing[...]
         predictor = apply_guidance(predict, lambda x, t: model.noise(x, t, no_context), config.guidance)
     schedule = make_schedule(model.config.schedule)
-    return model.coefficients(draw(predictor, schedule, key, (num_samples, model.config.unet.size), config))
+    return model.unscaled(draw(predictor, schedule, key, (num_samples, model.config.unet.size), config))

@@ -64,7 +64,8 @@ def similarity(distances: Array, k: float | Array = 0.5) -> Array:
 
 
 def shell_radius(dimensions: int, n_sigma: float | Array = 3.0) -> Array:
-    """Return the radius that a standard normal vector's norm exceeds with the tail probability of `n_sigma` sigma: ().
+    """Return the radius that a standard normal vector's norm exceeds with about the one-sided tail probability of
+    `n_sigma` standard deviations: ().
 
     |z|^2 in d dimensions has mean d and variance 2 d, which gives sqrt(d + n_sigma sqrt(2 d)). The paper's Eq. 9
     compares z^T z with 3 sqrt(d), which a normal vector of many dimensions always exceeds (z^T z is about d).
@@ -80,7 +81,7 @@ def quality(latents: Array, n_sigma: float | Array = 3.0, *, each: bool = False)
     Args:
       latents: (*b, M, D), standard normal for plausible heads.
       n_sigma: larger is more diverse, smaller is more realistic.
-      each: also bound each latent by n_sigma: the sum of all excesses is added to |z| - r.
+      each: also bound each latent: the sum of max(0, |z_i| - n_sigma) is added to max(0, |z| - r).
 
     Returns:
       (*b, M) in (0, 1].
@@ -163,7 +164,7 @@ def diversity_loss(
 
 @jax.jit
 def sample_dpp(key: Array, likelihood_kernel: Array) -> Array:
-    """Sample a subset of random size exactly: (M,) bool (Kulesza & Taskar 2012, Algorithm 1).
+    """Draw an exact sample of the DPP, a subset of random size: (M,) bool (Kulesza & Taskar 2012, Algorithm 1).
 
     Args:
       likelihood_kernel: (M, M) L.
@@ -183,7 +184,7 @@ def sample_dpp(key: Array, likelihood_kernel: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=2)
 def sample_k_dpp(key: Array, likelihood_kernel: Array, count: int) -> Array:
-    """Sample a subset of `count` items exactly: (count,) int32, ascending (Kulesza & Taskar 2012, Algorithm 8).
+    """Draw an exact sample of the k-DPP, k = `count`: (count,) int32, ascending (Kulesza & Taskar 2012, Algorithm 8).
 
     Args:
       likelihood_kernel: (M, M) L. If its rank is below `count`, arbitrary items complete the subset.
@@ -215,7 +216,8 @@ def sample_k_dpp(key: Array, likelihood_kernel: Array, count: int) -> Array:
 
 
 def _log_elementary_polynomials(logs: Array, count: int) -> Array:
-    """Return log e_l of the first n of the numbers exp(logs), e_l the elementary polynomials: (M + 1, count + 1)."""
+    """Return the logs (M + 1, count + 1) of the elementary symmetric polynomials e_l: row n is for the first n of the
+    numbers exp(logs), column l is the degree."""
 
     def add(row: Array, log_value: Array) -> tuple[Array, Array]:
         new = row.at[1:].set(jnp.logaddexp(row[1:], log_value + row[:-1]))

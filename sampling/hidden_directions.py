@@ -12,7 +12,7 @@ from models.mesh_vae import MeshVAE, Posterior
 OVERSAMPLING = 8
 """Number of additional directions in the subspace iteration, which makes the last wanted ones accurate."""
 POWER_ITERATIONS = 1
-"""Rounds of the subspace iteration. The spectrum decays fast, and a second round did not increase diversity."""
+"""Number of iterations. The spectrum decays fast, and a second iteration did not increase diversity."""
 
 
 def hidden_directions(vae: MeshVAE, posterior: Posterior, hidden: Array, count: int, key: Array) -> tuple[Array, Array]:

@@ -23,21 +23,21 @@ class PhotoTerm:
     """A photo with the camera, texture and light of its fit, at the resolution of the photometric loss."""
 
     image: Array
-    """(R, R, 3)"""
-    allowed: Array
-    """(R, R) mask of visible face pixels: M_f (1 - M_o)."""
+    """(R, R, 3) RGB in [0, 1]."""
+    mask: Array
+    """(R, R) 1 at visible face pixels, M_f (1 - M_o), otherwise 0."""
     skin: Array
     """(F,) 1 for triangles of skin, whose colours are compared."""
     camera: OrthographicCamera
     """World -> pixels of `image`."""
     texture: Array
-    """(C,)"""
+    """(C,) albedo coefficients."""
     light: Array
-    """(9, 3)"""
+    """(9, 3) spherical harmonics."""
 
 
 def photo_term(head: HeadModel, fit: Fit, observation: Observation, size: int) -> PhotoTerm:
-    """Make the `PhotoTerm` of one photo, with the image downsample_photo to `size` pixels."""
+    """Make the `PhotoTerm` of one photo, with the image downsampled to `size` pixels."""
     ratio = size / observation.image.shape[-2]
     observation = dataclasses.replace(observation, image=jnp.nan_to_num(observation.image))
     return PhotoTerm(
@@ -62,7 +62,7 @@ def photometric_loss(
     `photometric_energy`; without a `scale` it does not saturate."""
     screen = term.camera.project(vertices)
     albedo, normals = surface_at_pixels(head, vertices, screen, face_index, term.texture)
-    weights = pixel_weights(face_index, term.skin, term.allowed)
+    weights = pixel_weights(face_index, term.skin, term.mask)
     difference = term.image - albedo * shade(normals, term.light)
     return photometric_energy(difference, weights, math.inf if scale is None else scale)
 

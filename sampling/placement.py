@@ -1,5 +1,5 @@
-"""Placement of heads of given coefficients on a photo, by a rigid alignment to the visible landmarks. The authors of
-OFER overlay heads on photos, but the paper gives no pose."""
+"""Placement of heads of given coefficients on a photo: pose and scale are aligned to the visible landmarks. The authors
+of OFER overlay heads on photos, but the paper gives no pose."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from flamejax.types import Fit, Observation
 STEPS = 8
 """Number of least-squares steps."""
 NUM_LANDMARKS = 68
+"""Number of iBUG landmarks, which come before the dense ones."""
 
 
 @jax.tree_util.register_dataclass
@@ -41,13 +42,13 @@ class LandmarkView:
     """The landmarks of a photo that heads are aligned to."""
 
     head: HeadModel
-    """A head of the corners of the landmarks' triangles only: three per landmark, the 68 before dense ones."""
+    """A head whose vertices are the landmarks' triangle corners only: three per landmark, the 68 before dense ones."""
     barycentric: Array
     """(L, 3) barycentric coordinates of the landmarks in these triangles."""
     points: Array
     """(L, 2) observed positions, in crop sides."""
-    precision: Array
-    """(L,) inverse of their standard deviation, in crop sides; 0 = hidden."""
+    inverse_sigma: Array
+    """(L,) inverse of their standard deviations in crop sides; 0 = hidden."""
 
 
 @jax.tree_util.register_dataclass
@@ -68,7 +69,7 @@ def landmark_view(head: HeadModel, fit: Fit, observation: Observation, config: F
     targets: LandmarkTargets = landmark_targets(observation, config)
     triangles, barycentric = landmark_triangles(head, fit.params)
     points = targets.points
-    precision = jnp.sqrt(targets.weights) / landmark_noise(head, config)
+    inverse_sigma = jnp.sqrt(targets.weights) / landmark_noise(head, config)
     if head.dense is not None and config.dense_weight:
         side = observation.image.shape[-2]
         outer_eyes = fit.camera.scale / side * OUTER_EYE_DISTANCE
@@ -76,9 +77,9 @@ def landmark_view(head: HeadModel, fit: Fit, observation: Observation, config: F
         barycentric = jnp.concatenate([barycentric, head.dense.dense_barycentric])
         points = jnp.concatenate([points, targets.dense_points])
         dense = jnp.sqrt(config.dense_weight * targets.dense_weights) / (head.dense.dense_spread * outer_eyes)
-        precision = jnp.concatenate([precision, dense])
+        inverse_sigma = jnp.concatenate([inverse_sigma, dense])
     corners = dataclasses.replace(select_vertices(head, triangles.reshape(-1)), dense=None)
-    return LandmarkView(corners, barycentric, points, precision)
+    return LandmarkView(corners, barycentric, points, inverse_sigma)
 
 
 def landmark_points(view: LandmarkView, params: HeadParams) -> Array:
@@ -106,7 +107,7 @@ def fit_placement(
     """
     scale, translation = fit.camera.scale / side, fit.camera.translation / side
     fit_rotation, flip = rotation_matrix(fit.params.global_orient), jnp.asarray([[1.0, -1.0]])
-    weights = view.precision**2 / jnp.maximum(jnp.sum(view.precision**2), 1e-6)
+    weights = view.inverse_sigma**2 / jnp.maximum(jnp.sum(view.inverse_sigma**2), 1e-6)
 
     def initial_pose(points: Array) -> Array:
         """Return the fit's rotation and scale, and the translation that aligns the weighted centres."""
@@ -116,15 +117,15 @@ def fit_placement(
     def residuals(pose: Array, points: Array, log_scale: Array) -> Array:
         rotated = jnp.matmul(points, jnp.matmul(rotation_matrix(pose[:3]), fit_rotation).T, precision="highest")
         flat = rotated[:, :2] * flip * jnp.exp(log_scale)
-        return (flat + pose[None, 4:] - view.points) * view.precision[:, None]
+        return (flat + pose[None, 4:] - view.points) * view.inverse_sigma[:, None]
 
     # With few visible landmarks the pose stays near the fit's.
-    prior_precision = jnp.asarray([5.0, 5.0, 5.0, 10.0, 2.0, 2.0])
+    prior_inverse_sigma = jnp.asarray([5.0, 5.0, 5.0, 10.0, 2.0, 2.0])
 
     def align(points: Array, prior_mean: Array, start: Array, log_scale: Array | None) -> Array:
         def energy(pose: Array) -> tuple[Array, Array]:
             data = residuals(pose, points, pose[3] if log_scale is None else log_scale)
-            return data, (pose - prior_mean) * prior_precision
+            return data, (pose - prior_mean) * prior_inverse_sigma
 
         return least_squares(energy, start, STEPS)[0]
 

@@ -40,7 +40,7 @@ class SingleStageInputs:
     geometry: GeometryParams
     """The fit's variables, whose pose and camera all copies share."""
     hidden: Array
-    """(V,) bool"""
+    """(V,) bool, vertices that the photo does not show."""
 
 
 def single_stage(
@@ -56,7 +56,7 @@ def single_stage(
       fit, observation, keys: leading axis (B,). dpp_params: (2,) k, n_sigma.
 
     Returns:
-      Hypotheses with `params` (global coefficients, as of a `Fit`), without latents; score: minus L_fitting.
+      Hypotheses with `params` of `model.head`, as of a `Fit`, and without latents; score: minus L_fitting.
     """
     single = config.single_stage
     config = dataclasses.replace(config, dpp_weight=single.dpp_weight, learning_rate=single.learning_rate,
@@ -97,7 +97,7 @@ def single_stage(
 
 
 def _geometry(model: FitModel, fit: Fit, side: int) -> GeometryParams:
-    """Return a fit's result as the variables of the fitting."""
+    """Return the pose, camera and coefficients of a fit to a crop of `side` pixels."""
     params = fit.params
     return GeometryParams(
         params.global_orient,
@@ -120,7 +120,7 @@ def _params(model: FitModel, face: SingleStageInputs, variables: Array) -> HeadP
 
 
 def _energies(model: FitModel, face: SingleStageInputs, variables: Array, config: FitConfig) -> Array:
-    """Return Eq. 11 without its photometric_loss term: (M,)."""
+    """Return Eq. 11 without its photometric term, for variables (M, K): (M,), nats."""
 
     def energy(coefficients: Array) -> Array:
         geometry, head = _with_coefficients(model, face, coefficients), model.head

@@ -20,10 +20,11 @@ ARCFACE_TEMPLATE = (
 112 pixels. They were published as pixel indices; + 0.5, because our pixel centres are at + 0.5."""
 FARL_SIZE, FARL_MARGIN = 224, 1.6
 LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH_CORNERS = slice(36, 42), slice(42, 48), 30, (48, 54)
-"""Landmarks of iBUG-68."""
+"""Landmarks of iBUG-68; left and right as in the image."""
 MIN_SPREAD = 1e-3
 """Pixels: points that are closer together than this do not determine scale and angle."""
 MAX_SAMPLES = 4
+"""Largest number of samples of a crop's pixel in each direction."""
 
 
 def five_points(landmarks: Array, visibility: Array) -> tuple[Array, Array]:
@@ -34,8 +35,8 @@ def five_points(landmarks: Array, visibility: Array) -> tuple[Array, Array]:
       visibility: (*b, 68) in [0, 1].
 
     Returns:
-      Points (*b, 5, 2) and their weights (*b, 5). An eye's point is the mean of its visible landmarks, its weight the
-      mean of their visibility.
+      Points (*b, 5, 2) and their weights (*b, 5). An eye's point is the mean of its landmarks, weighted by visibility;
+      its weight is the mean of their visibility.
     """
     weights = _weights(landmarks, visibility)
     landmarks = _finite(landmarks)
@@ -78,8 +79,8 @@ def similarity_2d(source: Array, target: Array, weights: Array) -> tuple[Array, 
 def arcface_transform(
     landmarks: Array, visibility: Array, photo_shape: tuple[int, ...], size: int = ARCFACE_SIZE
 ) -> Array:
-    """Return the transform from the photo to ArcFace's crop (Deng et al. 2019), which maps the visible ones of five
-    points to the template.
+    """Return the transform from the photo to ArcFace's crop (Deng et al. 2019), which fits the visible ones of
+    `five_points` to the template.
 
     If fewer than two are visible, all five have equal weight, because detectors and fits estimate hidden landmarks too.
     If these are degenerate as well, the crop is the entire photo.
@@ -111,8 +112,8 @@ def square_transform(
     """Return the transform from the photo to an upright square around the face, whose side is `margin` times the longer
     side of its visible landmarks' box (FaRL, as OFER uses it: 1.6 times, at 224 pixels).
 
-    If fewer than two landmarks are visible (0.5 or more), it is the box of all landmarks. If these are degenerate as
-    well, it is the entire photo. Arguments and result as `arcface_transform`.
+    If fewer than two landmarks are visible (visibility 0.5 or more), it is the box of all landmarks. If these are
+    degenerate as well, it is the entire photo. Arguments and result as `arcface_transform`.
     """
     from_visible = _box_transform(landmarks, _weights(landmarks, visibility) >= 0.5, size, margin)
     from_all = _box_transform(landmarks, jnp.isfinite(landmarks).all(axis=-1), size, margin)

@@ -32,7 +32,7 @@ class IResNetConfig:
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.blocks) != len(self.widths) or self.final_size < 1:
-            raise ValueError(f"an iResNet has as many stages as widths, and an image to halve: {self}")
+            raise ValueError(f"an iResNet needs one width per stage, and an image_size of at least 1: {self}")
 
     @property
     def final_size(self) -> int:
@@ -103,7 +103,7 @@ class ArcFace(nnx.Module):
         return self.features_from_crops(self.crop(photo, landmarks, visibility))
 
     def crop(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """Crop the aligned face (*b, S, S, 3), RGB in [0, 1], black outside of the photo."""
+        """Crop the aligned face: (*b, S, S, 3) with S = `image_size`, RGB in [0, 1], black outside of the photo."""
         size = self.config.image_size
         return warp(photo, arcface_transform(landmarks, visibility, photo.shape, size), size)
 

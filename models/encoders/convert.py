@@ -22,10 +22,10 @@ from models.encoders.files import (
     DEPTHS,
     TITLES,
     EncoderName,
+    abstract_encoder,
     architecture,
     check_depth,
-    empty_encoder,
-    filled_encoder,
+    fill_encoder,
     flat_weights,
 )
 from models.encoders.identify import identify_file, refuse_file
@@ -38,7 +38,7 @@ WANTED: dict[EncoderName, str] = {
     "arcface": "an iResNet of arcface_torch (backbone.pth), MICA (mica.tar) or insightface (w600k_r50.onnx)",
     "farl": "FaRL-Base-Patch16-LAIONFace20M-ep16.pth or -ep64.pth",
 }
-CLIP_HEAD = 64
+CLIP_HEAD_WIDTH = 64
 """Width of an attention head in all of CLIP's towers, which the files do not contain."""
 _PARTS = {
     "kernel": "weight", "scale": "weight", "slope": "weight", "mean": "running_mean", "variance": "running_var",
@@ -58,7 +58,7 @@ def read_arcface(path: Path, depth: int | None = None, published: bool = True) -
 
     Args:
       depth: the required depth, 18, 34, 50, 100 or 200; None: any.
-      published: refuse_file unpublished sizes, which mostly are incomplete files.
+      published: refuse networks of unpublished sizes, which mostly are incomplete files.
 
     Raises:
       ImportError: the file is an ONNX model, and the package onnx is not installed.
@@ -86,7 +86,7 @@ def read_farl(path: Path, heads: int | None = None, published: bool = True) -> F
     """Read FaRL's image tower from its `.pth`; the text tower is ignored.
 
     Args:
-      heads: number of attention heads; by default of width `CLIP_HEAD`.
+      heads: number of attention heads; by default as many as make each `CLIP_HEAD_WIDTH` wide.
       published, raises: as `read_arcface`.
     """
     kind = identify_file(path)
@@ -164,7 +164,7 @@ def _vit_config(tensors: Mapping[str, Tensor], path: Path, heads: int | None) ->
     layers = len({match[1] for name in tensors if (match := pattern.fullmatch(name))})
     try:
         width = _shape(tensors, "proj", 2, path)[1]
-        return ViTConfig(side * patch, patch, hidden, layers, heads or max(hidden // CLIP_HEAD, 1), width)
+        return ViTConfig(side * patch, patch, hidden, layers, heads or max(hidden // CLIP_HEAD_WIDTH, 1), width)
     except ValueError as error:
         raise HeadFileError(f"{path}: no ViT of CLIP ({error}).") from error
 
@@ -182,7 +182,7 @@ def _convert(config: IResNetConfig | ViTConfig, tensors: Mapping[str, Tensor], p
     """Build an encoder from tensors, all of which must be present with the right shapes."""
     to_name = farl_name if isinstance(config, ViTConfig) else arcface_name
     weights, used = {}, set[str]()
-    for variable_path, leaf in flat_weights(empty_encoder(config)).items():
+    for variable_path, leaf in flat_weights(abstract_encoder(config)).items():
         name = to_name(variable_path)
         used.add(name)
         shape = _shape(tensors, name, len(leaf.shape), path)
@@ -197,8 +197,8 @@ def _convert(config: IResNetConfig | ViTConfig, tensors: Mapping[str, Tensor], p
     layers = re.compile(r"layer\d.*|transformer\..*")
     extra = [n for n in tensors if n not in used and layers.fullmatch(n) and not n.endswith("num_batches_tracked")]
     if extra:
-        raise HeadFileError(f"{path}: '{extra[0]}' is nothing that {architecture(config)} has: another network.")
-    return filled_encoder(config, weights)
+        raise HeadFileError(f"{path}: '{extra[0]}' is not a tensor of {architecture(config)}: another network.")
+    return fill_encoder(config, weights)
 
 
 def arcface_name(path: tuple[Any, ...]) -> str:

@@ -30,13 +30,15 @@ class ViTConfig:
     hidden: int = 768
     """Width of the tokens; the MLPs are four times as wide."""
     layers: int = 12
+    """Number of transformer blocks."""
     heads: int = 12
+    """Number of attention heads."""
     width: int = 512
     """Width of the projection."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size or self.hidden % self.heads:
-            raise ValueError(f"patches must fill the image, and heads the tokens: {self}")
+            raise ValueError(f"image_size must be a multiple of patch_size, and hidden a multiple of heads: {self}")
 
     @property
     def tokens(self) -> int:
@@ -91,11 +93,13 @@ class FaRL(nnx.Module):
         return self.head(self.features(photo, landmarks, visibility))
 
     def features(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """Return the class token after the last block and its layer norm (*b, feature_width). No gradient passes."""
+        """Return the class token after the last block and a layer norm: (*b, feature_width); arguments as `Encoder`. No
+        gradient passes."""
         return self.features_from_crops(self.crop(photo, landmarks, visibility))
 
     def crop(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """Crop the square around the face (*b, S, S, 3), RGB in [0, 1], black outside of the photo."""
+        """Crop the square around the face: (*b, S, S, 3) with S = `image_size`, RGB in [0, 1], black outside of the
+        photo."""
         size = self.config.image_size
         return warp(photo, square_transform(landmarks, visibility, photo.shape, size), size)
 

@@ -27,7 +27,7 @@ from models.weight_files import fields_from_json, path_name, write_arrays
 
 FORMAT_VERSION = 1
 LARGEST_SIZE = 10_000
-"""Larger numbers in an architecture are taken for damage."""
+"""Larger numbers in a file's architecture mean that the file is damaged."""
 EncoderName = Literal["arcface", "farl"]
 TITLES: dict[EncoderName, str] = {"arcface": "ArcFace", "farl": "FaRL"}
 DEPTHS: dict[tuple[int, ...], int] = {
@@ -61,16 +61,16 @@ def flat_weights(encoder: nnx.Module) -> dict[tuple[Any, ...], nnx.Variable]:
     return dict(sorted(nnx.to_flat_state(nnx.state(encoder)), key=lambda item: path_name(item[0])))
 
 
-def empty_encoder(config: IResNetConfig | ViTConfig) -> ArcFace | FaRL:
-    """Return an encoder of shapes, without weights."""
+def abstract_encoder(config: IResNetConfig | ViTConfig) -> ArcFace | FaRL:
+    """Return an encoder whose variables hold shapes and types (`jax.ShapeDtypeStruct`) instead of weights."""
     if isinstance(config, ViTConfig):
         return nnx.eval_shape(lambda: FaRL(config, rngs=nnx.Rngs(0)))
     return nnx.eval_shape(lambda: ArcFace(config, rngs=nnx.Rngs(0)))
 
 
-def filled_encoder(config: IResNetConfig | ViTConfig, weights: Mapping[tuple[Any, ...], np.ndarray]) -> ArcFace | FaRL:
+def fill_encoder(config: IResNetConfig | ViTConfig, weights: Mapping[tuple[Any, ...], np.ndarray]) -> ArcFace | FaRL:
     """Build an encoder with these weights, by the paths of `flat_weights`; their shapes must match."""
-    encoder = empty_encoder(config)
+    encoder = abstract_encoder(config)
     state = [
         (path, leaf.replace(jnp.asarray(weights[path], jnp.float32))) for path, leaf in flat_weights(encoder).items()
     ]
@@ -104,21 +104,21 @@ def load_encoder(name: EncoderName, path: str | os.PathLike[str] | None = None) 
     path = encoder_path(name) if path is None else Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no {TITLES[name]} weights. They may not be passed on. Sources: docs/how-to/encoders.md; "
-            f"then `flamejax convert FILE --to {name}`."
+            f"{path}: no {TITLES[name]} weights. Their licence does not allow us to ship them. Get them as "
+            f"docs/how-to/encoders.md says, then run `flamejax convert FILE --to {name}`."
         )
     if (kind := identify_file(path)) != "npz":
         refuse_file(path, kind, f"what `flamejax convert {path} --to {name}` writes")
     arrays = read_npz(path)
     config = _read_config(name, arrays, path)
-    leaves = flat_weights(empty_encoder(config))
+    leaves = flat_weights(abstract_encoder(config))
     weights, sizes = arrays.get("weights"), [math.prod(leaf.shape) for leaf in leaves.values()]
     if str(arrays.get("layout")) != _layout(leaves) or weights is None or weights.shape != (sum(sizes),):
         raise HeadFileError(f"{path}: its weights do not fit its architecture: damaged. Convert it again.")
     if weights.dtype.kind != "f" or not np.isfinite(weights).all():
         raise HeadFileError(f"{path}: its weights are not finite numbers: damaged. Convert it again.")
     parts = np.split(weights, np.cumsum(sizes)[:-1])
-    return filled_encoder(
+    return fill_encoder(
         config, {key: part.reshape(leaf.shape) for (key, leaf), part in zip(leaves.items(), parts, strict=True)}
     )
 
@@ -153,7 +153,8 @@ def check_depth(config: IResNetConfig, depth: int | None, path: Path) -> None:
 
 
 def describe_encoder(name: EncoderName, path: Path) -> str:
-    """Describe a converted file without reading its weights. Raises HeadFileError, as `load_encoder`."""
+    """Return a converted file's architecture and source in words, without reading its weights. Raises HeadFileError, as
+    `load_encoder`."""
     if (kind := identify_file(path)) != "npz":
         refuse_file(path, kind, f"what `flamejax convert FILE --to {name}` writes")
     header = ("format_version", "encoder", "config", "provenance_source", "provenance_sha256")

@@ -1,4 +1,4 @@
-"""Identify the kind of a file by its content, and refuse_file wrong files with a helpful message."""
+"""Identify the kind of a file by its content, and refuse wrong files with a helpful message."""
 
 from __future__ import annotations
 

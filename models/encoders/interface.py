@@ -40,7 +40,7 @@ class ImageEncoder(Encoder, Protocol):
     """Width of the last layer's input."""
 
     def features(self, photo: Array, landmarks: Array, visibility: Array) -> Array:
-        """Return the frozen layers' output (*b, feature_width); arguments as of a call. No gradient passes."""
+        """Return the frozen layers' output (*b, feature_width); arguments as of `__call__`. No gradient passes."""
 
     def head(self, features: Array) -> Array:
         """Apply the last layer to features (*b, feature_width): context (*b, width)."""

@@ -1,7 +1,7 @@
 """The landmark encoder, which needs no licensed weights: it computes the context from the visible landmarks.
 
-Hidden landmarks are replaced by tokens, so that the context says which ones are hidden. The only input from the photo
-are its landmarks, so that an encoder trained on sampled heads, without images, works on real photos.
+Hidden landmarks are replaced by tokens, so that the context says which ones are hidden. The landmarks are the only
+input from the photo, so that an encoder trained on sampled heads, without images, works on real photos.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class LandmarkEncoderConfig:
     hidden: int = 1024
     """Width of the hidden layers."""
     blocks: int = 3
+    """Number of residual blocks."""
     spread: float = 0.06
     """Typical deviation of aligned landmarks from their means, in units of the mean face's RMS radius."""
 
@@ -101,7 +102,7 @@ def align_by_similarity(points: Array, target: Array, weights: Array) -> Array:
       points, target: (*b, L, 2). weights: (*b, L); points of weight 0 have no effect, even if not finite.
 
     Returns:
-      (*b, L, 2). If fewer than two points have weight, or all coincide, all are at the target's centre.
+      (*b, L, 2). If fewer than two points have weight, or all coincide, all lie at the weighted mean of the target.
     """
     points = jnp.where(weights[..., None] > 0, points, 0.0)
     transform, _ = similarity_2d(points, target, weights)

@@ -40,7 +40,10 @@ def read_onnx(path: Path) -> dict[str, np.ndarray]:
 
 
 class _GraphReader:
-    """Follows a graph from the photo to the embedding, and collects the weights of its operations."""
+    """Follows a graph from the photo to the embedding, and collects the weights of its operations.
+
+    Methods named after layers read the weights of a layer, and return the name of its output tensor.
+    """
 
     def __init__(self, graph: Any, path: Path) -> None:
         self.path, self.weights = path, dict[str, np.ndarray]()
@@ -61,7 +64,7 @@ class _GraphReader:
         self.start = inputs[0]
 
     def read_iresnet(self) -> dict[str, np.ndarray]:
-        """Read the weights of all layers."""
+        """Return the weights of all layers by their names in arcface_torch's state dictionary."""
         x = self.prelu(self.convolution(self.start, "conv1", "bn1", 1), "prelu")
         stage = index = 0
         while any(node.op_type in ("Conv", "Add") for node in self.consumers_of(x)):
@@ -166,7 +169,7 @@ class _GraphReader:
         return self.fail(f"has {actual} where an iResNet has {' or '.join(kinds)}")
 
     def constant(self, node: Any, index: int, axes: int | None) -> np.ndarray:
-        """Return a constant input of an operation as float32."""
+        """Return an operation's constant input number `index` as float32. axes: required number of axes; None: any."""
         from onnx import numpy_helper
 
         tensor = self.constants.get(node.input[index]) if index < len(node.input) else None

@@ -129,7 +129,8 @@ class Conditioned(nnx.Module):
 
 
 def base_digest(encoder: Encoder) -> str:
-    """Return a digest of an image encoder's frozen layers, on which its features and its last layer depend."""
+    """Return a digest (32 hex digits) of an image encoder's frozen layers, on which its features and its last layer
+    depend."""
     digest = hashlib.sha256()
     for path, leaf in flat_weights(cast(nnx.Module, encoder)).items():
         if not isinstance(leaf, nnx.Param):

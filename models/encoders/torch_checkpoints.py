@@ -20,6 +20,7 @@ from flamejax.head import HeadFileError
 from flamejax.head.formats import Name, PickleRecord, load_pickle
 
 MAX_PICKLE, MAX_DEPTH, MAX_DICTIONARIES = 64 * 2**20, 3, 64
+"""Limits: bytes of the pickle, levels of nested dictionaries, and number of dictionaries of tensors."""
 _EXTRA_NAMES = re.compile(
     r"torch\._utils _rebuild_parameter|torch BFloat16Storage|torch (?:Size|device)|argparse Namespace"
     r"|collections (?:defaultdict|Counter)|(?:__builtin__|builtins) (?:dict|list)|yacs\.config CfgNode"
@@ -59,7 +60,8 @@ def read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
             infos = {info.filename: info for info in archive.infolist()}
             pickle_name = next(name for name in infos if name.endswith("/data.pkl"))
             if infos[pickle_name].file_size > MAX_PICKLE:
-                raise HeadFileError(f"{path}: its pickle has {infos[pickle_name].file_size} bytes: no weights.")
+                size = infos[pickle_name].file_size
+                raise HeadFileError(f"{path}: its pickle has {size} bytes: too many for weights.")
             folder = pickle_name.removesuffix("data.pkl")
             if f"{folder}byteorder" in infos and archive.read(f"{folder}byteorder").strip() == b"big":
                 raise HeadFileError(f"{path}: its numbers are big-endian, which is not read here. Save it again.")

@@ -57,7 +57,7 @@ def test_derivatives_agree_with_finite_differences():
     check_grads(lambda x: jnp.sum(weights * jnp.tanh(gathered(LISTS, x))), (rows(6, 2),), 2, ("fwd", "rev"), eps=1e-2)
 
 
-def test_linear_transpose_and_its_transpose():
+def test_transpose_sums_and_its_transpose_gathers():
     x = rows(6, 2)
     transpose = jax.linear_transpose(lambda x: gather(LISTS, x), x)
     (collected,) = transpose(gather(LISTS, x))
@@ -70,7 +70,7 @@ def hessian_vector(f, x, tangent):
     return jax.jvp(jax.grad(lambda x: jnp.sum(jnp.sin(f(LISTS, x)))), (x,), (tangent,))[1]
 
 
-def test_forward_over_reverse_and_reverse_over_forward():
+def test_second_derivatives_equal_those_of_indexing():
     x, tangent = rows(6, 2), rows(7, 2)[1:]
     np.testing.assert_allclose(hessian_vector(gathered, x, tangent), hessian_vector(indexed, x, tangent), atol=1e-6)
     gradient = jax.grad(lambda x: jnp.sum(jax.jvp(lambda x: jnp.sin(gathered(LISTS, x)), (x,), (tangent,))[1]))(x)
@@ -90,7 +90,7 @@ def test_vmap_equals_a_loop(axis):
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
-def test_vmap_twice_and_under_a_map():
+def test_vmap_twice_and_under_a_map_equal_indexing():
     x = rows(2, 3, 6, 2)
     expected = x[:, :, LISTS.index]
     np.testing.assert_array_equal(jax.vmap(jax.vmap(lambda x: gather(LISTS, x)))(x), expected)

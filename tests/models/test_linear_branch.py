@@ -74,7 +74,7 @@ def test_coefficients_of_a_head_are_recovered(small):
     np.testing.assert_allclose(model.to_vertices(coefficients), head, atol=2e-3)
 
 
-def test_interpolation_is_exact_for_fewer_equations_than_weights(small):
+def test_interpolation_is_exact_with_fewer_equations_than_weights(small):
     """Two components give six equations per vertex, and almost every vertex has more centres than that."""
     coefficients = jnp.asarray(np.random.default_rng(4).standard_normal((3, RANK)), jnp.float32)
     vertices = branch(small).to_vertices(coefficients)
@@ -87,7 +87,7 @@ def test_interpolation_is_exact_for_fewer_equations_than_weights(small):
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
-def test_batches(small, batch):
+def test_batches_jit_and_vmap_agree(small, batch):
     model, x, visible = branch(small), field(batch), some_visible(batch)
     function = lambda x, v: (posterior := model.posterior(x, v), model.to_vertices(posterior[0]))  # noqa: E731
     posterior, heads = jax.jit(function)(x, visible)
@@ -99,7 +99,7 @@ def test_batches(small, batch):
     chex.assert_trees_all_close(outputs, (posterior, heads), rtol=1e-3, atol=1e-4)
 
 
-def test_derivatives(small):
+def test_derivatives_agree_with_finite_differences(small):
     model, visible = branch(small), some_visible()
     check_grads(lambda x: model.posterior(x, visible)[0], (field(),), 1, eps=1e-1, rtol=2e-2, atol=2e-2)
     check_grads(model.to_vertices, (jnp.ones(RANK),), 2, eps=1e-1, rtol=2e-2, atol=2e-2)
@@ -122,7 +122,7 @@ def correlated_posterior(small, log_variance=0.3):
     return Posterior(mean, ratio, factor, scale), stretch[:, None] * covariance(factor, scale) * stretch
 
 
-def test_samples_have_the_covariance(small):
+def test_samples_have_the_posteriors_covariance(small):
     posterior, expected = correlated_posterior(small)
     draws = jax.jit(jax.vmap(posterior.sample))(jax.random.split(jax.random.key(0), 40_000))
     sample_covariance = np.cov(np.asarray(to_coefficients(draws)).T)
@@ -132,7 +132,7 @@ def test_samples_have_the_covariance(small):
     np.testing.assert_allclose((draws.mean(0) - posterior.mean) / to_latents(deviation, (2, 3)), 0, atol=0.03)
 
 
-def test_kl_of_correlated_latents(small):
+def test_kl_of_correlated_latents_equals_its_closed_form(small):
     posterior, sigma = correlated_posterior(small)
     mean = np.asarray(to_coefficients(posterior.mean), np.float64)
     expected = 0.5 * (np.trace(sigma) + mean @ mean - len(mean) - np.linalg.slogdet(sigma)[1])

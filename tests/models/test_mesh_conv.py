@@ -184,7 +184,7 @@ def test_second_call_does_not_compile_again(small):
     assert not np.allclose(first, second)
 
 
-def test_initial_outputs_have_the_gain_as_deviation(flame_sized):
+def test_initial_outputs_have_the_gain_as_standard_deviation(flame_sized):
     """For white input the convolution's output has its gain as deviation, and the ELU of a gain of 1.278 has RMS 1."""
     for direction, channels in (("pool", (3, 32)), ("unpool", (32, 3))):
         lists = getattr(flame_sized.steps[0], direction)
@@ -217,12 +217,12 @@ def test_rate_0_and_1_use_a_single_branch(small, rate, part):
     np.testing.assert_allclose(block(x), part(block.conv if rate == 0 else block.residual, x), atol=1e-5)
 
 
-def test_mean_weights_at_stride_1_are_an_error():
+def test_mean_weights_at_stride_1_are_refused():
     with pytest.raises(ValueError, match="stride 1"):
         MeshResidual(None, 2, 2, rngs=nnx.Rngs(0)).mean_weights()
 
 
-def test_input_of_wrong_shape_is_an_error(small):
+def test_inputs_of_wrong_shape_are_refused(small):
     lists = lists_of(small, "down")
     conv = MeshConv(lists, 2, 3, 2, rngs=nnx.Rngs(0))
     for shape in ((lists.num_sources + 1, 2), (2, lists.num_sources - 1, 2)):

@@ -50,7 +50,7 @@ def open_head():
 
 
 @pytest.mark.parametrize(("config", "batch"), [(RAW, ()), (TINY, (2, 3))])
-def test_shapes(config, batch):
+def test_outputs_have_the_batch_axes_of_the_inputs(config, batch):
     model, key = tiny(config), jax.random.key(0)
     vertices, visible = normal((*batch, 120, 3)), half_hidden(batch)
 
@@ -90,7 +90,7 @@ def test_the_visibility_mask_has_an_effect():
     assert float(jnp.abs(all_visible - partly_hidden).max()) > 1e-3
 
 
-def test_kl_against_numerical_integration():
+def test_kl_equals_numerical_integration():
     posterior = Posterior(jnp.asarray([[0.0, 1.5], [-0.7, 0.2]]), jnp.asarray([[0.0, -2.0], [1.0, -4.0]]))
     z, total = np.linspace(-25, 25, 200_001), 0.0
     for mean, log_variance in zip(np.ravel(posterior.mean), np.ravel(posterior.log_variance), strict=True):
@@ -193,7 +193,7 @@ def test_a_mesh_with_few_latents_takes_the_leading_components():
         tiny(config, components=jnp.asarray(fields[:59], jnp.float32))
 
 
-def test_latents_and_sizes_of_the_papers_network(flame_sized):
+def test_networks_have_the_papers_numbers_of_latents_and_parameters(flame_sized):
     on_spheres = MeshVAE(flame_sized, PAPER, rngs=nnx.Rngs(0))
     assert on_spheres.latent_shape == (flame_sized.num_vertices[-1], 64)
     assert num_parameters(on_spheres) == pytest.approx(2 * 17.4e6, rel=0.1)  # Tables 5 and 6 as they are written

@@ -48,7 +48,7 @@ def test_a_file_of_another_version_is_refused_by_name(head, tmp_path):
             load_mesh_vae(head, tmp_path / "other.npz")
 
 
-def test_posterior_of_the_shipped_components_in_single_precision(head, model):
+def test_posterior_of_the_shipped_components_is_accurate_in_single_precision(head, model):
     """Compare with double precision on a half hidden face, because variances span six orders of magnitude."""
     branch, rng = model.linear, np.random.default_rng(0)
     rows = np.asarray(branch._rows_at_centres(), np.float64)

@@ -87,7 +87,7 @@ def test_aligned_face_basis_is_orthogonal_to_similarities(head, face):
         assert np.abs(flat @ unit).max() < 1e-4 * np.linalg.norm(flat, axis=1).max()
 
 
-def test_frontal_vertices_of_the_open_head():
+def test_frontal_vertices_leave_out_other_regions_of_the_open_head():
     head = load_head()
     front, regions = frontal_vertices(head), head.regions
     assert 1000 < front.sum() < 2000  # 1,785 of FLAME's

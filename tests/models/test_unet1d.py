@@ -33,7 +33,7 @@ call = nnx.jit(lambda net, *args: net(*args))
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
-def test_batch_axes_jit_and_vmap(net, batch):
+def test_batches_jit_and_vmap_agree(net, batch):
     x, time, context = inputs(batch)
     noise = call(net, x, time, context)
     chex.assert_shape(noise, (*batch, 12))
@@ -63,7 +63,7 @@ def test_shared_time_and_context_equal_repeated_ones(net):
     chex.assert_trees_all_close(shared, repeated, atol=1e-5)
 
 
-def test_derivatives(net):
+def test_derivatives_agree_with_finite_differences(net):
     x, time, context = inputs((2,))
     noise = jax.jit(lambda x, c: net(x, time, c))
     # With smaller steps float32's rounding dominates: compiled and eager results differed by 2 %.
@@ -94,7 +94,7 @@ def test_layer_shapes_follow_the_papers_widths():
         assert shapes["last/first/kernel"] == (2 * widths[0], widths[0])
 
 
-def test_products_lists_all_matrices_of_a_step():
+def test_matrix_shapes_lists_all_matrices_of_a_step():
     """The benchmark multiplies matrices of these shapes. Here they are counted for levels of widths 6 and 4."""
     config = UNet1DConfig((6, 4), context=5, time=8, heads=1, head_width=2, tokens=3)
 

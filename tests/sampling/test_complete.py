@@ -115,7 +115,7 @@ def test_invalid_inputs_are_refused_by_name(vae, model, fit):
         draw(vae, model, fit, jax.random.split(KEY, 3))
 
 
-def test_more_draws_than_are_decoded_at_once(vae, model, head, fit):
+def test_more_samples_than_are_decoded_at_once_keep_their_latents(vae, model, head, fit):
     result = draw(vae, model, fit, count=DECODE_BATCH + 3)
     assert result.vertices.shape == (DECODE_BATCH + 3, head.num_vertices, 3)
     _, rotation, root = to_head_frame(model, fit)
@@ -128,7 +128,7 @@ def test_new_and_old_style_keys_give_the_same_heads(vae, model, fit):
     np.testing.assert_array_equal(new.vertices, old.vertices)
 
 
-def test_the_root_of_a_fit_with_local_models(fit):
+def test_head_frame_of_a_fit_with_local_models_uses_their_root(fit):
     """On the open head with its local models the head frame uses the root joint of the extended head."""
     head = flamejax.load_head()
     model = fitting.prepare(head, fitting.load_local_model(head))

@@ -87,7 +87,7 @@ def test_a_mixture_in_53_dimensions_is_recovered(sampler):
     np.testing.assert_allclose(MIXTURE_53D.shares(samples), MIXTURE_53D.weights, atol=0.02)
 
 
-def test_last_alphas_of_the_schedules():
+def test_schedules_end_at_the_documented_alphas():
     for name, final_alpha in (("ho", 0.0064), ("ofer", 0.079)):
         schedule = make_schedule(name)
         assert schedule.steps == 1000
@@ -119,8 +119,8 @@ def test_ancestral_sampler_equals_ho_et_al():
         return 0.3 * x + 0.01 * t
 
     samples = draw_ancestral(noise, schedule, key, (4, 3))
-    start, walk = jax.random.split(key)
-    x, keys = jax.random.normal(start, (4, 3)), jax.random.split(walk, 50)
+    start_key, steps_key = jax.random.split(key)
+    x, keys = jax.random.normal(start_key, (4, 3)), jax.random.split(steps_key, 50)
     betas = np.linspace(1e-4, 2e-2, 50) * 20
     cumulative = np.cumprod(1 - betas)
     for i, t in enumerate(range(50, 0, -1)):
@@ -153,17 +153,17 @@ def test_at_log_snr_inverts_log_snr():
 
 @pytest.mark.parametrize("config", SAMPLERS.values(), ids=SAMPLERS)
 def test_jit_equals_eager_and_vmap_equals_a_loop(config):
-    config_of_few_steps = SamplerConfig(config.method, 6, config.eta) if config.method != "ancestral" else config
+    few_steps = SamplerConfig(config.method, 6, config.eta) if config.method != "ancestral" else config
     schedule = make_schedule("ho", 30) if config.method == "ancestral" else HO
     keys = jax.random.split(jax.random.key(1), 3)
 
-    def drawn(key):
-        return draw(MIXTURE_1D.noise, schedule, key, (5, 1), config_of_few_steps)
+    def draw_few(key):
+        return draw(MIXTURE_1D.noise, schedule, key, (5, 1), few_steps)
 
-    single, mapped = jax.jit(drawn), jax.jit(jax.vmap(drawn))
+    single, mapped = jax.jit(draw_few), jax.jit(jax.vmap(draw_few))
     chex.assert_trees_all_close(mapped(keys), jnp.stack([single(key) for key in keys]), atol=1e-4)
     if config.method == "ddim" and not config.eta:
-        chex.assert_trees_all_close(single(keys[0]), drawn(keys[0]), atol=1e-4)
+        chex.assert_trees_all_close(single(keys[0]), draw_few(keys[0]), atol=1e-4)
 
 
 def test_add_noise_at_the_first_and_last_step():
@@ -173,7 +173,7 @@ def test_add_noise_at_the_first_and_last_step():
     np.testing.assert_allclose(noisy[1], 0.0064 + 2.0, atol=1e-3)
 
 
-def test_noise_error_of_both_losses():
+def test_noise_error_is_a_mean_over_coefficients():
     predicted, noise = jnp.asarray([[1.0, -2.0]]), jnp.zeros((1, 2))
     np.testing.assert_allclose(noise_error(predicted, noise), [1.5])
     np.testing.assert_allclose(noise_error(predicted, noise, "l2"), [2.5])

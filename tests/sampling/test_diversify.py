@@ -48,8 +48,8 @@ def samples(halves, model, fit):
 
 
 @pytest.fixture(scope="module")
-def grey(photo):
-    """The photo with masked colours, which have no effect."""
+def masked_photo(photo):
+    """The photo with its colours masked, so that only landmarks have an effect."""
     return without_colours(photo)
 
 
@@ -59,18 +59,18 @@ def posterior(halves, model, head, fit):
     return halves.encode(vertices, visible_vertices(head, fit))
 
 
-def test_only_hidden_vertices_become_more_diverse(fit, grey, samples):
-    moved = run(fit, grey)
-    before, after = spreads(samples.vertices, fit), spreads(moved.vertices, fit)
+def test_only_hidden_vertices_become_more_diverse(fit, masked_photo, samples):
+    result = run(fit, masked_photo)
+    before, after = spreads(samples.vertices, fit), spreads(result.vertices, fit)
     assert after[1] > 1.3 * before[1], "more diverse where the head is hidden"
     assert after[0] < before[0] + 2e-5, "not more diverse where the photo shows the head"
     assert after[1] > 20 * after[0]
-    chex.assert_tree_all_finite((moved.vertices, moved.latents, moved.score))
-    assert (np.diff(moved.score) <= 0).all()
+    chex.assert_tree_all_finite((result.vertices, result.latents, result.score))
+    assert (np.diff(result.score) <= 0).all()
 
 
-def test_larger_n_sigma_is_more_diverse_within_its_shell(halves, head, fit, grey, posterior):
-    results = [run(fit, grey, dataclasses.replace(RUN, n_sigma=n)) for n in (1.0, 3.0, 5.0)]
+def test_larger_n_sigma_is_more_diverse_within_its_shell(halves, head, fit, masked_photo, posterior):
+    results = [run(fit, masked_photo, dataclasses.replace(RUN, n_sigma=n)) for n in (1.0, 3.0, 5.0)]
     hidden = [spreads(result.vertices, fit)[1] for result in results]
     assert hidden[0] < hidden[1] < hidden[2]
     rows, _ = DIRECTIONS(halves, posterior, ~visible_vertices(head, fit), 3, KEY)
@@ -79,10 +79,10 @@ def test_larger_n_sigma_is_more_diverse_within_its_shell(halves, head, fit, grey
         assert np.linalg.norm(coordinates, axis=-1).max() < 1.15 * float(shell_radius(3, n_sigma)) + 0.1
 
 
-def test_colours_have_an_effect(fit, photo, grey):
+def test_colours_have_an_effect(fit, photo, masked_photo):
     """For a fit that is misaligned with its photo, results differ with and without colours."""
     misaligned = dataclasses.replace(fit, vertices=fit.vertices + jnp.asarray([[0.002, 0.0, 0.0]]))
-    with_colours, without = run(misaligned, photo), run(misaligned, grey)
+    with_colours, without = run(misaligned, photo), run(misaligned, masked_photo)
     assert 1e-6 < float(jnp.abs(with_colours.vertices - without.vertices).max())
 
 
@@ -111,10 +111,10 @@ def test_batches_equal_single_photos(head):
     chex.assert_shape(first.vertices, (1, *single.vertices.shape))
 
 
-def test_the_paper_preset_optimises_latents(fit, grey, samples):
+def test_the_paper_preset_optimises_latents(fit, masked_photo, samples):
     paper = dataclasses.replace(DIVERSIFY_PRESETS["paper"], iterations=20, render_size=32, learning_rate=0.1)
     assert paper.space == "latents" and DIVERSIFY_PRESETS["paper"].iterations == 300
-    before, after = (spreads(hypotheses.vertices, fit) for hypotheses in (samples, run(fit, grey, paper)))
+    before, after = (spreads(hypotheses.vertices, fit) for hypotheses in (samples, run(fit, masked_photo, paper)))
     assert after[1] > 1.1 * before[1] and after[1] > 5 * after[0]
 
 
@@ -159,7 +159,7 @@ def test_whiten_inverts_unwhiten_and_whitens_samples(posterior):
     np.testing.assert_allclose(np.cov(np.asarray(whitened).T), np.eye(white.shape[-1]), atol=0.12)
 
 
-def test_photometric_gradient_points_away_from_the_true_head(head, fit, photo, grey):
+def test_photometric_gradient_points_away_from_the_true_head(head, fit, photo, masked_photo):
     wrong = fit.vertices + jnp.asarray([[0.004, 0.0, 0.0]])
 
     @jax.jit
@@ -176,10 +176,11 @@ def test_photometric_gradient_points_away_from_the_true_head(head, fit, photo, g
     step = 1e-4 * gradients[1] / jnp.max(jnp.abs(gradients[1]))
     losses, _ = losses_and_gradients(term, jnp.stack([wrong - step, wrong, wrong + step]))
     assert losses[0] < losses[1] < losses[2]
-    np.testing.assert_array_equal(losses_and_gradients(photo_term(head, fit, grey, 32), jnp.stack([wrong] * 3))[1], 0)
+    masked_term = photo_term(head, fit, masked_photo, 32)
+    np.testing.assert_array_equal(losses_and_gradients(masked_term, jnp.stack([wrong] * 3))[1], 0)
 
 
-def test_colours_have_right_gradients_at_fixed_visibility(head, fit, photo):
+def test_photometric_loss_has_right_gradients_at_fixed_visibility(head, fit, photo):
     grey_head = dataclasses.replace(
         head, albedo_mean=jnp.full_like(head.albedo_mean, 0.5), albedo_basis=jnp.full_like(head.albedo_basis, 0.05)
     )

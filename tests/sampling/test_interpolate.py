@@ -23,13 +23,13 @@ def samples(vae, model, fit):
     return complete(vae, model, fit, KEY, num_samples=COUNT)
 
 
-def repeated(samples, count):
+def scaled_copies(samples, count):
     """Return `count` hypotheses, whose latents are multiples of the first."""
     return dataclasses.replace(samples, latents=jnp.linspace(0.5, 1.5, count)[:, None, None] * samples.latents[:1])
 
 
 def test_midpoints_decode_the_mean_latents(vae, model, head, fit, samples):
-    hypotheses = repeated(samples, MANY)
+    hypotheses = scaled_copies(samples, MANY)
     middles = midpoints(vae, model, fit, hypotheses)
     assert middles.shape == (21, head.num_vertices, 3) and len(middles) > DECODE_BATCH
     _, rotation, root = to_head_frame(model, fit)

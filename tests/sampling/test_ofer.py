@@ -63,7 +63,7 @@ def test_fit_placement_recovers_pose_and_size(face):
         fit = dataclasses.replace(truth, params=start, camera=camera)
         view = landmark_view(head, fit, photo, FitConfig())
         # Contour landmarks depend on the yaw, which is wrong.
-        view = dataclasses.replace(view, precision=view.precision.at[:17].set(0))
+        view = dataclasses.replace(view, inverse_sigma=view.inverse_sigma.at[:17].set(0))
         placement, cost = fit_placement(view, fit, SIDE, landmark_points(view, true_params))
         params, verts = apply_placement(head, true_params, placement)
         expected = placement.size[:, None, None] * flamejax.vertices(head, params)

@@ -1,4 +1,5 @@
-"""Compare full-size networks of random weights with PyTorch after conversion (docs/how-to/encoders.md). Run by hand.
+"""Compare full-size networks of random weights with PyTorch after conversion (docs/how-to/encoders.md). Run by hand,
+with the environment V of make_golden.py.
 
 PYTHONPATH=tests/models/encoders V/bin/python tests/models/encoders/full_size.py write FOLDER   # with PyTorch
 PYTHONPATH=. .venv/bin/python tests/models/encoders/full_size.py check FOLDER                    # with JAX

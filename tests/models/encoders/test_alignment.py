@@ -52,8 +52,8 @@ def test_template_is_in_pixels_whose_centres_lie_at_a_half():
 
 def test_reflected_faces_are_not_reflected_back():
     points = template_in_photo() * np.array([-1.0, 1.0]) + np.array([300.0, 0.0])
-    transform, exists = similarity_2d(jnp.asarray(points), jnp.asarray(ARCFACE_TEMPLATE), jnp.ones(5))
-    assert exists and np.linalg.det(transform[:, :2]) > 0
+    transform, determined = similarity_2d(jnp.asarray(points), jnp.asarray(ARCFACE_TEMPLATE), jnp.ones(5))
+    assert determined and np.linalg.det(transform[:, :2]) > 0
 
 
 @pytest.mark.parametrize("visible", [[0, 1], [2, 3], [0, 4], [1, 2, 3]])
@@ -101,7 +101,7 @@ def test_degenerate_landmarks_give_the_entire_photo(transform, value):
     )
 
 
-def test_square_about_the_visible_landmarks():
+def test_square_transform_encloses_the_visible_landmarks():
     rng = np.random.default_rng(0)
     landmarks = rng.uniform((100, 120), (180, 220), (68, 2)).astype(np.float32)
     landmarks[0], landmarks[1], landmarks[2] = (100, 120), (180, 220), (900, 900)
@@ -145,7 +145,7 @@ def test_shrinking_does_not_alias():
     transform = jnp.asarray([[0.27, 0, 0.03], [0, 0.27, 0.03]])
     inside = slice(1, 33)
     assert np.abs(warp(stripes, transform, 36)[inside, inside] - 0.5).max() < 0.2, (
-        "what the mean over 3.7 pixels leaves"
+        "the mean over 3.7 pixels leaves little of the stripes"
     )
     assert np.abs(warp(stripes, transform, 36, samples=1)[inside, inside] - 0.5).max() > 0.4
 

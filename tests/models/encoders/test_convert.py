@@ -50,13 +50,13 @@ def test_parity_with_torch_through_a_converted_file(golden, tmp_path, file):
     assert f"of {file}, sha256 " in describe_encoder(name, tmp_path / "x.npz")
 
 
-def test_onnx_says_what_to_install(golden, monkeypatch):
+def test_a_missing_onnx_package_is_named_with_its_installation(golden, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(ImportError, match=r"pip install 'flamejax\[encoders\]'"):
         read_arcface(golden / "arcface.onnx")
 
 
-def test_onnx_files_that_are_no_iresnet(golden, tmp_path):
+def test_onnx_files_that_are_no_iresnet_are_refused(golden, tmp_path):
     onnx = pytest.importorskip("onnx")
     with pytest.raises(HeadFileError, match=r"depth 18, 34, 50, 100, 200"):
         read_arcface(golden / "arcface.onnx")
@@ -92,7 +92,7 @@ def test_other_kinds_of_files_are_named(tmp_path, name):
             reader(tmp_path / name)
 
 
-def test_missing_files_and_folders(tmp_path, monkeypatch):
+def test_missing_files_and_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     assert encoder_path("farl") == tmp_path / "encoders" / "farl.npz"
     with pytest.raises(FileNotFoundError, match=r"docs/how-to/encoders\.md.*--to farl"):
@@ -103,7 +103,7 @@ def test_missing_files_and_folders(tmp_path, monkeypatch):
         read_arcface(tmp_path)
 
 
-def test_a_truncated_checkpoint(golden, tmp_path):
+def test_a_truncated_checkpoint_is_refused(golden, tmp_path):
     data = (golden / "arcface.pth").read_bytes()
     for size in (len(data) // 2, len(data) - 10):
         (tmp_path / "cut.pth").write_bytes(data[:size])
@@ -125,7 +125,7 @@ def test_unpublished_sizes_are_refused(golden):
         read_farl(golden / "farl.pth")
 
 
-def test_depth_follows_from_the_architecture(tmp_path):
+def test_the_depth_is_derived_from_the_architecture(tmp_path):
     fifty = IResNetConfig()
     assert architecture(fifty) == "iResNet-50" and architecture(ViTConfig()) == "ViT-B/16"
     check_depth(fifty, 50, tmp_path)
@@ -153,7 +153,7 @@ def test_missing_tensors_are_named(golden, tmp_path, old, new, message):
         read_arcface(path, published=False)
 
 
-def test_wrong_shapes_and_numbers(golden, tmp_path):
+def test_wrong_shapes_and_infinite_numbers_are_refused(golden, tmp_path):
     def swap_names(name, data):
         """Swap the names of biases of 8 and 16 channels."""
         parts = b"layer1.0.bn1.bias", b"layer3.0.bn3.bias", b"layer9.9.bn9.bias"
@@ -173,7 +173,7 @@ def test_wrong_shapes_and_numbers(golden, tmp_path):
         read_arcface(path, published=False)
 
 
-def test_hostile_and_damaged_checkpoints(golden, tmp_path):
+def test_hostile_and_damaged_checkpoints_are_refused(golden, tmp_path):
     def insert_command(name, data):
         return b"cos\nsystem\n(S'true'\ntR." if name.endswith("data.pkl") else data
 

@@ -32,7 +32,7 @@ def test_batch_axes(encoder, inputs, batch):
     if batch:
         singles = jnp.stack([run(encoder, *(value[k] for value in args)) for k in range(2)])
         np.testing.assert_allclose(context, singles, atol=2e-5)
-        assert np.abs(context[0] - context[1]).max() > 1e-3, "singles photo has its own context"
+        assert np.abs(context[0] - context[1]).max() > 1e-3, "each photo has its own context"
 
 
 def test_jit_and_vmap_change_nothing(encoder, inputs):
@@ -93,7 +93,7 @@ class ZeroEncoder(nnx.Module):
         return jnp.zeros((*visibility.shape[:-1], 2))
 
 
-def test_concatenation(arcface, farl, inputs):
+def test_concatenated_encoders_concatenate_contexts_and_features(arcface, farl, inputs):
     args = inputs(2)
     combined = concatenate_encoders([arcface, farl])
     assert combined.width == arcface.width + farl.width

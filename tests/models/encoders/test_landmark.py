@@ -49,7 +49,7 @@ def test_landmark_encoder_implements_the_interface(network):
 
 
 @pytest.mark.parametrize("batch", [(1,), (3,)])
-def test_batch_axes_jit_and_vmap(network, encoder, make_landmarks, batch):
+def test_batches_jit_and_vmap_agree(network, encoder, make_landmarks, batch):
     points, visible = make_landmarks(batch)
     context = encoder(None, points, visible)
     chex.assert_shape(context, (*batch, 16))
@@ -103,7 +103,7 @@ def test_alignment_recovers_a_known_similarity():
     np.testing.assert_allclose(aligned[:, weighted], target[:, weighted], atol=1e-4)
 
 
-def test_derivatives(encoder, make_landmarks):
+def test_derivatives_agree_with_finite_differences(encoder, make_landmarks):
     points, visible = make_landmarks()
     check_grads(
         lambda p: encoder(None, p / 0.01, visible),
