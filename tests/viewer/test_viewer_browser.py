@@ -36,7 +36,7 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def page(driver, url):
-    """The page as it opens; afterwards, checks that nothing else was requested and that the console has no errors."""
+    """The opened page; afterwards, checks that it requested nothing else and that the console has no errors."""
     from tests.viewer.page import Page  # needs selenium
 
     driver.set_window_size(1280, 800)
@@ -45,7 +45,7 @@ def page(driver, url):
     yield opened
     sent = browser.requests(driver)
     assert url in sent
-    assert [each for each in sent if each not in opened.allowed_urls and not each.startswith(("data:", "blob:"))] == []
+    assert [u for u in sent if u not in opened.allowed_urls and not u.startswith(("data:", "blob:"))] == []
     assert [text for text in browser.console_messages(driver) if not any(word in text for word in opened.expected)] == []
 
 

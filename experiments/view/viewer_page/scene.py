@@ -37,8 +37,8 @@ class ViewerScene:
     scores: np.ndarray
     """(M,) log probabilities in nats, up to a constant."""
     midpoints: np.ndarray | None
-    """(P, V, 3) heads half-way between the first N <= MIDPOINT_HEADS hypotheses, ordered by `np.triu_indices(N, 1)`; None
-    for linear interpolation."""
+    """(P, V, 3) heads half-way between the first N <= MIDPOINT_HEADS hypotheses, ordered by `np.triu_indices(N, 1)`;
+    None for linear interpolation."""
     visible: np.ndarray
     """(V,) bool: whether the photo shows the vertex."""
     spread: np.ndarray
