@@ -37,11 +37,11 @@ ENCODER_SOURCES = {
 """File names under which the weights are published."""
 ENCODER_HOMES = {
     "arcface": (
-        "non-commercial research only, no redistribution: w600k_r50.onnx or a backbone.pth of "
+        "non-commercial research only, not to be passed on: w600k_r50.onnx or a backbone.pth of "
         "https://github.com/deepinsight/insightface (model_zoo), or mica.tar of https://zielon.github.io/mica"
     ),
     "farl": (
-        "for research, read its terms, no redistribution: FaRL-Base-Patch16-LAIONFace20M-ep16.pth of "
+        "for research, read its terms, not to be passed on: FaRL-Base-Patch16-LAIONFace20M-ep16.pth of "
         "https://github.com/FacePerceiver/FaRL"
     ),
 }

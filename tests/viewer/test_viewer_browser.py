@@ -46,7 +46,8 @@ def page(driver, url):
     sent = browser.requests(driver)
     assert url in sent
     assert [u for u in sent if u not in opened.allowed_urls and not u.startswith(("data:", "blob:"))] == []
-    assert [text for text in browser.console_messages(driver) if not any(word in text for word in opened.expected)] == []
+    messages = browser.console_messages(driver)
+    assert [text for text in messages if not any(word in text for word in opened.expected)] == []
 
 
 def largest_vertex(values: np.ndarray, mask: np.ndarray) -> int:
