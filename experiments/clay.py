@@ -19,7 +19,7 @@ from flamejax.rendering import interpolate, rasterize
 
 GREY = np.array([0.78, 0.78, 0.78])
 CAPTION_HEIGHT = 16
-"""Pixels above each picture of a `grid`, for its caption."""
+"""Pixels above each picture of `arrange_grid`, for its caption."""
 LABEL_WIDTH = 110
 """Pixels before each row of `save_rows`, for its name."""
 
@@ -32,12 +32,12 @@ class ClayView:
     """Pixels per metre, divided by the pixels of the picture's side."""
     middle: tuple[float, float, float] = (0.0, 0.12, 0.06)
     """Metres: the point that heads are rotated about."""
-    place: tuple[float, float] = (0.5, 0.58)
+    position: tuple[float, float] = (0.5, 0.58)
     """Position of that point in the picture, from the left and from the top, divided by the picture's side."""
     yaw: float = 0.4
     """Radians about the vertical axis."""
-    lamp: tuple[float, float, float] = (0.7, 0.5, 0.6)
-    """Direction towards the light."""
+    light: tuple[float, float, float] = (0.7, 0.5, 0.6)
+    """Direction towards the light, of any length."""
     ambient: float = 0.3
     diffuse: float = 0.8
     background: float = 1.0
@@ -55,6 +55,7 @@ def clay_pictures(
       heads: (N, V, 3) metres.
       colours: (3,), (V, 3) or (N, V, 3) in [0, 1] at the vertices; grey by default.
       side: width and height of a picture, pixels.
+      view: camera and light; `ClayView()` by default.
 
     Returns:
       (N, side, side, 3) uint8.
@@ -63,29 +64,29 @@ def clay_pictures(
     rotation = np.asarray(rotation_matrix(jnp.asarray([0.0, view.yaw, 0.0])), np.float64)
     verts = ((np.asarray(heads, np.float64) - view.middle) @ rotation.T).astype(np.float32)
     colours = np.broadcast_to(GREY if colours is None else colours, verts.shape).astype(np.float32)
-    camera = OrthographicCamera(jnp.asarray(view.scale * side), jnp.asarray(view.place) * side)
-    light = jnp.asarray(view.lamp), jnp.asarray([view.ambient, view.diffuse, view.background])
+    camera = OrthographicCamera(jnp.asarray(view.scale * side), jnp.asarray(view.position) * side)
+    lighting = jnp.asarray(view.light), jnp.asarray([view.ambient, view.diffuse, view.background])
     pictures = np.empty((len(verts), side, side, 3), np.uint8)
     for picture, head, colour in zip(pictures, verts, colours, strict=True):
-        image = np.asarray(_shade(jnp.asarray(faces), jnp.asarray(head), jnp.asarray(colour), camera, *light, side))
+        image = np.asarray(_shade(jnp.asarray(faces), jnp.asarray(head), jnp.asarray(colour), camera, *lighting, side))
         picture[:] = np.rint(255 * np.clip(np.nan_to_num(image), 0, 1))
     return pictures
 
 
 @jax.jit(static_argnames="side")
 def _shade(
-    faces: Array, verts: Array, colours: Array, camera: OrthographicCamera, lamp: Array, levels: Array, side: int
+    faces: Array, verts: Array, colours: Array, camera: OrthographicCamera, light: Array, levels: Array, side: int
 ) -> Array:
-    """Render one head, (side, side, 3). levels (3,): ambient light, diffuse light and background."""
+    """Render one head, (side, side, 3). levels (3,): ambient light, diffuse light, background."""
     fragments = rasterize(camera.project(verts), faces, (side, side), perspective=False, cull=True)
     attributes = jnp.concatenate([vertex_normals(verts, faces), colours], axis=-1)
     pixels = interpolate(attributes, faces, fragments)
-    cosine = jnp.sum(normalize(pixels[..., :3]) * normalize(lamp)[None, None], axis=-1, keepdims=True)
+    cosine = jnp.sum(normalize(pixels[..., :3]) * normalize(light)[None, None], axis=-1, keepdims=True)
     brightness = levels[0] + levels[1] * jnp.maximum(cosine, 0)
     return jnp.where(fragments.face_index[..., None] >= 0, pixels[..., 3:] * brightness, levels[2])
 
 
-def grid(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> Image.Image:
+def arrange_grid(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> Image.Image:
     """Arrange pictures (side, side, 3) uint8 in rows of `columns`, with a caption above each."""
     side, rows = len(pictures[0]), -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * side, rows * (side + CAPTION_HEIGHT)), "white")

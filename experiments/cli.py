@@ -1,4 +1,4 @@
-"""The `flamejax` command: its first word names what to run. Each is also `python -m experiments.NAME`."""
+"""The `flamejax` command: runs the subcommand that its first word names. Each is also `python -m experiments.NAME`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 COMMANDS = {
     "reconstruct": "turn photos of faces into 3D heads",
-    "view": "look at results in the browser, move the heads, draw more",
+    "view": "look at results in the browser, change the heads, draw more hypotheses",
     "demo": "reconstruct a public-domain portrait, clean and with a face mask",
     "evaluate": "print the papers' tables, computed on the open scans",
     "calibrate-landmarks": "measure where on a head the detector puts its landmarks",
-    "convert": "turn a FLAME or ICT-FaceKit model into one .npz",
-    "train": "train local models on the open scans, or on scans of your own",
-    "doctor": "say what is installed, what is missing and where to get it",
-    "benchmark": "time the head model, the renderer and the fit, also against other libraries",
+    "convert": "convert a FLAME or ICT-FaceKit model, or an image encoder, to one .npz",
+    "train": "train the Mesh-VAE, OFER's networks or local models, on open data or your own",
+    "doctor": "report what is installed, what is missing and where to get it",
+    "benchmark": "time the head model, renderer, fit and networks, also against other libraries",
     "fetch-sources": "fetch the CC0 files that the open head is built from",
 }
 """Name -> one line of help. `experiments.NAME` (- as _) has `main(args, prog) -> exit status`; imported only to run."""
@@ -70,7 +70,7 @@ def _help() -> str:
     lines = "\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())
     return (
         f"usage: flamejax COMMAND ...\n\n{lines}\n\n"
-        "'flamejax COMMAND --help' says more; 'flamejax --version'.\n"
+        "'flamejax COMMAND --help' lists its options; 'flamejax --version' prints the version.\n"
         "Completion in bash: source <(flamejax --tyro-print-completion bash)"
     )
 

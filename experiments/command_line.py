@@ -1,4 +1,4 @@
-"""Selects subcommands, and reports options that belong to another subcommand."""
+"""Parses subcommands, and reports options that belong to another subcommand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import operator
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 OMIT_PREFIXES = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 """Options of nested groups keep their short names: --seed, not --drawing.seed."""
+# No "(default: None)" in the help: each text says what holds when the option is not given.
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
 class UsageError(Exception):
@@ -28,7 +32,7 @@ class Subcommands:
     command: str
     """The command's name in messages, such as `reconstruct`."""
     selector: str
-    """The option that names a subcommand, too, such as `--method`."""
+    """The option that also selects a subcommand, such as `--method`."""
     configs: Mapping[str, type]
     summaries: Mapping[str, str]
     """One line of help for each."""
@@ -40,7 +44,7 @@ class Subcommands:
     """Other spellings of subcommands."""
 
     def split(self, args: Sequence[str]) -> tuple[str | None, list[str]]:
-        """Return the chosen subcommand (None: not named) and the arguments that are left for it.
+        """Return the chosen subcommand, or None if none is named, and its arguments.
 
         Raises:
             UsageError: the subcommand is unknown, or two different ones are named.
@@ -94,12 +98,12 @@ class Subcommands:
         return f"`{self.command} {name}`" if name else f"`{self.command}`"
 
     def listing(self) -> str:
-        """Return the subcommands with their lines of help."""
+        """Return the lines of help of all subcommands."""
         width = max(map(len, self.summaries))
         return "\n".join(f"  {name:{width}}  {line}" for name, line in self.summaries.items())
 
     def parse(self, args: Sequence[str], prog: str, description: str | None = None) -> Any:
-        """Return the options as an object of the subcommand's dataclass. description: of the default's help.
+        """Return the options as an object of the subcommand's dataclass. description: text of the default's help.
 
         Raises:
             UsageError: the call is wrong in a way that tyro cannot explain. Others end with SystemExit(2).
@@ -114,7 +118,7 @@ class Subcommands:
         return tyro.cli(self.configs[name], args=rest, prog=f"{prog} {name}", config=OMIT_PREFIXES)
 
     def union(self) -> Any:
-        """Return a type with all subcommands and the default's options, for shell completion by tyro."""
+        """Return a type with all subcommands and the default's options, from which tyro writes the shell completion."""
         subcommands = union_of(self.configs, self.summaries)
         if self.default is None:
             return subcommands
@@ -145,7 +149,7 @@ def take_option(args: Sequence[str], *options: str) -> tuple[list[str], list[str
 
 
 def option_names(config: Any) -> Iterator[str]:
-    """Yield the fields of a dataclass, those of nested dataclasses in place of their own name."""
+    """Yield the names of a dataclass's fields; a nested dataclass gives those of its own fields."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         if dataclasses.is_dataclass(hints[field.name]):
@@ -155,5 +159,5 @@ def option_names(config: Any) -> Iterator[str]:
 
 
 def flag(name: str) -> str:
-    """Return a field's name as it is written on the command line."""
+    """Return a field's name as a command-line option, such as --num-samples."""
     return f"--{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""The shell completion of `flamejax`: one type of all commands, of which tyro writes the script."""
+"""The shell completion of `flamejax`: builds one type of all commands, from which tyro writes the script."""
 
 from __future__ import annotations
 

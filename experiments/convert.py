@@ -27,13 +27,13 @@ class ConvertConfig:
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
-    """FLAME's .pkl or .npz with its companions in its folder, ICT-FaceKit's folder FaceXModel, or a flamejax .npz; for
-    --to arcface a .pth, .tar or .onnx of an iResNet, for --to farl FaRL's .pth."""
-    output: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="OUT.npz")] = None
+    """FLAME's .pkl or .npz with its companions in its folder, ICT-FaceKit's folder FaceXModel, or a flamejax .npz; an
+    iResNet's .pth, .tar or .onnx for --to arcface; FaRL's .pth for --to farl."""
+    output: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="OUT.npz", help_behavior_hint="")] = None
     """The .npz to write; optional for encoders, whose default is in $FLAMEJAX_DATA/encoders. Its licence is that of
     the source: do not redistribute weights of FLAME, ArcFace or FaRL."""
     to: Literal["head", "arcface", "farl"] = "head"
-    """Type of the source."""
+    """What the source is: a head model, or an encoder's weights."""
     flame: Annotated[FlameFiles, tyro.conf.arg(name="")] = field(default_factory=FlameFiles)
     """Companions of a FLAME model that are not in its folder."""
     overwrite: bool = False

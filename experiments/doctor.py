@@ -1,4 +1,4 @@
-"""Report what is installed, what is missing, and where to get it."""
+"""Reports what is installed, what is missing, and where to get it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from experiments import runtime
+from experiments.command_line import OptionalFile, OptionalFolder
 from experiments.head_models import CheckResult, State, examine_models, find_files
 from flamejax.head import head_digest, open_head_path
 
@@ -50,10 +51,10 @@ ENCODER_HOMES = {
 class DoctorConfig:
     """Report what is installed, what is missing and where to get it. Exit status 1: something required is broken."""
 
-    head: Path | None = None
+    head: OptionalFile = None
     """Head model to check: a file, or the folder of ICT-FaceKit; by default the open head."""
-    models: Path | None = None
-    """Folder to look for FLAME and ICT-FaceKit models in, down to two folders below; by default $FLAMEJAX_DATA."""
+    models: OptionalFolder = None
+    """Folder to search for FLAME and ICT-FaceKit models, down to two levels below; by default $FLAMEJAX_DATA."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "flamejax doctor") -> int:
@@ -62,8 +63,8 @@ def main(args: Sequence[str] | None = None, prog: str = "flamejax doctor") -> in
     results = examine(config)
     # In a log or an issue report, lines need not be folded at 80 columns.
     _print(results, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
-    broken = [result for result in results if result.needed and result.state != "ok"]
-    print("\nAll that is needed is there." if not broken else f"\nBroken: {', '.join(f.item for f in broken)}.")
+    broken = [result.item for result in results if result.needed and result.state != "ok"]
+    print(f"\nBroken: {', '.join(broken)}." if broken else "\nEverything required is installed.")
     return 1 if broken else 0
 
 
@@ -82,7 +83,7 @@ def examine(config: DoctorConfig) -> list[CheckResult]:
 
 
 def check_core() -> list[CheckResult]:
-    """Check Python and the packages that flamejax requires."""
+    """Check Python and the main packages that flamejax requires."""
     results = [CheckResult("core", "python", "ok", f"{platform.python_version()} on {platform.platform()}", True)]
     for package in ("flamejax", *CORE):
         version = _version(package)
@@ -131,7 +132,7 @@ def check_detector() -> list[CheckResult]:
 
 
 def check_extras() -> list[CheckResult]:
-    """Check the optional packages, by extra."""
+    """Check the main packages of each optional extra."""
     results = []
     for extra, packages in EXTRAS.items():
         versions = {package: _version(package) for package in packages}
@@ -170,7 +171,7 @@ def check_folders() -> list[CheckResult]:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     writable = os.access(existing, os.W_OK)
     state: State = "ok" if writable else "broken"
-    detail = f"{folder} ({source})" + ("" if writable else "; it cannot be written")
+    detail = f"{folder} ({source})" + ("" if writable else "; not writable: choose another, or change its permissions")
     return [CheckResult("folders", "data folder", state, detail)]
 
 

@@ -1,4 +1,4 @@
-"""Check the head models and companion files in a folder: whether they are readable, which release, what is missing."""
+"""Checks the head models and companion files in a folder: whether they are readable, which release, what is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAME_MODELS = (
     "flame20*.pkl",
     "flame20*.npz",
 )
-"""Names of FLAME's releases: 2017 to 2020 in the first row, smplx's and 2023's names in the others."""
+"""File names of FLAME's releases: of 2017 to 2020 (generic, female, male), in smplx, and of 2023."""
 FLAME_HOME = "https://flame.is.tue.mpg.de"
 DECA_HOME = "https://github.com/yfeng95/DECA"
 RINGNET_HOME = "https://github.com/soubhiksanyal/RingNet (flame_model/)"
@@ -27,7 +27,7 @@ SOURCES = {
     "landmarks": ("FLAME landmarks", f"needed with FLAME; {DECA_HOME} (data/landmark_embedding.npy)"),
     "static_landmarks": ("FLAME landmarks, inner", f"with the contour, instead of the above; {RINGNET_HOME}"),
     "dynamic_landmarks": ("FLAME landmarks, contour", f"with the inner ones; {RINGNET_HOME}"),
-    "masks": ("FLAME vertex masks", f"without them regions are guessed; {FLAME_HOME}, 'FLAME Vertex Masks'"),
+    "masks": ("FLAME vertex masks", f"without them regions are estimated; {FLAME_HOME}, 'FLAME Vertex Masks'"),
     "texture": ("FLAME texture space", f"without it heads are grey; {FLAME_HOME}, 'FLAME texture space'"),
     "template": ("FLAME template", f"for texture coordinates; {DECA_HOME} (data/head_template.obj)"),
 }

@@ -1,4 +1,4 @@
-"""Find the input photos and name the folders of their results."""
+"""Finds the input photos and names the folders of their results."""
 
 from __future__ import annotations
 

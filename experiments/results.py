@@ -61,7 +61,9 @@ def error_text(error: BaseException) -> str:
 
 
 def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:
-    """Returns a PRNG key per face, (B,), from its photo's SHA-256 and its index in the photo, for any batch."""
+    """Returns a PRNG key per face, (B,), from the seed, its photo's SHA-256 and its index in the photo.
+
+    A face gets the same key in every batch."""
     numbers = np.array([[int(digest[:8], 16), index] for digest, index in faces], np.uint32)
     fold = jax.vmap(lambda pair: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), pair[0]), pair[1]))
     return fold(jnp.asarray(numbers))
@@ -107,8 +109,8 @@ def find_photo(metrics: dict[str, Any]) -> Path:
         if file_digest(path) == metrics["photo_sha256"]:
             return path
     if existing:
-        raise FileNotFoundError(f"the photo {existing[0]} was changed since; reconstruct it again.")
-    raise FileNotFoundError(f"the photo {metrics['photo_path']} is not there any more; put it back.")
+        raise FileNotFoundError(f"the photo {existing[0]} has changed since; reconstruct it again.")
+    raise FileNotFoundError(f"the photo {metrics['photo_path']} no longer exists; put it back.")
 
 
 def load_observation(result: Result) -> tuple[Observation | None, str]:
@@ -146,7 +148,7 @@ def _load_landmarks(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarra
         raise damaged_file_error(path, error) from error
     shapes = dense.shape, dense_confidence.shape
     if shapes != ((NUM_DENSE, 2), (NUM_DENSE,)) or not np.isfinite(dense_confidence).all():
-        raise damaged_file_error(path, f"its dense landmarks are not {NUM_DENSE}")
+        raise damaged_file_error(path, f"it does not have {NUM_DENSE} finite dense landmarks")
     return points, confidence, (dense, dense_confidence)
 
 

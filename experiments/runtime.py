@@ -1,4 +1,4 @@
-"""Settings of the machine that commands share: data folder, compilation cache, and a clock of compile times."""
+"""Runtime services that commands share: data folder, compilation cache, and a clock of compile times."""
 
 from __future__ import annotations
 

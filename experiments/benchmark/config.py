@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
 
-from experiments.command_line import take_option
+from experiments.command_line import OptionalFile, take_option
 
 Group = Literal["head", "render", "memory", "fit", "mesh_conv", "diversity", "ofer"]
 ALL_GROUPS: tuple[Group, ...] = get_args(Group)
-OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +31,7 @@ class BenchmarkConfig:
     Each part and its reference run alternately; on shared machines only the ratios are meaningful. Groups:
       head       vertices of the head model, and their gradient
       render     rasterizing and rendering, and their gradients
-      memory     what gradients of renders need in memory
+      memory     memory that gradients of renders need
       fit        fits of photos, and automatic masks
       mesh_conv  mesh convolutions, and a training step of the Mesh-VAE
       diversity  the DPP loss, and Algorithm 2
@@ -45,9 +43,9 @@ class BenchmarkConfig:
     ] = ALL_GROUPS
     """What to time; all groups unless given."""
     json: OptionalFile = None
-    """Write the rows here as a list of objects."""
+    """File to write: the rows as a list of objects."""
     limit: int = 7
-    """Timed runs of each row; a third of it, at least 2, for what takes seconds."""
+    """Timed runs of each row; a third of it, at least 2, for rows that take seconds."""
     seed: int = 0
     """Seed of the random heads."""
     head: OptionalFile = None

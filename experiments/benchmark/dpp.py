@@ -17,22 +17,22 @@ K, N_SIGMA = 0.5, 3.0
 
 
 def dpp_rows(setting: Setting) -> list[Row]:
-    """Time the loss and its gradient with respect to the shapes, by the number of heads."""
+    """Time the loss and its gradient with respect to the shapes, for each number of heads in SETS."""
     rows = []
     for count in SETS:
         keys = jax.random.split(setting.key)
         sets = 1e-3 * jax.random.normal(keys[0], (count, VERTICES, 3)), jax.random.normal(keys[1], (count, LATENTS))
         loss = partial(diversity_loss, k=K, n_sigma=N_SIGMA)
         ours = CompiledCall(loss, *sets), CompiledCall(jax.value_and_grad(loss), *sets)
-        form = partial(closed_form, np.asarray(sets[0]), np.asarray(sets[1]))
-        theirs = TimedCall(partial(form, gradient=False)), TimedCall(form)
+        reference = partial(closed_form, np.asarray(sets[0]), np.asarray(sets[1]))
+        theirs = TimedCall(partial(reference, gradient=False)), TimedCall(reference)
         name = f"DPP loss, {count} heads, {VERTICES} vertices"
         rows.append(time_row(name, 1, ours, theirs, "closed form in NumPy", setting.limit))
     return rows
 
 
 def closed_form(shapes: np.ndarray, latents: np.ndarray, gradient: bool = True) -> tuple[float, np.ndarray | None]:
-    """Compute `diversity_loss` and its gradient (None if not wanted) in NumPy, in its arguments' precision."""
+    """Compute `diversity_loss` and its gradient (None if not requested) in NumPy, in its arguments' precision."""
     x = shapes.reshape(len(shapes), -1)
     x = x - x.mean(axis=0)
     gram = x @ x.T

@@ -24,7 +24,7 @@ def head_rows(setting: Setting) -> list[Row]:
 
 
 def gemm_rows(setting: Setting, head: HeadModel, name: str) -> list[Row]:
-    """Time against (B, S + E + 36) x (S + E + 36, 3 V), and that product's gradient in the coefficients."""
+    """Time vertices against the product (B, S + E + 36) x (S + E + 36, 3 V), and both gradients."""
     width = len(head.basis)
     basis = jax.random.normal(setting.key, (width, 3 * head.num_vertices))
     rows = []
@@ -45,7 +45,7 @@ def vertex_programs(head: HeadModel, key: jax.Array, batch: int) -> tuple[Compil
 
 
 def vertex_weights(head: HeadModel, key: jax.Array, batch: int) -> jax.Array:
-    """Return the cotangent of the vertices in all gradients, (B, V, 3)."""
+    """Return random weights (B, V, 3) of the vertices: the cotangent in all gradients."""
     return jax.random.normal(key, (batch, head.num_vertices, 3))
 
 
@@ -70,7 +70,7 @@ def _peer_row(setting: Setting, head: HeadModel, peer: str, load, model: Path, b
     params = sample_scenes(head, setting.key, batch).params
     ours = vertex_programs(head, setting.key, batch)
     theirs = load(model, params.to_smplx(), vertex_weights(head, setting.key, batch))
-    difference = jnp.max(jnp.abs(jnp.asarray(theirs[0].result()) - ours[0].result()))
+    difference = jnp.max(jnp.abs(jnp.asarray(theirs[0].run()) - ours[0].run()))
     if not difference < 1e-5:
         raise RuntimeError(f"{peer} and flamejax give vertices {difference:.1e} m apart: not the same work.")
     return time_row("vertices, FLAME's size", batch, ours, theirs, peer, setting.limit)

@@ -28,8 +28,9 @@ LAYERS = {
     "mesh conv, stride 1 on level 2, 128 to 256": (3, "pool", 128, 256),
     "mesh conv, level 1 to 0, 32 to 3": (0, "unpool", 32, 3),
 }
-"""Step of the paper's hierarchy, direction, and channels: Table 5's first and fourth layer, Table 6's last."""
+"""Step of the hierarchy, direction, input and output channels: first and fourth layer of Table 5, last of Table 6."""
 BASES = 17
+"""Number of weight bases of each convolution."""
 AGGREGATE, PROJECT = "two bare products: aggregate, project", "two bare products: project, aggregate"
 UNETS = {
     "300-50-10, context 512": UNet1DConfig((300, 50, 10), context=512),
@@ -46,8 +47,8 @@ def mesh_conv_rows(setting: Setting) -> list[Row]:
     faces, positions = spheres()
     hierarchy = mesh_hierarchy(faces, positions)
     rows = []
-    for name, (step, way, before, after) in LAYERS.items():
-        conv = MeshConv(getattr(hierarchy.steps[step], way), before, after, BASES, rngs=nnx.Rngs(0))
+    for name, (step, direction, before, after) in LAYERS.items():
+        conv = MeshConv(getattr(hierarchy.steps[step], direction), before, after, BASES, rngs=nnx.Rngs(0))
         rows.append(conv_row(setting, name, conv, BATCH))
         if conv.project_first:
             rows.append(conv_row(setting, name, conv, BATCH, project_first=True))
@@ -156,7 +157,7 @@ def forward_products(operands: Sequence[Product]) -> list[Array]:
 
 
 def backward_products(operands: Sequence[Product]) -> list[Array]:
-    """Return the gradients of each product in its left and right operand."""
+    """Return the gradients of each product with respect to its left and right operand."""
     gradients = []
     for left, right, cotangent in operands:
         gradients += [cotangent @ jnp.swapaxes(right, -1, -2), jnp.swapaxes(left, -1, -2) @ cotangent]

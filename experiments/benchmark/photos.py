@@ -35,6 +35,7 @@ METHODS: dict[str, tuple[Any, int]] = {
     "100 identities, ranking, 15 expressions": (ofer, 15),
     "ofer+dpp, 16 heads": (ofer_dpp, 16),
 }
+"""Label of OFER's rows -> function and number of hypotheses."""
 
 
 def fit_rows(setting: Setting) -> list[Row]:
@@ -43,10 +44,10 @@ def fit_rows(setting: Setting) -> list[Row]:
     models = {"global": fitting.prepare(head)}
     if local is not None:
         models["global+local"] = fitting.prepare(head, local)
-    best = list(models)[-1]
+    largest = list(models)[-1]
     rows = [_fit_row(setting, "fast", name, models[name], batch) for name in models for batch in (1, 4)]
-    rows += [_fit_row(setting, "fast", best, models[best], 16)]
-    rows += [_fit_row(setting, "paper", best, models[best], batch) for batch in (1, 16)]
+    rows += [_fit_row(setting, "fast", largest, models[largest], 16)]
+    rows += [_fit_row(setting, "paper", largest, models[largest], batch) for batch in (1, 16)]
     config, occlusion = fitting.FitConfig(), OcclusionConfig()
     for batch in (1, 4):
         program, observation = lambda h, o: masks_batch(h, o, config, occlusion), _render_observation(setting, batch)
@@ -97,12 +98,12 @@ def ofer_rows(setting: Setting) -> list[Row]:
     return rows
 
 
-def _load(setting: Setting, load: Callable[[Any], Any], name: str) -> Any:
-    """Load networks of the head; report and return None if it has none."""
+def _load(setting: Setting, load: Callable[[Any], Any], subject: str) -> Any:
+    """Load networks of the head; if it has none, report that (`subject` with its verb) and return None."""
     try:
         return load(setting.head)
     except (HeadFileError, OSError) as error:
-        setting.report(f"{name} left out: {error}")
+        setting.report(f"{subject} left out: {error}")
         return None
 
 

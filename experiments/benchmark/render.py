@@ -46,8 +46,8 @@ def own_rows(setting: Setting) -> list[Row]:
         programs = {"rasterize": (CompiledCall(draw, *arguments), CompiledCall(gradient, *arguments))}
         for name, smooth in (("render", False), ("render, antialiased", True)):
             programs[name] = render_programs(head, setting.key, batch, size, antialias=smooth)
-        for name, both in programs.items():
-            rows.append(gemm_row(setting, f"{name} {size} px", batch, *both, setting.limit))
+        for name, pair in programs.items():
+            rows.append(gemm_row(setting, f"{name} {size} px", batch, *pair, setting.limit))
     return rows
 
 
@@ -65,7 +65,7 @@ def memory_rows(setting: Setting) -> list[Row]:
 def render_programs(
     head: HeadModel, key: jax.Array, batch: int, size: int, *, antialias: bool = True
 ) -> tuple[CompiledCall, CompiledCall]:
-    """Return programs of shaded renders of size x size pixels, and of their squared sum's gradient in the vertices."""
+    """Return programs of shaded renders of size x size pixels, and of the vertex gradient of their squared sum."""
     scenes = sample_scenes(head, key, batch, size)
     arguments = flamejax.vertices(head, scenes.params), head, scenes.camera
 
@@ -88,7 +88,7 @@ class ColouredHead:
         self.opposite = opposite_vertices(head.faces, head.num_vertices)
 
     def draw(self, screen: jax.Array, colours: jax.Array, faces: jax.Array) -> tuple[jax.Array, flamejax.Fragments]:
-        """Draw screen (1, V, 3), colours (V, 3), faces (F, 3) to an image (1, size, size, 3), and return fragments."""
+        """Draw screen (1, V, 3), colours (V, 3), faces (F, 3). Returns the image (1, size, size, 3) and fragments."""
         fragments = flamejax.rasterize(screen, faces, (self.size, self.size), perspective=False, cull=True)
         return interpolate(colours, faces, fragments), fragments
 
@@ -97,7 +97,7 @@ class ColouredHead:
         return CompiledCall(lambda s, c, f: self.draw(s, c, f)[0], self.screen, self.colours, self.faces)
 
     def gradient(self, antialias: bool) -> CompiledCall:
-        """Return the program of half the image's squared sum with its gradient in positions and colours."""
+        """Return the program of half the image's squared sum and its gradients for positions and colours."""
 
         def loss(screen, colours, faces, opposite):  # noqa: ANN001, ANN202
             image, fragments = self.draw(screen, colours, faces)
@@ -131,6 +131,6 @@ def jaxrenderer_rows(setting: Setting) -> list[Row]:
     ours = ColouredHead(setting, size)
     forward, scene = ours.forward(), (ours.screen[0], ours.colours, ours.faces)
     with jaxrenderer(setting.jaxrenderer_python, *scene, size, setting.report) as peer:
-        peer.check_image(forward.result()[0])
+        peer.check_image(forward.run()[0])
         programs = forward, ours.gradient(antialias=False) if peer.programs[1] else None
         return [time_row(f"colours {size} px", 1, programs, peer.programs, peer.name, setting.slow_limit)]

@@ -20,7 +20,7 @@ import numpy as np
 from experiments.benchmark.timing import PeerMissing, Programs, TimedCall
 
 WORKER = Path(__file__).with_name("jaxrenderer_worker.py")
-HOW = "python3.12 -m venv jr && jr/bin/pip install jaxrenderer==0.4.0 (docs/results/benchmark.md)"
+INSTALL_HINT = "python3.12 -m venv jr && jr/bin/pip install jaxrenderer==0.4.0 (docs/results/benchmark.md)"
 SAME_PIXELS = 0.98
 """Smallest share of equal pixels for two images to count as the same: contours and slivers differ."""
 
@@ -28,7 +28,7 @@ SAME_PIXELS = 0.98
 def deodr(screen: object, colours: object, faces: object, opposite: object, size: int) -> tuple[TimedCall, TimedCall]:
     """Return deodr's programs (float64, one core) of the image and of a gradient.
 
-    The image is drawn without antialiasing. The gradient is that of half the image's squared sum in positions and
+    The image is drawn without antialiasing. The gradients are those of half the image's squared sum for positions and
     colours, with antialiased silhouettes. Silhouette edges are computed beforehand and not timed, to the peer's
     advantage. Raises: PeerMissing, deodr is not installed; it comes with the extra "bench".
 
@@ -40,12 +40,12 @@ def deodr(screen: object, colours: object, faces: object, opposite: object, size
         raise PeerMissing("no row against deodr: pip install deodr==0.2.3 (docs/results/benchmark.md)") from missing
     points, triangles = np.asarray(screen, np.float64), np.asarray(faces, np.uint32)
     count = len(triangles)
-    without = {"textured": np.zeros(count, bool), "uv": np.zeros((len(points), 2)), "texture": np.zeros((2, 2, 3))}
-    without |= {"shaded": np.zeros(count, bool), "shade": np.zeros(len(points)), "background_color": np.zeros(3)}
+    unused = {"textured": np.zeros(count, bool), "uv": np.zeros((len(points), 2)), "texture": np.zeros((2, 2, 3))}
+    unused |= {"shaded": np.zeros(count, bool), "shade": np.zeros(len(points)), "background_color": np.zeros(3)}
     mesh = {"faces": triangles, "faces_uv": triangles, "colors": np.asarray(colours, np.float64)}
     mesh |= {"ij": points[:, :2].copy(), "depths": points[:, 2].copy()}
     image = {"height": size, "width": size, "nb_colors": 3, "backface_culling": True, "integer_pixel_centers": False}
-    arguments: dict[str, Any] = {**without, **mesh, **image}
+    arguments: dict[str, Any] = {**unused, **mesh, **image}
     plain = Scene2D(edgeflags=np.zeros((count, 3), bool), **arguments)
     smooth = Scene2D(edgeflags=_silhouettes(points, triangles, np.asarray(opposite)), **arguments)
 
@@ -78,7 +78,7 @@ class WorkerProgram(TimedCall):
 
     def seconds(self) -> float:
         """Return the seconds of one run."""
-        return self.result()["seconds"]
+        return self.run()["seconds"]
 
 
 @dataclasses.dataclass
@@ -106,7 +106,7 @@ def jaxrenderer(
 
     The worker waits while our programs are timed. Raises: PeerMissing, the interpreter or jaxrenderer does not work.
 
-    screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). report: called with why there is no gradient.
+    screen: (V, 3) pixels and depth. colours: (V, 3). faces: (F, 3). report: called if there is no gradient.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "stderr.txt"
@@ -114,16 +114,16 @@ def jaxrenderer(
         arrays: dict[str, Any] = {key: np.asarray(value) for key, value in scene.items()}
         np.savez(folder / "scene.npz", **arrays)
         # The worker must not import our packages through the caller's PYTHONPATH.
-        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         try:
             with log.open("wb") as errors:
                 worker = subprocess.Popen(
                     [python, WORKER, folder],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=clean,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
                 )  # fmt: skip
         except OSError as missing:
-            why = f"{python} does not run ({missing.strerror})"
-            raise PeerMissing(f"no row against jaxrenderer: {why}: {HOW}") from None
+            reason = f"{python} does not run ({missing.strerror})"
+            raise PeerMissing(f"no row against jaxrenderer: {reason}: {INSTALL_HINT}") from None
 
         def ask(command: str) -> dict:
             assert worker.stdin is not None and worker.stdout is not None
@@ -133,7 +133,7 @@ def jaxrenderer(
                 line = worker.stdout.readline()
             if not line:
                 last = " ".join(log.read_text(errors="replace").split("\n")[-2:]).strip()
-                raise PeerMissing(f"no row against jaxrenderer: its worker ended ({last}): {HOW}")
+                raise PeerMissing(f"no row against jaxrenderer: its worker ended ({last}): {INSTALL_HINT}")
             return json.loads(line)
 
         try:

@@ -23,7 +23,7 @@ class PeerMissing(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The settings of every group of rows."""
+    """Settings that all groups of rows share."""
 
     head: HeadModel
     key: jax.Array
@@ -58,21 +58,21 @@ class Row:
     """Seconds of tracing and compiling, without any cache."""
     seconds_per_photo: float | None = None
     memory_mb: float | None = None
-    """Arguments, results and temporaries of the gradient's program in XLA's memory plan, 1e6 bytes."""
+    """Arguments, results and temporaries in XLA's memory plan, 1e6 bytes, of the gradient's program if there is one."""
 
 
 @dataclasses.dataclass
 class TimedCall:
     """A function that can be timed, such as one of another library."""
 
-    result: Callable[[], Any]
-    """Runs the function and returns its result."""
+    run: Callable[[], Any]
+    """Calls the function and returns its result."""
     compile_s: float = 0.0
 
     def seconds(self) -> float:
         """Return the seconds of one run."""
         start = time.perf_counter()
-        jax.block_until_ready(self.result())
+        jax.block_until_ready(self.run())
         return time.perf_counter() - start
 
 
@@ -92,34 +92,34 @@ class CompiledCall(TimedCall):
 
 
 Programs = tuple[TimedCall, TimedCall | None]
-"""A program, and one that computes its gradient."""
+"""A program, and the program of its gradient, if any."""
 
 
 def time_row(name: str, batch: int, ours: Programs, theirs: Programs, reference: str, runs: int) -> Row:
     """Time the forward and the gradient program, each alternating with its reference."""
     (forward, gradient), (their_forward, their_gradient) = ours, theirs
-    forward_s, ratio = interleaved(forward, their_forward, runs)
+    forward_s, ratio = time_alternating(forward, their_forward, runs)
     row = Row(name, batch, 1e3 * forward_s, None, ratio, None, reference, forward.compile_s)
     if gradient is None:
         return row
     compile_s = forward.compile_s + gradient.compile_s
     if their_gradient is None:
         return dataclasses.replace(row, compile_s=compile_s)
-    gradient_s, ratio = interleaved(gradient, their_gradient, runs)
+    gradient_s, ratio = time_alternating(gradient, their_gradient, runs)
     return dataclasses.replace(row, gradient_ms=1e3 * gradient_s, ratio_gradient=ratio, compile_s=compile_s)
 
 
 def gemm_row(
     setting: Setting, name: str, batch: int, forward: CompiledCall, gradient: CompiledCall | None, runs: int
 ) -> Row:
-    """Time against a product of two square matrices, which measures the machine's current speed."""
+    """Time programs against a product of two square matrices, which measures the machine's current speed."""
     square = jax.random.normal(setting.key, (SQUARE_GEMM, SQUARE_GEMM))
     gemm = CompiledCall(jnp.matmul, square, square)
     return time_row(name, batch, (forward, gradient), (gemm, gemm), f"{SQUARE_GEMM}^3 GEMM", runs)
 
 
-def interleaved(program: TimedCall, reference: TimedCall, runs: int) -> tuple[float, float]:
-    """Return the program's median seconds and their ratio to the reference's; both alternate after a warm-up."""
+def time_alternating(program: TimedCall, reference: TimedCall, runs: int) -> tuple[float, float]:
+    """Return the program's median seconds, and their ratio to the reference's. Runs alternate after a warm-up."""
     program.seconds(), reference.seconds()
     pairs = [(program.seconds(), reference.seconds()) for _ in range(runs)]
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))

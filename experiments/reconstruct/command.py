@@ -1,4 +1,4 @@
-"""One run of the command: photos in, results and messages out."""
+"""Runs `flamejax reconstruct`: reads photos, writes results, prints messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from experiments.reconstruct.pipeline import (
 from experiments.reconstruct.results import ResultWriter
 from experiments.reconstruct.resume import plan
 from experiments.reconstruct.settings import resolve_auto, result_settings
-from experiments.reconstruct.sheet import write_contact_sheet, write_index
+from experiments.reconstruct.sheet import counted, write_contact_sheet, write_index
 from experiments.reconstruct.store import Store
 from experiments.results import UsageError, load_head
 from flamejax.io.results import FORMAT_VERSION, HeadIdentity
@@ -45,10 +45,10 @@ def run(
     console: Console | None = None,
     make_tools: Callable[[ReconstructConfig, flamejax.HeadModel], Tools] = default_tools,
 ) -> int:
-    """Reconstruct photos into a folder. `make_tools` returns the heavy steps.
+    """Reconstruct photos into a folder. make_tools: returns the heavy steps; tests replace it.
 
-    Returns 0 when the output holds a head, 1 when it holds none, 130 when interrupted. Raises: UsageError; nothing was
-    written then.
+    Returns 0 when the output holds a head, 1 when it holds none, 130 when interrupted. Raises: UsageError, an option,
+    an input file or the output folder cannot be used; no photo was reconstructed.
     """
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
     started = time.time()
@@ -63,8 +63,8 @@ def run(
     requested, config = config.method, resolve_auto(config, head)
     if requested == "auto" and config.method == "fit":
         console.print(
-            f"There is no Mesh-VAE of the head {head.name}: faces are fitted, without further hypotheses of what is "
-            "hidden (--mesh-vae names one that `flamejax train --config mesh_vae` made)."
+            f"No Mesh-VAE ships for the head {head.name}: each face is fitted, without hypotheses of its hidden parts. "
+            "Train one with `flamejax train --config mesh_vae`, and give it as --mesh-vae FILE."
         )
     tools = make_tools(config, head)
     store = Store(output)
@@ -72,7 +72,7 @@ def run(
     settings = result_settings(config)
     planned = plan(store, photos, settings)
     if planned.done:
-        console.print(f"{len(planned.done)} of {len(photos)} photos are done already.")
+        console.print(f"{len(planned.done)} of {len(photos)} photos are already done.")
     failures = store.old_failures(photos) + failures
     cache = runtime.use_compilation_cache()
     batch_size = choose_batch_size(config.fit, len(planned.todo))
@@ -111,7 +111,7 @@ def run(
     store.write_run(record)
     _print_summary(console, output, outcome, results, failures, elapsed)
     if status == "interrupted":
-        console.print("Interrupted. Give --resume to go on from here.")
+        console.print("Interrupted. Run it again with --resume to continue.")
         return EXIT_INTERRUPTED
     return EXIT_OK if results else EXIT_NO_RESULT
 
@@ -128,11 +128,11 @@ def _reporter(
             progress.update(task, rate=f"{done / (time.perf_counter() - began):.2f} photos/s")
         elif kind == "compiling":
             source = f" (compiled programs are cached in {cache})" if cache else ""
-            console.print(f"Preparing the fit for batches of {value:.0f}{source} ...")
+            console.print(f"Compiling the fit for batches of {value:.0f}{source} ...")
         elif kind == "compiled":
             source = f", {clock.cache_hits} programs from the cache" if clock.cache_hits else ""
-            preparing = min(clock.seconds, value)
-            console.print(f"First batch fitted after {value:.1f} s (of which preparing {preparing:.1f} s{source}).")
+            compiling = min(clock.seconds, value)
+            console.print(f"First batch fitted after {value:.1f} s (of which compiling {compiling:.1f} s{source}).")
 
     return report
 
@@ -171,13 +171,14 @@ def _print_summary(
     count = len(outcome.written)
     seconds_each = f" (the fit: {outcome.fit_seconds / count:.1f} s each, without compiling)" if count else ""
     console.print(
-        f"{count} new heads in {elapsed:.1f} s{seconds_each}; {len(results)} in all, {len(failures)} failures."
+        f"{counted(count, 'new head')} in {elapsed:.1f} s{seconds_each}; "
+        f"{len(results)} in all, {counted(len(failures), 'failure')}."
     )
     for (stage, reason), count in Counter((f.stage, f.reason) for f in failures).most_common(5):
         console.print(f"  {count} x {stage}: {reason}", markup=False)
     if failures:
         console.print(f"All failures: {output / 'failures.jsonl'}", markup=False)
-    console.print(f"Look at {output / 'index.html'}", markup=False)
+    console.print(f"Open {output / 'index.html'} in a browser.", markup=False)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from experiments.command_line import Subcommands, UsageError, flag
+from experiments.command_line import OptionalFile, OptionalFolder, Subcommands, UsageError, flag
 
 RANGES = {
     "batch_size": (1, 100_000),
@@ -26,9 +26,6 @@ RANGES = {
 }
 """Smallest and largest value of each numeric option."""
 
-# No "(default: None)" in the help: each text says what holds when the option is not given.
-OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
@@ -52,7 +49,7 @@ class OutputOptions(OptionGroup):
     output: Annotated[Path, tyro.conf.arg(metavar="OUT")]
     """Folder to write; made if missing."""
     resume: Switch = False
-    """Do only what is missing in OUT, or was made with other settings."""
+    """Reconstruct only photos without a result in OUT, or whose result has other settings."""
     overwrite: Switch = False
     """Delete earlier results in OUT first, and nothing else there."""
 
@@ -73,11 +70,11 @@ class InputOptions(OptionGroup):
     face_masks: OptionalFolder = None
     """Face masks <photo>.png, white = face."""
     boxes: OptionalFile = None
-    """JSON {"<photo>": [x0, y0, x1, y1]}: which face, in pixels."""
+    """JSON {"<photo>": [x0, y0, x1, y1]}: the face, in pixels."""
     detector: Annotated[str | None, tyro.conf.arg(metavar="MODULE:CLASS", help_behavior_hint="")] = None
     """Your own detector of 68 iBUG points; see `fitting.FaceDetector`."""
     all_faces: Switch = False
-    """All faces of each photo rather than the largest."""
+    """Reconstruct all faces of each photo rather than the largest."""
 
     @property
     def mask_folder(self) -> Path | None:
@@ -105,7 +102,7 @@ class FitOptions(OptionGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.iterations is not None and self.preset != "fast":
-            raise UsageError(f"--iterations goes with --preset fast; '{self.preset}' has a number of its own.")
+            raise UsageError(f"--iterations goes with --preset fast; the preset '{self.preset}' has a fixed number.")
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ class SamplerOptions(OptionGroup):
     sampler_steps: int = 20
     """Steps of dpm and ddim."""
     guidance: float = 1.0
-    """Weight of the photo; 1 unless trained with --dropped."""
+    """Classifier-free guidance; other than 1 only if trained with --dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +199,7 @@ class ReconstructConfig:
         return {"method": self.method, **_flatten(self)}
 
     def check_inputs(self) -> None:
-        """Refuse a missing folder or file at once rather than once per photo. Raises: UsageError."""
+        """Raise UsageError if a folder or file is missing: once, rather than once per photo."""
         folders = {"masks": self.input.mask_folder, "landmarks": self.input.landmarks}
         for name, folder in (folders | {"face_masks": self.input.face_masks}).items():
             if folder is not None and not folder.is_dir():
@@ -238,7 +235,7 @@ class ReconstructCompleteConfig(ReconstructDrawingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructDiverseConfig(ReconstructCompleteConfig):
-    """Fit a head, and draw several from a Mesh-VAE that differ where they are hidden (Algorithm 2).
+    """Fit a head, and draw several from a Mesh-VAE that differ where the face is hidden (Algorithm 2).
 
     They are written to hypotheses/00, 01, ..., best first."""
 
@@ -248,7 +245,7 @@ class ReconstructDiverseConfig(ReconstructCompleteConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructAutoConfig(ReconstructDiverseConfig):
-    """The method `diverse` where there is a Mesh-VAE of the head, else `fit`."""
+    """The method `diverse` if the head has a Mesh-VAE, else `fit`."""
 
     method: ClassVar[str] = "auto"
 
@@ -266,7 +263,7 @@ class ReconstructOferConfig(ReconstructDrawingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructOferDppConfig(ReconstructOferConfig):
-    """Fit a head, and draw heads of several identities by diffusion that differ where they are hidden.
+    """Fit a head, and draw heads of several identities by diffusion that differ where the face is hidden.
 
     They are fitted to what the photo shows and written to hypotheses/00, 01, ..., best first."""
 
@@ -288,9 +285,9 @@ SUBCOMMANDS = Subcommands(
     summaries={
         "fit": "one head per face (Diverse3DFace, Algorithm 1)",
         "complete": "a fit, and several heads from a Mesh-VAE that agree with the photo",
-        "diverse": "the same, but heads that differ where they are hidden (Algorithm 2)",
+        "diverse": "the same, but heads that differ where the face is hidden (Algorithm 2)",
         "ofer": "a fit, and heads drawn by diffusion: one identity, several expressions (OFER)",
-        "ofer-dpp": "a fit, and heads drawn by diffusion that differ where they are hidden",
+        "ofer-dpp": "a fit, and heads drawn by diffusion that differ where the face is hidden",
     },
     default=ReconstructAutoConfig,
     default_name=ReconstructAutoConfig.method,
@@ -300,11 +297,11 @@ DESCRIPTION = f"""Reconstruct 3D heads from photos of faces: `reconstruct [METHO
 
 METHOD comes first; its options: `reconstruct METHOD --help`. A folder of that name is written ./fit.
 {SUBCOMMANDS.listing()}
-  (none)    diverse where there is a Mesh-VAE of the head, else fit
+  (none)    diverse if the head has a Mesh-VAE, else fit
 
 Files of each photo: mesh.obj with mesh.mtl and mesh.png, mesh.glb, params.npz, camera.json,
 landmarks.json, overlay.png, occlusion_mask.png, face_mask.png, metrics.json; with hypotheses also
-hypotheses/ and index.html. Over all: index.html, contact_sheet.png, *.jsonl, run.json.
+hypotheses/ and index.html. For all photos: index.html, contact_sheet.png, *.jsonl, run.json.
 Exit status: 0 when OUT holds a head, 1 when it holds none, 2 when the command could not start."""
 
 
@@ -326,17 +323,17 @@ def reconstruct_config(
     values = {"photos": tuple(photos), "output": Path(output), **options}
     config = _build(ReconstructAutoConfig if name is None else METHODS[name], values)
     if values:
-        raise UsageError(f"no options {', '.join(map(flag, values))}.")
+        raise UsageError(f"unknown options: {', '.join(map(flag, values))}.")
     return config
 
 
 def convert(config: ReconstructConfig, to: type[ReconstructConfig]) -> ReconstructConfig:
-    """Return the options as those of another method, which must have no further groups."""
+    """Return the options as those of another method, which must not have more groups of options."""
     return to(**{each.name: getattr(config, each.name) for each in dataclasses.fields(to)})
 
 
 def _build(kind: Any, values: dict[str, Any]) -> Any:
-    """Make a dataclass of flat values, taking those that it has."""
+    """Make a dataclass from flat values; those that it has fields for are removed from `values`."""
     hints, given = typing.get_type_hints(kind), {}
     for each in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[each.name]):

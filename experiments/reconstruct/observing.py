@@ -1,4 +1,4 @@
-"""Reads a photo's file and detects the faces to fit; runs in threads."""
+"""Reads photos and detects the faces to fit, in threads."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class ObservedFace:
     count: int
     """Number of faces of the photo that are reconstructed."""
     observation: Observation
+    """Without batch axes, as NumPy arrays."""
     photo_size: tuple[int, int]
     """(width, height) of the upright photo, pixels."""
     photo_sha256: str
@@ -57,7 +58,7 @@ class PhotoReader:
     def __init__(
         self, options: InputOptions, size: int, observe: Callable[..., list[Observation]], names: Collection[str]
     ):
-        """names: folder names of all photos, which a further face must not get. size: of the crop, pixels.
+        """names: folder names of all photos, which a further face must not get. size: side of the crop, pixels.
 
         Raises: UsageError."""
         self.options, self.size, self.observe = options, size, observe
@@ -91,29 +92,29 @@ class PhotoReader:
     def _given(self, photo: PhotoFile, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return the keyword arguments of `observe_photo` that the user's files give for a photo of (height, width)."""
         options = self.options
-        given: dict[str, np.ndarray | None] = {"box": _first(self.boxes.get, photo, "--boxes")}
+        given: dict[str, np.ndarray | None] = {"box": _find_first(self.boxes.get, photo, "--boxes")}
         for key, flag, folder, find in (
             ("landmarks", "--landmarks", options.landmarks, find_landmarks),
             ("occlusion_mask", "--masks", options.mask_folder, partial(find_mask, size=size)),
             ("face_mask", "--face-masks", options.face_masks, partial(find_mask, size=size)),
         ):
             if folder is not None:
-                given[key] = _first(partial(find, folder), photo, flag)
+                given[key] = _find_first(partial(find, folder), photo, flag)
         return {key: value for key, value in given.items() if value is not None}
 
 
-def _first(find: Callable[[str], Given | None], photo: PhotoFile, flag: str) -> Given | None:
-    """Return what `find` has for the first of the photo's names for which it has something.
+def _find_first(find: Callable[[str], Given | None], photo: PhotoFile, flag: str) -> Given | None:
+    """Return the first result of `find` for the photo's names that is not None; None if there is none.
 
     Raises:
-        InputError: there is something only for the plain stem, which several photos share.
+        InputError: there is one only for the plain stem, which several photos share.
     """
     for stem in photo.input_stems():
         if (given := find(stem)) is not None:
             return given
     if photo.shares_stem and find(photo.path.stem) is not None:
         stem = photo.path.stem
-        raise InputError(f"{flag}: several photos are called {stem!r}; name what belongs to this one {photo.name!r}.")
+        raise InputError(f"{flag}: several photos are called {stem!r}; use {photo.name!r} for {photo.path.name}.")
     return None
 
 
@@ -143,7 +144,7 @@ Result = TypeVar("Result")
 def map_ahead(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """Map in the executor's threads, in order, with at most `ahead` results waiting, which bounds memory."""
+    """Map in the executor's threads and yield results in order; at most `ahead` of them wait, which bounds memory."""
     waiting: list[Future[Result]] = []
     try:
         for item in items:

@@ -29,19 +29,19 @@ from experiments.reconstruct.observing import ObservedFace, PhotoReader, map_ahe
 from experiments.reconstruct.results import FaceResult, ResultWriter
 from experiments.reconstruct.settings import (
     diversify_config,
-    face_detector,
     fit_config,
-    local_model,
-    mesh_vae,
+    load_local,
+    load_ofer,
+    load_vae,
+    make_detector,
     ofer_dpp_config,
-    ofer_networks,
 )
 from experiments.reconstruct.sheet import write_thumbnail
 from experiments.reconstruct.store import Store
 from experiments.reconstruct.views import render_view, tile
 from experiments.results import error_text, face_keys
 from experiments.runtime import CompileClock
-from experiments.view.viewer_page import MORPHED
+from experiments.view.viewer_page import MIDPOINT_HEADS
 from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.fit_model import FitModel
 from fitting.inputs import confidence_outside_mask
@@ -84,7 +84,7 @@ class Tools:
 
 def default_tools(config: ReconstructConfig, head: HeadModel) -> Tools:
     """Return the real steps. Raises: UsageError, the detector, the local models or weights cannot be used."""
-    model = prepare(head, local_model(config.fit, head))
+    model = prepare(head, load_local(config.fit, head))
     draw, draw_midpoints = drawing_tools(config, head, model)
     return Tools(
         observe=observe_tool(config.input),
@@ -100,25 +100,25 @@ def default_tools(config: ReconstructConfig, head: HeadModel) -> Tools:
 
 def observe_tool(options: InputOptions) -> Callable[..., list[Observation]]:
     """Return `observe` of `Tools`. Raises: UsageError, the detector cannot be used."""
-    return functools.partial(observe_photo, detector=face_detector(options))
+    return functools.partial(observe_photo, detector=make_detector(options))
 
 
 def drawing_options(config: ReconstructConfig) -> DrawingOptions | None:
-    """Return the options of the draws; None for a method without."""
+    """Return the options of the draws; None for a method that draws none."""
     return config.drawing if isinstance(config, ReconstructDrawingConfig) else None
 
 
 def drawing_tools(config: ReconstructConfig, head: HeadModel, model: FitModel) -> tuple[Any, Any]:
     """Return `complete` and `midpoints` of `Tools`. Raises: UsageError, weights cannot be used."""
     if isinstance(config, ReconstructCompleteConfig):
-        vae, count = mesh_vae(config.model, head), config.drawing.num_samples
+        vae, count = load_vae(config.model, head), config.drawing.num_samples
         draw = functools.partial(diversify, vae, model, num_samples=count, config=diversify_config(config))
         return draw, functools.partial(midpoints, vae, model)
     if isinstance(config, ReconstructOferConfig):
-        networks, count = ofer_networks(config, head), config.drawing.num_samples
+        networks, count = load_ofer(config, head), config.drawing.num_samples
         if isinstance(config, ReconstructOferDppConfig):
-            picking = ofer_dpp_config(config)
-            return functools.partial(ofer_dpp, networks, head, num_samples=count, config=picking), None
+            dpp_config = ofer_dpp_config(config)
+            return functools.partial(ofer_dpp, networks, head, num_samples=count, config=dpp_config), None
         return functools.partial(ofer, networks, head, num_samples=count), None
     return None, None
 
@@ -161,11 +161,11 @@ def faces_per_draw(batch_size: int, num_samples: int) -> int:
 
 
 class Pipeline:
-    """One run over the photos that have no result yet.
+    """Reconstructs the photos that have no result yet.
 
     Args:
         drawing: options of the draws, where `tools` draws hypotheses.
-        clock: counts what JAX compiles meanwhile.
+        clock: measures the compile time, which is subtracted from that of the fit.
         report: called with ("photo", n) when n photos have succeeded or failed, with ("compiling", batch size) before
             and ("compiled", seconds) after the first batch.
     """
@@ -225,7 +225,7 @@ class Pipeline:
         self._collect(at_most=2 * self.batch_size)
 
     def _fit(self, faces: list[ObservedFace]) -> tuple[Fit, Observation, list[FaceResult]]:
-        """Fit faces as a batch of the fixed size, padded with copies, so that no other shape is ever compiled.
+        """Fit faces as a batch of the fixed size, padded with copies, so that only one shape is compiled.
 
         Returns the fit, on the device, and the observation with the masks that were used, both of the whole batch; and
         the result of each face.
@@ -242,7 +242,7 @@ class Pipeline:
         masks = np.asarray(batch.occlusion_mask), np.asarray(batch.face_mask)
         elapsed = time.perf_counter() - start
         seconds = max(0.0, elapsed - (self.clock.seconds - compiled))
-        # Not timed as part of the fit: what only the files need.
+        # Only the files need the following, so it is not timed as part of the fit.
         textures = np.clip(np.asarray(jax.vmap(self.head.albedo)(device_fits.texture)), 0.0, 1.0)
         global_params = self.tools.model.global_params(device_fits.params)
         global_vertices = np.asarray(self.tools.vertices(self.head, global_params))
@@ -266,12 +266,12 @@ class Pipeline:
         observation: Observation,
         results: list[FaceResult],
     ) -> list[FaceResult]:
-        """Return the results of a batch with hypotheses; where these cannot be drawn, the fit stays without."""
+        """Return the results of a batch with hypotheses; where these cannot be drawn, the result is the fit alone."""
         results = list(results)
         converged = [i for i, result in enumerate(results) if not result.fit.code]
         for start in range(0, len(converged), size := faces_per_draw(self.batch_size, drawing.num_samples)):
             part = converged[start : start + size]
-            # Padded with copies, as the batch.
+            # Padded with copies, like the batch.
             indices = np.array(part + [part[-1]] * (size - len(part)))
             faces = [results[i].face for i in indices]
             keys = face_keys([(face.photo_sha256, face.index) for face in faces], drawing.seed)
@@ -294,11 +294,12 @@ class Pipeline:
         return results
 
     def _midpoints(self, fits: Fit, drawn: Hypotheses) -> np.ndarray | None:
-        """Return heads half-way between the first hypotheses, or None; the viewer then interpolates linearly."""
+        """Return heads half-way between the first hypotheses (B, P, V, 3); None: the viewer interpolates linearly."""
         if self.tools.midpoints is None:
             return None
         try:
-            return jax.device_get(self.tools.midpoints(fits, jax.tree.map(lambda leaf: leaf[:, :MORPHED], drawn)))
+            first = jax.tree.map(lambda leaf: leaf[:, :MIDPOINT_HEADS], drawn)
+            return jax.device_get(self.tools.midpoints(fits, first))
         except Exception:
             return None
 

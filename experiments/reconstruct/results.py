@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.reconstruct.observing import ObservedFace
-from experiments.reconstruct.views import HeadRenders, clay_sheet, mask_over, overlay
+from experiments.reconstruct.views import HeadRenders, draw_clay_sheet, mask_in_photo, overlay
 from experiments.results import vertex_spread
 from experiments.view.viewer_page import ViewerScene, viewer_page
 from fitting.fit_model import FitModel
@@ -26,7 +26,7 @@ from flamejax.types import VISIBLE_CONFIDENCE, Fit, Hypotheses, Observation
 from sampling._complete import eyeball_vertices
 
 SHEET, VIEWER = f"{HYPOTHESES}/sheet.jpg", "index.html"
-"""In a face's folder: the picture of its hypotheses, and the page that shows them in 3D."""
+"""Files in a face's folder: the picture of its hypotheses, and the page that shows them in 3D."""
 EXACT_METRES = 1e-5
 """Global parameters count as exact when their vertices differ from the fit's by less."""
 
@@ -46,12 +46,12 @@ class FaceResult:
     hypotheses: Hypotheses | None = None
     """Other heads that agree with the photo, best first."""
     midpoints: np.ndarray | None = None
-    """(P, V, 3) world metres: heads half-way between the first hypotheses, see `sampling.interpolate`; None for methods
+    """(P, V, 3) world metres: heads half-way between the first hypotheses, from `sampling.midpoints`; None for methods
     without latents."""
 
     @functools.cached_property
     def camera(self) -> dict[str, Any]:
-        """Return the content of camera.json."""
+        """The content of camera.json."""
         face, observation = self.face, self.face.observation
         overlay_size = face.preview.shape[1], face.preview.shape[0]
         crop_side = observation.image.shape[0]
@@ -102,7 +102,7 @@ class ResultWriter:
             (inner / "params.npz").write_bytes(hypothesis_npz(hypotheses, i, self.identity))
             write_glb(inner / "mesh.glb", dataclasses.replace(fit, vertices=np.asarray(vertices, np.float64)))
         heads, spread = np.asarray(hypotheses.vertices), vertex_spread(hypotheses.vertices)
-        sheet = clay_sheet(np.asarray(result.fit.vertices), heads, spread, self.head.faces)
+        sheet = draw_clay_sheet(np.asarray(result.fit.vertices), heads, spread, self.head.faces)
         sheet.save(folder / SHEET, quality=88)
         full, zoom = result.camera["full_image"], result.face.preview_scale
         scene = ViewerScene(
@@ -157,10 +157,10 @@ def hypothesis_files(count: int) -> list[str]:
 
 
 def hypotheses_record(heads: np.ndarray, fit: np.ndarray, visible: np.ndarray) -> dict[str, Any]:
-    """Return what metrics.json says of hypotheses `heads` (M, V, 3), in mm.
+    """Return the entries of metrics.json about hypotheses `heads` (M, V, 3), world metres; distances in mm.
 
-    Their number; their distance from the fit (V, 3), median over the vertices in `visible` (V,) and all heads; and
-    their spread (RMS distance from their mean) over visible and over hidden vertices.
+    They are: their number; their distance from the fit (V, 3), median over the vertices in `visible` (V,) and all
+    heads; and their spread (RMS distance from their mean) over visible and over hidden vertices.
     """
     distances = np.linalg.norm(heads[:, visible].astype(np.float64) - fit[visible], axis=-1)
     spread = vertex_spread(heads)
@@ -177,7 +177,8 @@ def hypotheses_record(heads: np.ndarray, fit: np.ndarray, visible: np.ndarray) -
 def _crop_mask_in_preview(face: ObservedFace, mask: Any) -> np.ndarray:
     """Resample a mask (S, S) of the crop to the preview: (h, w) uint8 of 0 and 255."""
     crop, size = face.observation.crop, (face.preview.shape[1], face.preview.shape[0])
-    return mask_over(np.asarray(mask), float(crop.scale), np.asarray(crop.offset, np.float64), face.photo_size, size)
+    offset = np.asarray(crop.offset, np.float64)
+    return mask_in_photo(np.asarray(mask), float(crop.scale), offset, face.photo_size, size)
 
 
 def _landmarks_record(result: FaceResult) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which of the photos are done already, and the names of their results."""
+"""Decides which photos are already done, and names the results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan(store: Store, photos: Sequence[PhotoFile], settings: dict[str, Any]) ->
     """Name the photos, avoiding names in the output folder, and separate those that are done from the others.
 
     A result belongs to a photo of the same path, or of the same file name and content (so that a folder of photos and
-    its results may move). It is valid when the photo's content and the settings are those that made it.
+    its results may move). It is valid if neither the photo's content nor the settings have changed since.
     """
     records, complete = store.records(), store.results().keys()
     digest = functools.cache(functools.partial(short_digest, digits=64))
@@ -57,7 +57,7 @@ def plan(store: Store, photos: Sequence[PhotoFile], settings: dict[str, Any]) ->
 
 
 def _has_settings(metrics: Metrics, settings: dict[str, Any]) -> bool:
-    """Whether these settings would give this result. For the method `fit`, one with hypotheses will do as well."""
+    """Return whether these settings would give this result. For the method `fit`, it may have hypotheses."""
     recorded = metrics["settings"]
     if settings.get("method") == "fit":
         recorded, settings = (

@@ -1,4 +1,4 @@
-"""From options to what the library takes: models, networks, settings of the fit and of the draws."""
+"""Converts the command's options to the library's models, networks and settings of the fit and of the draws."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def resolve_auto(config: ReconstructConfig, head: HeadModel) -> ReconstructConfi
     return convert(config, ReconstructDiverseConfig if diverse else ReconstructFitConfig)
 
 
-def face_detector(options: InputOptions) -> FaceDetector:
-    """Return the detector that finds faces. Raises: UsageError, the one that was named cannot be used."""
+def make_detector(options: InputOptions) -> FaceDetector:
+    """Return the face detector of --detector, by default the shipped one. Raises: UsageError, it cannot be used."""
     try:
         return LiteRTDetector() if options.detector is None else load_detector(options.detector)
     except DetectorError as error:
         raise UsageError(f"--detector: {error}") from error
 
 
-def local_model(options: FitOptions, head: HeadModel) -> LocalModel | None:
-    """Return the local models to fit with. Raises: UsageError if the file cannot be used or is another head's."""
+def load_local(options: FitOptions, head: HeadModel) -> LocalModel | None:
+    """Load the local models to fit with, if any. Raises: UsageError, the file cannot be used or is another head's."""
     if options.local == "none":
         return None
     try:
@@ -73,23 +73,23 @@ def local_model(options: FitOptions, head: HeadModel) -> LocalModel | None:
 
 
 def local_digest(options: FitOptions) -> str | None:
-    """Return --local and the first digits of the SHA-256 of its file; None where the file cannot be read."""
+    """Return --local and the first digits of its file's SHA-256; None if the file cannot be read."""
     if options.local == "none":
         return "none"
     digest = short_digest(local_model_path() if options.local == "auto" else Path(options.local))
     return None if digest is None else f"{options.local} {digest}"
 
 
-def mesh_vae(options: MeshVAEFileOptions, head: HeadModel) -> MeshVAE:
-    """Return the Mesh-VAE to complete with. Raises: UsageError if the file cannot be used or is another head's."""
+def load_vae(options: MeshVAEFileOptions, head: HeadModel) -> MeshVAE:
+    """Load the Mesh-VAE to draw from. Raises: UsageError, the file cannot be used or is another head's."""
     try:
         return load_mesh_vae(head, options.mesh_vae)
     except (HeadFileError, OSError) as error:
         raise UsageError(f"--mesh-vae: {error}") from error
 
 
-def ofer_networks(config: ReconstructOferConfig, head: HeadModel) -> OferNetworks:
-    """Return OFER's networks. Raises: UsageError if a file cannot be used or is another head's."""
+def load_ofer(config: ReconstructOferConfig, head: HeadModel) -> OferNetworks:
+    """Load OFER's networks. Raises: UsageError, a file cannot be used or is another head's, or lacks guidance."""
     files = config.networks
     encoders = {"arcface": files.arcface, "farl": files.farl}
     try:
@@ -97,7 +97,7 @@ def ofer_networks(config: ReconstructOferConfig, head: HeadModel) -> OferNetwork
     except (HeadFileError, OSError) as error:
         raise UsageError(f"method {config.method}: {error}") from error
     if config.sampling.guidance != 1 and None in (networks.idgen.nothing, networks.expgen.nothing):
-        raise UsageError("--guidance needs an IdGen and an ExpGen that were trained with --dropped.")
+        raise UsageError("--guidance other than 1 needs an IdGen and an ExpGen that were trained with --dropped.")
     return networks
 
 
@@ -131,7 +131,7 @@ def ofer_dpp_config(config: ReconstructOferDppConfig) -> OferDppConfig:
 
 
 def result_settings(config: ReconstructConfig) -> dict[str, object]:
-    """Return what a photo's result depends on, as metrics.json has it; --resume makes results of others again."""
+    """Return the settings that a result depends on, for metrics.json; --resume redoes results of other settings."""
     fit, given = config.fit, config.input
     files = {name: getattr(given, name) for name in ("landmarks", "masks", "face_masks", "boxes")}
     return {
@@ -163,6 +163,6 @@ def _drawing_settings(config: ReconstructConfig) -> dict[str, Any]:
             settings[name.lower()] = short_digest(getattr(files, name.lower()) or ofer_path(name))
         encoders = {"arcface": files.arcface, "farl": files.farl}
         settings |= {name: short_digest(file) for name, file in encoders.items() if file is not None}
-        picking = ofer_dpp_config(config) if isinstance(config, ReconstructOferDppConfig) else ofer_config(config)
-        settings["ofer"] = dataclasses.asdict(picking)
+        method_config = ofer_dpp_config(config) if isinstance(config, ReconstructOferDppConfig) else ofer_config(config)
+        settings["ofer"] = dataclasses.asdict(method_config)
     return settings

@@ -18,7 +18,8 @@ from flamejax.files import write_bytes, write_text
 
 MAX_TILES = 200
 COLUMNS = 2
-CAPTION = 22
+CAPTION_HEIGHT = 22
+"""Pixels."""
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -52,9 +53,9 @@ def write_index(folder: Path, results: dict[str, dict[str, Any]], failures: Sequ
 <style>{STYLE}</style>
 </head>
 <body>
-<h1>{_count(len(results), "head")}{f", {_count(len(failures), 'failure')}" if failures else ""}</h1>
+<h1>{counted(len(results), "head")}{f", {counted(len(failures), 'failure')}" if failures else ""}</h1>
 <p class="quiet">{html.escape(note)}<br>
-From left to right: the photo with the detected landmarks (green = sure, red = hidden or unsure), the head over
+From left to right: the photo with the detected landmarks (green = confident, red = hidden or uncertain), the head over
 the photo, the head, the head turned.</p>
 <div class="grid">
 {cards}
@@ -74,17 +75,17 @@ def write_contact_sheet(folder: Path, names: Sequence[str]) -> None:
         target.unlink(missing_ok=True)
         return
     tiles = [Image.open(folder / THUMBNAILS / f"{name}.jpg") for name in shown]
-    width, height = max(t.width for t in tiles), max(t.height for t in tiles) + CAPTION
+    width, height = max(t.width for t in tiles), max(t.height for t in tiles) + CAPTION_HEIGHT
     rows = -(-len(tiles) // COLUMNS)
     columns = min(COLUMNS, len(tiles))
     note = f"the first {len(shown)} of {len(names)}" if len(shown) < len(names) else ""
-    sheet = Image.new("RGB", (columns * width, rows * height + (CAPTION if note else 0)), "white")
+    sheet = Image.new("RGB", (columns * width, rows * height + (CAPTION_HEIGHT if note else 0)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for i, (name, picture) in enumerate(zip(shown, tiles, strict=True)):
         x, y = i % COLUMNS * width, i // COLUMNS * height
         draw.text((x + 4, y + 3), name, fill="black", font=font)
         with picture:
-            sheet.paste(picture, (x, y + CAPTION))
+            sheet.paste(picture, (x, y + CAPTION_HEIGHT))
     draw.text((4, rows * height + 3), note, fill="black", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
@@ -103,12 +104,12 @@ def _card(name: str, metrics: dict[str, Any]) -> str:
     page, error = f"{folder}/overlay.png", metrics.get("landmark_nme")
     facts = [f"{metrics['visible_landmarks']} of 68 landmarks visible"]
     if error is not None:
-        facts.append(f"landmark error {100 * error:.1f} % of the outer-eye distance")
+        facts.append(f"landmark error {100 * error:.1f} % of the distance between the outer eye corners")
     if count := metrics.get("hypotheses"):
         facts.append(f"{count} hypotheses")
         files.append(SHEET)
         page = f"{folder}/{VIEWER}"
-        heads = _count(count, "hypothesis", "hypotheses")
+        heads = counted(count, "hypothesis", "hypotheses")
         viewer_link = f'<a class="viewer" href="{page}">Look at the {heads} in 3D</a><br>\n'
     links = "".join(f'<a href="{folder}/{file}">{file}</a>' for file in files)
     return f"""<figure>
@@ -127,5 +128,6 @@ def _failure_table(failures: Sequence[Failure]) -> str:
     return f"<h2>Failures</h2>\n<table>\n<tr><th>photo</th><th>stage</th><th>reason</th></tr>\n{rows}\n</table>"
 
 
-def _count(number: int, word: str, several: str | None = None) -> str:
-    return f"{number} {word if number == 1 else several or word + 's'}"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as "1 head" or "2 heads"."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -1,4 +1,4 @@
-"""The output folder: earlier results, what may be written, and the lists over all photos."""
+"""The output folder: earlier results, checks before writing, and the files about all photos."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from flamejax.io.results import HYPOTHESES, RESULT_FILES, HeadIdentity, result_r
 
 THUMBNAILS = "thumbnails"
 LISTS = ("index.html", "contact_sheet.png", "summary.jsonl", "failures.jsonl", "run.json")
+"""Files about all photos."""
 
 
 class Store:
-    """An output folder opened for this run.
+    """The output folder of a run.
 
     A result is a folder in it with a readable metrics.json and every other file of a result. The lists are rewritten
     from the results, so they agree with the folders after any number of killed and resumed runs.

@@ -21,13 +21,15 @@ RENDER_SIDE = 512
 MARGIN = 0.3
 """Width of the rendered margin around the crop, in crop sides: hair and neck lie outside the face's crop."""
 OPACITY = 0.7
+"""Of the head over the photo."""
 TURN = np.deg2rad(50.0)
+"""Radians: the angle of turned heads."""
 BACKDROP = np.array([0.93, 0.93, 0.94], np.float32)
 CLAY = np.float32(0.75)
 FULL_SPREAD = 3e-3
-"""Spread, metres, that gets the brightest colour."""
-SHOWN, COLUMNS, CLAY_SIDE = 16, 6, 256
-"""The picture of hypotheses: largest number of heads, heads per row, and pixels per head."""
+"""Spread, metres, from which vertices have SPREAD_COLOUR."""
+MAX_HEADS, COLUMNS, CLAY_SIDE = 16, 6, 256
+"""The sheet of hypotheses: largest number of heads, pictures per row, and pixels per picture."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def render_view(render: Callable[..., jax.Array], fit: Fit, texture: np.ndarray,
 
 
 def turn(vertices: np.ndarray) -> np.ndarray:
-    """Turn vertices (V, 3) about the vertical through their mean, towards the right of the picture."""
+    """Turn vertices (V, 3) by TURN about the vertical through their mean, towards the right of the picture."""
     middle = vertices.mean(axis=0)
     cosine, sine = np.cos(TURN), np.sin(TURN)
     about_y = np.array([[cosine, 0.0, sine], [0.0, 1.0, 0.0], [-sine, 0.0, cosine]])
@@ -93,7 +95,7 @@ def overlay(
     return np.asarray(result)
 
 
-def mask_over(
+def mask_in_photo(
     mask: np.ndarray, crop_scale: float, crop_offset: np.ndarray, photo_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
     """Resample a mask (S, S) in [0, 1] of the crop to the photo: (h, w) uint8 of 0 and 255, 0 outside the crop.
@@ -133,8 +135,8 @@ def tile(observation: Observation, renders: HeadRenders, side: int = 200) -> Ima
     points, confidence = np.asarray(observation.landmarks), np.asarray(observation.confidence)
     crop = Image.fromarray(tinted).resize((side, side), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(crop)
-    for (x, y), certainty in zip(points * (side / crop_side), confidence, strict=True):
-        colour = (round(255 * (1 - certainty)), round(220 * certainty), 40)
+    for (x, y), score in zip(points * (side / crop_side), confidence, strict=True):
+        colour = (round(255 * (1 - score)), round(220 * score), 40)
         draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
     row = Image.new("RGB", (4 * side, side))
     row.paste(crop, (0, 0))
@@ -150,23 +152,23 @@ def _on_backdrop(rgba: np.ndarray) -> np.ndarray:
     return np.round(mixed * 255.0).astype(np.uint8)
 
 
-def clay_sheet(fit: np.ndarray, heads: np.ndarray, spread: np.ndarray, faces: Any) -> Image.Image:
+def draw_clay_sheet(fit: np.ndarray, heads: np.ndarray, spread: np.ndarray, faces: Any) -> Image.Image:
     """Draw heads (M, V, 3) turned to the side, as clay.
 
     The first picture is the fit (V, 3), the second the fit coloured by the heads' spread (V,) in metres.
     """
-    vertices = np.concatenate([fit[None], fit[None], heads[:SHOWN]])
+    vertices = np.concatenate([fit[None], fit[None], heads[:MAX_HEADS]])
     colours = np.full(vertices.shape, CLAY, np.float32)
-    warmth = np.clip(spread / FULL_SPREAD, 0, 1)[:, None]
-    colours[1] = (1 - warmth) * CLAY + warmth * SPREAD_COLOUR
+    fraction = np.clip(spread / FULL_SPREAD, 0, 1)[:, None]
+    colours[1] = (1 - fraction) * CLAY + fraction * SPREAD_COLOUR
     middle = fit.mean(axis=0)
     camera = framing(turn(fit) - middle, (CLAY_SIDE, CLAY_SIDE))
     scale, translation = float(camera.scale), np.asarray(camera.translation)
     view = clay.ClayView(
         scale / CLAY_SIDE, tuple(middle), tuple(translation / CLAY_SIDE), TURN, (0.3, 0.45, 0.85), 0.35, 0.75, 0.93
     )
-    names = ["fit", f"how far apart, to {1e3 * FULL_SPREAD:.0f} mm"]
+    names = ["fit", f"spread, orange from {1e3 * FULL_SPREAD:.0f} mm"]
     names += [f"{i:02d}" for i in range(len(vertices) - 2)]
-    if len(heads) > SHOWN:
-        names[0] += f"; then the first {SHOWN} of {len(heads)}"
-    return clay.grid(list(clay.clay_pictures(faces, vertices, colours, CLAY_SIDE, view)), names, COLUMNS)
+    if len(heads) > MAX_HEADS:
+        names[0] += f"; then the first {MAX_HEADS} of {len(heads)}"
+    return clay.arrange_grid(list(clay.clay_pictures(faces, vertices, colours, CLAY_SIDE, view)), names, COLUMNS)

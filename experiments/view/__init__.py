@@ -1,4 +1,4 @@
-"""Results of reconstruct in the browser: `python -m experiments.view OUT`."""
+"""Shows results of `flamejax reconstruct` in the browser: `python -m experiments.view OUT`."""
 
 from experiments.view.command import main
 

@@ -1,4 +1,4 @@
-"""The page: viser's widgets, which show what `explorer` computes."""
+"""The page: viser's widgets, and the heads that `explorer` computes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from experiments.view.explorer import (
     HeadSelection,
     ViewedFace,
     ViewError,
-    coloured,
+    colour_mesh,
     legend,
     photo_plane,
 )
@@ -31,9 +31,9 @@ from flamejax.io.meshes import glb_bytes
 from flamejax.io.results import ResultError
 
 DISTANCE = 1.6
-"""Initial distance from the eye to the head, metres: far, since the fit's camera is orthographic."""
+"""Initial distance from the camera to the head, metres: large, since the fit's camera is orthographic."""
 HEIGHT = 0.42
-"""Initial height of the view, metres."""
+"""Metres that the view initially shows from top to bottom, at the head."""
 GROUPS = ("identity", "expression", "pose")
 
 
@@ -73,7 +73,7 @@ class App:
         self.server.stop()
 
     def update(self, _: Any = None) -> None:
-        """Show what the widgets select. Of many calls in a row only the last one computes."""
+        """Show what the widgets select. Of many waiting calls only the last one computes."""
         if self._updates_paused:
             return
         self._update_count += 1
@@ -101,7 +101,7 @@ class App:
         clay = tuple(np.round(255 * np.broadcast_to(CLAY, 3)).astype(int).tolist())
         self.mesh = scene.add_mesh_simple("/head", vertices, np.asarray(self.explorer.head.faces), color=clay)
         """The head in clay."""
-        first = glb_bytes(coloured(self.face, self.explorer.head, vertices, COLOURS[1]))
+        first = glb_bytes(colour_mesh(self.face, self.explorer.head, vertices, COLOURS[1]))
         self.coloured = scene.add_glb("/coloured", first, visible=False)
         """The head in another colour."""
         self._plane: Any = None
@@ -110,13 +110,13 @@ class App:
         gui = self.server.gui
         self.photo = gui.add_dropdown("photo", self.explorer.names)
         self.image = gui.add_image(np.zeros((8, 8, 3), np.uint8))
-        self.choice = gui.add_dropdown("shown", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
+        self.choice = gui.add_dropdown("head", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
         self.colour = gui.add_dropdown("colour", COLOURS)
         self.photo_behind = gui.add_checkbox("photo behind", False, hint="The clay head is drawn as wires.")
         self.note = gui.add_markdown("")
         with gui.add_folder("between two", expand_by_default=False):
             self.first, self.second = gui.add_dropdown("from", ["00"]), gui.add_dropdown("to", ["00"])
-            self.weight = gui.add_slider("way", 0.0, 1.0, 0.01, 0.5)
+            self.weight = gui.add_slider("weight", 0.0, 1.0, 0.01, 0.5)
         with gui.add_folder("diverse"):
             self.k = gui.add_slider("k", 0.1, 2.0, 0.1, 0.5)
             self.n_sigma = gui.add_slider("n_sigma", 1.0, 5.0, 0.1, 3.0)
@@ -145,7 +145,7 @@ class App:
                 if in_clay:
                     self.mesh.vertices = vertices
                 else:
-                    self.coloured.glb_data = glb_bytes(coloured(face, self.explorer.head, vertices, colour))
+                    self.coloured.glb_data = glb_bytes(colour_mesh(face, self.explorer.head, vertices, colour))
         except ViewError as error:
             problem = str(error)
         notes = (problem, legend(face, colour), face.missing)
@@ -191,7 +191,7 @@ class App:
         self.choice.options = face.choices()
         can_interpolate = BETWEEN in face.choices()
         for handle, index in ((self.first, 0), (self.second, min(1, max(0, face.count - 1)))):
-            handle.options = face.numbers() or ["00"]
+            handle.options = face.hypothesis_names() or ["00"]
             _set(handle, f"{index:02d}")
             handle.disabled = not can_interpolate
         self.weight.disabled = not can_interpolate
@@ -210,7 +210,7 @@ class App:
             self.edits[each.name].on_update(self._select_and_update(FIT))
 
     def _select_and_update(self, choice: str) -> Callable[[Any], None]:
-        """Return a slider's callback, which shows the head that the slider changes."""
+        """Return a slider's callback, which selects `choice`, the head that the slider changes, and shows it."""
 
         def callback(_: Any) -> None:
             if self._updates_paused:
@@ -230,7 +230,7 @@ class App:
         self.update()
 
     def _draw(self, _: Any) -> None:
-        """Draw hypotheses, in the thread of the click; other threads continue."""
+        """Draw hypotheses, in the thread of the click; the page stays usable."""
         if not self._drawing.acquire(blocking=False):
             return
         face, problem = self.face, ""

@@ -1,4 +1,4 @@
-"""The command: `python -m experiments.view OUT`."""
+"""Runs `flamejax view`: starts the server and waits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.results import UsageError
+from experiments.command_line import OptionalFile, UsageError
 
 if TYPE_CHECKING:
     from experiments.view.app import App
@@ -27,24 +27,24 @@ EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """Look at results of `flamejax reconstruct` in the browser, and change them.
+    """Look at results of `flamejax reconstruct` in the browser, and edit the heads.
 
-    Sliders change shape, expression and pose of the fit. Hypotheses are shown, interpolated and drawn anew.
+    Sliders change shape, expression and pose of the fit. Hypotheses can be shown, interpolated and drawn anew.
     Nothing is written to the folder. Exit status: 0, or 2 when the page could not start.
     """
 
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder that `flamejax reconstruct --output OUT` wrote."""
     port: int = 8080
-    """Port of the page; 0 for any free one."""
+    """Port to serve at; 0 for any free one."""
     host: str = "localhost"
-    """Address to serve at. localhost: only this machine. 0.0.0.0: everyone in the network, without a password."""
-    head: Path | None = None
+    """Address to serve at. localhost: only this machine. 0.0.0.0: anyone on the network, without a password."""
+    head: OptionalFile = None
     """Head model of the results; the open head unless given."""
-    mesh_vae: Path | None = None
+    mesh_vae: OptionalFile = None
     """Mesh-VAE to draw hypotheses from; the shipped one unless given."""
     local: str = "auto"
-    """Local models of the results: a file, none, or auto, which reads them from each result."""
+    """Local models of the results: a file, none, or auto: those that each result names."""
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.view") -> int:
@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.v
     except UsageError as error:
         console.print(f"[red]error:[/red] {escape(str(error))}")
         return EXIT_USAGE
-    console.print(f"{len(app.explorer.names)} faces of {config.out} at {app.url}  (Ctrl-C ends)", markup=False)
+    console.print(f"{len(app.explorer.names)} faces of {config.out} at {app.url}  (Ctrl-C stops it)", markup=False)
     return serve(app, console)
 
 
@@ -91,12 +91,12 @@ def start(config: ViewConfig, console: Console) -> App:
 
 
 def serve(app: App, console: Console, wait: Callable[[float], None] = time.sleep) -> int:
-    """Wait for Ctrl-C, then stop the server. wait: replaced by tests. Returns 0."""
+    """Wait for Ctrl-C, then stop the server. wait: `time.sleep`, replaced by tests. Returns the exit status, 0."""
     try:
         while True:
             wait(3600.0)
     except KeyboardInterrupt:
-        console.print("\nThe page has ended.")
+        console.print("\nStopping the server.")
     try:
         app.stop()
         if app.drawing:
@@ -109,7 +109,9 @@ def serve(app: App, console: Console, wait: Callable[[float], None] = time.sleep
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
-    """Return a host and port that can be served at. viser itself would choose another port, or hang on a wrong host.
+    """Return the host and port if the page can be served there.
+
+    viser itself would choose another port, or hang on a wrong host.
 
     Raises: UsageError, the port is taken or not allowed, or the host is not an address of this machine.
     """
@@ -128,12 +130,13 @@ def free_address(host: str, port: int) -> tuple[str, int]:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise _in_use(port) from error
-        raise UsageError(f"--host {host} --port {port}: cannot be served at ({error.strerror or error}).") from error
+        reason = error.strerror or error
+        raise UsageError(f"--host {host} --port {port}: the page cannot be served there ({reason}).") from error
     return address, port
 
 
 def _in_use(port: int) -> UsageError:
     return UsageError(
-        f"--port {port}: taken by another program, such as a viewer that still runs. Give another, such as "
+        f"--port {port}: in use by another program, such as a viewer that still runs. Give another, such as "
         f"--port {port + 1 if port < 2**16 - 1 else port - 1}, or --port 0 for any free one."
     )

@@ -19,7 +19,7 @@ from flamejax.types import Fit
 SHOWN_COMPONENTS = 10
 """Number of leading components of identity and of expression that have a slider."""
 COEFFICIENT_LIMIT = 3.0
-"""Limit of coefficients, standard deviations, where the head states no range."""
+"""Limit of coefficients, standard deviations, unless the head has an `expression_range`."""
 HEAD_ORDER = "YXZ"
 """Intrinsic Euler angles: turn, then nod, then tilt."""
 ROTATIONS = (
@@ -36,17 +36,17 @@ ROTATIONS = (
     ("right eye down", "reye_pose", 0, -35.0, 35.0),
     ("right eye to the left", "reye_pose", 1, -40.0, 40.0),
 )
-"""Name, field, component (of a joint's axis-angle, or of `head_angles`), limits in degrees."""
+"""Name, field, component (of a joint's axis-angle, or of `head_angles`), lower and upper limit in degrees."""
 
 
 @dataclass(frozen=True)
 class Slider:
-    """One number of a head that can be changed."""
+    """A slider for one number of a head: a coefficient in standard deviations or an angle in degrees."""
 
     group: str
     """identity, expression or pose."""
     name: str
-    """Unique."""
+    """Unique, such as `identity 0`."""
     low: float
     high: float
     step: float
@@ -74,7 +74,7 @@ def sliders(model: FitModel, fit: Fit) -> list[Slider]:
 
 
 def edit_params(model: FitModel, fit: Fit, values: Mapping[str, float]) -> HeadParams:
-    """Return the fit's parameters, without batch axes, changed to the sliders' values by name."""
+    """Return the fit's parameters, without batch axes, with the sliders' values (by name) put in."""
     # NumPy: in JAX each change of one number would compile a program.
     params = jax.tree.map(lambda leaf: np.array(leaf, np.float32), fit.params)
     for name, numbers, count in (

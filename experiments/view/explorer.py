@@ -1,4 +1,4 @@
-"""Computes the vertices and colours to show from the user's selection. Nothing here depends on a browser."""
+"""Computes vertices and colours from the user's selection, independently of the browser."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ COLOURS: tuple[str, ...] = get_args(Colour)
 FIT, BETWEEN = "fit", "between two"
 CLAY = np.float32(0.6)
 """Grey of the clay head; the page's lights are bright."""
-STEPS = 256
+SCALE_TEXELS = 256
 """Texels of a colour scale."""
 MIN_FULL_SPREAD = 1e-4
-"""Metres: the smallest spread that a colour scale ends at."""
+"""Metres: smallest upper end of the colour scale of the spread."""
 
 
 class ViewError(Exception):
@@ -61,7 +61,7 @@ class HeadSelection:
     ends: tuple[int, int] = (0, 1)
     """The two hypotheses to interpolate."""
     weight: float = 0.5
-    """0 is the first of them, 1 the second."""
+    """0 gives the first of them, 1 the second."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class ViewedFace:
     """An opened face with its current hypotheses."""
 
     result: Result
-    """The result as it was read."""
+    """The result that was read."""
     model: FitModel
     observation: Observation | None
     """The input of the fit; None where the photo is not available."""
     missing: str
-    """Why the photo is not available."""
+    """Why the photo is not available; empty if it is."""
     hypotheses: Hypotheses | None
     source: str
     """A description of how the hypotheses were drawn."""
@@ -96,7 +96,7 @@ class ViewedFace:
 
     @property
     def fit(self) -> Fit:
-        """The fit as it was read."""
+        """The fit that was read."""
         return self.result.fit
 
     @property
@@ -107,9 +107,9 @@ class ViewedFace:
     def choices(self) -> list[str]:
         """Return the possible values of `HeadSelection.choice`."""
         has_latents = self.hypotheses is not None and self.hypotheses.latents is not None
-        return [FIT, *self.numbers(), *([BETWEEN] if has_latents and self.count > 1 else [])]
+        return [FIT, *self.hypothesis_names(), *([BETWEEN] if has_latents and self.count > 1 else [])]
 
-    def numbers(self) -> list[str]:
+    def hypothesis_names(self) -> list[str]:
         """Return the hypotheses' names: 00, 01, ..."""
         return [f"{i:02d}" for i in range(self.count)]
 
@@ -160,7 +160,7 @@ class Explorer:
         Raises: ViewError, the Mesh-VAE or the photo cannot be used, or the draws are not finite.
         """
         if face.observation is None:
-            raise ViewError("drawing needs the photo, see below.")
+            raise ViewError("drawing needs the photo, which is missing (see below).")
         metrics, count = face.result.metrics, settings.num_samples
         key = face_keys([(metrics["photo_sha256"], metrics["face"])], settings.seed)[0]
         config = dataclasses.replace(DIVERSIFY_PRESETS["fast"], k=settings.k, n_sigma=settings.n_sigma)
@@ -208,10 +208,10 @@ def _decode_between(vae: MeshVAE, model: FitModel, fit: Fit, first: Array, secon
     return to_world(vae.decode((1 - weight) * first + weight * second)[None], rotation, root)[0]
 
 
-def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: str) -> TexturedMesh:
+def colour_mesh(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: str) -> TexturedMesh:
     """Return vertices (V, 3) as a mesh in one of COLOURS.
 
-    A colour scale is a texture as well, with the position on the scale as texture coordinate."""
+    A colour scale is a texture too: its texture coordinates are the positions on the scale."""
     if colour == "texture":
         return head_mesh(head, vertices, np.clip(np.asarray(head.albedo(face.fit.texture)), 0.0, 1.0))
     position, end = np.zeros(len(vertices)), SPREAD_COLOUR
@@ -219,8 +219,8 @@ def coloured(face: ViewedFace, head: HeadModel, vertices: np.ndarray, colour: st
         position = np.clip(spread(face) / full_spread(face), 0, 1)
     elif colour == "seen and hidden":
         position, end = 1.0 - np.asarray(face.fit.vertex_visibility, np.float64), np.array(HIDDEN_COLOUR) / 255
-    uv = np.stack([(0.5 + (STEPS - 1) * position) / STEPS, np.full(len(position), 0.5)], axis=1)
-    ramp = np.linspace(0, 1, STEPS)[None, :, None]
+    uv = np.stack([(0.5 + (SCALE_TEXELS - 1) * position) / SCALE_TEXELS, np.full(len(position), 0.5)], axis=1)
+    ramp = np.linspace(0, 1, SCALE_TEXELS)[None, :, None]
     texture = ((1 - ramp) * CLAY + ramp * end).astype(np.float32)
     faces = np.asarray(head.faces)
     return TexturedMesh(vertices.astype(np.float64), faces, uv, faces, texture)
@@ -234,12 +234,12 @@ def spread(face: ViewedFace) -> np.ndarray:
 
 
 def full_spread(face: ViewedFace) -> float:
-    """Return the end of the colour scale, metres: the 99th percentile of the spread."""
+    """Return the upper end of the colour scale, metres: the spread's 99th percentile, at least MIN_FULL_SPREAD."""
     return max(MIN_FULL_SPREAD, float(np.quantile(spread(face), 0.99)))
 
 
 def legend(face: ViewedFace, colour: str) -> str:
-    """Describe what a colour means."""
+    """Return a sentence about what the colours show; empty for clay."""
     if colour == "spread":
         if not face.count:
             return "There are no hypotheses: draw some."

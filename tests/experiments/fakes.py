@@ -39,7 +39,10 @@ def write_photo(path: Path, size: tuple[int, int] = (64, 48), colour: int = 120,
 
 
 class FakeTools:
-    """Records calls. A black photo has no face; the others have `faces` each."""
+    """Fakes all heavy steps and records their calls. Black photos have no face, others have `faces`.
+
+    bad_code: mean colour of photos whose fit fails. seen_beyond: vertices with a larger z are visible.
+    """
 
     def __init__(self, faces: int = 1, bad_code: float | None = None, seen_beyond: float = -1.0):
         self.faces, self.bad_code, self.seen_beyond = faces, bad_code, seen_beyond
@@ -124,6 +127,7 @@ class FakeTools:
 
 
 def reconstruct(folder: Path, output: Path, fake: FakeTools | None = None, **options) -> int:
+    """Run the command with fake steps. Returns the exit status."""
     config = reconstruct_config((str(folder),), output, size=64, **{"batch_size": 2, "method": "fit", **options})
     return command.run(config, Console(quiet=True), (fake or FakeTools()).tools)
 
@@ -137,10 +141,12 @@ def results(output: Path) -> list[str]:
 
 
 def stamps(output: Path) -> dict[str, int]:
+    """Return result name -> modification time of its metrics.json, ns."""
     return {name: (output / name / "metrics.json").stat().st_mtime_ns for name in results(output)}
 
 
 def bad_photos(folder: Path) -> Path:
+    """Write six files that cannot be reconstructed, each for another reason. Returns the folder."""
     write_photo(folder / "faceless.png", colour=0)
     with Image.open(folder / "faceless.png") as image:
         Image.new("RGB", image.size).save(folder / "faceless.png")

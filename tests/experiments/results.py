@@ -1,4 +1,4 @@
-"""Small results of reconstruct with known fits and hypotheses of a small head."""
+"""Reconstructs with known random fits and real draws of a small head, for tests of reading results."""
 
 import dataclasses
 from functools import partial
@@ -31,7 +31,7 @@ def write_networks(folder: Path) -> tuple[Path, Path]:
 
 
 class KnownTools(FakeTools):
-    """Fits are random heads with local models, and draws are real; records what it returned."""
+    """Fakes fits by random heads with local models, draws with a real Mesh-VAE, and records both."""
 
     def __init__(self, local: Path | None = None, vae: Path | None = None):
         super().__init__(seen_beyond=0.05)

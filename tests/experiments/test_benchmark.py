@@ -1,4 +1,4 @@
-"""The benchmark's rows, what it does without peers, and memory by batch. Nothing is timed in earnest here."""
+"""The benchmark's rows, missing peers, and memory by batch. No time is checked."""
 
 import dataclasses
 import importlib.util
@@ -18,7 +18,7 @@ import flamejax
 from experiments import benchmark
 from experiments.benchmark import command, dpp, head, head_peers, networks, render, render_peers
 from experiments.benchmark.spheres import FLAME_SPHERES, spheres
-from experiments.benchmark.timing import PeerMissing, Row, Setting, TimedCall, interleaved
+from experiments.benchmark.timing import PeerMissing, Row, Setting, TimedCall, time_alternating
 from experiments.datasets.synthetic_flame import TRUE_SIZE, write_flame_folder
 from models.hierarchy import mesh_hierarchy
 from models.mesh_conv import MeshConv
@@ -31,7 +31,7 @@ ROW = Row("vertices", 4, 12.3456, 0.5, 0.0123, None, "a GEMM", 1.0)
 
 @pytest.fixture
 def keep_cache():
-    """main turns the compilation cache off, which the other tests want on."""
+    """Restore the compilation cache, which main turns off, for the other tests."""
     before = jax.config.values["jax_enable_compilation_cache"]
     yield
     jax.config.update("jax_enable_compilation_cache", before)
@@ -57,7 +57,8 @@ def test_memory_has_a_column_when_it_is_measured(capsys):
 
 def test_programs_run_alternately():
     order: list[str] = []
-    seconds, ratio = interleaved(TimedCall(lambda: order.append("ours")), TimedCall(lambda: order.append("theirs")), 3)
+    ours, theirs = (TimedCall(lambda name=name: order.append(name)) for name in ("ours", "theirs"))
+    seconds, ratio = time_alternating(ours, theirs, 3)
     assert order == ["ours", "theirs"] * 4 and seconds >= 0 and ratio > 0
 
 
@@ -195,7 +196,7 @@ def test_the_closed_form_is_the_loss_and_its_gradient():
 
 
 def test_diversity_group_reports_a_missing_mesh_vae(monkeypatch):
-    """Of a head without a Mesh-VAE: Algorithm 2 is left out, and a line says so."""
+    """For a head without a Mesh-VAE, Algorithm 2 is left out, and a line says so."""
     reports: list[str] = []
     monkeypatch.setattr(dpp, "SETS", (3,))
     (row,) = command.GROUPS["diversity"](Setting(random_head(), jax.random.key(0), 1, report=reports.append))

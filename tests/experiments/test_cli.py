@@ -1,4 +1,4 @@
-"""What the command line accepts, refuses and says, and its completion in bash."""
+"""Subcommands, options, error messages and help of the command line, and its completion in bash."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_other_wrong_calls_end_with_status_2(args, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_tables_are_subcommands_or_an_option(capsys):
+def test_evaluate_tables_are_subcommands_or_an_option(capsys):
     for name, cls in TABLES.items():
         for args in ([name], ["--table", name], [f"--table={name}"]):
             config = parse_table([*args, "--seed", "3"], "evaluate")
@@ -156,7 +156,7 @@ def test_tables_are_subcommands_or_an_option(capsys):
     assert message in capsys.readouterr().err
 
 
-def test_groups_are_words_or_options(capsys):
+def test_benchmark_groups_are_arguments_or_options(capsys):
     assert parse_benchmark(["head", "render", "--limit", "3"], "benchmark").groups == ("head", "render")
     assert parse_benchmark(["--group", "ofer", "--limit", "3"], "benchmark").groups == ("ofer",)
     assert parse_benchmark(["--table=fit", "--group", "head"], "benchmark").groups == ("fit", "head")
@@ -173,12 +173,12 @@ OLD_SETTINGS = {
     "ofer": {"num_samples": 16, "seed": 0, "idgen": "any", "expgen": "any", "idrank": "any", "ofer": {}},
     "ofer+dpp": {"num_samples": 16, "seed": 0, "idgen": "any", "expgen": "any", "idrank": "any", "ofer": {"k": 0.5}},
 }
-"""What the settings of each method held, besides those of the fit, when `reconstruct` had one flat set of options."""
+"""Settings of each method, besides those of the fit, from when `reconstruct` had one flat set of options."""
 OLD_SHARED = ["size", "preset", "local", "fit", "all_faces", "landmarks", "masks", "face_masks", "boxes"]
 
 
 @pytest.mark.parametrize("method", OLD_SETTINGS)
-def test_settings_in_files_are_those_of_before_the_subcommands(method):
+def test_settings_in_files_are_as_before_the_subcommands(method):
     settings = json.loads(json.dumps(result_settings(reconstruct_config(("photo",), "out", method))))
     assert list(settings) == ["method", *OLD_SETTINGS[method], *OLD_SHARED]
     assert settings["method"] == method
@@ -207,7 +207,7 @@ def test_resuming_a_folder_of_before_the_subcommands(photos, tmp_path):
 
 
 def complete(script: Path, *words: str) -> list[str]:
-    """Return what bash offers for the last of the words."""
+    """Return the completions that bash offers for the last of the words."""
     line = " ".join(f"'{word}'" for word in words)
     code = f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _tyro_flamejax; complete -p flamejax"
     code += '; printf "%s\\n" "${COMPREPLY[@]}"'

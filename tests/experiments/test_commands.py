@@ -1,4 +1,4 @@
-"""The command line, doctor, convert, the demo's photos and settings of the machine."""
+"""The command line, doctor, convert, the demo's photos and runtime settings."""
 
 import os
 import subprocess

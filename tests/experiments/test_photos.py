@@ -1,4 +1,4 @@
-"""Photos are listed, and their results named."""
+"""Listing of input photos, and naming of their results."""
 
 from pathlib import Path
 

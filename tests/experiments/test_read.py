@@ -1,4 +1,4 @@
-"""Results that are read assert_equal what was fitted; foreign, changed and damaged folders are refused by name."""
+"""Results that are read equal what was fitted; foreign, changed and damaged folders are refused by name."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ class Masking(KnownTools):
 
 
 class Real(KnownTools):
-    """Observes photos like the command, from given landmarks."""
+    """Observes photos as the command does, from given landmarks."""
 
     observe = staticmethod(partial(observe_photo, detector=lambda image: None))
 
@@ -199,10 +199,10 @@ def test_fit_is_read_without_the_photo_or_with_a_changed_one(result):
     photo = folder.parents[1] / "in" / "a.png"
     write_photo(photo)
     _, seen, missing = read(folder, fake)
-    assert seen is None and "changed since" in missing and str(photo) in missing
+    assert seen is None and "has changed since" in missing and str(photo) in missing
     photo.unlink()
     saved, seen, missing = read(folder, fake)
-    assert seen is None and "not there any more" in missing
+    assert seen is None and "no longer exists" in missing
     assert_equal(saved.fit, one(fake.fits[0]), 1e-6)
 
 
@@ -278,7 +278,7 @@ def test_inconsistent_arrays_are_refused(result):
             load_results(folder)
 
 
-def test_fitted_with_loads_the_model_of_the_fit(result, networks, tmp_path):
+def test_load_fit_model_loads_the_model_of_the_fit(result, networks, tmp_path):
     folder, fake = result
     metrics = read_metrics(folder)
     model = load_fit_model(metrics, HEAD)

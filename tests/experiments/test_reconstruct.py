@@ -1,4 +1,4 @@
-"""The command's behaviour from photos to folders, with fakes for detection, fit and rendering."""
+"""`reconstruct` from photos to result folders, with fakes for detection, fit and rendering."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import flamejax
 from experiments.reconstruct import UsageError, command, main, reconstruct_config
 from experiments.reconstruct.config import FitOptions, InputOptions
 from experiments.reconstruct.pipeline import observe_tool
-from experiments.reconstruct.settings import local_digest, local_model
+from experiments.reconstruct.settings import load_local, local_digest
 from fitting.local_files import local_model_path
 from flamejax.files import TEMPORARY_PREFIX
 from flamejax.io.results import RESULT_FILES
@@ -251,7 +251,7 @@ class Mine:
 
 
 def test_a_custom_detector_is_used_and_recorded(photos, tmp_path, monkeypatch):
-    """It finds the faces, and results of another detector are done again."""
+    """It detects the faces, and --resume redoes results of another detector."""
     (tmp_path / "my_faces.py").write_text(DETECTOR)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -271,7 +271,7 @@ def test_a_custom_detector_is_used_and_recorded(photos, tmp_path, monkeypatch):
     assert reconstruct(photos, tmp_path / "out", fake, resume=True) == 0
     assert len(fake.observed) == 5
     metrics = json.loads((tmp_path / "out/p0/metrics.json").read_text())
-    assert "detector" not in metrics["settings"]  # results of before are as those of the detector that ships
+    assert "detector" not in metrics["settings"]  # as in results of before the option, by the shipped detector
     for spec in ("my_faces:Yours", "no.such.module:Mine", "Mine", "pathlib:Path"):
         with pytest.raises(UsageError, match="--detector: "):
             observe_tool(InputOptions(detector=spec))
@@ -378,14 +378,14 @@ def test_help_names_every_file_of_a_result(capsys):
 
 def test_local_models_are_chosen_by_option():
     head = flamejax.load_head()
-    assert local_model(FitOptions(), head).head_name == head.name
-    assert local_model(FitOptions(local="none"), head) is None
-    assert local_model(FitOptions(), HEAD) is None  # none are shipped for it
+    assert load_local(FitOptions(), head).head_name == head.name
+    assert load_local(FitOptions(local="none"), head) is None
+    assert load_local(FitOptions(), HEAD) is None  # none are shipped for it
     with pytest.raises(UsageError, match=r"--local.*made for the head 'flamejax-open-head"):
-        local_model(FitOptions(local=str(local_model_path())), HEAD)
+        load_local(FitOptions(local=str(local_model_path())), HEAD)
     other = dataclasses.replace(head, version="0")
-    assert local_model(FitOptions(), other) is None  # the same name is not enough
+    assert load_local(FitOptions(), other) is None  # the same name is not enough
     digest = local_digest(FitOptions())
     assert digest.startswith("auto ") and len(digest) == 21
     with pytest.raises(UsageError, match="no such local model"):
-        local_model(FitOptions(local="nowhere.npz"), head)
+        load_local(FitOptions(local="nowhere.npz"), head)

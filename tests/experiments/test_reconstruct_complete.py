@@ -1,4 +1,4 @@
-"""`reconstruct --method complete`: files, numbers, keys, resuming, refusals. The Mesh-VAE itself: tests/sampling."""
+"""`reconstruct complete`: files, metrics, keys, resuming, errors. The Mesh-VAE itself is tested in tests/sampling."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from experiments.reconstruct import UsageError, command, reconstruct_config
 from experiments.reconstruct.pipeline import drawing_tools
 from experiments.reconstruct.results import hypotheses_record, hypothesis_files
 from experiments.reconstruct.settings import resolve_auto
-from experiments.reconstruct.views import clay_sheet
+from experiments.reconstruct.views import draw_clay_sheet
 from experiments.results import face_keys
 from models.mesh_vae import MeshVAEConfig
 from models.pretrained import build_mesh_vae, write_mesh_vae
@@ -27,7 +27,7 @@ EYEBALL = np.arange(HEAD.num_vertices) == np.asarray(HEAD.v_template)[:, 2].argm
 
 @pytest.fixture(autouse=True)
 def head_with_an_eyeball(monkeypatch):
-    """One that FakeTools cannot see, of one vertex."""
+    """The command uses a head with an eyeball of one vertex, which FakeTools calls hidden."""
     regions = HEAD.regions | {"left_eyeball": EYEBALL, "right_eyeball": EYEBALL}
     head = dataclasses.replace(HEAD, regions=regions)
     monkeypatch.setattr(command, "load_head", lambda path: (head, IDENTITY))
@@ -63,7 +63,7 @@ def test_hypotheses_are_written_with_their_metrics(photos, tmp_path):
         metrics = json.loads((out / name / "metrics.json").read_text())
         assert metrics["method"] == "complete" and metrics["hypotheses"] == 3
         assert metrics["hypotheses_visible_mm"] == 0
-        assert not seen[EYEBALL].any()  # which counts as seen: the only one of these that moves
+        assert not seen[EYEBALL].any()  # but it counts as visible, and is the only visible vertex that moves
         shifts = np.array([head["vertices"][~seen][0, 0] for head in heads])
         np.testing.assert_allclose(metrics["hypotheses_hidden_spread_mm"], 1e3 * shifts.std(), rtol=1e-2)
         of_seen = 1e3 * shifts.std() / np.sqrt(seen.sum() + 1)
@@ -113,7 +113,7 @@ def test_resume_as_a_plain_fit_keeps_hypotheses(photos, tmp_path):
     assert stamps(out) == before and (out / "a" / "hypotheses" / "00").is_dir()
     plain = tmp_path / "plain"
     reconstruct(photos, plain, FakeTools(), method="fit")
-    complete(photos, plain, resume=True)  # the other way round there is something missing
+    complete(photos, plain, resume=True)  # the other way round, the hypotheses are missing
     assert all((plain / name / "hypotheses" / "02").is_dir() for name in "abc")
 
 
@@ -153,7 +153,7 @@ def test_metrics_when_all_or_no_vertices_are_visible():
 
 def test_clay_sheet_shows_at_most_sixteen_heads():
     points, spread = np.asarray(HEAD.v_template), np.zeros(HEAD.num_vertices)
-    many, few = (clay_sheet(points, np.stack([points] * count), spread, HEAD.faces) for count in (20, 16))
+    many, few = (draw_clay_sheet(points, np.stack([points] * count), spread, HEAD.faces) for count in (20, 16))
     assert many.size == few.size
     assert (np.asarray(many) != np.asarray(few)).any()  # it says so
 
@@ -220,7 +220,7 @@ def test_settings_of_all_presets_are_recognised_by_resume(photos, tmp_path, pres
     assert stamps(out) == before
 
 
-def test_other_options_give_other_results(photos, tmp_path):
+def test_resume_redoes_results_of_other_options(photos, tmp_path):
     out = tmp_path / "out"
     reconstruct(photos, out, method="diverse", num_samples=2)
     before = stamps(out)

@@ -1,4 +1,4 @@
-"""`reconstruct --method ofer` and `ofer+dpp`: small real networks, files, reading back, refusals."""
+"""`reconstruct ofer` and `ofer-dpp` with small real networks: files, reading back, errors."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ NETWORKS = ("idgen", "expgen", "idrank")
 
 
 def write_ofer(folder: Path, head=HEAD) -> dict[str, Path]:
-    """Small untrained networks, as options."""
+    """Write small untrained networks. Returns option name -> file."""
     folder.mkdir(exist_ok=True)
     landmark = LandmarkEncoderConfig(width=12, hidden=16, blocks=1)
     sizes = {"identity": head.num_betas, "expression": head.num_expression + 3}
@@ -41,7 +41,7 @@ def write_ofer(folder: Path, head=HEAD) -> dict[str, Path]:
 
 
 class OferTools(FakeTools):
-    """Fakes but for the drawing."""
+    """Fakes all steps except the drawing of hypotheses."""
 
     def tools(self, config=None, head=HEAD):
         made = super().tools(config, head)
@@ -62,7 +62,7 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(inputs):
-    """method -> its results."""
+    """Return a function: method -> folder of its results."""
     folder, options = inputs
 
     @functools.cache
@@ -77,14 +77,14 @@ def made(inputs):
 
 
 def test_ofer_dpp_gets_its_settings_and_networks(inputs, monkeypatch):
-    """What it makes of them: tests/sampling."""
-    asked = []
-    monkeypatch.setattr(pipeline, "ofer_dpp", lambda *args, **options: asked.append((args, options)))
+    """Its results are tested in tests/sampling."""
+    calls = []
+    monkeypatch.setattr(pipeline, "ofer_dpp", lambda *args, **options: calls.append((args, options)))
     options = {"num_samples": 80, "k": 2.0, "candidates": 8, "guidance": 1.0, **inputs[1]}
     config = reconstruct_config(("x",), inputs[0], "ofer+dpp", **options)
     draw, midpoints = pipeline.drawing_tools(config, HEAD, None)
     draw("fit", "seen", "keys")
-    ((networks, head, *passed), given) = asked[0]
+    ((networks, head, *passed), given) = calls[0]
     assert isinstance(networks, OferNetworks) and head is HEAD
     assert passed == ["fit", "seen", "keys"] and midpoints is None
     assert given["num_samples"] == 80 and given["config"].pool == 160 and given["config"].k == 2.0

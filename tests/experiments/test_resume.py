@@ -1,4 +1,4 @@
-"""What happens to an output folder that holds something: refused, resumed or overwritten."""
+"""Output folders that are not empty are refused, resumed or overwritten."""
 
 import json
 import threading
@@ -61,7 +61,7 @@ def test_resume_refuses_another_head(photos, tmp_path, monkeypatch):
     assert reconstruct(photos, tmp_path / "out", overwrite=True) == 0
 
 
-def test_resume_after_the_folder_moved(photos, tmp_path):
+def test_resume_recognises_photos_in_a_moved_folder(photos, tmp_path):
     reconstruct(photos, tmp_path / "out")
     moved = photos.rename(tmp_path / "elsewhere")
     fake = FakeTools()

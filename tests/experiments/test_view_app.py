@@ -1,4 +1,4 @@
-"""The viewer's page, served by a real viser server: HTTP, widgets that change what is shown; and the command."""
+"""The viewer's page, served by a real viser server: HTTP, widgets and what they show; and the command."""
 
 import io
 import json
@@ -108,7 +108,7 @@ def test_another_photo_shows_its_fit(app):
 
 
 @needs_viser
-def test_a_damaged_face_leaves_the_one_before(made, tmp_path):
+def test_a_damaged_face_keeps_the_previous_one_shown(made, tmp_path):
     from experiments.view.app import App
 
     folder = tmp_path / "out"
@@ -128,7 +128,7 @@ def test_a_damaged_face_leaves_the_one_before(made, tmp_path):
 
 
 @needs_viser
-def test_draws_replace_what_is_shown(app, monkeypatch):
+def test_draws_replace_the_shown_hypotheses(app, monkeypatch):
     began, go_on = threading.Event(), threading.Event()
     real = app.explorer.draw
 
@@ -158,7 +158,7 @@ def test_draws_replace_what_is_shown(app, monkeypatch):
 
 @needs_viser
 @pytest.mark.parametrize("error", [ViewError("no photo."), MemoryError("too large")])
-def test_a_draw_that_fails_says_why(app, monkeypatch, error):
+def test_a_failed_draw_shows_the_reason(app, monkeypatch, error):
     def failing(face, settings):
         raise error
 
@@ -189,8 +189,8 @@ def test_a_port_in_use_is_reported(made, capsys):
         port = other.getsockname()[1]
         pytest.importorskip("viser")
         assert cli.main(["view", str(made[0]), "--port", str(port)]) == 2
-    assert f"--port {port}: taken by another program" in capsys.readouterr().err
-    with pytest.raises(UsageError, match=r"--host 203.0.113.7 --port 0: cannot be served at"):
+    assert f"--port {port}: in use by another program" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"--host 203.0.113.7 --port 0: the page cannot be served there"):
         view.free_address("203.0.113.7", 0)
     with pytest.raises(UsageError, match="no such host"):
         view.free_address("no.such.host.invalid", 0)
@@ -199,14 +199,14 @@ def test_a_port_in_use_is_reported(made, capsys):
     assert view.free_address("localhost", 0) == ("127.0.0.1", 0)
 
 
-def test_without_viser_it_says_what_to_install(made, monkeypatch, capsys):
+def test_missing_viser_is_reported_with_what_to_install(made, monkeypatch, capsys):
     monkeypatch.setattr(view.importlib.util, "find_spec", lambda name: None)
     assert view.main([str(made[0])]) == 2
     assert 'pip install "flamejax[view]"' in " ".join(capsys.readouterr().err.split())
 
 
 @needs_viser
-def test_refusals_before_a_page_is_served(made, small_head, tmp_path, capsys):
+def test_wrong_folders_and_files_are_refused_before_serving(made, small_head, tmp_path, capsys):
     assert view.main([str(tmp_path / "none"), "--port", "0"]) == 2
     assert "none: no such folder" in capsys.readouterr().err
     assert view.main([str(tmp_path), "--port", "0"]) == 2

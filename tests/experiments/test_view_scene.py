@@ -1,4 +1,4 @@
-"""The viewer's logic without a browser: sliders, hypotheses, interpolation, colours, draws, refusals."""
+"""The viewer's logic without a browser: sliders, hypotheses, interpolation, colours, draws, errors."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from experiments.view.explorer import (
     Explorer,
     HeadSelection,
     ViewError,
-    coloured,
+    colour_mesh,
     legend,
     photo_plane,
 )  # fmt: skip
@@ -47,7 +47,7 @@ def draw_without_diversifying(vae, model, fit, observation, key, *, num_samples,
 
 @pytest.fixture
 def without_diversifying(monkeypatch):
-    """Draws without Algorithm 2's iterations."""
+    """Draws skip the iterations of Algorithm 2."""
     monkeypatch.setattr(explorer_module, "diversify", draw_without_diversifying)
 
 
@@ -105,7 +105,7 @@ def test_a_fit_without_local_models_has_a_slider_for_each_global_component(tmp_p
     np.testing.assert_allclose(explorer.vertices(face, HeadSelection()), face.fit.vertices, atol=1e-6)
     with pytest.raises(ViewError, match="no hypothesis 00: draw some"):
         explorer.vertices(face, HeadSelection("00"))
-    assert np.ptp(coloured(face, HEAD, np.asarray(face.fit.vertices), "spread").uv[:, 0]) == 0
+    assert np.ptp(colour_mesh(face, HEAD, np.asarray(face.fit.vertices), "spread").uv[:, 0]) == 0
 
 
 def test_hypotheses_are_shown_and_interpolated(made, explorer, face):
@@ -178,7 +178,7 @@ def test_draws_that_are_not_finite_are_refused(explorer, face, monkeypatch):
 @pytest.mark.parametrize("colour", COLOURS)
 def test_colours_show_visibility_and_spread(face, colour):
     points = np.asarray(face.fit.vertices)
-    mesh = coloured(face, HEAD, points, colour)
+    mesh = colour_mesh(face, HEAD, points, colour)
     np.testing.assert_allclose(mesh.vertices, points, atol=1e-7)
     assert mesh.uv_faces.shape == mesh.faces.shape and 0 <= mesh.texture.min() <= mesh.texture.max() <= 1
     if colour == "texture":

@@ -1,4 +1,4 @@
-"""The viewer's page without a browser: it needs nothing from elsewhere, and its numbers are those of the heads."""
+"""The viewer's page without a browser: it loads nothing else, and its arrays are those of the heads."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from experiments.view.viewer_page import MORPHED, viewer_page
+from experiments.view.viewer_page import MIDPOINT_HEADS, viewer_page
 from experiments.view.viewer_page.page import FOLDER, SCRIPTS
 from experiments.view.viewer_page.scene import quantise
 from tests.experiments.fakes import FakeTools, reconstruct, write_photo
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("small_head")
 
 
 class Links(HTMLParser):
-    """Everything that a page points to."""
+    """All URLs that a page refers to."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -41,7 +41,7 @@ def test_page_loads_nothing_from_elsewhere():
     assert {path.name for path in FOLDER.iterdir()} == {*SCRIPTS, "page.html", "viewer.css"}
 
 
-def test_titles_and_numbers_cannot_break_the_page():
+def test_titles_are_escaped():
     scene = dataclasses.replace(make_scene(), title="</script><script>alert(1)</script>{{arrays}}<!--")
     page = viewer_page(scene)
     assert "<script>alert" not in page and "<!--" not in page
@@ -50,7 +50,7 @@ def test_titles_and_numbers_cannot_break_the_page():
     assert '<h1 id="title">&lt;/script&gt;' in page
 
 
-def test_heads_come_back_to_a_hundredth_of_a_millimetre():
+def test_heads_are_unpacked_to_a_hundredth_of_a_millimetre():
     scene = make_scene()
     header, arrays = unpacked(viewer_page(scene))
     heads = heads_in(header, arrays)
@@ -67,8 +67,8 @@ def test_heads_come_back_to_a_hundredth_of_a_millimetre():
     np.testing.assert_allclose(arrays["spread"], scene.spread, rtol=1e-6)
 
 
-def test_heads_a_metre_apart_come_back_as_well():
-    """Differences from the fit wrap round there."""
+def test_heads_a_metre_apart_are_unpacked():
+    """Their differences from the fit wrap around at 2^16."""
     scene = make_scene()
     far = dataclasses.replace(scene, heads=scene.heads + np.float32(0.9), midpoints=None)
     heads = heads_in(*unpacked(viewer_page(far)))
@@ -105,8 +105,9 @@ def test_negligible_midpoints_are_left_out():
 
 
 def test_only_the_first_heads_have_midpoints():
-    header, _ = unpacked(viewer_page(make_scene(MORPHED + 2)))
-    assert header["heads"] == MORPHED + 2 and len(header["bendSteps"]) == MORPHED * (MORPHED - 1) // 2
+    header, _ = unpacked(viewer_page(make_scene(MIDPOINT_HEADS + 2)))
+    assert header["heads"] == MIDPOINT_HEADS + 2
+    assert len(header["bendSteps"]) == MIDPOINT_HEADS * (MIDPOINT_HEADS - 1) // 2
 
 
 def test_the_same_scene_gives_the_same_page():

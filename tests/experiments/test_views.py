@@ -1,4 +1,4 @@
-"""Overlays land where the crop transform says; turned heads are shown whole."""
+"""Overlays and masks follow the crop transform; turned heads are complete."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from experiments.reconstruct.views import (
     OPACITY,
     RENDER_SIDE,
     HeadRenders,
-    mask_over,
+    mask_in_photo,
     overlay,
     render_view,
     tile,
@@ -21,7 +21,7 @@ from flamejax.camera import OrthographicCamera
 
 
 def square_view(low: int, high: int) -> HeadRenders:
-    """A white square from low to high pixels of the render."""
+    """Return renders of a white square from pixel `low` to `high`."""
     image = np.zeros((RENDER_SIDE, RENDER_SIDE, 4), np.uint8)
     image[low:high, low:high] = 255
     return HeadRenders(image, image)
@@ -81,7 +81,7 @@ def test_tile_is_four_pictures_in_a_row():
     )
     row = tile(crop, square_view(0, 512), side=50)
     assert isinstance(row, Image.Image) and row.size == (200, 50)
-    assert row.getpixel((25, 25))[1] > 200  # the landmarks, green for sure
+    assert row.getpixel((25, 25))[1] > 200  # the landmarks, green: confident
     _, _, blue = row.getpixel((40, 40))
     assert blue > 10 and row.getpixel((40, 10)) == (0, 0, 0)  # what is hidden, violet
 
@@ -98,7 +98,7 @@ def test_mask_outside_the_photo_leaves_no_line_along_its_border(side):
     assert np.asarray(observation.occlusion_mask)[side // 2, 0] == 1.0  # the crop does reach beyond
 
     def written(observation, size):
-        return mask_over(np.asarray(observation.occlusion_mask), scale, offset, (299, 301), size)
+        return mask_in_photo(np.asarray(observation.occlusion_mask), scale, offset, (299, 301), size)
 
     assert not written(observation, (299, 301)).any() and not written(observation, (150, 151)).any()
     # What is hidden up to the border stays so: 40 of 299 columns, as far down as the crop reaches.

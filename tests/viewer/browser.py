@@ -30,7 +30,7 @@ PATHS = {
 
 
 def why_not() -> str | None:
-    """Why no browser can be driven here, or None."""
+    """Return why no browser can be driven here, or None."""
     try:
         import selenium  # noqa: F401
     except ImportError:
@@ -43,7 +43,7 @@ def why_not() -> str | None:
 
 @contextlib.contextmanager
 def browser(width: int = 1280, height: int = 800, scale: float = 1.0) -> Iterator[Any]:
-    """A selenium driver. Its logs hold every request and every message of the console from the start."""
+    """Start Chromium and yield its selenium driver, whose logs hold all requests and console messages."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -65,22 +65,22 @@ def browser(width: int = 1280, height: int = 800, scale: float = 1.0) -> Iterato
 
 
 def requests(driver: Any) -> list[str]:
-    """URLs of all requests since the last call, data: URLs shortened."""
+    """Return the URLs of all requests since the last call, shortened to 200 characters."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     sent = [m["params"] for m in messages if m["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated")]
     return [params.get("url", params.get("request", {}).get("url", ""))[:200] for params in sent]
 
 
-def complaints(driver: Any) -> list[str]:
-    """Warnings and errors on the console since the last call, without what Chromium says of software WebGL and of tests
-    that read pixels."""
-    own = ("Multiple readback", "GPU stall due to ReadPixels", "software WebGL", "Automatic fallback to software")
+def console_messages(driver: Any) -> list[str]:
+    """Return warnings and errors on the console since the last call, except Chromium's about software WebGL and reading
+    pixels."""
+    ignored = ("Multiple readback", "GPU stall due to ReadPixels", "software WebGL", "Automatic fallback to software")
     messages = [f"{entry['level']}: {entry['message']}" for entry in driver.get_log("browser")]
-    return [text for text in messages if not any(words in text for words in own)]
+    return [text for text in messages if not any(words in text for words in ignored)]
 
 
 def screenshot(driver: Any, path: str | os.PathLike) -> np.ndarray:
-    """(h, w, 3) uint8 of the window, which is saved, too."""
+    """Save a picture of the window, and return it: (h, w, 3) uint8."""
     driver.save_screenshot(str(path))
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

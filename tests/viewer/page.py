@@ -1,4 +1,4 @@
-"""What a person does with the viewer, and what they see, by selenium and the DevTools protocol."""
+"""Drives the viewer's page as a person does, and reads what it shows, by selenium and the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from selenium.webdriver.support.ui import Select
 
 
 class Page:
-    """The viewer, opened. Places are CSS pixels of the canvas."""
+    """An opened viewer page. Positions are CSS pixels of the canvas."""
 
     def __init__(self, driver: Any, url: str):
         self.driver = driver
         self.expected: list[str] = []
-        """Words of messages that the console may hold."""
-        self.own: list[str] = [url]
-        """What may be loaded."""
+        """Words of console messages that are not errors."""
+        self.allowed_urls: list[str] = [url]
+        """URLs that may be requested."""
         driver.get(url)
         self.until(lambda: driver.execute_script("return document.body.className") != "")
         if self.driver.execute_script("return !window.viewer"):
             raise AssertionError(self.text("refusal"))
 
     def until(self, done: Callable[[], Any], seconds: float = 20.0) -> None:
-        """Wait for something to become true."""
+        """Wait until `done` returns something true. Raises: AssertionError, it does not within `seconds`."""
         end = time.monotonic() + seconds
         while not done():
             if time.monotonic() > end:
-                raise AssertionError("it did not come about in time")
+                raise AssertionError(f"timed out after {seconds:g} s")
             time.sleep(0.02)
 
-    # What is seen.
+    # Reading the page.
 
     def state(self) -> dict[str, Any]:
         return self.driver.execute_script("return viewer.state()")
@@ -55,7 +55,7 @@ class Page:
         return self.driver.execute_script("return viewer.pixel(arguments[0], arguments[1])", float(x), float(y))
 
     def canvas(self) -> np.ndarray:
-        """(h, w, 3) what is drawn, once everything asked for is."""
+        """Return the canvas (h, w, 3), once all scheduled frames are drawn."""
         script = """const done = arguments[0], canvas = document.getElementById("canvas");
             requestAnimationFrame(() => requestAnimationFrame(() => {
               viewer.pixel(0, 0);
@@ -77,44 +77,44 @@ class Page:
         return self.driver.execute_script("return arguments[0].getBoundingClientRect().toJSON()", self.find(name))
 
     def overflow(self) -> int:
-        """By how many pixels the page is wider than the window."""
+        """Return by how many pixels the page is wider than the window."""
         return self.driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
 
     def pressed(self, view: str) -> bool:
         return self.view_button(view).get_attribute("aria-pressed") == "true"
 
     def at_home(self) -> bool:
-        """Whether the camera is that of the fit, and has come to rest."""
+        """Return whether the view is that of the photo, and no longer moves."""
         return self.state()["view"] == {"yaw": 0, "pitch": 0, "zoom": 1, "panX": 0, "panY": 0}
 
     def chosen(self) -> list[int]:
-        """Heads that bear the mark of the chosen one and are checked."""
+        """Return the heads that are checked and marked as chosen."""
         radios = self.driver.find_elements(By.CSS_SELECTOR, "#heads label.chosen input:checked")
         return [int(radio.get_attribute("value")) for radio in radios]
 
-    def shown_in_pictures(self) -> int:
-        """How many of the small pictures show something."""
+    def count_thumbnails(self) -> int:
+        """Return how many thumbnails are not blank."""
         script = """return [...document.querySelectorAll("#heads canvas")].map((canvas) => {
             const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
             return new Set(data.filter((_, k) => k % 4 === 0)).size;
         });"""
         return sum(count > 10 for count in self.driver.execute_script(script))
 
-    def corners_of_pictures(self) -> set[tuple[int, ...]]:
-        """Colours of the small pictures' lower left corners."""
+    def thumbnail_corners(self) -> set[tuple[int, ...]]:
+        """Return the colours of the thumbnails' lower left corners."""
         script = """return [...document.querySelectorAll("#heads canvas")].map((canvas) =>
             [...canvas.getContext("2d").getImageData(0, canvas.height - 1, 1, 1).data].slice(0, 3));"""
         return {tuple(colour) for colour in self.driver.execute_script(script)}
 
-    def nameless(self) -> list[str]:
-        """Controls that say nothing to a screen reader, by the browser's own accessibility tree."""
+    def unnamed_controls(self) -> list[str]:
+        """Return the roles of controls without a name for screen readers, by the browser's accessibility tree."""
         nodes = self.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
         roles = {"button", "radio", "checkbox", "slider", "combobox"}
         elements = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
         assert sum(role in roles for role, _ in elements) >= 15
         return [role for role, name in elements if role in roles and not name.strip()]
 
-    # What is done.
+    # Using the page.
 
     def find(self, name: str) -> Any:
         return self.driver.find_element(By.ID, name)
@@ -141,7 +141,7 @@ class Page:
         Select(self.find(name)).select_by_visible_text(text)
 
     def keys(self, *keys: str) -> None:
-        """Press keys wherever the focus is; but a select keeps keys for itself, so it is left first."""
+        """Press keys where the focus is, but not in a select, which would take them."""
         self.driver.execute_script("if (document.activeElement.matches('select')) document.activeElement.blur()")
         ActionChains(self.driver).send_keys(*(getattr(Keys, key) if len(key) > 1 else key for key in keys)).perform()
 
@@ -154,7 +154,7 @@ class Page:
         self.find(name).send_keys(getattr(Keys, key))
 
     def drag_slider(self, name: str, share: float) -> None:
-        """Take a slider's thumb where it is and let it go at a share of its width."""
+        """Drag a slider's thumb to a share of its width."""
         slider = self.find(name)
         now = float(slider.get_attribute("value")) / 100
         width = slider.size["width"] - 16  # the thumb's middle stays half its width inside
@@ -186,12 +186,12 @@ class Page:
         self.until(lambda: self.state()["view"]["zoom"] != before)
 
     def pinch(self, first: tuple[int, int], second: tuple[int, int], apart: int) -> None:
-        """Two fingers that go apart along x, each by `apart` pixels."""
+        """Move two fingers apart along x, each by `apart` pixels."""
         box = self.box("canvas")
 
         def touch(kind: str, by: float) -> None:
-            places = [(first[0] - by, first[1], 0), (second[0] + by, second[1], 1)] if kind != "touchEnd" else []
-            points = [{"x": x + box["left"], "y": y + box["top"], "id": name} for x, y, name in places]
+            positions = [(first[0] - by, first[1], 0), (second[0] + by, second[1], 1)] if kind != "touchEnd" else []
+            points = [{"x": x + box["left"], "y": y + box["top"], "id": name} for x, y, name in positions]
             self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
         touch("touchStart", 0)
@@ -200,12 +200,12 @@ class Page:
         touch("touchEnd", apart)
 
     def lose_context(self) -> None:
-        """Take the graphics card away and give it back."""
+        """Lose the WebGL context, and restore it."""
         self.driver.execute_async_script("""const done = arguments[0];
             const gl = document.getElementById("canvas").getContext("webgl2");
-            const card = gl.getExtension("WEBGL_lose_context");
-            card.loseContext();
-            setTimeout(() => { card.restoreContext(); setTimeout(done, 100); }, 100);""")
+            const extension = gl.getExtension("WEBGL_lose_context");
+            extension.loseContext();
+            setTimeout(() => { extension.restoreContext(); setTimeout(done, 100); }, 100);""")
 
     @contextlib.contextmanager
     def media(self, feature: str, value: str) -> Iterator[None]:
@@ -227,7 +227,7 @@ class Page:
 
     @contextlib.contextmanager
     def before_scripts(self, source: str) -> Iterator[None]:
-        """A script that runs before those of the pages loaded within."""
+        """Run a script before those of all pages that are loaded in the block."""
         added = self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
         try:
             yield

@@ -1,4 +1,4 @@
-"""A made-up scene: the open head, four hypotheses that differ about the mouth, and a photo of plain squares."""
+"""A synthetic scene: the open head, four hypotheses that differ about the mouth, and a photo of plain squares."""
 
 import base64
 import functools
@@ -50,14 +50,14 @@ def make_scene(count: int = 4, midpoints: bool = True) -> ViewerScene:
 
 
 def make_photo() -> np.ndarray:
-    """Squares of SQUARE pixels, each in a colour of its own place."""
+    """Return a photo of squares of SQUARE pixels, each of another colour."""
     rows, columns = (np.arange(size) // SQUARE for size in SIZE[::-1])
     colours = np.stack(np.broadcast_arrays(20 + 18 * columns[None], 20 + 22 * rows[:, None], 90), axis=-1)
     return np.clip(colours, 0, 255).astype(np.uint8)
 
 
 def unpacked(page: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """The JSON and the arrays in a page, read as the format says."""
+    """Read the header and the arrays of a page."""
     header = json.loads(re.search(r'<script type="application/json" id="scene">(.*?)</script>', page, re.S)[1])
     text = re.search(r'<script type="text/plain" id="arrays">(.*?)</script>', page, re.S)[1]
     raw = gzip.decompress(base64.b64decode(text))
@@ -70,7 +70,7 @@ def unpacked(page: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def heads_in(header: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """(1 + M, V, 3) metres, the fit first."""
+    """Return the heads (1 + M, V, 3), metres, the fit first."""
     steps = arrays["heads"].reshape(1 + header["heads"], header["vertices"], 3).astype(np.int16)
     steps[1:] += steps[:1]
     return np.array(header["centre"]) + header["step"] * steps.astype(np.float64)

@@ -36,42 +36,43 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def page(driver, url):
-    """The page as it opens; afterwards nothing was asked of any network, and the console is silent."""
+    """The opened page; afterwards, checks that it requested nothing else and that the console has no errors."""
     from tests.viewer.page import Page  # needs selenium
 
     driver.set_window_size(1280, 800)
-    browser.requests(driver), browser.complaints(driver)
+    browser.requests(driver), browser.console_messages(driver)
     opened = Page(driver, url)
     yield opened
     sent = browser.requests(driver)
     assert url in sent
-    assert [each for each in sent if each not in opened.own and not each.startswith(("data:", "blob:"))] == []
-    assert [text for text in browser.complaints(driver) if not any(word in text for word in opened.expected)] == []
+    assert [u for u in sent if u not in opened.allowed_urls and not u.startswith(("data:", "blob:"))] == []
+    messages = browser.console_messages(driver)
+    assert [text for text in messages if not any(word in text for word in opened.expected)] == []
 
 
-def vertex_that(faces_viewer: np.ndarray, of: np.ndarray) -> int:
-    """A vertex of those `of` (V,) that lies nearest to the viewer."""
-    return int(np.where(of, faces_viewer, -np.inf).argmax())
+def largest_vertex(values: np.ndarray, mask: np.ndarray) -> int:
+    """Return the vertex in `mask` (V,) with the largest value (V,), such as the nearest to the viewer."""
+    return int(np.where(mask, values, -np.inf).argmax())
 
 
 def lips() -> np.ndarray:
     return np.asarray(flamejax.load_head().regions["lips"])
 
 
-def test_opens_on_the_photo(page):
+def test_page_opens_on_the_photo(page):
     state = page.state()
     assert (state["a"], state["t"], state["mode"], state["photo"], state["opacity"]) == (1, 0, "texture", True, 1)
     assert page.text("title") == SCENE.title == page.driver.title.split(":")[0]
     assert not page.shown("refusal") and not page.shown("legend")
     assert "Hypothesis 00" in page.text("caption") and "−3.5 nats, the best" in page.text("caption")
-    assert page.shown_in_pictures() == 1 + len(SCENE.heads)
+    assert page.count_thumbnails() == 1 + len(SCENE.heads)
     np.testing.assert_allclose(page.points(), HEADS[1], atol=1e-5)
     assert page.pressed("photo")
 
 
 def test_the_head_lies_on_the_photo(page):
-    """Photo pixels and projected vertices go through one and the same camera."""
-    nose = vertex_that(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
+    """Photo pixels and projected vertices use the same camera."""
+    nose = largest_vertex(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
     flat = SCALE * HEADS[1][:, :2] * (1, -1) + TRANSLATION
     left, right = flat[:, 0].argmin(), flat[:, 0].argmax()
     at = {v: np.array(page.project(v)[:2]) for v in (nose, left, right)}
@@ -95,7 +96,7 @@ def test_the_head_lies_on_the_photo(page):
     assert abs(np.array(page.pixel(*at[nose])) - [204, 128, 77]).max() < 8  # its texture in white light
 
 
-def test_picking_by_mouse(page):
+def test_clicks_select_heads(page):
     pictures = []
     for head in (0, 2, 3, 4, 1):
         page.click_head(head)
@@ -110,7 +111,7 @@ def test_picking_by_mouse(page):
     assert min(changes) > 8
 
 
-def test_picking_by_keys(page):
+def test_keys_select_heads(page):
     page.keys("2")
     assert page.state()["a"] == 3
     np.testing.assert_allclose(page.points(), HEADS[3], atol=1e-5)
@@ -128,7 +129,7 @@ def test_picking_by_keys(page):
     assert page.state()["a"] == 3 and page.chosen() == [3]
 
 
-def test_sliding_between_two_heads(page):
+def test_slider_interpolates_between_two_heads(page):
     page.choose("a", "00")
     page.choose("b", "03")
     page.click_mode("clay")
@@ -152,7 +153,7 @@ def test_sliding_between_two_heads(page):
     np.testing.assert_array_equal(page.canvas(), end)
 
 
-def test_the_midpoint_is_the_decoded_one(page):
+def test_midpoint_is_the_decoded_head(page):
     page.choose("b", "02")
     page.keys(*"]]]]]")
     assert page.state()["t"] == pytest.approx(0.5)
@@ -166,7 +167,7 @@ def test_the_midpoint_is_the_decoded_one(page):
     np.testing.assert_allclose(page.points(), SCENE.midpoints[1], atol=1e-5)
 
 
-def test_between_the_fit_and_a_head_goes_straight(page):
+def test_fit_and_head_are_interpolated_linearly(page):
     page.choose("a", "fit")
     page.choose("b", "01")
     page.keys("TAB", *"]]]")
@@ -175,7 +176,7 @@ def test_between_the_fit_and_a_head_goes_straight(page):
     assert "Straight lines" in page.text("way")
 
 
-def test_playing(page):
+def test_play_moves_until_stopped(page):
     page.click("play")
     seen = set()
     page.until(lambda: seen.add(round(page.state()["t"], 3)) or len(seen) > 5)
@@ -186,10 +187,10 @@ def test_playing(page):
     assert page.state()["t"] == still and not page.state()["playing"]
 
 
-def test_colours(page):
+def test_each_colour_mode_shows_its_values(page):
     depth = HEADS[1][:, 2]
-    hidden, seen = vertex_that(depth, ~SCENE.visible & lips()), vertex_that(depth, SCENE.visible)
-    far, near = vertex_that(SCENE.spread, lips()), vertex_that(depth, HEADS[1][:, 1] > 0.07)
+    hidden, seen = largest_vertex(depth, ~SCENE.visible & lips()), largest_vertex(depth, SCENE.visible)
+    far, near = largest_vertex(SCENE.spread, lips()), largest_vertex(depth, HEADS[1][:, 1] > 0.07)
     pictures = {}
     for mode in MODES:
         page.click_mode(mode)
@@ -218,7 +219,7 @@ def test_colours(page):
     assert page.state()["mode"] == "clay"
 
 
-def test_turning_moving_zooming(page):
+def test_mouse_turns_moves_and_zooms(page):
     start = page.canvas()
     page.drag((400, 400), (500, 430))
     view = page.state()["view"]
@@ -226,7 +227,7 @@ def test_turning_moving_zooming(page):
     assert not page.pressed("photo")
     # The photo has gone, and the head is seen from its right.
     np.testing.assert_allclose(page.pixel(5, 600), STAGE_LIGHT, atol=2)
-    nose = vertex_that(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
+    nose = largest_vertex(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
     x = page.project(nose)[0]
     assert x > page.state()["size"][0] / 2 + 50
     assert np.abs(page.canvas().astype(int) - start).mean() > 5
@@ -246,7 +247,7 @@ def test_turning_moving_zooming(page):
     np.testing.assert_array_equal(page.canvas(), start)
 
 
-def test_turning_and_zooming_by_keys(page):
+def test_keys_turn_and_zoom(page):
     page.shift_keys("ARROW_RIGHT", "ARROW_RIGHT", "ARROW_UP")
     view = page.state()["view"]
     assert view["yaw"] == pytest.approx(np.pi / 12) and view["pitch"] == pytest.approx(-np.pi / 24)
@@ -258,21 +259,21 @@ def test_turning_and_zooming_by_keys(page):
     page.until(lambda: page.pressed("photo"))
 
 
-def test_points_of_view(page):
+def test_view_buttons_turn_the_head(page):
     for name, side in (("left", -1), ("right", 1)):
         page.click_view(name)
         page.until(lambda: abs(page.state()["view"]["yaw"] - side * 0.95) < 1e-6)  # noqa: B023
 
 
-def test_pinching(page):
+def test_pinch_zooms(page):
     before = page.state()["view"]
     page.pinch((300, 400), (500, 400), 60)
     after = page.state()["view"]
     assert after["zoom"] == pytest.approx(1.6, abs=0.05) and after["yaw"] == before["yaw"]
 
 
-def test_opacity_and_photo(page):
-    nose = vertex_that(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
+def test_opacity_blends_the_head_over_the_photo(page):
+    nose = largest_vertex(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
     place = page.project(nose)[:2]
     whole = np.array(page.pixel(*place), float)
     page.slide_to("opacity", "HOME")
@@ -290,7 +291,7 @@ def test_opacity_and_photo(page):
     np.testing.assert_allclose(page.pixel(*place), share * whole + (1 - share) * photo_pixel, atol=3)
 
 
-def test_edges(page):
+def test_edges_are_drawn_and_removed(page):
     page.click_mode("clay")
     plain = page.canvas().astype(int)
     page.click("wire")
@@ -300,12 +301,12 @@ def test_edges(page):
     np.testing.assert_array_equal(page.canvas(), plain)
 
 
-def test_sizes_of_the_window(page):
+def test_canvas_follows_the_window_size(page):
     wide = page.state()["size"]
     page.driver.set_window_size(1000, 700)
     page.until(lambda: page.state()["size"][0] < wide[0])
     page.until(lambda: page.canvas_pixels() == page.state()["size"])  # a frame later
-    nose = vertex_that(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
+    nose = largest_vertex(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
     assert abs(np.array(page.pixel(*page.project(nose)[:2])) - [204, 128, 77]).max() < 8
     page.driver.set_window_size(600, 900)  # the panel goes below
     page.until(lambda: page.box("canvas")["bottom"] <= page.box("title")["top"])
@@ -313,52 +314,52 @@ def test_sizes_of_the_window(page):
     assert page.overflow() <= 0
 
 
-def test_dense_pixels(page):
+def test_canvas_follows_the_pixel_density(page):
     with page.metrics(900, 700, 2):
         page.until(lambda: page.canvas_pixels() == [2 * side for side in page.state()["size"]])
-        nose = vertex_that(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
+        nose = largest_vertex(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
         assert abs(np.array(page.pixel(*page.project(nose)[:2])) - [204, 128, 77]).max() < 8
 
 
-def test_dark(page):
+def test_dark_mode_changes_the_background(page):
     with page.media("prefers-color-scheme", "dark"):
         page.click_view("left")
         page.until(lambda: abs(page.state()["view"]["yaw"] + 0.95) < 1e-6)
         np.testing.assert_allclose(page.pixel(5, 600), STAGE_DARK, atol=2)
-        assert page.corners_of_pictures() == {STAGE_DARK}
-    page.until(lambda: page.corners_of_pictures() == {STAGE_LIGHT})
+        assert page.thumbnail_corners() == {STAGE_DARK}
+    page.until(lambda: page.thumbnail_corners() == {STAGE_LIGHT})
     np.testing.assert_allclose(page.points(), HEADS[1], atol=1e-5)
 
 
-def test_no_motion_for_those_who_want_none(page):
+def test_reduced_motion_turns_at_once(page):
     with page.media("prefers-reduced-motion", "reduce"):
         page.click_view("right")
         assert page.state()["view"]["yaw"] == pytest.approx(0.95)
 
 
 def test_controls_have_names(page):
-    assert page.nameless() == []
+    assert page.unnamed_controls() == []
 
 
-def test_a_lost_context_comes_back(page):
+def test_lost_webgl_context_is_restored(page):
     page.expected += ["CONTEXT_LOST_WEBGL"]
     before = page.canvas()
     page.lose_context()
     page.until(lambda: np.array_equal(page.canvas(), before))
 
 
-def test_without_webgl(driver, page, url):
+def test_missing_webgl_is_reported(driver, page, url):
     with page.before_scripts("HTMLCanvasElement.prototype.getContext = () => null"):
         driver.get(url)
         page.until(lambda: page.shown("refusal"))
         assert "WebGL 2" in page.text("refusal") and "hypotheses/sheet.jpg" in page.text("refusal")
 
 
-def test_broken_numbers_are_said(page, tmp_path):
+def test_damaged_arrays_are_reported(page, tmp_path):
     page.expected += ["Uncaught"]
     broken = tmp_path / "index.html"
     broken.write_text(viewer_page(SCENE).replace('id="arrays">', 'id="arrays">AAAA'), encoding="utf-8")
     page.driver.get(broken.as_uri())
     page.until(lambda: page.shown("refusal"))
     assert "cannot be shown" in page.text("refusal")
-    page.own += [broken.as_uri()]
+    page.allowed_urls += [broken.as_uri()]

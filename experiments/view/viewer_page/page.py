@@ -1,4 +1,4 @@
-"""Builds the viewer's page: the template, style and scripts beside this file, and one scene, in one HTML file."""
+"""Builds the viewer's page: one HTML file of the template, style and scripts in `web`, and one scene."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPTS = ("unpack.js", "shape.js", "shaders.js", "renderer.js", "camera.js", "i
 
 
 def viewer_page(scene: ViewerScene) -> str:
-    """Return HTML that loads nothing from elsewhere, which its content security policy enforces. Raises as `pack`."""
+    """Return the page's HTML, whose content security policy forbids all requests. Raises: ValueError, as `pack`."""
     header, arrays = pack(scene)
     parts = {
         "title": html.escape(scene.title),

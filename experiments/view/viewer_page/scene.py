@@ -1,8 +1,8 @@
-"""The viewer's scene, and how its arrays are packed into the page.
+"""Defines the viewer's scene, and packs its arrays into the page.
 
-All heads are rounded to one grid of 65,535 steps over the largest extent of any of them along an axis (0.4 m: steps of
-6 um, an error of 3 um a coordinate). They are stored as the difference from the fit, whose high bytes are nearly all
-zero, and bytes of one significance together, which is what lets gzip shrink them.
+Coordinates are rounded to a grid of 65,534 steps over the largest extent of all heads along an axis (0.4 m: steps of
+6 um, an error of up to 3 um in each coordinate). Hypotheses are stored as differences from the fit, whose high bytes
+are nearly all zero, and the bytes of one significance together, so that gzip compresses them well.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from PIL import Image
 
 from flamejax.io.meshes import TexturedMesh, split_seams
 
-MORPHED = 16
-"""The viewer has midpoints between this many first hypotheses; between others it interpolates linearly."""
-GRID = 65534
+MIDPOINT_HEADS = 16
+"""Pairs of the first this many hypotheses have decoded midpoints; between others the viewer interpolates linearly."""
+GRID_STEPS = 65534
 NEGLIGIBLE = 1e-5
-"""Metres: midpoints that lie closer to the straight line are left out."""
+"""Metres: midpoints that deviate less from the straight line, in every coordinate, are left out."""
 
 
 @dataclass(frozen=True)
 class ViewerScene:
-    """A fit, its hypotheses and the photo, as NumPy arrays."""
+    """The content of a viewer page: a fit, its hypotheses and the photo, as NumPy arrays."""
 
     title: str
     fit: TexturedMesh
@@ -35,10 +35,10 @@ class ViewerScene:
     heads: np.ndarray
     """(M, V, 3) hypotheses, best first, same frame."""
     scores: np.ndarray
-    """(M,) nats, up to a constant."""
+    """(M,) log probabilities in nats, up to a constant."""
     midpoints: np.ndarray | None
-    """(P, V, 3) heads half-way between the first N <= MORPHED hypotheses, in the order of `np.triu_indices(N, 1)`; None
-    for linear interpolation."""
+    """(P, V, 3) heads half-way between the first N <= MIDPOINT_HEADS hypotheses, ordered by `np.triu_indices(N, 1)`;
+    None for linear interpolation."""
     visible: np.ndarray
     """(V,) bool: whether the photo shows the vertex."""
     spread: np.ndarray
@@ -54,7 +54,7 @@ class ViewerScene:
 
 
 def pack(scene: ViewerScene) -> tuple[dict[str, Any], str]:
-    """Return the input of the page's script: a header for JSON, and arrays as base64 of gzip; `unpack.js` inverts it.
+    """Return the input of `unpack.js`: a header for JSON, and arrays as base64 of gzip.
 
     Raises: ValueError, shapes do not match, or coordinates are not finite."""
     _check(scene)
@@ -103,20 +103,20 @@ def pack(scene: ViewerScene) -> tuple[dict[str, Any], str]:
 
 
 def quantise(heads: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Quantise (N, V, 3) metres to int16 q, centre (3,) and step: heads = centre + step q, within half a step."""
+    """Return int16 q (N, V, 3), centre (3,) and step, metres: heads (N, V, 3) = centre + step q +- step / 2."""
     flat = np.asarray(heads, np.float64).reshape(-1, 3)
     low, high = flat.min(axis=0), flat.max(axis=0)
-    centre, step = (low + high) / 2, max(float((high - low).max()), 1e-6) / GRID
+    centre, step = (low + high) / 2, max(float((high - low).max()), 1e-6) / GRID_STEPS
     return np.round((heads - centre) / step).astype(np.int16), centre, step
 
 
 def _bends(scene: ViewerScene) -> tuple[np.ndarray, list[float]]:
-    """Return how far midpoints lie from the straight line, quantised, and each pair's step in metres.
+    """Return the deviation of midpoints from the straight line, quantised, and each pair's step in metres.
 
-    int8 (K, V, 3) of the pairs whose distance exceeds NEGLIGIBLE; the step of other pairs is 0."""
+    The deviations are int8 (K, V, 3), of the pairs where one exceeds NEGLIGIBLE; the step of other pairs is 0."""
     if scene.midpoints is None:
         return np.zeros(0, np.int8), []
-    first, second = np.triu_indices(min(MORPHED, len(scene.heads)), 1)
+    first, second = np.triu_indices(min(MIDPOINT_HEADS, len(scene.heads)), 1)
     bends, steps = [], []
     for i, j, middle in zip(first, second, np.asarray(scene.midpoints, np.float64), strict=True):
         bend = middle - (scene.heads[i].astype(np.float64) + scene.heads[j]) / 2

@@ -1,9 +1,9 @@
-// The orthographic camera of the fit, and how far one has turned and moved away from it.
-// Pixels of the photo = scale * (x, -y) + translation of points turned about the middle of the head.
+// The orthographic camera of the fit, and the view: turned, moved and zoomed by the user.
+// Pixels of the photo = scale * (x, -y) + translation, of points turned about the middle of the head.
 
 const HOME = { yaw: 0, pitch: 0, zoom: 1, panX: 0, panY: 0 };
-const LEAST_ZOOM = 0.15;
-const MOST_ZOOM = 30;
+const MIN_ZOOM = 0.15;
+const MAX_ZOOM = 30;
 const MARGIN = 1.16;
 
 class Camera {
@@ -17,27 +17,27 @@ class Camera {
     this.view = { ...HOME };
   }
 
-  /** Screen pixels per photo pixel in a stage of width x height, before zooming: the whole head is seen. */
-  base(width, height) {
+  /** Screen pixels per photo pixel in a stage of width x height, before zooming: the whole head fits in. */
+  baseScale(width, height) {
     const [w, h] = this.size;
     return Math.min(width / (MARGIN * this.scale * w), height / (MARGIN * this.scale * h));
   }
 
-  /** Rows of the rotation of world directions. */
-  turn() {
+  /** Rows of the rotation from world to view directions. */
+  rotation() {
     const { yaw, pitch } = this.view;
     const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch);
     return [[cy, 0, sy], [sp * sy, cp, -sp * cy], [-cp * sy, sp, cp * cy]];
   }
 
-  /** How far from the photo's direction of view, radians. */
-  away() {
+  /** Angle from the photo's direction of view, radians. */
+  angleFromPhoto() {
     return Math.acos(Math.min(1, Math.max(-1, Math.cos(this.view.yaw) * Math.cos(this.view.pitch))));
   }
 
   /** Photo pixels -> stage: [factor, x, y] with stage = factor * pixel + (x, y). */
   toStage(width, height) {
-    const factor = this.base(width, height) * this.view.zoom;
+    const factor = this.baseScale(width, height) * this.view.zoom;
     const { panX, panY } = this.view;
     return [
       factor,
@@ -46,10 +46,10 @@ class Camera {
     ];
   }
 
-  /** World point -> [x, y] in the stage. */
+  /** World point -> [x, y] in the stage, and metres towards the viewer. */
   project(point, width, height) {
     const [factor, x, y] = this.toStage(width, height);
-    const rows = this.turn();
+    const rows = this.rotation();
     const d = point.map((value, k) => value - this.pivot[k]);
     const along = (row) => row[0] * d[0] + row[1] * d[1] + row[2] * d[2];
     const u = this.pivotPixel[0] + this.scale * along(rows[0]);
@@ -60,7 +60,7 @@ class Camera {
   /** Column-major 4 x 4 from world to clip coordinates. */
   toClip(width, height) {
     const [factor, x, y] = this.toStage(width, height);
-    const rows = this.turn();
+    const rows = this.rotation();
     const sx = (2 * factor * this.scale) / width;
     const sy = (2 * factor * this.scale) / height;
     const sz = -1 / (1.1 * this.radius + 1e-9);
@@ -85,6 +85,7 @@ class Camera {
     ];
   }
 
+  /** Turn by radians. */
   orbit(byYaw, byPitch) {
     const limit = Math.PI / 2 - 0.02;
     this.view.yaw = ((this.view.yaw + byYaw + 3 * Math.PI) % (2 * Math.PI)) - Math.PI;
@@ -98,9 +99,9 @@ class Camera {
     this.view.panY -= dy / factor;
   }
 
-  /** Zoom so that what is at (x, y) of the stage stays there. */
+  /** Zoom by a factor about (x, y) of the stage. */
   zoomAt(by, x, y, width, height) {
-    const zoom = Math.min(MOST_ZOOM, Math.max(LEAST_ZOOM, this.view.zoom * by));
+    const zoom = Math.min(MAX_ZOOM, Math.max(MIN_ZOOM, this.view.zoom * by));
     const [before] = this.toStage(width, height);
     this.view.zoom = zoom;
     const [after] = this.toStage(width, height);

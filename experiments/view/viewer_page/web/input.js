@@ -2,7 +2,7 @@
 
 const RADIANS_PER_PIXEL = 0.008;
 
-/** Drag to turn, with Shift, the right button or two fingers to move; wheel and pinch to zoom. */
+/** Dragging turns; with Shift, the right button or two fingers it moves; wheel and pinch zoom. */
 function listenToPointers(canvas, camera, changed) {
   const pointers = new Map();
   const size = () => [canvas.clientWidth, canvas.clientHeight];
@@ -42,7 +42,7 @@ function listenToPointers(canvas, camera, changed) {
   }
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
-    // Lines or pages instead of pixels, in some browsers.
+    // deltaY is in pixels, lines or pages.
     const pixels = event.deltaY * [1, 16, 400][event.deltaMode];
     camera.zoomAt(Math.exp(-0.0016 * Math.max(-400, Math.min(400, pixels))), ...at(event), ...size());
     changed();
@@ -51,7 +51,7 @@ function listenToPointers(canvas, camera, changed) {
 }
 
 /**
- * Keys anywhere on the page, but for those that a control with the focus has a use for.
+ * Handle keys anywhere on the page, except those that the focused control uses itself.
  * @param actions {pick(head), step(by), orbit(x, y), zoom(by), slide(by), home(), colour(), wire()}
  */
 function listenToKeys(actions) {

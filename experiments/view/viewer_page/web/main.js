@@ -1,8 +1,8 @@
-// Everything together. `window.viewer` is for tests and the curious: see `hook`.
+// The viewer: its state, and what each control changes. `window.viewer`, for tests, is `testInterface()`.
 
 class Viewer {
-  constructor(scene, pictures, canvas, gl) {
-    Object.assign(this, { scene, pictures, canvas, gl });
+  constructor(scene, images, canvas, gl) {
+    Object.assign(this, { scene, images, canvas, gl });
     this.state = {
       a: 1, b: scene.heads.length > 2 ? 2 : 0, t: 0,
       mode: "texture", photo: true, opacity: 1, wire: false, playing: false,
@@ -10,10 +10,10 @@ class Viewer {
     const length = 3 * scene.header.vertices;
     this.points = new Float32Array(length);
     this.normals = new Float32Array(length);
-    this.away = new Float32Array(length / 3);
-    this.tops = this.findTops();
+    this.distances = new Float32Array(length / 3);
+    this.legendTops = this.findLegendTops();
     this.camera = new Camera(scene.header, boundsOf(scene.heads));
-    this.renderer = new Renderer(gl, scene, pictures);
+    this.renderer = new Renderer(gl, scene, images);
     this.frames = 0;
     this.panel = new Panel(scene, {
       pick: (head) => this.pick(head),
@@ -29,33 +29,33 @@ class Viewer {
     this.repaint();
   }
 
-  /** The small pictures, which borrow the canvas, and then what it is for. */
+  /** Draw the thumbnails, for which the canvas is borrowed, then the canvas itself. */
   repaint() {
-    this.panel.paint((head, side) => this.small(head, side));
-    this.shape();
+    this.panel.paint((head, side) => this.drawThumbnail(head, side));
+    this.updateShape();
     this.resize();
     this.change({});
   }
 
   listen() {
-    const look = () => {
+    const cameraMoved = () => {
       this.moving = null;
       document.body.classList.add("used");
       this.drawSoon();
     };
-    listenToPointers(this.canvas, this.camera, look);
+    listenToPointers(this.canvas, this.camera, cameraMoved);
     const modes = Object.keys(MODES);
     listenToKeys({
       pick: (head) => this.pick(head),
       step: (by) => this.pick((this.state.a + by + this.scene.heads.length) % this.scene.heads.length),
       orbit: (x, y) => {
         this.camera.orbit((x * Math.PI) / 24, (y * Math.PI) / 24);
-        look();
+        cameraMoved();
       },
       zoom: (by) => {
         const { clientWidth, clientHeight } = this.canvas;
         this.camera.zoomAt(by, clientWidth / 2, clientHeight / 2, clientWidth, clientHeight);
-        look();
+        cameraMoved();
       },
       slide: (by) => this.change({ t: Math.min(1, Math.max(0, this.state.t + by)), playing: false }),
       home: () => this.lookFrom("photo"),
@@ -67,16 +67,16 @@ class Viewer {
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.repaint());
     this.canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
     this.canvas.addEventListener("webglcontextrestored", () => {
-      this.renderer = new Renderer(this.gl, this.scene, this.pictures);
+      this.renderer = new Renderer(this.gl, this.scene, this.images);
       this.change({});
     });
   }
 
-  /** Where the legends end, in mm: round, and above nearly all that is shown. */
-  findTops() {
+  /** Upper ends of the legends, in mm: round numbers not below 99 % of the values. */
+  findLegendTops() {
     const largest = this.scene.heads.slice(1).map((head) => {
-      distances(head, this.scene.heads[0], this.away);
-      return quantile(this.away, 0.99);
+      distances(head, this.scene.heads[0], this.distances);
+      return quantile(this.distances, 0.99);
     });
     return {
       spread: roundUp(1e3 * quantile(this.scene.spread, 0.99)),
@@ -90,27 +90,27 @@ class Viewer {
     this.change({ a: head, b: head === b ? a : b, t: 0, playing: false });
   }
 
-  /** New settings: a head of its own, and what the panel says of it. */
+  /** Change settings, and update the shape, the panel and the canvas. */
   change(settings) {
     Object.assign(this.state, settings);
-    this.shape();
-    this.tell();
+    this.updateShape();
+    this.updatePanel();
     this.drawSoon();
   }
 
-  shape() {
+  updateShape() {
     const { a, b, t, mode } = this.state;
     blend(this.scene, a, b, t, this.points);
     vertexNormals(this.points, this.scene.faces, this.normals);
-    distances(this.points, this.scene.heads[0], this.away);
-    this.renderer.upload(this.points, this.normals, mode === "spread" ? this.scene.spread : this.away);
+    distances(this.points, this.scene.heads[0], this.distances);
+    this.renderer.upload(this.points, this.normals, mode === "spread" ? this.scene.spread : this.distances);
   }
 
-  tell() {
+  updatePanel() {
     const { a, b } = this.state;
     this.panel.show(this.state, {
-      away: awayFromFit(this.scene, this.away),
-      tops: this.tops,
+      medians: medianDistances(this.scene, this.distances),
+      legendTops: this.legendTops,
       decoded: a === b ? a > 0 : this.scene.bend(a - 1, b - 1).decoded,
       home: this.isHome(),
     });
@@ -120,16 +120,16 @@ class Viewer {
     return Object.keys(HOME).every((key) => Math.abs(this.camera.view[key] - HOME[key]) < 1e-4);
   }
 
-  /** "photo", "left", "right": there in a third of a second, at once for those who want nothing to move. */
+  /** Turn to "photo", "left" or "right" in a third of a second; at once if the user prefers reduced motion. */
   lookFrom(name) {
     const angle = { photo: 0, left: -0.95, right: 0.95 }[name];
     const to = { ...HOME, yaw: angle };
     const from = { ...this.camera.view };
-    const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
     const began = performance.now();
     const move = (now) => {
       if (this.moving !== move) return;
-      const share = still ? 1 : Math.min(1, Math.max(0, (now - began) / 330));
+      const share = reducedMotion ? 1 : Math.min(1, Math.max(0, (now - began) / 330));
       const eased = share * share * (3 - 2 * share);
       for (const key of Object.keys(to)) this.camera.view[key] = from[key] + eased * (to[key] - from[key]);
       this.drawSoon();
@@ -140,7 +140,7 @@ class Viewer {
     move(began);
   }
 
-  /** From A to B and back, until stopped. */
+  /** Start or stop moving between A and B, back and forth. */
   play() {
     this.change({ playing: !this.state.playing });
     const began = performance.now() - (Math.acos(1 - 2 * this.state.t) / Math.PI) * 2000;
@@ -153,7 +153,7 @@ class Viewer {
     if (this.state.playing) requestAnimationFrame(step);
   }
 
-  // On another screen the size in CSS pixels stays, and no ResizeObserver speaks.
+  // On a screen of another density the size in CSS pixels is the same, so ResizeObserver reports nothing.
   watchDensity() {
     const density = window.matchMedia(`(resolution: ${window.devicePixelRatio || 1}dppx)`);
     const changed = () => {
@@ -169,7 +169,7 @@ class Viewer {
     const height = Math.max(1, Math.round(this.canvas.clientHeight * ratio));
     if (this.canvas.width !== width) this.canvas.width = width;
     if (this.canvas.height !== height) this.canvas.height = height;
-    // At once: a canvas is empty when its size has changed.
+    // At once, since a canvas whose size changes is cleared.
     this.draw();
   }
 
@@ -182,49 +182,50 @@ class Viewer {
     });
   }
 
-  look() {
+  /** The settings of `Renderer.draw`. */
+  renderSettings() {
     const { mode, photo, opacity, wire } = this.state;
-    // Turned away, photo and head no longer agree: the photo goes, and the head is whole.
-    const degrees = (this.camera.away() * 180) / Math.PI;
+    // When turned away, photo and head no longer agree: the photo fades, and the complete head is drawn.
+    const degrees = (this.camera.angleFromPhoto() * 180) / Math.PI;
     const share = Math.min(1, Math.max(0, (degrees - 4) / 16));
     const shown = photo ? 1 - share * share * (3 - 2 * share) : 0;
-    const back = rgbOf(getComputedStyle(document.documentElement).getPropertyValue("--stage").trim());
-    const top = 1e-3 * (mode === "distance" ? this.tops.distance : this.tops.spread);
-    return { mode, top, photo: shown, head: 1 - shown * (1 - opacity), wire, back };
+    const background = parseColour(getComputedStyle(document.documentElement).getPropertyValue("--stage").trim());
+    const top = 1e-3 * (mode === "distance" ? this.legendTops.distance : this.legendTops.spread);
+    return { mode, top, photo: shown, head: 1 - shown * (1 - opacity), wire, background };
   }
 
   draw() {
-    this.renderer.draw(this.camera, this.look());
+    this.renderer.draw(this.camera, this.renderSettings());
     document.querySelector("button[data-view=photo]").setAttribute("aria-pressed", this.isHome());
     this.frames++;
   }
 
-  /** The canvas with a single head, turned a little and coloured by its distance from the fit. */
-  small(head, side) {
+  /** Draw one head on the canvas, turned a little and coloured by its distance from the fit. Returns the canvas. */
+  drawThumbnail(head, side) {
     const camera = new Camera(this.scene.header, boundsOf(this.scene.heads));
     camera.view.yaw = 0.5;
     this.canvas.width = this.canvas.height = side;
     const points = this.scene.heads[head];
     vertexNormals(points, this.scene.faces, this.normals);
-    distances(points, this.scene.heads[0], this.away);
-    this.renderer.upload(points, this.normals, this.away);
+    distances(points, this.scene.heads[0], this.distances);
+    this.renderer.upload(points, this.normals, this.distances);
     const mode = head ? "distance" : "clay";
-    const top = 1e-3 * this.tops.distance;
-    this.renderer.draw(camera, { ...this.look(), mode, top, photo: 0, head: 1, wire: false });
+    const top = 1e-3 * this.legendTops.distance;
+    this.renderer.draw(camera, { ...this.renderSettings(), mode, top, photo: 0, head: 1, wire: false });
     return this.canvas;
   }
 
-  /** For tests: what is set, the shown vertices, where a vertex or the light of a pixel is. */
-  hook() {
+  /** For tests: functions that return the state, the shown vertices, a projected vertex and the colour of a pixel. */
+  testInterface() {
     const size = () => [this.canvas.clientWidth, this.canvas.clientHeight];
     return {
       /** {a, b, t, mode, photo, opacity, wire, playing, view, size, frames} */
       state: () => ({ ...this.state, view: { ...this.camera.view }, size: size(), frames: this.frames }),
-      /** Metres, [x, y, z, x, ...]. */
+      /** Shown vertices, metres: [x, y, z, x, ...]. */
       points: () => [...this.points],
-      /** [x, y] in CSS pixels of the canvas, and metres towards the viewer. */
+      /** A vertex as [x, y, depth]: CSS pixels of the canvas, and metres towards the viewer. */
       project: (vertex) => this.camera.project([...this.points.subarray(3 * vertex, 3 * vertex + 3)], ...size()),
-      /** [red, green, blue] at CSS pixels of the canvas, as drawn now. */
+      /** [red, green, blue] at CSS pixels of the canvas, drawn anew. */
       pixel: (x, y) => {
         this.draw();
         const ratio = this.canvas.width / this.canvas.clientWidth;
@@ -238,13 +239,13 @@ class Viewer {
   }
 }
 
-function refuse(text) {
+function showError(text) {
   $("refusal").textContent = text;
   $("refusal").hidden = false;
   document.body.classList.add("refused");
 }
 
-async function pictureOf(url) {
+async function loadImage(url) {
   const image = new Image();
   image.src = url;
   await image.decode();
@@ -257,20 +258,20 @@ async function start() {
   const canvas = $("canvas");
   const gl = canvas.getContext("webgl2", { alpha: false, antialias: true });
   if (!gl) {
-    refuse(`This page draws with WebGL 2, which this browser lacks or has switched off. ${instead}`);
+    showError(`This page draws with WebGL 2, which this browser lacks or has switched off. ${instead}`);
     return;
   }
   if (typeof DecompressionStream === "undefined") {
-    refuse(`This browser is too old for this page (it lacks DecompressionStream). ${instead}`);
+    showError(`This browser is too old for this page (it lacks DecompressionStream). ${instead}`);
     return;
   }
   try {
     const scene = await unpack();
-    const [photo, texture] = await Promise.all([scene.header.photo, scene.header.texture].map(pictureOf));
-    window.viewer = new Viewer(scene, { photo, texture }, canvas, gl).hook();
+    const [photo, texture] = await Promise.all([scene.header.photo, scene.header.texture].map(loadImage));
+    window.viewer = new Viewer(scene, { photo, texture }, canvas, gl).testInterface();
     document.body.classList.add("ready");
   } catch (error) {
-    refuse(`The heads cannot be shown: ${error.message}. ${instead}`);
+    showError(`The heads cannot be shown: ${error.message}. ${instead}`);
     throw error;
   }
 }

@@ -1,4 +1,4 @@
-// The controls beside the stage. They hold the user's selection; `Panel.show` displays what is drawn.
+// The controls beside the stage. They call the handlers; `Panel.show` displays the state.
 
 const $ = (id) => document.getElementById(id);
 const nameOf = (head) => (head ? String(head - 1).padStart(2, "0") : "fit");
@@ -6,38 +6,38 @@ const mm = (value) => `${value.toFixed(value < 0.995 ? 2 : 1)} mm`;
 
 class Panel {
   /**
-   * @param on what is called: pick(head), between(a, b, t), mode(name), photo(shown), opacity(value), wire(shown),
+   * @param handlers pick(head), between(a, b, t), mode(name), photo(shown), opacity(value), wire(shown),
    *   view(name), play()
    */
-  constructor(scene, on) {
+  constructor(scene, handlers) {
     this.scene = scene;
     this.count = scene.heads.length;
     $("title").textContent = scene.header.title;
     $("count").textContent = `${this.count - 1} hypothes${this.count === 2 ? "is" : "es"} and the fit`;
-    this.makeHeads(on);
-    this.makeWays(on);
+    this.makeHeads(handlers);
+    this.makeInterpolation(handlers);
     for (const radio of document.querySelectorAll("input[name=mode]")) {
-      radio.addEventListener("change", () => on.mode(radio.value));
+      radio.addEventListener("change", () => handlers.mode(radio.value));
     }
     for (const button of document.querySelectorAll("button[data-view]")) {
-      button.addEventListener("click", () => on.view(button.dataset.view));
+      button.addEventListener("click", () => handlers.view(button.dataset.view));
     }
-    $("photo").addEventListener("change", () => on.photo($("photo").checked));
-    $("wire").addEventListener("change", () => on.wire($("wire").checked));
-    $("opacity").addEventListener("input", () => on.opacity(Number($("opacity").value) / 100));
-    $("play").addEventListener("click", () => on.play());
+    $("photo").addEventListener("change", () => handlers.photo($("photo").checked));
+    $("wire").addEventListener("change", () => handlers.wire($("wire").checked));
+    $("opacity").addEventListener("input", () => handlers.opacity(Number($("opacity").value) / 100));
+    $("play").addEventListener("click", () => handlers.play());
     $("ramp").style.background = `linear-gradient(to right, ${RAMP.join(", ")})`;
     $("seen-colour").style.background = SEEN;
     $("hidden-colour").style.background = HIDDEN;
   }
 
-  makeHeads(on) {
+  makeHeads(handlers) {
     const best = this.scene.header.scores[0];
     for (let head = 0; head < this.count; head++) {
       const label = $("head-template").content.firstElementChild.cloneNode(true);
       const radio = label.querySelector("input");
       radio.value = head;
-      radio.addEventListener("change", () => on.pick(head));
+      radio.addEventListener("change", () => handlers.pick(head));
       label.querySelector(".name").textContent = nameOf(head);
       const score = head ? this.scene.header.scores[head - 1] - best : null;
       const below = score ? score.toFixed(1).replace("-", "−") : "best";
@@ -50,16 +50,16 @@ class Panel {
     }
   }
 
-  makeWays(on) {
+  makeInterpolation(handlers) {
     for (const id of ["a", "b"]) {
       for (let head = 0; head < this.count; head++) $(id).add(new Option(nameOf(head), String(head)));
     }
-    const tell = () => on.between(Number($("a").value), Number($("b").value), Number($("slide").value) / 100);
-    for (const id of ["a", "b"]) $(id).addEventListener("change", tell);
-    $("slide").addEventListener("input", tell);
+    const report = () => handlers.between(Number($("a").value), Number($("b").value), Number($("slide").value) / 100);
+    for (const id of ["a", "b"]) $(id).addEventListener("change", report);
+    $("slide").addEventListener("input", report);
   }
 
-  /** Small pictures of all heads. @param paint (head, side) -> a canvas that shows it */
+  /** Draw thumbnails of all heads. @param paint (head, side) -> a canvas that shows the head */
   paint(paint) {
     const side = Math.round(72 * Math.min(3, window.devicePixelRatio || 1));
     document.querySelectorAll("#heads canvas").forEach((small, head) => {
@@ -70,7 +70,7 @@ class Panel {
 
   /**
    * @param state as `window.viewer.state()`
-   * @param facts {away: {seen, hidden}, tops: {spread, distance}, decoded, home}
+   * @param facts {medians: {seen, hidden}, legendTops: {spread, distance}, decoded, home}; lengths in mm
    */
   show(state, facts) {
     const { a, b, t, mode } = state;
@@ -84,8 +84,8 @@ class Panel {
     $("slide").setAttribute("aria-valuetext", `${Math.round(100 * t)} % of the way from ${nameOf(a)} to ${nameOf(b)}`);
     $("share").textContent = `${Math.round(100 * t)} %`;
     $("way").textContent = facts.decoded
-      ? "As the Mesh-VAE decodes what lies between their latents."
-      : "Straight lines between vertices: no latents lie between these two.";
+      ? "The Mesh-VAE decodes latents between theirs."
+      : "Straight lines between their vertices: there are no latents between these two.";
     $("play").textContent = state.playing ? "Stop" : "Play";
     $("play").setAttribute("aria-pressed", state.playing);
     document.querySelector(`input[name=mode][value=${mode}]`).checked = true;
@@ -95,7 +95,7 @@ class Panel {
     $("opacity-share").textContent = `${Math.round(100 * state.opacity)} %`;
     document.querySelector("button[data-view=photo]").setAttribute("aria-pressed", facts.home);
     this.showLegend(mode, facts);
-    this.say(this.caption(state, facts));
+    this.setCaption(this.caption(state, facts));
   }
 
   showLegend(mode, facts) {
@@ -104,7 +104,7 @@ class Panel {
     $("legend-ramp").hidden = !ramp;
     $("legend-mask").hidden = mode !== "mask";
     if (ramp) {
-      const top = facts.tops[mode];
+      const top = facts.legendTops[mode];
       $("legend-title").textContent = mode === "spread"
         ? `How far apart the ${this.count - 1} hypotheses are`
         : "How far this head is from the fit";
@@ -122,7 +122,7 @@ class Panel {
     }
   }
 
-  caption({ a, b, t }, { away }) {
+  caption({ a, b, t }, { medians }) {
     const scores = this.scene.header.scores;
     const parts = [];
     if (t > 0 && t < 1 && a !== b) parts.push(`${Math.round(100 * t)} % of the way from ${nameOf(a)} to ${nameOf(b)}`);
@@ -134,13 +134,13 @@ class Panel {
       parts.push(`Hypothesis ${nameOf(head)}: score ${scores[head - 1].toFixed(1)} nats, ${rank}`);
     }
     const far = [];
-    if (Number.isFinite(away.seen)) far.push(`${mm(away.seen)} where the photo shows it`);
-    if (Number.isFinite(away.hidden)) far.push(`${mm(away.hidden)} where not`);
+    if (Number.isFinite(medians.seen)) far.push(`${mm(medians.seen)} where the photo shows it`);
+    if (Number.isFinite(medians.hidden)) far.push(`${mm(medians.hidden)} where it is hidden`);
     if (far.length) parts.push(`${far.join(", ")} (median distance from the fit)`);
     return `${parts.join("; ")}.`.replace("-", "−");
   }
 
-  say(text) {
+  setCaption(text) {
     if ($("caption").textContent !== text) $("caption").textContent = text;
   }
 }

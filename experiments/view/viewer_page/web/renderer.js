@@ -1,14 +1,14 @@
-// WebGL 2: the photo, the head over it, and its edges.
+// Draws the photo, the head over it and its edges with WebGL 2.
 
 class Renderer {
-  /** Throws where the browser refuses a program. */
-  constructor(gl, scene, pictures) {
+  /** Throws an Error if the browser rejects a shader. */
+  constructor(gl, scene, images) {
     this.gl = gl;
     this.scene = scene;
     this.programs = {
-      head: programOf(gl, HEAD_VERTEX, HEAD_FRAGMENT),
-      wire: programOf(gl, WIRE_VERTEX, WIRE_FRAGMENT),
-      photo: programOf(gl, PHOTO_VERTEX, PHOTO_FRAGMENT),
+      head: createProgram(gl, HEAD_VERTEX, HEAD_FRAGMENT),
+      wire: createProgram(gl, WIRE_VERTEX, WIRE_FRAGMENT),
+      photo: createProgram(gl, PHOTO_VERTEX, PHOTO_FRAGMENT),
     };
     const count = scene.vertex.length;
     const [position, normal, value] = [3, 3, 1].map((size) => new Float32Array(size * count));
@@ -17,31 +17,31 @@ class Renderer {
     this.buffers = {};
     this.mesh = gl.createVertexArray();
     gl.bindVertexArray(this.mesh);
-    this.attribute(0, "position", 3, this.split.position, gl.DYNAMIC_DRAW);
-    this.attribute(1, "normal", 3, this.split.normal, gl.DYNAMIC_DRAW);
-    this.attribute(2, "uv", 2, scene.uv, gl.STATIC_DRAW);
-    this.attribute(3, "seen", 1, seen, gl.STATIC_DRAW);
-    this.attribute(4, "value", 1, this.split.value, gl.DYNAMIC_DRAW);
-    this.triangles = this.elements(scene.corners);
+    this.addAttribute(0, "position", 3, this.split.position, gl.DYNAMIC_DRAW);
+    this.addAttribute(1, "normal", 3, this.split.normal, gl.DYNAMIC_DRAW);
+    this.addAttribute(2, "uv", 2, scene.uv, gl.STATIC_DRAW);
+    this.addAttribute(3, "seen", 1, seen, gl.STATIC_DRAW);
+    this.addAttribute(4, "value", 1, this.split.value, gl.DYNAMIC_DRAW);
+    this.triangles = this.createElements(scene.corners);
     this.edges = null;
-    this.texture = textureOf(gl, pictures.texture, false);
-    this.photo = textureOf(gl, pictures.photo, true);
+    this.texture = createTexture(gl, images.texture, false);
+    this.photo = createTexture(gl, images.photo, true);
     gl.bindVertexArray(null);
     gl.enable(gl.DEPTH_TEST);
     gl.depthFunc(gl.LEQUAL);
     gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA);
   }
 
-  attribute(location, name, size, values, usage) {
+  addAttribute(index, name, size, values, usage) {
     const gl = this.gl;
     this.buffers[name] = gl.createBuffer();
     gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers[name]);
     gl.bufferData(gl.ARRAY_BUFFER, values, usage);
-    gl.enableVertexAttribArray(location);
-    gl.vertexAttribPointer(location, size, gl.FLOAT, false, 0, 0);
+    gl.enableVertexAttribArray(index);
+    gl.vertexAttribPointer(index, size, gl.FLOAT, false, 0, 0);
   }
 
-  elements(indices) {
+  createElements(indices) {
     const gl = this.gl;
     const buffer = gl.createBuffer();
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffer);
@@ -49,7 +49,7 @@ class Renderer {
     return { buffer, count: indices.length };
   }
 
-  /** Points and normals (3V) and a value (V) of each vertex, which the colours show. */
+  /** Upload points and normals (3V), and the values (V) that the colours show. */
   upload(points, normals, values) {
     const { vertex } = this.scene;
     const { position, normal, value } = this.split;
@@ -69,36 +69,36 @@ class Renderer {
   }
 
   /**
-   * @param camera where from
-   * @param look {mode, top (metres at the ramp's end), photo (opacity), head (opacity), wire, back [r, g, b]}
+   * @param camera the `Camera`
+   * @param settings {mode, top (metres at the ramp's end), photo (opacity), head (opacity), wire, background [r, g, b]}
    */
-  draw(camera, look) {
+  draw(camera, settings) {
     const gl = this.gl;
     const width = gl.drawingBufferWidth;
     const height = gl.drawingBufferHeight;
     gl.viewport(0, 0, width, height);
     gl.depthMask(true);
-    gl.clearColor(...look.back, 1);
+    gl.clearColor(...settings.background, 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-    if (look.photo > 0) this.drawPhoto(camera.photoBox(this.scene.header.photoSize, width, height), look.photo);
+    if (settings.photo > 0) this.drawPhoto(camera.photoBox(this.scene.header.photoSize, width, height), settings.photo);
     gl.bindVertexArray(this.mesh);
     const toClip = camera.toClip(width, height);
-    const rows = camera.turn();
-    if (look.head > 0) this.drawHead(toClip, rows, look);
-    if (look.wire) this.drawWire(toClip, look);
+    const rows = camera.rotation();
+    if (settings.head > 0) this.drawHead(toClip, rows, settings);
+    if (settings.wire) this.drawWire(toClip, settings);
     gl.bindVertexArray(null);
   }
 
   drawPhoto(box, alpha) {
     const gl = this.gl;
-    const { program, at } = this.programs.photo;
+    const { program, location } = this.programs.photo;
     gl.useProgram(program);
     gl.bindVertexArray(null);
-    gl.uniform4fv(at("uBox"), box);
-    gl.uniform1f(at("uAlpha"), alpha);
+    gl.uniform4fv(location("uBox"), box);
+    gl.uniform1f(location("uAlpha"), alpha);
     gl.activeTexture(gl.TEXTURE0);
     gl.bindTexture(gl.TEXTURE_2D, this.photo);
-    gl.uniform1i(at("uPhoto"), 0);
+    gl.uniform1i(location("uPhoto"), 0);
     gl.depthMask(false);
     gl.enable(gl.BLEND);
     gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
@@ -106,26 +106,26 @@ class Renderer {
     gl.depthMask(true);
   }
 
-  drawHead(toClip, rows, look) {
+  drawHead(toClip, rows, settings) {
     const gl = this.gl;
-    const { program, at } = this.programs.head;
+    const { program, location } = this.programs.head;
     gl.useProgram(program);
-    gl.uniformMatrix4fv(at("uToClip"), false, toClip);
-    gl.uniformMatrix3fv(at("uTurn"), false, [0, 1, 2].flatMap((k) => rows.map((row) => row[k])));
-    gl.uniform1i(at("uMode"), MODES[look.mode]);
-    gl.uniform1f(at("uTop"), look.top);
-    gl.uniform1f(at("uAlpha"), look.head);
-    gl.uniform3fv(at("uLight"), this.scene.header.light.flat());
-    gl.uniform3fv(at("uRamp"), RAMP.flatMap(rgbOf));
-    gl.uniform3fv(at("uSeen"), rgbOf(SEEN));
-    gl.uniform3fv(at("uHidden"), rgbOf(HIDDEN));
-    gl.uniform3fv(at("uClay"), rgbOf(CLAY));
+    gl.uniformMatrix4fv(location("uToClip"), false, toClip);
+    gl.uniformMatrix3fv(location("uRotation"), false, [0, 1, 2].flatMap((k) => rows.map((row) => row[k])));
+    gl.uniform1i(location("uMode"), MODES[settings.mode]);
+    gl.uniform1f(location("uTop"), settings.top);
+    gl.uniform1f(location("uAlpha"), settings.head);
+    gl.uniform3fv(location("uLight"), this.scene.header.light.flat());
+    gl.uniform3fv(location("uRamp"), RAMP.flatMap(parseColour));
+    gl.uniform3fv(location("uSeen"), parseColour(SEEN));
+    gl.uniform3fv(location("uHidden"), parseColour(HIDDEN));
+    gl.uniform3fv(location("uClay"), parseColour(CLAY));
     gl.activeTexture(gl.TEXTURE0);
     gl.bindTexture(gl.TEXTURE_2D, this.texture);
-    gl.uniform1i(at("uTexture"), 0);
+    gl.uniform1i(location("uTexture"), 0);
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.triangles.buffer);
     const triangles = () => gl.drawElements(gl.TRIANGLES, this.triangles.count, gl.UNSIGNED_INT, 0);
-    if (look.head < 1) {
+    if (settings.head < 1) {
       // Depth first, so that only the front of a transparent head is blended over the photo.
       gl.colorMask(false, false, false, false);
       triangles();
@@ -136,23 +136,23 @@ class Renderer {
     gl.disable(gl.BLEND);
   }
 
-  drawWire(toClip, look) {
+  drawWire(toClip, settings) {
     const gl = this.gl;
-    if (!this.edges) this.edges = this.elements(edgesOf(this.scene.corners));
-    const { program, at } = this.programs.wire;
+    if (!this.edges) this.edges = this.createElements(listEdges(this.scene.corners));
+    const { program, location } = this.programs.wire;
     gl.useProgram(program);
-    gl.uniformMatrix4fv(at("uToClip"), false, toClip);
-    gl.uniform4f(at("uColour"), 0.04, 0.09, 0.2, 0.55);
+    gl.uniformMatrix4fv(location("uToClip"), false, toClip);
+    gl.uniform4f(location("uColour"), 0.04, 0.09, 0.2, 0.55);
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.edges.buffer);
     gl.enable(gl.BLEND);
-    if (look.head <= 0) gl.disable(gl.DEPTH_TEST);
+    if (settings.head <= 0) gl.disable(gl.DEPTH_TEST);
     gl.drawElements(gl.LINES, this.edges.count, gl.UNSIGNED_INT, 0);
     gl.enable(gl.DEPTH_TEST);
     gl.disable(gl.BLEND);
   }
 }
 
-function programOf(gl, vertex, fragment) {
+function createProgram(gl, vertex, fragment) {
   const program = gl.createProgram();
   for (const [kind, text] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
     const shader = gl.createShader(kind);
@@ -163,33 +163,33 @@ function programOf(gl, vertex, fragment) {
   gl.linkProgram(program);
   if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
     const logs = gl.getAttachedShaders(program).map((shader) => gl.getShaderInfoLog(shader));
-    throw new Error(`a shader was refused: ${gl.getProgramInfoLog(program)} ${logs.join(" ")}`);
+    throw new Error(`the browser rejected a shader: ${gl.getProgramInfoLog(program)} ${logs.join(" ")}`);
   }
-  const places = new Map();
-  const at = (name) => {
-    if (!places.has(name)) places.set(name, gl.getUniformLocation(program, name));
-    return places.get(name);
+  const locations = new Map();
+  const location = (name) => {
+    if (!locations.has(name)) locations.set(name, gl.getUniformLocation(program, name));
+    return locations.get(name);
   };
-  return { program, at };
+  return { program, location };
 }
 
-function textureOf(gl, image, top) {
+function createTexture(gl, image, isPhoto) {
   const texture = gl.createTexture();
   gl.bindTexture(gl.TEXTURE_2D, texture);
-  // Textures of heads have v up, the photo is placed by its top.
-  gl.pixelStorei(gl.UNPACK_FLIP_Y_WEBGL, !top);
+  // Texture coordinates of heads have v up; the photo's start at its top.
+  gl.pixelStorei(gl.UNPACK_FLIP_Y_WEBGL, !isPhoto);
   gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, image);
-  // A head's texture is black between its pieces; halved versions of it would darken its seams and outlines.
-  if (top) gl.generateMipmap(gl.TEXTURE_2D);
-  gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, top ? gl.LINEAR_MIPMAP_LINEAR : gl.LINEAR);
+  // A head's texture is black between its pieces; mipmaps would darken its seams and outlines.
+  if (isPhoto) gl.generateMipmap(gl.TEXTURE_2D);
+  gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, isPhoto ? gl.LINEAR_MIPMAP_LINEAR : gl.LINEAR);
   gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.LINEAR);
   gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
   gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
   return texture;
 }
 
-/** Each edge of the triangles once, as pairs of indices. */
-function edgesOf(triangles) {
+/** Return each edge of the triangles once, as pairs of indices. */
+function listEdges(triangles) {
   const edges = new Map();
   const count = 1 + triangles.reduce((most, index) => Math.max(most, index), 0);
   for (let f = 0; f < triangles.length; f += 3) {

@@ -1,8 +1,8 @@
-// Programs of the graphics card. Colours are display-encoded (sRGB) throughout, as the textures are.
+// Shaders and colours. Colours are display-encoded (sRGB) throughout, as the textures are.
 
-/** In the order of the controls. */
+/** Name of a colour mode -> uMode, in the order of the controls. */
 const MODES = { texture: 1, clay: 0, spread: 2, distance: 3, mask: 4 };
-/** Grey clay to dark red, evenly darker. The legend draws the same. */
+/** From light grey to dark purple, evenly darker; also drawn in the legend. */
 const RAMP = ["#e9e3d8", "#fbd582", "#f79c4b", "#e2553f", "#b0245a", "#5c1458"];
 const SEEN = "#8fc1ab";
 const HIDDEN = "#823cdc";
@@ -15,14 +15,14 @@ layout(location = 2) in vec2 aUv;
 layout(location = 3) in float aSeen;
 layout(location = 4) in float aValue;
 uniform mat4 uToClip;
-uniform mat3 uTurn;
+uniform mat3 uRotation;
 out vec3 vNormal;
 out vec3 vWorldNormal;
 out vec2 vUv;
 out float vSeen;
 out float vValue;
 void main() {
-  vNormal = uTurn * aNormal;
+  vNormal = uRotation * aNormal;
   vWorldNormal = aNormal;
   vUv = aUv;
   vSeen = aSeen;
@@ -66,7 +66,7 @@ vec3 ramp(float value) {
 void main() {
   float side = gl_FrontFacing ? 1.0 : -1.0;
   vec3 n = normalize(vNormal) * side;
-  // Lamps that go with the viewer: from above on the left, a weak one from the right, and the sky.
+  // Lights fixed to the view: from the upper left, a weak one from the right, and the sky.
   float key = max(dot(n, normalize(vec3(-0.5, 0.55, 0.67))), 0.0);
   float fill = max(dot(n, normalize(vec3(0.8, 0.05, 0.6))), 0.0);
   float sky = 0.5 + 0.5 * n.y;
@@ -100,7 +100,7 @@ layout(location = 0) in vec3 aPosition;
 uniform mat4 uToClip;
 void main() {
   gl_Position = uToClip * vec4(aPosition, 1.0);
-  // In front of the surface that it lies on.
+  // Slightly in front of the surface.
   gl_Position.z -= 0.0015 * gl_Position.w;
 }`;
 
@@ -127,6 +127,6 @@ out vec4 colour;
 void main() { colour = vec4(texture(uPhoto, vAt).rgb, uAlpha); }`;
 
 /** "#rrggbb" -> [r, g, b] in [0, 1]. */
-function rgbOf(hex) {
+function parseColour(hex) {
   return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255);
 }

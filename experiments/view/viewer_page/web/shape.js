@@ -1,6 +1,6 @@
-// Heads between heads, and what is measured on them. Head 0 is the fit, head k is hypothesis k - 1.
+// Interpolation between heads, normals and distances. Head 0 is the fit, head k is hypothesis k - 1.
 
-/** v(t) = (1 - t) a + t b + 4 t (1 - t) c, written into `out` (3V): c is the bend of the way between the two. */
+/** v(t) = (1 - t) a + t b + 4 t (1 - t) c, written into `out` (3V): c is the midpoint's deviation from the line. */
 function blend(scene, a, b, t, out) {
   const first = scene.heads[a];
   const second = scene.heads[b];
@@ -10,7 +10,7 @@ function blend(scene, a, b, t, out) {
   if (weight) for (let k = 0; k < out.length; k++) out[k] += weight * values[k];
 }
 
-/** Unit vertex normals (3V), triangles weighted by their area. */
+/** Unit vertex normals, triangles weighted by their area, written into `out` (3V). */
 function vertexNormals(points, faces, out) {
   out.fill(0);
   for (let f = 0; f < faces.length; f += 3) {
@@ -34,7 +34,7 @@ function vertexNormals(points, faces, out) {
   }
 }
 
-/** Distance of each vertex (V) from where it is in another head, metres. */
+/** Distance of each vertex from the same vertex of another head, metres, written into `out` (V). */
 function distances(points, other, out) {
   for (let v = 0; v < out.length; v++) {
     const k = 3 * v;
@@ -55,7 +55,7 @@ function boundsOf(heads) {
   return { low, high };
 }
 
-/** Value below which a share of the values lies; NaN of none. */
+/** Value below which a share of the values lies; NaN if there are none. */
 function quantile(values, share) {
   const sorted = Float32Array.from(values).sort();
   return sorted.length ? sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] : NaN;
@@ -67,8 +67,8 @@ function roundUp(millimetres) {
   return marks.find((mark) => mark >= millimetres) || Math.ceil(millimetres / 100) * 100 || 100;
 }
 
-/** What is said of a head: median distances from the fit, in mm, where the photo shows it and where not. */
-function awayFromFit(scene, away) {
-  const of = (seen) => 1e3 * quantile(away.filter((_, v) => (scene.seen[v] !== 0) === seen), 0.5);
+/** Medians of a head's distances from the fit (V, metres) in mm, over visible and over hidden vertices. */
+function medianDistances(scene, values) {
+  const of = (seen) => 1e3 * quantile(values.filter((_, v) => (scene.seen[v] !== 0) === seen), 0.5);
   return { seen: of(true), hidden: of(false) };
 }

@@ -1,7 +1,7 @@
 "use strict";
-// The way back from scene.py: numbers and arrays of the page.
+// Reads the header and arrays that scene.py packed into the page.
 
-/** {header, heads: [Float32Array(3V)] with the fit first, bend(i, j), seen, spread, faces, corners, vertex, uv}. */
+/** Return {header, heads ([Float32Array(3V)], the fit first), bend(i, j), seen, spread, faces, corners, vertex, uv}. */
 async function unpack() {
   const header = JSON.parse(document.getElementById("scene").textContent);
   const text = document.getElementById("arrays").textContent.trim();
@@ -9,11 +9,11 @@ async function unpack() {
   const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
   const arrays = {};
-  for (const name of Object.keys(header.arrays)) arrays[name] = arrayOf(bytes, header.arrays[name]);
+  for (const name of Object.keys(header.arrays)) arrays[name] = readArray(bytes, header.arrays[name]);
   return {
     header,
-    heads: headsOf(header, arrays.heads),
-    bend: bendsOf(header, arrays.bends),
+    heads: readHeads(header, arrays.heads),
+    bend: readBends(header, arrays.bends),
     seen: arrays.seen,
     spread: arrays.spread,
     faces: arrays.faces,
@@ -28,8 +28,8 @@ const TYPES = {
   float32: Float32Array,
 };
 
-/** Bytes lie by their significance, the lowest of all values first. */
-function arrayOf(bytes, { type, count, offset }) {
+/** Read an array, whose bytes are sorted by significance: the lowest of all values first. */
+function readArray(bytes, { type, count, offset }) {
   const values = new TYPES[type](count);
   const size = values.BYTES_PER_ELEMENT;
   const target = new Uint8Array(values.buffer);
@@ -40,8 +40,8 @@ function arrayOf(bytes, { type, count, offset }) {
   return values;
 }
 
-/** Steps of the grid to metres. All but the fit are stored as differences from it, modulo 2^16. */
-function headsOf(header, steps) {
+/** Convert grid steps to metres. All heads but the fit are stored as differences from it, modulo 2^16. */
+function readHeads(header, steps) {
   const length = 3 * header.vertices;
   const heads = [];
   const sum = new Int16Array(1);
@@ -57,10 +57,10 @@ function headsOf(header, steps) {
 }
 
 /**
- * (i, j) -> {decoded, step, values}: whether hypotheses i and j have a decoded midpoint, and its distance from the
- * straight line, quantised in steps of so many metres (no step: the distance is negligible). -1 is the fit.
+ * Return (i, j) -> {decoded, step, values}: whether hypotheses i and j have a decoded midpoint, and its deviation from
+ * the straight line, step * values in metres (no step: the deviation is negligible). -1 is the fit.
  */
-function bendsOf(header, values) {
+function readBends(header, values) {
   const length = 3 * header.vertices;
   const bends = new Map();
   const count = Math.round((1 + Math.sqrt(1 + 8 * header.bendSteps.length)) / 2);
