@@ -55,7 +55,8 @@ def train_network(
     Raises:
       RuntimeError: a loss is not finite, or a checkpoint cannot be read. OSError: disk trouble.
     """
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    graphdef, network_state = nnx.split(model)
+    params, rest = nnx.split_state(network_state, nnx.Param, ...)
 
     def merged(state: TrainState) -> Network:
         return nnx.merge(graphdef, jax.device_put(state.eval_params, jax.devices()[0]), rest)
