@@ -1,11 +1,11 @@
 """The configs of `python -m experiments.train --config NAME`: a summary and the options of each name.
 
-For CPUs; their weights ship. Times are for two CPU cores that had other work besides; expected errors are those of
-models/assets/MODEL_CARD.md:
+For CPUs; their weights ship. Times are for two CPU cores that had other work besides. Errors on validation data are
+those recorded in the weights' files; models/assets/MODEL_CARD.md has errors on test data:
   mesh_vae_small: --output models/assets/open_head_mesh_vae.npz; 29 minutes. Median errors on 120 validation heads with
     25 to 40 % hidden: visible 0.056 mm, hidden 0.42 mm; with nothing hidden 0.075 mm.
   idgen_small: --output models/assets/open_head_idgen.npz; 23 minutes. 256 validation examples: samples 3.17 mm from the
-    truth (RMS, front of the face, after the best similarity), their mean 2.28 mm, spread 2.30 mm.
+    truth (RMS, front of the face, after the best similarity), their mean 2.28 mm, spread 2.29 mm.
   expgen_small: --output models/assets/open_head_expgen.npz; 22 minutes. 256 validation examples: samples 1.59 mm from
     the truth (RMS, front of the face, jaw left out), their mean 1.17 mm, spread 1.20 mm.
   idrank_small: --output models/assets/open_head_idrank.npz; 17 minutes. It ranks the candidates of the shipped

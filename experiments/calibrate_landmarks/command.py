@@ -38,6 +38,7 @@ from flamejax.head import (
 )
 
 CALIBRATION, EVALUATION = 0, 1
+"""Purposes of renders, which have different random numbers."""
 HELD_OUT_SHARE = 0.2
 """Fraction of the renders that are not used for the calibration."""
 EVALUATION_COUNT = 100

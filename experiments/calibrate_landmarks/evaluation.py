@@ -60,35 +60,35 @@ def _row(group: str, before: np.ndarray | None, after: np.ndarray) -> Row:
 
 
 def observe_photos(
-    arguments: Sequence[str], exclude: Path, detector: FaceDetector, say: Callable[[str], None]
+    arguments: Sequence[str], exclude: Path, detector: FaceDetector, report: Callable[[str], None]
 ) -> tuple[list[str], list[Observation]]:
-    """Observe the photos among files, folders and globs; those without a face are reported by `say`.
+    """Observe the photos among files, folders and globs; those without a face are reported by `report`.
 
     Returns:
       The photos' stems and their observations.
     """
     photos, failures = find_photos(arguments, exclude=exclude)
     for failure in failures:
-        say(f"skipped: {failure.photo}: {failure.reason}")
+        report(f"skipped: {failure.photo}: {failure.reason}")
     names, observations = [], []
     for photo in photos:
         try:
             observations.append(fitting.observe_photo(load_image(photo.path), detector=detector)[0])
             names.append(photo.path.stem)
         except ValueError as error:
-            say(f"skipped: {photo.path}: {error}")
+            report(f"skipped: {photo.path}: {error}")
     return names, observations
 
 
 def photo_table(
-    head: HeadModel, dense: DenseLandmarks, folder: Path, detector: FaceDetector, say: Callable[[str], None]
+    head: HeadModel, dense: DenseLandmarks, folder: Path, detector: FaceDetector, report: Callable[[str], None]
 ) -> list[Row]:
     """Compute the reprojection error of fits to photos (`Fit.losses["nme"]`: inner landmarks, outer-eye distances).
 
     One row per photo, then "mean" and "median": `photo`, and `before` and `after` calibration of the landmarks.
     Photos without a face are reported and skipped. Raises: ValueError, no photo has a face.
     """
-    names, observations = observe_photos([str(folder)], folder / "output", detector, say)
+    names, observations = observe_photos([str(folder)], folder / "output", detector, report)
     if not observations:
         raise ValueError(f"{folder}: no photo with a face.")
     batch = fitting.stack(observations)

@@ -38,16 +38,16 @@ class ObservationOptions:
 
 
 def observe(
-    photo: ScanPhoto, look: ObservationOptions, detector: FaceDetector | None = None, seed: int = 0
+    photo: ScanPhoto, options: ObservationOptions, detector: FaceDetector | None = None, seed: int = 0
 ) -> Observation | None:
     """Make an observation of one photo, without batch axes; None if the detector finds no face."""
-    image = photo.occluded if look.occluded else photo.image
+    image = photo.occluded if options.occluded else photo.image
     side = image.shape[0]
-    hidden = photo.occlusion_mask if look.occluded else np.zeros((side, side), np.float32)
-    mask = hidden if look.masks == "given" else np.zeros_like(hidden)
-    points, confidence = _landmarks(photo, look, seed)
+    hidden = photo.occlusion_mask if options.occluded else np.zeros((side, side), np.float32)
+    mask = hidden if options.masks == "given" else np.zeros_like(hidden)
+    points, confidence = _landmarks(photo, options, seed)
     dense, dense_confidence = np.zeros((NUM_DENSE, 2)), np.zeros(NUM_DENSE)
-    if look.landmarks == "detected":
+    if options.landmarks == "detected":
         try:
             (detected,) = observe_photo(image, occlusion_mask=mask, detector=detector, size=side)
         except NoFaceError:
@@ -76,7 +76,7 @@ def full_photo_observation(
     return Observation(**arrays, crop=CropTransform(jnp.asarray(1.0), jnp.zeros(2)))
 
 
-def _landmarks(photo: ScanPhoto, look: ObservationOptions, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _landmarks(photo: ScanPhoto, options: ObservationOptions, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns true landmarks (68, 2) and confidences (68,); hidden ones imitate a detector's output."""
     rng = np.random.default_rng([seed, zlib.crc32(photo.key.encode())])
     points = photo.landmarks
@@ -84,10 +84,10 @@ def _landmarks(photo: ScanPhoto, look: ObservationOptions, seed: int) -> tuple[n
     low_confidence = rng.uniform(*HIDDEN_CONFIDENCE, len(points))
     # Hidden by the head itself (the far cheek): useless to a fit, and detectors have no confidence in it.
     confidence = np.where(photo.landmarks_visible, 1.0, 0.0)
-    if not look.occluded:
+    if not options.occluded:
         return points, confidence
     covered = photo.landmarks_visible & ~photo.landmarks_visible_occluded
-    if look.masks == "given":
+    if options.masks == "given":
         return points, np.where(covered, 0.0, confidence)
     return np.where(covered[:, None], points + noise, points), np.where(covered, low_confidence, confidence)
 

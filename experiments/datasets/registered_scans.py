@@ -59,7 +59,7 @@ def find_scans(folder: Path, every: int = 1) -> list[Path]:
     return [path for files in by_folder.values() for path in files[::every]]
 
 
-def split_of(subjects: list[str]) -> dict[str, str]:
+def assign_splits(subjects: list[str]) -> dict[str, str]:
     """Assign subjects to splits, 80:10:10 by a hash of their names, so that the same names are always split alike.
 
     With three or more subjects, no split is empty.
@@ -89,7 +89,7 @@ def read_scans(
         raise ValueError(f"no split {split!r}; there are: {', '.join(SPLITS)}.")
     paths = find_scans(folder, every)
     path_parts = [path.relative_to(folder).parts for path in paths]
-    splits = split_of([parts[0] for parts in path_parts])
+    splits = assign_splits([parts[0] for parts in path_parts])
     chosen = [(path, parts) for path, parts in zip(paths, path_parts, strict=True) if splits[parts[0]] == split]
     scans, subjects, expressions, skipped = [], [], [], []
     for i, (path, parts) in enumerate(chosen):
@@ -138,7 +138,7 @@ def _count_vertices(path: Path) -> int:
 def _check_vertices(path: Path, array: np.ndarray, count: int) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1:] != (3,):
-        raise HeadFileError(f"{path}: no vertices (N, 3), but {array.dtype} {array.shape}.")
+        raise HeadFileError(f"{path}: not vertices (N, 3), but {array.dtype} {array.shape}.")
     if len(array) != count:
         raise HeadFileError(f"{path}: {len(array)} vertices, but the head has {count}: it is of another topology.")
     if not np.isfinite(array).all():

@@ -32,7 +32,8 @@ class Scenes:
 
 @dataclasses.dataclass(frozen=True)
 class SceneSpread:
-    """Ranges of random scenes: half-widths of the angles in radians, standard deviations of the coefficients."""
+    """Ranges of random scenes: half-widths of the head's angles and the largest opening of the jaw, radians; standard
+    deviations of the coefficients."""
 
     identity: float = 1.0
     expression: float = 0.7

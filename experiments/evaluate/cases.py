@@ -28,11 +28,11 @@ from fitting.occlusion import auto_masks
 from flamejax.head import HeadModel
 from flamejax.types import Observation
 
-ROOMS = ("flamejax", "fitting", "experiments/cache.py", "experiments/evaluate/cases.py")
-"""Code that observations depend on; its version names the cache."""
-FRONTAL_OF = 3
-"""The moving patch is put on the most frontal photos of this many times as many: a patch on a cheek that is turned away
-hides nothing."""
+CODE_PATHS = ("flamejax", "fitting", "experiments/cache.py", "experiments/evaluate/cases.py")
+"""Code that observations depend on."""
+CANDIDATE_FACTOR = 3
+"""The moving patch is put on the most frontal photos among this many times as many candidates, since a patch on a cheek
+that is turned away hides nothing."""
 
 
 def cases_for(config: EvaluatePhotosConfig, head: HeadModel, progress: Progress) -> tuple[list[Case], list[str]]:
@@ -46,7 +46,7 @@ def cases_for(config: EvaluatePhotosConfig, head: HeadModel, progress: Progress)
     if not moving:
         return scan_cases(config, config.max_cases)
     count = len(data_source(config.split, config.data))
-    indices = evenly_spaced_indices(count, None if config.max_cases is None else FRONTAL_OF * config.max_cases)
+    indices = evenly_spaced_indices(count, None if config.max_cases is None else CANDIDATE_FACTOR * config.max_cases)
     pairs, failures = _observe_scans(config, indices, occluded=False)
     pairs = sorted(pairs, key=lambda pair: -frontality(pair[0]))[: config.max_cases]
     return [with_patch(case, photo, place) for place in PLACES for case, photo in pairs], failures
@@ -92,7 +92,7 @@ def folder_cases(
         raise FileNotFoundError(f"--photos {folder}: no folder with photos.")
     named = photos.name_photos(paths)
     chosen = [named[k] for k in evenly_spaced_indices(len(named), limit)]
-    cache, detector = run_folder(cache, "observations", ROOMS, head_id(head)), functools.cache(detector)
+    cache, detector = run_folder(cache, "observations", CODE_PATHS, head_id(head)), functools.cache(detector)
     cases, failures = [], []
     for number, photo in enumerate(chosen):
         observation = _observe_photo_file(head, photo, cache, detector)

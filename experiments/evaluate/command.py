@@ -48,13 +48,13 @@ def run(config: EvaluateConfig) -> int:
 
 def _show(config: EvaluateConfig, report: Report, console: Console) -> None:
     """Print the report, and write the files that are asked for."""
-    from experiments.tables.report import as_csv, as_markdown, tables
+    from experiments.tables.report import as_csv, as_markdown, as_rich_tables
     from flamejax.files import write_text
 
     for line in report.left_out:
         console.print(f"left out: {line}", markup=False)
-    for each in tables(report.sheets):
-        console.print(each)
+    for table in as_rich_tables(report.sheets):
+        console.print(table)
     further, files = dataclasses.asdict(report.table), config.output
     rows = further.pop("rows")
     if files.csv:

@@ -213,7 +213,7 @@ SUBCOMMANDS = Subcommands(
     configs=TABLES,
     summaries={name: str(config.__doc__) for name, config in TABLES.items()},
 )
-FOOTER = """Each is computed on the open scans, which are built when missing, in up to 45 minutes on 2 cores.
+FOOTER = """Each table is computed on the open scans, which are built when missing, in up to 45 minutes on 2 cores.
 Fits are cached in $FLAMEJAX_DATA/evaluate: a stopped run continues where it was."""
 
 

@@ -59,7 +59,7 @@ def fitting_report(config: EvaluateFittingConfig, head: HeadModel, progress: Pro
     indices = evenly_spaced_indices(len(data_source(config.split, config.data)), config.max_cases)
     photos = list(load_photos(config.split, config.data, indices=list(indices)))
     jobs = fitting_table.fit_jobs(config.preset, config.landmarks, config.seed, config.robustness)
-    table = fitting_table.make(head, Fitter(head, LiteRTDetector), photos, jobs, progress)
+    table = fitting_table.compute_table(head, Fitter(head, LiteRTDetector), photos, jobs, progress)
     text = f"{len(photos)} photos of the open scans, preset `{config.preset}`, {config.landmarks} landmarks."
     draw = functools.partial(charts.histogram, table.histogram)
     return Report(table, fitting_table.sheets(table), text, draw=draw)
@@ -76,8 +76,10 @@ def completion_report(config: EvaluateCompletionConfig, head: HeadModel, progres
         model, left_out = None, [f"mesh_vae: {error}"]
     train, scans = load_scans("train"), load_scans(config.split)
     settings = completion.CompletionConfig(seed=config.seed)
-    more = augmentation(head, train.vertices, train.joint_rotations)
-    table, pictured = completion.make(head, train, scans, model, config.max_cases, progress, settings, more=more)
+    extra_heads = augmentation(head, train.vertices, train.joint_rotations)
+    table, pictured = completion.compute_table(
+        head, train, scans, model, config.max_cases, progress, settings, extra_heads=extra_heads
+    )
     text = (
         f"{len(pictured.cases) // 2} scans of the open scans' {config.split} split, each with a rectangle and with a "
         f"patch that hides 25 to 40 % of its vertices (seed {config.seed}). Per head the median distance of vertices, "
@@ -141,7 +143,7 @@ def ofer_report(config: EvaluateSamplesConfig, head: HeadModel, progress: Progre
     table = makers[config.table](OferRunner(head, source, idgen, idrank, config.seed), cases, progress)
     text = (
         f"Table `{config.table}`: {len(cases)} new people, in no split of the open scans, with expressions of the "
-        f"{config.split} scans, seed {config.seed}; their landmarks alone are seen. 95 % intervals over people."
+        f"{config.split} scans, seed {config.seed}; the networks see only their landmarks. 95 % intervals over people."
     )
     return Report(table, ofer_table.sheets(config.table, table), text)
 

@@ -22,8 +22,8 @@ from experiments.tables.masked_heads import (
     CompletionErrors,
     MaskedHeads,
     completion_errors,
+    evaluation_mask_maker,
     mask_heads,
-    masks_for_tests,
 )
 from experiments.tables.realism import Spectrum, samples_realism, spectrum
 from experiments.tables.report import Sheet, interval, intervals, number, sheet
@@ -85,7 +85,7 @@ class CompletionTable:
     expressions: list[dict]
     """Hidden error on neutral-like and on other expressions, and on each expression."""
     details: list[dict]
-    """CompletionErrors of the Laplacian, mm; the row `mean` shows the size of the details."""
+    """Errors of the Laplacian, mm; the row `mean` shows the size of the details."""
     samples: list[dict]
     """Realism and spread of samples."""
     spectrum: Spectrum
@@ -99,7 +99,7 @@ class CompletionPictures:
     completed: dict[str, np.ndarray]
     """method -> (N, V, 3)."""
     samples: dict[str, np.ndarray]
-    """pca, mesh_vae -> (S, count, V, 3), samples for the first S cases of `sampled`."""
+    """method -> (S, samples, V, 3), samples for the S cases in `sampled`."""
     sampled: MaskedHeads
 
 
@@ -111,40 +111,40 @@ class Completed:
     """(V, 3)"""
 
 
-def make(
+def compute_table(
     head: HeadModel, train: Scans, scans: Scans, model: MeshVAE | None, limit: int | None, progress: Progress,
-    config: CompletionConfig | None = None, folder: Path | None = None, more: np.ndarray | None = None,
+    config: CompletionConfig | None = None, folder: Path | None = None, extra_heads: np.ndarray | None = None,
 ) -> tuple[CompletionTable, CompletionPictures]:  # fmt: skip
     """Complete heads by all methods and compare.
 
     Args:
       train: training scans of pca. scans: held-out scans. limit: number of scans, evenly spaced; None for all.
-      more: (N, V, 3) further training heads of the Mesh-VAE, for pca_augmented; None leaves that method out.
+      extra_heads: (N, V, 3) further training heads of the Mesh-VAE, for pca_augmented; None leaves that method out.
       folder: of the cache, by default the data folder's `evaluate`.
     """
-    config, maker, edges = config or CompletionConfig(), masks_for_tests(head), mesh_edges(np.asarray(head.faces))
+    config, maker, edges = config or CompletionConfig(), evaluation_mask_maker(head), mesh_edges(np.asarray(head.faces))
     pca = fit_pca(train.vertices, max(config.components, *(k for k, _ in config.grid)), folder)
     linear = {"pca": pca}
-    if more is not None:
-        linear["pca_augmented"] = fit_pca(np.concatenate([train.vertices, more]), config.components, folder)
+    if extra_heads is not None:
+        linear["pca_augmented"] = fit_pca(np.concatenate([train.vertices, extra_heads]), config.components, folder)
     used = len(evenly_spaced_indices(len(scans.subject), limit))
-    cases, few, some = (
+    cases, grid_cases, sampled_cases = (
         mask_heads(maker, scans, evenly_spaced_indices(len(scans.subject), count), config.seed)
         for count in (limit, min(config.grid_scans, used), min(config.sampled, used))
     )
     completed = completions(head, linear, model, cases, progress, config, folder)
     errors = {method: completion_errors(heads, cases, edges) for method, heads in completed.items()}
-    drawn = _draw_samples(linear, model, some, config)
+    drawn = _draw_samples(linear, model, sampled_cases, config)
     table = CompletionTable(
         _rows(errors, cases),
         _ratios(errors, cases),
-        _other_settings(pca, few, edges, config, progress),
+        _other_settings(pca, grid_cases, edges, config, progress),
         [_by_expression(method, errors[method], cases) for method in errors],
         _rows(errors, cases, "_detail"),
-        samples_realism(pca, some, drawn),
+        samples_realism(pca, sampled_cases, drawn),
         spectrum(pca, train.subject, scans.vertices),
     )
-    return table, CompletionPictures(cases, completed, drawn, some)
+    return table, CompletionPictures(cases, completed, drawn, sampled_cases)
 
 
 def completions(

@@ -41,8 +41,8 @@ LOCAL = "global+local"
 class Method:
     """A row of Table 2."""
 
-    fitted: str
-    """The fitted model: global, or global+local."""
+    model_name: str
+    """Name of the fitted model: global, or global+local."""
     vae: bool
     """Whether hypotheses are latents of the Mesh-VAE; else (single-stage) they are copies of the fit's coefficients."""
     dpp: bool
@@ -97,16 +97,16 @@ class Runner:
         self._weights = functools.cache(lambda: digest_of_weights(vae))
         self._id = functools.cache(lambda: head_id(head))
 
-    def fits(self, fitted: str, cases: Sequence[Case], tick: Tick = no_tick) -> list[Fit]:
-        """Returns a fit of each case (NumPy, no batch axes) by the model `fitted`, computed or cached."""
+    def fits(self, model_name: str, cases: Sequence[Case], tick: Tick = no_tick) -> list[Fit]:
+        """Returns a fit of each case (NumPy, no batch axes) by the model of that name, computed or cached."""
         preset = PRESETS[self.settings.fit_preset]
-        folder = run_folder(self.folder, "fits", FIT_CODE_PATHS, fitted, preset, self._id())
+        folder = run_folder(self.folder, "fits", FIT_CODE_PATHS, model_name, preset, self._id())
 
         def compute(missing: list[int]) -> Iterator[Fit]:
             for indices, new in batches(len(missing), BATCH):
                 observations = [cases[missing[k]].observation for k in indices]
                 batch = jax.tree.map(lambda *leaves: np.stack(leaves), *observations)
-                fits = jax.device_get(fitting.fit(self.model(fitted), batch, preset))
+                fits = jax.device_get(fitting.fit(self.model(model_name), batch, preset))
                 for index in range(new):
                     yield jax.tree.map(lambda leaf: np.asarray(leaf[index]), fits)  # noqa: B023
 
@@ -117,10 +117,10 @@ class Runner:
         fits = self.fits(LOCAL, cases, tick)
         return [visibility_masks(case, self.head, fit) for case, fit in zip(cases, fits, strict=True)]
 
-    def fitted_heads(self, fitted: str, cases: Sequence[Case]) -> np.ndarray:
+    def fitted_heads(self, model_name: str, cases: Sequence[Case]) -> np.ndarray:
         """Returns the fits in the head frame, (N, V, 3) metres."""
-        model = self.model(fitted)
-        return np.stack([np.asarray(_to_head_frame(model, fit)[0]) for fit in self.fits(fitted, cases)])
+        model = self.model(model_name)
+        return np.stack([np.asarray(_to_head_frame(model, fit)[0]) for fit in self.fits(model_name, cases)])
 
     def hypotheses(
         self, name: str, cases: Sequence[Case], tick: Tick = no_tick, **changes: Any
@@ -136,13 +136,13 @@ class Runner:
             return diversify(vae, model, fit, observation, key, num_samples=count, config=config)
 
         settings = method, config, self._weights() if method.vae else None
-        return self.draw_hypotheses(method.fitted, draw, settings, cases, tick)
+        return self.draw_hypotheses(method.model_name, draw, settings, cases, tick)
 
     def draw_hypotheses(
-        self, fitted: str, draw: Callable[[FitModel, Fit, Observation, jax.Array], Hypotheses], settings: object,
+        self, model_name: str, draw: Callable[[FitModel, Fit, Observation, jax.Array], Hypotheses], settings: object,
         cases: Sequence[Case], tick: Tick = no_tick,
     ) -> list[DrawnHypotheses]:  # fmt: skip
-        """Returns hypotheses of each case, computed by `draw` from the fit by the model `fitted` and a key, or cached.
+        """Returns hypotheses of each case, computed by `draw` from the fit by the named model and a key, or cached.
 
         Args:
           settings: settings that the draws depend on, besides `self.settings`.
@@ -152,9 +152,9 @@ class Runner:
         folder = run_folder(self.folder, "hypotheses", CODE_PATHS, *all_settings)
 
         def compute(missing: list[int]) -> Iterator[DrawnHypotheses]:
-            model = self.model(fitted)
+            model = self.model(model_name)
             for case in (cases[k] for k in missing):
-                (fit,) = self.fits(fitted, [case])
+                (fit,) = self.fits(model_name, [case])
                 start = time.perf_counter()
                 with compile_clock() as clock:
                     drawn = jax.block_until_ready(draw(model, fit, case.observation, case_key(case, common.seed)))
@@ -162,8 +162,8 @@ class Runner:
 
         return load_or_compute([folder / case.file for case in cases], DrawnHypotheses, compute, tick)
 
-    def _prepare(self, fitted: str) -> FitModel:
-        return fitting.prepare(self.head, load_local_model(self.head) if fitted == LOCAL else None)
+    def _prepare(self, model_name: str) -> FitModel:
+        return fitting.prepare(self.head, load_local_model(self.head) if model_name == LOCAL else None)
 
 
 def _in_head_frame(model: FitModel, fit: Fit, drawn: Hypotheses, seconds: float) -> DrawnHypotheses:

@@ -140,7 +140,7 @@ def measure_photos(
     rows = []
     for case, mask in zip(cases, masks, strict=True):
         (drawn,) = runner.hypotheses(method, [case], tick, **changes)
-        (fit,) = runner.fits(METHODS[method].fitted, [case])
+        (fit,) = runner.fits(METHODS[method].model_name, [case])
         failed = int(fit.code) != 0 or not np.isfinite(drawn.heads).all()
         measures = _measure(drawn.heads, case.truth, mask, realism)
         rows.append(measures | {"seconds": drawn.seconds, "failed": float(failed)})
@@ -190,10 +190,10 @@ def references(runner: Runner, cases: Sequence[Case], realism: Realism, held_out
     truths = [case.truth for case in cases if case.truth is not None]
     if len(truths) == len(cases):
         rows.append(_reference("true heads of the photos", np.stack(truths), subjects, realism))
-    for fitted in ("global", LOCAL):
-        heads = runner.fitted_heads(fitted, cases)
+    for name in ("global", LOCAL):
+        heads = runner.fitted_heads(name, cases)
         distances = [math.nan if c.truth is None else rms(head, c.truth) for head, c in zip(heads, cases, strict=True)]
-        row = _reference(f"fits: {fitted}", heads, subjects, realism)
+        row = _reference(f"fits: {name}", heads, subjects, realism)
         rows.append(row | columns("rms", mean_of(np.array(distances), subjects), subjects))
     return rows
 

@@ -29,12 +29,12 @@ NO_FACE = -1
 
 
 @dataclass(frozen=True)
-class Job:
+class FitJob:
     """One way to fit a photo."""
 
     method: str
     """global or global+local."""
-    look: ObservationOptions
+    options: ObservationOptions
     preset: str = "fast"
     seed: int = 0
     """Seed of the simulated detector's errors at hidden landmarks."""
@@ -49,7 +49,9 @@ class PhotoFit:
     occlusion_mask: np.ndarray
     """(S, S) bool, pixels that the fit treated as hidden."""
     nme: float
+    """Mean distance of the inner landmarks, in outer-eye distances; NaN without a face."""
     code: int
+    """Result code of the fit, 0 = ok, or `NO_FACE`."""
 
 
 class Fitter:
@@ -61,7 +63,7 @@ class Fitter:
         self._detector = functools.cache(detector)
         self._model = functools.cache(self._prepare)
 
-    def fit(self, photos: Sequence[ScanPhoto], job: Job, tick: Tick = no_tick) -> list[PhotoFit]:
+    def fit(self, photos: Sequence[ScanPhoto], job: FitJob, tick: Tick = no_tick) -> list[PhotoFit]:
         """Returns fits of photos, computed or cached. `tick` is called with the number of new results."""
 
         def compute(missing: list[int]) -> Iterator[PhotoFit]:
@@ -71,15 +73,15 @@ class Fitter:
         folder = run_folder(self.folder, "photos", CODE_PATHS, job, PRESETS[job.preset], head_id(self.head))
         return load_or_compute([folder / f"{photo.key}.npz" for photo in photos], PhotoFit, compute, tick)
 
-    def _fit_batch(self, photos: list[ScanPhoto], job: Job) -> list[PhotoFit]:
-        detector = self._detector() if job.look.landmarks == "detected" else None
-        observations = [observe(photo, job.look, detector, job.seed) for photo in photos]
+    def _fit_batch(self, photos: list[ScanPhoto], job: FitJob) -> list[PhotoFit]:
+        detector = self._detector() if job.options.landmarks == "detected" else None
+        observations = [observe(photo, job.options, detector, job.seed) for photo in photos]
         faces = [each for each in observations if each is not None]
         if not faces:
             return [self._no_face(photo) for photo in photos]
         # The batch is padded with copies, so that only one shape is compiled.
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(faces + [faces[-1]] * (BATCH - len(faces))))
-        if job.look.masks == "auto":
+        if job.options.masks == "auto":
             batch = auto_masks(self.head, batch)
         model = self._model(job.method)
         fit = jax.device_get(fitting.fit(model, batch, PRESETS[job.preset]))

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.datasets.observations import Landmarks, ObservationOptions
 from experiments.datasets.open_faces import ScanPhoto
-from experiments.tables.fits import NO_FACE, Fitter, Job, PhotoFit
+from experiments.tables.fits import NO_FACE, FitJob, Fitter, PhotoFit
 from experiments.tables.report import Column, Sheet, interval_text, number, sheet
 from experiments.tables.runs import Progress, progress_tick
 from experiments.tables.statistics import RANDOM, columns, groups, mean_of, ratio_of, subjects_of
@@ -45,25 +45,25 @@ class FittingTable:
     """method -> rms_all of each photo (Fig. 6)."""
 
 
-def fit_jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) -> dict[str, Job]:
+def fit_jobs(preset: str, landmarks: Landmarks, seed: int, robustness: bool = True) -> dict[str, FitJob]:
     """Returns the fits that the table needs, by name; `robustness` adds clean photos and automatic masks."""
-    looks = {
+    options = {
         "global": ObservationOptions(True, "given", landmarks),
         "global+local": ObservationOptions(True, "given", landmarks),
         "clean": ObservationOptions(False, "none", landmarks),
         "auto": ObservationOptions(True, "auto", landmarks),
         "auto clean": ObservationOptions(False, "auto", landmarks),
     }
-    names = list(looks)[: None if robustness else 2]
-    return {name: Job(name if name in METHODS else "global+local", looks[name], preset, seed) for name in names}
+    names = list(options)[: None if robustness else 2]
+    return {name: FitJob(name if name in METHODS else "global+local", options[name], preset, seed) for name in names}
 
 
-def make(
-    head: HeadModel, fitter: Fitter, photos: Sequence[ScanPhoto], wanted: dict[str, Job], progress: Progress
+def compute_table(
+    head: HeadModel, fitter: Fitter, photos: Sequence[ScanPhoto], jobs: dict[str, FitJob], progress: Progress
 ) -> FittingTable:
     """Fit the photos by all jobs and compare. Failed fits count with their result (the mean head if there is no face);
     rows have their number."""
-    fits = {name: fitter.fit(photos, job, progress_tick(progress, name, photos)) for name, job in wanted.items()}
+    fits = {name: fitter.fit(photos, job, progress_tick(progress, name, photos)) for name, job in jobs.items()}
     floors = {method: _errors(heads, photos) for method, heads in floor_vertices(head, photos, progress).items()}
     at_root = np.asarray(head.v_template) - np.asarray(head.joint_template[0])
     errors = {"mean": _errors([at_root] * len(photos), photos)}

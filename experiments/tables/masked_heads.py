@@ -42,8 +42,8 @@ class MaskedHeads:
         return len(self.heads)
 
 
-def masks_for_tests(head: HeadModel) -> MaskMaker:
-    """Returns the mask generator of the tables."""
+def evaluation_mask_maker(head: HeadModel) -> MaskMaker:
+    """Returns the mask maker of the tables, whose patches differ from those of training."""
     return mask_maker(head, seed=MASK_SEED)
 
 

@@ -76,7 +76,7 @@ TITLES = {
     "identity": f"Errors of {CANDIDATES} identities, frontal vertices after a similarity, mm (95 % interval)",
     "comparisons": "Comparisons of the means of median_mm (95 % interval)",
     "samples": "The best of n identities: median_mm (95 % interval)",
-    "samplers": f"{CANDIDATES} identities by the sampler, and the ratio to all 1000 steps (wanted of 20: 0.95 to 1.05)",
+    "samplers": f"{CANDIDATES} identities by the sampler; ratio to all 1000 steps (target for 20: 0.95 to 1.05)",
     "ranking": f"{CANDIDATES} of IdGen's identities by their true median_mm (95 % interval); chance: the mean of "
     f"{RANDOM_ORDERS} random orders; best_fifth: the first is among the best 20 %",
 }
@@ -105,8 +105,8 @@ def identity(runner: OferRunner, cases: Sequence[OferCase], progress: Progress) 
     sources = dict.fromkeys(source for source, _ in ROWS.values())
     drawn = {name: runner.evaluate(name, cases, CANDIDATES, progress_tick(progress, name, cases)) for name in sources}
     rows, each, medians = [], [], {}
-    for method, (source, counting) in ROWS.items():
-        errors = np.stack([select_errors(case, counting) for case in drawn[source]])
+    for method, (source, selection) in ROWS.items():
+        errors = np.stack([select_errors(case, selection) for case in drawn[source]])
         for occluder, which in groups([case.occluder for case in cases], ("overall", *(name for name, _ in COVERED))):
             rows.append({"method": method, "occluder": occluder} | summary(errors, MEASURES, cases, which))
         case_rows = _case_rows({"method": method}, MEASURES, cases, errors)

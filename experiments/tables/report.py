@@ -78,7 +78,7 @@ def interval_text(row: dict, name: str, digits: int = 3, between: str = "-") -> 
     return value if low is None or high is None else f"{value} ({low:.{digits}f}{between}{high:.{digits}f})"
 
 
-def tables(sheets: Sequence[Sheet]) -> list[Table]:
+def as_rich_tables(sheets: Sequence[Sheet]) -> list[Table]:
     """Returns the sheets that have rows as tables of rich."""
     rich_tables = []
     for title, columns, rows in (each for each in sheets if each.rows):

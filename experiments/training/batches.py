@@ -25,7 +25,7 @@ def shuffled_batches(rows: Any, size: int, seed: int) -> Any:
     """Returns an endless iterator over batches of `size` examples; `get_state()` and `set_state(state)` resume it.
 
     Args:
-      rows: random access to examples, arrays or trees of arrays, such as one array. Several threads read it.
+      rows: random access to examples, arrays or trees of arrays, such as one array. A background thread reads it.
     """
     data = grain.MapDataset.source(rows).shuffle(seed=seed).repeat().batch(size, drop_remainder=True)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

@@ -22,7 +22,7 @@ class RunFolder:
     workdir: Path | None = None
     restart: bool = False
     """Delete the folder's checkpoints and start anew."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
     """JSON values by name; a run can only be resumed with the same ones."""
 
     def has_checkpoints(self) -> bool:
@@ -31,16 +31,16 @@ class RunFolder:
             return False
         return any(path.name.isdigit() for path in (self.workdir / "checkpoints").glob("*"))
 
-    def check_facts(self) -> None:
-        """Check that `facts` are those of the folder's checkpoints. Facts that are not known yet may be missing.
+    def check_fingerprint(self) -> None:
+        """Check the fingerprint against that of the folder's checkpoints. Values that are not known yet may be missing.
 
         Raises:
-          ValueError: the folder has checkpoints of a run with other facts.
+          ValueError: the folder has checkpoints of a run with another fingerprint.
         """
         if self.workdir is None or not self.has_checkpoints() or not (self.workdir / "settings.json").is_file():
             return
         before = json.loads((self.workdir / "settings.json").read_text())
-        now = json.loads(json.dumps(self.facts))
+        now = json.loads(json.dumps(self.fingerprint))
         changed = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
         if changed:
             raise ValueError(
@@ -53,7 +53,7 @@ class Checkpoints:
     """The checkpoints in a run's folder. Opening them with `restart` deletes the earlier ones, so validate first."""
 
     def __init__(self, run_folder: RunFolder, keep: int):
-        run_folder.check_facts()
+        run_folder.check_fingerprint()
         self.workdir, self._manager = run_folder.workdir, None
         if run_folder.workdir is None:
             return
@@ -61,7 +61,7 @@ class Checkpoints:
         if run_folder.restart:
             shutil.rmtree(self.folder, ignore_errors=True)
         run_folder.workdir.mkdir(parents=True, exist_ok=True)
-        write_text(run_folder.workdir / "settings.json", json.dumps(dict(run_folder.facts), indent=1) + "\n")
+        write_text(run_folder.workdir / "settings.json", json.dumps(dict(run_folder.fingerprint), indent=1) + "\n")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 

@@ -55,8 +55,8 @@ def train_network(
     Raises:
       RuntimeError: a loss is not finite, or a checkpoint cannot be read. OSError: disk trouble.
     """
-    graphdef, state = nnx.split(model)
-    params, rest = nnx.split_state(state, nnx.Param, ...)
+    graphdef, network_state = nnx.split(model)
+    params, rest = nnx.split_state(network_state, nnx.Param, ...)
 
     def merged(state: TrainState) -> Network:
         return nnx.merge(graphdef, jax.device_put(state.eval_params, jax.devices()[0]), rest)
@@ -65,16 +65,17 @@ def train_network(
     try:
         mesh = device_mesh(config.devices)
         step = make_step(graphdef, config, mesh)
-        now = jax.device_put(initial_state(params, optimizer, averaged), NamedSharding(mesh, REPLICATED))
+        state = jax.device_put(initial_state(params, optimizer, averaged), NamedSharding(mesh, REPLICATED))
         start = checkpoints.latest() or 0
         if start:
-            now = checkpoints.restore(now, batches)
-            console.print(f"going on from step {start} of {config.steps}")
+            state = checkpoints.restore(state, batches)
+            console.print(f"resuming from step {start} of {config.steps}")
         logger, pending = MetricsLogger(checkpoints.workdir, start), []
         with progress_bar(console, "loss") as progress:
             task = progress.add_task("training", total=config.steps, completed=start, loss="compiling")
             for done in range(start + 1, config.steps + 1):
-                now, losses = step(now, rest, constants, jax.device_put(next(batches), NamedSharding(mesh, SHARDED)))
+                batch = jax.device_put(next(batches), NamedSharding(mesh, SHARDED))
+                state, losses = step(state, rest, constants, batch)
                 pending.append(losses)
                 last = done == config.steps
                 checkpoint = last or done % config.checkpoint_every == 0
@@ -82,14 +83,14 @@ def train_network(
                     means = _log_losses(logger, checkpoints, done, pending)
                     progress.update(task, completed=done, loss=progress_format.format(**means))
                 if checkpoint:
-                    checkpoints.save(done, now, batches)
+                    checkpoints.save(done, state, batches)
                 if evaluator is not None and (last or done % config.eval_every == 0):
-                    _evaluate(logger, done, evaluator, merged(now), console)
+                    _evaluate(logger, done, evaluator, merged(state), console)
     finally:
         if logger is not None:
             logger.close()
         checkpoints.close()
-    return merged(now), logger.training_record()
+    return merged(state), logger.training_record()
 
 
 def _log_losses(
@@ -102,7 +103,7 @@ def _log_losses(
         checkpoints.wait()
         last_good = checkpoints.latest()
         raise RuntimeError(
-            f"the loss is no number any more, before step {step}. "
+            f"the loss is not finite by step {step}. "
             + (f"The checkpoint of step {last_good} is good. " if last_good else "")
             + "Train with a smaller --learning-rate in another --workdir."
         )

@@ -20,7 +20,7 @@ class TrainingRecord:
     """Losses and validation errors of a training run."""
 
     losses: dict[str, np.ndarray]
-    """`step` (N,) from 1, and each loss by its name (N,). One entry a step; in a resumed run, earlier entries are
+    """`step` (N,) from 1, and each loss by its name (N,). One entry per step; in a resumed run, earlier entries are
     read from metrics.jsonl, which has means over `log_every` steps."""
     validation: dict[str, float] = field(default_factory=dict)
     """The last errors on validation data, by name; empty where there are no such data."""

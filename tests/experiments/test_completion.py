@@ -148,14 +148,15 @@ def test_completion_errors_are_medians_over_hidden_and_visible_vertices():
 
 
 def test_completion_table_has_its_rows_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(completion, "masks_for_tests", lambda head: MAKER)
+    monkeypatch.setattr(completion, "evaluation_mask_maker", lambda head: MAKER)
     done: dict[str, int] = {}
 
     def tick(name, total, count):
         done[name] = done.get(name, 0) + count
 
     def table():
-        return completion.make(HEAD, scans(10, 0), scans(3, 1), tiny_vae(), 5, tick, SETTINGS, tmp_path, heads(20, 7))
+        inputs = HEAD, scans(10, 0), scans(3, 1), tiny_vae()
+        return completion.compute_table(*inputs, 5, tick, SETTINGS, tmp_path, heads(20, 7))
 
     first, pictured = table()
     assert [(r["method"], r["occluder"]) for r in first.rows] == [
@@ -213,7 +214,7 @@ def test_completion_without_weights_leaves_the_mesh_vae_out(tmp_path, monkeypatc
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
     monkeypatch.setattr(reports, "load_scans", lambda split: scans(8, 0) if split == "train" else scans(2, 1))
     monkeypatch.setattr(reports, "augmentation", lambda head, verts, turns: heads(20, 7))
-    monkeypatch.setattr(completion, "masks_for_tests", lambda head: MAKER)
+    monkeypatch.setattr(completion, "evaluation_mask_maker", lambda head: MAKER)
     monkeypatch.setattr(completion, "CompletionConfig", lambda seed: dataclasses.replace(SETTINGS, seed=seed))
     monkeypatch.setenv("FLAMEJAX_DATA", str(tmp_path))
     files = {name: tmp_path / f"table.{name}" for name in ("json", "md", "png")}

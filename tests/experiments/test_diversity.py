@@ -143,7 +143,7 @@ def test_diversity_table_has_its_rows_and_values(tmp_path, fakes, training):
     sheets = diversity_table.sheets("diversity", table)
     text = report.as_markdown("Heads.", sheets)
     assert "| global+local+vae+dpp | overall | 8 |" in text and text.count("\n\n**") == 3
-    assert len(report.tables(sheets)) == 3
+    assert len(report.as_rich_tables(sheets)) == 3
 
 
 def test_values_that_cannot_be_measured_are_none(tmp_path, fakes, training):
@@ -174,7 +174,7 @@ def test_hyperparameters_and_moving_occlusion_have_their_rows(tmp_path, fakes, t
     assert len(table.each) == 12 and len(fakes.draws) == 12
     charts.heat_maps(table.rows, tmp_path / "heat.png")
     assert np.asarray(Image.open(tmp_path / "heat.png").convert("L")).std() > 5
-    assert len(report.tables(diversity_table.sheets("hyperparameters", table))) == 2
+    assert len(report.as_rich_tables(diversity_table.sheets("hyperparameters", table))) == 2
     moved = {place: [moving_occlusion.with_patch(one, None, place) for one in cases] for place in ("mouth", "eyes")}
     table = diversity_table.moving_occlusion(run, moved, training, lambda *a: None)
     assert [r["place"] for r in table.rows] == ["mouth", "eyes"] and table.rows[0]["photos"] == 2

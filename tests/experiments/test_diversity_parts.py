@@ -12,7 +12,7 @@ import flamejax
 from experiments.cache import flatten_tree, read_tree, write_tree
 from experiments.datasets.open_faces import Scans
 from experiments.datasets.open_faces.photos import occluder_kind
-from experiments.evaluate import cases as cases_of
+from experiments.evaluate import cases as evaluate_cases
 from experiments.evaluate.config import EvaluateDiversityConfig
 from experiments.tables import moving_occlusion, realism
 from experiments.tables.diverse_cases import balanced_indices, visibility_masks
@@ -56,7 +56,7 @@ def test_asd_is_exact_for_nearly_equal_heads():
     assert metrics.asd(near) == pytest.approx(expected, rel=1e-12)
 
 
-def test_balanced_spreads_photos_over_subjects_and_occluders():
+def test_balanced_indices_spread_photos_over_subjects_and_occluders():
     pairs = [(subject, expression) for subject in range(30) for expression in range(12)]
     kinds = [occluder_kind(*pair) for pair in pairs]
     for limit in (4, 6, 24, 60):
@@ -174,16 +174,16 @@ def test_folder_cases_observes_photos_once(tmp_path, monkeypatch):
     Image.new("RGB", (64, 48)).save(tmp_path / "in" / "black.png")
     (tmp_path / "in" / "broken.jpg").write_text("no image")
     tools, masked = FakeTools(), []
-    monkeypatch.setattr(cases_of, "observe_photo", lambda image, detector, **given: tools.observe(image, **given))
+    monkeypatch.setattr(evaluate_cases, "observe_photo", lambda image, detector, **given: tools.observe(image, **given))
 
     def auto(head, batch):
         masked.append(batch.image.shape[0])
         return dataclasses.replace(batch, occlusion_mask=np.ones(batch.image.shape[:3], np.float32))
 
-    monkeypatch.setattr(cases_of, "auto_masks", auto)
+    monkeypatch.setattr(evaluate_cases, "auto_masks", auto)
     ticks = []
     for _ in range(2):
-        cases, failures = cases_of.folder_cases(
+        cases, failures = evaluate_cases.folder_cases(
             HEAD, tmp_path / "in", None, lambda name, total, n: ticks.append(total), lambda: None, tmp_path / "cache"
         )
         assert [c.key for c in cases] == ["p0", "p1", "p2"] and len({c.subject for c in cases}) == 3
@@ -191,10 +191,10 @@ def test_folder_cases_observes_photos_once(tmp_path, monkeypatch):
         assert masked == [1, 1, 1] and (np.asarray(cases[0].observation.occlusion_mask) == 1).all()
     assert ticks == [5] * 10
     quiet = lambda *a: None  # noqa: E731
-    some, _ = cases_of.folder_cases(HEAD, tmp_path / "in", 3, quiet, lambda: None, tmp_path / "cache")
+    some, _ = evaluate_cases.folder_cases(HEAD, tmp_path / "in", 3, quiet, lambda: None, tmp_path / "cache")
     assert [c.key for c in some] == ["p0", "p2"]  # of the first, the middle and the last name
     with pytest.raises(FileNotFoundError, match="no folder with photos"):
-        cases_of.folder_cases(HEAD, tmp_path / "cache" / "none", None, quiet, lambda: None, tmp_path)
+        evaluate_cases.folder_cases(HEAD, tmp_path / "cache" / "none", None, quiet, lambda: None, tmp_path)
 
 
 def test_cases_for_returns_photos_of_the_open_scans(monkeypatch):
@@ -206,9 +206,9 @@ def test_cases_for_returns_photos_of_the_open_scans(monkeypatch):
         requested.append(list(indices))
         return [photo(k) for k in indices]
 
-    monkeypatch.setattr(cases_of, "load_photos", load)
+    monkeypatch.setattr(evaluate_cases, "load_photos", load)
     config = EvaluateDiversityConfig(limit=6)
-    cases, failures = cases_of.cases_for(config, HEAD, lambda *a: None)
+    cases, failures = evaluate_cases.cases_for(config, HEAD, lambda *a: None)
     assert len(cases) == len(requested[0]) == 6 and not failures
     assert cases[0].truth is not None and cases[0].observation.image.shape == (16, 16, 3)
     hidden = ~cases[0].visible & cases[0].visible_unoccluded

@@ -1,4 +1,4 @@
-"""Evaluation: metrics and intervals with known answers, observations, kept fits, the table made of them."""
+"""Evaluation: metrics and intervals with known results, observations, cached fits, and the table of fits."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from experiments.datasets.observations import ObservationOptions, evenly_spaced_
 from experiments.datasets.open_faces import ScanPhoto
 from experiments.evaluate import reports
 from experiments.tables import charts, fits, fitting_table, report
-from experiments.tables.fits import Fitter, Job, PhotoFit
+from experiments.tables.fits import FitJob, Fitter, PhotoFit
 from experiments.tables.runs import code_version
 from experiments.tables.statistics import OCCLUDERS, bootstrap, mean_of, ratio_of
 from flamejax import metrics
@@ -28,7 +28,7 @@ SIDE = 16
 
 
 def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> ScanPhoto:
-    """A photo of the random head, moved by `shift` metres; its upper half is hidden."""
+    """Returns a photo of the random head, moved by `shift` metres; its upper half is hidden."""
     rng = np.random.default_rng(subject)
     verts = np.asarray(HEAD.v_template) - np.asarray(HEAD.joint_template[0]) + shift
     upper = np.zeros((SIDE, SIDE), np.float32)
@@ -36,7 +36,7 @@ def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> Scan
     points = rng.uniform(0, SIDE, (68, 2)).astype(np.float32)
     clean = np.ones(68, bool)
     clean[:3] = False
-    seen = np.ones(len(verts), bool)
+    visible = np.ones(len(verts), bool)
     fields = {field.name: None for field in dataclasses.fields(ScanPhoto)}
     fields |= {
         "key": f"subject_{subject:04d}-mouth_open",
@@ -51,8 +51,8 @@ def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> Scan
         "landmarks_visible": clean,
         "landmarks_visible_occluded": clean & (points[:, 1] >= SIDE / 2),
         "vertices": verts.astype(np.float32),
-        "vertices_visible": seen,
-        "vertices_visible_occluded": seen & (verts[:, 1] < 0.1),
+        "vertices_visible": visible,
+        "vertices_visible_occluded": visible & (verts[:, 1] < 0.1),
         "camera": PerspectiveCamera(jnp.asarray(1.0), jnp.zeros(2), jnp.eye(4)),
     }
     return ScanPhoto(**fields)
@@ -60,39 +60,39 @@ def photo(subject: int, occluder: str = "glasses", shift: float = 0.001) -> Scan
 
 def test_rms_is_the_root_of_the_mean_squared_distance_in_thousandths():
     truth = np.zeros((4, 3))
-    found = np.array([[0.003, 0, 0], [0, 0.004, 0], [0, 0, 0], [0, 0, 0]])
-    assert metrics.rms(found, truth) == pytest.approx(2.5)
-    assert metrics.rms(found, truth, np.array([True, False, False, False])) == pytest.approx(3.0)
-    assert np.isnan(metrics.rms(found, truth, np.zeros(4, bool)))
+    predicted = np.array([[0.003, 0, 0], [0, 0.004, 0], [0, 0, 0], [0, 0, 0]])
+    assert metrics.rms(predicted, truth) == pytest.approx(2.5)
+    assert metrics.rms(predicted, truth, np.array([True, False, False, False])) == pytest.approx(3.0)
+    assert np.isnan(metrics.rms(predicted, truth, np.zeros(4, bool)))
 
 
-def test_a_similarity_is_undone_by_the_alignment():
+def test_aligned_undoes_a_similarity():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(50, 3))
-    turn = np.asarray(flamejax.head.rotation_matrix(jnp.asarray([0.3, -0.2, 0.9])))
-    moved = 1.7 * truth @ turn.T + [1.0, 2.0, 3.0]
+    rotation = np.asarray(flamejax.head.rotation_matrix(jnp.asarray([0.3, -0.2, 0.9])))
+    moved = 1.7 * truth @ rotation.T + [1.0, 2.0, 3.0]
     np.testing.assert_allclose(metrics.aligned(moved, truth), truth, atol=1e-5)
     half = np.arange(50) < 25
-    moved[~half] += 5.0  # what is not chosen does not steer
+    moved[~half] += 5.0  # vertices outside the mask do not count
     np.testing.assert_allclose(metrics.aligned(moved, truth, half)[half], truth[half], atol=1e-5)
     mirrored = truth * [-1, 1, 1]
     assert metrics.rms(metrics.aligned(mirrored, truth), truth) > 100
 
 
-def test_the_head_frame_undoes_the_global_rotation():
+def test_head_frame_undoes_the_global_rotation():
     model = fitting.prepare(HEAD)
     params = random_params(HEAD, 3, (2,))
     params = dataclasses.replace(params, transl=jnp.zeros((2, 3)))
     root = np.asarray(root_joint(model.head, params))
-    found = head_frame(np.asarray(flamejax.vertices(HEAD, params)), root, np.asarray(params.global_orient))
-    still = flamejax.vertices(HEAD, dataclasses.replace(params, global_orient=jnp.zeros((2, 3))))
-    np.testing.assert_allclose(found, np.asarray(still) - root[:, None], atol=1e-5)
+    verts = head_frame(np.asarray(flamejax.vertices(HEAD, params)), root, np.asarray(params.global_orient))
+    unrotated = flamejax.vertices(HEAD, dataclasses.replace(params, global_orient=jnp.zeros((2, 3))))
+    np.testing.assert_allclose(verts, np.asarray(unrotated) - root[:, None], atol=1e-5)
 
 
-def test_mask_counts_look_inside_the_area_only():
-    found, truth, area = np.zeros((3, 4, 4))
-    found[0], truth[:2], area[:, :3] = 1, 1, 1
-    assert metrics.mask_counts(found, truth, area) == (3, 6)
+def test_mask_counts_ignores_pixels_outside_the_area():
+    predicted, truth, area = np.zeros((3, 4, 4))
+    predicted[0], truth[:2], area[:, :3] = 1, 1, 1
+    assert metrics.mask_counts(predicted, truth, area) == (3, 6)
 
 
 def test_intervals_come_from_subjects_not_photos():
@@ -103,13 +103,13 @@ def test_intervals_come_from_subjects_not_photos():
     assert (high - low) / (2 * 1.96) == pytest.approx(values.std() / np.sqrt(20), rel=0.15)
     ratio, low, high = ratio_of(0.8 * values, values, subjects)
     assert (ratio, low, high) == pytest.approx((0.8, 0.8, 0.8))
-    holed = values.copy()
-    holed[3] = np.nan
-    assert mean_of(holed, subjects)[0] == pytest.approx(np.nanmean(holed))
+    with_gap = values.copy()
+    with_gap[3] = np.nan
+    assert mean_of(with_gap, subjects)[0] == pytest.approx(np.nanmean(with_gap))
     assert np.isnan(bootstrap(np.full((2, 1), np.nan), np.arange(2), lambda m: m[..., 0])[0])
 
 
-def test_looks_decide_what_a_fit_is_told():
+def test_observation_options_select_image_mask_and_landmarks():
     one = photo(3)
     hidden = one.landmarks_visible & ~one.landmarks_visible_occluded
     given = observe(one, ObservationOptions())
@@ -122,22 +122,22 @@ def test_looks_decide_what_a_fit_is_told():
     assert np.abs(np.asarray(auto.landmarks) - one.landmarks)[hidden].min() > 0
     np.testing.assert_array_equal(np.asarray(auto.landmarks)[~hidden], one.landmarks[~hidden])
     np.testing.assert_array_equal(clean.image, one.image)
-    for seen in (given, auto, clean):
-        assert (np.asarray(seen.confidence)[:3] == 0).all()  # the head itself hides them
+    for observation in (given, auto, clean):
+        assert (np.asarray(observation.confidence)[:3] == 0).all()  # the head itself hides them
     again = observe(one, ObservationOptions(masks="auto"))
     np.testing.assert_array_equal(again.landmarks, auto.landmarks)
     other = observe(one, ObservationOptions(masks="auto"), seed=1)
     assert np.abs(np.asarray(other.landmarks) - auto.landmarks).max() > 0
 
 
-def test_limited_photos_are_spread_over_all():
+def test_evenly_spaced_indices_cover_all_photos():
     assert list(evenly_spaced_indices(360, None)) == list(range(360))
     chosen = evenly_spaced_indices(360, 96)
     assert len(chosen) == 96 and chosen[0] == 0 and chosen[-1] == 359
 
 
 class StubFitter(Fitter):
-    """Hands back the truth, 1 mm off for global and 0.5 mm off for global+local."""
+    """Returns the truth with an error of 1 mm per coordinate for global, and of 0.5 mm for global+local."""
 
     def __init__(self, folder):
         super().__init__(HEAD, lambda: None, folder)
@@ -149,9 +149,9 @@ class StubFitter(Fitter):
         return [PhotoFit(one.vertices + np.float32(step), one.occlusion_mask > 0.5, 0.01, 0) for one in photos]
 
 
-def test_kept_fits_are_not_made_again_and_damaged_ones_are(tmp_path):
+def test_fits_are_cached_and_damaged_files_are_recomputed(tmp_path):
     fitter, photos = StubFitter(tmp_path), [photo(k) for k in range(6)]
-    job = Job("global", ObservationOptions())
+    job = FitJob("global", ObservationOptions())
     first = fitter.fit(photos, job)
     assert fitter.calls == 2
     again = fitter.fit(photos, job)
@@ -170,10 +170,10 @@ def test_kept_fits_are_not_made_again_and_damaged_ones_are(tmp_path):
     assert fitter.calls == calls + 2
     assert len(code_version(fits.CODE_PATHS)) == 12
     with pytest.raises(FileNotFoundError):
-        code_version(("flamejax", "no/such/room.py"))
+        code_version(("flamejax", "no/such/file.py"))
 
 
-def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
+def test_fitting_table_has_its_rows_and_values(tmp_path, monkeypatch):
     kinds = ("glasses", "face-mask", "hand", "object")
     photos = [photo(k, kinds[k % 4]) for k in range(8)]
     monkeypatch.setattr(
@@ -181,8 +181,8 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
         lambda head, photos, progress: {m: [p.vertices + 1e-4 for p in photos] for m in ("global", "global+local")},
     )  # fmt: skip
     done = []
-    wanted = fitting_table.fit_jobs("fast", "exact", 0)
-    table = fitting_table.make(HEAD, StubFitter(tmp_path), photos, wanted, lambda *tick: done.append(tick))
+    jobs = fitting_table.fit_jobs("fast", "exact", 0)
+    table = fitting_table.compute_table(HEAD, StubFitter(tmp_path), photos, jobs, lambda *tick: done.append(tick))
     assert sum(n for name, total, n in done if name == "auto") == 8
     by = {(row["method"], row["occluder"]): row for row in table.rows}
     assert set(by) == {(m, o) for m in ("mean", "global", "global+local") for o in OCCLUDERS}
@@ -203,12 +203,12 @@ def test_the_table_has_the_rows_and_numbers_it_should(tmp_path, monkeypatch):
     charts.histogram(table.histogram, tmp_path / "h.png")
     assert (tmp_path / "h.png").stat().st_size > 1000
     jobs = fitting_table.fit_jobs("fast", "exact", 0, robustness=False)
-    short = fitting_table.make(HEAD, StubFitter(tmp_path), photos, jobs, lambda *a: None)
-    assert not short.robustness and not short.masks and len(report.tables(fitting_table.sheets(short))) == 2
+    short = fitting_table.compute_table(HEAD, StubFitter(tmp_path), photos, jobs, lambda *a: None)
+    assert not short.robustness and not short.masks and len(report.as_rich_tables(fitting_table.sheets(short))) == 2
 
 
-def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypatch):
-    """The fitter itself, with the fit replaced: copies fill the batch, and the rotation is undone."""
+def test_fitter_pads_batches_and_returns_heads_in_the_head_frame(tmp_path, monkeypatch):
+    """The fit itself is replaced."""
     fitter = Fitter(HEAD, lambda: None, tmp_path)
     shapes = []
 
@@ -222,10 +222,10 @@ def test_a_real_batch_is_fitted_and_brought_to_the_head_frame(tmp_path, monkeypa
         )  # fmt: skip
 
     monkeypatch.setattr(fits.fitting, "fit", fake_fit)
-    found = fitter.fit([photo(k) for k in range(3)], Job("global", ObservationOptions()))
-    assert shapes == [(4, SIDE, SIDE, 3)] and len(found) == 3
-    assert found[0].vertices.shape == (HEAD.num_vertices, 3) and found[0].code == 0
-    assert jax.tree.all(jax.tree.map(lambda r: bool(np.isfinite(r.vertices).all()), found))
+    results = fitter.fit([photo(k) for k in range(3)], FitJob("global", ObservationOptions()))
+    assert shapes == [(4, SIDE, SIDE, 3)] and len(results) == 3
+    assert results[0].vertices.shape == (HEAD.num_vertices, 3) and results[0].code == 0
+    assert jax.tree.all(jax.tree.map(lambda r: bool(np.isfinite(r.vertices).all()), results))
 
 
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
@@ -233,7 +233,7 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(flamejax, "load_head", lambda: HEAD)
     monkeypatch.setattr(reports, "data_source", lambda split, config: photos)
     monkeypatch.setattr(reports, "load_photos", lambda split, config, indices: [photos[k] for k in indices])
-    monkeypatch.setattr(reports, "Fitter", lambda head, detector: StubFitter(tmp_path / "kept"))
+    monkeypatch.setattr(reports, "Fitter", lambda head, detector: StubFitter(tmp_path / "cache"))
     monkeypatch.setattr(
         fitting_table, "floor_vertices",
         lambda head, photos, progress: {m: [p.vertices + 1e-4 for p in photos] for m in ("global", "global+local")},

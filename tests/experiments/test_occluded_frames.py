@@ -16,7 +16,7 @@ from experiments.evaluate.config import EvaluateExpressionConfig
 from experiments.tables.diverse_cases import frame_cases
 from flamejax.files import TEMPORARY_PREFIX
 from models.rank import frontal_vertices
-from tests.experiments.test_open_faces import built, data, head, mean_detail_field, prepared  # noqa: F401
+from tests.experiments.test_open_faces import built, data, head, mean_detail_field, subject_inputs  # noqa: F401
 from tests.heads import random_head
 
 
@@ -24,11 +24,11 @@ def share_assets(patch):
     """Use the same data of the mean head in all tests."""
     patch.setattr(pictures, "detail_field", lambda _: mean_detail_field())
     patch.setattr(pictures, "texture_layout", lambda _: worker.photo_assets().layout)
-    patch.setattr(worker, "prepared", prepared)
+    patch.setattr(worker, "subject_inputs", subject_inputs)
 
 
 @pytest.fixture(scope="module")
-def made(built, tmp_path_factory):  # noqa: F811
+def benchmark_folder(built, tmp_path_factory):  # noqa: F811
     """The three frames of the slice's test subject."""
     folder = tmp_path_factory.mktemp("occluded")
     with pytest.MonkeyPatch.context() as patch:
@@ -38,8 +38,8 @@ def made(built, tmp_path_factory):  # noqa: F811
         yield folder / "open"
 
 
-def test_frames_become_cases_of_the_expression_table(made, head, tmp_path):  # noqa: F811
-    cases, frames = frame_cases(head, made, None), list(read_frames(made))
+def test_frames_become_cases_of_the_expression_table(benchmark_folder, head, tmp_path):  # noqa: F811
+    cases, frames = frame_cases(head, benchmark_folder, None), list(read_frames(benchmark_folder))
     assert [case.key for case in cases] == [frame.name for frame in frames]
     for case, frame in zip(cases, frames, strict=True):
         np.testing.assert_array_equal(case.visible, frame.unoccluded)
@@ -49,18 +49,18 @@ def test_frames_become_cases_of_the_expression_table(made, head, tmp_path):  # n
         np.testing.assert_allclose(observation.landmarks, frame.landmarks, atol=1e-4)
         column, row = np.floor(frame.landmarks).astype(int).T
         np.testing.assert_array_equal(observation.confidence, (frame.mask[row, column] < 0.5).astype(np.float32))
-    for case, frame in zip(frame_cases(head, made, None, occluded=False), frames, strict=True):
+    for case, frame in zip(frame_cases(head, benchmark_folder, None, occluded=False), frames, strict=True):
         np.testing.assert_array_equal(case.visible, frame.front)
         np.testing.assert_allclose(case.observation.image, frame.photo)
         assert case.observation.occlusion_mask.max() == 0 and case.observation.confidence.min() == 1
     assert len({case.subject for case in cases}) == len({frame.subject for frame in frames})
-    assert [case.key for case in frame_cases(head, made, 1)] == [frames[0].name]
+    assert [case.key for case in frame_cases(head, benchmark_folder, 1)] == [frames[0].name]
     with pytest.raises((OSError, ValueError)):
         frame_cases(head, tmp_path, None)
     with pytest.raises(ValueError, match=f"frames of the head '{head.name}', not of 'random'"):
-        frame_cases(random_head(), made, None)
+        frame_cases(random_head(), benchmark_folder, None)
     with pytest.raises(UsageError, match="--landmarks detected"):
-        EvaluateExpressionConfig(frames=made, landmarks="detected")
+        EvaluateExpressionConfig(frames=benchmark_folder, landmarks="detected")
 
 
 def test_a_split_without_scans_is_refused(built, tmp_path):  # noqa: F811
@@ -69,8 +69,8 @@ def test_a_split_without_scans_is_refused(built, tmp_path):  # noqa: F811
     assert not (tmp_path / "none").exists()
 
 
-def test_frames_are_valid(made, head):  # noqa: F811
-    frames = list(read_frames(made))
+def test_frames_are_valid(benchmark_folder, head):  # noqa: F811
+    frames = list(read_frames(benchmark_folder))
     assert [f.expression for f in frames] == ["eyebrow", "high_smile", "mouth_extreme"]
     scans = open_faces.load_scans("test", "slice")
     facial = frontal_vertices(head)
@@ -85,8 +85,8 @@ def test_frames_are_valid(made, head):  # noqa: F811
         assert frame.landmarks.shape == (68, 2) and (frame.landmarks > 0).all() and (frame.landmarks < 256).all()
 
 
-def test_geometry_masks_and_photos_agree(made):
-    for frame in read_frames(made):
+def test_geometry_masks_and_photos_agree(benchmark_folder):
+    for frame in read_frames(benchmark_folder):
         screen = np.asarray(frame.camera.project(jnp.asarray(frame.vertices)))
         column, row = np.floor(screen[frame.front, :2]).astype(int).T
         under = frame.mask[row, column] > 0
@@ -97,13 +97,13 @@ def test_geometry_masks_and_photos_agree(made):
         assert direction[2] < -np.cos(np.deg2rad(15))  # the face looks at the camera
 
 
-def test_an_interrupted_benchmark_is_continued_and_equal(made, built, tmp_path, monkeypatch):  # noqa: F811
+def test_an_interrupted_benchmark_is_continued_and_equal(benchmark_folder, built, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("FLAMEJAX_DATA", str(built))
     share_assets(monkeypatch)
     args = [str(tmp_path / "again"), "--config", "slice", "--limit", "2"]
     assert command.main(args) == 0
     first, last = read_frames(tmp_path / "again")
-    again = {f.name: f for f in read_frames(made)}
+    again = {f.name: f for f in read_frames(benchmark_folder)}
     assert (first.expression, last.expression) == ("eyebrow", "mouth_extreme")
     for frame in (first, last):  # independent of other frames
         np.testing.assert_array_equal(frame.occluded, again[frame.name].occluded)
@@ -123,9 +123,9 @@ def fail():
     raise OSError("no space left")
 
 
-def test_other_settings_and_other_folders_are_refused(made, built, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_other_settings_and_other_folders_are_refused(benchmark_folder, built, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setenv("FLAMEJAX_DATA", str(built))
-    assert command.main([str(made), "--config", "slice", "--seed", "1"]) == 1
+    assert command.main([str(benchmark_folder), "--config", "slice", "--seed", "1"]) == 1
     assert "other settings (seed)" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")

@@ -30,8 +30,8 @@ def mean_detail_field() -> details.DetailField:
 
 
 @functools.cache
-def prepared():
-    """Replaces `worker.prepared`, for the data folder with `slice`."""
+def subject_inputs():
+    """Replaces `worker.subject_inputs`, for the data folder with `slice`."""
     return load_head(), mean_detail_field(), subjects.load_sources(store.sources_path())
 
 
@@ -57,8 +57,8 @@ def built(tmp_path_factory):
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(runtime.use_compilation_cache()))  # for the workers too
         patch.setenv("FLAMEJAX_DATA", str(folder))
         patch.setattr(store, "run_tasks", run_tasks_here)
-        patch.setattr(worker, "prepared", prepared)
-        open_faces.ensure("slice")
+        patch.setattr(worker, "subject_inputs", subject_inputs)
+        open_faces.ensure_photos("slice")
     return folder
 
 
@@ -91,7 +91,7 @@ def test_splits_are_disjoint_by_subject():
 
 def test_people_do_not_change(data):
     """The RMS deviations from the mean and from mirror symmetry, in mm, are fixed: the scans depend on the people."""
-    head, _, sources = prepared()
+    head, _, sources = subject_inputs()
     template, people = np.asarray(head.v_template, np.float64), sources.people.astype(np.float64)
     mirror = cKDTree(template).query(template * [-1, 1, 1])[1]
     deviation, asymmetry = people - people.mean(0), people - people[:, mirror] * [-1, 1, 1]
@@ -202,7 +202,7 @@ def test_progress_and_failures_of_workers_are_reported(data, monkeypatch):
         return contextlib.nullcontext(lambda: done.append(title))
 
     monkeypatch.setattr(store, "progress_counter", progress_counter)
-    script = "from experiments.datasets.open_faces import worker; worker.subjects.prepare = str; worker.main()"
+    script = "from experiments.datasets.open_faces import worker; worker.subjects.write_sources = str; worker.main()"
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda command, **how: popen([sys.executable, "-c", script], **how))
     with pytest.raises(RuntimeError, match="no such task: 'cake 3'"):

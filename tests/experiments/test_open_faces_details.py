@@ -87,11 +87,11 @@ def test_details_are_not_in_the_head_model_but_in_a_regional_pca(head, detail_fi
 
 
 def test_expressions_are_non_negative_and_may_be_asymmetric():
-    from tools.open_head.activations import WHOLE
+    from tools.open_head.activations import EXPRESSIONS
 
     assert len(expressions.EXPRESSIONS) == 12 and expressions.EXPRESSIONS == tuple(sorted(expressions.EXPRESSIONS))
     units = {p for _, parts in expressions.KINDS.values() for p in parts} | {
-        p for _, parts in WHOLE.values() for p in parts
+        p for _, parts in EXPRESSIONS.values() for p in parts
     }
     names = tuple(
         sorted({n for p in units - {expressions.HOLLOW} for left in (True, False) for n in expressions._sides(p, left)})

@@ -37,7 +37,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.d
     options = tyro.cli(OpenFacesConfig, args=args, prog=prog)
     started = time.perf_counter()
     try:
-        build = read.ensure_scans if options.meshes_only else read.ensure
+        build = read.ensure_scans if options.meshes_only else read.ensure_photos
         folder = build(options.config, options.workers)
         if options.preview:
             preview(options.preview, options.config, seed=options.preview_seed)

@@ -18,7 +18,7 @@ from flamejax.rendering import rasterize
 
 NUM_LATENTS, MAX_LATENT, SIDE_CORRELATION = 3, 2.5, 0.85
 SCALE = 1.55
-"""Common factor of all heights."""
+"""Factor of the heights, except those of `EXPRESSION_FEATURES`."""
 MIN_NORMAL_COSINE = 0.35
 """Smallest cosine between the normals of a triangle without and with details."""
 NEUTRAL: Muscles = dict.fromkeys(MUSCLES, np.zeros(2))

@@ -8,7 +8,7 @@ z ~ N(0, 1) of the subject (clipped at 2.5), and the activation a >= 0 of the mu
     groove    (A0 softplus(z1) + A1 (1 + 0.5 tanh z2) a^1.5) (-exp(-(d/w)^2) + 0.7 exp(-((d - o)/w')^2))
               d the distance from a curve: nasolabial fold, frown lines, lip-chin fold, chin cleft, philtrum
     wrinkles  (A0 softplus(z1) + A1 (1 + 0.5 tanh z2) a^1.5) g(x) sin(2 pi (k.x + bow)/(L + dL tanh z2) + z3)
-    patch     A (0.7 + 0.3 tanh z3) g(x; 13 mm) sin(2 pi u.x/L1 + 1.3 z1) cos(2 pi v.x/L2 + 1.3 z2)
+    patch     A (0.7 + 0.3 tanh z3) g(x; c, s) sin(2 pi u.x/L1 + 1.3 z1) cos(2 pi v.x/L2 + 1.3 z2)
 
 Wavelengths are 9 to 25 mm, about three edges of the local mesh. Latents of a feature on both sides have a correlation
 of 0.85 between the sides. A feature without `a` is the same in all expressions of a subject; one with `a` grows faster

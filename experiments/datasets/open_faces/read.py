@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.datasets.open_faces import store
 from experiments.datasets.open_faces.scenes import make_camera
-from experiments.datasets.open_faces.subjects import NEW_SEEDS, ConfigName, check, read_people
+from experiments.datasets.open_faces.subjects import NEW_SEEDS, ConfigName, check_names, read_people
 from flamejax.camera import PerspectiveCamera
 
 
@@ -41,7 +41,7 @@ class Scans:
 
 def ensure_scans(config: ConfigName = "full", workers: int | None = None) -> Path:
     """Build the missing meshes, with a message on stderr. Returns the data's folder."""
-    check(config)
+    check_names(config)
     if store.missing_scans(config):
         print(f"open faces: building the scans of '{config}' in {store.folder()}", file=sys.stderr)
         with store.file_lock():
@@ -76,7 +76,7 @@ def load_scans(split: str, config: ConfigName = "full", limit: int | None = None
     Raises:
       ValueError: an unknown split or config. RuntimeError: the meshes could not be built.
     """
-    check(config, split)
+    check_names(config, split)
     ensure_scans(config)
     pairs = store.scan_list(config, split)[:limit]
     count = store.read_scans(store.scans_path(pairs[0][0])).vertices.shape[1] if pairs else 0
@@ -143,7 +143,7 @@ class ScanPhoto:
     """(C,) albedo coefficients; the photos' textures have further details that they do not represent."""
 
 
-def ensure(config: ConfigName = "full", workers: int | None = None) -> Path:
+def ensure_photos(config: ConfigName = "full", workers: int | None = None) -> Path:
     """Build the missing files of a config (meshes, photos, ArrayRecord files), with progress bars on stderr.
 
     Returns:
@@ -152,7 +152,7 @@ def ensure(config: ConfigName = "full", workers: int | None = None) -> Path:
     Raises:
       ValueError: an unknown config. RuntimeError: a worker failed. ImportError: the extra "data" is not installed.
     """
-    check(config)
+    check_names(config)
     builder = _import_builder()
     ensure_scans(config, workers)
     if builder.is_packed(config) or builder.is_packed("full"):
@@ -198,13 +198,13 @@ def data_source(split: str, config: ConfigName = "full") -> DataSource:
     `test` and `slice` are parts of `full`, and are read from `full` if it exists.
 
     Raises:
-      ValueError: an unknown split or config, or a split that the config lacks. Others as `ensure`.
+      ValueError: an unknown split or config, or a split that the config lacks. Others as `ensure_photos`.
     """
-    check(config, split)
+    check_names(config, split)
     pairs = store.scan_list(config, split)
     if not pairs:
         raise ValueError(f"config {config!r} has no {split} split.")
-    ensure(config)
+    ensure_photos(config)
     builder = _import_builder()
     stored = config if builder.is_packed(config) else "full"
     index = {pair: k for k, pair in enumerate(store.scan_list(stored, split))}

@@ -26,7 +26,7 @@ ConfigName = str
 CONFIGS: tuple[ConfigName, ...] = ("full", "test", "slice")
 
 
-def check(config: ConfigName, split: str | None = None) -> None:
+def check_names(config: ConfigName, split: str | None = None) -> None:
     """Raise ValueError for an unknown config or split."""
     if config not in CONFIGS:
         raise ValueError(f"config must be one of {', '.join(CONFIGS)}, got {config!r}.")
@@ -47,7 +47,7 @@ def subjects(config: ConfigName, split: str) -> tuple[int, ...]:
 
     `full` has 240, 30 and 30 subjects, `test` only the 30 test subjects, `slice` the first 2, 1 and 1 of the splits.
     """
-    check(config, split)
+    check_names(config, split)
     members = _full_splits()[split]
     if config == "test":
         return members if split == "test" else ()
@@ -68,12 +68,12 @@ class PeopleAndUnits:
 
 @functools.lru_cache(maxsize=2)
 def load_sources(path: Path) -> PeopleAndUnits:
-    """Read the file that `prepare` wrote."""
+    """Read the file that `write_sources` wrote."""
     with np.load(path, allow_pickle=False) as file:
         return PeopleAndUnits(file["people"], tuple(str(n) for n in file["unit_names"]), file["units"])
 
 
-def prepare(path: Path) -> None:
+def write_sources(path: Path) -> None:
     """Write a file of the 300 people and the face units from the CC0 wheel, which pip fetches if it is missing.
 
     All people are sampled at once, in 10 seconds, because they are adjusted to the survey's measurements together. BLAS
@@ -92,14 +92,14 @@ def prepare(path: Path) -> None:
     write_arrays(path, {"people": people.astype(np.float32), "unit_names": np.array(names), "units": fields})
 
 
-def prepare_people(path: Path, seed: int) -> None:
-    """Write a file of 300 other people; time, threads and errors are as for `prepare`."""
+def write_people(path: Path, seed: int) -> None:
+    """Write a file of 300 other people; time, threads and errors are as for `write_sources`."""
     source = MakeHumanSource(find_source())
     write_arrays(path, {"people": _sample_people(source, corners.build_head(source), seed).astype(np.float32)})
 
 
 def read_people(path: Path) -> np.ndarray:
-    """Read the file that `prepare_people` wrote: (300, V, 3) float32, as `PeopleAndUnits.people`."""
+    """Read the file that `write_people` wrote: (300, V, 3) float32, as `PeopleAndUnits.people`."""
     with np.load(path, allow_pickle=False) as file:
         return file["people"]
 

@@ -13,7 +13,7 @@ from flamejax.head import HeadModel, load_head
 
 
 @functools.lru_cache(maxsize=1)
-def prepared() -> tuple[HeadModel, details.DetailField, subjects.PeopleAndUnits]:
+def subject_inputs() -> tuple[HeadModel, details.DetailField, subjects.PeopleAndUnits]:
     """Returns the inputs of `make_subject`, which are read once per process."""
     head = load_head()
     return head, details.detail_field(head), subjects.load_sources(store.sources_path())
@@ -22,7 +22,7 @@ def prepared() -> tuple[HeadModel, details.DetailField, subjects.PeopleAndUnits]
 @functools.lru_cache(maxsize=1)
 def photo_assets() -> photos.PhotoAssets:
     """Returns the inputs that all photos share, which are prepared once per process."""
-    head, field, _ = prepared()
+    head, field, _ = subject_inputs()
     return photos.PhotoAssets(head, field, skin.texture_layout(head))
 
 
@@ -36,11 +36,11 @@ def run_task(task: str) -> None:
     """Run one task: `sources`, `people SEED`, `scans SUBJECT` or `photo SUBJECT EXPRESSION`."""
     match task.split():
         case ["sources"]:
-            subjects.prepare(store.sources_path())
+            subjects.write_sources(store.sources_path())
         case ["people", seed]:
-            subjects.prepare_people(store.people_path(int(seed)), int(seed))
+            subjects.write_people(store.people_path(int(seed)), int(seed))
         case ["scans", subject]:
-            store.write_scans(scans.make_subject(*prepared(), int(subject)), store.scans_path(int(subject)))
+            store.write_scans(scans.make_subject(*subject_inputs(), int(subject)), store.scans_path(int(subject)))
         case ["photo", *numbers]:
             subject, expression = map(int, numbers)
             meshes = store.read_scans(store.scans_path(subject))

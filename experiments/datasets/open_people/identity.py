@@ -196,7 +196,10 @@ def align(people: np.ndarray, weights: np.ndarray, size_factor: float, rounds: i
 def calibrated(
     source: MakeHumanSource, head: Head, config: PopulationConfig, root_share: np.ndarray
 ) -> tuple[np.ndarray, dict]:
-    """Sample aligned adults with closed lips and the survey's measurements, (2 n, V, 3) with mirrored; sex, age."""
+    """Sample aligned adults with closed lips and the survey's measurements.
+
+    Returns the n people and their mirror images, (2 n, V, 3) float32 metres, and their sex and age (`draw_macro`).
+    """
     people, attributes = population(source, head, config)
     template = head.to_head(head.base["vertices"])
     # the head is aligned without the neck and the inner parts

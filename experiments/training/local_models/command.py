@@ -30,6 +30,7 @@ PICTURE_SCANS, SIDE = 3, 300
 MAX_ERROR_MM = 1.5
 """Error at the end of the colour scale."""
 STOPS = np.array([[0.19, 0.35, 0.75], [0.35, 0.75, 0.85], [0.95, 0.93, 0.45], [0.93, 0.45, 0.2], [0.55, 0.05, 0.1]])
+"""Evenly spaced colours of the scale, RGB in [0, 1]."""
 SMOKE_SCANS, SMOKE_EVAL_SCANS = 24, 6
 
 
@@ -122,7 +123,7 @@ def evaluate_splits(
         if not len(held_out):
             console.print(f"no {split} scans: at least three subjects are needed for that")
             continue
-        tables[split] = evaluation.table(head, local, held_out, split, console, brief=options.smoke)
+        tables[split] = evaluation.error_table(head, local, held_out, split, console, brief=options.smoke)
         print_rows(console, f"{len(held_out)} scans of {split}: 3D fits, vertex to vertex", tables[split])
         if split == "test":
             path = options.workdir / "local-models.jpg"

@@ -13,12 +13,14 @@ from flamejax.head import HeadModel
 Row = dict[str, str | int | float]
 FACE = ("face", "nose", "lips", "forehead", "eye_region")
 COUNTS = (10, 25, 50, 100)
+"""Numbers of leading components of the global models that are compared."""
 SHARES = (0.9, 0.95, 0.99)
+"""Shares of the residual variance that the compared local models explain."""
 FRONTAL = 0.3
 """Smallest cosine between a vertex's normal and +z for the vertex to count as frontal."""
 
 
-def frontal_face(head: HeadModel) -> np.ndarray:
+def frontal_face_mask(head: HeadModel) -> np.ndarray:
     """Returns the face vertices seen from the front, (V,) bool: no eyeballs, no insides of lips and lids."""
     face = np.any([np.asarray(head.regions[name]) for name in FACE], axis=0)
     return face & (np.asarray(vertex_normals(head.v_template, head.faces))[:, 2] > FRONTAL)
@@ -36,11 +38,11 @@ def variants(head: HeadModel, local: LocalModel, brief: bool = False) -> dict[st
     return {**heads, f"{start} all": with_local(head, local)}
 
 
-def table(
+def error_table(
     head: HeadModel, local: LocalModel, scans: LabelledScans, split: str, console: Console, brief: bool
 ) -> list[Row]:
     """Returns one row per head: numbers of components, and the distances between fit and scan."""
-    face = frontal_face(head)
+    face = frontal_face_mask(head)
     rows: list[Row] = []
     for name, variant in variants(head, local, brief).items():
         fits, _ = fit(variant, scans.vertices, f"{split}: {name}", console)

@@ -1,1 +1,1 @@
-"""Training of the Mesh-VAE: heads, steps, evaluation. The config `mesh_vae` runs it."""
+"""Training of the Mesh-VAE: heads, steps, evaluation. The configs `mesh_vae_small` and `mesh_vae` run it."""

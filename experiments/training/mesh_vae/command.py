@@ -36,13 +36,13 @@ def run(options: MeshVAEOptions, console: Console) -> dict[str, float]:
     head = flamejax.load_head(options.head)
     # Check the options before the scans are read, which takes long.
     synthetic_count(options.training, device_mesh(options.training.devices))
-    facts = options.fingerprint()
-    RunFolder(options.workdir, options.restart, {**facts, "architecture": asdict(architecture)}).check_facts()
+    fingerprint = {**options.fingerprint(), "architecture": asdict(architecture)}
+    RunFolder(options.workdir, options.restart, fingerprint).check_fingerprint()
     training, validation = (load_placed(head, split, options, console) for split in ("train", "validation"))
     model, _ = train_mesh_vae(
         np.asarray(head.faces), training.vertices, options.training, architecture=architecture,
         validation=validation.vertices, head=head, rotations=training.rotations, workdir=options.workdir,
-        restart=options.restart, facts=facts, console=console,
+        restart=options.restart, facts=options.fingerprint(), console=console,
     )  # fmt: skip
     masks = mask_maker(head, options.training.seed)
     evaluator = mesh_vae_evaluator(np.asarray(head.faces), validation.vertices, masks, options.final_eval_examples)

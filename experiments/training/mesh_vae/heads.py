@@ -25,7 +25,7 @@ MIRROR_TOLERANCE = 1e-6
 SYNTHETIC_COUNT, DRAW_BATCH = (600, 1440), 32
 """Fewest and most synthetic heads that the components are computed from; heads drawn at once."""
 MAX_DEVIATIONS = 3.0
-"""Coefficients are drawn from a normal distribution truncated at so many standard deviations."""
+"""Coefficients are drawn from a normal distribution truncated at this many standard deviations."""
 
 
 @jax.tree_util.register_dataclass

@@ -58,7 +58,8 @@ def mask_limit(config: MeshVAETraining, step: Array) -> Array:
 
 
 def draw_mask(masks: MaskMaker, config: MeshVAETraining, key: Array, limit: Array) -> Array:
-    """Draw a mask (V,) bool, True = visible. It hides a share of the vertices between 0 and `limit`."""
+    """Draw a mask (V,) bool, True = visible. It hides a share of the vertices between 0 and `limit`, and sometimes
+    also those that face away from the camera."""
     shape, kind, share, camera, away = jax.random.split(key, 5)
     hidden = hidden_vertices(
         masks, shape, limit * jax.random.uniform(share, ()), jax.random.randint(kind, (), 0, len(KINDS))
@@ -79,9 +80,10 @@ def compute_losses(
     model: MeshVAE, graph: jraph.GraphsTuple, heads: Array, visible: Array, keys: Array, config: MeshVAETraining,
     step: Array,
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:  # fmt: skip
-    """Returns l1 + l1 of Laplacians + KL - spread of heads (B, V, 3), and its terms; keys (B,) draw the latents.
+    """Returns the weighted sum of l1, l1 of Laplacians, KL and -spread of heads (B, V, 3), and these terms.
 
-    Errors are over all vertices, hidden or visible, so that the network learns to complete heads.
+    Errors are over all vertices, hidden or visible, so that the network learns to complete heads. Latents are drawn
+    with keys (B,).
     """
     posterior = model.encode(heads, visible)
     draws = 2 if config.spread_weight else 1
@@ -135,7 +137,7 @@ def make_step(graphdef: nnx.GraphDef, config: MeshVAETraining, mesh: Mesh) -> Tr
 
 
 def synthetic_count(config: MeshVAETraining, mesh: Mesh) -> int:
-    """Returns the number of synthetic heads in a batch: equal on all devices, which have a real head each.
+    """Returns the number of synthetic heads in a batch: equal on all devices, each of which has a real head too.
 
     Raises:
       ValueError: the batch cannot be divided evenly.

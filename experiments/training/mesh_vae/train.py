@@ -59,7 +59,7 @@ def train_mesh_vae(
       vertices: (N, V, 3) metres, the training meshes, aligned with each other and facing +z. For `sampling.complete`
         they must be heads in the head frame; with `head`, they are brought there.
       config: training settings; the small network's settings, for CPUs, when left out.
-      architecture: `linear_rank` is the largest number of components of the linear branch; fewer meshes have fewer.
+      architecture: `linear_rank` is the largest number of components of the linear branch; fewer meshes give fewer.
       validation: (M, V, 3) likewise, of other people; the errors on them are recorded.
       head: of the same topology. With it, the network also sees heads drawn from the head model and, if the head is
         symmetric, mirror images; and masks never hide the eyeballs.
@@ -68,8 +68,8 @@ def train_mesh_vae(
       workdir: folder for checkpoints/, metrics.jsonl, tensorboard/, pictures/ and settings.json. A run that was stopped
         or killed resumes from its last checkpoint when it is started again. Nothing is written when left out.
       restart: delete the folder's checkpoints and start anew.
-      facts: JSON values by name that identify the arrays; a run can only be resumed with the same. A digest of the
-        arrays when left out.
+      facts: JSON values by name that identify the arrays; a run can only be resumed with the same. A digest of
+        `vertices` when left out.
       console: console for messages; stderr when left out.
 
     Returns:
@@ -77,7 +77,8 @@ def train_mesh_vae(
 
     Raises:
       ValueError: arrays of the wrong shape, too few meshes, or a folder with a run of other settings. RuntimeError: the
-        loss is not finite any more; the last good checkpoint is kept. OSError: the folder cannot be written.
+        loss is not finite any more (the last good checkpoint is kept), or a checkpoint cannot be read. OSError: the
+        folder cannot be written.
     """
     config, console = config or MeshVAETraining(), console or Console(stderr=True)
     faces, vertices = np.asarray(faces), _check_vertices("vertices", vertices, faces, head)
@@ -90,7 +91,7 @@ def train_mesh_vae(
     facts = {"data": array_digest(vertices)} if facts is None else facts
     folder = None if workdir is None else Path(workdir)
     run_folder = RunFolder(folder, restart, {**config.fingerprint(), **facts, "architecture": asdict(architecture)})
-    run_folder.check_facts()
+    run_folder.check_fingerprint()
     if head is not None and rotations is None:
         placed = place_in_head_frame(head, vertices, "placing the scans", console)[0]
         vertices, rotations = placed.vertices, placed.rotations

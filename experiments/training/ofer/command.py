@@ -91,7 +91,7 @@ def run_rank(options: RankOptions, console: Console) -> dict[str, float]:
     model = build_rank(head, architecture, config.seed, encoders)
     copy_idgen_encoders(model, idgen)
     face, digest = frontal_face(head), digest_of_weights(idgen)
-    run_folder = replace(run_folder, facts={**run_folder.facts, "idgen_digest": digest})
+    run_folder = replace(run_folder, fingerprint={**run_folder.fingerprint, "idgen_digest": digest})
     make_evaluator = partial(RankEvaluator, idgen, face, candidates=config.candidates)
     trained, _ = train_conditioned(
         model, make_rank_step, RankConstants(face, idgen, data.source),
@@ -113,9 +113,9 @@ def _checked_run_folder(options: OferOptions, architecture: Any) -> RunFolder:
       ValueError: the batch cannot be divided evenly, or the folder has a run with other settings.
     """
     examples_per_device(options.training.batch_size, device_mesh(options.training.devices))
-    facts = {**options.fingerprint(), "architecture": asdict(architecture)}
-    run_folder = RunFolder(options.workdir, options.restart, facts)
-    run_folder.check_facts()
+    fingerprint = {**options.fingerprint(), "architecture": asdict(architecture)}
+    run_folder = RunFolder(options.workdir, options.restart, fingerprint)
+    run_folder.check_fingerprint()
     return run_folder
 
 

@@ -28,7 +28,7 @@ class ExampleRows:
     betas: np.ndarray
     """(N, S)"""
     motion: np.ndarray
-    """(N, E + 3) expression and jaw; zeros if only identities are known."""
+    """(N, E + 3) expression and jaw; zeros or (N, 0) if only identities are known."""
     points: np.ndarray
     """(N, 68, 2) pixels."""
     visible: np.ndarray
@@ -80,7 +80,7 @@ class TrainingData:
     """Returns that many validation examples, always the same ones; fewer if there are fewer."""
     motions: Callable[[], np.ndarray]
     """Returns the motion (N, E + 3) of training examples."""
-    facts: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
     """JSON values that identify the data; a run can only be resumed with the same ones."""
     description: str
     """For the message at the start of a run."""

@@ -21,7 +21,7 @@ from models.encoders.parts import Conditioned
 
 Kind = Literal["identity", "expression"]
 MAX_DEVIATIONS = 3.0
-"""Coefficients are drawn from a normal distribution truncated at so many standard deviations."""
+"""Coefficients are drawn from a normal distribution truncated at this many standard deviations."""
 ORIENT_STD = (0.15, 0.3, 0.12)
 """Standard deviations of pitch, yaw and roll, radians; truncated at 2.5 of them."""
 NECK_STD = (0.026, 0.035, 0.017)

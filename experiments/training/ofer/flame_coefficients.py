@@ -77,7 +77,7 @@ def _vector(path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, ...]
         raise HeadFileError(f"{path}: has no {what} ({', '.join(names)}).")
     values = np.asarray(arrays[name])
     if values.dtype.kind not in "fiu" or values.size != (values.shape[-1] if values.ndim else 0):
-        raise HeadFileError(f"{path}: '{name}' is no vector of numbers, but {values.dtype} {values.shape}.")
+        raise HeadFileError(f"{path}: '{name}' is not a vector of numbers, but {values.dtype} {values.shape}.")
     if not np.isfinite(values).all():
         raise HeadFileError(f"{path}: '{name}' has numbers that are not finite.")
     return values.reshape(-1).astype(np.float32)

@@ -158,7 +158,7 @@ def dataset_folders(folder: Path, dataset: str | None, head: HeadModel, kind: st
 
 
 def held_out_identities(identities: list[str]) -> set[str]:
-    """Returns a tenth of the identities, at least one, chosen by a hash of their names; none of a single identity."""
+    """Returns a tenth of the identities, at least one, chosen by a hash of their names; none if there is only one."""
     order = sorted(set(identities), key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest())
     return set(order[: max(1, round(VALIDATION_SHARE * len(order)))]) if len(order) > 1 else set()
 

@@ -19,6 +19,7 @@ from flamejax.types import Observation
 SIZE = 256
 """Side of the crop that encoders see, pixels: as in `reconstruct`."""
 CONDITIONS = (("image", "landmarks_visible"), ("occluded", "landmarks_visible_occluded"))
+"""Names of the image and of the landmarks' visibility in an example, for the clean and the occluded photo."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def train_generator(
       landmarks: (N, 68, 2) of one photo each, any unit, x right, y down: the condition.
       config: training settings; the small network's settings, for CPUs, when left out.
       visible: (N, 68) in [0, 1], 0 = hidden; all are visible when left out.
-      validation: coefficients, landmarks and, if some are hidden, visible, of other people. Errors on them are
+      validation: (coefficients, landmarks) or (coefficients, landmarks, visible) of other people. Errors on them are
         recorded, in millimetres over the front of the face, or in the coefficients' units without a head.
       architecture: with the landmark encoder only; its widest level becomes the number of coefficients. The small one
         when left out.
@@ -72,8 +72,8 @@ def train_generator(
         raise ValueError(f"the architecture is of the kind {architecture.kind}, not {kind}.")
     architecture = resize_architecture(architecture or small(kind), size, config)
     reference = reference_landmarks(head) if head is not None else mean_landmarks(training.points, training.visible)
-    facts = {**config.fingerprint(), "architecture": asdict(architecture)}
-    run_folder = RunFolder(None if workdir is None else Path(workdir), restart, facts)
+    fingerprint = {**config.fingerprint(), "architecture": asdict(architecture)}
+    run_folder = RunFolder(None if workdir is None else Path(workdir), restart, fingerprint)
     return train_generator_on(head, reference, data, config, architecture, run_folder, console)
 
 
@@ -93,7 +93,7 @@ def _example_rows(
     name: str, kind: str, head: HeadModel | None, coefficients: np.ndarray, landmarks: np.ndarray,
     visible: np.ndarray | None = None,
 ) -> ExampleRows:  # fmt: skip
-    """Returns the arrays as examples. Raises: ValueError, their shapes do not match."""
+    """Returns the arrays as examples, without coefficients of the other kind. Raises: ValueError, wrong shapes."""
     values, points = np.asarray(coefficients, np.float32), np.asarray(landmarks, np.float32)
     visibility = np.ones(points.shape[:2], np.float32) if visible is None else np.asarray(visible, np.float32)
     count = values.shape[-1] if head is None else head.num_betas if kind == "identity" else head.num_expression + 3
@@ -153,9 +153,10 @@ def train_conditioned(
         markup=False,
     )
     digests = base_digests(model)
-    facts = {**run_folder.facts, **({"encoder_digests": digests} if digests else {}), **data.facts}
+    encoder_digests = {"encoder_digests": digests} if digests else {}
+    fingerprint = {**run_folder.fingerprint, **encoder_digests, **data.fingerprint}
     return train_network(
         model, make_step, optimizer_of(config), config, constants=constants, batches=data.batches,
-        checkpoints=Checkpoints(replace(run_folder, facts=facts), config.keep), evaluator=evaluator, console=console,
-        progress_format=progress_format, averaged=True,
+        checkpoints=Checkpoints(replace(run_folder, fingerprint=fingerprint), config.keep), evaluator=evaluator,
+        console=console, progress_format=progress_format, averaged=True,
     )  # fmt: skip

@@ -125,7 +125,7 @@ def test_coefficient_reader_knows_names_of_public_data_sets(tmp_path):
     np.testing.assert_array_equal(motion, [1, 1, 1, 6, 7, 8])
     complete = {"betas": np.ones(4), "expression": np.ones(3), "jaw": np.zeros(3)}
     for name, value, words in (
-        ("betas", np.ones((2, 4)), "no vector"),
+        ("betas", np.ones((2, 4)), "not a vector"),
         ("betas", np.full(4, np.nan), "not finite"),
         ("expression", np.ones(2), "2 expression coefficients"),
         ("jaw", np.ones(4), "a jaw of 4"),

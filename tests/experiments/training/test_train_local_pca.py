@@ -8,7 +8,7 @@ import pytest
 import flamejax
 from experiments import train
 from experiments.datasets import registered_scans
-from experiments.datasets.registered_scans import find_scans, read_scans, read_vertices, split_of
+from experiments.datasets.registered_scans import assign_splits, find_scans, read_scans, read_vertices
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError
@@ -86,15 +86,15 @@ def test_read_scans_reads_every_format(flame, tmp_path):
     assert len(find_scans(tmp_path, every=2)) == len(paths)  # one scan in each folder
 
 
-def test_split_of_separates_subjects_reproducibly():
+def test_assign_splits_separates_subjects_reproducibly():
     names = [f"s{i}" for i in range(40)]
-    splits = split_of(names)
+    splits = assign_splits(names)
     assert [list(splits.values()).count(split) for split in registered_scans.SPLITS] == [32, 4, 4]
-    assert split_of(names[::-1]) == splits and set(split_of(["a", "b"]).values()) == {"train"}
-    assert set(split_of(["a", "b", "c"]).values()) == set(registered_scans.SPLITS)
+    assert assign_splits(names[::-1]) == splits and set(assign_splits(["a", "b"]).values()) == {"train"}
+    assert set(assign_splits(["a", "b", "c"]).values()) == set(registered_scans.SPLITS)
 
 
-def test_read_vertices_refuses_files_that_are_no_scans(tmp_path):
+def test_read_vertices_refuses_files_that_are_not_scans(tmp_path):
     (tmp_path / "a.ply").write_bytes(b"")
     np.save(tmp_path / "b.npy", np.full((5, 3), np.nan))
     np.save(tmp_path / "c.npy", np.zeros((5, 2)))

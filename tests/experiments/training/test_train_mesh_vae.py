@@ -117,18 +117,18 @@ def test_refused_options_delete_nothing(data, mesh_run, tmp_path):
 
 
 def test_run_stops_when_a_loss_is_not_finite_and_keeps_the_last_checkpoint(data, mesh_run, tmp_path, monkeypatch):
-    def broken(graphdef, config, mesh):
+    def make_broken_step(graphdef, config, mesh):
         step = make_step(graphdef, config, mesh)
 
-        def one(state, *rest):
+        def broken_step(state, *rest):
             state, losses = step(state, *rest)
             return state, {**losses, "kl": jnp.where(state.step == 4, jnp.nan, losses["kl"])}
 
-        return one
+        return broken_step
 
-    monkeypatch.setattr(training, "make_step", broken)
+    monkeypatch.setattr(training, "make_step", make_broken_step)
     options = mesh_options(data, tmp_path / "run")
-    with pytest.raises(RuntimeError, match=r"no number.*step 2 is good.*--learning-rate"):
+    with pytest.raises(RuntimeError, match=r"not finite.*step 2 is good.*--learning-rate"):
         options.run(QUIET)
     assert not (options.workdir / "mesh_vae.npz").exists()
     assert [row["step"] for row in rows(options.workdir)] == [1, 2, 3]
@@ -225,7 +225,7 @@ def test_principal_components_of_weighted_heads():
     np.testing.assert_allclose(rows.T @ rows, covariance, atol=0.05 * covariance.max())
     values = np.linalg.eigvalsh(covariance)[::-1]
     np.testing.assert_allclose((rows**2).sum(1), values[:11], rtol=1e-3, atol=1e-4)
-    assert (rows[np.arange(11), np.abs(rows).argmax(axis=1)] > 0).all()  # the same of both signs on every computer
+    assert (rows[np.arange(11), np.abs(rows).argmax(axis=1)] > 0).all()  # the sign is the same on every computer
     with pytest.raises(ValueError, match="fewer"):
         principal_components(parts, mean, 12)
 

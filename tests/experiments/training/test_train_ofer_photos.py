@@ -61,14 +61,14 @@ def write_dataset(folder, num_betas, num_expression, motion=True):
     """Write photos of noise with landmarks and coefficients, one of which has a leading axis."""
     rng = np.random.default_rng(0)
     for person in range(IDENTITIES):
-        place = folder / f"person{person}"
-        place.mkdir(parents=True)
+        person_folder = folder / f"person{person}"
+        person_folder.mkdir(parents=True)
         betas = rng.normal(size=num_betas)
         for k in range(EACH):
-            Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(place / f"{k}.png")
-            np.save(place / f"{k}.npy", rng.uniform(8, 40, (68, 2)))
+            Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(person_folder / f"{k}.png")
+            np.save(person_folder / f"{k}.npy", rng.uniform(8, 40, (68, 2)))
             moved = {"exp": rng.normal(size=(1, num_expression)), "jaw_pose": [0.1 * k, 0, 0]} if motion else {}
-            np.savez(place / f"{k}.npz", shape=betas, **moved)
+            np.savez(person_folder / f"{k}.npz", shape=betas, **moved)
 
 
 @pytest.fixture(scope="module")

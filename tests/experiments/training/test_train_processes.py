@@ -59,7 +59,7 @@ def test_run_killed_and_resumed_on_four_devices_has_the_losses_of_one(data, mesh
     assert len(rows(tmp_path / "mesh")) == 4 and not (tmp_path / "mesh" / "mesh_vae.npz").exists()
     done = process("resume")
     assert done.returncode == 0, done.stderr
-    assert "going on from step 4" in done.stderr and "4 devices" in done.stderr
+    assert "resuming from step 4" in done.stderr and "4 devices" in done.stderr
     assert "8 of 28 photos of 7 identities: 1.7 epochs" in done.stderr
     options_of(photos, tmp_path / "single").run(QUIET)
     for one, four in ((mesh_run, tmp_path / "mesh"), (tmp_path / "single", tmp_path / "photos")):
