@@ -155,7 +155,7 @@ class CachedRows:
         array = np.load(self.path if self.done == len(self) else self._partial, mmap_mode="r")
         return np.array(array[start:stop])
 
-    def whole(self) -> np.ndarray:
+    def array(self) -> np.ndarray:
         """Returns all rows as a memory-mapped array. Raises: ValueError, rows are missing."""
         array = self._open(self.path)
         if array is None:

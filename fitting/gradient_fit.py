@@ -18,8 +18,8 @@ from fitting.photometric_fit import (
     PhotoData,
     pixel_weights,
     total_energy,
+    visible_face_index,
     visible_surface,
-    visible_triangles,
 )
 from flamejax.head import HeadModel, HeadParams, landmarks
 from flamejax.rendering import ambient_light, shade
@@ -137,7 +137,7 @@ def loss_terms(
     """
     head, fit_params = model.head, params.fit_params()
     geometry = fit_params.geometry
-    face_index = visible_triangles(head, jax.lax.stop_gradient(geometry), config.render_size)
+    face_index = visible_face_index(head, jax.lax.stop_gradient(geometry), config.render_size)
     albedo, normals = visible_surface(head, fit_params, face_index, config.render_size)
     difference = jnp.abs(photo.image - albedo * shade(normals, fit_params.light))
     weights = pixel_weights(face_index, skin, photo.mask)

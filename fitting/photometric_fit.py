@@ -65,7 +65,7 @@ class PhotoData:
     """The landmarks."""
 
 
-def visible_triangles(head: HeadModel, geometry: GeometryParams, size: int) -> Array:
+def visible_face_index(head: HeadModel, geometry: GeometryParams, size: int) -> Array:
     """Return the index of the triangle visible at each pixel, -1 where empty: (size, size) int32."""
     screen = geometry.camera(size).project(vertices(head, geometry.params()))
     return rasterize(screen, head.faces, (size, size), perspective=False, cull=True).face_index
@@ -139,7 +139,7 @@ def fit_photometric(model: FitModel, geometry: GeometryParams, photos: PhotoData
 
     def visibility_round(state, round_index: Array):  # noqa: ANN001, ANN202
         params, moments, best = state
-        face_index = jax.vmap(lambda g: visible_triangles(head, g, config.render_size))(params.geometry)
+        face_index = jax.vmap(lambda g: visible_face_index(head, g, config.render_size))(params.geometry)
         light = jax.lax.cond(
             round_index == 0,
             lambda: jax.vmap(lambda p, f, d: _fit_light(head, p, f, skin, d, config))(params, face_index, photos),

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from models.encoders.conditioned import Conditioned, check_names, make_encoders
 from models.encoders.landmark import LandmarkEncoderConfig
-from models.encoders.parts import Conditioned, check_names, make_encoders
 from models.noise_schedule import ScheduleName, make_schedule
 from models.unet1d import UNet1D, UNet1DConfig, broadcast_add, broadcast_multiply
 
@@ -75,7 +75,7 @@ class Generator(Conditioned):
         self.nothing = nnx.Param(jnp.zeros(config.unet.context)) if config.unconditional else None
         self.unet = UNet1D(config.unet, rngs=rngs)
 
-    def noise(self, x: Array, time: Array, context: Array) -> Array:
+    def predict_noise(self, x: Array, time: Array, context: Array) -> Array:
         """Predict the noise (*b, S) in normalised coefficients; arguments as those of `UNet1D`."""
         prediction = self.unet(x, time, context)
         if not self.config.preconditioned:
@@ -90,12 +90,12 @@ class Generator(Conditioned):
         dropped = jax.vmap(lambda key: jax.random.uniform(key, ()) < share)(keys)
         return jnp.where(dropped[:, None], jnp.broadcast_to(self.nothing[...], context.shape), context)
 
-    def scaled(self, coefficients: Array) -> Array:
+    def normalize(self, coefficients: Array) -> Array:
         """Normalise coefficients (*b, S) for the denoiser."""
         mean, deviation = (jnp.broadcast_to(v[...], coefficients.shape) for v in (self.mean, self.deviation))
         return (coefficients - mean) / deviation
 
-    def unscaled(self, scaled: Array) -> Array:
-        """Return the coefficients (*b, S) of normalised ones; inverse of `scaled`."""
+    def denormalize(self, scaled: Array) -> Array:
+        """Return the coefficients (*b, S) of normalised ones; inverse of `normalize`."""
         mean, deviation = (jnp.broadcast_to(v[...], scaled.shape) for v in (self.mean, self.deviation))
         return mean + deviation * scaled

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from flax import nnx
 
 from flamejax.head import HeadFileError, HeadModel
+from models.encoders.conditioned import Conditioned, base_digests, load_image_encoders
 from models.encoders.landmark import LandmarkEncoderConfig, Reference, reference_landmarks
-from models.encoders.parts import Conditioned, base_digests, load_image_encoders
 from models.generator import Generator, GeneratorConfig, Scale
 from models.rank import IdRank, IdRankConfig, frontal_vertices
 from models.unet1d import UNet1DConfig

@@ -16,8 +16,8 @@ from jax import Array
 
 from flamejax.geometry import vertex_normals
 from flamejax.head import HeadModel
+from models.encoders.conditioned import Conditioned, check_names, make_encoders
 from models.encoders.landmark import LandmarkEncoderConfig
-from models.encoders.parts import Conditioned, check_names, make_encoders
 from models.unet1d import broadcast_add, broadcast_multiply
 
 GROUPS = 8

@@ -16,7 +16,7 @@ from fitting.landmark_fit import landmark_targets
 from fitting.sharding import sharded_map, sharded_program
 from flamejax.head import HeadModel, HeadParams
 from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
-from models.encoders.parts import Conditioned, load_image_encoders
+from models.encoders.conditioned import Conditioned, load_image_encoders
 from models.generator import Generator
 from models.ofer_weights import encoder_names, load_generator, load_rank
 from models.rank import FrontalFace, IdRank, frontal_face

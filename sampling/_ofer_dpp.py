@@ -22,7 +22,7 @@ from sampling._complete import eyeball_vertices
 from sampling._ofer import OferNetworks, check_inputs, head_params, sample_coefficients
 from sampling.config import OferDppConfig
 from sampling.dpp import kernel, pairwise_distances, sample_k_dpp, similarity
-from sampling.photo_match import PhotoTerm, photo_term, photometric_loss, visible_triangles
+from sampling.photo_match import PhotoTerm, photo_term, photometric_loss, visible_face_index
 from sampling.placement import apply_placement, fit_placement, landmark_points, landmark_view
 
 MAX_COST_DIFFERENCE = 5.0
@@ -182,7 +182,7 @@ def _photometric_energies(head: HeadModel, photo: PhotoTerm, verts: Array, confi
     """Return the photometric energies (P,) of heads (P, V, 3), nats."""
 
     def energy(vertices: Array) -> Array:
-        visible = visible_triangles(head, photo, vertices)
+        visible = visible_face_index(head, photo, vertices)
         return config.photometric_weight * photometric_loss(head, photo, vertices, visible, config.photometric_scale)
 
     return jax.lax.map(energy, verts, batch_size=16)

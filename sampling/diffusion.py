@@ -140,13 +140,13 @@ def draw_coefficients(
     config = config or SamplerConfig()
 
     def predict(x: Array, t: Array) -> Array:
-        return model.noise(x, t, context)
+        return model.predict_noise(x, t, context)
 
     predictor = predict
     if config.guidance != 1.0:
         if model.nothing is None:
             raise ValueError("this generator was trained without guidance (--dropped): give guidance 1.")
         no_context = model.nothing[...]
-        predictor = apply_guidance(predict, lambda x, t: model.noise(x, t, no_context), config.guidance)
+        predictor = apply_guidance(predict, lambda x, t: model.predict_noise(x, t, no_context), config.guidance)
     schedule = make_schedule(model.config.schedule)
-    return model.unscaled(draw(predictor, schedule, key, (num_samples, model.config.unet.size), config))
+    return model.denormalize(draw(predictor, schedule, key, (num_samples, model.config.unet.size), config))

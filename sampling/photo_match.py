@@ -49,7 +49,7 @@ def photo_term(head: HeadModel, fit: Fit, observation: Observation, size: int) -
     )
 
 
-def visible_triangles(head: HeadModel, term: PhotoTerm, vertices: Array) -> Array:
+def visible_face_index(head: HeadModel, term: PhotoTerm, vertices: Array) -> Array:
     """Return the index (R, R) int32 of the triangle visible in each pixel, -1: none, for one head (V, 3), world."""
     size = term.image.shape[0]
     return rasterize(term.camera.project(vertices), head.faces, (size, size), perspective=False, cull=True).face_index
@@ -72,7 +72,7 @@ def photometric_gradient(head: HeadModel, term: PhotoTerm, heads: Array, scale: 
     own fixed visibility. Values that are not finite become 0."""
 
     def gradient(vertices: Array) -> Array:
-        face_index = visible_triangles(head, term, vertices)
+        face_index = visible_face_index(head, term, vertices)
         return jax.grad(lambda verts: photometric_loss(head, term, verts, face_index, scale))(vertices)
 
     return jnp.nan_to_num(jax.vmap(gradient)(heads), posinf=0.0, neginf=0.0)

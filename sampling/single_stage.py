@@ -27,7 +27,7 @@ from flamejax.types import Fit, Hypotheses, Observation, sorted_best_first
 from sampling._complete import visible_vertices
 from sampling.config import DiversifyConfig
 from sampling.descent import DescentProblem, descend
-from sampling.photo_match import PhotoTerm, photo_term, photometric_loss, visible_triangles
+from sampling.photo_match import PhotoTerm, photo_term, photometric_loss, visible_face_index
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +87,7 @@ def single_stage(
     def finish(face: SingleStageInputs, variables: Array) -> Hypotheses:
         params = _params(model, face, variables)
         heads = vertices(model.head, params)
-        visible = jax.vmap(lambda verts: visible_triangles(model.head, face.photo, verts))(heads)
+        visible = jax.vmap(lambda verts: visible_face_index(model.head, face.photo, verts))(heads)
         loss = functools.partial(photometric_loss, model.head, face.photo, scale=config.photometric_scale)
         photo_losses = jax.vmap(lambda verts, face_index: loss(verts, face_index))(heads, visible)
         energies = _energies(model, face, variables, single.fit) + config.photometric_weight * photo_losses

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from experiments.command_line import Subcommands, UsageError
+from experiments.command_line import OptionalFile, OptionalFolder, Subcommands, UsageError
 
 DIVERSE = ("diversity", "hyperparameters", "moving-occlusion")
 """Tables of Algorithm 2's hypotheses."""
 OFER = ("identity", "samples", "ranking")
 """Tables of OFER's identities."""
 
-OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 """
 
 from models.encoders.arcface import ArcFace, IResNetConfig
+from models.encoders.conditioned import Conditioned, load_image_encoders
 from models.encoders.convert import read_arcface, read_farl
 from models.encoders.farl import FaRL, ViTConfig
 from models.encoders.files import (
@@ -17,7 +18,6 @@ from models.encoders.files import (
 )
 from models.encoders.interface import Encoder, ImageEncoder, concatenate_encoders
 from models.encoders.landmark import LandmarkEncoder, LandmarkEncoderConfig, reference_landmarks
-from models.encoders.parts import Conditioned, load_image_encoders
 
 __all__ = [
     "ArcFace",

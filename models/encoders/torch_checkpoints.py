@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats import Name, PickleRecord, load_pickle
+from flamejax.head.formats import PickleName, PickleRecord, load_pickle
 
 MAX_PICKLE, MAX_DEPTH, MAX_DICTIONARIES = 64 * 2**20, 3, 64
 """Limits: bytes of the pickle, levels of nested dictionaries, and number of dictionaries of tensors."""
@@ -111,7 +111,7 @@ def _make_tensor(
     what = f"{path}: '{name[:80]}'"
     storage, offset, shape, strides = (*record.args, None, None, None, None)[:4]
     persistent = storage.args[0] if type(storage) is PickleRecord and storage.kind == "persistent" else None
-    if type(persistent) is not tuple or len(persistent) < 5 or not isinstance(persistent[1], Name):
+    if type(persistent) is not tuple or len(persistent) < 5 or not isinstance(persistent[1], PickleName):
         raise HeadFileError(f"{what} is a tensor of unknown form.")
     code, key, count = _TYPES.get(persistent[1].name), persistent[2], persistent[4]
     info = infos.get(f"{folder}data/{key}") if isinstance(key, str) else None

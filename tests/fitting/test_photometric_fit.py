@@ -8,7 +8,7 @@ import numpy as np
 from jax.test_util import check_grads
 
 from fitting.appearance import estimate_light, skin_triangles
-from fitting.photometric_fit import FitParams, PhotoData, energy_terms, photometric_energy, visible_triangles
+from fitting.photometric_fit import FitParams, PhotoData, energy_terms, photometric_energy, visible_face_index
 from flamejax.geometry import normalize
 from flamejax.rendering import ambient_light, shade
 from tests.fitting.scenes import SMALL, random_geometry, random_targets
@@ -25,7 +25,7 @@ def test_gradients_of_the_energies_match_finite_differences_at_fixed_visibility(
     photo = PhotoData(
         jnp.asarray(rng.uniform(size=(32, 32, 3)), jnp.float32), jnp.ones((32, 32)), random_targets(3, 1.0)
     )
-    face_index = visible_triangles(head, geometry, 32)
+    face_index = visible_face_index(head, geometry, 32)
     assert (face_index >= 0).mean() > 0.2
     skin = skin_triangles(head)
 

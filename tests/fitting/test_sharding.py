@@ -37,11 +37,11 @@ def test_an_empty_batch_is_refused_and_equal_batches_compile_once():
 
 FOUR_DEVICES = """
 import numpy as np, jax, jax.numpy as jnp
-from fitting.photometric_fit import visible_triangles
+from fitting.photometric_fit import visible_face_index
 from fitting.sharding import sharded_map, sharded_program
 from tests.fitting.scenes import random_geometry, small_head
 assert jax.device_count() == 4
-faces = lambda head, photos: jax.vmap(lambda geometry: visible_triangles(head, geometry, 32))(photos)
+faces = lambda head, photos: jax.vmap(lambda geometry: visible_face_index(head, geometry, 32))(photos)
 geometry = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(random_geometry(small_head(), i) for i in range(5)))
 run = lambda devices: sharded_map(lambda d: sharded_program(faces, d), small_head(), geometry, (5,), devices)
 sharded, single = run(None), run((jax.devices()[0],))

@@ -20,7 +20,7 @@ from sampling._diversify import _program
 from sampling.descent import DescentProblem, descend, dpp_term
 from sampling.dpp import shell_radius
 from sampling.hidden_directions import hidden_directions
-from sampling.photo_match import photo_term, photometric_gradient, photometric_loss, visible_triangles
+from sampling.photo_match import photo_term, photometric_gradient, photometric_loss, visible_face_index
 from tests.sampling.faces import KEY, make_fit, observed, select, small_head, small_model, small_vae, without_colours
 
 RUN = DiversifyConfig(iterations=24, render_size=32, directions=3)
@@ -165,7 +165,7 @@ def test_photometric_gradient_points_away_from_the_true_head(head, fit, photo, m
     @jax.jit
     def losses_and_gradients(term, heads):
         def loss(verts):
-            return photometric_loss(head, term, verts, visible_triangles(head, term, verts), 0.15)
+            return photometric_loss(head, term, verts, visible_face_index(head, term, verts), 0.15)
 
         return jax.vmap(loss)(heads), photometric_gradient(head, term, heads, 0.15)
 
@@ -186,7 +186,7 @@ def test_photometric_loss_has_right_gradients_at_fixed_visibility(head, fit, pho
     )
     term = photo_term(grey_head, fit, photo, 32)
     term = dataclasses.replace(term, image=jax.random.uniform(KEY, term.image.shape))
-    visible = visible_triangles(grey_head, term, fit.vertices)
+    visible = visible_face_index(grey_head, term, fit.vertices)
     rows = jax.random.normal(KEY, (4, head.num_vertices, 3))
 
     @jax.jit

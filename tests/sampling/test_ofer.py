@@ -188,7 +188,7 @@ def test_preconditioned_prediction_is_relative_to_the_noisy_input():
     model.unet.noise.bias[...] = jnp.arange(size, dtype=jnp.float32)
     x, t, context = jnp.ones((2, size)), jnp.asarray([10.0, 900.0]), jnp.zeros(12)
     alpha, sigma = make_schedule("ho").alpha_sigma(t)
-    both = nnx.jit(lambda model: (model.noise(x, t, context), model.unet(x, t, context)))
+    both = nnx.jit(lambda model: (model.predict_noise(x, t, context), model.unet(x, t, context)))
     noise, prediction = both(model)
     np.testing.assert_allclose(noise, sigma[:, None] * x + alpha[:, None] * prediction, rtol=1e-6)
     model.config = dataclasses.replace(model.config, preconditioned=False)

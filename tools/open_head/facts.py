@@ -74,7 +74,7 @@ def facts(head: HeadModel, path: Path) -> str:
     total = np.cumsum(shares)
     lines += [
         "",
-        "Share of the identity variance in the first components (of what all carry):",
+        "Share of the identity variance in the first components (of the variance of all components):",
         "",
         "| components | " + " | ".join(str(n) for n in steps) + " |",
         "|---|" + "---:|" * len(steps),

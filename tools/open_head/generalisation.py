@@ -36,7 +36,7 @@ def held_out_people(source: MakeHumanSource, head: Head, seed: int) -> np.ndarra
         usual, seed=seed, people=PEOPLE, survey=False, peak=1.5 * usual.peak, max_sigma=1.5 * usual.max_sigma,
         asymmetry_peak=2 * usual.asymmetry_peak, old_std=1.5 * usual.old_std,
     )  # fmt: skip
-    people, _ = identity.calibrated(source, head, wider, rig_weights(source, head)[:, 0])
+    people, _ = identity.calibrated_population(source, head, wider, rig_weights(source, head)[:, 0])
     return people[:PEOPLE].astype(np.float64)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.datasets.open_people.geometry import Head
-from experiments.datasets.open_people.identity import PopulationConfig, calibrated
+from experiments.datasets.open_people.identity import PopulationConfig, calibrated_population
 from experiments.datasets.open_people.sources import MakeHumanSource
 
 COMPONENTS = 150
@@ -35,7 +35,7 @@ def build_identity(source: MakeHumanSource, head: Head, root: np.ndarray, root_s
     `root` (V,) regresses the root joint; `root_share` (V,) is the root's skinning weight. Components do not move that
     joint (a shift of the head is translation, not shape), so variances are those of the head frame.
     """
-    people, drawn = calibrated(source, head, PopulationConfig(), root_share)
+    people, drawn = calibrated_population(source, head, PopulationConfig(), root_share)
     people -= np.einsum("v,nvd->nd", root.astype(np.float32), people)[:, None]
     mean, basis, values = pca(people.reshape(len(people), -1), COMPONENTS)
     mean = mean.reshape(-1, 3)

@@ -106,5 +106,5 @@ def read_people(path: Path) -> np.ndarray:
 
 def _sample_people(source: MakeHumanSource, head: Head, seed: int) -> np.ndarray:
     settings = dataclasses.replace(identity.PopulationConfig(), people=NUM_PEOPLE, seed=seed)
-    people, _ = identity.calibrated(source, head, settings, joints.rig_weights(source, head)[:, 0])
+    people, _ = identity.calibrated_population(source, head, settings, joints.rig_weights(source, head)[:, 0])
     return people[:NUM_PEOPLE]  # without the mirrored copies

@@ -193,7 +193,7 @@ def align(people: np.ndarray, weights: np.ndarray, size_factor: float, rounds: i
     return out
 
 
-def calibrated(
+def calibrated_population(
     source: MakeHumanSource, head: Head, config: PopulationConfig, root_share: np.ndarray
 ) -> tuple[np.ndarray, dict]:
     """Sample aligned adults with closed lips and the survey's measurements.

@@ -42,7 +42,7 @@ def run(options: MeshVAEOptions, console: Console) -> dict[str, float]:
     model, _ = train_mesh_vae(
         np.asarray(head.faces), training.vertices, options.training, architecture=architecture,
         validation=validation.vertices, head=head, rotations=training.rotations, workdir=options.workdir,
-        restart=options.restart, facts=options.fingerprint(), console=console,
+        restart=options.restart, fingerprint=options.fingerprint(), console=console,
     )  # fmt: skip
     masks = mask_maker(head, options.training.seed)
     evaluator = mesh_vae_evaluator(np.asarray(head.faces), validation.vertices, masks, options.final_eval_examples)

@@ -50,7 +50,7 @@ def train_mesh_vae(
     faces: np.ndarray, vertices: np.ndarray, config: MeshVAETraining | None = None, *,
     architecture: MeshVAEConfig = SMALL, validation: np.ndarray | None = None, head: HeadModel | None = None,
     rotations: np.ndarray | None = None, workdir: Path | str | None = None, restart: bool = False,
-    facts: Mapping[str, Any] | None = None, console: Console | None = None,
+    fingerprint: Mapping[str, Any] | None = None, console: Console | None = None,
 ) -> tuple[MeshVAE, TrainingRecord]:  # fmt: skip
     """Train a Mesh-VAE (Diverse3DFace, section 4.2), or resume its training. Shows a progress bar on stderr.
 
@@ -68,7 +68,7 @@ def train_mesh_vae(
       workdir: folder for checkpoints/, metrics.jsonl, tensorboard/, pictures/ and settings.json. A run that was stopped
         or killed resumes from its last checkpoint when it is started again. Nothing is written when left out.
       restart: delete the folder's checkpoints and start anew.
-      facts: JSON values by name that identify the arrays; a run can only be resumed with the same. A digest of
+      fingerprint: JSON values by name that identify the arrays; a run can only be resumed with the same. A digest of
         `vertices` when left out.
       console: console for messages; stderr when left out.
 
@@ -88,9 +88,10 @@ def train_mesh_vae(
         config = replace(config, synthetic=0.0)
     mesh = device_mesh(config.devices)
     synthetic = synthetic_count(config, mesh)
-    facts = {"data": array_digest(vertices)} if facts is None else facts
+    fingerprint = {"data": array_digest(vertices)} if fingerprint is None else fingerprint
     folder = None if workdir is None else Path(workdir)
-    run_folder = RunFolder(folder, restart, {**config.fingerprint(), **facts, "architecture": asdict(architecture)})
+    complete = {**config.fingerprint(), **fingerprint, "architecture": asdict(architecture)}
+    run_folder = RunFolder(folder, restart, complete)
     run_folder.check_fingerprint()
     if head is not None and rotations is None:
         placed = place_in_head_frame(head, vertices, "placing the scans", console)[0]

@@ -33,8 +33,8 @@ from experiments.training.ofer.train import resize_architecture, train_condition
 from experiments.training.weights import write_weights
 from flamejax.head import HeadModel
 from models.encoders import ArcFace, FaRL
+from models.encoders.conditioned import Conditioned, image_encoders, load_image_encoders
 from models.encoders.landmark import reference_landmarks
-from models.encoders.parts import Conditioned, image_encoders, load_image_encoders
 from models.ofer_weights import NETWORKS, build_rank, load_generator, load_rank, write_generator, write_rank
 from models.rank import IdRank, IdRankConfig, frontal_face, frontal_vertices
 from models.weight_files import digest_of_weights, flat_state

@@ -16,8 +16,8 @@ from experiments.datasets.renders import within_range
 from experiments.training.ofer.coefficients import ScanCoefficients
 from fitting.landmark_fit import OUTER_EYE_DISTANCE
 from flamejax.head import HeadModel, HeadParams, landmark_head, landmarks_from_vertices, vertices
+from models.encoders.conditioned import Conditioned
 from models.encoders.landmark import reference_landmarks
-from models.encoders.parts import Conditioned
 
 Kind = Literal["identity", "expression"]
 MAX_DEVIATIONS = 3.0

@@ -36,7 +36,7 @@ from flamejax.files import data_folder
 from flamejax.head import HeadModel
 from flamejax.types import VISIBLE_CONFIDENCE, Observation
 from models.encoders import ArcFace, FaRL
-from models.encoders.parts import base_digest
+from models.encoders.conditioned import base_digest
 
 VERSION = 1
 """Version of the files' contents."""
@@ -113,12 +113,12 @@ def load_examples(
             for name, encoder in encoders.items()
         }
         _compute_missing(source, encoders, observed, feature_files, console)
-    usable = np.flatnonzero(observed.whole()[:, -1] > 0)
-    landmarks = np.array(observed.whole()[usable, : 68 * 3]).reshape(-1, 68, 3)
+    usable = np.flatnonzero(observed.array()[:, -1] > 0)
+    landmarks = np.array(observed.array()[usable, : 68 * 3]).reshape(-1, 68, 3)
     visible = (landmarks[..., 2] > VISIBLE_CONFIDENCE).astype(np.float32)
     motion = np.zeros((count, head.num_expression + 3)) if source.motion is None else source.motion
     betas, motion = (np.asarray(part[usable], np.float32) for part in (source.betas, motion))
-    features = {name: part.whole() for name, part in feature_files.items()}
+    features = {name: part.array() for name, part in feature_files.items()}
     return ExampleRows(betas, motion, landmarks[..., :2], visible, features, usable, source.identity[usable])
 
 

@@ -72,7 +72,7 @@ def denoising_loss(
       (B, draws) errors and (B, draws) diffusion steps.
     """
     schedule = make_schedule(model.config.schedule)
-    x = model.scaled(target)
+    x = model.normalize(target)
 
     def add_random_noise(x: Array, key: Array) -> tuple[Array, Array, Array]:
         time_key, noise_key = jax.random.split(key)
@@ -83,7 +83,7 @@ def denoising_loss(
         return add_noise(schedule, jnp.broadcast_to(x, noise.shape), t, noise), t, noise
 
     noisy, t, noise = jax.vmap(add_random_noise)(x, keys)
-    predicted = model.noise(noisy, t, context[:, None])
+    predicted = model.predict_noise(noisy, t, context[:, None])
     if config.even:
         alpha = schedule.alpha_sigma(t)[0][..., None]
         predicted, noise = predicted / alpha, noise / alpha

@@ -25,8 +25,8 @@ from experiments.training.ofer.settings import GeneratorTraining, OferTraining
 from experiments.training.ofer.step import make_step, optimizer_of
 from experiments.training.record import TrainingRecord
 from flamejax.head import HeadModel
+from models.encoders.conditioned import Conditioned, base_digests
 from models.encoders.landmark import align_by_similarity, reference_landmarks
-from models.encoders.parts import Conditioned, base_digests
 from models.generator import Generator, GeneratorConfig
 
 Network = TypeVar("Network", bound=Conditioned)

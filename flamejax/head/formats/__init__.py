@@ -7,7 +7,7 @@ from flamejax.head.formats.flame_files import COMPANIONS, FlameFiles
 from flamejax.head.formats.ict_files import ICT_HOME, ICT_NEUTRAL, describe_ict
 from flamejax.head.formats.npy_files import npz_names, read_bytes, read_npy, read_npz, read_npz_members
 from flamejax.head.formats.obj_files import ObjMesh, read_obj, read_obj_vertices
-from flamejax.head.formats.safe_pickle import Name, PickleRecord, load_pickle
+from flamejax.head.formats.safe_pickle import PickleName, PickleRecord, load_pickle
 
 __all__ = [
     "COMPANIONS",
@@ -15,8 +15,8 @@ __all__ = [
     "ICT_NEUTRAL",
     "FlameFiles",
     "HeadFileError",
-    "Name",
     "ObjMesh",
+    "PickleName",
     "PickleRecord",
     "describe_ict",
     "head_digest",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flamejax.head.formats.files import HeadFileError
-from flamejax.head.formats.safe_pickle import Name, PickleRecord, load_pickle
+from flamejax.head.formats.safe_pickle import PickleName, PickleRecord, load_pickle
 
 MAX_AXES, MAX_NESTING = 8, 4
 MAX_LISTED = 1_000_000
@@ -173,7 +173,7 @@ def _torch_storage(data: bytes, label: str) -> np.ndarray:
         raise _error(label, "holds a torch storage of unknown form")
     if type(identifier[2]) is not str or type(keys) is not list or keys[:2] != [identifier[2]]:
         raise _error(label, "holds a torch storage of unknown form")
-    kind = _TORCH_DTYPES.get(identifier[1].name) if isinstance(identifier[1], Name) else None
+    kind = _TORCH_DTYPES.get(identifier[1].name) if isinstance(identifier[1], PickleName) else None
     if kind is None:
         raise _error(label, "holds a torch storage of unknown type")
     count = int.from_bytes(data[position : position + 8], "little")
@@ -259,7 +259,7 @@ def _check_kind(array: np.ndarray, label: str, kinds: str) -> np.ndarray:
 
 
 def _describe(value: Any) -> str:
-    return f"a '{value.kind}'" if isinstance(value, PickleRecord | Name) else f"a '{type(value).__name__}'"
+    return f"a '{value.kind}'" if isinstance(value, PickleRecord | PickleName) else f"a '{type(value).__name__}'"
 
 
 def _error(label: str, message: str) -> HeadFileError:

@@ -1,7 +1,7 @@
 """Safe reading of pickles as data: nothing that a pickle names is ever imported or called.
 
 Python's own unpickler imports and calls whatever the file names, so an unknown file may run any program. Here every
-name becomes a `Name` and every constructed object a `PickleRecord`; names outside of an allow-list are refused.
+name becomes a `PickleName` and every constructed object a `PickleRecord`; names outside of an allow-list are refused.
 `flamejax.head.formats.pickle_arrays` converts the few kinds of records in head models to arrays.
 
 Format: the opcodes of Python's documentation of `pickletools`, protocols 0 to 5, with Python 2's strings as latin-1.
@@ -35,7 +35,7 @@ _ESCAPED_STRING = re.compile(rb"(?:[^\\]++|\\(?:x[0-9a-fA-F]{2}|[\\'\"nrt]))*+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Name:
+class PickleName:
     """An allowed name of a class or function, in place of the class or function itself."""
 
     module: str
@@ -68,12 +68,12 @@ def load_pickle(
       data: the file's content.
       where: name of the file, for messages.
       start: position of the pickle's first byte.
-      also: further allowed names, "module name". They too become `Name`s and `PickleRecord`s and are never called. If
+      also: further allowed names, "module name". They too become `PickleName`s and `PickleRecord`s and are never called. If
         given, items that are set on or appended to a `PickleRecord` are ignored.
       of: expected content of the file, for messages.
 
     Returns:
-      The object, which consists of Python's basic types, `Name` and `PickleRecord`; and the position after it.
+      The object, which consists of Python's basic types, `PickleName` and `PickleRecord`; and the position after it.
 
     Raises:
       HeadFileError: the pickle is damaged or too long, or names something that is not allowed.
@@ -181,14 +181,14 @@ class _PickleMachine:
                 f"{self.where}: the pickle names {module[:80]}.{name[:80]}, which no {self.of} needs. It was not "
                 "opened: such a file can run programs. Fetch it again from where it is published."
             )
-        self.push(Name(module, name))
+        self.push(PickleName(module, name))
 
     def construct(self, callee: Any, args: Any) -> None:
-        if not isinstance(callee, Name) or type(args) is not tuple:
+        if not isinstance(callee, PickleName) or type(args) is not tuple:
             self.fail("calls something that is no allowed name")
         kind = callee.kind
         if kind == "_reconstructor":
-            if not (args and isinstance(args[0], Name)):
+            if not (args and isinstance(args[0], PickleName)):
                 self.fail("constructs something without a class")
             kind, args = args[0].kind, ()
         if kind == "OrderedDict":
@@ -221,7 +221,7 @@ class _PickleMachine:
 
 def _checked_key(key: Any) -> Any:
     """Check a dictionary's key. Nested tuples could take for ever to hash, so they are refused."""
-    if not isinstance(key, str | bytes | int | float | bool | PickleRecord | Name | None):
+    if not isinstance(key, str | bytes | int | float | bool | PickleRecord | PickleName | None):
         raise TypeError("unsupported key")
     return key
 

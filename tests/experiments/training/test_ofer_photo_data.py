@@ -35,12 +35,12 @@ def test_stored_rows_resume_after_the_last_block(tmp_path):
     first.add(rows[:4])
     assert not path.exists()
     with pytest.raises(ValueError):
-        first.whole()
+        first.array()
     again = cache.CachedRows(path, (10, 2), np.float16)
     assert again.done == 4
     np.testing.assert_array_equal(again.rows(1, 4), rows[1:4])
     again.add(rows[4:])
-    np.testing.assert_array_equal(again.whole(), rows)
+    np.testing.assert_array_equal(again.array(), rows)
     assert [p.name for p in path.parent.iterdir()] == ["rows.npy"]
     assert cache.CachedRows(path, (10, 2), np.float16).done == 10
     assert cache.CachedRows(path, (10, 3), np.float16).done == 0
