@@ -68,8 +68,8 @@ def load_pickle(
       data: the file's content.
       where: name of the file, for messages.
       start: position of the pickle's first byte.
-      also: further allowed names, "module name". They too become `PickleName`s and `PickleRecord`s and are never called. If
-        given, items that are set on or appended to a `PickleRecord` are ignored.
+      also: further allowed names, "module name". They too become `PickleName`s and `PickleRecord`s and are never
+        called. If given, items that are set on or appended to a `PickleRecord` are ignored.
       of: expected content of the file, for messages.
 
     Returns:
