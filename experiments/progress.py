@@ -61,7 +61,7 @@ class ProgressLines(Progress):
         task = self._tasks[task_id]
         self._last_lines[task_id] = task.completed, self.get_time()
         count = f"{task.completed:g}" if task.total is None else f"{task.completed:g} of {task.total:g}"
-        shown = [str(task.fields[name]) for name in self._shown_fields]
+        shown = [str(task.fields.get(name, "")) for name in self._shown_fields]
         seconds = task.elapsed or 0
         times = [_duration(seconds)] if seconds >= 1 else []
         if times and task.time_remaining:

@@ -207,7 +207,7 @@ def test_progress_in_a_file_is_a_few_lines():
             clock.return_value += 59.0
             progress.advance(slow)
     lines = console.file.getvalue().splitlines()
-    assert lines[:2] == ["training: 10 of 100, compiling", "training: 20 of 100, l1 0.5 mm, 20 s, about 160 s left"]
+    assert lines[:2] == ["training: 10 of 100, compiling", "training: 20 of 100, l1 0.5 mm, 20 s, about 3 min left"]
     assert lines[9:] == [
         "training: 100 of 100, l1 0.5 mm, 3 min", "too quick for more lines: 0 of 50", "photos: 0", "photos: 2, 118 s",
     ]  # fmt: skip
