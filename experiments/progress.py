@@ -53,7 +53,7 @@ class ProgressLines(Progress):
         task, (steps, time) = self._tasks[task_id], self._last_lines[task_id]
         waited = self.get_time() - time
         new_steps = task.completed - steps
-        far = bool(task.total) and (new_steps >= LINE_SHARE * task.total or task.finished)
+        far = task.total is not None and (new_steps >= LINE_SHARE * task.total or task.finished)
         if new_steps > 0 and waited >= (MIN_SECONDS if far else MAX_SECONDS):
             self._print_line(task_id)
 

@@ -34,7 +34,7 @@ class ScanOptions:
     """Folder of registered scans in the head's topology (CoMA, D3DFACS): DIR/<subject>/<expression>/*.ply|obj|npy|npz.
     By default the open faces, which are built if they are missing."""
     unit: Unit = "m"
-    """Unit of the scans' coordinates. It is not guessed; heads of an impossible size are refused."""
+    """Unit of the scans' coordinates."""
     every: int = 1
     """Use every n-th scan of a folder: neighbours in a sequence are similar."""
     smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -24,7 +24,7 @@ class TrainingConfig:
     """How a network is trained, apart from its data."""
 
     steps: int = 3000
-    """Number of training steps. A run cannot be extended: the learning rate's decay depends on it."""
+    """Number of training steps; a run can't be extended."""
     batch_size: int = 8
     """Examples per step, over all devices."""
     learning_rate: float = 1e-3
@@ -38,7 +38,7 @@ class TrainingConfig:
     devices: int | None = None
     """Number of devices that share a batch; all unless given."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints; Ctrl-C saves one, too."""
+    """Steps between checkpoints."""
     keep: int = 3
     """Number of checkpoints to keep."""
     eval_every: int = 2000

@@ -50,9 +50,8 @@ class MeshVAETraining(TrainingConfig):
 class MeshVAEOptions(RunOptions):
     """Train a Mesh-VAE for completing heads (Diverse3DFace, section 4.2), from the open faces unless --scans is given.
 
-    The same command continues a run that was stopped: Ctrl-C saves a checkpoint first, and after a kill the last one
-    counts (--checkpoint-every). WORKDIR gets checkpoints/, metrics.jsonl, tensorboard/, pictures/, settings.json and,
-    at the end, mesh_vae.npz and results.json.
+    The same command continues a run that was stopped. Ctrl-C saves a checkpoint first. WORKDIR gets checkpoints/,
+    metrics.jsonl, tensorboard/, pictures/, settings.json and, at the end, mesh_vae.npz and results.json.
     """
 
     command = "experiments.training.mesh_vae.command:run"

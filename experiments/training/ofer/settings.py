@@ -22,9 +22,8 @@ PATH_OPTIONS = ("photos", "arcface", "farl")
 """Paths that may change if the files' contents, which digests identify, are the same."""
 WORKDIR_HELP = """
 
-    The same command continues a run that was stopped: Ctrl-C saves a checkpoint first, and after a kill the last one
-    counts (--checkpoint-every). WORKDIR gets checkpoints/, metrics.jsonl, tensorboard/, settings.json and, at the end,
-    the weights and results.json.
+    The same command continues a run that was stopped. Ctrl-C saves a checkpoint first. WORKDIR gets checkpoints/,
+    metrics.jsonl, tensorboard/, settings.json and, at the end, the weights and results.json.
     """
 
 
