@@ -1,4 +1,4 @@
-"""The configs of `python -m experiments.train --config NAME`: a summary and the options of each name.
+"""The configs of `flamejax train --config NAME`: a summary and the options of each name.
 
 For CPUs; their weights ship. Times are for two CPU cores that had other work besides. Errors on validation data are
 those recorded in the weights' files; models/assets/MODEL_CARD.md has errors on test data:
@@ -61,7 +61,7 @@ CONFIGS: dict[str, tuple[str, MeshVAEOptions | LocalOptions | GeneratorOptions |
         ),
     ),
     "local_pca": (
-        "local PCA models of the head's regions, from registered scans (about 10 minutes)",
+        "local PCA models of the head's regions, from registered scans; 9 to 16 minutes with the evaluation",
         LocalOptions(),
     ),
     "idgen_small": (
@@ -117,4 +117,3 @@ CONFIGS: dict[str, tuple[str, MeshVAEOptions | LocalOptions | GeneratorOptions |
 }  # fmt: skip
 """Config name -> its summary and its options with their defaults. `options.run(console)` trains; it raises OSError,
 ValueError, RuntimeError or ModuleNotFoundError with a message for the user."""
-DEFAULT = "mesh_vae_small"

@@ -1,5 +1,4 @@
-"""The training command, `python -m experiments.train --config NAME ...`. Without arguments it lists the configs and
-trains the default one."""
+"""The training command, `flamejax train --config NAME ...`. Without arguments it lists the configs."""
 
 from __future__ import annotations
 
@@ -10,23 +9,22 @@ import tyro
 from rich.console import Console
 
 from experiments import runtime
-from experiments.configs import CONFIGS, DEFAULT
+from experiments.configs import CONFIGS
+
+EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 2, 130
 
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.train") -> int:
-    """Run the command. Returns the exit status: 0, or 2 after an error."""
+    """Run the command. Returns the exit status: 0, 2 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
     args = sys.argv[1:] if args is None else list(args)
     name, rest = split_config_name(args)
-    if name is None and not rest:
-        print(f"{usage_text(prog)}\n\nTraining '{DEFAULT}'.\n", flush=True)
-        name = DEFAULT
     if name is None:
-        wants_help = rest[0] in ("-h", "--help")
-        print(usage_text(prog), file=sys.stdout if wants_help else sys.stderr)
-        return 0 if wants_help else 2
+        wants_list = not rest or rest[0] in ("-h", "--help")
+        print(usage_text(prog), file=sys.stdout if wants_list else sys.stderr)
+        return EXIT_OK if wants_list else EXIT_ERROR
     if name not in CONFIGS:
         print(f"{prog}: no config {name!r}.\n\n{usage_text(prog)}", file=sys.stderr)
-        return 2
+        return EXIT_ERROR
     default = CONFIGS[name][1]
     # A log file has no width, and rich would cut tables to 80 columns.
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
@@ -34,13 +32,16 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.t
     runtime.use_compilation_cache()
     try:
         options.run(console)
+    except KeyboardInterrupt as stopped:  # also `TrainingStopped`, which says what was saved
+        print(str(stopped) or "Stopped.", file=sys.stderr)
+        return getattr(stopped, "exit_status", EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
         print(f"error: {error}. Training needs more packages: pip install 'flamejax[data]'", file=sys.stderr)
-        return 2
+        return EXIT_ERROR
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return EXIT_ERROR
+    return EXIT_OK
 
 
 def split_config_name(args: list[str]) -> tuple[str | None, list[str]]:

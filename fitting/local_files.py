@@ -57,7 +57,7 @@ def load_local_model(
 
     Args:
       head: the head that they must belong to.
-      path: a file of `python -m experiments.train --config local_pca`; None for the ones shipped for the open head.
+      path: a file that `flamejax train --config local_pca` wrote; None for the ones shipped for the open head.
       variant: which of the shipped ones. "paper" was trained on the residuals of the top 10 identity and 10 expression
         components, as in the paper; "full" on those of all components, for details that the global model lacks.
 
@@ -89,7 +89,7 @@ def read_local_model(path: Path) -> LocalModel:
     """Read and check a file of local models of any head. Raises: HeadFileError, as `load_local_model`."""
     if not path.is_file():
         raise HeadFileError(
-            f"{path}: no such local model. `python -m experiments.train --config local_pca --output FILE` makes one."
+            f"{path}: no such local model. `flamejax train --config local_pca --output FILE` makes one."
         )
     arrays = read_npz(path)
     _check_arrays(path, arrays)

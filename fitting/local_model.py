@@ -102,7 +102,7 @@ def check_is_for_head(head: HeadModel, local: LocalModel, source: str = "the loc
         raise HeadFileError(
             f"{source}: made for the head '{local.head_name} {local.head_version}' (geometry {local.head_hash[:12]}), "
             f"not for this '{head.name} {head.version}' (geometry {geometry_hash(head)[:12]}). Load that head, or "
-            "train local models for this one with `python -m experiments.train --config local_pca --head FILE "
+            "train local models for this one with `flamejax train --config local_pca --head FILE "
             "--scans DIR --output FILE`."
         )
 

@@ -75,7 +75,7 @@ def load_generator(
     """Load a trained IdGen (kind `identity`) or ExpGen (`expression`) of a head.
 
     Args:
-      path: a file that `python -m experiments.train --config idgen|expgen` wrote; by default the one that ships.
+      path: a file that `flamejax train --config idgen|expgen` wrote; by default the one that ships.
       encoders: image encoders, or their files, by the names `arcface` and `farl`, for a network that takes photos;
         by default those at `encoder_path(name)`. Several networks can share loaded encoders.
 
@@ -177,11 +177,11 @@ def _read_file(
     config = network.lower()
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such {network}. `python -m experiments.train --config {config}_small` trains one, which is "
+            f"{path}: no such {network}. `flamejax train --config {config}_small` trains one, which is "
             f"given as --{config} FILE."
         )
     remedy = (
-        f"train one for this with `python -m experiments.train --config {config} --head FILE --output WEIGHTS`, and "
+        f"train one for this with `flamejax train --config {config} --head FILE --output WEIGHTS`, and "
         f"give it as `--{config} WEIGHTS`."
     )
     return path, *read_weights(head, path, network, remedy)

@@ -19,7 +19,7 @@ from models.weight_files import ASSETS, assign_variables, fields_from_json, is_t
 
 NETWORK = "Mesh-VAE"
 REMEDY = (
-    "train one for this with `python -m experiments.train --config mesh_vae --head FILE --scans DIR --output VAE`, and "
+    "train one for this with `flamejax train --config mesh_vae --head FILE --scans DIR --output VAE`, and "
     "give it as `--mesh-vae VAE`, or load_mesh_vae(head, VAE)."
 )
 SHIPPED_FILE = "open_head_mesh_vae.npz"
@@ -42,7 +42,7 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
 
     Args:
       head: the head it was trained for.
-      path: a file that `python -m experiments.train --config mesh_vae ...` wrote; by default `mesh_vae_path()`.
+      path: a file that `flamejax train --config mesh_vae ...` wrote; by default `mesh_vae_path()`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -51,7 +51,7 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
     path = mesh_vae_path() if path is None else Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such Mesh-VAE. `python -m experiments.train --config mesh_vae_small --output FILE` trains one."
+            f"{path}: no such Mesh-VAE. `flamejax train --config mesh_vae_small --output FILE` trains one."
         )
     arrays, settings = read_weights(head, path, NETWORK, REMEDY)
     try:

@@ -20,6 +20,8 @@ from flamejax.units import UNITS, Unit
 
 SUFFIXES = (".ply", ".obj", ".npy", ".npz")
 SPLITS = ("train", "validation", "test")
+HEAD_SIZE = 0.1, 1.0
+"""Smallest and largest plausible extent of a scan, metres; others are in another unit."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,12 @@ def read_scans(
     Args:
       split: one of `SPLITS`.
       count: the head's number of vertices; files with another number are skipped.
-      unit: unit of the files. It is not guessed.
+      unit: unit of the files. It is not guessed, but one that gives heads of an impossible size is refused.
       every: read every n-th file of a folder.
       advance: called with the number of files read so far and the total.
 
     Raises:
-      ValueError: there are no scans, the split is unknown, or no file can be read.
+      ValueError: there are no scans, the split is unknown, no file can be read, or the unit is wrong.
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; there are: {', '.join(SPLITS)}.")
@@ -104,6 +106,8 @@ def read_scans(
     if chosen and not scans:
         raise ValueError(f"none of the {len(chosen)} scans of {split} can be used. The first: {skipped[0]}")
     vertices = np.asarray(scans, np.float32).reshape(-1, count, 3)
+    if len(vertices):
+        _check_size(vertices, unit)
     return RegisteredScans(vertices, np.array(subjects), np.array(expressions), tuple(skipped))
 
 
@@ -129,6 +133,18 @@ def read_vertices(path: Path, count: int) -> np.ndarray:
     except Exception as error:  # trimesh raises any exception of its parsers
         raise HeadFileError(f"{path}: no readable PLY mesh ({str(error)[:200]}).") from error
     return _check_vertices(path, vertices, count)
+
+
+def _check_size(vertices: np.ndarray, unit: Unit) -> None:
+    """Raises: ValueError, scans (N, V, 3) in metres do not have the size of heads."""
+    size, (smallest, largest) = float(np.median(np.ptp(vertices, axis=1).max(axis=-1))), HEAD_SIZE
+    if smallest <= size <= largest:
+        return
+    likely = [f"--unit {name}" for name, factor in UNITS.items() if smallest <= size / UNITS[unit] * factor <= largest]
+    raise ValueError(
+        f"with --unit {unit} the scans are {size:.3g} m across, but heads are {smallest} to {largest} m: give "
+        f"{' or '.join(likely) or '--unit m, cm or mm, or scale the scans'}."
+    )
 
 
 def _count_vertices(path: Path) -> int:

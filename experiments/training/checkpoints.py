@@ -55,8 +55,11 @@ class Checkpoints:
     def __init__(self, run_folder: RunFolder, keep: int):
         run_folder.check_fingerprint()
         self.workdir, self._manager = run_folder.workdir, None
+        self.started_before = False
+        """Whether an earlier run was started in the folder, and is not to be deleted."""
         if run_folder.workdir is None:
             return
+        self.started_before = not run_folder.restart and (run_folder.workdir / "settings.json").is_file()
         self.folder = run_folder.workdir.absolute() / "checkpoints"
         if run_folder.restart:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The loop of a training run: resume from the last checkpoint, step, log, save checkpoints, evaluate."""
+"""The loop of a training run: resume from the last checkpoint, step, log, save checkpoints, evaluate, stop."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from experiments.training.devices import REPLICATED, SHARDED, device_mesh
 from experiments.training.record import MetricsLogger, TrainingRecord
 from experiments.training.settings import TrainingConfig
 from experiments.training.state import TrainState, initial_state
+from experiments.training.stop_signals import TrainingStopped, catch_stop_signals
 
 Network = TypeVar("Network", bound=nnx.Module)
 MakeStep = Callable[[nnx.GraphDef, Any, Mesh], Callable[..., tuple[TrainState, dict[str, Array]]]]
@@ -53,7 +54,8 @@ def train_network(
       The trained network, and the record of losses and errors.
 
     Raises:
-      RuntimeError: a loss is not finite, or a checkpoint cannot be read. OSError: disk trouble.
+      RuntimeError: a loss is not finite, or a checkpoint cannot be read. OSError: disk trouble. TrainingStopped: Ctrl-C
+        or SIGTERM; the step was finished and its checkpoint saved. A second Ctrl-C stops at once.
     """
     graphdef, network_state = nnx.split(model)
     params, rest = nnx.split_state(network_state, nnx.Param, ...)
@@ -70,15 +72,18 @@ def train_network(
         if start:
             state = checkpoints.restore(state, batches)
             console.print(f"resuming from step {start} of {config.steps}")
-        logger, pending = MetricsLogger(checkpoints.workdir, start), []
-        with progress_bar(console, "loss") as progress:
+        elif checkpoints.started_before:
+            console.print("no checkpoint yet: starting at step 0")
+        logger, pending, done = MetricsLogger(checkpoints.workdir, start), [], start
+        with catch_stop_signals() as stop, progress_bar(console, "loss") as progress:
             task = progress.add_task("training", total=config.steps, completed=start, loss="compiling")
             for done in range(start + 1, config.steps + 1):
                 batch = jax.device_put(next(batches), NamedSharding(mesh, SHARDED))
                 state, losses = step(state, rest, constants, batch)
                 pending.append(losses)
                 last = done == config.steps
-                checkpoint = last or done % config.checkpoint_every == 0
+                stopping = stop.signal_number is not None
+                checkpoint = last or stopping or done % config.checkpoint_every == 0
                 if checkpoint or done % config.log_every == 0:
                     means = _log_losses(logger, checkpoints, done, pending)
                     progress.update(task, completed=done, loss=progress_format.format(**means))
@@ -86,6 +91,11 @@ def train_network(
                     checkpoints.save(done, state, batches)
                 if evaluator is not None and (last or done % config.eval_every == 0):
                     _evaluate(logger, done, evaluator, merged(state), console)
+                if stopping:
+                    break
+        if stop.signal_number is not None:
+            remedy = "the same command continues" if checkpoints.workdir else "nothing is saved without a workdir"
+            raise TrainingStopped(f"Stopped at step {done}; {remedy}.", stop.signal_number)
     finally:
         if logger is not None:
             logger.close()

@@ -24,7 +24,7 @@ class TrainingConfig:
     """How a network is trained, apart from its data."""
 
     steps: int = 3000
-    """Number of training steps."""
+    """Number of training steps; a run can't be extended."""
     batch_size: int = 8
     """Examples per step, over all devices."""
     learning_rate: float = 1e-3

@@ -38,7 +38,7 @@ def write_weights(
     write(output, {})
     errors = evaluate(output)
     provenance = {
-        "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train",
+        "made_with": f"flamejax {flamejax.__version__}; flamejax train",
         "settings": json.dumps(options.fingerprint()),
         "validation": json.dumps(errors),
         **notes,

@@ -1,17 +1,21 @@
 """The command line, doctor, convert, the demo's photos and runtime settings."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 import flamejax
 from experiments import cli, demo, doctor, runtime
+from experiments.progress import ProgressLines, progress_bar
 from experiments.reconstruct import UsageError, pipeline, reconstruct_config
 from experiments.reconstruct.config import FitOptions
 from experiments.reconstruct.settings import fit_config
@@ -186,6 +190,29 @@ def test_data_folder_is_read_from_the_environment(monkeypatch):
     assert runtime.data_folder() == Path("/somewhere")
     monkeypatch.delenv("FLAMEJAX_DATA")
     assert runtime.data_folder() == Path.home() / ".cache" / "flamejax"
+
+
+def test_progress_in_a_file_is_a_few_lines():
+    console = Console(file=io.StringIO(), width=120)
+    with progress_bar(console, "loss") as progress:
+        progress.get_time = clock = Mock(return_value=0.0)
+        task = progress.add_task("training", total=100, completed=10, loss="compiling")
+        for step in range(11, 101):  # two seconds each
+            clock.return_value += 2.0
+            progress.update(task, completed=step, loss="l1 0.5 mm")
+        clock.return_value += 1.0
+        list(progress.track(range(50), description="too quick for more lines"))
+        slow = progress.add_task("photos", total=None, loss="")
+        for _ in range(3):
+            clock.return_value += 59.0
+            progress.advance(slow)
+    lines = console.file.getvalue().splitlines()
+    assert lines[:2] == ["training: 10 of 100, compiling", "training: 20 of 100, l1 0.5 mm, 20 s, about 3 min left"]
+    assert lines[9:] == [
+        "training: 100 of 100, l1 0.5 mm, 3 min", "too quick for more lines: 0 of 50", "photos: 0", "photos: 2, 118 s",
+    ]  # fmt: skip
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    assert not isinstance(progress_bar(terminal), ProgressLines)
 
 
 def test_compile_clock_measures_only_inside_its_block():

@@ -1,1 +1,1 @@
-"""Training and evaluating local models; the command is `python -m experiments.train --config local_pca`."""
+"""Training and evaluating local models; the command is `flamejax train --config local_pca`."""

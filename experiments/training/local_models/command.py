@@ -60,7 +60,8 @@ class LocalOptions(scans.ScanOptions):
     max_expression: int | None = None
     """Largest number of expression components of a region."""
     evaluate: int = 60
-    """Number of scans of each of the validation and test splits to evaluate on; 0: none."""
+    """Number of scans of each of the validation and test splits to evaluate on, which takes longer than training;
+    0: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +92,7 @@ class LocalOptions(scans.ScanOptions):
         own = self.scans is not None
         notes = {
             "source": "scans of the user's own" if own else "the open scans (experiments.datasets.open_faces), CC0",
-            "made_with": f"flamejax {flamejax.__version__}; python -m experiments.train --config local_pca",
+            "made_with": f"flamejax {flamejax.__version__}; flamejax train --config local_pca",
             "licence": "that of the head and the scans" if own else "CC0-1.0",
         }
         local = train_local_models(
@@ -105,10 +106,14 @@ class LocalOptions(scans.ScanOptions):
         )
         tables = {"regions": evaluation.region_table(local)}
         print_rows(console, "Regions", tables["regions"])
+        trained = time.perf_counter()
+        if note := evaluation.rank_note(local, len(np.unique(training.subject))):
+            console.print(note)
         if self.evaluate:
             tables |= evaluate_splits(self, head, local, console)
         write_text(self.workdir / "tables.json", json.dumps(tables, indent=1) + "\n")
-        console.print(f"{time.perf_counter() - started:.0f} s in total")
+        evaluated = time.perf_counter() - trained
+        console.print(f"{trained - started:.0f} s for reading and training, {evaluated:.0f} s for the evaluation")
         return tables
 
 

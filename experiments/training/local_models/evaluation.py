@@ -27,14 +27,19 @@ def frontal_face_mask(head: HeadModel) -> np.ndarray:
 
 
 def variants(head: HeadModel, local: LocalModel, brief: bool = False) -> dict[str, HeadModel]:
-    """Returns name -> head: the global model with its leading components, then with local models of growing size."""
+    """Returns name -> head: the global model with its leading components, then with local models of growing size.
+
+    A share of the local models that is all of them has no head of its own.
+    """
     counts = [n for n in COUNTS if n < head.num_betas] if not brief else []
     sizes = {f"global {n} + {min(n, head.num_expression)}": (n, min(n, head.num_expression)) for n in counts}
     sizes[f"global {head.num_betas} + {head.num_expression}"] = head.num_betas, head.num_expression
     heads = {name: top_components(head, *size) for name, size in sizes.items()}
     start = f"global {local.num_betas} + {local.num_expression}, local"
     for share in () if brief else SHARES:
-        heads[f"{start} {share:g}"] = with_local(head, local.truncated(share))
+        part = local.truncated(share)
+        if (part.num_shape, part.num_local_expression) != (local.num_shape, local.num_local_expression):
+            heads[f"{start} {share:g}"] = with_local(head, part)
     return {**heads, f"{start} all": with_local(head, local)}
 
 
@@ -57,6 +62,18 @@ def error_table(
             "head_rms_mm": float(np.sqrt(np.mean(error**2))),
         })  # fmt: skip
     return rows
+
+
+def rank_note(local: LocalModel, num_subjects: int) -> str | None:
+    """Returns a note if regions have as many shape components as there were training subjects; else None."""
+    full = sum(len(region.shape) >= num_subjects for region in local.regions)
+    if not full:
+        return None
+    return (
+        f"{full} of {len(local.regions)} regions have a shape component for each of the {num_subjects} training "
+        "subjects, the most there can be. An explained share of 1 then means that these subjects are stored exactly. "
+        "It says nothing about other people: see the errors on scans that were not trained on."
+    )
 
 
 def region_table(local: LocalModel) -> list[Row]:

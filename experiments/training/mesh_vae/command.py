@@ -12,6 +12,7 @@ from rich.console import Console
 import flamejax
 from experiments.datasets.placed_scans import load_placed
 from experiments.datasets.vertex_masks import mask_maker
+from experiments.progress import print_rows
 from experiments.training.checkpoints import RunFolder
 from experiments.training.devices import device_mesh
 from experiments.training.mesh_vae.evaluation import mesh_vae_evaluator
@@ -52,8 +53,12 @@ def run(options: MeshVAEOptions, console: Console) -> dict[str, float]:
         "data": "own scans" if own_scans else "the open scans (experiments.datasets.open_faces), CC0",
         "licence": "that of the head and the scans" if own_scans else "CC0-1.0",
     }
-    return write_weights(
+    baselines, count = evaluator.baseline_errors(model), len(evaluator.heads)
+    errors = write_weights(
         options, "mesh_vae.npz", lambda path, notes: write_mesh_vae(path, head, model, notes),
         lambda path: evaluator.errors(load_mesh_vae(head, path)), notes, console, started,
-        parameters=num_parameters(model),
+        parameters=num_parameters(model), validation_heads=count, baselines=baselines,
     )  # fmt: skip
+    rows = [{"": name, **values} for name, values in {**baselines, "this network": errors}.items()]
+    print_rows(console, f"Median errors on {count} validation heads", rows)
+    return errors

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +37,27 @@ class MeshVAEEvaluator:
     def errors(self, model: MeshVAE) -> dict[str, float]:
         """Returns median vertex distances, mm: visible and hidden vertices of completions; all vertices of
         reconstructions of fully visible heads (`whole_mm`)."""
+        return self._errors_of(lambda heads, visible: _complete(model, heads, visible))
+
+    def baseline_errors(self, model: MeshVAE) -> dict[str, dict[str, float]]:
+        """Returns the same errors of simpler completions: the mean of the training heads and, if the network has a
+        linear branch, that branch without the convolutions."""
+        mean = np.asarray(model.mean[...])
+        errors = {"mean head": self._errors_of(lambda heads, visible: (np.broadcast_to(mean, heads.shape),) * 2)}
+        if model.linear is not None:
+            errors["linear branch alone"] = self._errors_of(lambda *args: _complete_linearly(model, *args))
+        return errors
+
+    def _errors_of(self, complete: Callable[[Array, Array], tuple[Any, Any]]) -> dict[str, float]:
+        """Returns the errors of a function of heads and visible vertices that returns completions, and reconstructions
+        of the fully visible heads."""
         visible_errors, hidden_errors, full_errors = [], [], []
         for start in range(0, len(self.heads), CHUNK):
             part = slice(start, start + CHUNK)
             truth, visible = self.heads[part], self.visible[part]
             padding = CHUNK - len(truth)
             args = (np.concatenate([a, np.repeat(a[-1:], padding, axis=0)]) for a in (truth, visible))
-            completed, reconstructed = (np.asarray(a)[: len(truth)] for a in _complete(model, *map(jnp.asarray, args)))
+            completed, reconstructed = (np.asarray(a)[: len(truth)] for a in complete(*map(jnp.asarray, args)))
             error = MM * np.linalg.norm(completed - truth, axis=-1)
             visible_errors.append(error[visible])
             hidden_errors.append(error[~visible])
@@ -90,6 +106,18 @@ def _masks(masks: MaskMaker, keys: Array) -> Array:
 @jax.jit
 def _complete(model: MeshVAE, heads: Array, visible: Array) -> tuple[Array, Array]:
     return model.complete(heads, visible), model.complete(heads, jnp.ones_like(visible))
+
+
+@jax.jit
+def _complete_linearly(model: MeshVAE, heads: Array, visible: Array) -> tuple[Array, Array]:
+    linear, mean, spread = model.linear, model.mean[...][None], model.spread[...]
+    assert linear is not None
+
+    def complete(visible: Array) -> Array:
+        coefficients = linear.posterior(jnp.where(visible[..., None], (heads - mean) / spread, 0), visible)[0]
+        return mean + spread * linear.to_vertices(coefficients)
+
+    return complete(visible), complete(jnp.ones_like(visible))
 
 
 @jax.jit

@@ -24,9 +24,9 @@ class MeshVAETraining(TrainingConfig):
     laplacian_weight: float = 1.0
     """Weight of the l1 error of Laplacians, mm, relative to that of vertices."""
     spread_weight: float = 0.5
-    """Weight of the mean absolute difference between two draws of a head, mm, which is subtracted from the error. 0.5
-    makes the l1 error a proper score of each coordinate (CRPS: Gneiting & Raftery 2007). 0, as in the paper, rewards
-    overconfidence about hidden vertices."""
+    """Reward for draws that differ: this times the mean absolute difference between two draws of a head, mm, is
+    subtracted from the error. With 0, as in the paper, draws shrink to one head. With 0.5, draws do best that spread
+    as far as the truth varies (the CRPS of Gneiting & Raftery 2007)."""
     kl_weight: float = 1e-5
     """Weight of the KL divergence, nats per head, relative to a millimetre of error."""
     kl_warmup: float = 0.3
@@ -50,9 +50,8 @@ class MeshVAETraining(TrainingConfig):
 class MeshVAEOptions(RunOptions):
     """Train a Mesh-VAE for completing heads (Diverse3DFace, section 4.2), from the open faces unless --scans is given.
 
-    A run that was stopped or killed resumes from its last checkpoint when the same command is given again. WORKDIR
-    gets checkpoints/, metrics.jsonl, tensorboard/, pictures/, settings.json and, at the end, mesh_vae.npz and
-    results.json.
+    The same command continues a run that was stopped. Ctrl-C saves a checkpoint first. WORKDIR gets checkpoints/,
+    metrics.jsonl, tensorboard/, pictures/, settings.json and, at the end, mesh_vae.npz and results.json.
     """
 
     command = "experiments.training.mesh_vae.command:run"

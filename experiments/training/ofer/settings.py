@@ -22,8 +22,8 @@ PATH_OPTIONS = ("photos", "arcface", "farl")
 """Paths that may change if the files' contents, which digests identify, are the same."""
 WORKDIR_HELP = """
 
-    A run that was stopped or killed resumes from its last checkpoint when the same command is given again. WORKDIR
-    gets checkpoints/, metrics.jsonl, tensorboard/, settings.json and, at the end, the weights and results.json.
+    The same command continues a run that was stopped. Ctrl-C saves a checkpoint first. WORKDIR gets checkpoints/,
+    metrics.jsonl, tensorboard/, settings.json and, at the end, the weights and results.json.
     """
 
 

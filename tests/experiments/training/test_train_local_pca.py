@@ -1,6 +1,7 @@
 """`train --config local_pca` on scans of a synthetic FLAME-format head, saved as FLAME-registered data sets are."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -9,24 +10,24 @@ import flamejax
 from experiments import train
 from experiments.datasets import registered_scans
 from experiments.datasets.registered_scans import assign_splits, find_scans, read_scans, read_vertices
+from experiments.training import LocalConfig, train_local_models
+from experiments.training.local_models.evaluation import rank_note, variants
+from experiments.training.stop_signals import TrainingStopped
 from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError
-from tests.experiments.training.conftest import FLAME_SIZE
-from tests.experiments.training.runs import EACH, HEAD, write_scans
+from tests.experiments.training.conftest import FLAME_SIZE, QUIET
+from tests.experiments.training.runs import EACH, HEAD, SUBJECTS, write_scans
 
 VERTICES = FLAME_SIZE["vertices"]
 
 
-def test_train_without_a_config_lists_them_and_trains_the_default(capsys, monkeypatch):
-    trained = []
-    default = train.CONFIGS[train.DEFAULT][1]
-    monkeypatch.setattr(type(default), "run", lambda options, console: trained.append(options))
-    assert train.main([]) == 0
-    assert "local_pca" in capsys.readouterr().out
-    assert trained == [default]
-    assert train.main(["--help"]) == 0
-    assert "local_pca" in capsys.readouterr().out and len(trained) == 1
+def test_train_without_a_config_lists_them_and_trains_nothing(capsys, monkeypatch):
+    for options in {type(options): options for _, options in train.CONFIGS.values()}.values():
+        monkeypatch.setattr(type(options), "run", None)
+    for args in ([], ["--help"]):
+        assert train.main(args) == 0
+        assert "local_pca" in capsys.readouterr().out
     assert train.main(["--config", "mesh"]) == 2
     assert "no config 'mesh'" in capsys.readouterr().err
     assert train.main(["--scans", "x"]) == 2
@@ -34,6 +35,33 @@ def test_train_without_a_config_lists_them_and_trains_the_default(capsys, monkey
         with pytest.raises(SystemExit) as ended:
             train.main(args)
         assert ended.value.code == 0 and "--scans" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stopped", "status", "text"),
+    [
+        (KeyboardInterrupt(), 130, "Stopped.\n"),
+        (TrainingStopped("Stopped at step 12; the same command continues."), 130, "Stopped at step 12"),
+        (TrainingStopped("Stopped at step 12.", signal.SIGTERM), 143, "Stopped at step 12.\n"),
+    ],
+)
+def test_a_stopped_run_prints_one_line(capsys, monkeypatch, stopped, status, text):
+    def stop(options, console):
+        raise stopped
+
+    monkeypatch.setattr(type(train.CONFIGS["local_pca"][1]), "run", stop)
+    assert train.main(["--config", "local_pca"]) == status
+    printed = capsys.readouterr().err
+    assert printed.startswith(text) and printed.count("\n") == 1
+
+
+def test_local_models_that_a_share_leaves_whole_are_not_evaluated_twice(data):
+    scans = read_scans(data / "scans", "train", HEAD.num_vertices)
+    config = LocalConfig(num_betas=4, num_expression=2, max_shape=4, max_expression=2)
+    local = train_local_models(HEAD, scans.vertices, config, subjects=scans.subject, console=QUIET)
+    heads = [(head.num_betas, head.num_expression) for name, head in variants(HEAD, local).items() if "local" in name]
+    assert len(set(heads)) == len(heads)
+    assert rank_note(local, SUBJECTS) is None and "14 of 14 regions" in rank_note(local, 4)
 
 
 @pytest.mark.slow
@@ -66,7 +94,7 @@ def test_error_messages_name_the_remedy(data, tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     write_scans(tmp_path / "scans", HEAD, unit=1e-3)
     assert train.main([*command, "--scans", str(tmp_path / "scans")]) == 2
-    assert "--unit mm" in capsys.readouterr().err
+    assert "across, but heads are 0.1 to 1.0 m: give --unit mm" in capsys.readouterr().err
     assert train.main([*command, "--scans", str(tmp_path / "scans"), "--num-betas", "7", "--unit", "mm"]) == 2
     assert f"this head has {HEAD.num_betas}" in capsys.readouterr().err
     assert not list((tmp_path / "work").glob("*.npz"))

@@ -1,8 +1,11 @@
 """Training of a tiny Mesh-VAE on scans: output files, resuming, the step and its losses."""
 
 import dataclasses
+import io
 import json
 import re
+import signal
+import threading
 
 import jax
 import jax.export
@@ -10,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from rich.console import Console
 
 import flamejax
 from experiments.datasets.placed_scans import load_placed
 from experiments.datasets.vertex_masks import mask_maker
+from experiments.training.checkpoints import Checkpoints, RunFolder
 from experiments.training.devices import device_mesh
 from experiments.training.mesh_vae import train as training
 from experiments.training.mesh_vae.heads import (
@@ -38,6 +43,7 @@ from experiments.training.mesh_vae.step import (
 )
 from experiments.training.record import MetricsLogger
 from experiments.training.state import initial_state
+from experiments.training.stop_signals import SIGNALS, TrainingStopped, catch_stop_signals
 from flamejax.head import HeadFileError
 from models.mesh_vae import hierarchy_for
 from models.pretrained import build_mesh_vae, load_mesh_vae, write_mesh_vae
@@ -64,7 +70,10 @@ def test_run_writes_its_files(mesh_run):
     assert losses[0]["hidden"] < 0.05 < losses[-1]["hidden"] <= 0.6
     validation = rows(mesh_run, "validation")
     assert validation and set(validation[-1]) == {"step", "kind", "visible_mm", "hidden_mm", "whole_mm"}
-    assert json.loads((mesh_run / "results.json").read_text())["visible_mm"] > 0
+    results = json.loads((mesh_run / "results.json").read_text())
+    assert results["visible_mm"] > 0 and results["validation_heads"] == 2
+    baselines = results["baselines"]
+    assert baselines["linear branch alone"]["whole_mm"] < baselines["mean head"]["whole_mm"]
     assert list((mesh_run / "pictures").glob("*.jpg"))
     assert list((mesh_run / "tensorboard").iterdir())
 
@@ -79,6 +88,53 @@ def test_resumed_run_ends_with_the_same_parameters(data, mesh_run, tmp_path, sto
     options.run(QUIET)
     assert rows(mesh_run) == rows(options.workdir)
     assert_same(weights(mesh_run / "mesh_vae.npz"), weights(options.workdir / "mesh_vae.npz"))
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_run_continues(data, mesh_run, tmp_path, monkeypatch):
+    add_losses_unpatched, handlers = MetricsLogger.add_losses, [signal.getsignal(each) for each in SIGNALS]
+
+    def add_losses(self, last, losses):
+        if last == 2:
+            signal.raise_signal(signal.SIGINT)  # noticed in the next step
+        return add_losses_unpatched(self, last, losses)
+
+    monkeypatch.setattr(MetricsLogger, "add_losses", add_losses)
+    options, console = mesh_options(data, tmp_path / "run"), Console(file=io.StringIO())
+    with pytest.raises(TrainingStopped, match=r"Stopped at step 3; the same command continues\."):
+        options.run(QUIET)
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
+    assert (options.workdir / "checkpoints" / "3").is_dir() and len(rows(options.workdir)) == 3
+    options.run(console)
+    assert "resuming from step 3" in console.file.getvalue()
+    assert rows(mesh_run) == rows(options.workdir)
+    assert_same(weights(mesh_run / "mesh_vae.npz"), weights(options.workdir / "mesh_vae.npz"))
+
+
+def test_second_ctrl_c_stops_at_once_and_threads_catch_nothing():
+    with pytest.raises(KeyboardInterrupt), catch_stop_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    handlers = []
+
+    def catch_in_a_thread():
+        with catch_stop_signals():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=catch_in_a_thread)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+def test_a_run_without_checkpoints_says_that_it_starts_anew(tmp_path):
+    for started_before in (False, True):
+        checkpoints = Checkpoints(RunFolder(tmp_path), keep=1)
+        assert checkpoints.started_before == started_before
+        checkpoints.close()
+    checkpoints = Checkpoints(RunFolder(tmp_path, restart=True), keep=1)
+    checkpoints.close()
+    assert not checkpoints.started_before
 
 
 def test_finished_run_does_not_change_and_reads_its_stored_components(data, mesh_run, monkeypatch):

@@ -160,7 +160,7 @@ def test_generator_weights_have_the_runs_config_and_provenance(data, idgen_run, 
     assert model.config.unet.widths == (size, 4)
     assert np.asarray(model.deviation[...]).min() > 0
     with np.load(path) as file:
-        assert "experiments.train" in str(file["provenance_made_with"])
+        assert "flamejax train" in str(file["provenance_made_with"])
         assert json.loads(str(file["provenance_validation"]))["samples_mm"] > 0
     assert [row["step"] for row in rows(workdir)] == list(range(1, STEPS + 1))
 
