@@ -64,13 +64,13 @@ class InputOptions(OptionGroup):
     """What is known about the photos, in files that are named after them."""
 
     landmarks: OptionalFolder = None
-    """68 iBUG points <photo>.npy, .json or .pts, pixels; no detector runs."""
+    """68 iBUG points <photo>.npy, .json or .pts, pixels; detected for photos without a file."""
     masks: Annotated[str, tyro.conf.arg(metavar="DIR|auto|none")] = "auto"
-    """Occlusion masks <photo>.png (white = hidden), or auto."""
+    """Occlusion masks <photo>.png, white = hidden; auto for photos without a file."""
     face_masks: OptionalFolder = None
     """Face masks <photo>.png, white = face."""
     boxes: OptionalFile = None
-    """JSON {"<photo>": [x0, y0, x1, y1]}: the face, in pixels."""
+    """JSON {"<photo>": [x0, y0, x1, y1]}: the face, in pixels; detected for other photos."""
     detector: Annotated[str | None, tyro.conf.arg(metavar="MODULE:CLASS", help_behavior_hint="")] = None
     """Your own detector of 68 iBUG points; see `fitting.FaceDetector`."""
     all_faces: Switch = False
@@ -89,7 +89,7 @@ class FitOptions(OptionGroup):
     head: OptionalFile = None
     """Head model; the open head unless given."""
     preset: Annotated[Literal["fast", "paper", "code"], tyro.conf.arg(metavar="NAME")] = "fast"
-    """fast: ours. paper, code: gradient descent as in the paper or in its released code, minutes per photo."""
+    """fast: ours. paper, code: gradient descent as in the paper or in its released code, much slower."""
     local: Annotated[str, tyro.conf.arg(metavar="FILE|auto|none")] = "auto"
     """Local models from `train --config local_pca`; auto: shipped ones."""
     size: int = 256

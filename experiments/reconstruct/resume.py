@@ -29,13 +29,24 @@ class Plan:
     """Name of a photo in `todo` -> its results of other settings or of an earlier version of its file."""
 
 
-def plan(store: Store, photos: Sequence[PhotoFile], settings: dict[str, Any]) -> Plan:
+def plan(
+    store: Store,
+    photos: Sequence[PhotoFile],
+    settings: dict[str, Any],
+    record_inputs: Callable[[PhotoFile], dict[str, Any]],
+    overwrite: bool = False,
+) -> Plan:
     """Name the photos, avoiding names in the output folder, and separate those that are done from the others.
 
     A result belongs to a photo of the same path, or of the same file name and content (so that a folder of photos and
-    its results may move). It is valid if neither the photo's content nor the settings have changed since.
+    its results may move). It is valid if neither the photo's content nor the settings nor what the user gave for the
+    photo have changed since.
+
+    Args:
+        record_inputs: returns what the user gives for a photo, as `GivenInputs.record`.
+        overwrite: whether earlier results will be deleted, so that all photos are to do.
     """
-    records, complete = store.records(), store.results().keys()
+    records, complete = ({}, set()) if overwrite else (store.records(), set(store.results()))
     digest = functools.cache(functools.partial(short_digest, digits=64))
     owned = _owned_by(photos, records, digest)
     others = records.keys() - {name for names in owned.values() for name in names}
@@ -49,7 +60,7 @@ def plan(store: Store, photos: Sequence[PhotoFile], settings: dict[str, Any]) ->
         # Two equal files with one file name have a result each: then the name decides.
         own = [m for m in own if m["photo_path"] == str(source) or m["name"].startswith(photo.name)]
         valid = [m for m in own if m["name"] in complete and _has_settings(m, settings)]
-        valid = [m for m in valid if m["photo_sha256"] == digest(source)]
+        valid = [m for m in valid if m["photo_sha256"] == digest(source) and _has_inputs(m, record_inputs(photo))]
         has_all_faces = bool(valid) and {m["face"] for m in valid} == set(range(valid[0]["num_faces"]))
         (done if has_all_faces else todo).append(photo)
         stale[photo.name] = [] if has_all_faces else [m["name"] for m in own if m not in valid]
@@ -66,6 +77,11 @@ def _has_settings(metrics: Metrics, settings: dict[str, Any]) -> bool:
         )
         return recorded == settings
     return recorded == settings and bool(metrics.get("hypotheses"))
+
+
+def _has_inputs(metrics: Metrics, inputs: dict[str, Any]) -> bool:
+    """Return whether the user gave the same for the photo. Early versions did not record it: it counts as the same."""
+    return metrics.get("inputs") in (None, inputs)
 
 
 def _owned_by(
