@@ -32,15 +32,11 @@ class InputKind:
     """What is done for a photo for which the option gives nothing."""
     suffixes: tuple[str, ...] = ()
     """Suffixes of its files; none for an entry of a JSON file."""
-    fallback: str | None = None
-    """Value in the record of a photo for which the option gives nothing."""
 
 
 KINDS = (
     InputKind("landmarks", "landmarks", "landmarks", "they are detected", LANDMARK_SUFFIXES),
-    InputKind(
-        "masks", "occlusion_mask", "an occlusion mask", "it is estimated, as by --masks auto", MASK_SUFFIXES, "auto"
-    ),
+    InputKind("masks", "occlusion_mask", "an occlusion mask", "it is estimated, as by --masks auto", MASK_SUFFIXES),
     InputKind("face_masks", "face_mask", "a face mask", "it is as without --face-masks", MASK_SUFFIXES),
     InputKind("boxes", "box", "a box", "the face is detected"),
 )
@@ -91,15 +87,13 @@ class GivenInputs:
         return arguments
 
     def record(self, photo: PhotoFile) -> dict[str, Any]:
-        """Return for each option in use what it gives for a photo: the first digits of a file's SHA-256, or a box.
+        """Return what each option gives for a photo: the first digits of a file's SHA-256, a box, or None.
 
-        A photo without a file has 'auto' for its mask, and None for the rest. --resume compares these records.
+        Without a file, the mask is 'auto' or 'none'. --resume compares these records.
         """
-        record: dict[str, Any] = {}
-        for kind in KINDS:
-            if self.sources[kind.option] is not None:
-                source = self._find_source(kind, photo)
-                record[kind.option] = kind.fallback if source is None else source
+        record = {kind.option: self._find_source(kind, photo) for kind in KINDS}
+        if record["masks"] is None:
+            record["masks"] = "none" if self.options.masks == "none" else "auto"
         return record
 
     def check(self, photos: Sequence[PhotoFile]) -> list[str]:
@@ -134,7 +128,9 @@ class GivenInputs:
         stems = [*photo.input_stems(), photo.path.stem]
         if kind.option == "boxes":
             return next((self.boxes[stem].tolist() for stem in stems if stem in self.boxes), None)
-        folder = self.sources[kind.option] or Path()
+        folder = self.sources[kind.option]
+        if folder is None:
+            return None
         paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in kind.suffixes)
         return next((short_digest(path) for path in paths if path.is_file()), None)
 

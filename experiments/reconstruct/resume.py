@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.photos import PhotoFile, name_photos
-from experiments.reconstruct.settings import DRAWING_SETTINGS
+from experiments.reconstruct.settings import DRAWING_SETTINGS, INPUT_SETTINGS
 from experiments.reconstruct.store import Store
 from experiments.results import short_digest
 
@@ -59,29 +59,26 @@ def plan(
         own = [records[name] for name in owned[source]]
         # Two equal files with one file name have a result each: then the name decides.
         own = [m for m in own if m["photo_path"] == str(source) or m["name"].startswith(photo.name)]
-        valid = [m for m in own if m["name"] in complete and _has_settings(m, settings)]
-        valid = [m for m in valid if m["photo_sha256"] == digest(source) and _has_inputs(m, record_inputs(photo))]
+        valid = [m for m in own if m["name"] in complete and _has_settings(m, settings, record_inputs(photo))]
+        valid = [m for m in valid if m["photo_sha256"] == digest(source)]
         has_all_faces = bool(valid) and {m["face"] for m in valid} == set(range(valid[0]["num_faces"]))
         (done if has_all_faces else todo).append(photo)
         stale[photo.name] = [] if has_all_faces else [m["name"] for m in own if m not in valid]
     return Plan(todo, done, reserved | {photo.name for photo in [*todo, *done]}, stale)
 
 
-def _has_settings(metrics: Metrics, settings: dict[str, Any]) -> bool:
-    """Return whether these settings would give this result. For the method `fit`, it may have hypotheses."""
-    recorded = metrics["settings"]
-    if settings.get("method") == "fit":
-        recorded, settings = (
-            {name: value for name, value in each.items() if name not in DRAWING_SETTINGS}
-            for each in (recorded, settings)
-        )
-        return recorded == settings
-    return recorded == settings and bool(metrics.get("hypotheses"))
+def _has_settings(metrics: Metrics, settings: dict[str, Any], inputs: dict[str, Any]) -> bool:
+    """Return whether these settings and inputs would give this result. For the method `fit`, it may have hypotheses.
 
-
-def _has_inputs(metrics: Metrics, inputs: dict[str, Any]) -> bool:
-    """Return whether the user gave the same for the photo. Early versions did not record it: it counts as the same."""
-    return metrics.get("inputs") in (None, inputs)
+    Results of early versions do not record the inputs: the same folders of inputs count as the same inputs.
+    """
+    is_fit, has_inputs = settings.get("method") == "fit", metrics.get("inputs") is not None
+    ignored = (DRAWING_SETTINGS if is_fit else ()) + (INPUT_SETTINGS if has_inputs else ())
+    recorded, current = (
+        {name: value for name, value in each.items() if name not in ignored} for each in (metrics["settings"], settings)
+    )
+    same_inputs = not has_inputs or metrics["inputs"] == inputs
+    return recorded == current and same_inputs and (is_fit or bool(metrics.get("hypotheses")))
 
 
 def _owned_by(

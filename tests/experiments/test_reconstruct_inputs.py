@@ -62,7 +62,8 @@ def test_photos_without_a_given_mask_get_the_automatic_one(photos, tmp_path):
     assert written["p0"][2:5, 5:30].all() and not written["p0"][8:].any() and not faces["p0"].any()
     assert written["p1"][:, :16].all() and not written["p1"][:, 16:].any() and faces["p1"].any()
     metrics = {n: json.loads((tmp_path / "out" / n / "metrics.json").read_text()) for n in ("p0", "p1")}
-    assert metrics["p0"]["inputs"] == {"masks": "auto"} and len(metrics["p1"]["inputs"]["masks"]) == 16
+    none = {"landmarks": None, "face_masks": None, "boxes": None}
+    assert metrics["p0"]["inputs"] == {"masks": "auto", **none} and len(metrics["p1"]["inputs"]["masks"]) == 16
     assert metrics["p0"]["hidden_share"] == pytest.approx(0.12, abs=0.02)
 
 

@@ -67,6 +67,16 @@ def test_resume_redoes_photos_whose_mask_landmarks_or_box_has_changed(photos, tm
     assert redone(photos, tmp_path / "out", **options) == {"p1", "p2", "p3", "p4"}
 
 
+def test_resume_with_a_corrected_mask_redoes_only_its_photo(photos, tmp_path):
+    reconstruct(photos, tmp_path / "out")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (64, 48)).save(tmp_path / "masks/p1.png")
+    assert redone(photos, tmp_path / "out", masks=str(tmp_path / "masks")) == {"p1"}
+    (tmp_path / "masks").rename(tmp_path / "moved")
+    assert redone(photos, tmp_path / "out", masks=str(tmp_path / "moved")) == set()
+    assert redone(photos, tmp_path / "out", masks="none") == {f"p{i}" for i in range(5)}
+
+
 def test_resume_leaves_results_of_before_inputs_were_recorded(photos, tmp_path):
     (tmp_path / "masks").mkdir()
     Image.new("L", (64, 48)).save(tmp_path / "masks/p0.png")
