@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import flamejax
@@ -284,8 +285,8 @@ class Pipeline:
         chosen = needs_mask[:, None, None]
         return replace(
             batch,
-            occlusion_mask=np.where(chosen, estimated.occlusion_mask, batch.occlusion_mask),
-            face_mask=np.where(chosen, estimated.face_mask, batch.face_mask),
+            occlusion_mask=jnp.where(chosen, estimated.occlusion_mask, batch.occlusion_mask),
+            face_mask=jnp.where(chosen, estimated.face_mask, batch.face_mask),
         )
 
     def _with_hypotheses(
@@ -368,11 +369,9 @@ class Pipeline:
     def _check_given_mask(self, faces: list[ObservedFace]) -> None:
         """Record a photo whose given mask hides no part of its faces, or all of them. An empty mask is intended."""
         given, shares = faces[0].given_mask, [face.hidden_share for face in faces]
-        if given is None:
-            return
-        if given.any() and max(shares) == 0:
+        if given is not None and given.any() and max(shares) == 0:
             self.outcome.masks_beside_faces.append(faces[0].photo.name)
-        elif min(shares) == 1:
+        elif given is not None and min(shares) == 1:
             self.outcome.masks_over_faces.append(faces[0].photo.name)
 
     def _fail(self, failures: list[Failure], faces: Sequence[ObservedFace] = ()) -> None:
