@@ -115,9 +115,8 @@ class GivenInputs:
             if not count:
                 raise UsageError(f"{flag(kind.option)} {source}: no entry is named after a photo, such as {name!r}.")
             if count < len(photos):
-                have = "photo has" if count == 1 else "photos have"
                 lines.append(
-                    f"{count} of {len(photos)} {have} {kind.noun} in {source}. "
+                    f"{count} of {len(photos)} photos {'has' if count == 1 else 'have'} {kind.noun} in {source}. "
                     f"For the other {len(photos) - count}, {kind.otherwise}."
                 )
         return lines

@@ -56,7 +56,7 @@ class Observing(FakeTools):
 def test_photos_without_a_given_mask_get_the_automatic_one(photos, tmp_path):
     masks = save_mask(tmp_path / "masks", "p1", (0, 0, 16, 48))
     text = run_and_read(photos, tmp_path / "out", Observing(), masks=str(masks))
-    assert f"1 of 5 photo has an occlusion mask in {masks}. For the other 4, it is estimated" in text
+    assert f"1 of 5 photos has an occlusion mask in {masks}. For the other 4, it is estimated" in text
     written = {n: np.asarray(Image.open(tmp_path / "out" / n / "occlusion_mask.png")) for n in ("p0", "p1")}
     faces = {n: np.asarray(Image.open(tmp_path / "out" / n / "face_mask.png")) for n in ("p0", "p1")}
     assert written["p0"][2:5, 5:30].all() and not written["p0"][8:].any() and not faces["p0"].any()
