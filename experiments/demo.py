@@ -74,6 +74,7 @@ def write_photos(output: Path) -> tuple[Path, Path]:
         folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(portrait).save(photos / "astronaut.png")
     Image.fromarray(covered).save(photos / "astronaut_masked.png")
+    Image.fromarray(np.zeros_like(hidden)).save(masks / "astronaut.png")
     Image.fromarray(hidden).save(masks / "astronaut_masked.png")
     return photos, masks
 

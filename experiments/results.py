@@ -126,7 +126,8 @@ def load_observation(result: Result) -> tuple[Observation | None, str]:
     crop, size = _load_crop(result.folder / "camera.json")
     points, confidence, dense = _load_landmarks(result.folder / "landmarks.json")
     hidden = _load_mask_in_crop(result.occlusion_mask, image, crop, size)
-    if result.metrics["settings"].get("masks") == "auto":
+    given = result.metrics.get("inputs")
+    if "auto" in (result.metrics["settings"].get("masks"), given.get("masks") if isinstance(given, dict) else None):
         hidden = (hidden >= 0.5).astype(np.float32)  # as in the crop; a given mask is resampled to it
     face = None
     if result.face_mask.is_file():

@@ -17,6 +17,7 @@ from experiments.datasets.open_faces.photos import occluder_kind
 from experiments.datasets.open_faces.store import scan_list
 from experiments.evaluate.config import EvaluateDiversityConfig, EvaluatePhotosConfig
 from experiments.reconstruct.config import FitOptions, InputOptions
+from experiments.reconstruct.inputs import GivenInputs
 from experiments.reconstruct.observing import PhotoReader
 from experiments.results import file_digest
 from experiments.tables.diverse_cases import Case, balanced_indices, case_from_photo
@@ -118,7 +119,7 @@ def _observe_photo_file(
     if cached is not None:
         return cached
     observe = functools.partial(observe_photo, detector=detector())
-    faces = PhotoReader(InputOptions(), FitOptions().size, observe, [photo.name])(photo)
+    faces = PhotoReader(GivenInputs(InputOptions()), FitOptions().size, observe, [photo.name])(photo)
     if isinstance(faces, photos.Failure):
         return faces.reason
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], faces[0].observation)

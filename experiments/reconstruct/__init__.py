@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from experiments.command_line import UsageError
+from experiments.reconstruct.checks import find_checked_photos
 from experiments.reconstruct.config import ReconstructConfig, parse, reconstruct_config
 
 __all__ = ["ReconstructConfig", "UsageError", "main", "reconstruct_config"]
@@ -18,7 +19,8 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.r
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         config = parse(sys.argv[1:] if args is None else args, prog)
-        from experiments.reconstruct.command import run  # late: help and wrong calls need not wait for JAX
+        find_checked_photos(config)  # `run` checks again; a wrong call need not wait for its imports
+        from experiments.reconstruct.command import run  # late: it imports JAX
 
         return run(config, console)
     except UsageError as error:

@@ -17,9 +17,11 @@ from rich.progress import Progress
 
 import flamejax
 from experiments import runtime
-from experiments.photos import Failure, find_photos
+from experiments.photos import Failure
 from experiments.progress import progress_bar
+from experiments.reconstruct.checks import find_checked_photos
 from experiments.reconstruct.config import ReconstructConfig
+from experiments.reconstruct.inputs import GivenInputs
 from experiments.reconstruct.observing import PhotoReader
 from experiments.reconstruct.pipeline import (
     Outcome,
@@ -34,7 +36,7 @@ from experiments.reconstruct.resume import plan
 from experiments.reconstruct.settings import resolve_auto, result_settings
 from experiments.reconstruct.sheet import counted, write_contact_sheet, write_index
 from experiments.reconstruct.store import Store
-from experiments.results import UsageError, load_head
+from experiments.results import load_head
 from flamejax.io.results import FORMAT_VERSION, HeadIdentity
 
 EXIT_OK, EXIT_NO_RESULT, EXIT_INTERRUPTED = 0, 1, 130
@@ -52,13 +54,8 @@ def run(
     """
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
     started = time.time()
-    config.check_inputs()
-    output = config.output.output
-    photos, failures = find_photos(config.photos, exclude=output)
-    if not photos:
-        raise UsageError("no photos found. " + " ".join(f"{f.photo}: {f.reason}" for f in failures))
-    if any(Path(photo).expanduser().resolve() == output.resolve() for photo in config.photos):
-        raise UsageError(f"--output {output} is also a folder of photos; choose another.")
+    photos, failures = find_checked_photos(config)
+    inputs = GivenInputs(config.input)
     head, identity = load_head(config.fit.head)
     requested, config = config.method, resolve_auto(config, head)
     if requested == "auto" and config.method == "fit":
@@ -67,10 +64,13 @@ def run(
             "Train one with `flamejax train --config mesh_vae`, and give it as --mesh-vae FILE."
         )
     tools = make_tools(config, head)
-    store = Store(output)
-    store.open(config.output, identity)
-    settings = result_settings(config)
-    planned = plan(store, photos, settings)
+    store, settings, overwrite = Store(config.output.output), result_settings(config), config.output.overwrite
+    if not overwrite:
+        store.check_head(identity)
+    planned = plan(store, photos, settings, inputs.record, overwrite)
+    for line in inputs.check([*planned.todo, *planned.done]):
+        console.print(line, markup=False)
+    store.open(overwrite)  # only now: it deletes earlier results
     if planned.done:
         console.print(f"{len(planned.done)} of {len(photos)} photos are already done.")
     failures = store.old_failures(photos) + failures
@@ -78,7 +78,7 @@ def run(
     batch_size = choose_batch_size(config.fit, len(planned.todo))
     record = _run_record(config, settings, identity, cache, len(photos)) | {"batch_size": batch_size}
     store.write_run(record | {"status": "running"})
-    reader = PhotoReader(config.input, config.fit.size, tools.observe, planned.reserved_names)
+    reader = PhotoReader(inputs, config.fit.size, tools.observe, planned.reserved_names)
     status = "finished"
     with runtime.compile_clock() as clock, progress_bar(console, "rate") as progress:
         task = progress.add_task("photos", total=len(planned.todo), rate="")
@@ -100,6 +100,7 @@ def run(
         "compile_seconds": round(clock.seconds, 2),
         "first_batch_seconds": _rounded(outcome.first_batch_seconds),
         "fit_seconds": round(outcome.fit_seconds, 2),
+        "drawing_seconds": round(outcome.drawing_seconds, 2),
         "photos_done_before": len(planned.done),
         "heads_written": len(outcome.written),
         "heads": len(results),
@@ -109,7 +110,7 @@ def run(
     write_index(store.folder, results, failures, note)
     write_contact_sheet(store.folder, list(results))
     store.write_run(record)
-    _print_summary(console, output, outcome, results, failures, elapsed)
+    _print_summary(console, store.folder, outcome, results, failures, elapsed)
     if status == "interrupted":
         console.print("Interrupted. Run it again with --resume to continue.")
         return EXIT_INTERRUPTED
@@ -133,6 +134,10 @@ def _reporter(
             source = f", {clock.cache_hits} programs from the cache" if clock.cache_hits else ""
             compiling = min(clock.seconds, value)
             console.print(f"First batch fitted after {value:.1f} s (of which compiling {compiling:.1f} s{source}).")
+        elif kind == "drawing":
+            console.print(f"Drawing {counted(int(value), 'hypothesis', 'hypotheses')} for each face ...")
+        elif kind == "drawn":
+            console.print(f"Hypotheses of the first batch drawn after {value:.1f} s (with compiling).")
 
     return report
 
@@ -169,16 +174,25 @@ def _print_summary(
     elapsed: float,
 ) -> None:
     count = len(outcome.written)
-    seconds_each = f" (the fit: {outcome.fit_seconds / count:.1f} s each, without compiling)" if count else ""
+    shares = {"the fit": outcome.fit_seconds, "the hypotheses": outcome.drawing_seconds}
+    parts = [f"{part}: {seconds / count:.1f} s" for part, seconds in shares.items() if count and seconds]
+    seconds_each = f" ({', '.join(parts)} each, without compiling)" if parts else ""
     console.print(
         f"{counted(count, 'new head')} in {elapsed:.1f} s{seconds_each}; "
         f"{len(results)} in all, {counted(len(failures), 'failure')}."
     )
     for (stage, reason), count in Counter((f.stage, f.reason) for f in failures).most_common(5):
         console.print(f"  {count} x {stage}: {reason}", markup=False)
+    for names, what in (
+        (outcome.masks_beside_faces, "hides no part of the face"),
+        (outcome.masks_over_faces, "hides the whole face"),
+    ):
+        if names:
+            console.print(f"The given mask {what} in {', '.join(names)}. White is hidden, black is not.", markup=False)
     if failures:
         console.print(f"All failures: {output / 'failures.jsonl'}", markup=False)
-    console.print(f"Open {output / 'index.html'} in a browser.", markup=False)
+    if results:
+        console.print(f"Open {output / 'index.html'} in a browser.", markup=False)
 
 
 def _rounded(value: float | None) -> float | None:

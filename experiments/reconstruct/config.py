@@ -61,10 +61,10 @@ class OutputOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class InputOptions(OptionGroup):
-    """What is known about the photos, in files that are named after them."""
+    """What is known about photos, in files named after them; without a file: as without the option."""
 
     landmarks: OptionalFolder = None
-    """68 iBUG points <photo>.npy, .json or .pts, pixels; no detector runs."""
+    """68 iBUG points <photo>.npy, .json or .pts, in pixels."""
     masks: Annotated[str, tyro.conf.arg(metavar="DIR|auto|none")] = "auto"
     """Occlusion masks <photo>.png (white = hidden), or auto."""
     face_masks: OptionalFolder = None
@@ -89,7 +89,7 @@ class FitOptions(OptionGroup):
     head: OptionalFile = None
     """Head model; the open head unless given."""
     preset: Annotated[Literal["fast", "paper", "code"], tyro.conf.arg(metavar="NAME")] = "fast"
-    """fast: ours. paper, code: gradient descent as in the paper or in its released code, minutes per photo."""
+    """fast: ours. paper, code: gradient descent as in the paper or its code, over 20 s a photo."""
     local: Annotated[str, tyro.conf.arg(metavar="FILE|auto|none")] = "auto"
     """Local models from `train --config local_pca`; auto: shipped ones."""
     size: int = 256

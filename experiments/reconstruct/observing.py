@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from PIL import Image
 
 from experiments.photos import Failure, PhotoFile, face_name
-from experiments.reconstruct.config import InputOptions
-from experiments.results import UsageError, error_text, file_digest
-from fitting.inputs import InputError, find_landmarks, find_mask, load_boxes
+from experiments.reconstruct.inputs import GivenInputs
+from experiments.results import error_text, file_digest
 from flamejax.io.images import load_image
 from flamejax.types import Observation
 
 MAX_OVERLAY_SIDE = 2048
 """Pixels. Larger photos are scaled down for the overlay; `camera.json` states the factor."""
-
-Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,22 @@ class ObservedFace:
     """(h, w, 3) uint8: the photo, scaled down where its longer side exceeds MAX_OVERLAY_SIDE."""
     given_mask: np.ndarray | None = None
     """(h, w) uint8 of 0 and 255 in the preview's size: the user's occlusion mask, if any."""
+    needs_mask: bool = True
+    """Whether its occlusion mask is estimated."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """What the user gave for the photo, as `GivenInputs.record`."""
+
+    @property
+    def hidden_share(self) -> float:
+        """Share of the box round the landmarks that the occlusion mask hides; NaN if the box is outside the crop."""
+        mask = np.asarray(self.observation.occlusion_mask) >= 0.5
+        points = np.asarray(self.observation.landmarks)
+        points = np.clip(points[points.any(axis=-1)], 0, len(mask))  # missing points are 0
+        if not len(points):
+            return float("nan")
+        (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+        part = mask[int(top) : int(bottom), int(left) : int(right)]
+        return float(part.mean()) if part.size else float("nan")
 
     @property
     def preview_scale(self) -> float:
@@ -56,17 +68,11 @@ class PhotoReader:
     """Loads a photo with the landmarks, masks and boxes that the user gave for it, and detects its faces."""
 
     def __init__(
-        self, options: InputOptions, size: int, observe: Callable[..., list[Observation]], names: Collection[str]
+        self, inputs: GivenInputs, size: int, observe: Callable[..., list[Observation]], names: Collection[str]
     ):
-        """names: folder names of all photos, which a further face must not get. size: side of the crop, pixels.
-
-        Raises: UsageError."""
-        self.options, self.size, self.observe = options, size, observe
+        """names: folder names of all photos, which a further face must not get. size: side of the crop, pixels."""
+        self.inputs, self.size, self.observe = inputs, size, observe
         self.names = {name.casefold() for name in names}
-        try:
-            self.boxes = {} if options.boxes is None else load_boxes(options.boxes)
-        except InputError as error:
-            raise UsageError(f"--boxes: {error}") from error
 
     def __call__(self, photo: PhotoFile) -> list[ObservedFace] | Failure:
         """Return the faces of a photo, largest first, or why there are none. Raises no `Exception`."""
@@ -74,48 +80,21 @@ class PhotoReader:
         try:
             image = load_image(photo.path)
             height, width = image.shape[:2]
-            given = self._given(photo, (height, width))
+            given, record = self.inputs.load(photo, (height, width)), self.inputs.record(photo)
             stage = "observe"
-            observations = self.observe(image, size=self.size, all_faces=self.options.all_faces, **given)
+            observations = self.observe(image, size=self.size, all_faces=self.inputs.options.all_faces, **given)
             # Waiting faces stay in host memory; a batch is sent to the accelerator as one.
             observations = jax.device_get(observations)
             preview, digest = make_preview(image), file_digest(photo.path)
             given_mask = _mask_preview(given.get("occlusion_mask"), preview)
         except Exception as error:
             return Failure(str(photo.path), stage, error_text(error))
-        facts = (width, height), digest, preview, given_mask
+        needs_mask = given_mask is None and self.inputs.options.masks != "none"
+        facts = (width, height), digest, preview, given_mask, needs_mask, record
         return [
             ObservedFace(photo, face_name(photo, i, self.names), i, len(observations), observation, *facts)
             for i, observation in enumerate(observations)
         ]
-
-    def _given(self, photo: PhotoFile, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        """Return the keyword arguments of `observe_photo` that the user's files give for a photo of (height, width)."""
-        options = self.options
-        given: dict[str, np.ndarray | None] = {"box": _find_first(self.boxes.get, photo, "--boxes")}
-        for key, flag, folder, find in (
-            ("landmarks", "--landmarks", options.landmarks, find_landmarks),
-            ("occlusion_mask", "--masks", options.mask_folder, partial(find_mask, size=size)),
-            ("face_mask", "--face-masks", options.face_masks, partial(find_mask, size=size)),
-        ):
-            if folder is not None:
-                given[key] = _find_first(partial(find, folder), photo, flag)
-        return {key: value for key, value in given.items() if value is not None}
-
-
-def _find_first(find: Callable[[str], Given | None], photo: PhotoFile, flag: str) -> Given | None:
-    """Return the first result of `find` for the photo's names that is not None; None if there is none.
-
-    Raises:
-        InputError: there is one only for the plain stem, which several photos share.
-    """
-    for stem in photo.input_stems():
-        if (given := find(stem)) is not None:
-            return given
-    if photo.shares_stem and find(photo.path.stem) is not None:
-        stem = photo.path.stem
-        raise InputError(f"{flag}: several photos are called {stem!r}; use {photo.name!r} for {photo.path.name}.")
-    return None
 
 
 def make_preview(image: np.ndarray) -> np.ndarray:

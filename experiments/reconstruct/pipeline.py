@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import flamejax
@@ -67,7 +68,7 @@ class Tools:
     observe: Callable[..., list[Observation]]
     """`fitting.observe_photo` with a detector."""
     mask: Callable[[Any, Observation], Observation]
-    """(head, observation) -> the observation with occlusion masks, batched."""
+    """(head, observation) -> the observation with estimated masks, batched."""
     model: FitModel
     """The head with its local models, which is fitted."""
     fit: Callable[[Observation], Fit]
@@ -88,7 +89,7 @@ def default_tools(config: ReconstructConfig, head: HeadModel) -> Tools:
     draw, draw_midpoints = drawing_tools(config, head, model)
     return Tools(
         observe=observe_tool(config.input),
-        mask=auto_masks if config.input.masks == "auto" else lambda head, observation: observation,
+        mask=auto_masks,
         model=model,
         fit=lambda observation: fit(model, observation, fit_config(config.fit)),
         vertices=vertices_of,
@@ -149,6 +150,12 @@ class Outcome:
     """Seconds of all batches, without compiling."""
     first_batch_seconds: float | None = None
     """Seconds of the first batch, with compiling."""
+    drawing_seconds: float = 0.0
+    """Seconds of drawing hypotheses, without compiling."""
+    masks_beside_faces: list[str] = field(default_factory=list)
+    """Names of photos whose given mask hides something, but nothing of a face."""
+    masks_over_faces: list[str] = field(default_factory=list)
+    """Names of photos whose given mask hides every face completely."""
 
 
 def faces_per_draw(batch_size: int, num_samples: int) -> int:
@@ -167,7 +174,8 @@ class Pipeline:
         drawing: options of the draws, where `tools` draws hypotheses.
         clock: measures the compile time, which is subtracted from that of the fit.
         report: called with ("photo", n) when n photos have succeeded or failed, with ("compiling", batch size) before
-            and ("compiled", seconds) after the first batch.
+            and ("compiled", seconds) after the fit of the first batch, and with ("drawing", heads per face) before and
+            ("drawn", seconds) after its hypotheses are drawn.
     """
 
     def __init__(
@@ -196,6 +204,7 @@ class Pipeline:
                         self._fail([faces])
                         continue
                     self._drop_stale(faces, stale)
+                    self._check_given_mask(faces)
                     waiting += faces
                     while len(waiting) >= self.batch_size:
                         self._process(waiting[: self.batch_size], writing)
@@ -214,7 +223,14 @@ class Pipeline:
             self._fail([Failure(str(f.photo.path), "fit", error_text(exception)) for f in faces], faces)
             return
         if self.tools.complete is not None and self.drawing is not None:
+            first, start, compiled = not self.outcome.drawing_seconds, time.perf_counter(), self.clock.seconds
+            if first:
+                self.report("drawing", self.drawing.num_samples)
             results = self._with_hypotheses(self.tools.complete, self.drawing, fits, observation, results)
+            elapsed = time.perf_counter() - start
+            self.outcome.drawing_seconds += max(0.0, elapsed - (self.clock.seconds - compiled))
+            if first:
+                self.report("drawn", elapsed)
         for result in results:
             code = int(result.fit.code)
             if code:
@@ -236,7 +252,7 @@ class Pipeline:
         start, compiled = time.perf_counter(), self.clock.seconds
         padded = faces + [faces[-1]] * (self.batch_size - len(faces))
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(face.observation for face in padded))
-        batch = self.tools.mask(self.head, batch)
+        batch = self._estimate_masks(padded, batch)
         device_fits = self.tools.fit(batch)
         fits: Fit = jax.device_get(device_fits)
         masks = np.asarray(batch.occlusion_mask), np.asarray(batch.face_mask)
@@ -257,6 +273,21 @@ class Pipeline:
             masked_face = with_masks(face, masks[0][i], masks[1][i])
             results.append(FaceResult(masked_face, one_fit, textures[i], float(error[i]), seconds / len(faces)))
         return device_fits, batch, results
+
+    def _estimate_masks(self, faces: list[ObservedFace], batch: Observation) -> Observation:
+        """Return the batch with estimated masks for the faces that need them; a given mask stays as it is."""
+        needs_mask = np.array([face.needs_mask for face in faces])
+        if not needs_mask.any():
+            return batch
+        estimated = self.tools.mask(self.head, batch)
+        if needs_mask.all():
+            return estimated
+        chosen = needs_mask[:, None, None]
+        return replace(
+            batch,
+            occlusion_mask=jnp.where(chosen, estimated.occlusion_mask, batch.occlusion_mask),
+            face_mask=jnp.where(chosen, estimated.face_mask, batch.face_mask),
+        )
 
     def _with_hypotheses(
         self,
@@ -334,6 +365,14 @@ class Pipeline:
         """Delete results that this photo no longer has, such as a third face when only two are detected now."""
         for name in set(stale.get(faces[0].photo.name, [])) - {face.name for face in faces}:
             shutil.rmtree(self.store.folder / name, ignore_errors=True)
+
+    def _check_given_mask(self, faces: list[ObservedFace]) -> None:
+        """Record a photo whose given mask hides no part of its faces, or all of them. An empty mask is intended."""
+        given, shares = faces[0].given_mask, [face.hidden_share for face in faces]
+        if given is not None and given.any() and max(shares) == 0:
+            self.outcome.masks_beside_faces.append(faces[0].photo.name)
+        elif given is not None and min(shares) == 1:
+            self.outcome.masks_over_faces.append(faces[0].photo.name)
 
     def _fail(self, failures: list[Failure], faces: Sequence[ObservedFace] = ()) -> None:
         self.outcome.failures += failures

@@ -141,12 +141,14 @@ class ResultWriter:
             "landmark_nme": losses.pop("nme", None),
             "visible_landmarks": int(visible_landmarks.sum()),
             "visible_vertices": round(float(np.mean(fit.vertex_visibility)), 4),
+            "hidden_share": round(hidden, 4) if np.isfinite(hidden := face.hidden_share) else None,
             "losses": losses,
             "exact": result.parameter_error < EXACT_METRES,
             "fit_seconds": round(result.seconds, 3),
             **of_hypotheses,
             "head": dataclasses.asdict(self.identity),
             "settings": self.settings,
+            "inputs": face.inputs,
         }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.photos import PhotoFile, name_photos
-from experiments.reconstruct.settings import DRAWING_SETTINGS
+from experiments.reconstruct.settings import DRAWING_SETTINGS, INPUT_SETTINGS
 from experiments.reconstruct.store import Store
 from experiments.results import short_digest
 
@@ -29,13 +29,24 @@ class Plan:
     """Name of a photo in `todo` -> its results of other settings or of an earlier version of its file."""
 
 
-def plan(store: Store, photos: Sequence[PhotoFile], settings: dict[str, Any]) -> Plan:
+def plan(
+    store: Store,
+    photos: Sequence[PhotoFile],
+    settings: dict[str, Any],
+    record_inputs: Callable[[PhotoFile], dict[str, Any]],
+    overwrite: bool = False,
+) -> Plan:
     """Name the photos, avoiding names in the output folder, and separate those that are done from the others.
 
     A result belongs to a photo of the same path, or of the same file name and content (so that a folder of photos and
-    its results may move). It is valid if neither the photo's content nor the settings have changed since.
+    its results may move). It is valid if neither the photo's content nor the settings nor what the user gave for the
+    photo have changed since.
+
+    Args:
+        record_inputs: returns what the user gives for a photo, as `GivenInputs.record`.
+        overwrite: whether earlier results will be deleted, so that all photos are to do.
     """
-    records, complete = store.records(), store.results().keys()
+    records, complete = ({}, set()) if overwrite else (store.records(), set(store.results()))
     digest = functools.cache(functools.partial(short_digest, digits=64))
     owned = _owned_by(photos, records, digest)
     others = records.keys() - {name for names in owned.values() for name in names}
@@ -48,7 +59,7 @@ def plan(store: Store, photos: Sequence[PhotoFile], settings: dict[str, Any]) ->
         own = [records[name] for name in owned[source]]
         # Two equal files with one file name have a result each: then the name decides.
         own = [m for m in own if m["photo_path"] == str(source) or m["name"].startswith(photo.name)]
-        valid = [m for m in own if m["name"] in complete and _has_settings(m, settings)]
+        valid = [m for m in own if m["name"] in complete and _has_settings(m, settings, record_inputs(photo))]
         valid = [m for m in valid if m["photo_sha256"] == digest(source)]
         has_all_faces = bool(valid) and {m["face"] for m in valid} == set(range(valid[0]["num_faces"]))
         (done if has_all_faces else todo).append(photo)
@@ -56,16 +67,18 @@ def plan(store: Store, photos: Sequence[PhotoFile], settings: dict[str, Any]) ->
     return Plan(todo, done, reserved | {photo.name for photo in [*todo, *done]}, stale)
 
 
-def _has_settings(metrics: Metrics, settings: dict[str, Any]) -> bool:
-    """Return whether these settings would give this result. For the method `fit`, it may have hypotheses."""
-    recorded = metrics["settings"]
-    if settings.get("method") == "fit":
-        recorded, settings = (
-            {name: value for name, value in each.items() if name not in DRAWING_SETTINGS}
-            for each in (recorded, settings)
-        )
-        return recorded == settings
-    return recorded == settings and bool(metrics.get("hypotheses"))
+def _has_settings(metrics: Metrics, settings: dict[str, Any], inputs: dict[str, Any]) -> bool:
+    """Return whether these settings and inputs would give this result. For the method `fit`, it may have hypotheses.
+
+    Results of early versions do not record the inputs: the same folders of inputs count as the same inputs.
+    """
+    is_fit, has_inputs = settings.get("method") == "fit", metrics.get("inputs") is not None
+    ignored = (DRAWING_SETTINGS if is_fit else ()) + (INPUT_SETTINGS if has_inputs else ())
+    recorded, current = (
+        {name: value for name, value in each.items() if name not in ignored} for each in (metrics["settings"], settings)
+    )
+    same_inputs = not has_inputs or metrics["inputs"] == inputs
+    return recorded == current and same_inputs and (is_fit or bool(metrics.get("hypotheses")))
 
 
 def _owned_by(

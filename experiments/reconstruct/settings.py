@@ -42,6 +42,8 @@ from sampling import (
 DRAWING_SETTINGS = ("method", "num_samples", "seed", "mesh_vae", "diversify", "idgen", "expgen", "idrank", "arcface",
                     "farl", "ofer", "candidates", "sampler", "sampler_steps", "guidance")  # fmt: skip
 """Settings that the fit does not depend on, also those of earlier versions."""
+INPUT_SETTINGS = ("landmarks", "masks", "face_masks", "boxes")
+"""Settings that name folders and files; `GivenInputs.record` says what these gave for one photo."""
 
 
 def resolve_auto(config: ReconstructConfig, head: HeadModel) -> ReconstructConfig:
@@ -133,7 +135,7 @@ def ofer_dpp_config(config: ReconstructOferDppConfig) -> OferDppConfig:
 def result_settings(config: ReconstructConfig) -> dict[str, object]:
     """Return the settings that a result depends on, for metrics.json; --resume redoes results of other settings."""
     fit, given = config.fit, config.input
-    files = {name: getattr(given, name) for name in ("landmarks", "masks", "face_masks", "boxes")}
+    files = {name: getattr(given, name) for name in INPUT_SETTINGS}
     return {
         "method": config.method,
         **_drawing_settings(config),

@@ -36,7 +36,8 @@ figcaption a.viewer:hover { background: #2459b8; }
 .quiet { opacity: .7; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .25rem .8rem .25rem 0; vertical-align: top; }
 """
-LINKS = ("overlay.png", "mesh.glb", "mesh.obj", "params.npz", "camera.json", "landmarks.json", "metrics.json")
+LINKS = ("overlay.png", "occlusion_mask.png", "face_mask.png", "mesh.glb", "mesh.obj", "params.npz", "camera.json",
+         "landmarks.json", "metrics.json")  # fmt: skip
 
 
 def write_index(folder: Path, results: dict[str, dict[str, Any]], failures: Sequence[Failure], note: str) -> None:
@@ -55,8 +56,8 @@ def write_index(folder: Path, results: dict[str, dict[str, Any]], failures: Sequ
 <body>
 <h1>{counted(len(results), "head")}{f", {counted(len(failures), 'failure')}" if failures else ""}</h1>
 <p class="quiet">{html.escape(note)}<br>
-From left to right: the photo with the detected landmarks (green = confident, red = hidden or uncertain), the head over
-the photo, the head, the head turned.</p>
+From left to right: the photo with its landmarks (green = confident, red = hidden or uncertain) and its occlusion mask
+(violet = taken for hidden, also beyond the photo's edge), the head over the photo, the head, the head turned.</p>
 <div class="grid">
 {cards}
 </div>
@@ -102,11 +103,13 @@ def write_thumbnail(folder: Path, name: str, picture: Image.Image) -> None:
 def _card(name: str, metrics: dict[str, Any]) -> str:
     folder, files, viewer_link = quote(name), list(LINKS), ""
     page, error = f"{folder}/overlay.png", metrics.get("landmark_nme")
-    facts = [f"{metrics['visible_landmarks']} of 68 landmarks visible"]
+    method = metrics.get("method") or metrics["settings"].get("method")
+    facts = [f"method {method}"] if method else []
+    facts.append(f"{metrics['visible_landmarks']} of 68 landmarks visible")
     if error is not None:
         facts.append(f"landmark error {100 * error:.1f} % of the distance between the outer eye corners")
     if count := metrics.get("hypotheses"):
-        facts.append(f"{count} hypotheses")
+        facts.append(counted(count, "hypothesis", "hypotheses"))
         files.append(SHEET)
         page = f"{folder}/{VIEWER}"
         heads = counted(count, "hypothesis", "hypotheses")
@@ -116,7 +119,7 @@ def _card(name: str, metrics: dict[str, Any]) -> str:
 <a href="{page}"><img loading="lazy" src="{THUMBNAILS}/{folder}.jpg" alt="{html.escape(name)}"></a>
 <figcaption>{viewer_link}<b>{html.escape(name)}</b>
 <span class="quiet" title="{html.escape(metrics["photo"])}">{html.escape(Path(metrics["photo"]).name)}</span><br>
-{"; ".join(facts)}<br>{links}</figcaption>
+{html.escape("; ".join(facts))}<br>{links}</figcaption>
 </figure>"""
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.photos import Failure, PhotoFile
-from experiments.reconstruct.config import OutputOptions
 from experiments.reconstruct.results import VIEWER, hypothesis_files
 from experiments.results import UsageError
 from flamejax.files import remove_unfinished, write_text
@@ -31,28 +30,21 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def open(self, options: OutputOptions, head: HeadIdentity) -> None:
-        """Prepare the folder for writing.
+    def open(self, overwrite: bool) -> None:
+        """Prepare the folder for writing. overwrite: delete earlier results.
 
         Raises:
-            UsageError: it is not empty and neither --resume nor --overwrite was given, its results are of another head,
-                or it is not a folder or cannot be written.
+            UsageError: it is not a folder or cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()) and not (options.resume or options.overwrite):
-                raise UsageError(
-                    f"{self.folder} is not empty. Give --resume to do only what is missing there, "
-                    "--overwrite to delete earlier results first, or another --output."
-                )
             remove_unfinished(self.folder)
             remove_unfinished(self.folder / THUMBNAILS)
-            if options.overwrite:
+            if overwrite:
                 self._delete_results()
             (self.folder / THUMBNAILS).mkdir(exist_ok=True)
         except OSError as error:
             raise UsageError(f"--output {self.folder}: {error.strerror or error}.") from error
-        self._check_head(head)
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Return name -> metrics of every complete result, sorted by name."""
@@ -71,7 +63,8 @@ class Store:
         """Return the names in the folder that are not results: the lists, and the user's own files."""
         # A folder with nothing but files of a result is a result whose metrics.json was deleted.
         known, records = {*RESULT_FILES, HYPOTHESES, VIEWER}, self.records()
-        entries = (entry for entry in self.folder.iterdir() if entry.name not in records)
+        existing = self.folder.iterdir() if self.folder.is_dir() else ()
+        entries = (entry for entry in existing if entry.name not in records)
         foreign = (e.name for e in entries if not (e.is_dir() and {inner.name for inner in e.iterdir()} <= known))
         return {THUMBNAILS, *LISTS, *foreign}
 
@@ -94,7 +87,8 @@ class Store:
         """Rewrite run.json. Raises: OSError."""
         write_text(self.folder / "run.json", json.dumps(record, indent=1) + "\n")
 
-    def _check_head(self, head: HeadIdentity) -> None:
+    def check_head(self, head: HeadIdentity) -> None:
+        """Raise UsageError if the folder holds results of another head."""
         for name, metrics in self.records().items():
             other = metrics["head"]
             if other["sha256"] != head.sha256:

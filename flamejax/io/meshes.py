@@ -24,7 +24,7 @@ from flamejax.files import write_bytes, write_group
 
 @dataclass(frozen=True)
 class TexturedMesh:
-    """A triangle mesh with an optional texture, as NumPy arrays."""
+    """A triangle mesh with an optional texture. JAX arrays are converted to NumPy arrays."""
 
     vertices: np.ndarray
     """(V, 3) metres, +y up."""
@@ -38,6 +38,9 @@ class TexturedMesh:
     """(Ht, Wt, 3) display-encoded (sRGB) colours; floats in [0, 1] are clipped, or uint8."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                object.__setattr__(self, name, np.asarray(value))
         if self.vertices.ndim != 2 or self.vertices.shape[1] != 3:
             raise ValueError(f"vertices of shape (V, 3) are needed, not {self.vertices.shape}.")
         if not np.isfinite(self.vertices).all():

@@ -106,6 +106,18 @@ class Result:
         return self.folder / "mesh.glb"
 
     @property
+    def hypothesis_meshes(self) -> list[Path]:
+        """Files of the textured hypotheses, best first; empty if there are none."""
+        count = 0 if self.hypotheses is None else len(self.hypotheses.vertices)
+        return [self.folder / HYPOTHESES / f"{index:02d}" / "mesh.glb" for index in range(count)]
+
+    @property
+    def full_camera(self) -> OrthographicCamera:
+        """Camera of the full photo, read from camera.json: `project` gives pixels of the photo (x right, y down).
+        `fit.camera` is that of the crop. Raises: ResultError."""
+        return _read_camera(self.folder / "camera.json", "full_image")
+
+    @property
     def overlay(self) -> Path:
         """File with the head rendered over the photo."""
         return self.folder / "overlay.png"
@@ -312,10 +324,10 @@ def _read_hypotheses(folder: Path, metrics: dict[str, Any], fit: Fit, model: Fit
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *hypotheses)
 
 
-def _read_camera(path: Path) -> OrthographicCamera:
+def _read_camera(path: Path, image: str = "crop") -> OrthographicCamera:
     record = read_record(path)
     try:
-        scale, translation = float(record["crop"]["scale"]), np.array(record["crop"]["translation"], np.float32)
+        scale, translation = float(record[image]["scale"]), np.array(record[image]["translation"], np.float32)
         return OrthographicCamera(jnp.asarray(scale, jnp.float32), jnp.asarray(translation.reshape(2)))
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_file_error(path, repr(error)) from error

@@ -41,6 +41,10 @@ class Real(KnownTools):
 
     observe = staticmethod(partial(observe_photo, detector=lambda image: None))
 
+    def fit(self, head, observation):
+        self.given.append(observation)
+        return super().fit(head, observation)
+
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
@@ -106,7 +110,12 @@ def test_load_results_needs_only_the_folder(result, networks, tmp_path, monkeypa
         assert_equal(saved.fit, one(fake.fits[0]), 1e-6)
         assert_equal(saved.hypotheses, one(fake.drawn[0]), 1e-6)
     assert saved.name == "a" and saved.metrics["name"] == "a" and saved.folder == copied / "a"
-    assert all(file.is_file() for file in (saved.mesh, saved.overlay, saved.occlusion_mask, saved.face_mask))
+    files = (saved.mesh, saved.overlay, saved.occlusion_mask, saved.face_mask, *saved.hypothesis_meshes)
+    assert len(files) == 4 + 3 and all(file.is_file() for file in files)
+    crop = json.loads((saved.folder / "camera.json").read_text())["crop_transform"]
+    in_photo = saved.full_camera.project(saved.fit.vertices)[..., :2]
+    in_crop = saved.fit.camera.project(saved.fit.vertices)[..., :2]
+    np.testing.assert_allclose(crop["scale"] * np.asarray(in_photo) + np.array(crop["offset"]), in_crop, atol=1e-3)
     np.testing.assert_allclose(fake.model.vertices(saved.fit.params), saved.fit.vertices, atol=1e-6)
     (checked,) = load_results(copied, model=fake.model)
     assert_equal(checked.fit, saved.fit)

@@ -4,7 +4,9 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.reconstruct import UsageError, command
 from flamejax.io.results import HeadIdentity
@@ -43,6 +45,54 @@ def test_resume_with_other_settings_does_the_photos_again(photos, tmp_path):
     fake = FakeTools()
     reconstruct(photos, tmp_path / "out", fake, resume=True, iterations=8)
     assert len(fake.observed) == 5
+
+
+def test_resume_redoes_photos_whose_mask_landmarks_or_box_has_changed(photos, tmp_path):
+    masks, points, boxes = tmp_path / "masks", tmp_path / "points", tmp_path / "boxes.json"
+    masks.mkdir()
+    points.mkdir()
+    for name in ("p0", "p1"):
+        Image.new("L", (64, 48), 255).save(masks / f"{name}.png")
+    np.save(points / "p2.npy", np.linspace(5, 40, 136).reshape(68, 2))
+    boxes.write_text(json.dumps({"p3": [1, 2, 30, 40]}))
+    options = {"masks": str(masks), "landmarks": points, "boxes": boxes}
+    reconstruct(photos, tmp_path / "out", **options)
+    assert redone(photos, tmp_path / "out", **options) == set()
+    Image.new("L", (64, 48)).save(masks / "p1.png")
+    assert redone(photos, tmp_path / "out", **options) == {"p1"}
+    (masks / "p1.png").unlink()
+    Image.new("L", (64, 48)).save(masks / "p4.png")
+    np.save(points / "p2.npy", np.linspace(6, 40, 136).reshape(68, 2))
+    boxes.write_text(json.dumps({"p3": [2, 2, 30, 40]}))
+    assert redone(photos, tmp_path / "out", **options) == {"p1", "p2", "p3", "p4"}
+
+
+def test_resume_with_a_corrected_mask_redoes_only_its_photo(photos, tmp_path):
+    reconstruct(photos, tmp_path / "out")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (64, 48)).save(tmp_path / "masks/p1.png")
+    assert redone(photos, tmp_path / "out", masks=str(tmp_path / "masks")) == {"p1"}
+    (tmp_path / "masks").rename(tmp_path / "moved")
+    assert redone(photos, tmp_path / "out", masks=str(tmp_path / "moved")) == set()
+    assert redone(photos, tmp_path / "out", masks="none") == {f"p{i}" for i in range(5)}
+
+
+def test_resume_leaves_results_of_before_inputs_were_recorded(photos, tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (64, 48)).save(tmp_path / "masks/p0.png")
+    reconstruct(photos, tmp_path / "out", masks=str(tmp_path / "masks"))
+    for path in (tmp_path / "out").glob("*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        del metrics["inputs"], metrics["hidden_share"]
+        path.write_text(json.dumps(metrics))
+    assert redone(photos, tmp_path / "out", masks=str(tmp_path / "masks")) == set()
+
+
+def redone(photos, output, **options) -> set[str]:
+    """Resume, and return the names of the results that were made again."""
+    before = stamps(output)
+    assert reconstruct(photos, output, resume=True, **options) == 0
+    return {name for name, stamp in stamps(output).items() if stamp != before.get(name)}
 
 
 def test_resume_drops_faces_that_are_gone(photos, tmp_path):

@@ -2,7 +2,9 @@
 
 import json
 import struct
+import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
@@ -194,3 +196,15 @@ def test_a_failed_write_leaves_the_old_files_and_no_leftovers(cube, tmp_path, mo
 def test_invalid_meshes_raise(cube, change, message):
     with pytest.raises(ValueError, match=message):
         meshes.TexturedMesh(**{**vars(cube), **change})
+
+
+def test_jax_arrays_are_written_like_numpy_arrays(cube, tmp_path):
+    """Without JAX's warnings about 64-bit integers, which would fail the test."""
+    arrays = {name: None if value is None else jnp.asarray(value, jnp.float32 if value.dtype.kind == "f" else jnp.int32)
+              for name, value in vars(cube).items()}  # fmt: skip
+    mesh = meshes.TexturedMesh(**arrays)
+    for suffix, write in (("obj", meshes.write_obj), ("ply", meshes.write_ply), ("glb", meshes.write_glb)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            write(tmp_path / f"a.{suffix}", mesh)
+    np.testing.assert_allclose(read_obj(tmp_path / "a.obj")["v"], cube.vertices, atol=1e-6)

@@ -70,6 +70,14 @@ def test_page_opens_on_the_photo(page):
     assert page.pressed("photo")
 
 
+def test_caption_is_not_cut_where_the_side_column_scrolls(page):
+    page.driver.set_window_size(1400, 600)
+    page.driver.execute_script("document.getElementById('caption').textContent = 'four lines of text '.repeat(11)")
+    sizes = "const e = document.getElementById('caption'); return [e.scrollHeight, e.clientHeight]"
+    needed, visible = page.driver.execute_script(sizes)
+    assert needed <= visible
+
+
 def test_the_head_lies_on_the_photo(page):
     """Photo pixels and projected vertices use the same camera."""
     nose = largest_vertex(HEADS[1][:, 2], np.ones(len(HEADS[1]), bool))
