@@ -278,7 +278,7 @@ def test_a_custom_detector_is_used_and_recorded(photos, tmp_path, monkeypatch):
     assert "detector" not in metrics["settings"]  # as in results of before the option, by the shipped detector
     assert reconstruct(photos, tmp_path / "failed", RealDetector(), detector="command_faces:Failing") == 1
     reasons = {failure["reason"] for failure in rows(tmp_path / "failed/failures.jsonl")}
-    assert reasons == {f"RuntimeError: no weights ({tmp_path.name}/command_faces.py:14)"}
+    assert reasons == {f"RuntimeError: no weights ({tmp_path.name}/command_faces.py:15)"}
     for spec in ("command_faces:Yours", "no.such.module:Mine", "Mine", "pathlib:Path"):
         with pytest.raises(UsageError, match="--detector: "):
             observe_tool(InputOptions(detector=spec))
