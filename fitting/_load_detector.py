@@ -90,8 +90,11 @@ def call_landmarks(
     result: Any = detector.landmarks(image, face)
     if not isinstance(result, FaceLandmarks):
         raise DetectorError(f"{source} must return fitting.FaceLandmarks, not {type(result).__name__}.")
-    given = {name: shape for name, shape in shapes.items() if getattr(result, name) is not None}
-    arrays = {name: _to_array(f"{name} of {source}", getattr(result, name), shape) for name, shape in given.items()}
+    arrays = {
+        name: _to_array(f"{name} of {source}", getattr(result, name), shape)
+        for name, shape in shapes.items()
+        if name != "mesh" or result.mesh is not None
+    }
     missing = np.isnan(arrays["points"]).any(axis=-1) | np.isnan(arrays["confidence"])
     arrays["confidence"] = np.where(missing, 0.0, arrays["confidence"])
     presence = float(_to_array(f"presence of {source}", result.presence, ()))

@@ -26,7 +26,7 @@ class FaceLandmarks:
     """The landmarks of one face, in pixels of the full photo."""
 
     points: np.ndarray
-    """(68, 2) iBUG points, x, y; NaN where missing. They set the crop."""
+    """(68, 2) iBUG points, x, y; NaN where missing. They set the crop if no box is given."""
     confidence: np.ndarray
     """(68,) in [0, 1]: how stable each point is under jitter of the crop; a soft weight, not an occlusion mask.
     `observe` sets it to 0 at missing points."""

@@ -166,6 +166,7 @@ def changed(**values):
         (changed(points=POINTS[:5].tolist()), r"\(68, 2\), not \(5, 2\)"),
         (changed(points=[[1.0, 2.0], [3.0]]), "points .* array of numbers"),
         (changed(points=POINTS * np.inf), "infinite"),
+        (changed(confidence=None), r"confidence .*not \(\)"),
         (changed(mesh=np.zeros((478, 3))), r"mesh .*\(468, 3\), not \(478, 3\)"),
         ("mediapipe", "package.module:Class"),
         (object(), "not a face detector"),
