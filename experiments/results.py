@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ SPREAD_COLOUR = np.array([0.9, 0.25, 0.05], np.float32)
 """Colour of the vertices where hypotheses differ most."""
 HIDDEN_COLOUR = (130, 60, 220)
 """RGB colour of hidden pixels."""
+KNOWN_PACKAGES = {"experiments", "fitting", "flamejax", "models", "sampling", *sys.stdlib_module_names}
+"""Packages whose lines `error_text` does not name."""
 
 
 def load_head(path: Path | None) -> tuple[HeadModel, HeadIdentity]:
@@ -54,10 +58,22 @@ def file_digest(path: Path) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Format an exception as one line for the user."""
+    """Format an exception as one line for the user; it names the line of the user's own code that raised it, if any.
+
+    For an unexpected type of exception the line may also be an installed package's.
+    """
     text = " ".join(str(error).split())
     is_readable = isinstance(error, (ValueError, ImportError)) and text
-    return text if is_readable else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    lines = [
+        (Path(frame.f_code.co_filename), number)
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in KNOWN_PACKAGES
+    ]
+    lines = [line for line in lines if "site-packages" not in line[0].parts] or ([] if is_readable else lines)
+    if is_readable and not lines:
+        return text
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{text} ({'/'.join(lines[-1][0].parts[-2:])}:{lines[-1][1]})" if lines else text
 
 
 def face_keys(faces: Sequence[tuple[str, int]], seed: int) -> jax.Array:

@@ -1,12 +1,17 @@
-"""Load and check a user's own face detector, given by name or as an object."""
+"""Load a user's own face detector, given by name or as an object; check it and what it returns."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
-from fitting.detector import FaceDetector
+import numpy as np
+
+from fitting.detections import Detection
+from fitting.detector import FaceDetector, FaceLandmarks
 
 SPEC_FORM = "A detector is written as package.module:Class, for example my_package.faces:MyDetector"
 METHODS = {"detect": "detect(image, *, all_faces=False)", "landmarks": "landmarks(image, face)"}
@@ -14,7 +19,7 @@ METHODS = {"detect": "detect(image, *, all_faces=False)", "landmarks": "landmark
 
 
 class DetectorError(ValueError):
-    """A user's detector cannot be used. The message says what is missing and which signature is required."""
+    """A user's detector cannot be used, or it returned something wrong. The message says what is required."""
 
 
 def load_detector(spec: str | FaceDetector) -> FaceDetector:
@@ -53,6 +58,64 @@ def load_detector(spec: str | FaceDetector) -> FaceDetector:
     if problems:
         raise DetectorError(f"{name} is not a face detector: {'; '.join(problems)}. See fitting.FaceDetector.")
     return cast(FaceDetector, detector)
+
+
+def call_detect(detector: FaceDetector, image: np.ndarray, all_faces: bool) -> Sequence[Detection]:
+    """Call `detector.detect`. Raises: DetectorError, the result is not a list of `Detection`."""
+    faces: Any = detector.detect(image, all_faces=all_faces)
+    if isinstance(faces, (list, tuple)) and all(isinstance(face, Detection) for face in faces):
+        return faces
+    result = type(faces).__name__
+    if isinstance(faces, (list, tuple)):
+        result += f" with {next(type(face).__name__ for face in faces if not isinstance(face, Detection))}"
+    raise DetectorError(f"{type(detector).__name__}.detect must return a list of fitting.Detection, not {result}.")
+
+
+def call_landmarks(
+    detector: FaceDetector, image: np.ndarray, face: Any, shapes: dict[str, tuple[int, ...]]
+) -> FaceLandmarks:
+    """Call `detector.landmarks`, and convert its lists to arrays.
+
+    Args:
+        shapes: the required shape of each array of `FaceLandmarks`.
+
+    Returns:
+        Landmarks with confidence 0 where a point or its confidence is NaN.
+
+    Raises:
+        DetectorError: the result is not a `FaceLandmarks`, an array has a wrong shape or infinite values, or confidence
+            or presence lies outside [0, 1].
+    """
+    source = f"{type(detector).__name__}.landmarks"
+    result: Any = detector.landmarks(image, face)
+    if not isinstance(result, FaceLandmarks):
+        raise DetectorError(f"{source} must return fitting.FaceLandmarks, not {type(result).__name__}.")
+    arrays = {
+        name: _to_array(f"{name} of {source}", getattr(result, name), shape)
+        for name, shape in shapes.items()
+        if name != "mesh" or result.mesh is not None
+    }
+    missing = np.isnan(arrays["points"]).any(axis=-1) | np.isnan(arrays["confidence"])
+    arrays["confidence"] = np.where(missing, 0.0, arrays["confidence"])
+    presence = float(_to_array(f"presence of {source}", result.presence, ()))
+    for name, value in (("confidence", arrays["confidence"]), ("presence", np.asarray(presence))):
+        if not ((value >= 0) & (value <= 1)).all():
+            raise DetectorError(f"{name} of {source} must lie in [0, 1]; it is {value.min():g} to {value.max():g}.")
+    return replace(result, **arrays, presence=presence)
+
+
+def _to_array(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Convert a detector's value to an array of floats of a given shape. Raises: DetectorError."""
+    try:
+        array = np.asarray(value)
+        array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+    except Exception as error:  # whatever a list of lists or another library's array raises
+        raise DetectorError(f"{name} should be an array of numbers {shape}: {error}") from error
+    if array.shape != shape:
+        raise DetectorError(f"{name} should be {shape}, not {array.shape}.")
+    if np.isinf(array).any():
+        raise DetectorError(f"{name} has infinite values; use NaN for missing points.")
+    return array
 
 
 def _import_detector(spec: str) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from fitting._load_detector import call_detect, call_landmarks, load_detector
 from fitting.detector import FaceDetector, FaceLandmarks, LiteRTDetector
 from flamejax._checks import check_shape
 from flamejax.camera import CropTransform
@@ -21,7 +22,11 @@ CROP_SCALE = 1.6  # side of the crop over the longer side of the face's box
 NUM_LANDMARKS = 68
 MIN_PRESENCE = 0.1  # full profiles score about 0.5, false detections on walls and fabrics below 0.05
 MIN_FACE = 4.0  # photo pixels
-REMEDY = "Give --landmarks (68 points) or --boxes for this photo, or a larger, more frontal view."
+LANDMARK_SHAPES = {"points": (NUM_LANDMARKS, 2), "confidence": (NUM_LANDMARKS,), "mesh": (NUM_DENSE, 3)}
+REMEDY = (
+    "Give 68 landmarks (landmarks=, or --landmarks on the command line) or a box round the face (box= or boxes=, "
+    "--boxes), or a larger, more frontal view."
+)
 
 
 class NoFaceError(ValueError):
@@ -51,7 +56,8 @@ def observe_photo(
         occlusion_mask: (H, W) 1 = hidden.
         face_mask: (H, W) 1 = face.
         box: x0, y0, x1, y1 photo pixels of the chosen face; also sets the crop.
-        detector: `LiteRTDetector()` by default. Pass one when there are many photos: loading it takes time.
+        detector: `LiteRTDetector()` by default. Pass one when there are many photos: loading it takes time. One of your
+            own is checked by `load_detector`.
         size: side of the crop, pixels.
         all_faces: return all faces rather than the largest. Landmarks or a box select one face.
 
@@ -59,8 +65,9 @@ def observe_photo(
         One or more observations without leading axes.
 
     Raises:
-        NoFaceError: no face was detected (in the box, if given), or the given landmarks are fewer than 3, outside the
-            photo or too close together.
+        NoFaceError: no face was detected (in the box, if given), or the landmarks are fewer than 3, outside the photo
+            or too close together.
+        DetectorError: the detector lacks a method, or returned something wrong.
         ValueError: arguments of the wrong shape or range.
         MissingDependencyError: the default detector is needed, and its package is not installed.
     """
@@ -72,7 +79,8 @@ def observe_photo(
     if landmarks is not None:
         faces = [(*_check_landmarks(landmarks), None)]
     else:
-        detected = _detect_landmarks(image, box, LiteRTDetector() if detector is None else detector, all_faces)
+        detector = LiteRTDetector() if detector is None else load_detector(detector)
+        detected = _detect_landmarks(image, box, detector, all_faces)
         faces = [(f.points, _mask_confidence(f.points, f.confidence, occlusion_mask), f.mesh) for f in detected]
     return [_crop_face(image, *face, box, occlusion_mask, face_mask, size) for face in faces]
 
@@ -100,13 +108,14 @@ def observe(
 
     Raises:
         NoFaceError: a photo has no face; the message gives its index in the batch.
+        DetectorError: as `observe_photo`.
         ValueError: as `observe_photo`, or sequences of different lengths.
     """
     options = {"landmarks": landmarks, "occlusion_mask": occlusion_masks, "face_mask": face_masks, "box": boxes}
     for name, values in options.items():
         if values is not None and len(values) != len(images):
             raise ValueError(f"{len(values)} values of {name} were given for {len(images)} photos.")
-    detector = LiteRTDetector() if detector is None else detector
+    detector = LiteRTDetector() if detector is None else load_detector(detector)
     observations = []
     for i, image in enumerate(images):
         given: dict[str, Any] = {name: None if values is None else values[i] for name, values in options.items()}
@@ -153,29 +162,22 @@ def _detect_landmarks(
     image: np.ndarray, box: np.ndarray | None, detector: FaceDetector, all_faces: bool
 ) -> list[FaceLandmarks]:
     """Return the landmarks of the face in the box, or of the photo's largest face, or of all its faces."""
-    candidates: Sequence[Any] = [box] if box is not None else detector.detect(image, all_faces=all_faces)
+    by = "" if isinstance(detector, LiteRTDetector) else f" by {type(detector).__name__}"
+    candidates: Sequence[Any] = [box] if box is not None else call_detect(detector, image, all_faces)
     if not candidates:
-        raise NoFaceError(f"no face was found. {REMEDY}")
+        raise NoFaceError(f"no face was found{by}. {REMEDY}")
     faces = []
     for candidate in candidates:
-        face = detector.landmarks(image, candidate)
-        _check_landmark_shapes(detector, face)
+        face = call_landmarks(detector, image, candidate, LANDMARK_SHAPES)
         if face.presence >= MIN_PRESENCE:
             faces.append(face)
             if not all_faces:
                 break
     if not faces:
         if box is None:
-            raise NoFaceError(f"what was detected is probably not a face. {REMEDY}")
+            raise NoFaceError(f"what was detected{by} is probably not a face. {REMEDY}")
         raise NoFaceError(f"the given box does not seem to contain a face. {REMEDY}")
     return faces
-
-
-def _check_landmark_shapes(detector: FaceDetector, face: FaceLandmarks) -> None:
-    """Check the arrays that a detector returned. Raises: ValueError if a shape is wrong."""
-    shapes: dict[str, tuple[int, ...]] = {"points": (NUM_LANDMARKS, 2), "confidence": (NUM_LANDMARKS,)}
-    for name, shape in (shapes if face.mesh is None else {**shapes, "mesh": (NUM_DENSE, 3)}).items():
-        check_shape(f"{name} of {type(detector).__name__}.landmarks", getattr(face, name), *shape, batched=False)
 
 
 def _crop_face(
@@ -191,6 +193,8 @@ def _crop_face(
     """Return the observation of one face."""
     height, width = image.shape[:2]
     present = np.isfinite(points).all(axis=-1)
+    if present.sum() < 3:
+        raise NoFaceError(f"fewer than 3 landmarks are present. {REMEDY}")
     if box is None:
         box = np.concatenate([points[present].min(axis=0), points[present].max(axis=0)]).astype(np.float64)
         if max(box[2:] - box[:2]) < MIN_FACE:
@@ -252,11 +256,11 @@ def _to_crop_pixels(crop: CropTransform, points: np.ndarray) -> jnp.ndarray:
 def _dense_confidence(mesh: np.ndarray, points: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """Return confidences (468,) of dense points: the mean of those of the three nearest of the 68 landmarks.
 
-    Only the 68 landmarks' spreads are calibrated.
+    It is 0 where the point is missing (NaN). Only the 68 landmarks' spreads are calibrated.
     """
     distance = np.linalg.norm(mesh[:, None] - points[None], axis=-1)
     nearest = np.argsort(distance, axis=1)[:, :3]
-    return confidence[nearest].mean(axis=1)
+    return np.where(np.isfinite(mesh).all(axis=-1), confidence[nearest].mean(axis=1), 0.0)
 
 
 def _photo_mask(crop: CropTransform, size: int, extent: tuple[int, int]) -> np.ndarray:
@@ -271,7 +275,7 @@ def _mask_confidence(points: np.ndarray, confidence: np.ndarray, occlusion_mask:
     if occlusion_mask is None:
         return confidence
     height, width = occlusion_mask.shape
-    x, y = np.clip(np.floor(points).astype(int), 0, (width - 1, height - 1)).T
+    x, y = np.clip(np.floor(np.nan_to_num(points)).astype(int), 0, (width - 1, height - 1)).T
     return confidence * (1.0 - occlusion_mask[y, x])
 
 
@@ -283,8 +287,6 @@ def _check_landmarks(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if np.isinf(landmarks).any():
         raise ValueError("landmarks hold infinite values; use NaN for missing points.")
     missing = np.isnan(landmarks).any(axis=-1)
-    if (~missing).sum() < 3:
-        raise NoFaceError("fewer than 3 landmarks are present. " + REMEDY)
     points = np.where(missing[:, None], np.nan, landmarks[:, :2])
     confidence = np.ones(NUM_LANDMARKS) if landmarks.shape[1] == 2 else landmarks[:, 2]
     confidence = np.where(missing, 0.0, confidence)

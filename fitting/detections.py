@@ -23,13 +23,13 @@ class Detection:
     """One detected face, in pixels of the full photo."""
 
     box: np.ndarray
-    """(4,) x0, y0, x1, y1: brows to chin"""
+    """(4,) x0, y0, x1, y1: brows to chin. It tells `FaceDetector.landmarks` which face is meant."""
     score: float
-    """in [0, 1]"""
+    """in [0, 1]; only the shipped detector reads it"""
     keypoints: np.ndarray | None = None
     """(6, 2) right eye, left eye (the subject's), nose tip, mouth, right ear, left ear; None if unknown"""
     presence: float = 1.0
-    """the landmark network's confidence that this is a face, in [0, 1]"""
+    """the landmark network's confidence that this is a face, in [0, 1]; `observe` reads that of `FaceLandmarks`"""
 
     @property
     def known_keypoints(self) -> np.ndarray:

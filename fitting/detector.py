@@ -26,13 +26,14 @@ class FaceLandmarks:
     """The landmarks of one face, in pixels of the full photo."""
 
     points: np.ndarray
-    """(68, 2) iBUG points, x, y"""
+    """(68, 2) iBUG points, x, y; NaN where missing. They set the crop if no box is given."""
     confidence: np.ndarray
-    """(68,) in [0, 1]: how stable each point is under jitter of the crop; a soft weight, not an occlusion mask"""
+    """(68,) in [0, 1]: how stable each point is under jitter of the crop; a soft weight, not an occlusion mask.
+    `observe` sets it to 0 at missing points."""
     presence: float
-    """the landmark network's confidence that this is a face, in [0, 1]"""
+    """the landmark network's confidence that this is a face, in [0, 1]; `observe` drops faces below 0.1"""
     box: np.ndarray
-    """(4,) x0, y0, x1, y1, tight round the points"""
+    """(4,) x0, y0, x1, y1, tight round the points; `observe` does not read it"""
     spread: np.ndarray | None = None
     """(68,) RMS deviation over jittered crops, in outer-eye distances"""
     mesh: np.ndarray | None = None
@@ -40,7 +41,10 @@ class FaceLandmarks:
 
 
 class FaceDetector(Protocol):
-    """The interface of the detectors that `observe_photo` takes; write your own by implementing these two methods."""
+    """The interface of the detectors that `observe_photo` takes; write your own by implementing these two methods.
+
+    `flamejax reconstruct` calls one detector from several threads at once.
+    """
 
     def detect(self, image: np.ndarray, *, all_faces: bool = False) -> list[Detection]:
         """Return the faces of a photo, largest first; an empty list if there is none.

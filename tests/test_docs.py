@@ -163,10 +163,20 @@ def check_rendering(names: dict) -> None:
     assert names["errors"][-1] < 0.5 * names["errors"][0]
     assert float(names["depth"].min()) == pytest.approx(0.5)
     assert names["images"].shape == (3, 64, 64, 4)
+    alpha = np.asarray(names["profile"][..., 3]) > 0.5
+    rows, columns = (np.flatnonzero(alpha.any(axis=axis)) for axis in (1, 0))
+    assert 180 < np.ptp(rows) < 240 and columns[0] > 10 and columns[-1] < 245  # the head fills the picture
+    np.testing.assert_allclose(0.1 * names["pose"]["shift"], [0.02, -0.01], atol=3e-3)
+    assert float(jnp.exp(names["pose"]["log_zoom"])) == pytest.approx(1.1, abs=0.02)
 
 
 def check_detector(names: dict) -> None:
-    assert names["observation"].landmarks.shape == (1, 68, 2)
+    confidence = names["observation"].confidence[0]
+    assert (confidence[:17] == 0).all() and confidence[17:].max() > 0.8
+    again = flamejax.load_head("ibug_head.npz")
+    own, calibrated = names["ibug_head"].landmark_embedding.barycentric, names["head"].landmark_embedding.barycentric
+    assert again.dense is None and not np.array_equal(own, calibrated)
+    np.testing.assert_array_equal(again.landmark_embedding.barycentric, own)
 
 
 def check_head_model(names: dict) -> None:

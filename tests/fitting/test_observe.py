@@ -1,12 +1,14 @@
 """`observe_photo` and `observe`: crops, masks, a caller's own landmarks and boxes, and helpful errors."""
 
 import builtins
+import dataclasses
 import sys
 
 import jax
 import numpy as np
 import pytest
 
+from fitting._load_detector import DetectorError
 from fitting._observe import NoFaceError, crop_image, crop_transform, observe, observe_photo
 from fitting.detections import Detection
 from fitting.detector import FaceLandmarks
@@ -134,6 +136,68 @@ def test_a_detector_that_returns_wrong_shapes_is_named():
         observe_photo(IMAGE, detector=FakeDetector(POINTS[:5]))
 
 
+class Returning(FakeDetector):
+    """A detector whose results are changed by the caller."""
+
+    def __init__(self, detect=None, landmarks=None):
+        super().__init__(POINTS)
+        self.change_detect, self.change_landmarks = detect or (lambda faces: faces), landmarks or (lambda face: face)
+
+    def detect(self, image, *, all_faces=False):
+        return self.change_detect(super().detect(image))
+
+    def landmarks(self, image, face):
+        return self.change_landmarks(super().landmarks(image, face))
+
+
+def changed(**values):
+    return Returning(landmarks=lambda face: dataclasses.replace(face, **values))
+
+
+@pytest.mark.parametrize(
+    ("detector", "message"),
+    [
+        (Returning(detect=lambda faces: None), r"Returning\.detect must return a list of .*Detection, not NoneType"),
+        (Returning(detect=lambda faces: [faces[0].box]), "Detection, not list with ndarray"),
+        (Returning(detect=lambda faces: faces[0].box), "Detection, not ndarray"),
+        (Returning(landmarks=lambda face: (face.points, face.confidence)), "must return .*FaceLandmarks, not tuple"),
+        (changed(confidence=np.full(68, 95.0)), r"confidence of Returning\.landmarks must lie in \[0, 1\]; it is 95"),
+        (changed(presence=95.0), r"presence .* in \[0, 1\]"),
+        (changed(points=POINTS[:5].tolist()), r"\(68, 2\), not \(5, 2\)"),
+        (changed(points=[[1.0, 2.0], [3.0]]), "points .* array of numbers"),
+        (changed(points=POINTS * np.inf), "infinite"),
+        (changed(confidence=None), r"confidence .*not \(\)"),
+        (changed(mesh=np.zeros((478, 3))), r"mesh .*\(468, 3\), not \(478, 3\)"),
+        ("mediapipe", "package.module:Class"),
+        (object(), "not a face detector"),
+    ],
+)
+def test_a_wrong_detector_or_result_is_refused(detector, message):
+    for call in (lambda: observe_photo(IMAGE, detector=detector), lambda: observe([IMAGE], detector=detector)):
+        with pytest.raises(DetectorError, match=message):
+            call()
+
+
+def test_a_detector_may_be_a_class_and_return_lists_and_missing_points():
+    class Lists:
+        def detect(self, image, *, all_faces=False):
+            return [Detection(np.array([100, 60, 180, 150.0]), 1.0)]
+
+        def landmarks(self, image, face):
+            points, confidence = POINTS.copy(), np.full(68, 0.5)
+            points[3], confidence[4], confidence[5] = np.nan, np.nan, 1
+            mesh = np.concatenate([np.full((1, 3), np.nan), np.full((467, 3), 120.0)])
+            return FaceLandmarks(points.tolist(), confidence.tolist(), 1, [0, 0, 1, 1], mesh=mesh.tolist())
+
+    mask = np.zeros((200, 300), np.float32)
+    (observation,) = observe_photo(IMAGE, detector=Lists, occlusion_mask=mask, size=64)
+    np.testing.assert_array_equal(np.asarray(observation.confidence)[:7], [0.5, 0.5, 0.5, 0, 0, 1, 0.5])
+    assert observation.dense_confidence[0] == 0 and observation.dense_confidence[1] > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(observation))
+    with pytest.raises(NoFaceError, match="fewer than 3"):
+        observe_photo(IMAGE, detector=FakeDetector(np.full((68, 2), np.nan)))
+
+
 def test_observe_stacks_photos_and_names_the_one_that_fails():
     batch = observe([IMAGE, IMAGE[:150]], landmarks=[POINTS, None], detector=FakeDetector(POINTS - 5), size=64)
     assert batch.image.shape == (2, 64, 64, 3) and batch.crop.scale.shape == (2,)
@@ -164,8 +228,9 @@ def test_stack_refuses_different_sizes():
     ],
 )
 def test_the_error_without_a_face_names_the_remedy(given):
-    with pytest.raises(NoFaceError, match="--landmarks"):
+    with pytest.raises(NoFaceError, match="landmarks=, or --landmarks") as error:
         observe_photo(IMAGE, **given)
+    assert "box" in given or "detector" not in given or "by FakeDetector" in str(error.value)
 
 
 @pytest.mark.parametrize(
