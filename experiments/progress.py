@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from experiments.command_line import message_console
+
 
 def progress_bar(console: Console | None = None, *fields: str, transient: bool = False) -> Progress:
     """Create a progress bar that shows the count, the elapsed time and the remaining time.
@@ -27,9 +29,9 @@ def progress_bar(console: Console | None = None, *fields: str, transient: bool =
       fields: names of further task fields to show, set by `bar.add_task(..., NAME=text)`.
       transient: whether the bar disappears at the end.
     """
-    extra = (TextColumn("{task.fields[%s]}" % name) for name in fields)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *extra)
-    console = console or Console(stderr=True)
+    extra = (TextColumn("{task.fields[%s]}" % name, markup=False) for name in fields)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *extra)
+    console = console or message_console()
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=transient)
 
 

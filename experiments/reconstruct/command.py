@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 import flamejax
 from experiments import runtime
+from experiments.command_line import message_console
 from experiments.photos import Failure, find_photos
 from experiments.progress import progress_bar
 from experiments.reconstruct.config import ReconstructConfig
@@ -35,6 +36,7 @@ from experiments.reconstruct.settings import resolve_auto, result_settings
 from experiments.reconstruct.sheet import counted, write_contact_sheet, write_index
 from experiments.reconstruct.store import Store
 from experiments.results import UsageError, load_head
+from flamejax.files import expand_user
 from flamejax.io.results import FORMAT_VERSION, HeadIdentity
 
 EXIT_OK, EXIT_NO_RESULT, EXIT_INTERRUPTED = 0, 1, 130
@@ -50,14 +52,14 @@ def run(
     Returns 0 when the output holds a head, 1 when it holds none, 130 when interrupted. Raises: UsageError, an option,
     an input file or the output folder cannot be used; no photo was reconstructed.
     """
-    console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    console = console or message_console()
     started = time.time()
     config.check_inputs()
     output = config.output.output
     photos, failures = find_photos(config.photos, exclude=output)
     if not photos:
         raise UsageError("no photos found. " + " ".join(f"{f.photo}: {f.reason}" for f in failures))
-    if any(Path(photo).expanduser().resolve() == output.resolve() for photo in config.photos):
+    if any(expand_user(photo).resolve() == output.resolve() for photo in config.photos):
         raise UsageError(f"--output {output} is also a folder of photos; choose another.")
     head, identity = load_head(config.fit.head)
     requested, config = config.method, resolve_auto(config, head)
