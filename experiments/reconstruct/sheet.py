@@ -125,8 +125,8 @@ def _card(name: str, metrics: dict[str, Any]) -> str:
 
 def _number(value: object) -> float | None:
     """Return a value of metrics.json if it is a number of ordinary size."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) < 1e9 else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 def _failure_table(failures: Sequence[Failure]) -> str:
