@@ -1,4 +1,4 @@
-"""Parses subcommands, and reports options that belong to another subcommand."""
+"""Parses subcommands, reports options that belong to another subcommand, and prints messages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
 OMIT_PREFIXES = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 """Options of nested groups keep their short names: --seed, not --drawing.seed."""
@@ -23,6 +24,18 @@ OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavi
 
 class UsageError(Exception):
     """The command cannot start as it was called; the message says why and what to do."""
+
+
+def message_console(**options: Any) -> Console:
+    """Return a console on stderr that prints text as it is: names of files may look like rich's markup or emoji."""
+    return Console(**{"stderr": True, "highlight": False, "soft_wrap": True, "markup": False, "emoji": False} | options)
+
+
+def print_error(error: object, console: Console | None = None) -> None:
+    """Print an error on stderr, as it is."""
+    console = console or message_console()
+    console.print("error:", style="red", end=" ")
+    console.print(str(error), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

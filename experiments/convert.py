@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -47,7 +48,11 @@ def main(args: Sequence[str] | None = None, prog: str = "flamejax convert") -> i
     if output is None and config.to != "head":  # encoders have a default path
         from models.encoders import encoder_path
 
-        output = encoder_path(config.to)
+        try:
+            output = encoder_path(config.to)
+        except OSError as error:
+            print(f"{prog}: {error}", file=sys.stderr)
+            return 2
     if output is None:
         print(f"{prog}: give OUT.npz, the file to write.", file=sys.stderr)
         return 2
@@ -92,10 +97,12 @@ def _read_encoder(source: Path, name: Literal["arcface", "farl"]) -> tuple[Calla
     from models.encoders.files import TITLES, architecture, write_encoder
 
     encoder = read_arcface(source) if name == "arcface" else read_farl(source)
-    notes = provenance(source)
+    notes, default = provenance(source), None
+    with contextlib.suppress(OSError):  # without a home folder there is no default path
+        default = encoder_path(name)
 
     def write(path: Path) -> None:
-        if path == encoder_path(name):
+        if path == default:
             path.parent.mkdir(parents=True, exist_ok=True)
         write_encoder(path, encoder, notes)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFilter
-from rich.console import Console
 
+from experiments.command_line import message_console, print_error
 from experiments.reconstruct import UsageError, reconstruct_config
 from experiments.reconstruct.command import run
 
@@ -39,14 +39,14 @@ class DemoConfig:
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.demo") -> int:
     """Run the demo. Returns the exit status of reconstruct."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = message_console()
     config = tyro.cli(DemoConfig, args=None if args is None else list(args), prog=prog)
     try:
         photos, masks = write_photos(config.output)
         options = reconstruct_config((str(photos),), config.output, masks=str(masks), overwrite=True)
         status = run(options, console)
     except UsageError as error:
-        console.print(f"error: {error}", markup=False)
+        print_error(error, console)
         return 2
     if status == 0:
         print(f"\nOpen {config.output / 'index.html'} in a browser, or look at:")

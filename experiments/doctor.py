@@ -13,9 +13,10 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from experiments import runtime
-from experiments.command_line import OptionalFile, OptionalFolder
+from experiments.command_line import OptionalFile, OptionalFolder, message_console
 from experiments.head_models import CheckResult, State, examine_models, find_files
 from flamejax.head import head_digest, open_head_path
 
@@ -62,7 +63,7 @@ def main(args: Sequence[str] | None = None, prog: str = "flamejax doctor") -> in
     config = tyro.cli(DoctorConfig, args=None if args is None else list(args), prog=prog)
     results = examine(config)
     # In a log or an issue report, lines need not be folded at 80 columns.
-    _print(results, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    _print(results, message_console(stderr=False, soft_wrap=False, width=None if sys.stdout.isatty() else 160))
     broken = [result.item for result in results if result.needed and result.state != "ok"]
     print(f"\nBroken: {', '.join(broken)}." if broken else "\nEverything required is installed.")
     return 1 if broken else 0
@@ -70,16 +71,13 @@ def main(args: Sequence[str] | None = None, prog: str = "flamejax doctor") -> in
 
 def examine(config: DoctorConfig) -> list[CheckResult]:
     """Run all checks of the report."""
-    return [
-        *check_core(),
-        *check_devices(),
-        check_head(config.head),
-        *check_detector(),
-        *check_extras(),
-        *examine_models(config.models or runtime.data_folder()),
-        *check_encoders(runtime.data_folder()),
-        *check_folders(),
-    ]
+    checks = [*check_core(), *check_devices(), check_head(config.head), *check_detector(), *check_extras()]
+    try:
+        data_folder = runtime.data_folder()
+    except OSError as error:
+        models = examine_models(config.models) if config.models else []
+        return [*checks, *models, CheckResult("folders", "data folder", "broken", str(error))]
+    return [*checks, *examine_models(config.models or data_folder), *check_encoders(data_folder), *check_folders()]
 
 
 def check_core() -> list[CheckResult]:
@@ -188,9 +186,8 @@ def _print(results: Sequence[CheckResult], console: Console) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     previous = ""
     for result in results:
-        state = f"[{colours[result.state]}]{result.state}[/]"
-        detail = result.detail.replace("[", r"\[")
-        table.add_row(result.group if result.group != previous else "", result.item, state, detail)
+        state = Text(result.state, style=colours[result.state])
+        table.add_row(result.group if result.group != previous else "", result.item, state, result.detail)
         previous = result.group
     console.print(table)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
+from flamejax.files import expand_user
+
 # HEIC needs a plug-in that may be missing; it is listed so that the user sees a reason for the failure.
 IMAGE_SUFFIXES = frozenset(
     ("." + kind)
@@ -62,7 +64,7 @@ def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[PhotoFile
     photos: dict[Path, PhotoFile] = {}
     failures = []
     for argument in arguments:
-        path = Path(argument).expanduser()
+        path = expand_user(argument)
         if path.is_dir():
             matches = [PhotoFile(p, p.parent.relative_to(path)) for p in _images_below(path, exclude)]
             reason = "no image files in this folder."

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from experiments.command_line import message_console
+
 LINE_SHARE, MIN_SECONDS, MAX_SECONDS = 0.1, 5.0, 60.0
 """A line of progress follows after this share of a task, but not sooner or later than this many seconds."""
 
@@ -84,11 +86,11 @@ def progress_bar(console: Console | None = None, *fields: str, transient: bool =
       fields: names of further task fields to show, set by `bar.add_task(..., NAME=text)`.
       transient: whether the bar disappears at the end.
     """
-    console = console or Console(stderr=True)
+    console = console or message_console()
     if not (console.is_terminal or console.is_jupyter):
         return ProgressLines(console, fields)
-    extra = (TextColumn("{task.fields[%s]}" % name) for name in fields)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *extra)
+    extra = (TextColumn("{task.fields[%s]}" % name, markup=False) for name in fields)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *extra)
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=transient)
 
 

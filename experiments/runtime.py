@@ -22,14 +22,14 @@ def use_compilation_cache(min_seconds: float = 0.5) -> Path | None:
         min_seconds: programs that compile faster are not cached.
 
     Returns:
-        The folder in use, or None if it cannot be written (a read-only home is not an error).
+        The folder in use, or None if it cannot be written (a read-only or unknown home is not an error).
     """
     chosen = jax.config.values["jax_compilation_cache_dir"]
     if chosen:
         return Path(chosen)
     # Programs compiled for one processor may not run on another that shares the home folder.
-    folder = data_folder() / "xla" / f"jax-{jax.__version__}-{_processor()}"
     try:
+        folder = data_folder() / "xla" / f"jax-{jax.__version__}-{_processor()}"
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 import tyro
-from rich.console import Console
 
 from experiments import runtime
+from experiments.command_line import message_console, print_error
 from experiments.configs import CONFIGS
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 2, 130
@@ -27,7 +27,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.t
         return EXIT_ERROR
     default = CONFIGS[name][1]
     # A log file has no width, and rich would cut tables to 80 columns.
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    console = message_console(stderr=False, width=None if sys.stdout.isatty() else 120)
     options = tyro.cli(type(default), args=rest, default=default, prog=f"{prog} --config {name}")
     runtime.use_compilation_cache()
     try:
@@ -36,10 +36,10 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.t
         print(str(stopped) or "Stopped.", file=sys.stderr)
         return getattr(stopped, "exit_status", EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
-        print(f"error: {error}. Training needs more packages: pip install 'flamejax[data]'", file=sys.stderr)
+        print_error(f"{error}. Training needs more packages: pip install 'flamejax[data]'")
         return EXIT_ERROR
     except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_ERROR
     return EXIT_OK
 

@@ -85,5 +85,17 @@ def remove_unfinished(folder: str | os.PathLike) -> int:
 
 
 def data_folder() -> Path:
-    """Returns the folder of fetched and generated data: $FLAMEJAX_DATA or ~/.cache/flamejax. It may not exist yet."""
-    return Path(os.environ.get("FLAMEJAX_DATA") or "~/.cache/flamejax").expanduser()
+    """Returns the folder of fetched and generated data: $FLAMEJAX_DATA or ~/.cache/flamejax. It may not exist yet.
+
+    Raises:
+        OSError: there is no home folder to expand the path with.
+    """
+    folder = expand_user(os.environ.get("FLAMEJAX_DATA") or "~/.cache/flamejax")
+    if str(folder).startswith("~"):
+        raise OSError(f"{folder}: no such home folder. Set FLAMEJAX_DATA to a folder for flamejax's data, or HOME.")
+    return folder
+
+
+def expand_user(path: str | os.PathLike) -> Path:
+    """Returns a path with ~ or ~NAME expanded; unchanged if there is no such home folder (pathlib would raise)."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111

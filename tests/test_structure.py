@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flamejax", "models", "fitting", "sampling", "experiments")
 """From the core up: each package may import those before it."""
 EXPERIMENTS = (
-    ("command_line", "runtime", "progress", "cache", "clay", "heads", "head_models", "photos", "results"),
+    ("command_line", "escaping", "runtime", "progress", "cache", "clay", "heads", "head_models", "photos", "results"),
     ("datasets",),
     ("training",),
     ("view",),

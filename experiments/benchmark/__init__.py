@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.benchmark.config import parse
-from experiments.command_line import UsageError
+from experiments.command_line import UsageError, print_error
 
 __all__ = ["main"]
 
@@ -22,5 +22,5 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.b
 
         return run(config)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2

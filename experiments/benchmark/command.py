@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmark import dpp, head, networks, photos, render
 from experiments.benchmark.config import BenchmarkConfig, Group
 from experiments.benchmark.timing import Row, Setting
+from experiments.command_line import message_console
 from experiments.results import load_head
 from flamejax.files import write_text
 
@@ -32,10 +32,10 @@ def run(config: BenchmarkConfig) -> int:
     """Time the groups, and print and write the table. Returns 0. Raises: UsageError, the head cannot be used."""
     # Compile times are part of what is measured.
     jax.config.update("jax_enable_compilation_cache", False)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = message_console(stderr=False, soft_wrap=False, width=None if sys.stdout.isatty() else 160)
     setting = Setting(
         load_head(config.head)[0], jax.random.key(config.seed), config.limit, config.comparison.peers,
-        config.comparison.jaxrenderer_python, lambda line: console.print(line, markup=False, soft_wrap=True),
+        config.comparison.jaxrenderer_python, lambda line: console.print(line, soft_wrap=True),
     )  # fmt: skip
     rows: list[Row] = []
     for group in dict.fromkeys(config.groups):

@@ -21,6 +21,7 @@ from experiments import runtime
 from experiments.calibrate_landmarks.embedding import calibrate
 from experiments.calibrate_landmarks.evaluation import Row, photo_table, render_table
 from experiments.calibrate_landmarks.views import DetectedViews, observe_views, render_views
+from experiments.command_line import message_console, print_error
 from experiments.progress import print_rows, progress_bar
 from fitting.detector import FaceDetector, LiteRTDetector
 from fitting.mediapipe_models import MissingDependencyError
@@ -73,13 +74,13 @@ class CalibrateConfig:
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.calibrate_landmarks") -> int:
     """Run the command. Returns the exit status: 0, or 2 on an error."""
     # In a log file, rich would cut the tables to 80 columns.
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
+    console = message_console(stderr=False, width=None if sys.stdout.isatty() else 110)
     config = tyro.cli(CalibrateConfig, args=None if args is None else list(args), prog=prog)
     runtime.use_compilation_cache()
     try:
         run(config, console)
     except (HeadFileError, MissingDependencyError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     return 0
 

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from experiments.command_line import UsageError
+from experiments.command_line import UsageError, message_console, print_error
 from experiments.evaluate.config import DIVERSE, EvaluateConfig, FigureOutputOptions, parse, usage
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from experiments.tables.report import Report
 
 
@@ -26,7 +26,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.e
     try:
         return run(parse(args, prog))
     except (UsageError, OSError, ValueError, RuntimeError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
 
 
@@ -42,7 +42,8 @@ def run(config: EvaluateConfig) -> int:
     width = 190 if config.table in (*DIVERSE, "expression") else 150
     with progress_bars() as progress:
         report = REPORTS[config.table](config, flamejax.load_head(), progress)
-    _show(config, report, Console(width=None if sys.stdout.isatty() else width))
+    console = message_console(stderr=False, soft_wrap=False, width=None if sys.stdout.isatty() else width)
+    _show(config, report, console)
     return 0
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from experiments.command_line import UsageError
+from experiments.command_line import UsageError, message_console, print_error
 from experiments.reconstruct.checks import find_checked_photos
 from experiments.reconstruct.config import ReconstructConfig, parse, reconstruct_config
 
@@ -16,7 +14,7 @@ __all__ = ["ReconstructConfig", "UsageError", "main", "reconstruct_config"]
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.reconstruct") -> int:
     """Parse the command line and run. Returns the exit status (see `config.DESCRIPTION`)."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = message_console()
     try:
         config = parse(sys.argv[1:] if args is None else args, prog)
         find_checked_photos(config)  # `run` checks again; a wrong call need not wait for its imports
@@ -24,6 +22,5 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.r
 
         return run(config, console)
     except UsageError as error:
-        console.print("error:", style="red", end=" ")
-        console.print(str(error), markup=False)
+        print_error(error, console)
         return 2

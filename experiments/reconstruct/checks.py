@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from experiments.command_line import UsageError
 from experiments.photos import Failure, PhotoFile, find_photos
 from experiments.reconstruct.config import ReconstructConfig
+from flamejax.files import expand_user
 
 
 def find_checked_photos(config: ReconstructConfig) -> tuple[list[PhotoFile], list[Failure]]:
@@ -23,7 +22,7 @@ def find_checked_photos(config: ReconstructConfig) -> tuple[list[PhotoFile], lis
         raise UsageError("no photos found. " + " ".join(f"{f.photo}: {f.reason}" for f in failures))
     if not any(photo.path.exists() for photo in photos):
         raise UsageError(f"no such file: {', '.join(str(photo.path) for photo in photos)}.")
-    if any(Path(photo).expanduser().resolve() == output.resolve() for photo in config.photos):
+    if any(expand_user(photo).resolve() == output.resolve() for photo in config.photos):
         raise UsageError(f"--output {output} is also a folder of photos; choose another.")
     try:
         is_used = output.is_dir() and any(output.iterdir())

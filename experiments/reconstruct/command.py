@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 import flamejax
 from experiments import runtime
+from experiments.command_line import message_console
 from experiments.photos import Failure
 from experiments.progress import progress_bar
 from experiments.reconstruct.checks import find_checked_photos
@@ -52,7 +53,7 @@ def run(
     Returns 0 when the output holds a head, 1 when it holds none, 130 when interrupted. Raises: UsageError, an option,
     an input file or the output folder cannot be used; no photo was reconstructed.
     """
-    console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    console = console or message_console()
     started = time.time()
     photos, failures = find_checked_photos(config)
     inputs = GivenInputs(config.input)

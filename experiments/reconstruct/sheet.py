@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.escaping import html_text, plain_text, relative_url
 from experiments.photos import Failure
 from experiments.reconstruct.results import SHEET, VIEWER
 from experiments.reconstruct.store import THUMBNAILS
@@ -36,6 +35,8 @@ figcaption a.viewer:hover { background: #2459b8; }
 .quiet { opacity: .7; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .25rem .8rem .25rem 0; vertical-align: top; }
 """
+POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""The page's content security policy: no scripts, no frames."""
 LINKS = ("overlay.png", "occlusion_mask.png", "face_mask.png", "mesh.glb", "mesh.obj", "params.npz", "camera.json",
          "landmarks.json", "metrics.json")  # fmt: skip
 
@@ -50,12 +51,13 @@ def write_index(folder: Path, results: dict[str, dict[str, Any]], failures: Sequ
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{len(results)} heads</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <h1>{counted(len(results), "head")}{f", {counted(len(failures), 'failure')}" if failures else ""}</h1>
-<p class="quiet">{html.escape(note)}<br>
+<p class="quiet">{html_text(note)}<br>
 From left to right: the photo with its landmarks (green = confident, red = hidden or uncertain) and its occlusion mask
 (violet = taken for hidden, also beyond the photo's edge), the head over the photo, the head, the head turned.</p>
 <div class="grid">
@@ -84,7 +86,7 @@ def write_contact_sheet(folder: Path, names: Sequence[str]) -> None:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for i, (name, picture) in enumerate(zip(shown, tiles, strict=True)):
         x, y = i % COLUMNS * width, i // COLUMNS * height
-        draw.text((x + 4, y + 3), name, fill="black", font=font)
+        draw.text((x + 4, y + 3), plain_text(name), fill="black", font=font)
         with picture:
             sheet.paste(picture, (x, y + CAPTION_HEIGHT))
     draw.text((4, rows * height + 3), note, fill="black", font=font)
@@ -101,14 +103,16 @@ def write_thumbnail(folder: Path, name: str, picture: Image.Image) -> None:
 
 
 def _card(name: str, metrics: dict[str, Any]) -> str:
-    folder, files, viewer_link = quote(name), list(LINKS), ""
-    page, error = f"{folder}/overlay.png", metrics.get("landmark_nme")
-    method = metrics.get("method") or metrics["settings"].get("method")
+    """Return a result's part of the page. Values of its metrics.json may be of any type."""
+    folder, files, viewer_link = relative_url(name), list(LINKS), ""
+    page, photo = f"{folder}/overlay.png", str(metrics.get("photo", ""))
+    settings = metrics.get("settings")
+    method = metrics.get("method") or (settings.get("method") if isinstance(settings, dict) else None)
     facts = [f"method {method}"] if method else []
-    facts.append(f"{metrics['visible_landmarks']} of 68 landmarks visible")
-    if error is not None:
+    facts.append(f"{metrics.get('visible_landmarks')} of 68 landmarks visible")
+    if (error := _number(metrics.get("landmark_nme"))) is not None:
         facts.append(f"landmark error {100 * error:.1f} % of the distance between the outer eye corners")
-    if count := metrics.get("hypotheses"):
+    if count := int(_number(metrics.get("hypotheses")) or 0):
         facts.append(counted(count, "hypothesis", "hypotheses"))
         files.append(SHEET)
         page = f"{folder}/{VIEWER}"
@@ -116,17 +120,23 @@ def _card(name: str, metrics: dict[str, Any]) -> str:
         viewer_link = f'<a class="viewer" href="{page}">Look at the {heads} in 3D</a><br>\n'
     links = "".join(f'<a href="{folder}/{file}">{file}</a>' for file in files)
     return f"""<figure>
-<a href="{page}"><img loading="lazy" src="{THUMBNAILS}/{folder}.jpg" alt="{html.escape(name)}"></a>
-<figcaption>{viewer_link}<b>{html.escape(name)}</b>
-<span class="quiet" title="{html.escape(metrics["photo"])}">{html.escape(Path(metrics["photo"]).name)}</span><br>
-{html.escape("; ".join(facts))}<br>{links}</figcaption>
+<a href="{page}"><img loading="lazy" src="{THUMBNAILS}/{folder}.jpg" alt="{html_text(name)}"></a>
+<figcaption>{viewer_link}<b>{html_text(name)}</b>
+<span class="quiet" title="{html_text(photo)}">{html_text(Path(photo).name)}</span><br>
+{html_text("; ".join(facts))}<br>{links}</figcaption>
 </figure>"""
+
+
+def _number(value: object) -> float | None:
+    """Return a value of metrics.json if it is a number of ordinary size."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 def _failure_table(failures: Sequence[Failure]) -> str:
     if not failures:
         return ""
-    cells = ((html.escape(text) for text in (f.photo, f.stage, f.reason)) for f in failures)
+    cells = ((html_text(text) for text in (f.photo, f.stage, f.reason)) for f in failures)
     rows = "\n".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells)
     return f"<h2>Failures</h2>\n<table>\n<tr><th>photo</th><th>stage</th><th>reason</th></tr>\n{rows}\n</table>"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import viser
 
+from experiments.escaping import html_paragraphs, plain_text
 from experiments.results import error_text
 from experiments.view.edits import Slider, sliders
 from experiments.view.explorer import (
@@ -27,6 +27,7 @@ from experiments.view.explorer import (
     legend,
     photo_plane,
 )
+from experiments.view.server import ViewerServer, listens_everywhere
 from flamejax.io.meshes import glb_bytes
 from flamejax.io.results import ResultError
 
@@ -34,6 +35,12 @@ DISTANCE = 1.6
 """Initial distance from the camera to the head, metres: large, since the fit's camera is orthographic."""
 HEIGHT = 0.42
 """Metres that the view initially shows from top to bottom, at the head."""
+MIN_K, MAX_K = 0.1, 2.0
+MIN_N_SIGMA, MAX_N_SIGMA = 1.0, 5.0
+MIN_SAMPLES, MAX_SAMPLES = 4, 32
+MAX_SEED = 2**32 - 1
+TEXT_STYLE = "margin: 0 0 0.5em; padding: 0 0.75em; font-size: 0.875rem; overflow-wrap: anywhere"
+"""CSS of the notes."""
 GROUPS = ("identity", "expression", "pose")
 
 
@@ -47,7 +54,7 @@ class App:
         """Start the server. port: 0 for any free one. Raises: ResultError, the first face cannot be read."""
         self.explorer = explorer
         self.face: ViewedFace = explorer.face(explorer.names[0])
-        self.server = viser.ViserServer(host=host, port=port, label="flamejax", verbose=False)
+        self.server = ViewerServer(host, port, label="flamejax")
         self._lock = threading.RLock()
         self._drawing = threading.Lock()
         self._update_count = 0
@@ -61,7 +68,9 @@ class App:
     def url(self) -> str:
         """The address of the page."""
         host = self.server.get_host()
-        return f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self.server.get_port()}"
+        if host == "127.0.0.1" or listens_everywhere(host):
+            host = "localhost"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server.get_port()}"
 
     @property
     def drawing(self) -> bool:
@@ -85,8 +94,18 @@ class App:
     def selection(self) -> HeadSelection:
         """Return what the widgets select."""
         values = {name: handle.value for name, handle in self.edits.items()}
-        ends = (int(self.first.value), int(self.second.value)) if self.face.count else (0, 0)
-        return HeadSelection(self.choice.value, values, ends, float(self.weight.value))
+        names = self.face.hypothesis_names()
+        first, second = (names.index(end.value) if end.value in names else 0 for end in (self.first, self.second))
+        return HeadSelection(self.choice.value, values, (first, second), float(self.weight.value))
+
+    def draw_settings(self) -> DrawSettings:
+        """Return what the widgets select for a draw, within their limits: a visitor's program may send any number."""
+        return DrawSettings(
+            min(max(float(self.k.value), MIN_K), MAX_K),
+            min(max(float(self.n_sigma.value), MIN_N_SIGMA), MAX_N_SIGMA),
+            min(max(int(self.samples.value), MIN_SAMPLES), MAX_SAMPLES),
+            min(max(int(self.seed.value), 0), MAX_SEED),
+        )
 
     # The widgets.
 
@@ -108,23 +127,24 @@ class App:
 
     def _add_panel(self) -> None:
         gui = self.server.gui
-        self.photo = gui.add_dropdown("photo", self.explorer.names)
+        self._names = {plain_text(name): name for name in self.explorer.names}
+        self.photo = gui.add_dropdown("photo", list(self._names))
         self.image = gui.add_image(np.zeros((8, 8, 3), np.uint8))
         self.choice = gui.add_dropdown("head", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
         self.colour = gui.add_dropdown("colour", COLOURS)
         self.photo_behind = gui.add_checkbox("photo behind", False, hint="The clay head is drawn as wires.")
-        self.note = gui.add_markdown("")
+        self.note = gui.add_html("")
         with gui.add_folder("between two", expand_by_default=False):
             self.first, self.second = gui.add_dropdown("from", ["00"]), gui.add_dropdown("to", ["00"])
             self.weight = gui.add_slider("weight", 0.0, 1.0, 0.01, 0.5)
         with gui.add_folder("diverse"):
-            self.k = gui.add_slider("k", 0.1, 2.0, 0.1, 0.5)
-            self.n_sigma = gui.add_slider("n_sigma", 1.0, 5.0, 0.1, 3.0)
-            self.samples = gui.add_slider("samples", 4, 32, 4, 16)
-            self.seed = gui.add_number("seed", 0, min=0, max=2**32 - 1, step=1)
+            self.k = gui.add_slider("k", MIN_K, MAX_K, 0.1, 0.5)
+            self.n_sigma = gui.add_slider("n_sigma", MIN_N_SIGMA, MAX_N_SIGMA, 0.1, 3.0)
+            self.samples = gui.add_slider("samples", MIN_SAMPLES, MAX_SAMPLES, 4, 16)
+            self.seed = gui.add_number("seed", 0, min=0, max=MAX_SEED, step=1)
             self.draw = gui.add_button("draw")
             self.progress = gui.add_progress_bar(100.0, animated=True, visible=False)
-            self.draw_note = gui.add_markdown("")
+            self.draw_note = gui.add_html("")
         self.reset = gui.add_button("reset the fit's sliders", hint="Back to what was fitted.")
         self._groups: dict[str, Any] = {}
         self.photo.on_update(self._open)
@@ -148,8 +168,7 @@ class App:
                     self.coloured.glb_data = glb_bytes(colour_mesh(face, self.explorer.head, vertices, colour))
         except ViewError as error:
             problem = str(error)
-        notes = (problem, legend(face, colour), face.missing)
-        self.note.content = "\n\n".join(part for part in notes if part)
+        _show_text(self.note, problem, legend(face, colour), face.missing)
         photo_visible = self._plane is not None and self.photo_behind.value
         if self._plane is not None:
             self._plane.visible = photo_visible
@@ -161,9 +180,10 @@ class App:
         """Show the photo that was chosen."""
         with self._lock:
             try:
-                self.face = self.explorer.face(self.photo.value)
+                self.face = self.explorer.face(self._names.get(self.photo.value, self.photo.value))
             except ResultError as error:
-                self.note.content = f"**{self.photo.value} cannot be shown**; the previous head is still shown. {error}"
+                still = f"The previous head is still shown. {error}"
+                _show_text(self.note, still, title=f"{self.photo.value} cannot be shown.")
                 return
             self._show_face()
 
@@ -195,7 +215,7 @@ class App:
             _set(handle, f"{index:02d}")
             handle.disabled = not can_interpolate
         self.weight.disabled = not can_interpolate
-        self.draw_note.content = f"{face.count} hypotheses, {face.source}." if face.count else "No hypotheses yet."
+        _show_text(self.draw_note, f"{face.count} hypotheses, {face.source}." if face.count else "No hypotheses yet.")
 
     def _make_sliders(self) -> None:
         for folder in self._groups.values():
@@ -231,10 +251,10 @@ class App:
 
     def _draw(self, _: Any) -> None:
         """Draw hypotheses, in the thread of the click; the page stays usable."""
+        settings = self.draw_settings()
         if not self._drawing.acquire(blocking=False):
             return
         face, problem = self.face, ""
-        settings = DrawSettings(self.k.value, self.n_sigma.value, int(self.samples.value), int(self.seed.value))
         self.draw.disabled, self.progress.visible = True, True
         done = threading.Event()
         clock = threading.Thread(target=self._show_elapsed_time, args=(done, settings.num_samples), daemon=True)
@@ -255,13 +275,13 @@ class App:
                     _set(self.choice, "00")
             self.update()
         if problem:
-            self.draw_note.content = f"**Nothing was drawn:** {problem}"
+            _show_text(self.draw_note, problem, title="Nothing was drawn:")
 
     def _show_elapsed_time(self, done: threading.Event, count: int) -> None:
         start = time.monotonic()
         while True:
             seconds = time.monotonic() - start
-            self.draw_note.content = f"Drawing {count} heads ... {seconds:.0f} s (the first draw compiles)"
+            _show_text(self.draw_note, f"Drawing {count} heads ... {seconds:.0f} s (the first draw compiles)")
             if done.wait(1.0):
                 return
 
@@ -273,6 +293,11 @@ class App:
             yield
         finally:
             self._updates_paused = before
+
+
+def _show_text(note: Any, *paragraphs: str, title: str = "") -> None:
+    """Show plain text in a note. viser renders its HTML as it is, so notes are set here only."""
+    note.content = html_paragraphs(*paragraphs, title=title, style=TEXT_STYLE)
 
 
 def _set(handle: Any, value: Any) -> None:

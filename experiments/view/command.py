@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
-from experiments.command_line import OptionalFile, UsageError
+from experiments.command_line import OptionalFile, UsageError, message_console, print_error
 
 if TYPE_CHECKING:
     from experiments.view.app import App
@@ -49,12 +48,12 @@ class ViewConfig:
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.view") -> int:
     """Serve until Ctrl-C. Returns the exit status (see `ViewConfig`)."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = message_console()
     config = tyro.cli(ViewConfig, args=None if args is None else list(args), prog=prog)
     try:
         app = start(config, console)
     except UsageError as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}")
+        print_error(error, console)
         return EXIT_USAGE
     console.print(f"{len(app.explorer.names)} faces of {config.out} at {app.url}  (Ctrl-C stops it)", markup=False)
     return serve(app, console)

@@ -27,7 +27,15 @@ from experiments.view.edits import edit_params
 from fitting.fit_model import FitModel
 from flamejax.head import HeadFileError, HeadModel
 from flamejax.io.meshes import TexturedMesh
-from flamejax.io.results import HeadIdentity, Result, read_metrics, read_result, result_records, vertices_of
+from flamejax.io.results import (
+    HeadIdentity,
+    Result,
+    ResultError,
+    read_metrics,
+    read_result,
+    result_records,
+    vertices_of,
+)
 from flamejax.io.results_writing import head_mesh
 from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
@@ -134,7 +142,9 @@ class Explorer:
         self._models: dict[str, FitModel] = {}
 
     def face(self, name: str) -> ViewedFace:
-        """Return a face, which is read on first use. Raises: ResultError."""
+        """Return a face, which is read on first use. Raises: ResultError, also for a name that is not in `names`."""
+        if name not in self.names:
+            raise ResultError(f"{self.folder}: there is no face {name!r}.")
         if name not in self._faces:
             model = self._model(read_metrics(self.folder / name))
             result = read_result(self.folder / name, model, self.identity)

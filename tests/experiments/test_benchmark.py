@@ -50,7 +50,8 @@ def test_command_prints_and_writes_rows(monkeypatch, tmp_path, capsys, keep_cach
 
 
 def test_memory_has_a_column_when_it_is_measured(capsys):
-    command.Console(width=160).print(command.make_table([dataclasses.replace(ROW, memory_mb=1234.5)]))
+    console = command.message_console(stderr=False, soft_wrap=False, width=160)
+    console.print(command.make_table([dataclasses.replace(ROW, memory_mb=1234.5)]))
     out = capsys.readouterr().out
     assert "memory MB" in out and "1,234" in out and "s per photo" not in out
 

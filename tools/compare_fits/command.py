@@ -20,6 +20,7 @@ import fitting
 import flamejax
 from experiments import runtime
 from experiments.calibrate_landmarks.evaluation import Row, observe_photos
+from experiments.command_line import message_console, print_error
 from experiments.progress import print_rows, progress_bar
 from fitting import Fit, FitConfig, Observation
 from fitting.detector import FaceDetector, LiteRTDetector
@@ -62,13 +63,13 @@ class CompareFitsConfig:
 
 def main(args: Sequence[str] | None = None, prog: str = "python -m tools.compare_fits") -> int:
     """Run the command. Returns the exit status: 0, or 2 after an error."""
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+    console = message_console(stderr=False, width=None if sys.stdout.isatty() else 140)
     config = tyro.cli(CompareFitsConfig, args=None if args is None else list(args), prog=prog)
     runtime.use_compilation_cache()
     try:
         run(config, console)
     except (HeadFileError, MissingDependencyError, ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     return 0
 

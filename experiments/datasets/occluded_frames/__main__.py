@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from experiments import runtime
+from experiments.command_line import message_console
 from experiments.datasets.observations import evenly_spaced_indices
 from experiments.datasets.occluded_frames import sequences, store
 from experiments.datasets.open_faces.subjects import ConfigName, subjects
@@ -108,7 +109,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.d
     options = tyro.cli(OccludedFramesConfig, args=args, prog=prog)
     runtime.use_compilation_cache()
     try:
-        folder = make(options, Console(stderr=True))
+        folder = make(options, message_console())
     except (OSError, ValueError, RuntimeError, ImportError, HeadFileError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1

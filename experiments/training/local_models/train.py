@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 import flamejax
+from experiments.command_line import message_console
 from experiments.datasets import scans
 from experiments.progress import progress_bar
 from fitting.local_model import LocalModel
@@ -39,7 +40,7 @@ def train_local_models(
       ValueError: fewer than two scans, arrays of the wrong shape, more components than the head has, or no scan that
         the head fits.
     """
-    console, vertices = console or Console(stderr=True), np.asarray(vertices, np.float32)
+    console, vertices = console or message_console(), np.asarray(vertices, np.float32)
     if vertices.ndim != 3 or vertices.shape[1:] != (head.num_vertices, 3):
         raise ValueError(f"vertices are (N, {head.num_vertices}, 3), not {vertices.shape}.")
     if len(vertices) < 2:

@@ -13,6 +13,7 @@ from flax import nnx
 from rich.console import Console
 
 from experiments.cache import array_digest, read_tree, write_tree
+from experiments.command_line import message_console
 from experiments.datasets.placed_scans import place_in_head_frame
 from experiments.datasets.vertex_masks import mask_maker, mesh_masks
 from experiments.training.batches import shuffled_batches
@@ -80,7 +81,7 @@ def train_mesh_vae(
         loss is not finite any more (the last good checkpoint is kept), or a checkpoint cannot be read. OSError: the
         folder cannot be written.
     """
-    config, console = config or MeshVAETraining(), console or Console(stderr=True)
+    config, console = config or MeshVAETraining(), console or message_console()
     faces, vertices = np.asarray(faces), _check_vertices("vertices", vertices, faces, head)
     if validation is not None:
         validation = _check_vertices("validation", validation, faces, head)

@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 from rich.console import Console
 
+from experiments.command_line import message_console
 from experiments.training.checkpoints import Checkpoints, RunFolder
 from experiments.training.devices import device_mesh
 from experiments.training.loop import Evaluator, MakeStep, train_network
@@ -63,7 +64,7 @@ def train_generator(
         folder with a run of other settings. RuntimeError: the loss is not finite any more; the last good checkpoint is
         kept. OSError: the folder cannot be written.
     """
-    config, console = config or GeneratorTraining(), console or Console(stderr=True)
+    config, console = config or GeneratorTraining(), console or message_console()
     training = _example_rows("", kind, head, coefficients, landmarks, visible)
     validation_rows = None if validation is None else _example_rows("validation ", kind, head, *validation)
     data = stored_data(training, validation_rows, config)

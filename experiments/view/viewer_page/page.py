@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
-import json
 import re
 from pathlib import Path
 
+from experiments.escaping import html_text, script_json
 from experiments.view.viewer_page.scene import ViewerScene, pack
 
 FOLDER = Path(__file__).parent / "web"
@@ -18,10 +17,9 @@ def viewer_page(scene: ViewerScene) -> str:
     """Return the page's HTML, whose content security policy forbids all requests. Raises: ValueError, as `pack`."""
     header, arrays = pack(scene)
     parts = {
-        "title": html.escape(scene.title),
+        "title": html_text(scene.title),
         "style": (FOLDER / "viewer.css").read_text(encoding="utf-8"),
-        # Inside a script element only "<" could end the element.
-        "scene": json.dumps(header, allow_nan=False).replace("<", "\\u003c"),
+        "scene": script_json(header),
         "arrays": arrays,
         "script": "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS),
     }
