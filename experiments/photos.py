@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
-from flamejax.files import expand_user
 
 # HEIC needs a plug-in that may be missing; it is listed so that the user sees a reason for the failure.
 IMAGE_SUFFIXES = frozenset(
@@ -154,3 +153,7 @@ def _folder_parts(folder: Path) -> list[str]:
     if folder.is_absolute() or ".." in folder.parts:
         return [folder.resolve().name]
     return [part for part in folder.parts if part != "."]
+
+def expand_user(path: str | os.PathLike) -> Path:
+    """Return a path with ~ or ~NAME expanded; unchanged if there is no such home folder (pathlib would raise)."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111

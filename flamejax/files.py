@@ -90,12 +90,7 @@ def data_folder() -> Path:
     Raises:
         OSError: there is no home folder to expand the path with.
     """
-    folder = expand_user(os.environ.get("FLAMEJAX_DATA") or "~/.cache/flamejax")
+    folder = Path(os.path.expanduser(os.environ.get("FLAMEJAX_DATA") or "~/.cache/flamejax"))  # noqa: PTH111
     if str(folder).startswith("~"):
         raise OSError(f"{folder}: no such home folder. Set FLAMEJAX_DATA to a folder for flamejax's data, or HOME.")
     return folder
-
-
-def expand_user(path: str | os.PathLike) -> Path:
-    """Returns a path with ~ or ~NAME expanded; unchanged if there is no such home folder (pathlib would raise)."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111

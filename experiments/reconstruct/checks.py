@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from experiments.command_line import UsageError
-from experiments.photos import Failure, PhotoFile, find_photos
+from experiments.photos import Failure, PhotoFile, expand_user, find_photos
 from experiments.reconstruct.config import ReconstructConfig
-from flamejax.files import expand_user
 
 
 def find_checked_photos(config: ReconstructConfig) -> tuple[list[PhotoFile], list[Failure]]:

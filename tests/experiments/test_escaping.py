@@ -15,10 +15,10 @@ from rich.console import Console
 from experiments import cli, doctor, runtime, view
 from experiments.command_line import message_console, print_error
 from experiments.escaping import html_paragraphs, html_text, relative_url, script_json
-from experiments.photos import Failure, find_photos
+from experiments.photos import Failure, expand_user, find_photos
 from experiments.progress import progress_bar
 from experiments.reconstruct import sheet
-from flamejax.files import data_folder, expand_user
+from flamejax.files import data_folder
 from tests.viewer.payloads import FOLDER_NAMES, PAYLOADS
 
 METRICS = {"photo": "a.jpg", "visible_landmarks": 60, "landmark_nme": 0.031, "hypotheses": 3}
