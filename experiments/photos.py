@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
-
 # HEIC needs a plug-in that may be missing; it is listed so that the user sees a reason for the failure.
 IMAGE_SUFFIXES = frozenset(
     ("." + kind)
