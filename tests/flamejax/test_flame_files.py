@@ -46,6 +46,14 @@ def test_a_model_with_only_landmarks_loads(folder, protocol, chumpy):
     assert flamejax.landmarks(head, random_params(head, batch=(2,))).shape == (2, 68, 3)
 
 
+@pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1)])
+def test_a_model_pickled_by_numpy_2_3_with_other_memory_orders_loads(folder, axes):
+    model = flame_format.synthetic_flame(0, **SMALL)
+    model["shapedirs"] = np.ascontiguousarray(model["shapedirs"].transpose(axes)).transpose(np.argsort(axes))
+    (folder / "generic_model.pkl").write_bytes(pickle.dumps(model, 5))
+    np.testing.assert_allclose(load(folder / "generic_model.pkl").shapedirs, model["shapedirs"], rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("name", "version"),
     [
