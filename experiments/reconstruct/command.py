@@ -35,6 +35,7 @@ from experiments.reconstruct.settings import resolve_auto, result_settings
 from experiments.reconstruct.sheet import write_contact_sheet, write_index
 from experiments.reconstruct.store import Store
 from experiments.results import UsageError, load_head
+from flamejax.head import check_landmarks
 from flamejax.io.results import FORMAT_VERSION, HeadIdentity
 
 EXIT_OK, EXIT_NO_RESULT, EXIT_INTERRUPTED = 0, 1, 130
@@ -60,6 +61,10 @@ def run(
     if any(Path(photo).expanduser().resolve() == output.resolve() for photo in config.photos):
         raise UsageError(f"--output {output} is also a folder of photos; choose another.")
     head, identity = load_head(config.fit.head)
+    try:
+        check_landmarks(head)
+    except ValueError as error:
+        raise UsageError(f"head model: {error}") from error
     requested, config = config.method, resolve_auto(config, head)
     if requested == "auto" and config.method == "fit":
         console.print(
