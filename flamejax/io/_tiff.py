@@ -17,7 +17,8 @@ _PREMULTIPLIED, _STRAIGHT = 1, 2
 def is_misread(picture: Image.Image) -> bool:
     """Returns whether Pillow opens this TIFF but gives wrong pixels: it takes planes of 16 bits for planes of 8."""
     tags = picture.tag_v2  # type: ignore[attr-defined]
-    return tags.get(_PLANES) == 2 and max(tags.get(_BITS, (1,))) > 8
+    bits = tags.get(_BITS, (1,))
+    return tags.get(_PLANES) == 2 and len(bits) > 1 and max(bits) > 8
 
 
 def read_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, int, bytes | None]:
