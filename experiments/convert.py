@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,10 +63,14 @@ def main(args: Sequence[str] | None = None, prog: str = "flamejax convert") -> i
         return 2
     started = time.perf_counter()
     try:
-        write, summary = _read_head(config) if config.to == "head" else _read_encoder(config.source, config.to)
+        with warnings.catch_warnings(record=True) as notes:  # of files that are not used
+            warnings.simplefilter("always")
+            write, summary = _read_head(config) if config.to == "head" else _read_encoder(config.source, config.to)
     except (HeadFileError, OSError, ImportError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
+    for note in notes:
+        print(f"{prog}: {note.message}", file=sys.stderr)
     try:
         write(output)
     except OSError as error:
@@ -81,8 +86,9 @@ def _read_head(config: ConvertConfig) -> tuple[Callable[[Path], None], str]:
 
     arrays = read_head(config.source, config.flame)
     count, betas = arrays["shapedirs"].shape[-1], int(arrays["num_betas"])
+    landmarks = "" if arrays["landmark_face"].size else "no landmarks (see docs/how-to/own-head-model-files.md), "
     summary = (
-        f"{arrays['name']} {arrays['version']}; {len(arrays['v_template'])} vertices, "
+        f"{arrays['name']} {arrays['version']}; {len(arrays['v_template'])} vertices, {landmarks}"
         f"{betas} identity and {count - betas} expression components, {len(arrays['albedo_basis'])} of albedo; "
         f"licence: {arrays['licence']}"
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from flamejax.head import HeadFileError
-from flamejax.head.formats import COMPANIONS, ICT_HOME, ICT_NEUTRAL, FlameFiles, describe_ict
+from flamejax.head.formats import COMPANIONS, ICT_HOME, ICT_NEUTRAL, LINEAR_TEXTURE, FlameFiles, describe_ict
 
 FLAME_MODELS = (
     "generic_model.pkl",
@@ -24,7 +25,7 @@ FLAME_HOME = "https://flame.is.tue.mpg.de"
 DECA_HOME = "https://github.com/yfeng95/DECA"
 RINGNET_HOME = "https://github.com/soubhiksanyal/RingNet (flame_model/)"
 SOURCES = {
-    "landmarks": ("FLAME landmarks", f"needed with FLAME; {DECA_HOME} (data/landmark_embedding.npy)"),
+    "landmarks": ("FLAME landmarks", f"needed to fit FLAME to photos; {DECA_HOME} (data/landmark_embedding.npy)"),
     "static_landmarks": ("FLAME landmarks, inner", f"with the contour, instead of the above; {RINGNET_HOME}"),
     "dynamic_landmarks": ("FLAME landmarks, contour", f"with the inner ones; {RINGNET_HOME}"),
     "masks": ("FLAME vertex masks", f"without them regions are estimated; {FLAME_HOME}, 'FLAME Vertex Masks'"),
@@ -36,7 +37,6 @@ REQUIRED_KEYS = {
     "static_landmarks": ("lmk_face_idx", "lmk_b_coords"),
     "dynamic_landmarks": ("lmk_face_idx", "lmk_b_coords"),
     "masks": ("face", "left_eyeball", "scalp"),
-    "texture": ("mean", "tex_dir"),
 }
 """Arrays that a companion file must contain."""
 SEARCH_LEVELS = ("", "*/", "*/*/")
@@ -85,7 +85,8 @@ def examine_models(folder: Path) -> list[CheckResult]:
     add("FLAME head model", dict.fromkeys(models), _describe_flame, f"{hint} {folder}")
     has_landmarks = bool(find_files(folder, COMPANIONS["landmarks"][0]))
     for field, (item, source) in SOURCES.items():
-        files = [file for name in COMPANIONS[field] for file in find_files(folder, name)]
+        names = COMPANIONS[field] + ((LINEAR_TEXTURE,) if field == "texture" else ())
+        files = [file for name in names for file in find_files(folder, name)]
         absent = f"{source}; place {COMPANIONS[field][0]} beside the model"
         unneeded = has_landmarks and field.endswith("_landmarks")
         add(item, files, functools.partial(_describe_companion, field), "" if unneeded else absent)
@@ -104,23 +105,26 @@ def _describe_flame(file: Path) -> str:
     from flamejax.head.formats import read_head
 
     # The texture takes seconds to read, so it is checked separately.
-    arrays = read_head(file, FlameFiles(texture_components=0))
+    with warnings.catch_warnings(action="ignore"):  # companions are listed on their own
+        arrays = read_head(file, FlameFiles(texture_components=0))
     present = [field for field, names in COMPANIONS.items() if any((file.parent / name).is_file() for name in names)]
+    others = ", ".join(present) or "no other files"
     components = arrays["shapedirs"].shape[-1]
     return (
         f"{arrays['name']} {arrays['version']}; {len(arrays['v_template'])} vertices, {int(arrays['num_betas'])} "
-        f"identity and {components - int(arrays['num_betas'])} expression components; with {', '.join(present)}; {file}"
+        f"identity and {components - int(arrays['num_betas'])} expression components; with {others}; {file}"
     )
 
 
 def _describe_companion(field: str, file: Path) -> str:
     """Read a companion file by itself; reading its model checks that they match. Raises: HeadFileError."""
-    from flamejax.head.formats import load_pickle, npz_names, read_bytes, read_npy, read_obj
+    from flamejax.head.formats import load_pickle, read_bytes, read_npy, read_obj, texture_entries
 
     if file.suffix == ".npy":
         content = read_npy(file)
     elif file.suffix == ".npz":
-        content = dict.fromkeys(npz_names(file))
+        texture_entries(file)
+        return str(file)
     elif file.suffix == ".pkl":
         content, _ = load_pickle(read_bytes(file), str(file))
     else:

@@ -26,6 +26,9 @@ RESIDUAL_GAIN = 30.0
 OUTPUT_INIT_SCALE = 0.05
 """Factor on the last layer's initial weights if there is a linear branch, so that training starts from its output."""
 
+MAX_REACH = 16
+"""Largest stride or radius, in edges: at 16, a ball is a tenth of a head."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshVAEConfig:
@@ -61,6 +64,8 @@ class MeshVAEConfig:
     """Offset added to the log variance, about what an untrained network outputs."""
 
     def __post_init__(self) -> None:
+        if not all(1 <= edges <= MAX_REACH for edges in (*self.strides, *(self.radii or ()))):
+            raise ValueError(f"strides and radii are of 1 to {MAX_REACH} edges.")
         if len(self.features) != len(self.strides) - 1:
             raise ValueError(f"{len(self.strides)} layers need {len(self.strides) - 1} features between them.")
         if self.linear_rank < 0 or (self.linear_fine or 0) < 0 or (self.linear_rank and not self.centred):

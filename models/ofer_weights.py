@@ -16,15 +16,16 @@ from flax import nnx
 
 from flamejax.head import HeadFileError, HeadModel
 from models.encoders.conditioned import Conditioned, base_digests, load_image_encoders
-from models.encoders.landmark import LandmarkEncoderConfig, Reference, reference_landmarks
+from models.encoders.landmark import Reference, reference_landmarks
 from models.generator import Generator, GeneratorConfig, Scale
 from models.rank import IdRank, IdRankConfig, frontal_vertices
-from models.unet1d import UNet1DConfig
 from models.weight_files import (
     ASSETS,
+    Config,
     VariablePrefixes,
     assign_variables,
-    fields_from_json,
+    config_from_json,
+    largest_axis,
     read_weights,
     write_weights,
 )
@@ -43,12 +44,12 @@ def ofer_path(network: str) -> Path:
 
 
 def encoder_names(head: HeadModel, network: str, path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """Return the names of the encoders that a file's network uses. network: IdGen, ExpGen or IdRank.
-
-    Raises:
-      FileNotFoundError, HeadFileError: as `load_generator`.
-    """
-    return tuple(_read_file(head, network, path)[2].get("encoders", ()))
+    """Return the names of the encoders of IdGen, ExpGen or IdRank in a file; raises as `load_generator`."""
+    path, _, settings = _read_file(head, network, path)
+    names = settings.get("encoders", [])
+    if type(names) is not list or not all(type(name) is str for name in names):
+        raise HeadFileError(f"{path}: damaged, or written by another version of flamejax (its encoders have no names).")
+    return tuple(names)
 
 
 def build_generator(
@@ -85,12 +86,9 @@ def load_generator(
         image encoder.
     """
 
-    def build(settings: dict[str, Any]) -> Generator:
-        unet, landmark = UNet1DConfig(**fields_from_json(settings.pop("unet"))), _pop_landmark_config(settings)
-        config = GeneratorConfig(**fields_from_json(settings), unet=unet, landmark=landmark)
-        return build_generator(head, config, encoders=encoders)
-
-    return _load(head, NETWORKS[kind], path, build)
+    return _load(
+        head, NETWORKS[kind], path, GeneratorConfig, lambda config: build_generator(head, config, encoders=encoders)
+    )
 
 
 def write_generator(
@@ -116,12 +114,7 @@ def load_rank(
     head: HeadModel, path: str | os.PathLike[str] | None = None, encoders: Mapping[Any, Any] | None = None
 ) -> IdRank:
     """Load a trained IdRank of a head; arguments and errors as those of `load_generator`."""
-
-    def build(settings: dict[str, Any]) -> IdRank:
-        landmark = _pop_landmark_config(settings)
-        return build_rank(head, IdRankConfig(**fields_from_json(settings), landmark=landmark), encoders=encoders)
-
-    return _load(head, "IdRank", path, build)
+    return _load(head, "IdRank", path, IdRankConfig, lambda config: build_rank(head, config, encoders=encoders))
 
 
 def write_rank(
@@ -150,24 +143,20 @@ def _write(
 
 
 def _load(
-    head: HeadModel, network: str, path: str | os.PathLike[str] | None, build: Callable[[dict[str, Any]], Network]
-) -> Network:
+    head: HeadModel, network: str, path: str | os.PathLike[str] | None, kind: type[Config],
+    build: Callable[[Config], Network],
+) -> Network:  # fmt: skip
     """Build the network from a file's settings with `build`, and assign the file's weights."""
     path, arrays, settings = _read_file(head, network, path)
     try:
-        model = build(settings)
-    except HeadFileError:  # about an image encoder's file
+        model = build(config_from_json(kind, settings, largest_axis(arrays)))
+    except (HeadFileError, FileNotFoundError):  # about an image encoder's file
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # layers of impossible sizes raise nearly anything
         raise HeadFileError(f"{path}: damaged, or written by another version of flamejax ({error}).") from error
     check_base_encoders(model, arrays, path)
     assign_variables(model, VARIABLE_PREFIXES, arrays, path)
     return model
-
-
-def _pop_landmark_config(settings: dict[str, Any]) -> LandmarkEncoderConfig:
-    """Remove and return the landmark encoder's settings from the network's settings."""
-    return LandmarkEncoderConfig(**fields_from_json(settings.pop("landmark")))
 
 
 def _read_file(

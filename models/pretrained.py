@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,15 @@ from jax import Array
 from flamejax.head import HeadFileError, HeadModel
 from models.linear_branch import Normalization
 from models.mesh_vae import MeshVAE, MeshVAEConfig, hierarchy_for
-from models.weight_files import ASSETS, assign_variables, fields_from_json, is_trained_for, read_weights, write_weights
+from models.weight_files import (
+    ASSETS,
+    assign_variables,
+    config_from_json,
+    is_trained_for,
+    largest_axis,
+    read_weights,
+    write_weights,
+)
 
 NETWORK = "Mesh-VAE"
 REMEDY = (
@@ -56,11 +63,13 @@ def load_mesh_vae(head: HeadModel, path: str | os.PathLike[str] | None = None) -
     arrays, settings = read_weights(head, path, NETWORK, REMEDY)
     try:
         mean, spread = np.asarray(arrays["frame:mean"], np.float32), float(arrays["frame:spread"])
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise HeadFileError(f"{path}: not a Mesh-VAE file of flamejax, or damaged ({error}).") from error
     try:
-        model = build_mesh_vae(head, config_from_json(settings), mean, spread)
-    except (TypeError, ValueError) as error:
+        config = config_from_json(MeshVAEConfig, settings, largest_axis(arrays))
+        _check_statistics(head, config, arrays, mean, spread)
+        model = build_mesh_vae(head, config, mean, spread)
+    except Exception as error:  # layers of impossible sizes raise nearly anything
         raise HeadFileError(f"{path}: damaged, or written by another version of flamejax ({error}).") from error
     assign_variables(model, VARIABLE_PREFIXES, arrays, path)
     return model
@@ -83,6 +92,18 @@ def write_mesh_vae(
     write_weights(path, head, model, model.config, NETWORK, VARIABLE_PREFIXES, notes)
 
 
-def config_from_json(settings: Mapping[str, Any]) -> MeshVAEConfig:
-    """Return the architecture from parsed JSON. Raises TypeError or ValueError if it is not one."""
-    return MeshVAEConfig(**fields_from_json(settings))
+def _check_statistics(
+    head: HeadModel, config: MeshVAEConfig, arrays: Mapping[str, np.ndarray], mean: np.ndarray, spread: float
+) -> None:
+    """Check a file's statistics before a network is built from them. Raises ValueError."""
+    if mean.shape != (head.num_vertices, 3) or not np.isfinite(mean).all():
+        raise ValueError(f"a mean of shape {mean.shape}, or one that is not finite")
+    if not (np.isfinite(spread) and spread > 0):
+        raise ValueError(f"a spread of {spread}")
+    if config.linear_rank:
+        # A component takes a number per vertex, also if it is zero.
+        hierarchy = hierarchy_for(config, np.asarray(head.faces), np.asarray(head.v_template))
+        latents = hierarchy.num_vertices[-1] * config.latent_features
+        stored = arrays["frame:linear/scales"].shape
+        if stored != (latents,):
+            raise ValueError(f"{latents} latents, but scales of shape {stored}")

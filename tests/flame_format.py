@@ -60,6 +60,25 @@ def write_texture(folder: Path, size: int, components: int, triangles: int, seed
     return arrays
 
 
+def write_template(folder: Path, model: dict, seed: int = 0) -> np.ndarray:
+    """Write `head_template.obj` with random texture coordinates, one per vertex, and return them."""
+    count = len(model["v_template"])
+    uv = np.random.Generator(np.random.PCG64([seed, 4])).random((count, 2))
+    lines = [f"v {x} {y} {z}" for x, y, z in model["v_template"]] + [f"vt {u} {v}" for u, v in uv]
+    lines += ["f " + " ".join(f"{a + 1}/{a + 1}" for a in face) for face in model["f"]]
+    (folder / "head_template.obj").write_text("\n".join(lines))
+    return uv
+
+
+def write_albedo(folder: Path, size: int, components: int, flat: bool = True, seed: int = 0) -> dict[str, np.ndarray]:
+    """Write `FLAME_albedo_from_BFM.npz` with random BGR colours in 0..1, and return its arrays as images."""
+    rng = np.random.Generator(np.random.PCG64([seed, 5]))
+    arrays = {"MU": rng.uniform(0.2, 0.8, (size, size, 3)), "PC": rng.normal(0, 0.02, (size, size, 3, components))}
+    stored = {"MU": arrays["MU"].reshape(-1), "PC": arrays["PC"].reshape(-1, components)} if flat else arrays
+    np.savez(folder / "FLAME_albedo_from_BFM.npz", **stored)
+    return arrays
+
+
 def write_folder(folder: Path, size: dict = SMALL, seed: int = 0, name: str = "generic_model.pkl") -> Path:
     """Write a model and its landmarks, and return the model's path."""
     folder.mkdir(parents=True, exist_ok=True)

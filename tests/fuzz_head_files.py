@@ -73,6 +73,13 @@ def write_sources(folder: Path) -> dict[str, FuzzSource]:
     arrays = read_head(flame, SMALL_FLAME)
     write_head(own, arrays)
     np.savez(stored, format_version=np.int32(1), **arrays)
+    albedo = flame_format.write_folder(folder / "albedo")
+    flame_format.write_albedo(albedo.parent, 4, 3)
+    flame_format.write_template(albedo.parent, flame_format.synthetic_flame(0, **SMALL))
+    pickled = flame_format.write_folder(folder / "numpy 2.3")
+    model = flame_format.synthetic_flame(0, **SMALL)
+    model["shapedirs"] = np.ascontiguousarray(model["shapedirs"].swapaxes(0, 1)).swapaxes(0, 1)
+    pickled.write_bytes(pickle.dumps(model, 5))
     indices = folder / "vertex_indices.json"
     indices.write_text(json.dumps({"expressions": ["jawOpen", "x_L"], "idx_to_landmark_verts": [*range(68)]}))
 
@@ -84,12 +91,14 @@ def write_sources(folder: Path) -> dict[str, FuzzSource]:
         "pickle, Python 2": FuzzSource(flame, load(flame)),
         "pickle, protocol 0": FuzzSource(old, load(old)),
         "pickle, protocol 5": FuzzSource(new, load(new)),
+        "pickle, NumPy 2.3": FuzzSource(pickled, load(pickled)),
         "pickle, static landmarks": FuzzSource(old.parent / "flame_static_embedding.pkl", load(old)),
         "pickle, masks": FuzzSource(flame_folder / "FLAME_masks.pkl", load(flame)),
         "npy, landmarks": FuzzSource(flame_folder / "landmark_embedding.npy", load(flame)),
         "npy, torch tensors": FuzzSource(torch.parent / "landmark_embedding.npy", load(torch)),
         "npz, texture": FuzzSource(flame_folder / "FLAME_texture.npz", load(flame)),
         "npz, texture, repacked": FuzzSource(flame_folder / "FLAME_texture.npz", load(flame), True),
+        "npz, albedo, repacked": FuzzSource(albedo.with_name("FLAME_albedo_from_BFM.npz"), load(albedo), True),
         "npz, FLAME": FuzzSource(npz, load(npz)),
         "npz, FLAME, repacked": FuzzSource(npz, load(npz), True),
         "npz, flamejax": FuzzSource(own, load(own)),

@@ -33,6 +33,7 @@ from flamejax.head import (
     DenseLandmarks,
     HeadFileError,
     HeadModel,
+    check_landmarks,
     dense_landmarks_path,
     geometry_hash,
     load_dense_landmarks,
@@ -89,6 +90,7 @@ def run(config: CalibrateConfig, console: Console, detector: FaceDetector | None
     """Calibrate or evaluate, as configured. Returns the rows of the tables."""
     started = time.perf_counter()
     head = flamejax.load_head(config.head, calibrate=False)
+    check_landmarks(head)
     detector = LiteRTDetector() if detector is None else detector
     if config.photos and not config.evaluate:
         raise ValueError("--photos goes with --evaluate.")

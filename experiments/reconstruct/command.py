@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 import flamejax
 from experiments import runtime
-from experiments.command_line import message_console
+from experiments.command_line import UsageError, message_console
 from experiments.photos import Failure
 from experiments.progress import progress_bar
 from experiments.reconstruct.checks import find_checked_photos
@@ -38,6 +38,7 @@ from experiments.reconstruct.settings import resolve_auto, result_settings
 from experiments.reconstruct.sheet import counted, write_contact_sheet, write_index
 from experiments.reconstruct.store import Store
 from experiments.results import load_head
+from flamejax.head import check_landmarks
 from flamejax.io.results import FORMAT_VERSION, HeadIdentity
 
 EXIT_OK, EXIT_NO_RESULT, EXIT_INTERRUPTED = 0, 1, 130
@@ -58,6 +59,10 @@ def run(
     photos, failures = find_checked_photos(config)
     inputs = GivenInputs(config.input)
     head, identity = load_head(config.fit.head)
+    try:
+        check_landmarks(head)
+    except ValueError as error:
+        raise UsageError(f"head model: {error}") from error
     requested, config = config.method, resolve_auto(config, head)
     if requested == "auto" and config.method == "fit":
         console.print(

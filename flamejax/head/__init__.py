@@ -10,7 +10,14 @@ from flamejax.head._dense_landmarks import (
     geometry_hash,
     load_dense_landmarks,
 )
-from flamejax.head._landmarks import contour_bin, landmark_head, landmark_triangles, landmarks, landmarks_from_vertices
+from flamejax.head._landmarks import (
+    check_landmarks,
+    contour_bin,
+    landmark_head,
+    landmark_triangles,
+    landmarks,
+    landmarks_from_vertices,
+)
 from flamejax.head._load import load_head
 from flamejax.head._unpose import unpose, unposed_jacobian, unposed_planes
 from flamejax.head.blend_skin import ShapedHead, pose_shaped, select_vertices, shape_identity, vertices
@@ -36,6 +43,7 @@ __all__ = [
     "ShapedHead",
     "axis_angle",
     "calibrated",
+    "check_landmarks",
     "contour_bin",
     "dense_landmarks",
     "dense_landmarks_path",

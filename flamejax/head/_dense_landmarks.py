@@ -135,9 +135,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     missing = [n for n in ("format_version", "head_name", "head_version", "head_hash", *_SHAPES) if n not in arrays]
     if missing:
         raise HeadFileError(f"{path}: not a file of dense landmarks ('{missing[0]}' is missing).")
-    if int(arrays["format_version"]) != DENSE_FORMAT_VERSION:
+    version = arrays["format_version"]
+    if version.dtype.kind not in "iu" or version.ndim or int(version) != DENSE_FORMAT_VERSION:
         raise HeadFileError(
-            f"{path}: landmark format {int(arrays['format_version'])}, "
+            f"{path}: landmark format {str(version)[:20]}, "
             f"but this flamejax reads format {DENSE_FORMAT_VERSION}."
         )
     return arrays

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from flamejax.head.blend_skin import select_vertices, vertices
+from flamejax.head.formats import FLAME_NAME
 from flamejax.head.model import HeadModel
 from flamejax.head.params import HeadParams
 from flamejax.head.rotation import rotation_matrix
@@ -33,15 +34,28 @@ def contour_bin(params: HeadParams) -> Array:
     return jnp.where(degrees > 0, MAX_YAW_DEGREES + degrees, -degrees)
 
 
+def check_landmarks(head: HeadModel) -> None:
+    """Raise a ValueError that says where to get landmarks, if the head has none."""
+    if len(head.landmark_embedding.face):
+        return
+    if head.name == FLAME_NAME:
+        raise ValueError(
+            f"the head '{head.name} {head.version}' has no landmarks: FLAME's are in a separate file. Place "
+            "landmark_embedding.npy (https://github.com/yfeng95/DECA, its folder data) beside the model, and load or "
+            "convert it again. flame_static_embedding.pkl with flame_dynamic_embedding.npy "
+            "(https://github.com/soubhiksanyal/RingNet, its folder flame_model) serve as well."
+        )
+    raise ValueError(f"the head '{head.name}' has no landmarks: give `HeadModel.from_arrays` a landmark_embedding.")
+
+
 def landmark_triangles(head: HeadModel, params: HeadParams) -> tuple[Array, Array]:
     """Returns the triangles' vertices (*b, 68, 3) int32 and barycentrics (*b, 68, 3) of the landmarks at this pose.
 
     Raises:
       ValueError: the head has no landmarks.
     """
+    check_landmarks(head)
     embedding = head.landmark_embedding
-    if not len(embedding.face):
-        raise ValueError(f"the head '{head.name}' has no landmarks: give `HeadModel.from_arrays` a landmark_embedding.")
     row = contour_bin(params)
     contour_face, contour_barycentric = embedding.contour_face[row], embedding.contour_barycentric[row]
     face = jnp.concatenate([contour_face, jnp.broadcast_to(embedding.face, (*row.shape, 51))], axis=-1)
@@ -84,6 +98,7 @@ def landmark_head(head: HeadModel) -> HeadModel:
     `landmarks_from_vertices(small, vertices(small, params), params)` then gives the landmarks of many heads cheaply.
     Not traceable. Regions and texture coordinates are unchanged and do not refer to the reduced vertices.
     """
+    check_landmarks(head)
     embedding = head.landmark_embedding
     used, index = np.unique(
         np.concatenate([np.asarray(embedding.contour_face).ravel(), np.asarray(embedding.face)]), return_inverse=True

@@ -32,8 +32,8 @@ def load_head(
       The model, on the default device.
 
     Raises:
-      HeadFileError: the file is missing, damaged, dangerous, of another version, or no head model; or a FLAME model's
-        landmarks are missing. The message says what to do.
+      HeadFileError: the file is missing, damaged, dangerous, of another version, or no head model. The message says
+        what to do.
     """
     head = _build_head(read_head(Path(path) if path is not None else open_head_path(), flame))
     return with_dense_landmarks(head) if calibrate else head

@@ -175,8 +175,8 @@ class HeadModel:
           lbs_weights: (V, 5), rows that sum to 1; by default all vertices are bound to the root: one rigid head.
           parents: parents of the five joints, FLAME's by default.
           landmark_embedding: without it the head has no landmarks, and functions that need them raise a ValueError.
-          regions: name -> (V,) bool; those of FLAME's 14 that are missing are estimated from the landmarks. Without
-            landmarks they are empty, except `face`, which is all vertices.
+          regions: name -> (V,) bool; those of FLAME's 14 that are missing are estimated. Without landmarks `face` is
+            all vertices, and of the others only the eyeballs and the boundary are not empty.
           uv: (Vt, 2), v up, with uv_faces: (F, 3) integers into it. By default all are the texture's centre.
           albedo_mean: (Ht, Wt, 3) in [0, 1]; one grey texel by default.
           albedo_basis: (C, Ht, Wt, 3) per standard deviation; no components by default.
@@ -311,7 +311,5 @@ def _complete_regions(
         check_shape(f"regions[{name!r}]", mask, len(template), batched=False)
     if set(REGION_NAMES) <= set(known):
         return known
-    if not len(embedding.face):
-        return {name: np.full(len(template), name == "face") for name in REGION_NAMES} | known
     geometry = {"v_template": template, "faces": faces, "lbs_weights": weights}
     return guess_regions(geometry | embedding.to_arrays()) | known

@@ -40,11 +40,14 @@ def guess_regions(model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Estimate the 14 regions of FLAME's vertex masks.
 
     Args:
-      model: arrays with the names of flamejax's format: geometry, skinning and landmarks.
+      model: arrays with the names of flamejax's format: geometry, skinning and landmarks. Without landmarks, `face` is
+        all vertices, and of the others only the eyeballs and the boundary are not empty.
 
     Returns:
       Name -> (V,) bool.
     """
+    if not len(model["landmark_face"]):
+        return _regions_without_landmarks(model)
     points, landmarks = model["v_template"].astype(np.float64), mean_landmarks(model)
     weights = model["lbs_weights"]
     left_ball, right_ball = weights[:, LEFT_EYE] > 0.5, weights[:, RIGHT_EYE] > 0.5
@@ -94,6 +97,18 @@ def guess_regions(model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "right_eyeball": right_ball,
         "scalp": skin & ~face & ~eyes & ~neck & ~ears["left_ear"] & ~ears["right_ear"],
         **ears,
+    }
+
+
+def _regions_without_landmarks(model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    count, weights = len(model["v_template"]), model["lbs_weights"]
+    left_ball, right_ball = weights[:, LEFT_EYE] > 0.5, weights[:, RIGHT_EYE] > 0.5
+    boundary = boundary_vertices(model["faces"], count) & ~left_ball & ~right_ball
+    return dict.fromkeys(REGION_NAMES, np.zeros(count, bool)) | {
+        "boundary": boundary,
+        "face": np.ones(count, bool),
+        "left_eyeball": left_ball,
+        "right_eyeball": right_ball,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -10,11 +11,17 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from flamejax.files import write_bytes
+from flamejax.io._repair import repaired
+from flamejax.io._tiff import TIFF_STARTS, is_misread, read_tiff
 
 MIN_SIDE = 32
 MAX_PIXELS = 100_000_000
 # Transparent pixels become mid grey: it leaves neither a bright nor a dark rim around a cut-out.
 MATTE = 0.5
+# Sharpening and resampling carry floats of 0 to 1 past both ends; these are clipped.
+OVERSHOOT, AMBIGUOUS = 1.5, 16.0
+ORIENTATION = 0x0112
+TIFF_REMEDY = "Save it as 8 or 16 bit."
 
 
 class ImageError(ValueError):
@@ -26,6 +33,7 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
 
     EXIF orientation is applied; grey, palette, CMYK, 16-bit and float files become RGB; an embedded colour profile
     is converted to sRGB; transparent parts are composited over mid grey; of an animation only the first frame is read.
+    A PNG's broken or huge texts and a JPEG's missing end marker are ignored. TIFFs of float colours need tifffile.
 
     Args:
         path: a file of any format that Pillow reads (JPEG, PNG, WebP, TIFF, BMP, ...).
@@ -146,11 +154,7 @@ def _open(path: str | os.PathLike) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise _too_large(path, f"{opened.width}x{opened.height} px")
-            opened.load()
-            return ImageOps.exif_transpose(opened)
+        return _decode_or_repair(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error)) from None
     except Image.UnidentifiedImageError:
@@ -168,6 +172,60 @@ def _open(path: str | os.PathLike) -> Image.Image:
         raise ImageError(f"{path}: not enough memory to decode it. Give a smaller version of the photo.") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
         raise ImageError(f"{path}: broken or truncated image ({error}). Copy or export it again.") from error
+
+
+def _decode_or_repair(path: Path) -> Image.Image:
+    """Decode the first frame; if that fails, the first repaired version of the file that can be decoded."""
+    try:
+        return _decode(path, path)
+    except (ImageError, MemoryError, PermissionError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise
+    except Exception as error:
+        data = path.read_bytes()
+        if data.startswith(TIFF_STARTS) and isinstance(error, Image.UnidentifiedImageError):
+            return _from_tiff(path)
+        for version in repaired(data):
+            with contextlib.suppress(Exception):
+                return _decode(io.BytesIO(version), path)
+        raise
+
+
+def _from_tiff(path: Path) -> Image.Image:
+    """Read a TIFF that Pillow cannot, such as one of floats. Colours get 8 bits, grey stays float."""
+    try:
+        samples, orientation, profile = read_tiff(path, MAX_PIXELS)
+    except (Image.DecompressionBombError, MemoryError):
+        raise
+    except ModuleNotFoundError:
+        remedy = f"Run: pip install 'flamejax[photos]'. Or: {TIFF_REMEDY}"
+        raise ImageError(f"{path}: this TIFF cannot be read without tifffile. {remedy}") from None
+    except Exception as error:  # tifffile's decoders raise nearly anything on broken bytes
+        raise ImageError(f"{path}: broken TIFF, or one that is not read ({error}). {TIFF_REMEDY}") from error
+    values = _to_unit(samples, path)
+    picture = Image.fromarray(values if values.ndim == 2 else np.rint(values * 255).astype(np.uint8))
+    picture.getexif()[ORIENTATION] = orientation
+    picture = _orient(picture)
+    if profile:
+        picture.info["icc_profile"] = profile
+    return picture
+
+
+def _decode(source: Path | io.BytesIO, path: Path) -> Image.Image:
+    with Image.open(source) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise _too_large(path, f"{opened.width}x{opened.height} px")
+        if opened.format == "TIFF" and is_misread(opened):
+            raise Image.UnidentifiedImageError(f"{path}: planes of 16 bits")
+        opened.load()
+        return _orient(opened)
+
+
+def _orient(picture: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation. Broken EXIF data is ignored, as in image viewers."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # Pillow raises nearly anything on broken bytes
+        return picture.copy()
 
 
 def _too_large(path: Path, what: str) -> ImageError:
@@ -203,17 +261,21 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_unit(values: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """Convert the 1-bit, 16-bit, 32-bit and float greyscale modes to (H, W) float32 in [0, 1]."""
+    """Convert the 1-bit, 16-bit, 32-bit and float modes, of any shape, to float32 in [0, 1]."""
     if values.dtype == bool:
         return values.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low + high):
         raise ImageError(f"{path}: the image contains NaN or infinite values. Export it again.")
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
-    maximum = next((r for r in ranges if high <= r), None)
-    if low < 0 or maximum is None:
+    if values.dtype.kind == "f":
+        # Nothing tells a dark photo of 0 to 255 from a bright one of 0 to 1 whose lights go far beyond 1.
+        limits = [(OVERSHOOT, 1.0), (AMBIGUOUS, None), (255.0, 255.0), (65535.0, 65535.0)]
+    else:
+        limits = [(255.0, 255.0)] if values.dtype.itemsize == 1 else [(65535.0, 65535.0)]
+    white = next((white for limit, white in limits if high <= limit), None)
+    if white is None or low < ((1.0 - OVERSHOOT) * white if values.dtype.kind == "f" else 0):
         raise ImageError(f"{path}: pixel values from {low:.4g} to {high:.4g} are not an image's. Save it as 8 bit.")
-    return (values.astype(np.float64) / maximum).astype(np.float32)
+    return np.clip(values.astype(np.float64) / white, 0.0, 1.0).astype(np.float32)
 
 
 def _resize_mask(mask: np.ndarray, size: tuple[int, int], path: str | os.PathLike) -> np.ndarray:

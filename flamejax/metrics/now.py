@@ -14,6 +14,7 @@ Both evaluations of the NoW challenge, non-metrical and metrical. OFER's Table 2
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -39,6 +40,19 @@ MAX_ITERATIONS, RELATIVE_TOLERANCE, TOLERANCE_MM = 40, 1e-5, 1e-4
 is this small."""
 MAX_EDGE_MM = 4.0
 """Larger triangles are subdivided for the closest-point search."""
+MAX_TRIANGLES = 5_000_000
+"""More triangles after the subdivision are refused: they would take gigabytes."""
+EYE_DISTANCE_MM = (30.0, 300.0)
+"""Smallest and largest plausible distance between the outer eye corners. Outside of it, the unit is wrong."""
+TYPICAL_LANDMARKS = np.array(
+    [[-45, 27, -8], [-17, 25, -3], [17, 25, -3], [45, 27, -8], [0, -20, 18], [-24, -42, 2], [24, -42, 2]], np.float64
+)
+"""(7, 3) millimetres: the landmarks of the open head at rest, about their mean."""
+MIRRORED = [3, 2, 1, 0, 4, 6, 5]
+"""The landmarks' order with left and right swapped."""
+MAX_ARRANGEMENT_ERROR = 0.25
+"""Largest plausible RMS distance from `TYPICAL_LANDMARKS` after alignment, as a share of the outer eye distance. On the
+open head with expressions and an open jaw it stays below 0.15."""
 INITIAL_NEIGHBOURS = 8
 """Nearest triangle centroids whose triangles the closest-point search tests first."""
 
@@ -74,8 +88,11 @@ def now_errors(
       metrical: keep the head's size.
 
     Raises:
-      ValueError: wrong shapes, numbers that are not finite, collinear landmarks, or a crop of fewer than
-        `MIN_CROP_POINTS` points.
+      ValueError: wrong shapes, numbers that are not finite, collinear landmarks, landmarks whose size is no face's in
+        the stated unit, or a crop of fewer than `MIN_CROP_POINTS` points.
+
+    Warns:
+      UserWarning: seven landmarks are not arranged as on a face, or with left and right swapped.
     """
     if scan_unit not in UNITS:
         raise ValueError(f"no unit {scan_unit!r}; there are: {', '.join(UNITS)}.")
@@ -83,13 +100,15 @@ def now_errors(
     points, targets = _to_mm("scan", scan, to_mm), _to_mm("scan_landmarks", scan_landmarks, to_mm)
     verts, sources = _to_mm("vertices", vertices, 1e3), _to_mm("landmarks", landmarks, 1e3)
     _check_landmarks(sources, targets)
+    _check_size("scan_landmarks", targets, f'scan_unit "{scan_unit}"')
+    if metrical:
+        _check_size("landmarks", sources, "metres")
+    for name, marks in (("landmarks", sources), ("scan_landmarks", targets)):
+        _warn_of_arrangement(name, marks)
     inside = crop_mask(points, targets)
     if inside.sum() < MIN_CROP_POINTS:
         raise ValueError(f"the crop holds {inside.sum()} points of the scan: do its landmarks lie on it, in its unit?")
-    pairs = (jnp.asarray(a, jnp.float32) for a in (sources, targets))
-    similarity = similarity_transform(*pairs, with_scale=not metrical)
-    scale, rotation, translation = (np.asarray(a, np.float64) for a in similarity)
-    rotation = Rotation.from_matrix(rotation).as_matrix()  # orthonormal to double precision
+    scale, rotation, translation = _align(sources, targets, with_scale=not metrical)
     surface = ClosestPointSurface(scale * verts @ rotation.T + translation, faces, MAX_EDGE_MM)
     aligned_points, unit = _refine_alignment(surface, points[inside], metrical)
     distances = unit * surface.closest(aligned_points)[1]
@@ -121,6 +140,41 @@ def _check_landmarks(*landmark_sets: np.ndarray) -> None:
             raise ValueError("the landmarks lie on one line, or at one point: they determine no alignment.")
 
 
+def _check_size(name: str, marks: np.ndarray, unit: str) -> None:
+    distance, (least, most) = float(np.linalg.norm(marks[0] - marks[3])), EYE_DISTANCE_MM
+    if not least <= distance <= most:
+        raise ValueError(
+            f"{name}: the outer eye corners are {distance:.4g} mm apart if the unit is {unit}; on a face they are "
+            f"{least:.0f} to {most:.0f} mm apart. Is it another unit? scan_unit is one of {', '.join(UNITS)}."
+        )
+
+
+def _warn_of_arrangement(name: str, marks: np.ndarray) -> None:
+    """Warn if landmarks (7, 3) do not lie as on a face; otherwise such an error shows only as a large distance."""
+    plain, mirrored = (_arrangement_error(marks[order]) for order in (list(range(len(LANDMARKS))), MIRRORED))
+    if mirrored < plain and mirrored <= MAX_ARRANGEMENT_ERROR:
+        warnings.warn(f"{name}: left and right seem to be swapped; they are the subject's.", stacklevel=3)
+    elif plain > MAX_ARRANGEMENT_ERROR:
+        order = "outer, inner, inner, outer eye corner, nose bottom, mouth corners, from the subject's right"
+        warnings.warn(f"{name}: not arranged as on a face. The order is: {order}.", stacklevel=3)
+
+
+def _arrangement_error(marks: np.ndarray) -> float:
+    """RMS distance of landmarks (7, 3) from the typical ones after alignment, as a share of the outer eye distance."""
+    scale, rotation, translation = _align(TYPICAL_LANDMARKS, marks, with_scale=True)
+    residual = scale * TYPICAL_LANDMARKS @ rotation.T + translation - marks
+    return float(np.sqrt(np.mean(np.sum(residual**2, axis=1))) / max(np.linalg.norm(marks[0] - marks[3]), 1e-12))
+
+
+def _align(source: np.ndarray, target: np.ndarray, with_scale: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the least-squares scale, rotation (3, 3) and translation (3,) of points, in double precision."""
+    pairs = (jnp.asarray(a, jnp.float32) for a in (source, target))
+    scale, rotation, translation = (
+        np.asarray(a, np.float64) for a in similarity_transform(*pairs, with_scale=with_scale)
+    )
+    return scale, Rotation.from_matrix(rotation).as_matrix(), translation  # orthonormal to double precision
+
+
 class ClosestPointSurface:
     """A triangle mesh, millimetres, for closest-point queries. Edges are split to at most `max_edge`."""
 
@@ -128,6 +182,14 @@ class ClosestPointSurface:
         faces = np.asarray(faces)
         if faces.ndim != 2 or faces.shape[1] != 3 or faces.min(initial=0) < 0 or faces.max(initial=-1) >= len(vertices):
             raise ValueError(f"faces {faces.shape} are not (F, 3) into {len(vertices)} vertices.")
+        corners = np.asarray(vertices)[faces]
+        edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=1, initial=0.0)
+        expected = float(np.sum(np.maximum(edges / max_edge, 1.0) ** 2))
+        if not expected <= MAX_TRIANGLES:
+            raise ValueError(
+                f"the aligned head measures {np.ptp(vertices, axis=0).max():.4g} mm: that is {expected:.2g} "
+                f"triangles of {max_edge:g} mm. Do its landmarks lie on it, in its unit?"
+            )
         # If triangles are small, the one with the closest point is among those with the nearest centroids.
         split = trimesh.remesh.subdivide_to_size(vertices, faces, max_edge, max_iter=20)
         corners = np.asarray(split[0])[np.asarray(split[1])]

@@ -1,7 +1,8 @@
 """Rendering: rasterize -> interpolate -> texture and light -> image."""
 
-from flamejax.rendering._antialias import antialias, opposite_vertices
+from flamejax.rendering._antialias import antialias
 from flamejax.rendering._interpolate import interpolate
+from flamejax.rendering._neighbours import opposite_vertices
 from flamejax.rendering._rasterize import Fragments, fragment_geometry, rasterize
 from flamejax.rendering._render import Shader, composite, render, render_mesh
 from flamejax.rendering.light import ambient_light, clay, sh_basis, shade, shade_directional

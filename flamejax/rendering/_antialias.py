@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flamejax._checks import check_shape
+from flamejax.rendering._neighbours import welded_opposite
 from flamejax.rendering._rasterize import Fragments
 from flamejax.rendering.visibility import gather_corners, is_drawn, locate_items, signed_area
 
@@ -24,8 +25,6 @@ CROSSINGS_PER_STEP = 1 << 12
 """Crossings of an edge and a line of pixel centres that one step of the loop tests."""
 LISTED_PER_SIDE = 8
 """Length of the list of silhouette pixels, per pixel of height plus width: a head's outline takes about 2."""
-MAX_KEY_VERTICES = 2**16
-"""Vertices up to which an edge's two ends fit one unsigned 32-bit key."""
 
 
 def antialias(
@@ -45,7 +44,8 @@ def antialias(
       image: (*b, H, W, C), rendered from the fragments, with the background's colour already in empty pixels. Colours
         should be premultiplied if there is an alpha channel.
       fragments: result of `rasterize` for screen (*b, V, 3) and faces (F, 3) with the same keywords.
-      opposite: precomputed `opposite_vertices(faces, V)`, which saves a sort of the edges.
+      opposite: precomputed `opposite_vertices(faces, V)`, which saves a sort of the edges. Triangles must then share
+        vertices. By default they may have vertices of their own: those at exactly the same position count as one.
 
     Returns:
       The image (*b, H, W, C), differentiable in `image` and in the x and y of `screen`. With `rasterize` and
@@ -57,11 +57,8 @@ def antialias(
     check_shape("image", image, *fragments.face_index.shape, "C", batched=False)
     check_shape("screen", screen, "V", 3)
     check_shape("faces", faces, "F", 3, batched=False)
-    if opposite is None and isinstance(faces, jax.core.Tracer):
-        opposite = opposite_vertices(faces, screen.shape[-2])
-    elif opposite is None:  # eagerly: XLA would take seconds to constant-fold the sort
-        with jax.ensure_compile_time_eval():
-            opposite = opposite_vertices(jnp.asarray(faces), screen.shape[-2])
+    if opposite is None:
+        opposite = welded_opposite(screen, faces)
     return _antialias(image, fragments.depth, screen, jnp.asarray(faces), opposite, perspective, cull, near)
 
 
@@ -95,32 +92,6 @@ def _antialias(
         ends,
     )
     return blended.reshape(*batch, height, width, -1)
-
-
-@functools.partial(jax.jit, static_argnames="num_vertices")
-def opposite_vertices(faces: Array, num_vertices: int) -> Array:
-    """Returns the vertex of the neighbouring triangle across each edge.
-
-    faces (F, 3) int32 -> (F, 3) int32: entry k is the vertex across the edge opposite to corner k, or -1 if that
-    edge has no other triangle, or more than one.
-    """
-    count = 3 * faces.shape[0]
-    start, end = jnp.roll(faces, -1, axis=1).reshape(-1), jnp.roll(faces, -2, axis=1).reshape(-1)
-    low, high = jnp.minimum(start, end).astype(jnp.uint32), jnp.maximum(start, end).astype(jnp.uint32)
-    index = jnp.arange(count)
-    if num_vertices <= MAX_KEY_VERTICES:
-        # On CPU, sorting one array of keys is several times faster than sorting tuples.
-        key = low * jnp.uint32(MAX_KEY_VERTICES) + high
-        group = jnp.searchsorted(jnp.sort(key), key).astype(jnp.int32)
-    else:
-        low, high, order = jax.lax.sort((low, high, index), num_keys=2)
-        changed = (low != jnp.roll(low, 1)) | (high != jnp.roll(high, 1))
-        group = jnp.zeros((count,), jnp.int32).at[order].set(jax.lax.cummax(jnp.where(changed, index, 0)))
-    first = jnp.full((count,), count, jnp.int32).at[group].min(index)
-    last = jnp.full((count,), -1, jnp.int32).at[group].max(index)
-    members = jnp.zeros((count,), jnp.int32).at[group].add(1)
-    other = jnp.clip(first[group] + last[group] - index, 0, count - 1)
-    return jnp.where(members[group] == 2, faces.reshape(-1)[other], -1).reshape(-1, 3)
 
 
 def _blend(pixels: Array, ends: Array, edges: Array, pairs: Array, *, width: int) -> Array:

@@ -13,6 +13,7 @@ from flamejax.geometry import normalize, vertex_normals
 from flamejax.head import HeadModel
 from flamejax.rendering._antialias import antialias as blend_silhouettes
 from flamejax.rendering._interpolate import interpolate
+from flamejax.rendering._neighbours import opposite_vertices, welded_opposite
 from flamejax.rendering._rasterize import rasterize
 from flamejax.rendering.light import ambient_light, clay
 from flamejax.rendering.light import shade as shade_sh
@@ -51,7 +52,8 @@ def render_mesh(
         do; `faces` by default.
       background: (D,) or (*b, H, W, D), composited behind the mesh; transparent by default.
       antialias: blend the silhouettes. False is faster and gives each pixel the colour at its centre. Then visibility
-        has no gradient: an image loss does not move silhouettes.
+        has no gradient: an image loss does not move silhouettes. Triangles may have vertices of their own: for
+        silhouettes, those at exactly the same position count as one.
       cull: leave out back-facing triangles, as for a closed mesh.
 
     Returns:
@@ -63,6 +65,26 @@ def render_mesh(
     """
     check_shape("vertices", vertices, "V", 3)
     check_shape("faces", faces, "F", 3, batched=False)
+    # From world positions, which are exactly equal where those of the screen may differ by rounding.
+    opposite = welded_opposite(vertices, faces) if antialias else None
+    return _render_mesh(
+        vertices, faces, attributes, camera, size, shade, attribute_faces, background, opposite, cull
+    )
+
+
+def _render_mesh(
+    vertices: Array,
+    faces: Array,
+    attributes: Array | None,
+    camera: Camera,
+    size: tuple[int, int],
+    shade: Shader | None,
+    attribute_faces: Array | None,
+    background: Array | None,
+    opposite: Array | None,
+    cull: bool,
+) -> Array:
+    """Render as `render_mesh`; antialiased if the opposite vertices are given."""
     screen = camera.project(vertices)
     fragments = rasterize(screen, faces, size, perspective=camera.perspective, cull=cull)
     normals = normalize(interpolate(vertex_normals(vertices, faces), faces, fragments))
@@ -73,8 +95,10 @@ def render_mesh(
         shade = clay if attributes is None else lambda colours, normals: colours
     alpha = (fragments.face_index >= 0).astype(vertices.dtype)[..., None]
     image = jnp.concatenate([shade(values, normals) * alpha, alpha], axis=-1)
-    if antialias:
-        image = blend_silhouettes(image, fragments, screen, faces, perspective=camera.perspective, cull=cull)
+    if opposite is not None:
+        image = blend_silhouettes(
+            image, fragments, screen, faces, perspective=camera.perspective, cull=cull, opposite=opposite
+        )
     return image if background is None else composite(image, background)
 
 
@@ -92,7 +116,8 @@ def render(
     """Render a posed head with its texture under spherical-harmonics light.
 
     Args:
-      verts: (*b, V, 3) world metres.
+      verts: (*b, V, 3) world metres. The head's triangles should share vertices: seams of vertices of their own would
+        count as silhouettes (`render_mesh` joins them).
       camera: batch axes (*b,).
       texture: (*b, Ht, Wt, 3) albedo in the head's UV layout, or (Ht, Wt, 3) for all; the mean albedo by default.
       light: (*b, 9, 3), or (9, 3) for all; white ambient light by default.
@@ -122,17 +147,8 @@ def render(
     def textured(uv: Array, normals: Array) -> Array:
         return sample(texture, uv) * shade_sh(normals, light)
 
-    return render_mesh(
-        verts,
-        head.faces,
-        head.uv,
-        camera,
-        size,
-        textured,
-        attribute_faces=head.uv_faces,
-        antialias=antialias,
-        cull=True,
-    )
+    opposite = opposite_vertices(head.faces, head.num_vertices) if antialias else None
+    return _render_mesh(verts, head.faces, head.uv, camera, size, textured, head.uv_faces, None, opposite, True)
 
 
 def composite(image: Array, background: Array) -> Array:

@@ -23,7 +23,7 @@ from flamejax.head.formats import read_npz, read_npz_members
 from models.encoders.arcface import ArcFace, IResNetConfig
 from models.encoders.farl import FaRL, ViTConfig
 from models.encoders.identify import identify_file, refuse_file
-from models.weight_files import fields_from_json, path_name, write_arrays
+from models.weight_files import config_from_json, parse_settings, path_name, write_arrays
 
 FORMAT_VERSION = 1
 LARGEST_SIZE = 10_000
@@ -173,17 +173,20 @@ def _read_config(name: EncoderName, arrays: Mapping[str, Any], path: Path) -> IR
     """Return the architecture stored in a file."""
     try:
         version, stored_name = int(arrays["format_version"]), str(arrays["encoder"])
-        settings = json.loads(str(arrays["config"]))
+        settings = parse_settings(str(arrays["config"]))
         if version != FORMAT_VERSION:
             raise HeadFileError(f"{path}: format {version}, not {FORMAT_VERSION}. Convert it again.")
         if stored_name != name:
             raise HeadFileError(f"{path}: holds the encoder '{stored_name[:20]}', not {TITLES[name]}.")
-        values = fields_from_json(settings)
-        sizes = [n for value in values.values() for n in (value if isinstance(value, tuple) else (value,))]
-        if not all(type(n) is int and 0 < n <= LARGEST_SIZE for n in sizes) or sum(values.get("blocks", ())) > 1000:
+        kind: type[IResNetConfig | ViTConfig] = ViTConfig if name == "farl" else IResNetConfig
+        config = config_from_json(kind, settings, LARGEST_SIZE)
+        values = dataclasses.asdict(config).values()
+        if not all(min(value) > 0 if isinstance(value, tuple) else value > 0 for value in values):
             raise ValueError("impossible sizes")
-        return ViTConfig(**values) if name == "farl" else IResNetConfig(**values)
+        if sum(config.blocks if isinstance(config, IResNetConfig) else (config.layers,)) > 1000:
+            raise ValueError("too many layers")
+        return config
     except HeadFileError:
         raise
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         raise HeadFileError(f"{path}: no encoder of flamejax, or damaged ({error}).") from error

@@ -31,6 +31,10 @@ class LandmarkEncoderConfig:
     spread: float = 0.06
     """Typical deviation of aligned landmarks from their means, in units of the mean face's RMS radius."""
 
+    def __post_init__(self) -> None:
+        if min(self.width, self.hidden) < 1 or not 0 <= self.blocks <= 100 or not self.spread > 0:
+            raise ValueError("a landmark encoder has widths of at least 1, at most 100 blocks, and a positive spread.")
+
 
 class Reference(nnx.Variable):
     """Landmarks of the mean face: saved with the weights, but not trained."""

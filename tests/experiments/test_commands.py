@@ -147,8 +147,14 @@ def test_convert_writes_a_head_model(tmp_path, capsys):
     assert cli.main(["convert", str(out), str(tmp_path / "again.npz")]) == 0
     assert cli.main(["convert", str(model), str(tmp_path / "head.obj")]) == 2
     (model.parent / "landmark_embedding.npy").unlink()
-    assert cli.main(["convert", str(model), str(tmp_path / "other.npz"), "--num-betas", "4"]) == 1
-    assert "Place landmark_embedding.npy" in capsys.readouterr().err
+    (model.parent / "albedoModel2020_FLAME_albedoPart.npz").write_bytes(b"")
+    assert cli.main(["convert", str(model), str(tmp_path / "other.npz"), "--num-betas", "4"]) == 0
+    printed = capsys.readouterr()
+    assert "no landmarks" in printed.out and "albedoPart.npz is not used: linear albedo" in printed.err
+    folders = [str(tmp_path), "--output", str(tmp_path / "out")]
+    flamejax.io.images.save_image(tmp_path / "photo.png", np.zeros((64, 64, 3)))
+    assert cli.main(["reconstruct", *folders, "--head", str(tmp_path / "other.npz")]) == 2
+    assert "landmark_embedding.npy" in capsys.readouterr().err
 
 
 def test_demo_writes_photos_and_masks(tmp_path):

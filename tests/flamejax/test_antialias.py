@@ -11,6 +11,7 @@ import trimesh
 
 import flamejax
 from flamejax.rendering import antialias, composite, interpolate, opposite_vertices, rasterize
+from flamejax.rendering._neighbours import equal_positions, welded_opposite
 from tests.gradients import check_gradients
 
 SIZE, SUPERSAMPLING = 48, 16
@@ -157,6 +158,87 @@ def test_opposite_vertices_of_open_and_closed_meshes():
         np.testing.assert_array_equal(opposite_vertices(faces, vertices), expected)
     _, closed = sphere(1)
     assert (opposite_vertices(closed, 42) >= 0).all()
+
+
+def split_vertices(verts, faces, keep=0):
+    """Give each triangle its own vertices, except the first ones."""
+    corners = np.arange(3 * (len(faces) - keep)).reshape(-1, 3) + len(verts)
+    return jnp.concatenate([verts, verts[faces[keep:]].reshape(-1, 3)]), np.concatenate([faces[:keep], corners])
+
+
+def disc(verts, faces, radius, finer=1):
+    """Render the alpha of a sphere on 64 x 64 pixels, antialiased, or without that but finer."""
+    camera = flamejax.OrthographicCamera(radius * finer, jnp.asarray([32.3, 32.2]) * finer)
+    size = (64 * finer, 64 * finer)
+    return flamejax.render_mesh(verts, faces, None, camera, size, antialias=finer == 1)[..., 3]
+
+
+def disc_of_screen(verts, faces, radius):
+    """Render as `disc`, without `render_mesh`."""
+    screen = flamejax.OrthographicCamera(radius, jnp.asarray([32.3, 32.2])).project(verts)
+    fragments = rasterize(screen, faces, (64, 64), perspective=False)
+    image = interpolate(jnp.ones((len(verts), 1)), faces, fragments)
+    return antialias(image, fragments, screen, faces, perspective=False)[..., 0]
+
+
+@pytest.fixture(scope="module")
+def supersampled_disc():
+    verts, faces = sphere()
+    return disc(verts, faces, jnp.asarray(25.0), 16).reshape(64, 16, 64, 16).mean((1, 3))
+
+
+WAYS = {
+    "eager": disc,
+    "faces traced": jax.jit(disc),
+    "faces fixed": lambda verts, faces, radius: jax.jit(lambda r: disc(verts, faces, r))(radius),
+    "batched": lambda verts, faces, radius: jax.vmap(lambda v: disc(v, faces, radius))(jnp.stack([verts, -verts]))[0],
+    "only screen": jax.jit(disc_of_screen),
+}
+
+
+@pytest.mark.parametrize(("way", "shared"), [*((way, 0) for way in WAYS), ("faces fixed", 600), ("faces fixed", 1280)])
+def test_triangles_with_their_own_vertices_have_the_silhouettes_of_shared_ones(way, shared, supersampled_disc):
+    verts, faces = split_vertices(*map(np.asarray, sphere()), keep=shared)
+
+    def draw(radius):
+        image = WAYS[way](verts, faces, radius)
+        return jnp.sum(image), image
+
+    (_, image), slope = jax.value_and_grad(draw, has_aux=True)(25.0)
+    # 1.5 times the error of the triangles that share vertices, and the derivative of the disc's area.
+    assert float(jnp.sqrt(jnp.mean((image - supersampled_disc) ** 2))) < 0.0072
+    assert abs(float(slope) / (2 * np.pi * 25) - 1) < 0.02
+
+
+def test_only_vertices_that_coincide_in_the_whole_batch_are_joined():
+    positions = jnp.asarray([[[0, 0, 0], [1, 0, 0], [-0.0, 0, 0], [1, 0, 0], [np.nan, 0, 0], [np.nan, 0, 0]]])
+    np.testing.assert_array_equal(equal_positions(positions), [0, 1, 0, 1, 4, 5])
+    both = jnp.concatenate([positions, positions.at[0, 3].add(1e-6)])
+    np.testing.assert_array_equal(equal_positions(both), [0, 1, 0, 3, 4, 5])
+    batched = jax.vmap(equal_positions, out_axes=None)(both[:, None])
+    np.testing.assert_array_equal(batched, [0, 1, 0, 3, 4, 5])
+    grid = np.stack(np.meshgrid(*[np.arange(30.0)] * 3), -1).reshape(1, -1, 3)  # few different bits
+    labels = np.asarray(equal_positions(jnp.asarray(np.concatenate([grid, grid], 1), jnp.float32)))
+    half = grid.shape[1]
+    np.testing.assert_array_equal(labels[:half], np.arange(half))
+    assert (labels[half:] == np.arange(half)).mean() > 0.999
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_neighbours_of_welded_meshes(traced):
+    def neighbours(verts, faces):
+        function = jax.jit(welded_opposite) if traced else welded_opposite
+        return np.asarray(function(jnp.asarray(verts, jnp.float32), jnp.asarray(faces)))
+
+    verts, faces = (np.asarray(a) for a in sphere(1))
+    own, own_faces = (np.asarray(a) for a in split_vertices(verts, faces))
+    expected = np.asarray(opposite_vertices(jnp.asarray(faces), len(verts)))
+    np.testing.assert_array_equal(own[neighbours(own, own_faces)], verts[expected])
+    np.testing.assert_array_equal(neighbours(verts, faces), expected)
+    # An open border stays open, and an edge of three triangles has no neighbour.
+    np.testing.assert_array_equal(neighbours([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]), [[-1] * 3])
+    fan = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0], [0, -1, 0]]
+    np.testing.assert_array_equal(neighbours(fan, np.arange(9).reshape(3, 3)), np.full((3, 3), -1))
 
 
 def test_render_with_antialiasing_has_partly_covered_pixels():

@@ -62,6 +62,13 @@ def test_written_landmarks_are_read_back(head, tmp_path):
     chex.assert_trees_all_equal(load_dense_landmarks(head, write(tmp_path / "d.npz", head, dense)), dense)
 
 
+@pytest.mark.parametrize("version", [[1, 1], "one", 1.0, 2])
+def test_a_file_of_another_version_raises(head, tmp_path, version):
+    path = write(tmp_path / "d.npz", head, random_dense(head), format_version=np.asarray(version))
+    with pytest.raises(HeadFileError, match="reads format 1"):
+        load_dense_landmarks(head, path)
+
+
 def test_a_file_of_another_head_raises(head, tmp_path):
     path = write(tmp_path / "d.npz", head, random_dense(head))
     with pytest.raises(HeadFileError, match=r"measured on the head 'random 0'.*calibrate-landmarks"):

@@ -40,6 +40,38 @@ def test_arrays_of_every_protocol_are_read(protocol):
     assert to_array(load(pickle.dumps(np.float32(2.5), protocol)), "x") == 2.5
 
 
+class FromBuffer:
+    """An array that is pickled with chosen arguments of numpy's `_frombuffer`, whatever numpy's version."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce_ex__(self, protocol):
+        return np._core.numeric._frombuffer, self.arguments
+
+
+@pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0), (0, 1, 2)])
+def test_arrays_with_an_order_of_axes_as_numpy_2_3_writes_them(axes):
+    stored = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    record = FromBuffer(stored.tobytes(), stored.dtype, stored.shape, "K", axes)
+    np.testing.assert_array_equal(to_array(load(pickle.dumps(record, 5)), "x"), stored.transpose(axes))
+    # As the installed numpy writes it, which depends on its version.
+    array = stored.transpose(axes)
+    np.testing.assert_array_equal(to_array(load(pickle.dumps(array, 5)), "x"), array)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [("K",), ("K", None), ("K", (0, 1)), ("K", (0, 1, 1)), ("K", (0, 1, 3)), ("K", (0, 1, -1)), ("K", [0, 1, 2]),
+     ("K", (0, 1, 2.0)), ("K", (False, True, 2)), ("K", (0, 1, 2**70)), ("C", (0, 1, 2)), ("A",), (None,), ([],), (),
+     ("K", (0, 1, 2), 0)],
+)  # fmt: skip
+def test_wrong_orders_of_axes_raise(order):
+    record = FromBuffer(np.zeros(24).tobytes(), np.dtype(float), (2, 3, 4), *order)
+    with pytest.raises(HeadFileError, match=r"unknown form|order of axes"):
+        to_array(load(pickle.dumps(record, 5)), "x")
+
+
 @pytest.mark.parametrize("protocol", [0, 2])
 def test_python_2_pickles_are_read(protocol):
     content = {

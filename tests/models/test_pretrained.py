@@ -14,8 +14,8 @@ from fitting.local_files import load_local_model
 from fitting.local_model import with_local
 from flamejax.head import HeadFileError
 from models import load_mesh_vae, mesh_vae_path, num_parameters
-from models.mesh_vae import SMALL
-from models.pretrained import config_from_json
+from models.mesh_vae import SMALL, MeshVAEConfig
+from models.weight_files import config_from_json
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_shipped_file_is_small_and_records_its_provenance(model):
     assert num_parameters(model) <= 4.5e6 and model.config == SMALL
     with np.load(mesh_vae_path(), allow_pickle=False) as file:
         notes = {name: str(file[name]) for name in file.files if name.startswith("provenance_")}
-        assert config_from_json(json.loads(str(file["config"]))) == SMALL
+        assert config_from_json(MeshVAEConfig, json.loads(str(file["config"])), 1024) == SMALL
     assert notes["provenance_licence"] == "CC0-1.0" and "open_faces" in notes["provenance_data"]
     assert json.loads(notes["provenance_validation"])["visible_mm"] < 0.07
 

@@ -3,7 +3,8 @@
 from flamejax.head.formats._read import read_head
 from flamejax.head.formats._save import write_head
 from flamejax.head.formats.files import HeadFileError, head_digest, open_head_path
-from flamejax.head.formats.flame_files import COMPANIONS, FlameFiles
+from flamejax.head.formats.flame_files import COMPANIONS, FLAME_NAME, FlameFiles
+from flamejax.head.formats.flame_texture import LINEAR_TEXTURE, texture_entries
 from flamejax.head.formats.ict_files import ICT_HOME, ICT_NEUTRAL, describe_ict
 from flamejax.head.formats.npy_files import npz_names, read_bytes, read_npy, read_npz, read_npz_members
 from flamejax.head.formats.obj_files import ObjMesh, read_obj, read_obj_vertices
@@ -11,8 +12,10 @@ from flamejax.head.formats.safe_pickle import PickleName, PickleRecord, load_pic
 
 __all__ = [
     "COMPANIONS",
+    "FLAME_NAME",
     "ICT_HOME",
     "ICT_NEUTRAL",
+    "LINEAR_TEXTURE",
     "FlameFiles",
     "HeadFileError",
     "ObjMesh",
@@ -30,5 +33,6 @@ __all__ = [
     "read_npz_members",
     "read_obj",
     "read_obj_vertices",
+    "texture_entries",
     "write_head",
 ]

@@ -1,4 +1,4 @@
-"""Reading of FLAME's companion files: landmarks, vertex masks, texture space, texture coordinates."""
+"""Reading of FLAME's companion files: landmarks, vertex masks, texture coordinates. `flame_texture` reads colours."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,31 +7,28 @@ from typing import Any
 import numpy as np
 
 from flamejax.head.formats.files import HeadFileError, check_numbers
-from flamejax.head.formats.npy_files import ArrayStream, open_npz_member, read_bytes, read_npy, read_npz_members
+from flamejax.head.formats.npy_files import read_bytes, read_npy, read_npz_members
 from flamejax.head.formats.obj_files import read_obj
 from flamejax.head.formats.pickle_arrays import to_array
 from flamejax.head.formats.safe_pickle import load_pickle
 
 NUM_INNER, NUM_CONTOUR, NUM_ROWS = 51, 17, 79
 MAX_REGIONS = 100
-GREY, GREY_STEP = 170, 0.12
-"""Albedo without a texture file: 8-bit level, and change of brightness per standard deviation."""
 
 
 def read_landmarks(
-    model: Path, combined: Path | None, static: Path | None, dynamic: Path | None, triangles: int
+    combined: Path | None, static: Path | None, dynamic: Path | None, triangles: int
 ) -> dict[str, np.ndarray]:
     """Read the 51 inner landmarks and the contour table, under the names of flamejax's format.
 
     Args:
-      model: the FLAME model, for messages.
       combined: `landmark_embedding.npy`; used if given, else the other two.
       static: `flame_static_embedding.pkl`.
-      dynamic: `flame_dynamic_embedding.npy`.
+      dynamic: `flame_dynamic_embedding.npy`. Without both there are no landmarks: all arrays are empty.
       triangles: F of the model.
 
     Raises:
-      HeadFileError: the files are missing or have another format.
+      HeadFileError: a file is damaged or has another format.
     """
     if combined is not None:
         entries = _check_dictionary(read_npy(combined), combined)
@@ -42,12 +39,12 @@ def read_landmarks(
         inner_source = (static, entries, "lmk_face_idx", "lmk_b_coords")
         contour_source = (dynamic, _check_dictionary(read_npy(dynamic), dynamic), "lmk_face_idx", "lmk_b_coords")
     else:
-        missing = "flame_dynamic_embedding.npy" if static is not None else "landmark_embedding.npy"
-        raise HeadFileError(
-            f"{model}: FLAME's landmarks are in a separate file. Place {missing} in {model.parent} (or give its path): "
-            "landmark_embedding.npy is part of DECA's data folder; flame_static_embedding.pkl and "
-            "flame_dynamic_embedding.npy, which serve as well, are part of RingNet's."
-        )
+        return {
+            "landmark_face": np.zeros(0, np.int32),
+            "landmark_barycentric": np.zeros((0, 3), np.float32),
+            "contour_face": np.zeros((0, NUM_CONTOUR), np.int32),
+            "contour_barycentric": np.zeros((0, NUM_CONTOUR, 3), np.float32),
+        }
     inner = _read_embedding(*inner_source, (NUM_INNER,), triangles)
     contour = _read_embedding(*contour_source, (NUM_ROWS, NUM_CONTOUR), triangles)
     return {
@@ -78,50 +75,12 @@ def read_masks(path: Path, count: int) -> dict[str, np.ndarray]:
     return masks
 
 
-def read_texture(path: Path | None, size: int, components: int) -> dict[str, np.ndarray]:
-    """Read `FLAME_texture.npz` (mean (H, W, 3) and tex_dir (H, W, 3, C), 0..255, BGR) as 8-bit albedo.
-
-    The file has more than a gigabyte, so it is read and downsampled row by row.
-
-    Args:
-      path: None gives a neutral grey with one component, its brightness.
-      size: a larger texture is downsampled by an integer factor to about this many rows.
-      components: number of leading components to read; 0 ignores the file.
-
-    Raises:
-      HeadFileError: the file is damaged, or has another format.
-    """
-    if path is None or components <= 0:
-        mean, scale = np.full((8, 8, 3), GREY, np.uint8), np.full(1, GREY_STEP, np.float32)
-        return {"albedo_mean": mean, "albedo_basis": np.full((1, 8, 8, 3), 127, np.int8), "albedo_scale": scale}
-    with open_npz_member(path, "mean") as stream:
-        shape = stream.shape
-        if len(shape) != 3 or shape[2] != 3 or not 0 < min(shape[:2]) <= max(shape[:2]) <= 8192 or stream.fortran:
-            raise HeadFileError(f"{path}: 'mean' has shape {shape}, which is no texture.")
-        factor = max(1, round(shape[0] / max(size, 1)))
-        mean = _downsample(stream, factor, 1)[..., 0]
-    with open_npz_member(path, "tex_dir") as stream:
-        if stream.shape[:3] != shape or len(stream.shape) != 4 or stream.fortran:
-            raise HeadFileError(f"{path}: 'tex_dir' has shape {stream.shape}, expected {shape} and components.")
-        basis = np.moveaxis(_downsample(stream, factor, min(components, stream.shape[3])), -1, 0)
-    check_numbers(mean, f"{path}: 'mean'")
-    check_numbers(basis, f"{path}: 'tex_dir'")
-    mean, basis = mean[..., ::-1], basis[..., ::-1]
-    scale = np.maximum(np.abs(basis).max((1, 2, 3)), 1e-9)
-    return {
-        "albedo_mean": np.clip(np.rint(mean), 0, 255).astype(np.uint8),
-        "albedo_basis": np.rint(basis / scale[:, None, None, None] * 127).astype(np.int8),
-        "albedo_scale": (scale / 255).astype(np.float32),
-    }
-
-
-def read_uv(template: Path | None, texture: Path | None, model: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Read texture coordinates from `head_template.obj`, else from the texture file (vt, ft), else use a cylinder.
+def read_uv(template: Path | None, texture: Path | None, faces: np.ndarray) -> dict[str, np.ndarray]:
+    """Read texture coordinates from `head_template.obj`, else from the texture file (vt, ft); else returns none.
 
     Raises:
       HeadFileError: a file is damaged, or its triangles differ from the model's.
     """
-    faces = model["faces"]
     if template is not None:
         mesh = read_obj(template)
         (triangles, corners), (obj_triangles, obj_corners) = _canonical(faces), _canonical(mesh.faces)
@@ -144,7 +103,7 @@ def read_uv(template: Path | None, texture: Path | None, model: Mapping[str, np.
             if uv_faces.shape != faces.shape or uv_faces.dtype.kind not in "iu":
                 raise HeadFileError(f"{texture}: 'ft' has shape {uv_faces.shape}, expected {faces.shape}.")
             return {"uv": uv.astype(np.float32), "uv_faces": uv_faces.astype(np.int32)}
-    return cylinder_uv(model["v_template"], faces)
+    return {}
 
 
 def _canonical(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,14 +154,3 @@ def _read_embedding(
 
 def _to_numpy(value: Any, label: str) -> np.ndarray:
     return value if isinstance(value, np.ndarray) else to_array(value, label)
-
-
-def _downsample(stream: ArrayStream, factor: int, components: int) -> np.ndarray:
-    """Average blocks of factor x factor texels: float32 (H / factor, W / factor, 3, components)."""
-    height, width = stream.shape[0] // factor, stream.shape[1] // factor
-    out = np.zeros((height, width, 3, components), np.float32)
-    for row in range(height * factor):
-        texels = stream.read_row().reshape(stream.shape[1], 3, -1)[: width * factor, :, :components]
-        with np.errstate(over="ignore", invalid="ignore"):  # Damaged numbers become infinite, and raise later.
-            out[row // factor] += texels.reshape(width, factor, 3, components).mean(1, dtype=np.float32) / factor
-    return out

@@ -7,6 +7,7 @@ arrays and SciPy sparse matrices, written by Python 2; neither package is needed
 import dataclasses
 import hashlib
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,36 +15,41 @@ from typing import Any
 import numpy as np
 
 from flamejax.head.formats.files import HeadFileError, check_numbers
-from flamejax.head.formats.flame_companions import read_landmarks, read_masks, read_texture, read_uv
+from flamejax.head.formats.flame_companions import cylinder_uv, read_landmarks, read_masks, read_uv
+from flamejax.head.formats.flame_texture import LINEAR_TEXTURE, TEXTURES, read_texture
 from flamejax.head.formats.npy_files import read_bytes, read_npz
 from flamejax.head.formats.pickle_arrays import to_array, to_dense
 from flamejax.head.formats.safe_pickle import load_pickle
 from flamejax.head.regions import guess_regions
 
+FLAME_NAME = "FLAME"
+"""`HeadModel.name` of models in FLAME's files."""
 HOME = "https://flame.is.tue.mpg.de"
 NUM_BETAS, NUM_COMPONENTS = 300, 400
 """FLAME's `shapedirs` are 300 identity components, then 100 expression components."""
 PARENTS = (-1, 0, 1, 1, 1)
 """Parents of root, neck, jaw, left eye, right eye: FLAME's joints in FLAME's order, which is also flamejax's."""
 MAX_VERTICES, MAX_COMPONENTS = 200_000, 2_000
+CALLER = 5
+"""`stacklevel` of warnings: the caller of `load_head`."""
 _FIELDS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 COMPANIONS = {
     "landmarks": ("landmark_embedding.npy",),
     "static_landmarks": ("flame_static_embedding.pkl",),
     "dynamic_landmarks": ("flame_dynamic_embedding.npy",),
     "masks": ("FLAME_masks.pkl",),
-    "texture": ("FLAME_texture.npz",),
+    "texture": TEXTURES,
     "template": ("head_template.obj", "head_template_mesh.obj"),
 }
-"""Field of `FlameFiles` -> file names that are searched in the model's folder."""
+"""Field of `FlameFiles` -> file names that are searched in the model's folder, the preferred one first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FlameFiles:
     """Companion files of a FLAME model, and how much of them to load.
 
-    If a path is None, its file is searched in the model's folder. Landmarks are required, in one of two formats; the
-    other files have defaults.
+    If a path is None, its file is searched in the model's folder. Landmarks have one of two formats. A model without
+    them has vertices, but cannot be fitted to photos.
     """
 
     landmarks: Path | None = None
@@ -53,9 +59,10 @@ class FlameFiles:
     dynamic_landmarks: Path | None = None
     """`flame_dynamic_embedding.npy`, the jaw contour by yaw (format of smplx and RingNet)."""
     masks: Path | None = None
-    """`FLAME_masks.pkl`; without it regions are estimated from landmarks and skinning (`flamejax.head.regions`)."""
+    """`FLAME_masks.pkl`; without it regions are estimated, most of them from landmarks (`flamejax.head.regions`)."""
     texture: Path | None = None
-    """`FLAME_texture.npz`; without it the albedo is a neutral grey of variable brightness."""
+    """`FLAME_texture.npz`, or `FLAME_albedo_from_BFM.npz`, which has no texture coordinates and needs the template;
+    without it the albedo is a neutral grey of variable brightness."""
     template: Path | None = None
     """`head_template.obj` for texture coordinates; without it those of the texture file, or of a cylinder."""
     num_betas: int | None = None
@@ -79,21 +86,56 @@ def read_flame(path: Path, files: FlameFiles | None = None) -> dict[str, np.ndar
       The arrays of flamejax's head format, under its names (`flamejax.head.formats`).
 
     Raises:
-      HeadFileError: the model or a companion is missing, damaged, dangerous, or not in FLAME's format.
+      HeadFileError: the model is missing, or it or a companion is damaged, dangerous, or not in FLAME's format.
     """
-    files = _locate_companions(path, files or FlameFiles())
+    given = files or FlameFiles()
+    files = _locate_companions(path, given)
     raw = _read_fields(path)
     model = _read_geometry(path, raw, files.num_betas)
-    count, triangles = len(model["v_template"]), len(model["faces"])
-    model |= read_landmarks(path, files.landmarks, files.static_landmarks, files.dynamic_landmarks, triangles)
+    _check_landmark_pair(given, files)
+    model |= read_landmarks(files.landmarks, files.static_landmarks, files.dynamic_landmarks, len(model["faces"]))
     regions = guess_regions(model)
     if files.masks is not None:
-        regions |= read_masks(files.masks, count)
+        regions |= read_masks(files.masks, len(model["v_template"]))
     model["region_names"] = np.array(sorted(regions))
     model["region_masks"] = np.stack([regions[name] for name in sorted(regions)])
-    model |= read_texture(files.texture, files.texture_size, files.texture_components)
-    model |= read_uv(files.template, files.texture, model)
+    model |= _read_appearance(path, model, given, files)
     return model | _describe_release(path, files.version, model)
+
+
+def _check_landmark_pair(given: FlameFiles, files: FlameFiles) -> None:
+    """Warn of half a pair of landmark files beside the model, which is not used; one that was asked for raises."""
+    pair = (files.static_landmarks, files.dynamic_landmarks)
+    if files.landmarks is not None or (pair[0] is None) == (pair[1] is None):
+        return
+    missing = COMPANIONS["static_landmarks" if pair[0] is None else "dynamic_landmarks"][0]
+    message = f"{pair[0] or pair[1]} is not used, so the head has no landmarks: it needs {missing} beside it."
+    if given.static_landmarks is not None or given.dynamic_landmarks is not None:
+        raise HeadFileError(message)
+    warnings.warn(message, stacklevel=CALLER)
+
+
+def _read_appearance(
+    path: Path, model: Mapping[str, np.ndarray], given: FlameFiles, files: FlameFiles
+) -> dict[str, np.ndarray]:
+    """Read the texture and its coordinates, and warn of textures beside the model that are not used."""
+    uv = read_uv(files.template, files.texture, model["faces"])
+    texture = files.texture if files.texture_components > 0 else None
+    reasons = {path.parent / LINEAR_TEXTURE: f"linear albedo is not read, only {' or '.join(TEXTURES)}"}
+    if texture is not None and not uv:
+        template = COMPANIONS["template"][0]
+        reason = f"it has no texture coordinates. Place {template} (DECA's data folder) beside the model"
+        if given.texture is not None:
+            raise HeadFileError(f"{texture}: {reason}.")
+        reasons[texture], texture = reason, None
+    elif texture is not None:
+        reasons |= {path.parent / name: f"{texture.name} is" for name in TEXTURES if name != texture.name}
+    if given.texture is None and files.texture_components > 0:
+        for file, reason in reasons.items():
+            if file.is_file():
+                warnings.warn(f"{file} is not used: {reason}.", stacklevel=CALLER)
+    uv = uv or cylinder_uv(model["v_template"], model["faces"])
+    return uv | read_texture(texture, files.texture_size, files.texture_components)
 
 
 def is_flame(fields: Iterable[str]) -> bool:
@@ -223,7 +265,7 @@ def _describe_release(path: Path, version: str | None, model: Mapping[str, np.nd
         digest.update(np.ascontiguousarray(model[name], "<f4").tobytes())
     licence = "CC-BY-4.0" if "open" in version else f"FLAME's model licence, research only ({HOME})"
     return {
-        "name": np.array("FLAME"),
+        "name": np.array(FLAME_NAME),
         "version": np.array(f"{version} {sex.replace('neutral', 'generic')} {digest.hexdigest()[:12]}"),
         "licence": np.array(licence),
     }

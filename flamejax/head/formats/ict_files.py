@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from flamejax.head.formats.files import HeadFileError
-from flamejax.head.formats.flame_companions import cylinder_uv, read_texture
+from flamejax.head.formats.flame_companions import cylinder_uv
+from flamejax.head.formats.flame_texture import read_texture
 from flamejax.head.formats.ict_joints import IctNeutralHead, joints_and_skinning
 from flamejax.head.formats.npy_files import read_bytes
 from flamejax.head.formats.obj_files import ObjMesh, read_obj, read_obj_vertices

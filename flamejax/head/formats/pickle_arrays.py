@@ -115,11 +115,17 @@ def _from_reconstruct(value: PickleRecord, label: str, nesting: int) -> np.ndarr
 
 
 def _from_frombuffer(value: PickleRecord, label: str, nesting: int) -> np.ndarray:
+    """Convert protocol 5's form: bytes, type, shape, order; NumPy 2.3 and later add an order of axes for order "K"."""
     del nesting
-    if len(value.args) != 4:
+    data, kind, shape, order, axes = (*value.args, None)[:5] if len(value.args) in (4, 5) else (None,) * 5
+    if order not in ("C", "F", "K") or (order == "K") != (axes is not None):
         raise _error(label, "is an array of unknown form")
-    data, kind, shape, order = value.args
-    return _from_buffer(_to_bytes(data, label), _parse_dtype(kind, label), shape, "F" if order == "F" else "C", label)
+    array = _from_buffer(_to_bytes(data, label), _parse_dtype(kind, label), shape, "F" if order == "F" else "C", label)
+    if axes is None:
+        return array
+    if not _is_shape(axes) or sorted(axes) != list(range(array.ndim)):
+        raise _error(label, "has an impossible order of axes")
+    return array.transpose(axes)
 
 
 def _from_scalar(value: PickleRecord, label: str, nesting: int) -> np.ndarray:
