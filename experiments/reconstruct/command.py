@@ -17,9 +17,10 @@ from rich.progress import Progress
 
 import flamejax
 from experiments import runtime
-from experiments.photos import Failure, find_photos
+from experiments.photos import Failure, expand_user, find_photos, real_path
 from experiments.progress import progress_bar
 from experiments.reconstruct.config import ReconstructConfig
+from experiments.reconstruct.live_lists import LiveLists
 from experiments.reconstruct.observing import PhotoReader
 from experiments.reconstruct.pipeline import (
     Outcome,
@@ -32,7 +33,7 @@ from experiments.reconstruct.pipeline import (
 from experiments.reconstruct.results import ResultWriter
 from experiments.reconstruct.resume import plan
 from experiments.reconstruct.settings import resolve_auto, result_settings
-from experiments.reconstruct.sheet import counted, write_contact_sheet, write_index
+from experiments.reconstruct.sheet import counted
 from experiments.reconstruct.store import Store
 from experiments.results import UsageError, load_head
 from flamejax.io.results import FORMAT_VERSION, HeadIdentity
@@ -50,14 +51,21 @@ def run(
     Returns 0 when the output holds a head, 1 when it holds none, 130 when interrupted. Raises: UsageError, an option,
     an input file or the output folder cannot be used; no photo was reconstructed.
     """
-    console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    store = Store(config.output.output)
+    try:
+        return _run(config, console or Console(stderr=True, highlight=False, soft_wrap=True), make_tools, store)
+    finally:
+        store.close()
+
+
+def _run(config: ReconstructConfig, console: Console, make_tools: Callable[..., Tools], store: Store) -> int:
     started = time.time()
     config.check_inputs()
     output = config.output.output
     photos, failures = find_photos(config.photos, exclude=output)
     if not photos:
         raise UsageError("no photos found. " + " ".join(f"{f.photo}: {f.reason}" for f in failures))
-    if any(Path(photo).expanduser().resolve() == output.resolve() for photo in config.photos):
+    if any(real_path(expand_user(photo)) == real_path(output) for photo in config.photos):
         raise UsageError(f"--output {output} is also a folder of photos; choose another.")
     head, identity = load_head(config.fit.head)
     requested, config = config.method, resolve_auto(config, head)
@@ -67,7 +75,6 @@ def run(
             "Train one with `flamejax train --config mesh_vae`, and give it as --mesh-vae FILE."
         )
     tools = make_tools(config, head)
-    store = Store(output)
     store.open(config.output, identity)
     settings = result_settings(config)
     planned = plan(store, photos, settings)
@@ -77,22 +84,21 @@ def run(
     cache = runtime.use_compilation_cache()
     batch_size = choose_batch_size(config.fit, len(planned.todo))
     record = _run_record(config, settings, identity, cache, len(photos)) | {"batch_size": batch_size}
-    store.write_run(record | {"status": "running"})
+    note = f"flamejax {flamejax.__version__}, head {identity.name} {identity.version}, {record['device']}"
+    lists = LiveLists(store, failures, record, len(planned.todo), note)
+    lists.start()
     reader = PhotoReader(config.input, config.fit.size, tools.observe, planned.reserved_names)
     status = "finished"
     with runtime.compile_clock() as clock, progress_bar(console, "rate") as progress:
         task = progress.add_task("photos", total=len(planned.todo), rate="")
         report = _reporter(progress, task, console, clock, cache)
         writer = ResultWriter(head, identity, tools.model, settings)
-        pipeline = Pipeline(writer, drawing_options(config), store, tools, batch_size, clock, report)
+        pipeline = Pipeline(writer, drawing_options(config), store, tools, batch_size, clock, report, lists)
         try:
             pipeline.run(planned.todo, reader, planned.stale)
         except KeyboardInterrupt:
             status = "interrupted"
     outcome = pipeline.outcome
-    failures += outcome.failures
-    results = store.results()
-    store.write_lists(results, failures)
     elapsed = time.time() - started
     record |= {
         "status": status,
@@ -102,14 +108,9 @@ def run(
         "fit_seconds": round(outcome.fit_seconds, 2),
         "photos_done_before": len(planned.done),
         "heads_written": len(outcome.written),
-        "heads": len(results),
-        "failures": len(failures),
     }
-    note = f"flamejax {flamejax.__version__}, head {identity.name} {identity.version}, {record['device']}"
-    write_index(store.folder, results, failures, note)
-    write_contact_sheet(store.folder, list(results))
-    store.write_run(record)
-    _print_summary(console, output, outcome, results, failures, elapsed)
+    results = lists.finish(record)
+    _print_summary(console, output, outcome, results, lists.failures, elapsed)
     if status == "interrupted":
         console.print("Interrupted. Run it again with --resume to continue.")
         return EXIT_INTERRUPTED

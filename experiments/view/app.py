@@ -44,9 +44,9 @@ class App:
     """
 
     def __init__(self, explorer: Explorer, host: str = "127.0.0.1", port: int = 0):
-        """Start the server. port: 0 for any free one. Raises: ResultError, the first face cannot be read."""
+        """Start the server. port: 0 for any free one. Raises: ResultError, no face can be read."""
         self.explorer = explorer
-        self.face: ViewedFace = explorer.face(explorer.names[0])
+        self.face: ViewedFace = explorer.first_face()
         self.server = viser.ViserServer(host=host, port=port, label="flamejax", verbose=False)
         self._lock = threading.RLock()
         self._drawing = threading.Lock()
@@ -108,7 +108,7 @@ class App:
 
     def _add_panel(self) -> None:
         gui = self.server.gui
-        self.photo = gui.add_dropdown("photo", self.explorer.names)
+        self.photo = gui.add_dropdown("photo", self.explorer.names, initial_value=self.face.result.name)
         self.image = gui.add_image(np.zeros((8, 8, 3), np.uint8))
         self.choice = gui.add_dropdown("head", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
         self.colour = gui.add_dropdown("colour", COLOURS)
