@@ -35,6 +35,8 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
         self._lock = FolderLock(folder)
+        self._deleted: set[str] = set()
+        """Names of deleted results. Their folders remain if the user's files are in them."""
         self._checked: dict[str, tuple[int, int, bool]] = {}
         """Name -> inode and time of a result's metrics.json, and whether the result was complete then."""
 
@@ -90,13 +92,14 @@ class Store:
         """Return the names in the folder that no result may have: the lists, and the user's own files and folders."""
         entries = self.folder.iterdir()
         foreign = {each.name for each in entries if not (is_result_folder(each) or _is_empty_folder(each))}
-        return {THUMBNAILS, *LISTS, *foreign}
+        return {THUMBNAILS, *LISTS, *(foreign - self._deleted)}
 
     def delete(self, name: str) -> None:
         """Delete a result and its thumbnail, but no file of the user's. Raises: OSError."""
         if Path(name).name != name or not is_result_folder(self.folder / name):
             return
         delete_result(self.folder / name)
+        self._deleted.add(name)
         delete_file(self.folder / THUMBNAILS / f"{name}.jpg")
 
     def old_failures(self, photos: Sequence[PhotoFile]) -> list[Failure]:
