@@ -106,7 +106,7 @@ def test_damaged_results_are_done_again_in_their_folder(photos, out, file, conte
     assert len(fake.observed) == 1 and results(out) == ["p0", "p1", "p2"] and len(load_results(out)) == 3
 
 
-@pytest.mark.parametrize("content", [b'{"photo": "x", "st', b"\xff\xfe", b"[" * 100_000, b'{"photo": 1}\nnull\n[]', b""])
+@pytest.mark.parametrize("content", [b'{"photo": "x", ', b"\xff\xfe", b"[" * 100_000, b'{"photo": 1}\nnull\n[]', b""])
 def test_damaged_lists_are_written_anew(photos, out, content):
     for name in ("failures.jsonl", "summary.jsonl", "index.html", "contact_sheet.png", "run.json", "thumbnails/p0.jpg"):
         (out / name).write_bytes(content)
