@@ -74,7 +74,8 @@ def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[PhotoFile
 
 def _expand(argument: str, excluded: Path) -> tuple[list[PhotoFile], list[Failure]]:
     """Return the photos of one argument; if there are none, at least one failure."""
-    path, problems = expand_user(argument), []
+    path = expand_user(argument)
+    problems: list[Failure] = []
     if os.path.isdir(path):  # noqa: PTH112 (`Path.is_dir` raises for names that are too long)
         if is_output(path):
             return [], [Failure(argument, "find", f"{OUTPUT_REASON} Give the folder of the photos.")]

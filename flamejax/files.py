@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 TEMPORARY_PREFIX = ".writing-"
 """Prefix of unfinished files and folders. They may be deleted when no run is active."""
@@ -26,7 +26,7 @@ def is_folder(path: str | os.PathLike) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Open a file for reading bytes. Raises: OSError, also for a folder, FIFO or device, which might block for ever."""
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))

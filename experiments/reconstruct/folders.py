@@ -16,7 +16,7 @@ from typing import Any
 from experiments.reconstruct.results import HYPOTHESIS_FILES, SHEET, VIEWER, hypothesis_files
 from flamejax.files import is_file, new_folder, open_regular, temporary_folder
 from flamejax.head import HeadFileError
-from flamejax.head.formats.npy_files import check_npz
+from flamejax.head.formats.npy_files import check_npz, read_npz_members
 from flamejax.io.records import HYPOTHESES, RESULT_FILES, ResultError, read_record
 
 PARTS_OF_A_RESULT = 3
@@ -38,7 +38,15 @@ def is_complete(folder: Path, metrics: dict[str, Any]) -> bool:
     Arrays are read and compared with their checksums, JSON is parsed, of other files the first and last bytes are read.
     """
     files = [*RESULT_FILES, *hypothesis_files(metrics.get("hypotheses", 0))]
-    return all(_is_whole(folder / file) for file in files)
+    return all(_is_whole(folder / file) for file in files) and recorded_head(folder) == metrics["head"]["sha256"]
+
+
+def recorded_head(folder: Path) -> str | None:
+    """Return the digest of the head model in a result's params.npz; None if it cannot be read."""
+    try:
+        return str(read_npz_members(folder / "params.npz", ("head_sha256",)).get("head_sha256"))
+    except HeadFileError:
+        return None
 
 
 def is_result_folder(path: Path) -> bool:

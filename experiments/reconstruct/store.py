@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.photos import Failure, PhotoFile
 from experiments.reconstruct.config import OutputOptions
-from experiments.reconstruct.folders import delete_file, delete_result, is_complete, is_result_folder
+from experiments.reconstruct.folders import delete_file, delete_result, is_complete, is_result_folder, recorded_head
 from experiments.reconstruct.lock import LOCK, FolderLock
 from experiments.results import UsageError
 from flamejax.files import is_file, is_folder, open_regular, remove_unfinished, write_text
@@ -120,7 +120,7 @@ class Store:
     def _check_head(self, head: HeadIdentity) -> None:
         for name, metrics in self.records().items():
             other = metrics["head"]
-            if other["sha256"] != head.sha256:
+            if other["sha256"] != head.sha256 and recorded_head(self.folder / name) != head.sha256:
                 raise UsageError(
                     f"{self.folder / name} was made with the head {other['name']!r} version {other['version']}, "
                     f"this run uses {head.name!r} version {head.version} ({_difference(other, head)}). "
@@ -183,8 +183,11 @@ def _failure(line: str) -> Failure | None:
         row = parse_json(line)
     except ValueError:
         return None
-    values = [row.get(field.name) for field in dataclasses.fields(Failure)] if isinstance(row, dict) else []
-    return Failure(*values) if values and all(isinstance(value, str) for value in values) else None
+    if not isinstance(row, dict):
+        return None
+    values = [row.get(field.name) for field in dataclasses.fields(Failure)]
+    texts = [value for value in values if isinstance(value, str)]
+    return Failure(*texts) if len(texts) == len(values) else None
 
 
 def _is_empty_folder(path: Path) -> bool:
