@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -16,6 +18,7 @@ IMAGE_SUFFIXES = frozenset(
     ("." + kind)
     for kind in "jpg jpeg jpe jfif png webp bmp tif tiff gif ppm pgm pnm jp2 avif heic heif".split()  # noqa: SIM905
 )
+OUTPUT_REASON = "it is an output of flamejax reconstruct, not a photo."
 MAX_NAME_BYTES = 160  # leaves room for "_face12" and a suffix in the 255 bytes of a file name
 
 
@@ -62,22 +65,38 @@ def find_photos(arguments: Sequence[str], exclude: Path) -> tuple[list[PhotoFile
     photos: dict[Path, PhotoFile] = {}
     failures = []
     for argument in arguments:
-        path = expand_user(argument)
-        if path.is_dir():
-            matches = [PhotoFile(p, p.parent.relative_to(path)) for p in _images_below(path, exclude)]
-            reason = "no image files in this folder."
-        elif path.exists() or not has_magic(argument):
-            matches = [PhotoFile(path, path.parent)]  # A missing file fails at loading, like any broken one.
-            reason = ""
-        else:
-            paths = sorted(Path(p) for p in glob(str(path), recursive=True))  # noqa: PTH207
-            matches = [PhotoFile(p, p.parent) for p in paths if not p.is_dir()]
-            reason = "no file matches."
-        if not matches:
-            failures.append(Failure(argument, "find", reason))
+        matches, problems = _expand(argument, real_path(exclude))
+        failures += problems
         for photo in matches:
-            photos.setdefault(photo.path.resolve(), photo)
+            photos.setdefault(real_path(photo.path), photo)
     return list(photos.values()), failures
+
+
+def _expand(argument: str, excluded: Path) -> tuple[list[PhotoFile], list[Failure]]:
+    """Return the photos of one argument; if there are none, at least one failure."""
+    path = expand_user(argument)
+    problems: list[Failure] = []
+    if os.path.isdir(path):  # noqa: PTH112 (`Path.is_dir` raises for names that are too long)
+        if is_output(path):
+            return [], [Failure(argument, "find", f"{OUTPUT_REASON} Give the folder of the photos.")]
+        images, problems = _images_below(path, excluded)
+        matches = [PhotoFile(image, image.parent.relative_to(path)) for image in images]
+        reason = "no image files in this folder."
+    elif os.path.lexists(path) or not has_magic(argument):
+        if is_output_file(path):
+            return [], [Failure(argument, "find", f"{OUTPUT_REASON} Give the photo itself.")]
+        return [PhotoFile(path, path.parent)], []  # A missing file fails at loading, like any broken one.
+    else:
+        paths = sorted(Path(p) for p in glob(str(path), recursive=True) if not os.path.isdir(p))  # noqa: PTH112, PTH207
+        photos = _without_outputs(paths, _searched_folder(path), excluded)
+        matches = [PhotoFile(p, p.parent) for p in photos]
+        reason = "all matching files are outputs of flamejax reconstruct." if paths else "no file matches."
+    return matches, problems if matches or problems else [Failure(argument, "find", reason)]
+
+
+def expand_user(path: str | os.PathLike) -> Path:
+    """Return a path with ~ or ~NAME expanded; unchanged if there is no such home folder (pathlib would raise)."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def name_photos(photos: Sequence[PhotoFile], reserved: Collection[str] = ()) -> list[PhotoFile]:
@@ -134,17 +153,65 @@ def safe_name(text: str) -> str:
     return name or "photo"
 
 
-def _images_below(folder: Path, exclude: Path) -> list[Path]:
-    """List the image files in a folder and its subfolders, without hidden ones."""
-    excluded, images = exclude.resolve(), []
-    # Photos may lie inside an output folder (the demo's do): exclude it only when it is below the searched folder.
-    inside = excluded != folder.resolve()
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and not (inside and (Path(root) / f).resolve() == excluded)
-        )
+def _images_below(folder: Path, excluded: Path) -> tuple[list[Path], list[Failure]]:
+    """List the image files in a folder and its subfolders, without hidden ones; and the folders that are unreadable."""
+    images: list[Path] = []
+    failures: list[Failure] = []
+
+    def fail(error: OSError) -> None:
+        failures.append(Failure(str(error.filename), "find", f"the folder cannot be read ({error.strerror})."))
+
+    # Photos may lie inside an output folder (the demo's do): only folders below the searched one are left out.
+    inside = excluded != real_path(folder)
+    for root, folders, files in os.walk(folder, onerror=fail):
+        below = (Path(root) / name for name in sorted(folders) if not name.startswith("."))
+        folders[:] = [p.name for p in below if not (inside and real_path(p) == excluded) and not is_output(p)]
         images += [Path(root) / f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES and not f.startswith(".")]
-    return sorted(images)
+    return sorted(images), failures
+
+
+def _searched_folder(pattern: Path) -> Path:
+    """Return the longest part of a glob without wildcards."""
+    return Path(*itertools.takewhile(lambda part: not has_magic(part), pattern.parts))
+
+
+def _without_outputs(paths: Sequence[Path], folder: Path, excluded: Path) -> list[Path]:
+    """Leave out files in output folders that are `folder` or below it; and in `excluded` if it is below it."""
+    inside = excluded != real_path(folder)
+
+    @functools.cache
+    def is_left_out(parent: Path) -> bool:
+        return is_output(parent) or (inside and real_path(parent) == excluded)
+
+    def is_photo(path: Path) -> bool:
+        below = itertools.takewhile(lambda parent: parent != folder, path.parents)
+        return not any(is_left_out(parent) for parent in (*below, folder))
+
+    return [path for path in paths if is_photo(path)]
+
+
+def is_output(folder: Path) -> bool:
+    """Return whether `flamejax reconstruct` wrote a folder: an output folder, a face's, or a subfolder of either."""
+    # Only then: the import takes a second.
+    if not any((each / name).exists() for each in (folder, folder.parent) for name in ("run.json", "metrics.json")):
+        return False
+    from flamejax.io import records
+
+    return records.is_output(folder)
+
+
+def is_output_file(path: Path) -> bool:
+    """Return whether `flamejax reconstruct` wrote a file. The user's own files may lie beside it."""
+    if not is_output(path.parent):
+        return False
+    from flamejax.io import records
+
+    return records.is_output_file(path)
+
+
+def real_path(path: Path) -> Path:
+    """Return the absolute path without links. Unlike `Path.resolve`, raises nothing for a loop of links."""
+    return Path(os.path.realpath(path))
 
 
 def _folder_parts(folder: Path) -> list[str]:
@@ -152,7 +219,3 @@ def _folder_parts(folder: Path) -> list[str]:
     if folder.is_absolute() or ".." in folder.parts:
         return [folder.resolve().name]
     return [part for part in folder.parts if part != "."]
-
-def expand_user(path: str | os.PathLike) -> Path:
-    """Return a path with ~ or ~NAME expanded; unchanged if there is no such home folder (pathlib would raise)."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111

@@ -21,6 +21,7 @@ from fitting.fit_model import FitModel, prepare
 from fitting.inputs import InputError, load_landmarks
 from fitting.local_files import load_local_model, local_model_path, shipped_local_model
 from flamejax.camera import CropTransform
+from flamejax.files import is_file, open_regular
 from flamejax.head import HeadFileError, HeadModel, head_digest, open_head_path
 from flamejax.io.images import ImageError, load_image, load_mask
 from flamejax.io.results import HeadIdentity, Result, ResultError, damaged_file_error, read_record
@@ -52,8 +53,8 @@ def short_digest(path: Path, digits: int = 16) -> str | None:
 
 
 def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file. Raises: OSError."""
-    with path.open("rb") as file:
+    """Returns the SHA-256 of a file. Raises: OSError, also for a folder, FIFO or device."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -108,7 +109,7 @@ def load_fit_model(metrics: dict[str, Any], head: HeadModel, local: str = "auto"
             local_model = shipped_local_model(head) if chosen == "auto" else None
         else:
             local_model = load_local_model(head, path)
-    except (HeadFileError, OSError) as error:
+    except (HeadFileError, OSError, ValueError) as error:
         raise ResultError(f"local models of the result: {error} If the file was moved, give --local FILE.") from error
     if local_model is not None and digest and short_digest(path) != digest:
         raise ResultError(
@@ -120,7 +121,7 @@ def load_fit_model(metrics: dict[str, Any], head: HeadModel, local: str = "auto"
 
 def find_photo(metrics: dict[str, Any]) -> Path:
     """Find the photo of a result. Raises: FileNotFoundError, it is missing or has changed."""
-    existing = [path for path in (Path(metrics["photo_path"]), Path(metrics["photo"])) if path.is_file()]
+    existing = [path for path in (Path(metrics["photo_path"]), Path(metrics["photo"])) if is_file(path)]
     for path in existing:
         if file_digest(path) == metrics["photo_sha256"]:
             return path
@@ -137,7 +138,7 @@ def load_observation(result: Result) -> tuple[Observation | None, str]:
     """
     try:
         image = load_image(find_photo(result.metrics))
-    except (ImageError, FileNotFoundError) as error:
+    except (ImageError, OSError) as error:
         return None, str(error)
     crop, size = _load_crop(result.folder / "camera.json")
     points, confidence, dense = _load_landmarks(result.folder / "landmarks.json")

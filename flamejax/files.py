@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".writing-"
 """Prefix of unfinished files and folders. They may be deleted when no run is active."""
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Returns whether it is a regular file. Unlike `Path.is_file`, raises nothing for names that are not allowed."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Returns whether it is a folder. Unlike `Path.is_dir`, raises nothing for names that are not allowed."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
+    """Open a file for reading bytes. Raises: OSError, also for a folder, FIFO or device, which might block for ever."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    # In case it has become a FIFO since, opening does not wait for a writer.
+    return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -50,13 +71,14 @@ def write_group(contents: Mapping[Path, bytes]) -> None:
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Create a folder that appears under its name only if the block ends without an exception.
 
-    It replaces an older folder of that name. Yields the temporary folder to write into.
+    It replaces an older folder of that name; of a link only the link is replaced. Yields the temporary folder to write
+    into.
     """
     path = Path(path)
-    temporary = temporary_sibling(path)
-    temporary.mkdir(parents=True)
-    try:
+    with temporary_folder(path) as temporary:
         yield temporary
+        if path.is_symlink():
+            path.unlink()
         if path.exists():  # A folder can only be renamed over an empty one.
             old = temporary.with_name(temporary.name + "-old")
             os.replace(path, old)
@@ -64,6 +86,15 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Create a temporary folder beside `path`, and delete what is left of it at the end."""
+    temporary = temporary_sibling(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

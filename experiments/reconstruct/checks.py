@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from experiments.command_line import UsageError
-from experiments.photos import Failure, PhotoFile, expand_user, find_photos
+from experiments.photos import Failure, PhotoFile, expand_user, find_photos, real_path
 from experiments.reconstruct.config import ReconstructConfig
+from experiments.reconstruct.lock import LOCK
 
 
 def find_checked_photos(config: ReconstructConfig) -> tuple[list[PhotoFile], list[Failure]]:
@@ -21,10 +22,10 @@ def find_checked_photos(config: ReconstructConfig) -> tuple[list[PhotoFile], lis
         raise UsageError("no photos found. " + " ".join(f"{f.photo}: {f.reason}" for f in failures))
     if not any(photo.path.exists() for photo in photos):
         raise UsageError(f"no such file: {', '.join(str(photo.path) for photo in photos)}.")
-    if any(expand_user(photo).resolve() == output.resolve() for photo in config.photos):
+    if any(real_path(expand_user(photo)) == real_path(output) for photo in config.photos):
         raise UsageError(f"--output {output} is also a folder of photos; choose another.")
     try:
-        is_used = output.is_dir() and any(output.iterdir())
+        is_used = output.is_dir() and any(entry.name != LOCK for entry in output.iterdir())
     except OSError as error:
         raise UsageError(f"--output {output}: {error.strerror or error}.") from error
     if is_used and not (config.output.resume or config.output.overwrite):

@@ -23,6 +23,7 @@ from experiments.progress import progress_bar
 from experiments.reconstruct.checks import find_checked_photos
 from experiments.reconstruct.config import ReconstructConfig
 from experiments.reconstruct.inputs import GivenInputs
+from experiments.reconstruct.live_lists import LiveLists
 from experiments.reconstruct.observing import PhotoReader
 from experiments.reconstruct.pipeline import (
     Outcome,
@@ -35,7 +36,7 @@ from experiments.reconstruct.pipeline import (
 from experiments.reconstruct.results import ResultWriter
 from experiments.reconstruct.resume import plan
 from experiments.reconstruct.settings import resolve_auto, result_settings
-from experiments.reconstruct.sheet import counted, write_contact_sheet, write_index
+from experiments.reconstruct.sheet import counted
 from experiments.reconstruct.store import Store
 from experiments.results import load_head
 from flamejax.head import check_landmarks
@@ -54,7 +55,14 @@ def run(
     Returns 0 when the output holds a head, 1 when it holds none, 130 when interrupted. Raises: UsageError, an option,
     an input file or the output folder cannot be used; no photo was reconstructed.
     """
-    console = console or message_console()
+    store = Store(config.output.output)
+    try:
+        return _run(config, console or message_console(), make_tools, store)
+    finally:
+        store.close()
+
+
+def _run(config: ReconstructConfig, console: Console, make_tools: Callable[..., Tools], store: Store) -> int:
     started = time.time()
     photos, failures = find_checked_photos(config)
     inputs = GivenInputs(config.input)
@@ -70,35 +78,36 @@ def run(
             "Train one with `flamejax train --config mesh_vae`, and give it as --mesh-vae FILE."
         )
     tools = make_tools(config, head)
-    store, settings, overwrite = Store(config.output.output), result_settings(config), config.output.overwrite
+    settings, overwrite = result_settings(config), config.output.overwrite
     if not overwrite:
         store.check_head(identity)
     planned = plan(store, photos, settings, inputs.record, overwrite)
     for line in inputs.check([*planned.todo, *planned.done]):
         console.print(line, markup=False)
     store.open(overwrite)  # only now: it deletes earlier results
+    # Again under the lock: another run may have written results in between.
+    planned = plan(store, photos, settings, inputs.record, overwrite)
     if planned.done:
         console.print(f"{len(planned.done)} of {len(photos)} photos are already done.")
     failures = store.old_failures(photos) + failures
     cache = runtime.use_compilation_cache()
     batch_size = choose_batch_size(config.fit, len(planned.todo))
     record = _run_record(config, settings, identity, cache, len(photos)) | {"batch_size": batch_size}
-    store.write_run(record | {"status": "running"})
+    note = f"flamejax {flamejax.__version__}, head {identity.name} {identity.version}, {record['device']}"
+    lists = LiveLists(store, failures, record, len(planned.todo), note)
+    lists.start()
     reader = PhotoReader(inputs, config.fit.size, tools.observe, planned.reserved_names)
     status = "finished"
     with runtime.compile_clock() as clock, progress_bar(console, "rate") as progress:
         task = progress.add_task("photos", total=len(planned.todo), rate="")
         report = _reporter(progress, task, console, clock, cache)
         writer = ResultWriter(head, identity, tools.model, settings)
-        pipeline = Pipeline(writer, drawing_options(config), store, tools, batch_size, clock, report)
+        pipeline = Pipeline(writer, drawing_options(config), store, tools, batch_size, clock, report, lists)
         try:
             pipeline.run(planned.todo, reader, planned.stale)
         except KeyboardInterrupt:
             status = "interrupted"
     outcome = pipeline.outcome
-    failures += outcome.failures
-    results = store.results()
-    store.write_lists(results, failures)
     elapsed = time.time() - started
     record |= {
         "status": status,
@@ -109,14 +118,9 @@ def run(
         "drawing_seconds": round(outcome.drawing_seconds, 2),
         "photos_done_before": len(planned.done),
         "heads_written": len(outcome.written),
-        "heads": len(results),
-        "failures": len(failures),
     }
-    note = f"flamejax {flamejax.__version__}, head {identity.name} {identity.version}, {record['device']}"
-    write_index(store.folder, results, failures, note)
-    write_contact_sheet(store.folder, list(results))
-    store.write_run(record)
-    _print_summary(console, store.folder, outcome, results, failures, elapsed)
+    results = lists.finish(record)
+    _print_summary(console, store.folder, outcome, results, lists.failures, elapsed)
     if status == "interrupted":
         console.print("Interrupted. Run it again with --resume to continue.")
         return EXIT_INTERRUPTED

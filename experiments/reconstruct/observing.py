@@ -13,8 +13,8 @@ from PIL import Image
 
 from experiments.photos import Failure, PhotoFile, face_name
 from experiments.reconstruct.inputs import GivenInputs
-from experiments.results import error_text, file_digest
-from flamejax.io.images import load_image
+from experiments.results import error_text, short_digest
+from flamejax.io.images import ImageError, load_image
 from flamejax.types import Observation
 
 MAX_OVERLAY_SIDE = 2048
@@ -78,14 +78,18 @@ class PhotoReader:
         """Return the faces of a photo, largest first, or why there are none. Raises no `Exception`."""
         stage = "load"
         try:
+            # Before the pixels: if the file changes in between, --resume does it again.
+            digest = short_digest(photo.path, digits=64)
             image = load_image(photo.path)
+            if digest is None:
+                raise ImageError(f"{photo.path}: cannot be read. Check the path and the permissions.")
             height, width = image.shape[:2]
             given, record = self.inputs.load(photo, (height, width)), self.inputs.record(photo)
             stage = "observe"
             observations = self.observe(image, size=self.size, all_faces=self.inputs.options.all_faces, **given)
             # Waiting faces stay in host memory; a batch is sent to the accelerator as one.
             observations = jax.device_get(observations)
-            preview, digest = make_preview(image), file_digest(photo.path)
+            preview = make_preview(image)
             given_mask = _mask_preview(given.get("occlusion_mask"), preview)
         except Exception as error:
             return Failure(str(photo.path), stage, error_text(error))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,6 +26,8 @@ from experiments.reconstruct.config import (
     ReconstructOferConfig,
     ReconstructOferDppConfig,
 )
+from experiments.reconstruct.folders import new_result
+from experiments.reconstruct.live_lists import LiveLists
 from experiments.reconstruct.observing import ObservedFace, PhotoReader, map_ahead
 from experiments.reconstruct.results import FaceResult, ResultWriter
 from experiments.reconstruct.settings import (
@@ -47,7 +49,6 @@ from fitting import FIT_REASONS, Fit, Observation, fit, observe_photo, prepare
 from fitting.fit_model import FitModel
 from fitting.inputs import confidence_outside_mask
 from fitting.occlusion import auto_masks
-from flamejax.files import new_folder
 from flamejax.head import HeadModel
 from flamejax.io.results import vertices_of
 from flamejax.types import Hypotheses
@@ -173,6 +174,7 @@ class Pipeline:
     Args:
         drawing: options of the draws, where `tools` draws hypotheses.
         clock: measures the compile time, which is subtracted from that of the fit.
+        lists: are kept up to date while the run goes on; None leaves them alone.
         report: called with ("photo", n) when n photos have succeeded or failed, with ("compiling", batch size) before
             and ("compiled", seconds) after the fit of the first batch, and with ("drawing", heads per face) before and
             ("drawn", seconds) after its hypotheses are drawn.
@@ -187,10 +189,13 @@ class Pipeline:
         batch_size: int,
         clock: CompileClock,
         report: Callable[[str, float], None] = lambda kind, value: None,
+        lists: LiveLists | None = None,
     ):
         self.head, self.writer, self.drawing, self.store, self.tools = writer.head, writer, drawing, store, tools
         self.batch_size, self.clock, self.report = batch_size, clock, report
+        self.lists = lists
         self.outcome = Outcome()
+        self._done = 0
         self._writing: dict[Future[None], ObservedFace] = {}
 
     def run(self, photos: Sequence[PhotoFile], reader: PhotoReader, stale: dict[str, list[str]]) -> Outcome:
@@ -200,6 +205,8 @@ class Pipeline:
         with ThreadPoolExecutor(readers) as reading, ThreadPoolExecutor(WRITERS) as writing:
             try:
                 for faces in map_ahead(reading, reader, photos, ahead=self.batch_size + readers):
+                    if self.lists is not None:
+                        self.lists.update(self._done)
                     if isinstance(faces, Failure):
                         self._fail([faces])
                         continue
@@ -335,7 +342,7 @@ class Pipeline:
             return None
 
     def _fail_hypotheses(self, results: list[FaceResult], reason: str) -> None:
-        self.outcome.failures += [Failure(str(each.face.photo.path), "complete", reason) for each in results]
+        self._add_failures([Failure(str(each.face.photo.path), "complete", reason) for each in results])
 
     def _write(self, result: FaceResult) -> None:
         face = result.face
@@ -343,7 +350,7 @@ class Pipeline:
         view = render_view(render, result.fit, result.texture, face.observation.image.shape[0])
         # The thumbnail first: a resumed run takes a result folder as complete, with or without its thumbnail.
         write_thumbnail(self.store.folder, face.name, tile(face.observation, view))
-        with new_folder(self.store.folder / face.name) as folder:
+        with new_result(self.store.folder / face.name) as folder:
             self.writer.write(folder, result, view)
 
     def _collect(self, at_most: int) -> None:
@@ -356,6 +363,8 @@ class Pipeline:
                     self._fail([Failure(str(face.photo.path), "write", error_text(error))], [face])
                 else:
                     self.outcome.written.append(face.name)
+                    if self.lists is not None:
+                        self.lists.add_result(face.name)
                     self._count(face)
             if len(self._writing) <= at_most:
                 return
@@ -364,7 +373,8 @@ class Pipeline:
     def _drop_stale(self, faces: list[ObservedFace], stale: dict[str, list[str]]) -> None:
         """Delete results that this photo no longer has, such as a third face when only two are detected now."""
         for name in set(stale.get(faces[0].photo.name, [])) - {face.name for face in faces}:
-            shutil.rmtree(self.store.folder / name, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.store.delete(name)
 
     def _check_given_mask(self, faces: list[ObservedFace]) -> None:
         """Record a photo whose given mask hides no part of its faces, or all of them. An empty mask is intended."""
@@ -375,15 +385,22 @@ class Pipeline:
             self.outcome.masks_over_faces.append(faces[0].photo.name)
 
     def _fail(self, failures: list[Failure], faces: Sequence[ObservedFace] = ()) -> None:
-        self.outcome.failures += failures
+        self._add_failures(failures)
         for face in faces:
             self._count(face)
         if not faces:
+            self._done += len(failures)
             self.report("photo", len(failures))
+
+    def _add_failures(self, failures: list[Failure]) -> None:
+        self.outcome.failures += failures
+        if self.lists is not None:
+            self.lists.add_failures(failures)
 
     def _count(self, face: ObservedFace) -> None:
         """Report a photo as done when its largest face is."""
         if face.index == 0:
+            self._done += 1
             self.report("photo", 1)
 
 

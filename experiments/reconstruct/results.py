@@ -27,6 +27,8 @@ from sampling._complete import eyeball_vertices
 
 SHEET, VIEWER = f"{HYPOTHESES}/sheet.jpg", "index.html"
 """Files in a face's folder: the picture of its hypotheses, and the page that shows them in 3D."""
+HYPOTHESIS_FILES = ("params.npz", "mesh.glb")
+"""Files of each hypothesis."""
 EXACT_METRES = 1e-5
 """Global parameters count as exact when their vertices differ from the fit's by less."""
 
@@ -154,7 +156,7 @@ class ResultWriter:
 
 def hypothesis_files(count: int) -> list[str]:
     """Return the files of a result with `count` hypotheses, besides RESULT_FILES."""
-    each = [f"{HYPOTHESES}/{i:02d}/{file}" for i in range(count) for file in ("params.npz", "mesh.glb")]
+    each = [f"{HYPOTHESES}/{i:02d}/{file}" for i in range(count) for file in HYPOTHESIS_FILES]
     return [*each, SHEET, VIEWER] if count else []
 
 

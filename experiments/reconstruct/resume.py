@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.photos import PhotoFile, name_photos
+from experiments.photos import PhotoFile, name_photos, real_path
 from experiments.reconstruct.settings import DRAWING_SETTINGS, INPUT_SETTINGS
 from experiments.reconstruct.store import Store
 from experiments.results import short_digest
@@ -55,7 +55,7 @@ def plan(
     done: list[PhotoFile] = []
     stale: dict[str, list[str]] = {}
     for photo in name_photos(photos, reserved):
-        source = photo.path.resolve()
+        source = real_path(photo.path)
         own = [records[name] for name in owned[source]]
         # Two equal files with one file name have a result each: then the name decides.
         own = [m for m in own if m["photo_path"] == str(source) or m["name"].startswith(photo.name)]
@@ -85,7 +85,7 @@ def _owned_by(
     photos: Sequence[PhotoFile], results: dict[str, Metrics], digest: Callable[[Path], str | None]
 ) -> dict[Path, list[str]]:
     """Map each resolved photo path to the names of its results."""
-    by_path = {str(photo.path.resolve()): photo.path.resolve() for photo in photos}
+    by_path = {str(real_path(photo.path)): real_path(photo.path) for photo in photos}
     by_file_name = defaultdict(list)
     for source in by_path.values():
         by_file_name[source.name].append(source)

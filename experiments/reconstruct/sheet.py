@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.escaping import html_text, plain_text, relative_url
 from experiments.photos import Failure
 from experiments.reconstruct.results import SHEET, VIEWER
-from experiments.reconstruct.store import THUMBNAILS
-from flamejax.files import write_bytes, write_text
+from flamejax.files import is_file, write_bytes, write_text
+from flamejax.io.records import THUMBNAILS
 
 MAX_TILES = 200
 COLUMNS = 2
+MAX_TILE_SIDE = 8192
+"""Pixels."""
 CAPTION_HEIGHT = 22
 """Pixels."""
 
@@ -73,11 +76,12 @@ From left to right: the photo with its landmarks (green = confident, red = hidde
 def write_contact_sheet(folder: Path, names: Sequence[str]) -> None:
     """Write contact_sheet.png from the thumbnails of at most MAX_TILES results; delete it if there are none."""
     target = folder / "contact_sheet.png"
-    shown = [name for name in names if (folder / THUMBNAILS / f"{name}.jpg").is_file()][:MAX_TILES]
-    if not shown:
+    opened = ((name, _load_thumbnail(folder / THUMBNAILS / f"{name}.jpg")) for name in names)
+    thumbnails = dict(itertools.islice(((name, tile) for name, tile in opened if tile is not None), MAX_TILES))
+    if not thumbnails:
         target.unlink(missing_ok=True)
         return
-    tiles = [Image.open(folder / THUMBNAILS / f"{name}.jpg") for name in shown]
+    shown, tiles = list(thumbnails), list(thumbnails.values())
     width, height = max(t.width for t in tiles), max(t.height for t in tiles) + CAPTION_HEIGHT
     rows = -(-len(tiles) // COLUMNS)
     columns = min(COLUMNS, len(tiles))
@@ -87,12 +91,22 @@ def write_contact_sheet(folder: Path, names: Sequence[str]) -> None:
     for i, (name, picture) in enumerate(zip(shown, tiles, strict=True)):
         x, y = i % COLUMNS * width, i // COLUMNS * height
         draw.text((x + 4, y + 3), plain_text(name), fill="black", font=font)
-        with picture:
-            sheet.paste(picture, (x, y + CAPTION_HEIGHT))
+        sheet.paste(picture, (x, y + CAPTION_HEIGHT))
     draw.text((4, rows * height + 3), note, fill="black", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     write_bytes(target, buffer.getvalue())
+
+
+def _load_thumbnail(path: Path) -> Image.Image | None:
+    """Return a thumbnail; None if it is missing, damaged or too large to be one."""
+    try:
+        if not is_file(path):
+            return None
+        with Image.open(path) as picture:
+            return picture.convert("RGB") if max(picture.size) <= MAX_TILE_SIDE else None
+    except Exception:  # Pillow's decoders raise nearly anything on broken bytes
+        return None
 
 
 def write_thumbnail(folder: Path, name: str, picture: Image.Image) -> None:

@@ -51,9 +51,9 @@ class App:
     """
 
     def __init__(self, explorer: Explorer, host: str = "127.0.0.1", port: int = 0):
-        """Start the server. port: 0 for any free one. Raises: ResultError, the first face cannot be read."""
+        """Start the server. port: 0 for any free one. Raises: ResultError, no face can be read."""
         self.explorer = explorer
-        self.face: ViewedFace = explorer.face(explorer.names[0])
+        self.face: ViewedFace = explorer.first_face()
         self.server = ViewerServer(host, port, label="flamejax")
         self._lock = threading.RLock()
         self._drawing = threading.Lock()
@@ -128,7 +128,8 @@ class App:
     def _add_panel(self) -> None:
         gui = self.server.gui
         self._names = {plain_text(name): name for name in self.explorer.names}
-        self.photo = gui.add_dropdown("photo", list(self._names))
+        first = plain_text(self.face.result.name)
+        self.photo = gui.add_dropdown("photo", list(self._names), initial_value=first)
         self.image = gui.add_image(np.zeros((8, 8, 3), np.uint8))
         self.choice = gui.add_dropdown("head", [FIT], hint="The fit, one of its hypotheses, or a head between two.")
         self.colour = gui.add_dropdown("colour", COLOURS)

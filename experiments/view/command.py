@@ -78,6 +78,8 @@ def start(config: ViewConfig, console: Console) -> App:
     # Browsers open connections that they do not use; websockets reports each with a traceback.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     explorer = Explorer(config.out, *load_head(config.head), config.local, config.mesh_vae)
+    for error in explorer.damaged.values():
+        console.print(f"damaged: {error}", markup=False)
     console.print("Preparing (the first run compiles) ...")
     try:
         app = App(explorer, *address)

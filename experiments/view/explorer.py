@@ -27,15 +27,8 @@ from experiments.view.edits import edit_params
 from fitting.fit_model import FitModel
 from flamejax.head import HeadFileError, HeadModel
 from flamejax.io.meshes import TexturedMesh
-from flamejax.io.results import (
-    HeadIdentity,
-    Result,
-    ResultError,
-    read_metrics,
-    read_result,
-    result_records,
-    vertices_of,
-)
+from flamejax.io.records import ResultError, read_all_metrics, read_metrics
+from flamejax.io.results import HeadIdentity, Result, read_result, vertices_of
 from flamejax.io.results_writing import head_mesh
 from flamejax.types import Fit, Hypotheses, Observation
 from models.mesh_vae import MeshVAE
@@ -131,8 +124,10 @@ class Explorer:
         """Raises: UsageError, the folder holds no results."""
         self.folder, self.head, self.identity = folder, head, identity
         self.local, self.mesh_vae = local, mesh_vae or mesh_vae_path()
-        self.names = list(result_records(folder)) if folder.is_dir() else []
-        """Names of the faces."""
+        metrics, self.damaged = read_all_metrics(folder) if folder.is_dir() else ({}, {})
+        """Name -> error of the faces whose metrics.json is damaged."""
+        self.names = [*metrics, *self.damaged]
+        """Names of the faces, the damaged ones last."""
         if not self.names:
             problem = "no results of flamejax reconstruct in it" if folder.is_dir() else "no such folder"
             hint = " Give the folder above it." if (folder / "metrics.json").is_file() else ""
@@ -140,6 +135,16 @@ class Explorer:
             raise UsageError(f"{folder}: {problem}.{hint} {remedy}")
         self._faces: dict[str, ViewedFace] = {}
         self._models: dict[str, FitModel] = {}
+
+    def first_face(self) -> ViewedFace:
+        """Return the first face that can be read. Raises: ResultError, why the first of all cannot, if none can."""
+        errors = []
+        for name in self.names:
+            try:
+                return self.face(name)
+            except ResultError as error:
+                errors.append(error)
+        raise errors[0]
 
     def face(self, name: str) -> ViewedFace:
         """Return a face, which is read on first use. Raises: ResultError, also for a name that is not in `names`."""

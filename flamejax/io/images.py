@@ -150,8 +150,11 @@ def _open(path: str | os.PathLike) -> Image.Image:
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, not an image.")
     if not path.exists():
-        raise ImageError(f"{path}: no such file. Check the path.")
+        reason = "a broken link" if path.is_symlink() else "no such file. Check the path"
+        raise ImageError(f"{path}: {reason}.")
     try:
+        if not path.is_file():
+            raise ImageError(f"{path}: a device, pipe or socket, not an image file.")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
         return _decode_or_repair(path)

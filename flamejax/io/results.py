@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,42 +13,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from flamejax.camera import OrthographicCamera
-from flamejax.files import TEMPORARY_PREFIX
+from flamejax.files import is_file
 from flamejax.head.blend_skin import vertices
 from flamejax.head.formats.files import HeadFileError
 from flamejax.head.formats.npy_files import read_npz
 from flamejax.head.model import HeadModel
 from flamejax.head.params import HeadParams
+from flamejax.io.records import FORMAT_VERSION as FORMAT_VERSION
+from flamejax.io.records import (
+    HYPOTHESES,
+    MAX_HYPOTHESES,
+    ResultError,
+    damaged_file_error,
+    read_all_metrics,
+    read_metrics,
+    read_record,
+    remedy,
+)
+from flamejax.io.records import RESULT_FILES as RESULT_FILES
 from flamejax.types import OK, Fit, Hypotheses
 
-FORMAT_VERSION = 1
-RESULT_FILES = (
-    "params.npz",
-    "camera.json",
-    "landmarks.json",
-    "overlay.png",
-    "occlusion_mask.png",
-    "face_mask.png",
-    "mesh.obj",
-    "mesh.mtl",
-    "mesh.png",
-    "mesh.glb",
-    "metrics.json",
-)
-HYPOTHESES = "hypotheses"
-"""Subfolder of a face's hypotheses 00, 01, ..., best first."""
-MAX_HYPOTHESES = 10_000
 LOCAL_COUNTS = ("global_betas", "global_expression", "local_shape")
 """Counts in params.npz for merging `local` into `betas` and `expression`: how many leading coefficients of each to use,
 and how many of `local` are identity (the rest are expression)."""
+MAX_ARRAYS_BYTES = 2**28
+"""Size of a params.npz."""
 VERTEX_TOLERANCE = 1e-4
 """Metres: if saved vertices deviate more from those of the saved coefficients, the result is of another model."""
 
 vertices_of = jax.jit(vertices)
-
-
-class ResultError(ValueError):
-    """A folder that cannot be read as a result; the message names the file and says what to do."""
 
 
 class FittedModel(Protocol):
@@ -149,12 +141,14 @@ def load_results(folder: str | os.PathLike[str], model: FittedModel | None = Non
             early version with local models while `model` is missing.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 (`resolve` would follow links)
-    if (folder / "metrics.json").is_file():
+    if is_file(folder / "metrics.json"):
         return [read_result(folder, model)]
-    faces = [face for face in _face_folders(folder) if "format_version" in read_record(face / "metrics.json")]
-    if not faces and not (folder / "run.json").is_file():
+    metrics, errors = read_all_metrics(folder)
+    for error in errors.values():
+        raise error
+    if not metrics and not (folder / "run.json").is_file():
         raise ResultError(f"{folder}: no results of flamejax reconstruct in it. Give its --output, or OUTPUT/PHOTO.")
-    return [read_result(face, model) for face in faces]
+    return [read_result(folder / name, model) for name in metrics]
 
 
 def read_result(folder: Path, model: FittedModel | None = None, head: HeadIdentity | None = None) -> Result:
@@ -177,57 +171,6 @@ def read_result(folder: Path, model: FittedModel | None = None, head: HeadIdenti
         )
     fit = _read_fit(folder, metrics, model)
     return Result(folder, metrics, fit, _read_hypotheses(folder, metrics, fit, model))
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read a face's metrics.json. Raises ResultError, as `read_result`."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        raise ResultError(f"{folder}: no result of flamejax reconstruct (it has no metrics.json). Name one, OUT/PHOTO.")
-    metrics = read_record(path)
-    if metrics.get("format_version") != FORMAT_VERSION:
-        version = metrics.get("format_version")
-        raise ResultError(f"{path}: format {version}, but this flamejax reads {FORMAT_VERSION}. {_remedy(folder)}")
-    needed = {"name": str, "photo": str, "photo_path": str, "photo_sha256": str, "face": int, "num_faces": int,
-              "head": dict, "settings": dict}  # fmt: skip
-    if not all(isinstance(metrics.get(name), kind) for name, kind in needed.items()):
-        raise ResultError(f"{path}: entries are missing. {_remedy(folder)}")
-    return metrics
-
-
-def result_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns name -> metrics of the faces in an output folder, sorted. Unreadable folders are skipped."""
-    records = {}
-    for face in _face_folders(folder):
-        try:
-            # The folder's name is used in paths, so it replaces the name in the file.
-            records[face.name] = read_metrics(face) | {"name": face.name}
-        except ResultError:
-            continue
-    return records
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a face's folder. Raises ResultError if it is missing or damaged."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ResultError(f"{path}: no such file. {_remedy(path)}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ResultError(f"{path}: cannot be read ({error}). {_remedy(path)}") from error
-    if not isinstance(record, dict):
-        raise ResultError(f"{path}: not a JSON object. {_remedy(path)}")
-    return record
-
-
-def damaged_file_error(path: Path, reason: object) -> ResultError:
-    """Returns the error for a damaged file of a face, with the remedy."""
-    return ResultError(f"{path}: damaged ({reason}). {_remedy(path)}")
-
-
-def _face_folders(folder: Path) -> list[Path]:
-    folders = sorted(path.parent for path in folder.glob("*/metrics.json"))
-    return [face for face in folders if not face.name.startswith(TEMPORARY_PREFIX)]
 
 
 def _read_fit(folder: Path, metrics: dict[str, Any], model: FittedModel | None) -> Fit:
@@ -257,7 +200,7 @@ def _read_fit(folder: Path, metrics: dict[str, Any], model: FittedModel | None) 
     if not deviation < VERTEX_TOLERANCE:
         raise ResultError(
             f"{path}: its vertices are up to {1e3 * deviation:.2g} mm from those of its coefficients: it was fitted "
-            f"with other local models. Give them as --local FILE. Otherwise the file is damaged. {_remedy(folder)}"
+            f"with other local models. Give them as --local FILE. Otherwise the file is damaged. {remedy(folder)}"
         )
     return fit
 
@@ -278,7 +221,7 @@ def _read_params(arrays: dict[str, np.ndarray], path: Path, model: FittedModel |
     else:
         raise ResultError(
             f"{path}: of an early version, which does not store how to merge the coefficients of local models. "
-            f"Give the fitted model as model=fitting.prepare(head, local). Or make it again: {_remedy(path)}"
+            f"Give the fitted model as model=fitting.prepare(head, local). Or make it again: {remedy(path)}"
         )
     width = None if model is None else model.head.num_betas + model.head.num_expression - sum(counts[:2])
     local = _checked_array(arrays, "local", (width,), path)
@@ -312,7 +255,7 @@ def _read_hypotheses(folder: Path, metrics: dict[str, Any], fit: Fit, model: Fit
         path = folder / HYPOTHESES / f"{index:02d}" / "params.npz"
         arrays = _read_arrays(path)
         if str(arrays.get("head_sha256")) != metrics["head"].get("sha256"):
-            raise ResultError(f"{path}: made with another head than the fit beside it. {_remedy(folder)}")
+            raise ResultError(f"{path}: made with another head than the fit beside it. {remedy(folder)}")
         points = _checked_array(arrays, "vertices", fit.vertices.shape, path)
         score = _checked_array(arrays, "score", (), path)
         latents = _checked_array(arrays, "latents", arrays["latents"].shape, path) if "latents" in arrays else None
@@ -328,18 +271,23 @@ def _read_camera(path: Path, image: str = "crop") -> OrthographicCamera:
     record = read_record(path)
     try:
         scale, translation = float(record[image]["scale"]), np.array(record[image]["translation"], np.float32)
-        return OrthographicCamera(jnp.asarray(scale, jnp.float32), jnp.asarray(translation.reshape(2)))
+        camera = OrthographicCamera(jnp.asarray(scale, jnp.float32), jnp.asarray(translation.reshape(2)))
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_file_error(path, repr(error)) from error
+    if not (np.isfinite(camera.scale) and np.isfinite(camera.translation).all()):
+        raise damaged_file_error(path, "a camera that is not finite")
+    return camera
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
+        if is_file(path) and path.stat().st_size > MAX_ARRAYS_BYTES:
+            raise damaged_file_error(path, f"larger than {MAX_ARRAYS_BYTES // 2**20} MB")
         return read_npz(path)
-    except HeadFileError as error:
+    except (HeadFileError, OSError) as error:
         # `HeadFileError` advises to fetch the file again, which does not apply to results.
-        reason = "no such file" if not path.is_file() else "damaged"
-        raise ResultError(f"{path}: {reason}. {_remedy(path)}") from error
+        reason = "no such file" if not is_file(path) else "damaged"
+        raise ResultError(f"{path}: {reason}. {remedy(path)}") from error
 
 
 def _checked_array(arrays: dict[str, np.ndarray], name: str, shape: tuple[int | None, ...], path: Path) -> jax.Array:
@@ -349,15 +297,7 @@ def _checked_array(arrays: dict[str, np.ndarray], name: str, shape: tuple[int | 
     if array is None or not is_numeric or any(m not in (n, None) for n, m in zip(array.shape, shape, strict=True)):
         actual = "missing" if array is None else f"{array.dtype} {array.shape}"
         expected = f"({', '.join('N' if m is None else str(m) for m in shape)}{',' * (len(shape) == 1)})"
-        raise ResultError(f"{path}: {name!r} is {actual}, not numbers of shape {expected}. {_remedy(path)}")
+        raise ResultError(f"{path}: {name!r} is {actual}, not numbers of shape {expected}. {remedy(path)}")
     if not np.isfinite(array).all():
-        raise ResultError(f"{path}: {name!r} contains numbers that are not finite. {_remedy(path)}")
+        raise ResultError(f"{path}: {name!r} contains numbers that are not finite. {remedy(path)}")
     return jnp.asarray(array, jnp.float32)
-
-
-def _remedy(path: Path) -> str:
-    """Returns the advice for a damaged file or folder of a face."""
-    folder = path if path.is_dir() else path.parent
-    if folder.parent.name == HYPOTHESES and (folder.parents[1] / "metrics.json").is_file():
-        folder = folder.parents[1]
-    return f"Delete the folder {folder} and give its photo to `flamejax reconstruct --resume` again."

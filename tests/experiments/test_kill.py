@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.reconstruct import command, reconstruct_config
+from experiments.reconstruct import UsageError, command, reconstruct_config
+from flamejax import files
 from flamejax.files import TEMPORARY_PREFIX
 from flamejax.io.results import RESULT_FILES
 from tests.experiments.fakes import HEAD, IDENTITY, FakeTools, write_photo
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
     import os, signal, sys
     from pathlib import Path
-    from experiments.reconstruct import command, reconstruct_config, results
+    from experiments.reconstruct import UsageError, command, reconstruct_config, results
     from tests.experiments.fakes import HEAD, IDENTITY, FakeTools
 
     command.load_head = lambda path: (HEAD, IDENTITY)
@@ -69,7 +70,7 @@ def test_lists_are_replaced_atomically(tmp_path, monkeypatch, name):
     command.run(reconstruct_config(**config), Console(quiet=True), FakeTools().tools)
     before = (tmp_path / "out" / name).read_bytes()
     write_photo(tmp_path / "in/b.png")
-    replace = command.write_index.__globals__["write_text"].__globals__["write_bytes"].__globals__["os"].replace
+    replace = files.os.replace
 
     def refuse(source, target):
         if Path(target).name == name:
@@ -77,6 +78,6 @@ def test_lists_are_replaced_atomically(tmp_path, monkeypatch, name):
         return replace(source, target)
 
     monkeypatch.setattr("flamejax.files.os.replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UsageError, match="disk full"):
         command.run(reconstruct_config(**config, resume=True), Console(quiet=True), FakeTools().tools)
     assert (tmp_path / "out" / name).read_bytes() == before

@@ -1,5 +1,6 @@
 """Listing of input photos, and naming of their results."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,68 @@ def test_output_folder_is_skipped_but_may_be_an_argument(tmp_path):
 def test_safe_name_makes_valid_file_names(text):
     name = safe_name(text)
     assert name and name == Path(name).name and not name.startswith(".") and len(name.encode()) <= 160
+
+
+def write_output(folder: Path) -> Path:
+    """Write an output folder of reconstruct with pictures, and a photo that lies in it."""
+    for picture in ("contact_sheet.png", "thumbnails/a.jpg", "a/overlay.png", "a/hypotheses/sheet.jpg", "photos/b.png"):
+        write_photo(folder / picture)
+    (folder / "run.json").write_text('{"format_version": 1, "versions": {}}')
+    (folder / "a" / "metrics.json").write_text('{"format_version": 1, "photo_sha256": ""}')
+    return folder
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.*g", "old/../**/*.png", "*/*.jpg", "*.jpg"])
+def test_outputs_of_earlier_runs_are_not_photos(tmp_path, monkeypatch, pattern):
+    write_photo(tmp_path / "me.jpg")
+    write_output(tmp_path / "old")
+    (tmp_path / "old" / "a").rename(tmp_path / "moved")  # a result without its output folder
+    monkeypatch.chdir(tmp_path)
+    for argument in (pattern or ".", str(tmp_path / pattern)):
+        names = {photo.path.name for photo in find_photos([argument], tmp_path / "out")[0]}
+        assert names <= {"me.jpg"} and (names or pattern in ("old/../**/*.png", "*/*.jpg"))
+
+
+@pytest.mark.parametrize("argument", ["", "thumbnails", "a", "a/overlay.png", "*.png", "**/*.png", "thumbnails/*",
+                                      "a/*.png", "contact_sheet.png", "a/hypotheses/sheet.jpg"])  # fmt: skip
+def test_outputs_that_are_named_are_refused(tmp_path, argument):
+    out = write_output(tmp_path / "old")
+    photos, failures = find_photos([str(out / argument)], tmp_path / "new")
+    assert not photos and len(failures) == 1 and "flamejax reconstruct" in failures[0].reason
+
+
+@pytest.mark.parametrize("argument", ["photos", "photos/*.png", "photos/**/*.png", "photos/b.png"])
+def test_photos_inside_an_output_folder_can_be_named(tmp_path, argument):
+    out = write_output(tmp_path / "old")
+    assert [photo.path.name for photo in find_photos([str(out / argument)], out)[0]] == ["b.png"]
+
+
+def test_globs_leave_out_the_output_folder(tmp_path):
+    write_photo(tmp_path / "me.jpg")
+    write_photo(tmp_path / "out" / "new.jpg")
+    assert [p.path.name for p in find_photos([str(tmp_path / "**" / "*.jpg")], tmp_path / "out")[0]] == ["me.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
+    write_photo(tmp_path / "a.png")
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    photos, failures = find_photos([str(tmp_path)], tmp_path / "out")
+    assert [p.path.name for p in photos] == ["a.png"]
+    assert [(Path(f.photo).name, f.reason) for f in failures] == [
+        ("secret", "the folder cannot be read (Permission denied).")
+    ]
+
+
+@pytest.mark.parametrize("argument", ["x" * 5000, "~nobody-of-this-name/a.png", "loop.png"])
+def test_odd_paths_fail_at_loading(tmp_path, monkeypatch, argument):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(find_photos([argument], tmp_path / "out")[0]) == 1

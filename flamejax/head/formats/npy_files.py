@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from flamejax.files import open_regular
 from flamejax.head.formats.files import HeadFileError
 from flamejax.head.formats.pickle_arrays import unwrap_object
 from flamejax.head.formats.safe_pickle import load_pickle
@@ -45,7 +46,8 @@ _ZIP_ERRORS = (
 def read_bytes(path: Path) -> bytes:
     """Read a file. Raises HeadFileError if it is missing or cannot be read."""
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except FileNotFoundError as error:
         raise HeadFileError(f"{path}: no such file.") from error
     except (OSError, MemoryError) as error:
@@ -63,7 +65,7 @@ def read_npz(path: Path, objects: bool = False) -> dict[str, Any]:
     """
     parse = npy_or_object_from_bytes if objects else npy_from_bytes
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _open_archive(path) as archive:
             _check_archive(archive, path)
             members = archive.infolist()
         data = path.read_bytes()
@@ -83,6 +85,12 @@ def read_npz(path: Path, objects: bool = False) -> dict[str, Any]:
         raise HeadFileError(f"{path}: not a readable .npz file ({error}). Fetch or convert it again.") from error
 
 
+@contextlib.contextmanager
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
 def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
     members = archive.infolist()
     if len(members) > MAX_MEMBERS or len({info.filename for info in members}) < len(members):
@@ -94,10 +102,20 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
         raise HeadFileError(f"{path}: not a readable .npz file ({size} bytes that claim to unpack to {total}).")
 
 
+def check_npz(path: Path) -> bool:
+    """Returns whether the archive is whole: its arrays agree with their checksums. Does not parse them."""
+    try:
+        with _open_archive(path) as archive:
+            _check_archive(archive, path)
+            return bool(archive.namelist()) and archive.testzip() is None
+    except (HeadFileError, *_ZIP_ERRORS):
+        return False
+
+
 def npz_names(path: Path) -> list[str]:
     """Returns the names of an archive's arrays. Raises HeadFileError, as `read_npz`."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _open_archive(path) as archive:
             _check_archive(archive, path)
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except HeadFileError:
@@ -115,7 +133,7 @@ def read_npz_members(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray
     arrays = {}
     for name in names:
         try:
-            with zipfile.ZipFile(path) as archive:
+            with _open_archive(path) as archive:
                 _check_archive(archive, path)
                 if f"{name}.npy" in archive.namelist():
                     arrays[name] = npy_from_bytes(archive.read(f"{name}.npy"), f"{path}: '{name}'")
@@ -157,7 +175,7 @@ def open_npz_member(path: Path, name: str) -> Iterator[ArrayStream]:
       HeadFileError: as `read_npz`, or the array is missing.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _open_archive(path) as archive:
             _check_archive(archive, path)
             info = archive.getinfo(f"{name}.npy")
             with archive.open(info) as file:
