@@ -28,16 +28,14 @@ from experiments.reconstruct.observing import PhotoReader
 from experiments.reconstruct.pipeline import (
     Outcome,
     Pipeline,
-    Tools,
     choose_batch_size,
-    default_tools,
-    drawing_options,
 )
 from experiments.reconstruct.results import ResultWriter
 from experiments.reconstruct.resume import plan
 from experiments.reconstruct.settings import resolve_auto, result_settings
 from experiments.reconstruct.sheet import counted
 from experiments.reconstruct.store import Store
+from experiments.reconstruct.tools import Tools, default_tools, drawing_options
 from experiments.results import load_head
 from flamejax.head import check_landmarks
 from flamejax.io.results import FORMAT_VERSION, HeadIdentity

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import flamejax
 from experiments.reconstruct import command, reconstruct_config
-from experiments.reconstruct.pipeline import Tools
+from experiments.reconstruct.tools import Tools
 from fitting import Fit, NoFaceError, Observation
 from fitting.fit_model import without_local_models
 from flamejax.camera import CropTransform, OrthographicCamera

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import flamejax
-from experiments.reconstruct.pipeline import Tools
+from experiments.reconstruct.tools import Tools
 from fitting import Fit, prepare
 from fitting.local_files import load_local_model, write_local_model
 from flamejax.types import Observation

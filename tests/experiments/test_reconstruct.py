@@ -13,8 +13,8 @@ from rich.console import Console
 import flamejax
 from experiments.reconstruct import UsageError, command, main, reconstruct_config
 from experiments.reconstruct.config import FitOptions, InputOptions
-from experiments.reconstruct.pipeline import observe_tool
 from experiments.reconstruct.settings import load_local, local_digest
+from experiments.reconstruct.tools import observe_tool
 from fitting.local_files import local_model_path
 from flamejax.files import TEMPORARY_PREFIX
 from flamejax.io.results import RESULT_FILES

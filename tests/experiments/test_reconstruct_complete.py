@@ -12,9 +12,9 @@ from PIL import Image
 
 import flamejax
 from experiments.reconstruct import UsageError, command, reconstruct_config
-from experiments.reconstruct.pipeline import drawing_tools
 from experiments.reconstruct.results import hypotheses_record, hypothesis_files
 from experiments.reconstruct.settings import resolve_auto
+from experiments.reconstruct.tools import drawing_tools
 from experiments.reconstruct.views import draw_clay_sheet
 from experiments.results import face_keys
 from models.mesh_vae import MeshVAEConfig

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flamejax
-from experiments.reconstruct import UsageError, command, pipeline, reconstruct_config
+from experiments.reconstruct import UsageError, command, reconstruct_config, tools
 from experiments.reconstruct.results import hypothesis_files
 from experiments.reconstruct.settings import result_settings
 from flamejax.io import load_results
@@ -47,7 +47,7 @@ class OferTools(FakeTools):
         made = super().tools(config, head)
         if config is None or not config.method.startswith("ofer"):
             return made
-        draw, midpoints = pipeline.drawing_tools(config, head, None)
+        draw, midpoints = tools.drawing_tools(config, head, None)
         return dataclasses.replace(made, complete=draw, midpoints=midpoints)
 
 
@@ -79,10 +79,10 @@ def made(inputs):
 def test_ofer_dpp_gets_its_settings_and_networks(inputs, monkeypatch):
     """Its results are tested in tests/sampling."""
     calls = []
-    monkeypatch.setattr(pipeline, "ofer_dpp", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr(tools, "ofer_dpp", lambda *args, **options: calls.append((args, options)))
     options = {"num_samples": 80, "k": 2.0, "candidates": 8, "guidance": 1.0, **inputs[1]}
     config = reconstruct_config(("x",), inputs[0], "ofer+dpp", **options)
-    draw, midpoints = pipeline.drawing_tools(config, HEAD, None)
+    draw, midpoints = tools.drawing_tools(config, HEAD, None)
     draw("fit", "seen", "keys")
     ((networks, head, *passed), given) = calls[0]
     assert isinstance(networks, OferNetworks) and head is HEAD
@@ -153,11 +153,11 @@ def test_missing_files_and_weights_of_another_head_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"--idgen .*no such file"):
         config.check_inputs()
     with pytest.raises(UsageError, match="trained for the head"):
-        pipeline.drawing_tools(reconstruct_config(("x",), tmp_path, "ofer", **options), flamejax.load_head(), None)
+        tools.drawing_tools(reconstruct_config(("x",), tmp_path, "ofer", **options), flamejax.load_head(), None)
 
 
 @pytest.mark.slow
 def test_the_open_heads_networks_ship(tmp_path):
     config = reconstruct_config(("x",), tmp_path, "ofer")
-    draw, midpoints = pipeline.drawing_tools(config, flamejax.load_head(), None)
+    draw, midpoints = tools.drawing_tools(config, flamejax.load_head(), None)
     assert draw is not None and midpoints is None
