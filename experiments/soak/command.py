@@ -122,7 +122,7 @@ def _run_once(
     config: SoakConfig, photos: Path, output: Path, watch: Watch, target: int | None, delay: float, deadline: float,
     bar: Any, task: Any,
 ) -> bool:  # fmt: skip
-    """Run the command once and kill it `delay` seconds after `target` results exist. Returns whether it ended itself."""
+    """Run the command once; kill it `delay` seconds after `target` results exist. Returns whether it ended itself."""
     command = [sys.executable, "-m", "experiments.reconstruct", "fit", str(photos), "--output", str(output)]
     command += ["--resume", *config.options] if output.exists() else config.options
     log = output.with_name(f"log-{len(watch.statuses)}.txt")
