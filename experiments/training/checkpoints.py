@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from rich.console import Console
 
 from flamejax.files import write_text
 
@@ -35,11 +36,11 @@ class RunFolder:
         """Check the fingerprint against that of the folder's checkpoints. Values that are not known yet may be missing.
 
         Raises:
-          ValueError: the folder has checkpoints of a run with another fingerprint.
+          ValueError: the folder has checkpoints of a run with another fingerprint, or its settings.json is damaged.
         """
         if self.workdir is None or not self.has_checkpoints() or not (self.workdir / "settings.json").is_file():
             return
-        before = json.loads((self.workdir / "settings.json").read_text())
+        before = _read_settings(self.workdir / "settings.json")
         now = json.loads(json.dumps(self.fingerprint))
         changed = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
         if changed:
@@ -78,25 +79,49 @@ class Checkpoints:
         """Returns the step of the last complete checkpoint; None if there is none."""
         return None if self._manager is None else self._manager.latest_step()
 
-    def restore(self, state: Any, data: Any) -> Any:
-        """Returns the last state, and sets `data` to its position. `state` gives shapes and shardings.
+    def restore(self, state: Any, data: Any, console: Console) -> tuple[Any, int]:
+        """Returns the newest state that can be read, and its step, and sets `data` to its position.
+
+        Newer checkpoints that cannot be read are renamed to unreadable-STEP, which makes room for new ones.
+
+        Args:
+          state: gives shapes and shardings.
 
         Raises:
-          RuntimeError: the checkpoint cannot be read.
+          RuntimeError: no checkpoint can be read; nothing is renamed then. OSError: renaming failed.
         """
-        step = self.latest()
+        assert self._manager is not None
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
-        try:
-            assert self._manager is not None
-            checkpoint = self._manager.restore(step, args=args)
-        except Exception as error:
-            raise RuntimeError(
-                f"{self.folder / str(step)}: the checkpoint cannot be read ({type(error).__name__}). Delete that "
-                "folder to resume from the one before, or give --restart."
-            ) from error
-        data.set_state(checkpoint["data"]["iterator"])
-        return checkpoint["state"]
+        errors: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                checkpoint = self._manager.restore(step, args=args)
+                data.set_state(checkpoint["data"]["iterator"])
+            except Exception as error:  # orbax and its storage raise many kinds
+                errors[step] = error
+                continue
+            for unreadable, error in errors.items():
+                path = self._set_aside(unreadable)
+                console.print(
+                    f"the checkpoint of step {unreadable} cannot be read ({type(error).__name__}): skipped, now {path}",
+                    markup=False, soft_wrap=True,
+                )  # fmt: skip
+            return checkpoint["state"], step
+        newest = max(errors)
+        raise RuntimeError(
+            f"{self.folder}: no checkpoint can be read; steps {', '.join(map(str, sorted(errors)))} "
+            f"({type(errors[newest]).__name__}). Give --restart to delete them and start anew, or another --workdir."
+        ) from errors[newest]
+
+    def _set_aside(self, step: int) -> Path:
+        """Rename a step's folder, so that orbax can save the step again. Returns its new path."""
+        assert self._manager is not None
+        path = self.folder / f"unreadable-{step}"
+        shutil.rmtree(path, ignore_errors=True)
+        (self.folder / str(step)).rename(path)
+        self._manager.reload()
+        return path
 
     def wait(self) -> None:
         """Wait until all checkpoints are on disk."""
@@ -107,3 +132,17 @@ class Checkpoints:
         """Wait for writes to finish, and release the folder."""
         if self._manager is not None:
             self._manager.close()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Returns the values of a settings.json. Raises: ValueError, it is damaged. OSError: it cannot be opened."""
+    try:
+        settings = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        settings = None
+    if isinstance(settings, dict):
+        return settings
+    raise ValueError(
+        f"{path} is damaged, so the settings of its checkpoints are unknown. Delete that file to continue them without "
+        "comparing settings, or give another --workdir, or --restart to delete them."
+    )

@@ -39,7 +39,7 @@ def train_network(
     constants: Any, batches: Any, checkpoints: Checkpoints, evaluator: Evaluator | None, console: Console,
     progress_format: str, averaged: bool = False,
 ) -> tuple[Network, TrainingRecord]:  # fmt: skip
-    """Train from `model`, or from the last checkpoint, to the last step.
+    """Train from `model`, or from the newest readable checkpoint, to the last step.
 
     Args:
       model: not changed.
@@ -54,7 +54,7 @@ def train_network(
       The trained network, and the record of losses and errors.
 
     Raises:
-      RuntimeError: a loss is not finite, or a checkpoint cannot be read. OSError: disk trouble. TrainingStopped: Ctrl-C
+      RuntimeError: a loss is not finite, or no checkpoint can be read. OSError: disk trouble. TrainingStopped: Ctrl-C
         or SIGTERM; the step was finished and its checkpoint saved. A second Ctrl-C stops at once.
     """
     graphdef, network_state = nnx.split(model)
@@ -70,7 +70,7 @@ def train_network(
         state = jax.device_put(initial_state(params, optimizer, averaged), NamedSharding(mesh, REPLICATED))
         start = checkpoints.latest() or 0
         if start:
-            state = checkpoints.restore(state, batches)
+            state, start = checkpoints.restore(state, batches, console)
             console.print(f"resuming from step {start} of {config.steps}")
         elif checkpoints.started_before:
             console.print("no checkpoint yet: starting at step 0")

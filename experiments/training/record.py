@@ -88,9 +88,9 @@ class MetricsLogger:
 
 
 def _read_rows(path: Path, last: int) -> list[dict[str, Any]]:
-    """Returns the rows up to step `last`; a line cut short by a kill is dropped."""
+    """Returns the rows up to step `last`; damaged lines, such as one cut short by a kill, are dropped."""
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
             if row["step"] <= last and row["kind"] in ("train", "validation"):

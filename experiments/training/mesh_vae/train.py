@@ -78,7 +78,7 @@ def train_mesh_vae(
 
     Raises:
       ValueError: arrays of the wrong shape, too few meshes, or a folder with a run of other settings. RuntimeError: the
-        loss is not finite any more (the last good checkpoint is kept), or a checkpoint cannot be read. OSError: the
+        loss is not finite any more (the last good checkpoint is kept), or no checkpoint can be read. OSError: the
         folder cannot be written.
     """
     config, console = config or MeshVAETraining(), console or message_console()
