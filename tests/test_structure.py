@@ -21,7 +21,7 @@ EXPERIMENTS = (
     ("view",),
     ("reconstruct",),
     ("tables", "calibrate_landmarks"),
-    ("evaluate", "benchmark", "train", "configs"),
+    ("evaluate", "benchmark", "soak", "train", "configs"),
     ("demo", "convert", "doctor", "fetch_sources"),
     ("cli", "completion"),
 )
