@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flamejax.io.images import ImageError, load_mask
+from flamejax.io.records import parse_json
 
 NUM_LANDMARKS = 68
 LANDMARK_SUFFIXES = (".npy", ".json", ".pts")
@@ -99,10 +99,12 @@ def load_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
     for stem, values in content.items():
         box = _to_float_array(values)
         if box is None or box.shape != (4,) or not np.isfinite(box).all():
-            raise InputError(f"{path}: the box of {stem!r} must be four numbers [x0, y0, x1, y1], not {values!r:.80}.")
+            raise InputError(
+                f"{path}: the box of {stem!r:.80} must be four numbers [x0, y0, x1, y1], not {values!r:.80}."
+            )
         if (box[2:] <= box[:2]).any():
             raise InputError(
-                f"{path}: the box of {stem!r}, {values!r}, has x1 <= x0 or y1 <= y0 (it is corners, not sizes)."
+                f"{path}: the box of {stem!r:.80}, {values!r:.80}, has x1 <= x0 or y1 <= y0 (it is corners, not sizes)."
             )
         boxes[stem] = box
     return boxes
@@ -161,8 +163,8 @@ def _read_pts(path: Path) -> np.ndarray:
     except ValueError:
         raise InputError(f"{path}: a line between the braces is not two numbers x y.") from None
     declared = re.search(r"n_points\s*:\s*(\d+)", text)
-    if declared and int(declared.group(1)) != len(rows):
-        raise InputError(f"{path}: n_points says {declared.group(1)} but there are {len(rows)} points.")
+    if declared and declared.group(1).lstrip("0") != str(len(rows)):  # as text: it may have thousands of digits
+        raise InputError(f"{path}: n_points says {declared.group(1):.20} but there are {len(rows)} points.")
     if points.ndim != 2 or points.shape[1] != 2:
         raise InputError(f"{path}: every line between the braces must be two numbers x y.")
     return points - 0.5  # pixel number i, counted from 1, has its centre at i - 0.5
@@ -170,8 +172,8 @@ def _read_pts(path: Path) -> np.ndarray:
 
 def _parse_json(path: Path) -> object:
     try:
-        return json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return parse_json(_read_text(path), check_numbers=False)  # NaN marks a missing point
+    except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}).") from error
 
 

@@ -60,17 +60,25 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON. Raises: ValueError, it is malformed or deeply nested, or a number is not finite or beyond 64 bits."""
+def parse_json(text: str, check_numbers: bool = True) -> Any:
+    """Parse JSON. check_numbers: refuse numbers that are not finite or beyond 64 bits.
+
+    Raises:
+        ValueError: it is malformed or nested too deeply, a number has thousands of digits or is refused.
+    """
     try:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python converts no integer of more than 4,300 digits
+        raise ValueError("a number is too large") from None
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        if any(isinstance(each, float) and not math.isfinite(each) for each in level):
+        if check_numbers and any(isinstance(each, float) and not math.isfinite(each) for each in level):
             raise ValueError("a number is not finite")
-        if any(isinstance(each, int) and abs(each) >= 2**63 for each in level):
+        if check_numbers and any(isinstance(each, int) and abs(each) >= 2**63 for each in level):
             raise ValueError("a number is too large")
         lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
         level = [each for values in lists for each in values]

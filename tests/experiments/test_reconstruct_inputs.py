@@ -75,12 +75,17 @@ def test_options_that_match_no_photo_are_refused_before_results_are_deleted(phot
     boxes.write_text(json.dumps({"q": [1, 2, 30, 40]}))
     broken = tmp_path / "broken.json"
     broken.write_text("{")
+    deep, digits = tmp_path / "deep.json", tmp_path / "digits.json"
+    deep.write_text(f'{{"p0": {"[" * 900 + "]" * 900}}}')
+    digits.write_text(f'{{"p0": [1, 2, 3, {"9" * 5000}]}}')
     for options, message in (
         ({"landmarks": empty}, r"--landmarks .*empty: no file is named after a photo, such as p0.npy"),
         ({"masks": str(empty)}, r"--masks .*p0.png"),
         ({"face_masks": empty}, r"--face-masks .*p0.png"),
         ({"boxes": boxes}, r"--boxes .*no entry is named after a photo, such as 'p0'"),
         ({"boxes": broken}, r"--boxes: .*not valid JSON"),
+        ({"boxes": deep}, r"--boxes: .*nested too deeply"),
+        ({"boxes": digits}, r"--boxes: .*a number is too large"),
     ):
         with pytest.raises(UsageError, match=message):
             reconstruct(photos, tmp_path / "out", overwrite=True, **options)

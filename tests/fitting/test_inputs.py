@@ -58,6 +58,12 @@ def test_pts_pixel_numbers_become_pixel_centres(tmp_path):
         ("a.json", json.dumps({"points": POINTS.tolist(), "confidence": [1, 2]}).encode(), "confidence"),
         ("a.json", json.dumps({"points": POINTS.tolist(), "confidence": [2.0] * 68}).encode(), "confidences"),
         ("a.json", json.dumps({"points": [[1e999, 1.0]] * 68}).encode(), "infinite"),
+        ("a.json", b'{"points": %s}' % (b"[" * 900 + b"]" * 900), "nested too deeply"),
+        ("a.json", b'{"points": %s' % (b"[" * 100_000), "nested too deeply"),
+        ("a.json", b'{"points": [[1, %s]]}' % (b"9" * 5000), "a number is too large"),
+        ("a.json", b'{"points": [[1, %s]]}' % (b"9" * 400), "pairs"),
+        ("a.json", b'{"points": [[1, 2]], "confidence": [%s]}' % (b"9" * 5000), "a number is too large"),
+        ("a.pts", b"n_points: %s\n{\n1 2\n}" % (b"6" * 5000), "n_points says 66666666666666666666 "),
         ("a.pts", b"no braces", "between"),
         ("a.pts", pts_text(POINTS, 5).encode(), "n_points"),
         ("a.pts", b"n_points: 2\n{\n1 2\n3\n}", "two numbers"),
@@ -132,7 +138,9 @@ def test_boxes_are_read_or_refused_by_name(tmp_path):
     for content, fault in (
         ("[]", "JSON object"), ('{"a": [1, 2, 3]}', "'a'"), ('{"a": null}', "'a'"), ('{"a": [1, 2, "3", 4]}', "'a'"),
         ('{"a": [1, 2, null, 4]}', "'a'"), ('{"a": [10, 10, 5, 20]}', "x1 <= x0"), ("{", "not valid JSON"),
-        ('{"a": [true, 1, 2, 3]}', "'a'"),
+        ('{"a": [true, 1, 2, 3]}', "'a'"), ('{"a": [1, 2, NaN, 4]}', "'a'"),
+        (f'{{"a": {"[" * 900 + "]" * 900}}}', "nested too deeply"), ("[" * 100_000, "nested too deeply"),
+        (f'{{"a": [1, 2, 3, {"9" * 5000}]}}', "a number is too large"), (f'{{"a": [1, 2, 3, {"9" * 400}]}}', "'a'"),
     ):  # fmt: skip
         path.write_text(content)
         with pytest.raises(InputError, match=fault):
