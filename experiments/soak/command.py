@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments.command_line import UsageError
+from experiments.command_line import UsageError, message_console, print_error
 from experiments.progress import progress_bar
 from experiments.soak.files import write_photos
 
@@ -76,7 +76,7 @@ class Watch:
 def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.soak") -> int:
     """Run the soak test. Returns the exit status (see `SoakConfig`)."""
     config = tyro.cli(SoakConfig, args=None if args is None else list(args), prog=prog)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = message_console()
     try:
         if config.workdir is not None:
             if config.workdir.exists() and any(config.workdir.iterdir()):
@@ -86,7 +86,7 @@ def main(args: Sequence[str] | None = None, prog: str = "python -m experiments.s
             with tempfile.TemporaryDirectory(prefix="flamejax-soak-") as folder:
                 counts = soak(config, Path(folder), console)
     except UsageError as error:
-        console.print(f"error: {error}", markup=False)
+        print_error(error)
         return 2
     for name, value in counts.items():
         print(f"{name:28} {value}")
