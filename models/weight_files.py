@@ -22,6 +22,7 @@ from jax import Array
 from flamejax.files import write_bytes
 from flamejax.head import HeadFileError, HeadModel, geometry_hash
 from flamejax.head.formats import read_npz, read_npz_members
+from flamejax.io.records import parse_json
 
 FORMAT_VERSION = 1
 FLOAT32_BELOW = 100_000
@@ -156,10 +157,7 @@ def parse_settings(text: str) -> dict[str, Any]:
     """Parse a file's settings. Raises ValueError if they are no JSON object, or one that no network has."""
     if len(text) > MAX_SETTINGS:
         raise ValueError(f"settings of {len(text)} characters")
-    try:
-        settings = json.loads(text)
-    except RecursionError:
-        raise ValueError("settings that are nested too deeply") from None
+    settings = parse_json(text, check_numbers=False)  # `config_from_json` checks them with their names
     if type(settings) is not dict:
         raise ValueError("settings that are no JSON object")
     return settings

@@ -1,17 +1,21 @@
 """Writing of files in the format of FLAME's releases, from the models of `experiments.datasets.synthetic_flame`."""
 
+import dataclasses
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import flamejax
 from experiments.datasets.synthetic_flame import TRUE_SIZE, smplx_landmarks, synthetic_flame, synthetic_landmarks
-from flamejax.head import REGION_NAMES
+from flamejax.head import REGION_NAMES, FlameFiles
 from tests import python2_pickle
 
 __all__ = ["SMALL", "TRUE_SIZE", "synthetic_flame", "synthetic_landmarks"]
 
 SMALL = {"vertices": 50, "triangles": 90, "betas": 4, "expressions": 3}
+SMALL_FLAME = FlameFiles(num_betas=SMALL["betas"])
 
 
 def write_model(path: Path, model: dict, protocol: int = 2, chumpy: bool = True) -> None:
@@ -85,3 +89,8 @@ def write_folder(folder: Path, size: dict = SMALL, seed: int = 0, name: str = "g
     write_model(folder / name, synthetic_flame(seed, **size))
     write_landmarks(folder, synthetic_landmarks(seed, size["triangles"]))
     return folder / name
+
+
+def load_small(path: Path, **changes: Any) -> flamejax.HeadModel:
+    """Load a model of the size `SMALL`. changes: fields of `FlameFiles`."""
+    return flamejax.load_head(path, flame=dataclasses.replace(SMALL_FLAME, **changes))

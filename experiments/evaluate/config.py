@@ -16,8 +16,6 @@ OFER = ("identity", "samples", "ranking")
 """Tables of OFER's identities."""
 
 
-
-
 @dataclass(frozen=True)
 class TableOutputOptions:
     """Files to write, besides what is printed."""

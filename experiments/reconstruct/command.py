@@ -77,14 +77,13 @@ def _run(config: ReconstructConfig, console: Console, make_tools: Callable[..., 
         )
     tools = make_tools(config, head)
     settings, overwrite = result_settings(config), config.output.overwrite
+    store.lock()
     if not overwrite:
         store.check_head(identity)
     planned = plan(store, photos, settings, inputs.record, overwrite)
     for line in inputs.check([*planned.todo, *planned.done]):
         console.print(line, markup=False)
-    store.open(overwrite)  # only now: it deletes earlier results
-    # Again under the lock: another run may have written results in between.
-    planned = plan(store, photos, settings, inputs.record, overwrite)
+    store.prepare(overwrite)  # only now: it deletes earlier results
     if planned.done:
         console.print(f"{len(planned.done)} of {len(photos)} photos are already done.")
     failures = store.old_failures(photos) + failures

@@ -47,12 +47,14 @@ class FolderLock:
                 if self._descriptor is None:
                     os.close(descriptor)
 
-    def release(self) -> None:
-        """Delete the file, if this run has the lock."""
-        if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = None
+    def release(self) -> bool:
+        """Delete the file, if this run has the lock. Returns whether it had."""
+        if self._descriptor is None:
+            return False
+        self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = None
+        return True
 
     def _is_current(self, descriptor: int) -> bool:
         """Return whether the open file still has its name: the run that had the lock may just have deleted it."""

@@ -39,16 +39,21 @@ class Store:
         self._checked: dict[str, tuple[int, int, bool]] = {}
         """Name -> inode and time of a result's metrics.json, and whether the result was complete then."""
 
-    def open(self, overwrite: bool) -> None:
-        """Lock the folder, until `close`, and prepare it for writing. overwrite: delete earlier results.
+    def lock(self) -> None:
+        """Make the folder if it is missing, and lock it until `close`. Nothing in it is changed.
 
         Raises:
-            UsageError: another run writes to it, or it is not a folder or cannot be written.
+            UsageError: another run writes to it, it is not a folder or cannot be written, or it has files of the user
+                under the names of ours.
         """
         with self.refuse_unwritable():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self._check_lists()
+
+    def prepare(self, overwrite: bool) -> None:
+        """Remove what killed runs have left. overwrite: delete earlier results. Raises: UsageError."""
+        with self.refuse_unwritable():
             thumbnails = self.folder / THUMBNAILS
             if thumbnails.is_symlink():
                 thumbnails.unlink()
@@ -59,8 +64,10 @@ class Store:
             thumbnails.mkdir(exist_ok=True)
 
     def close(self) -> None:
-        """Release the lock."""
-        self._lock.release()
+        """Release the lock, and delete the folder if nothing was written to it."""
+        if self._lock.release():
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     @contextlib.contextmanager
     def refuse_unwritable(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from rich.console import Console
 
 from flamejax.files import write_text
+from flamejax.io.records import parse_json
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,8 @@ class Checkpoints:
 def _read_settings(path: Path) -> dict[str, Any]:
     """Returns the values of a settings.json. Raises: ValueError, it is damaged. OSError: it cannot be opened."""
     try:
-        settings = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        settings = parse_json(path.read_bytes().decode(), check_numbers=False)
+    except ValueError:
         settings = None
     if isinstance(settings, dict):
         return settings

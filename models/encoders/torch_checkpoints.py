@@ -18,6 +18,7 @@ import numpy as np
 
 from flamejax.head import HeadFileError
 from flamejax.head.formats import PickleName, PickleRecord, load_pickle
+from flamejax.head.formats.pickle_arrays import TORCH_DTYPES
 
 MAX_PICKLE, MAX_DEPTH, MAX_DICTIONARIES = 64 * 2**20, 3, 64
 """Limits: bytes of the pickle, levels of nested dictionaries, and number of dictionaries of tensors."""
@@ -27,18 +28,7 @@ _EXTRA_NAMES = re.compile(
     r"|easydict EasyDict|pathlib (?:Pure)?(?:Posix|Windows)Path"
 )
 """Names that the pickle may contain besides tensors, because training programs store such objects with weights."""
-_TYPES = {
-    "FloatStorage": "<f4",
-    "DoubleStorage": "<f8",
-    "HalfStorage": "<f2",
-    "BFloat16Storage": "<u2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "|i1",
-    "ByteStorage": "|u1",
-    "BoolStorage": "|b1",
-}
+_TYPES = TORCH_DTYPES | {"BFloat16Storage": "<u2"}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ MAX_AXES, MAX_NESTING = 8, 4
 MAX_LISTED = 1_000_000
 """Most numbers in lists: only landmarks and masks are stored as lists."""
 _DTYPES = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
-_TORCH_DTYPES = {
+TORCH_DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
     "HalfStorage": "<f2",
@@ -23,6 +23,7 @@ _TORCH_DTYPES = {
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
 }
+"""Class of a torch storage -> the dtype of its numbers."""
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -179,7 +180,7 @@ def _torch_storage(data: bytes, label: str) -> np.ndarray:
         raise _error(label, "holds a torch storage of unknown form")
     if type(identifier[2]) is not str or type(keys) is not list or keys[:2] != [identifier[2]]:
         raise _error(label, "holds a torch storage of unknown form")
-    kind = _TORCH_DTYPES.get(identifier[1].name) if isinstance(identifier[1], PickleName) else None
+    kind = TORCH_DTYPES.get(identifier[1].name) if isinstance(identifier[1], PickleName) else None
     if kind is None:
         raise _error(label, "holds a torch storage of unknown type")
     count = int.from_bytes(data[position : position + 8], "little")
