@@ -138,8 +138,8 @@ def run_blocks(page: Path, slow: bool) -> dict:
 
 
 def pages_with_python(slow: bool) -> list[Path]:
-    """Return the pages with Python blocks, or with slow ones."""
-    return [page for page in PAGES if any(b.language == "python" and (b.slow or not slow) for b in blocks(page))]
+    """Return the pages with quick Python blocks, or with slow ones."""
+    return [page for page in PAGES if any(b.language == "python" and b.slow == slow for b in blocks(page))]
 
 
 @pytest.mark.parametrize("page", pages_with_python(slow=False), ids=page_name)
